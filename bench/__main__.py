@@ -1,0 +1,33 @@
+"""Run the benchmarks and print one JSON line per measurement on standard output.
+
+``python -m bench [GROUP,GROUP...]``; every row is a ratio to a reference measured alternately in the same run (below 1 is faster).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+
+from eo_ssl.errors import UserError, nearest
+
+GROUPS = ("load", "ingest", "train", "evaluate")
+
+
+def main() -> None:
+    chosen = [name for argument in sys.argv[1:] for name in argument.split(",") if name] or list(GROUPS)
+    for group in chosen:
+        if group not in GROUPS:
+            raise SystemExit(
+                str(
+                    UserError(
+                        f"expected benchmark groups out of {', '.join(GROUPS)}, got {group!r}{nearest(group, GROUPS)}"
+                    )
+                )
+            )
+        for row in import_module(f"bench.{group}").run():
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""Cards: one YAML file per corpus or benchmark that declares what its pixels mean and how its files are laid out.
+
+A card is data, read strictly: an unknown key, a wrong type or an unknown band is an error that names the place. What a card does not
+say is not guessed from file names or pixel values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from eo_ssl.errors import UserError, nearest
+from eo_ssl.sensors import Quantity, sensor
+
+_STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
+Resampling = Literal["nearest", "bilinear", "average"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """Where a product's own JSON file (side-car, STAC item) keeps its facts: dotted keys, a key with dots in quotes is not needed."""
+
+    __pydantic_config__ = _STRICT
+
+    file: str
+    "glob of the JSON file, relative to the product's folder"
+    datetime: str | None = None
+    processing_baseline: str | None = None
+    orbit: str | None = None
+    offset: str | None = None
+    "key of the radiometric offset in stored units (BOA_ADD_OFFSET, RADIO_ADD_OFFSET); replaces the card's offset"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mask:
+    """Where cloud, shadow, snow, saturation and nodata are marked."""
+
+    __pydantic_config__ = _STRICT
+
+    source: str
+    "file pattern (band_folder), band name (raster) or array key (array) that holds the classes"
+    classes: dict[Literal["cloud", "shadow", "snow", "saturated", "nodata"], tuple[int, ...]]
+    "class values by meaning"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """Where pixel labels come from and when a tile takes the label of its majority."""
+
+    __pydantic_config__ = _STRICT
+
+    source: str
+    "file pattern relative to the product, or array key"
+    classes: dict[int, str]
+    "class value -> name; values not listed are unknown"
+    purity: float = 0.8
+    "least share of a tile's pixels that its majority class must have for the tile to be labelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayLayout:
+    """How an npy, npz or NetCDF array is laid out."""
+
+    __pydantic_config__ = _STRICT
+
+    dims: str
+    "one letter per axis, e.g. tyxb, yxb, byx; t becomes one product per step"
+    key: str | None = None
+    "npz key or NetCDF variable; None for npy, or when `variables` is given"
+    variables: dict[str, str] = field(default_factory=dict)
+    "NetCDF variable name -> band name, for files with one variable per band"
+    time: str | None = None
+    "NetCDF variable with the dates of the t axis"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusion:
+    """Chips to leave out: those named in a column of another manifest."""
+
+    __pydantic_config__ = _STRICT
+
+    manifest: str
+    column: str
+    where: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chips:
+    """A tar file or folder of small images with a manifest in CSV."""
+
+    __pydantic_config__ = _STRICT
+
+    archive: str
+    "tar file or folder, relative to the root"
+    manifest: str
+    path_column: str
+    crop_px: int
+    "side of the centre crop taken from each chip"
+    undersized: Literal["drop", "pad"]
+    "what happens to a chip smaller than the crop"
+    label_column: str | None = None
+    split_column: str | None = None
+    where: dict[str, str] = field(default_factory=dict)
+    "keep rows whose columns equal these values"
+    exclude: Exclusion | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Several files that make one product: a regular expression over the path with a named group ``band``."""
+
+    __pydantic_config__ = _STRICT
+
+    pattern: str
+    "Python regular expression with (?P<product>...) and (?P<band>...), optionally (?P<datetime>...) and (?P<orbit>...)"
+    datetime_format: str | None = None
+    "strptime format of the group `datetime`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Per-band statistics published for the set, in card band order, with their source."""
+
+    __pydantic_config__ = _STRICT
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    unit: str
+    "quantity of the numbers, e.g. dn"
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What the files of one corpus or benchmark are. Physical value = (stored + offset) * scale."""
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    title: str
+    sensor: str
+    "registered sensor, see `eo_ssl.sensors.SENSORS`"
+    reader: Literal["band_folder", "raster", "array", "chips", "torchgeo"]
+    bands: tuple[str, ...]
+    "bands in file order; any known spelling, canonical after reading"
+    quantity: Quantity
+    gsd_m: float
+    "ground sampling distance of these files in metres (decimated copies are coarser than the sensor)"
+    licence: str
+    attribution: str
+    source: str
+    "where the data come from"
+    files: str | dict[str, str] = ""
+    "raster, array: glob relative to the root, one product per match; band_folder: band -> file name inside `folder`"
+    folder: str = "."
+    "band_folder: glob of product folders relative to the root"
+    scale: float = 1.0
+    offset: float = 0.0
+    "in stored units, added before scaling"
+    offset_by_file: dict[str, float] = field(default_factory=dict)
+    "file name -> offset, for sets that mix radiometric offsets; when given, a file that is not listed is refused or dropped"
+    nodata: float | None = None
+    dtype_max: float | None = None
+    "stored value that marks saturation (65535 in Sentinel-2), None if there is none"
+    grid_from: str | None = None
+    "band whose grid a band without georeference takes, allowed only for equal shapes"
+    resampling: dict[str, Resampling] = field(default_factory=dict)
+    "band -> method to reach the common grid; the key `default` for all others"
+    metadata: Metadata | None = None
+    mask: Mask | None = None
+    labels: Labels | None = None
+    array: ArrayLayout | None = None
+    chips: Chips | None = None
+    group: Group | None = None
+    datetime: str = ""
+    "ISO 8601 date or time of the whole set where files do not say"
+    datetime_pattern: str | None = None
+    "regular expression with a group (?P<datetime>...) over the file path"
+    datetime_format: str | None = None
+    "strptime format of that group"
+    processing_baseline: str = ""
+    orbit: str = ""
+    crs: str = ""
+    "for arrays without georeference, e.g. EPSG:32633"
+    transform: tuple[float, float, float, float, float, float] | None = None
+    "affine a, b, c, d, e, f of such arrays"
+    statistics: Statistics | None = None
+    splits: dict[str, str] = field(default_factory=dict)
+    "split -> rule in words"
+    loader: str | None = None
+    "class path of the loader of a benchmark, e.g. torchgeo.datasets.EuroSAT"
+    citation: str = ""
+    pitfalls: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Resolve the band names and check what types cannot express."""
+        known = sensor(self.sensor)
+        object.__setattr__(self, "bands", known.resolve_all(self.bands))
+        if self.quantity not in known.quantities:
+            allowed = ", ".join(known.quantities)
+            raise UserError(
+                f"expected card {self.name} to declare a quantity of {self.sensor} ({allowed}), got {self.quantity.value}; correct `quantity`"
+            )
+        if self.gsd_m <= 0 or self.scale == 0:
+            raise UserError(
+                f"expected card {self.name} to have gsd_m > 0 and scale != 0, got {self.gsd_m} and {self.scale}; correct the card"
+            )
+        needed = {
+            "array": self.array,
+            "chips": self.chips,
+            "torchgeo": self.loader,
+            "raster": self.files,
+            "band_folder": self.files,
+        }[self.reader]
+        if not needed:
+            part = {"array": "array", "chips": "chips", "torchgeo": "loader"}.get(self.reader, "files")
+            raise UserError(f"expected card {self.name} with reader {self.reader} to have `{part}`, got none; add it")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the card as plain values, as it enters configurations and fingerprints."""
+        return asdict(self)
+
+
+_CARD = TypeAdapter(Card)
+
+
+@cache
+def card_folder() -> Path:
+    """Return the folder of the shipped cards: beside the package in a checkout, inside it in an installed wheel."""
+    return shipped_folder("datasets")
+
+
+def shipped_folder(name: str) -> Path:
+    """Return the folder of shipped data called ``name`` (``datasets`` or ``configs``)."""
+    package = Path(__file__).parent
+    for folder in (package / "data" / name, package.parent / name):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"expected the shipped folder {name!r} beside or inside {package}, found none; reinstall eo_ssl")
+
+
+def list_cards() -> tuple[str, ...]:
+    """Return the names of the shipped cards."""
+    return tuple(sorted(path.stem for path in card_folder().glob("*.yaml")))
+
+
+def load_card(name_or_path: str | Path) -> Card:
+    """Read a card by its shipped name or from a YAML file.
+
+    Raises:
+        UserError: no such card, not YAML, an unknown key (naming the nearest), a wrong type, an unknown band or quantity.
+    """
+    text = str(name_or_path)
+    path = Path(text) if text.endswith((".yaml", ".yml")) else card_folder() / f"{text}.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"expected a card out of {', '.join(list_cards())} or a YAML file, got {text!r}{nearest(text, list_cards())}"
+        )
+    try:
+        value = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"expected YAML in {path}, got {str(error).splitlines()[0]}; correct the file") from error
+    if not isinstance(value, dict):
+        raise UserError(
+            f"expected keys and values in {path}, got {type(value).__name__}; see the shipped cards in {card_folder()}"
+        )
+    try:
+        return _CARD.validate_python({"name": path.stem, **value})
+    except ValidationError as error:
+        raise UserError(_sentence(path, error)) from error
+
+
+def _sentence(path: Path, error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "unexpected_keyword_argument":
+        return f"expected known keys in card {path}, got {where!r}{nearest(str(first['loc'][-1]), Card.__dataclass_fields__)}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"expected card {path} to have the key {where!r}, got none; add it"
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        return f"{cause} (in {path})"
+    return f"expected a valid {where or 'card'} in card {path}, got {str(first.get('input'))[:60]!r}: {first['msg'].lower()}"

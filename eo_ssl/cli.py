@@ -1,0 +1,164 @@
+"""The command line: ``eo-ssl <command>`` is the typed ``main`` function of the workflow of that name, nothing else.
+
+Only the module of the command that runs is imported, so that ``eo-ssl --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from argparse import ArgumentError, Namespace
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from eo_ssl import __version__
+from eo_ssl.errors import UserError, nearest
+
+COMMANDS = {
+    "ingest": "read an archive, calibrate it to physical units, tile it and add it to a corpus",
+    "curate": "choose a balanced, diverse subset of a corpus and say what was left out and why",
+    "pretrain": "train an encoder on a corpus with MAE, I-JEPA or SimCLR, pruning while it trains if asked to",
+    "evaluate": "judge encoders on a task with kNN and linear probes, with intervals and paired comparisons",
+    "report": "turn products into one self-contained HTML page",
+    "run": "run a list of the commands above from one configuration and report on all of it",
+    "inspect": "say what a product, a card or a configuration holds",
+    "doctor": "say what this machine has: versions, cores, memory, disk, GDAL drivers, GPU",
+}
+_POSITIONAL = {"inspect"}
+
+_HELP = """usage: eo-ssl [--version] <command> [options]
+
+From raw Sentinel archives to a curated corpus, an encoder and a benchmark number one can believe.
+
+commands, in the order of the flow:
+{commands}
+
+`eo-ssl <command> --help` lists the options of a command; `--print_config` prints them as YAML, `--config` reads them from a file or a
+shipped configuration by name, and any option given beside it overrides it. `--debug` shows the stack trace of an error.
+
+a first result in minutes:
+  eo-ssl run --config demo
+"""
+
+
+def entry() -> None:
+    """Run the command line and leave the process with its exit status."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit status: 0, 1 (a doctor found something), or 2 for a mistake the user can repair."""
+    listing = "\n".join(f"  {name:<9} {what}" for name, what in COMMANDS.items())
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_HELP.format(commands=listing))
+        return 0
+    if arguments[0] == "--version":
+        print(f"eo-ssl {__version__}")
+        return 0
+    debug = "--debug" in arguments
+    command, rest = arguments[0], [argument for argument in arguments[1:] if argument != "--debug"]
+    try:
+        if command not in COMMANDS:
+            raise UserError(
+                f"expected a command out of {', '.join(COMMANDS)}, got {command!r}{nearest(command, COMMANDS)}"
+            )
+        status = run_command(command, rest)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command resumes", file=sys.stderr)
+        return 130
+    except UserError as error:
+        if debug:
+            raise
+        print(f"eo-ssl {command}: {error}", file=sys.stderr)
+        return 2
+    return int(status or 0)
+
+
+def run_command(command: str, arguments: Sequence[str]) -> int | None:
+    """Parse ``arguments`` by the signature of the workflow ``command`` and call it.
+
+    Raises:
+        UserError: an unknown option or configuration key (naming the nearest), a value of the wrong type, a missing option.
+    """
+    workflow = import_module(f"eo_ssl.workflows.{command}").main
+    options, call = parse(command, workflow, arguments)
+    del options
+    result = call()
+    return result if isinstance(result, int) else None
+
+
+def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) -> tuple[Namespace, Callable[[], Any]]:
+    """Return the parsed options and a function that calls ``workflow`` with them."""
+    from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+
+    class ShippedConfig(ActionConfigFile):
+        """``--config``: a YAML file, or the name of a shipped configuration of this command."""
+
+        def __call__(self, parser: Any, config: Any, values: Any, option_string: Any = None) -> None:
+            super().__call__(parser, config, str(find_config(command, str(values))), option_string)  # type: ignore[no-untyped-call]
+
+    parser = ArgumentParser(prog=f"eo-ssl {command}", exit_on_error=False, description=COMMANDS[command])
+    parser.add_argument(
+        "--config",
+        action=ShippedConfig,
+        help="YAML file or shipped name: " + (", ".join(shipped_configs(command)) or "none yet"),
+    )
+    positional = command in _POSITIONAL
+    parser.add_function_arguments(workflow, as_positional=positional, fail_untyped=True)
+    try:
+        options = parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise UserError(_sentence(parser, str(error))) from error
+    ready = parser.instantiate_classes(options)
+    values = {key: value for key, value in vars(ready).items() if key not in ("config", "__default_config__")}
+    return options, lambda: workflow(**values)
+
+
+def _sentence(parser: Any, message: str) -> str:
+    """Make one sentence, with the nearest known key, of what the parser says."""
+    known = [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
+    text = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    stranger = re.search(
+        r"(?:Unrecognized arguments?:\s*--|unrecognized arguments?:\s*--|Key '|key '|No action for key \"|Option ')([\w.\-]+)",
+        text,
+    )
+    if stranger and stranger[1].split("=")[0] not in known:
+        name = stranger[1].split("=")[0]
+        return f"expected a known option, got {name!r}{nearest(name, known)} (see `{parser.prog} --help`)"
+    return f"{text.rstrip('.')} (see `{parser.prog} --help`)"
+
+
+def config_folder() -> Path:
+    """Return the folder of the shipped configurations."""
+    from eo_ssl.cards import shipped_folder
+
+    return shipped_folder("configs")
+
+
+def shipped_configs(command: str) -> tuple[str, ...]:
+    """Return the names of the configurations shipped for ``command``."""
+    return tuple(sorted(path.stem for path in (config_folder() / command).glob("*.yaml")))
+
+
+def find_config(command: str, name: str) -> Path:
+    """Return the YAML file that ``--config NAME`` means.
+
+    Raises:
+        UserError: neither a file nor a shipped name of this command.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = config_folder() / command / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    names = shipped_configs(command)
+    raise UserError(
+        f"expected a YAML file or one of the shipped configurations of {command} ({', '.join(names) or 'none'}), got {name!r}{nearest(name, names)}"
+    )
+
+
+if __name__ == "__main__":
+    entry()

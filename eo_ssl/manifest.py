@@ -1,0 +1,358 @@
+"""How a product comes into being: fingerprints, the one commit primitive, and the manifest that is written last.
+
+A product is a folder. Its files reach their final names first, ``manifest.json`` last; a folder without it is unfinished and the same
+command resumes it. ``commit`` is the only way a file of a product appears: create if absent, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from eo_ssl.errors import UserError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
+_RECORDED_PACKAGES = (
+    "eo_ssl",
+    "numpy",
+    "xarray",
+    "dask",
+    "zarr",
+    "rasterio",
+    "torch",
+    "lightning",
+    "timm",
+    "torchgeo",
+    "faiss-cpu",
+)
+
+
+def canonical_json(value: object) -> str:
+    """Return the one JSON text of ``value``: sorted keys, no spaces, dataclasses and paths as plain values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain, allow_nan=False)
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"expected a plain value for JSON, got {type(value).__name__}")
+
+
+def fingerprint(value: object) -> str:
+    """Return the sha256 (hex) of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_hits: dict[str, int] = {}
+
+
+def fault(point: str) -> None:
+    """Die here, with the whole process group, when ``EO_SSL_FAULT`` names this point (``point`` or ``point:n`` for its n-th hit).
+
+    Crash tests need a real SIGKILL at a known line; without the variable this costs one look-up.
+    """
+    wanted = os.environ.get("EO_SSL_FAULT")
+    if wanted is None:
+        return
+    _hits[point] = _hits.get(point, 0) + 1
+    name, _, number = wanted.partition(":")
+    if point != name or _hits[point] != int(number or 1):
+        return
+    log = os.environ.get("EO_SSL_FAULT_LOG")
+    if log:
+        with open(log, "a") as file:
+            file.write(f"{point}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def commit(path: Path, data: bytes) -> bool:
+    """Create ``path`` with ``data``, whole or not at all; return False, leaving the file alone, if it exists already.
+
+    Temporary file in the same folder, fsync, hard link to the final name, fsync of the folder. Of two racing writers one wins and
+    the other is told.
+
+    Raises:
+        UserError: when the folder cannot be written or the disk is full; nothing is left behind under the final name.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            fault("after-temp-write")
+            file.flush()
+            fault("before-fsync")
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        fault("after-link")
+        sync_folder(path.parent)
+        return True
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    finally:
+        _discard(temporary)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path`` atomically, replacing what is there: for logs and checkpoints of unfinished products only."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    finally:
+        _discard(temporary)
+
+
+def _discard(temporary: Path) -> None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        temporary.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def explain_os_error(error: OSError, path: Path) -> UserError:
+    """Return the sentence a person needs for a failed write to ``path``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"expected room to write {path}, got a full disk; free some space and run the same command again to resume"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(
+            f"expected to be allowed to write {path}, got {error.strerror}; choose another output folder or change its permissions"
+        )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return UserError(f"expected {path.parent} to be a folder, got a file on the way; choose another output folder")
+    return UserError(
+        f"expected to write {path}, got {error.strerror or error}; check the folder and run the same command again"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Wall and CPU time at the moment of its creation (own process and finished children)."""
+
+    wall: float = field(default_factory=time.monotonic)
+    cpu: float = field(default_factory=lambda: _cpu_seconds())
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of wall time since."""
+        return time.monotonic() - self.wall
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of CPU time since."""
+        return _cpu_seconds() - self.cpu
+
+
+def _cpu_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def peak_mb() -> float:
+    """Return the largest resident set of this process so far, in MB (10^6 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What made a product: enough to judge it, to repeat it and to notice that nothing is left to do."""
+
+    stage: str
+    "the command that made the product: ingest, curate, pretrain, evaluate, report, run"
+    config: dict[str, Any]
+    "the resolved configuration"
+    inputs: dict[str, str]
+    "fingerprint of every input, by role"
+    fingerprint: str
+    "fingerprint of the product itself"
+    packages: dict[str, str]
+    seed: int | None
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    created: str
+    "ISO 8601, UTC"
+    command: str
+    summary: dict[str, Any] = field(default_factory=dict)
+    "small stage-specific results"
+    schema_version: int = SCHEMA_VERSION
+
+
+def plan(
+    folder: Path, *, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str], overwrite: bool = False
+) -> Literal["new", "resume", "done"]:
+    """Say what is to be done for the product ``folder``: start it, resume it, or nothing.
+
+    Starting leaves ``unfinished.json`` with configuration and inputs, so that a resume under another configuration is refused.
+
+    Raises:
+        UserError: the folder holds something made with another configuration or input, and ``overwrite`` was not asked for.
+    """
+    wanted = {"stage": stage, "config": json.loads(canonical_json(config)), "inputs": dict(inputs)}
+    for name, answer in ((MANIFEST, "done"), (UNFINISHED, "resume")):
+        found = _read_json(folder / name)
+        if found is None:
+            continue
+        if all(found.get(key) == value for key, value in wanted.items()):
+            return answer  # type: ignore[return-value]
+        if not overwrite:
+            raise UserError(
+                f"expected {folder} to be free or made by the same command, got a {found.get('stage')} product that differs in "
+                f"{_difference(found, wanted)}; give another output folder or --overwrite"
+            )
+        shutil.rmtree(folder)
+        break
+    else:
+        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise UserError(
+                f"expected {folder} to be empty or a product of this library, got a folder with other files; give another output folder"
+            )
+    commit(folder / UNFINISHED, canonical_json(wanted).encode())
+    return "new"
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    if found.get("stage") != wanted["stage"]:
+        return f"its stage (this command makes {wanted['stage']})"
+    rows = []
+    for part in ("config", "inputs"):
+        old, new = found.get(part, {}), wanted[part]
+        rows += [f"{part}.{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    return ", ".join(rows[:6]) or "its schema"
+
+
+def finish(
+    folder: Path,
+    *,
+    stage: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    product: str,
+    started: Clock,
+    seed: int | None = None,
+    summary: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Write ``manifest.json``, the last file of a product whose fingerprint is ``product``, and return it."""
+    packages = {"python": platform.python_version()}
+    for name in _RECORDED_PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    manifest = Manifest(
+        stage=stage,
+        config=json.loads(canonical_json(config)),
+        inputs=dict(inputs),
+        fingerprint=product,
+        packages=packages,
+        seed=seed,
+        wall_s=round(started.wall_s, 3),
+        cpu_s=round(started.cpu_s, 3),
+        peak_mb=round(peak_mb(), 1),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        summary=json.loads(canonical_json(summary or {})),
+    )
+    commit(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True, default=_plain).encode())
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    return manifest
+
+
+def require(folder: Path, stage: str | tuple[str, ...]) -> Manifest:
+    """Return the manifest of the finished product ``folder`` of one of the stages asked for.
+
+    Raises:
+        UserError: there is no such folder, it is unfinished, of another stage, or of a schema this version does not read.
+    """
+    stages = (stage,) if isinstance(stage, str) else stage
+    wanted = " or ".join(stages)
+    if not folder.is_dir():
+        raise UserError(
+            f"expected a {wanted} product at {folder}, got no such folder; make it with `eo-ssl {stages[0]}`"
+        )
+    found = _read_json(folder / MANIFEST)
+    if found is None:
+        state = "an unfinished one" if (folder / UNFINISHED).exists() else f"a folder without {MANIFEST}"
+        raise UserError(
+            f"expected a finished {wanted} product at {folder}, got {state}; run `eo-ssl {stages[0]}` again to finish it"
+        )
+    if found.get("stage") not in stages:
+        raise UserError(
+            f"expected a {wanted} product at {folder}, got a {found.get('stage')} product; give the folder `eo-ssl {stages[0]}` made"
+        )
+    version = found.get("schema_version")
+    if version not in (SCHEMA_VERSION, SCHEMA_VERSION - 1):
+        raise UserError(
+            f"expected schema version {SCHEMA_VERSION} at {folder}, got {version}; make it again with this version of eo_ssl"
+        )
+    return Manifest(**found)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"expected JSON in {path}, got {error}; remove the folder and make it again") from error
+    if not isinstance(value, dict):
+        raise UserError(
+            f"expected a JSON object in {path}, got a {type(value).__name__}; remove the folder and make it again"
+        )
+    return value

@@ -1,0 +1,71 @@
+"""The house: the data half never meets torch, `--help` is light, files and functions stay small."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = (
+    "torch",
+    "lightning",
+    "timm",
+    "torchgeo",
+    "xarray",
+    "rasterio",
+    "dask",
+    "zarr",
+    "pyarrow",
+    "sklearn",
+    "faiss",
+    "matplotlib",
+)
+DATA_HALF = ("errors", "sensors", "cards", "manifest", "synthetic", "scene", "tiling", "corpus", "curation")
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules present in a fresh interpreter after ``code``."""
+    script = f"{code}\nimport sys\nprint(' '.join({{name.partition('.')[0] for name in sys.modules}}))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(result.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("room", DATA_HALF)
+def test_data_half_leaves_torch_unimported(room: str) -> None:
+    assert not loaded_after(f"import eo_ssl.{room}") & {"torch", "lightning", "timm", "torchgeo"}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert not loaded_after("from eo_ssl.cli import main; main(['--help'])") & set(HEAVY)
+
+
+def python_files(root: Path) -> list[Path]:
+    return sorted([*root.glob("eo_ssl/**/*.py"), *root.glob("workflows/*.py")])
+
+
+def test_a_reader_can_hold_each_file_and_function(project_root: Path) -> None:
+    long_files = [path.name for path in python_files(project_root) if len(path.read_text().splitlines()) > 350]
+    long_functions = [
+        f"{path.name}:{node.name}"
+        for path in python_files(project_root)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno + 1 > 60
+    ]
+    assert (long_files, long_functions) == ([], [])
+
+
+def test_workflows_compose_and_hold_no_algorithm(project_root: Path) -> None:
+    for path in project_root.glob("workflows/*.py"):
+        tree = ast.parse(path.read_text())
+        assert len(path.read_text().splitlines()) <= 160, path.name
+        assert not [node.name for node in tree.body if isinstance(node, ast.ClassDef) and not node.decorator_list], (
+            path.name
+        )
+
+
+def test_there_is_no_drawer(project_root: Path) -> None:
+    names = {path.stem for path in python_files(project_root)}
+    assert not names & {"utils", "util", "helpers", "common", "misc", "manager"}

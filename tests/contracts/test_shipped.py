@@ -1,0 +1,91 @@
+"""What is shipped works where it is shipped to: every card, every configuration, the wheel."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import zipfile
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eo_ssl.cards import list_cards, load_card
+from eo_ssl.cli import COMMANDS, main, parse
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted(ROOT.glob("configs/*/*.yaml"))
+
+
+@pytest.mark.parametrize("name", list_cards())
+def test_every_card_reads_and_names_its_terms(name: str) -> None:
+    card = load_card(name)
+    assert card.name == name
+    assert card.licence
+    assert card.attribution
+    assert card.source
+
+
+def test_benchmark_cards_agree_with_torchgeo() -> None:
+    for card in map(load_card, list_cards()):
+        if card.reader != "torchgeo" or card.loader is None:
+            continue
+        module, _, cls = card.loader.rpartition(".")
+        theirs = getattr(importlib.import_module(module), cls)
+        assert card.bands == tuple(theirs.all_band_names), card.name
+        if card.statistics is not None:
+            datamodule = importlib.import_module("torchgeo.datamodules.eurosat")
+            index = [theirs.all_band_names.index(band) for band in card.bands]
+            np.testing.assert_allclose(
+                card.statistics.mean, [float(datamodule.MEAN[theirs.all_band_names[i]]) for i in index], rtol=1e-4
+            )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_configuration_parses_against_its_workflow(path: Path) -> None:
+    command = path.parent.name
+    parse(command, import_module(f"eo_ssl.workflows.{command}").main, ["--config", str(path)])
+
+
+def test_every_command_has_help_and_print_config(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+        assert "--config" in capsys.readouterr().out
+
+
+def test_stages_of_a_run_parse_against_their_workflows() -> None:
+    import yaml
+
+    for path in ROOT.glob("configs/run/*.yaml"):
+        for stage in yaml.safe_load(path.read_text())["stages"]:
+            for command, options in stage.items():
+                known = set(import_module(f"eo_ssl.workflows.{command}").main.__annotations__)
+                assert set(options) <= known, (path.name, command, set(options) - known)
+
+
+def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    wheel = next(tmp_path.glob("*.whl"))
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:  # a wheel of pure Python installs by unpacking
+        archive.extractall(site)
+    assert not (site / "datasets").exists(), "a top-level `datasets` would shadow another library"
+    # -I leaves out the checkout and the environment; the dependencies come from the running interpreter's site-packages.
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r}); import eo_ssl, eo_ssl.workflows.doctor; from eo_ssl.cards import load_card, list_cards, card_folder; "
+        f"from eo_ssl.cli import main, shipped_configs; assert eo_ssl.__file__.startswith({str(site)!r}); assert str(card_folder()).startswith({str(site)!r}); "
+        "load_card(list_cards()[0]); assert 'demo' in shipped_configs('run'), shipped_configs('run'); main(['--help'])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "eo-ssl <command>" in result.stdout

@@ -1,0 +1,93 @@
+"""``eo-ssl run``: several commands in one go, each in its own process, with wall time and peak memory of every stage."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from eo_ssl.errors import UserError
+from eo_ssl.manifest import Clock, canonical_json, replace
+
+_CODE = "import sys; from eo_ssl.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def main(
+    stages: list[dict[str, dict[str, Any]]], out: Path, data: Path | None = None, only: list[str] | None = None
+) -> None:
+    """Run the listed commands in order; each resumes or does nothing when its product is there already.
+
+    Args:
+        stages: list of {command: {option: value}}; in text values, {out} stands for the output folder and {data} for the data folder.
+        out: folder that receives every product.
+        data: folder of the input data; default: the environment variable EO_SSL_DATA, else ../shared/data beside the current folder.
+        only: run just these commands of the list (their inputs must be there already).
+    """
+    folder = data or Path(os.environ.get("EO_SSL_DATA", "../shared/data"))
+    names = {"out": str(out), "data": str(folder)}
+    resolved = [(command, _fill(options or {}, names)) for stage in stages for command, options in stage.items()]
+    if "{data}" in canonical_json(stages) and not folder.is_dir():
+        raise UserError(
+            f"expected the input data in {folder}, got no such folder; set EO_SSL_DATA or give --data FOLDER"
+        )
+    console, started, rows = Console(), Clock(), []
+    for number, (command, options) in enumerate(resolved, 1):
+        if only and command not in only:
+            continue
+        console.rule(f"[bold]{number}/{len(resolved)} {command}[/bold] {Path(str(options.get('out', ''))).name}")
+        rows.append(_stage(command, options, out / "logs" / f"{number:02d}-{command}.yaml"))
+    replace(out / "stages.json", canonical_json(rows).encode())
+    _print(console, rows, started)
+    report = next((row for row in reversed(rows) if row["command"] == "report"), None)
+    if report:
+        console.print(f"report: {Path(str(report['out'])).resolve() / 'index.html'}", soft_wrap=True)
+
+
+def _fill(value: Any, names: dict[str, str]) -> Any:
+    """Put the folders into every text of a nested value."""
+    if isinstance(value, dict):
+        return {key: _fill(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, names) for item in value]
+    if isinstance(value, str):
+        for name, folder in names.items():
+            value = value.replace(f"{{{name}}}", folder)
+    return value
+
+
+def _stage(command: str, options: dict[str, Any], config: Path) -> dict[str, Any]:
+    """Run one command in a fresh process and return its wall time, CPU time and peak memory."""
+    replace(config, yaml.safe_dump(options, sort_keys=False).encode())
+    clock = Clock()
+    process = subprocess.Popen([sys.executable, "-c", _CODE, command, "--config", str(config)])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(
+            f"expected `eo-ssl {command} --config {config}` to succeed, got exit status {process.returncode}; mend what it says above and run again"
+        )
+    return {
+        "command": command,
+        "out": str(options.get("out", "")),
+        "wall_s": round(clock.wall_s, 1),
+        "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_mb": round(usage.ru_maxrss * 1024 / 1e6),
+    }
+
+
+def _print(console: Console, rows: list[dict[str, Any]], started: Clock) -> None:
+    table = Table(title="stages")
+    for name in ("command", "product", "wall s", "CPU s", "peak MB"):
+        table.add_column(name, justify="left" if name in ("command", "product") else "right")
+    for row in rows:
+        table.add_row(
+            row["command"], Path(row["out"]).name, f"{row['wall_s']:.1f}", f"{row['cpu_s']:.1f}", f"{row['peak_mb']:,}"
+        )
+    console.print(table)
+    console.print(f"{len(rows)} stages in {started.wall_s:.0f} s")
