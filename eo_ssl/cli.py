@@ -111,7 +111,7 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
         options = parser.parse_args(list(arguments))
     except ArgumentError as error:
         raise UserError(_sentence(parser, str(error))) from error
-    ready = parser.instantiate_classes(options)
+    ready = parser.instantiate(options)
     values = {key: value for key, value in vars(ready).items() if key not in ("config", "__default_config__")}
     return options, lambda: workflow(**values)
 

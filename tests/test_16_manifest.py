@@ -99,7 +99,7 @@ def test_manifest_round_trip_and_requirements(tmp_path: Path) -> None:
         {"kept": 5},
         {"corpus": "aa"},
     )
-    with pytest.raises(UserError, match="expected a ingest product at .*, got a curate product"):
+    with pytest.raises(UserError, match=r"expected a ingest product at .*, got a curate product"):
         require(folder, "ingest")
     with pytest.raises(UserError, match="got no such folder; make it with `eo-ssl pretrain`"):
         require(tmp_path / "nowhere", "pretrain")

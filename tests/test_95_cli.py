@@ -1,0 +1,58 @@
+"""The command line: one sentence and status 2 for a user's mistake, no stack trace, nothing half done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eo_ssl.cli import find_config, main
+from eo_ssl.errors import UserError
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return the one line that a refused command prints."""
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.strip().splitlines()) == 1, printed.err
+    return printed.err
+
+
+def test_unknown_commands_options_and_keys_name_the_nearest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "did you mean 'ingest'" in refused(capsys, "injest")
+    assert "did you mean 'format'" in refused(capsys, "doctor", "--formt", "json")
+    config = tmp_path / "config.yaml"
+    config.write_text("formt: json\n")
+    assert "did you mean 'format'" in refused(capsys, "doctor", "--config", str(config))
+
+
+def test_a_wrong_value_says_what_was_expected(capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = refused(capsys, "doctor", "--format", "xml")
+    assert "json" in sentence
+    assert "xml" in sentence
+
+
+def test_debug_shows_the_stack_trace() -> None:
+    with pytest.raises(UserError):
+        main(["inspect", "nowhere", "--debug"])
+
+
+def test_an_option_overrides_the_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("format: json\n")
+    assert main(["doctor", "--config", str(config)]) == 0
+    assert capsys.readouterr().out.startswith("{")
+    assert main(["doctor", "--config", str(config), "--format", "table"]) == 0
+    assert not capsys.readouterr().out.startswith("{")
+
+
+def test_a_missing_configuration_lists_the_shipped_ones() -> None:
+    with pytest.raises(UserError, match="did you mean 'demo'"):
+        find_config("run", "dmo")
+
+
+def test_inspect_shows_a_card(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "s2_29rkh_l2a", "--format", "json"]) == 0
+    assert '"sentinel2_l2a"' in capsys.readouterr().out
+    assert "did you mean 's2_29rkh_l2a'" in refused(capsys, "inspect", "s2_29rkh_l2")
