@@ -14,12 +14,17 @@ from rich.table import Table
 
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, canonical_json, replace
+from eo_ssl.synthetic import make_archive
 
 _CODE = "import sys; from eo_ssl.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 def main(
-    stages: list[dict[str, dict[str, Any]]], out: Path, data: Path | None = None, only: list[str] | None = None
+    stages: list[dict[str, dict[str, Any]]],
+    out: Path,
+    data: Path | None = None,
+    only: list[str] | None = None,
+    sample_seed: int | None = None,
 ) -> None:
     """Run the listed commands in order; each resumes or does nothing when its product is there already.
 
@@ -27,16 +32,21 @@ def main(
         stages: list of {command: {option: value}}; in text values, {out} stands for the output folder and {data} for the data folder.
         out: folder that receives every product.
         data: folder of the input data; default: the environment variable EO_SSL_DATA, else ../shared/data beside the current folder.
+        sample_seed: make the embedded sample archive with this seed in {out}/archive first; it then is the data folder.
         only: run just these commands of the list (their inputs must be there already).
     """
     folder = data or Path(os.environ.get("EO_SSL_DATA", "../shared/data"))
+    console, started, rows = Console(), Clock(), []
+    if sample_seed is not None:
+        folder = out / "archive"
+        console.rule("[bold]sample archive[/bold]")
+        make_archive(folder, seed=sample_seed)
     names = {"out": str(out), "data": str(folder)}
     resolved = [(command, _fill(options or {}, names)) for stage in stages for command, options in stage.items()]
     if "{data}" in canonical_json(stages) and not folder.is_dir():
         raise UserError(
             f"expected the input data in {folder}, got no such folder; set EO_SSL_DATA or give --data FOLDER"
         )
-    console, started, rows = Console(), Clock(), []
     for number, (command, options) in enumerate(resolved, 1):
         if only and command not in only:
             continue
