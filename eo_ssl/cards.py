@@ -28,7 +28,7 @@ class Metadata:
     __pydantic_config__ = _STRICT
 
     file: str
-    "glob of the JSON file, relative to the product's folder"
+    "glob of the JSON file, relative to the product's folder; {stem} stands for the product's file name without suffix"
     datetime: str | None = None
     processing_baseline: str | None = None
     orbit: str | None = None
@@ -55,7 +55,7 @@ class Labels:
     __pydantic_config__ = _STRICT
 
     source: str
-    "file pattern relative to the product, or array key"
+    "file relative to the product's folder ({stem} stands for the product's file name without suffix), or array key"
     classes: dict[int, str]
     "class value -> name; values not listed are unknown"
     purity: float = 0.8
@@ -157,6 +157,8 @@ class Card:
     "where the data come from"
     files: str | dict[str, str] = ""
     "raster, array: glob relative to the root, one product per match; band_folder: band -> file name inside `folder`"
+    layers: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    "raster: layer name -> 1-based bands of the file in the order of `bands`; one product per layer (several dates in one file, or a choice)"
     folder: str = "."
     "band_folder: glob of product folders relative to the root"
     scale: float = 1.0

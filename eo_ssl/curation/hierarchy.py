@@ -1,0 +1,127 @@
+"""Hierarchical k-means with resampling (Vo et al. 2024, arXiv 2405.15613, section 3): clusters that follow the support, not the density."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from eo_ssl.curation.embeddings import Floats, Labels, Rows
+from eo_ssl.curation.kmeans import ITERATIONS, assign, fit_centroids, nearest
+
+Resample = Literal["closest", "random"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """A tree of clusters: level 1 over points, level l + 1 over the centroids of level l."""
+
+    centroids: tuple[Floats, ...]
+    "per level, finest first: float32 [k_l, d]"
+    parents: tuple[Labels, ...]
+    "per level but the last: int32 [k_l], the cluster one level up"
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Number of clusters per level, finest first."""
+        return tuple(len(level) for level in self.centroids)
+
+    def paths(self) -> Labels:
+        """Return the ancestors of every level-1 cluster, itself first: int32 [k_1, L]."""
+        columns = [np.arange(len(self.centroids[0]), dtype=np.int32)]
+        for parent in self.parents:
+            columns.append(parent[columns[-1]])
+        return np.stack(columns, axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How density is flattened on each level: k-means is repeated on equally many points of every cluster."""
+
+    rounds: int = 10
+    "repetitions per level (reference: 10); 0 switches it off"
+    sizes: tuple[int, ...] | None = None
+    "points taken of each cluster, per level; None: half the mean cluster size, rounded up, as the reference's guidance says"
+    mode: Resample = "closest"
+    "the points nearest to the centroid, or random ones"
+
+    def size(self, level: int, points: int, k: int) -> int:
+        """Return how many points each of ``k`` clusters gives on ``level`` (0 is the finest) when there are ``points`` in all."""
+        return self.sizes[min(level, len(self.sizes) - 1)] if self.sizes else -(-points // (2 * k))
+
+
+def plan_levels(levels: tuple[int, ...] | None, distinct: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the clusters per level that ``distinct`` different points allow, and a sentence for every change made to what was asked.
+
+    None asks for about 20 points per finest cluster (at least 4 in small sets), at most 1000 clusters, and five children per parent down
+    to ten clusters: a choice of ours between the reference's ratios (1.4 to 10 children, 20 to 30 points). Too few points for the finest
+    level give ``distinct // 4`` clusters; coarser levels that are then no longer coarser are quartered or left out.
+    """
+    if levels is None:
+        planned = [max(1, min(distinct // 4, 10), min(distinct // 20, 1000))]
+        while planned[-1] // 5 >= 10:
+            planned.append(planned[-1] // 5)
+        return tuple(planned), ()
+    if levels[0] <= distinct:
+        return levels, ()
+    planned = [max(1, distinct // 4)]
+    for wanted in levels[1:]:
+        k = wanted if wanted < planned[-1] else planned[-1] // 4
+        if k >= 2:
+            planned.append(k)
+    return tuple(planned), (
+        f"clusters per level reduced from {list(levels)} to {planned}: only {distinct} different rows to fit on",
+    )
+
+
+def fit_hierarchy(
+    points: Floats,
+    levels: tuple[int, ...],
+    *,
+    resampling: Resampling,
+    rng: np.random.Generator,
+    iterations: int = ITERATIONS,
+) -> Hierarchy:
+    """Fit the tree to ``points`` float32 [n, d], which should all differ: identical points attract centroids that coincide.
+
+    ``levels`` are clusters per level, finest first, the first at most n (see ``plan_levels``).
+    """
+    below = points
+    centroids: list[Floats] = []
+    parents: list[Labels] = []
+    for level, k in enumerate(levels):
+        size = resampling.size(level, len(below), k)
+        found = _fit_level(below, k, size, resampling=resampling, rng=rng, iterations=iterations)
+        if level:
+            parents.append(assign(below, found))
+        centroids.append(found)
+        below = found
+    return Hierarchy(tuple(centroids), tuple(parents))
+
+
+def _fit_level(
+    points: Floats, k: int, size: int, *, resampling: Resampling, rng: np.random.Generator, iterations: int
+) -> Floats:
+    centroids = fit_centroids(points, k, rng=rng, iterations=iterations)
+    for _ in range(resampling.rounds):
+        labels, distance = nearest(points, centroids)
+        order = distance if resampling.mode == "closest" else rng.random(len(points))
+        chosen = take_per_cluster(labels, np.asarray(order), np.full(k, size, dtype=np.int64))
+        if len(chosen) < k:  # empty clusters and tiny samples: fill up at random, so that k stays k
+            rest = np.setdiff1d(np.arange(len(points)), chosen)
+            chosen = np.concatenate([chosen, rng.choice(rest, k - len(chosen), replace=False)])
+        centroids = fit_centroids(points[chosen], k, rng=rng, iterations=iterations)
+    return centroids
+
+
+def take_per_cluster(labels: Labels, order: np.ndarray, counts: Rows) -> Rows:
+    """Return, sorted, the ``counts[c]`` rows with the smallest ``order`` of every cluster c (all where it has fewer): int64 [m].
+
+    ``labels`` int32 [n], ``order`` any sortable [n], ``counts`` int64 [k].
+    """
+    by_cluster = np.lexsort((order, labels))
+    sizes = np.bincount(labels, minlength=len(counts))
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    rank = np.arange(len(labels)) - np.repeat(starts, sizes)
+    return np.sort(by_cluster[rank < counts[labels[by_cluster]]]).astype(np.int64)

@@ -1,0 +1,161 @@
+"""What a selection did and why: the record that travels with every subset and every event of the dynamic schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eo_ssl.errors import UserError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Balance and diversity of one set of rows, in the space that was clustered (see ``metrics``); None where it could not be asked."""
+
+    rows: int
+    cluster_entropy: float | None
+    "entropy of the rows over the level-1 clusters / ln k"
+    cluster_gini: float | None
+    occupied_clusters: int | None
+    neighbour_distance: float
+    "mean cosine distance to the nearest other row of the set"
+    vendi: float
+    coverage: float
+    "share of all rows within `radius` of the set"
+    label_entropy: float | None
+    "entropy of the labels / ln classes: a diagnosis, never used to select"
+    top_entropy: float | None = None
+    "entropy over the coarsest clusters / ln k: where balancing starts; the finest ones follow the density they were fitted to"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the selection cost."""
+
+    select_s: float
+    "wall seconds of clustering and drawing"
+    measure_s: float
+    "wall seconds of the figures of this report"
+    forward_equivalents: int
+    "forward passes of the encoder spent on embeddings; about three make one training presentation"
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Rows of one cluster to look at, evenly spaced from its centre to its rim."""
+
+    cluster: int
+    kept: tuple[int, ...]
+    dropped: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Whether the embeddings were stable enough to be clustered (see ``readiness``)."""
+
+    agreement: float
+    "adjusted Rand index of two fits on disjoint halves"
+    threshold: float
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CurationReport:
+    """What was kept, what was thrown away, and why."""
+
+    method: str
+    parameters: dict[str, Any]
+    seed: int | None
+    n_rows: int
+    n_kept: int
+    reasons: dict[str, int]
+    "dropped rows by reason: duplicate, not drawn"
+    cluster_rows: tuple[int, ...]
+    "rows per level-1 cluster, duplicates included; empty when nothing was clustered"
+    cluster_kept: tuple[int, ...]
+    cluster_duplicates: tuple[int, ...]
+    cluster_parents: tuple[tuple[int, ...], ...]
+    "ancestors of every level-1 cluster, from level 2 up"
+    before: Balance
+    after: Balance
+    chance: Balance
+    "a uniform draw of as many rows as were kept: what size alone does to the figures"
+    radius: float
+    "radius of the coverage, in the space that was clustered"
+    turnover: float | None
+    "share of the kept rows that the previous pool did not hold"
+    cost: Cost
+    corpus_fingerprint: str
+    encoder_fingerprint: str
+    examples: tuple[Examples, ...]
+    notes: tuple[str, ...] = ()
+    "what had to be changed, in sentences"
+    event: int | None = None
+    "number of the event of a dynamic schedule"
+    presentations: int | None = None
+    "sample presentations before the event"
+    gate: Gate | None = None
+    postponed: bool = False
+    "the readiness gate refused: the pool is unchanged"
+
+    def renamed(self, rows: Sequence[int] | NDArray[np.int64]) -> CurationReport:
+        """Return the report with row i of its examples called ``rows[i]``."""
+        examples = (
+            Examples(item.cluster, *(tuple(int(rows[row]) for row in part) for part in (item.kept, item.dropped)))
+            for item in self.examples
+        )
+        return replace(self, examples=tuple(examples))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values (dict, list, str, int, float, bool, None) that JSON can hold; infinities become 'inf' and '-inf'."""
+        plain = to_plain(asdict(self))
+        if not isinstance(plain, dict):
+            raise TypeError("a report is a mapping")
+        return plain
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> CurationReport:
+        """Return the report that ``to_json`` wrote.
+
+        Raises:
+            UserError: a key is unknown or missing.
+        """
+        names = [field.name for field in fields(cls)]
+        for key in value:
+            if key not in names:
+                raise UserError(
+                    f"expected a curation report, got the unknown key {key!r}{nearest(key, names)}; write it again with this version"
+                )
+        try:
+            given = dict(value)
+            for name in ("before", "after", "chance"):
+                given[name] = Balance(**given[name])
+            given["cost"] = Cost(**given["cost"])
+            given["examples"] = tuple(
+                Examples(item["cluster"], tuple(item["kept"]), tuple(item["dropped"])) for item in given["examples"]
+            )
+            given["gate"] = None if given.get("gate") is None else Gate(**given["gate"])
+            for name in ("cluster_rows", "cluster_kept", "cluster_duplicates", "notes"):
+                given[name] = tuple(given[name])
+            given["cluster_parents"] = tuple(tuple(path) for path in given["cluster_parents"])
+            return cls(**given)
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"expected a complete curation report, got one without or with a wrong field ({error}); curate again"
+            ) from error
+
+
+def to_plain(value: object) -> Any:
+    """Return ``value`` with tuples as lists and infinities as 'inf' / '-inf', so that strict JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value

@@ -1,0 +1,233 @@
+"""Dynamic curation as a pure schedule: when to prune, what to keep, and a state that resumes to the same events.
+
+Kerdreux et al. 2025 (arXiv 2504.06962) train on everything for a warm-up, then redraw a balanced subset from the full set at fixed intervals.
+Their code and constants are not public; the spelling-out here (time in sample presentations, the readiness gate, always redrawing from all
+rows, never from the previous pool) is ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from eo_ssl.curation.embeddings import Floats, Rows, check_embeddings, child, rescale
+from eo_ssl.curation.packing import pack, unpack
+from eo_ssl.curation.readiness import Readiness, ask_readiness
+from eo_ssl.curation.report import CurationReport, Gate, to_plain
+from eo_ssl.curation.selection import Context, Selection, curate
+from eo_ssl.curation.selectors import Hierarchical, Selector
+from eo_ssl.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
+class DynamicConfig:
+    """A dynamic schedule; time is counted in sample presentations, since epochs change length with the pool."""
+
+    warmup: int
+    "presentations on the full set before the first event (T_w)"
+    interval: int
+    "presentations between events (T_s)"
+    keep: float = 0.5
+    "fraction (up to 1) or number of rows of the full set per pool (rho)"
+    method: Hierarchical = field(default_factory=lambda: Hierarchical(n_resample=3, fit_rows=20_000))
+    "selector of every event; `DynamicSchedule` takes any other one in its place"
+    readiness: Readiness = field(default_factory=Readiness)
+    "gate before the first event"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.warmup < 0 or self.interval < 1:
+            raise UserError(
+                f"expected warmup >= 0 and interval >= 1 sample presentations, got {self.warmup} and {self.interval}; count presentations"
+            )
+        if not self.keep > 0:
+            raise UserError(
+                f"expected keep to be a fraction in (0, 1] or a number of rows, got {self.keep}; 1 switches pruning off"
+            )
+
+
+class DynamicSchedule:
+    """When to redraw the pool, and the pool. Knows neither the encoder nor the trainer: embeddings come in, rows go out.
+
+    Attributes:
+        config: What was asked.
+        event: Number of pools drawn so far.
+        next_at: Presentations at which the next event (or the next try of the gate) is due.
+        pool: The ids in use, int64 sorted; None until the first update, when everything is in use.
+        usage: In how many pools every row of the full set was, int64 [N]; None until the first update.
+        last: The fate of every row at the last event; not kept across a resume.
+        log: One plain dict per event and per postponement.
+    """
+
+    def __init__(self, config: DynamicConfig, *, method: Selector | None = None) -> None:
+        """Start before the warm-up; ``method`` replaces ``config.method`` by a selector of one's own."""
+        self.config = config
+        self.method: Selector = method or config.method
+        self.event = 0
+        self.next_at = config.warmup
+        self.pool: Rows | None = None
+        self.usage: Rows | None = None
+        self.last: Selection | None = None
+        self.centroids: Floats | None = None
+        self.log: list[dict[str, Any]] = []
+        self._ids_sha256 = ""
+        self._rng = np.random.default_rng(config.seed)
+
+    def due(self, presentations: int) -> bool:
+        """Say whether an event is due after ``presentations`` samples; true until ``update`` is called, at every step past the mark."""
+        return presentations >= self.next_at
+
+    def update(
+        self,
+        embeddings: ArrayLike,
+        ids: Rows | None = None,
+        *,
+        presentations: int | None = None,
+        context: Context | None = None,
+    ) -> tuple[Rows, CurationReport]:
+        """Hold one event: redraw the pool from the full set, or postpone when the embeddings are not ready.
+
+        Args:
+            embeddings: float [N, d], one row per sample of the full set, always the same samples in the same order.
+            ids: What the rows are called outside, unique int64 [N]; 0..N-1 when absent.
+            presentations: Samples presented so far; the next event falls on the first mark after it. One mark on when absent.
+            context: Identities for the duplicate filter, fingerprints and labels for the report.
+
+        Returns:
+            The ids of the pool to train on from now, int64 sorted, and the report (``postponed`` when the pool did not change).
+
+        Raises:
+            UserError: the full set is not the one of the last event, or what ``select`` refuses.
+        """
+        raw = check_embeddings(embeddings)
+        ids = self._same_set(ids, len(raw))
+        at = self.next_at if presentations is None else presentations
+        gate = self._ask_gate(raw)
+        if gate is not None and not gate.ready:
+            return self._postpone(raw, ids, at, gate, context)
+        context = replace(
+            context or Context(), previous=None if self.pool is None else np.flatnonzero(np.isin(ids, self.pool))
+        )
+        selection = curate(raw, self.config.keep, child(self._rng), method=self.method, context=context)
+        self.event += 1
+        self._advance(at, self.config.interval)
+        self.pool = np.sort(ids[selection.rows])
+        self.usage = np.zeros(len(raw), dtype=np.int64) if self.usage is None else self.usage
+        self.usage[selection.rows] += 1
+        self.centroids = selection.centroids
+        report = selection.report.renamed(ids)
+        report = replace(report, seed=self.config.seed, event=self.event, presentations=at, gate=gate)
+        self.last = replace(selection, report=report)
+        self._write_log(report)
+        return self.pool, report
+
+    def _same_set(self, ids: Rows | None, n: int) -> Rows:
+        ids = np.arange(n, dtype=np.int64) if ids is None else np.ascontiguousarray(ids, dtype=np.int64)
+        if ids.shape != (n,) or len(np.unique(ids)) != n:
+            raise UserError(
+                f"expected {n} different ids, one per embedding, got {len(np.unique(ids))} different of {ids.size}; pass the rows embedded"
+            )
+        found = hashlib.sha256(ids.tobytes()).hexdigest()
+        if self._ids_sha256 not in ("", found):
+            raise UserError(
+                f"expected the full set of the earlier events, got another one ({n} rows); every event redraws from the same full set"
+            )
+        self._ids_sha256 = found
+        return ids
+
+    def _ask_gate(self, raw: Floats) -> Gate | None:
+        # keep = 1 is no curation at all, so there is nothing to be ready for.
+        if self.event or self.config.keep == 1:
+            return None
+        return ask_readiness(rescale(raw, self.method.scaling), self.config.readiness, rng=child(self._rng))
+
+    def _postpone(
+        self, raw: Floats, ids: Rows, at: int, gate: Gate, context: Context | None
+    ) -> tuple[Rows, CurationReport]:
+        # No filter either: until the first event training sees everything.
+        selection = curate(
+            raw, 1, child(self._rng), method=self.method, context=replace(context or Context(), identities=None)
+        )
+        self._advance(at, self.config.readiness.retry or self.config.interval)
+        note = f"first event postponed to {self.next_at} presentations: agreement {gate.agreement:.3f} of two fits is below {gate.threshold}"
+        _LOG.warning("%s", note)
+        report = replace(
+            selection.report,
+            seed=self.config.seed,
+            presentations=at,
+            gate=gate,
+            postponed=True,
+            notes=(*selection.report.notes, note),
+        )
+        self.last = replace(selection, report=report)
+        self.pool = np.sort(ids)
+        self._write_log(report)
+        return self.pool, report
+
+    def _advance(self, at: int, step: int) -> None:
+        self.next_at += step * (max(0, at - self.next_at) // step + 1)
+
+    def _write_log(self, report: CurationReport) -> None:
+        self.log.append(
+            {
+                "event": report.event,
+                "presentations": report.presentations,
+                "postponed": report.postponed,
+                "agreement": None if report.gate is None else report.gate.agreement,
+                "kept": report.n_kept,
+                "turnover": report.turnover,
+                "entropy_before": report.before.cluster_entropy,
+                "entropy_after": report.after.cluster_entropy,
+                "top_entropy_before": report.before.top_entropy,
+                "top_entropy_after": report.after.top_entropy,
+                "never_drawn": None if self.usage is None else int((self.usage == 0).sum()),
+            }
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a resume needs as plain values (dict, list, str, int, float, bool, None); arrays are packed into text."""
+        return {
+            "config": self._plain_config(),
+            "event": self.event,
+            "next_at": self.next_at,
+            "pool": pack(self.pool),
+            "usage": pack(self.usage),
+            "centroids": pack(self.centroids),
+            "ids_sha256": self._ids_sha256,
+            "rng": to_plain(self._rng.bit_generator.state),
+            "log": [dict(entry) for entry in self.log],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken: every later event is the one that would have come.
+
+        Raises:
+            UserError: the state belongs to another configuration.
+        """
+        mine = self._plain_config()
+        changed = sorted(key for key in {*mine, *state["config"]} if mine.get(key) != state["config"].get(key))
+        if changed:
+            raise UserError(
+                f"expected the dynamic schedule of the checkpoint, got another {', '.join(changed)}; resume with the same configuration"
+            )
+        self.event, self.next_at = int(state["event"]), int(state["next_at"])
+        pool, usage, centroids = unpack(state["pool"]), unpack(state["usage"]), unpack(state["centroids"])
+        self.pool = None if pool is None else pool.astype(np.int64)
+        self.usage = None if usage is None else usage.astype(np.int64)
+        self.centroids = None if centroids is None else centroids.astype(np.float32)
+        self._ids_sha256 = str(state["ids_sha256"])
+        self._rng.bit_generator.state = dict(state["rng"])
+        self.log = [dict(entry) for entry in state["log"]]
+        self.last = None
+
+    def _plain_config(self) -> dict[str, Any]:
+        plain: dict[str, Any] = to_plain({**asdict(self.config), "method": asdict(self.method)})  # type: ignore[call-overload]
+        return {**plain, "selector": self.method.name}

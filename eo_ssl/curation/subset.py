@@ -1,0 +1,49 @@
+"""A subset on disk: which rows of a corpus snapshot to train on, which not, and the report."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eo_ssl.curation.embeddings import Rows
+from eo_ssl.curation.selection import Selection, selection_table
+from eo_ssl.manifest import commit, fingerprint
+
+SUBSET, DROPPED, REPORT = "subset.parquet", "dropped.parquet", "curation_report.json"
+
+
+def write_subset(folder: Path, selection: Selection, rows: Rows) -> str:
+    """Write the files of a subset and return its fingerprint; the caller's manifest finishes the product.
+
+    ``subset.parquet`` holds row int64, weight float32 and cluster int32 of the rows kept, ``dropped.parquet`` row, cluster and reason of
+    the others, ``curation_report.json`` the report. Rows are drawn without replacement, so every weight is 1: presented equally often.
+
+    Args:
+        folder: of the product.
+        selection: the fate of the rows.
+        rows: what they are called in the snapshot, int64 [n] ascending.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    table = selection_table(selection, rows)
+    kept = table.filter(table["kept"])
+    subset = kept.select(["row", "cluster"]).add_column(1, "weight", pa.array(np.ones(len(kept)), pa.float32()))
+    dropped = table.filter(pa.array(~table["kept"].to_numpy())).select(["row", "cluster", "reason"])
+    for name, part in ((SUBSET, subset), (DROPPED, dropped)):
+        data = io.BytesIO()
+        pq.write_table(part, data)
+        commit(folder / name, data.getvalue())
+    # The examples are counted within the selection; whoever looks at them knows the snapshot only.
+    report = selection.report.renamed(rows)
+    commit(folder / REPORT, json.dumps(report.to_json(), indent=1, allow_nan=False).encode())
+    chosen = subset["row"].to_numpy()
+    return fingerprint(
+        {"corpus": report.corpus_fingerprint, "rows": hashlib.sha256(chosen.astype("<i8").tobytes()).hexdigest()}
+    )

@@ -1,0 +1,90 @@
+"""Stored numbers to physical quantities: the only place where offset and scale are applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eo_ssl.errors import UserError
+from eo_ssl.sensors import Quantity
+
+_FAINT_REFLECTANCE = (
+    0.002  # no band of a daylight scene stays below: cirrus over dry ground reaches this, visible bands exceed 0.02
+)
+_FLOAT32_EXACT = 2**24  # integers up to here are exact in float32
+
+
+@dataclass(frozen=True, slots=True)
+class Radiometry:
+    """How stored numbers become a quantity: ``physical = (stored + offset) * scale``."""
+
+    quantity: Quantity
+    scale: float
+    offset: float
+    "in stored units"
+    nodata: tuple[float, ...]
+    "stored values that mean nothing was measured (the card's and the file's own)"
+
+    def physical(
+        self, stored: npt.NDArray[Any], *, out: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return ``stored`` (any shape, any real dtype) in physical units, float32, NaN where invalid; written into ``out`` if given.
+
+        Invalid are nodata and everything not finite (dB of zero power is minus infinity). Zero and small negative powers are kept:
+        they are measurements below the noise that was subtracted, unless the card or file declares them nodata.
+        """
+        values = np.empty(stored.shape, dtype=np.float32) if out is None else out
+        if (
+            stored.dtype.kind in "iu"
+            and stored.dtype.itemsize >= 4
+            and stored.size
+            and int(np.abs(stored).max()) > _FLOAT32_EXACT
+        ):
+            np.copyto(values, (stored.astype(np.float64) + self.offset) * self.scale, casting="same_kind")
+        else:
+            np.copyto(values, stored, casting="unsafe")
+            if self.offset != 0.0:
+                values += np.float32(self.offset)
+            if self.scale != 1.0:
+                values *= np.float32(self.scale)
+        if stored.dtype.kind == "f":
+            np.putmask(values, ~np.isfinite(values), np.nan)
+        for value in self.nodata:
+            if np.isfinite(value):
+                np.putmask(values, stored == value, np.nan)
+        return values
+
+
+def check_plausible(sample: npt.NDArray[np.float32], *, quantity: Quantity, name: str) -> None:
+    """Refuse a sample whose values cannot be of ``quantity``: a missing or repeated scale, dB taken for power or the reverse.
+
+    Args:
+        sample: [band, y, x] float32 physical values, NaN invalid; an empty or all-invalid sample says nothing and passes.
+        quantity: what the card declares.
+        name: file or product named in the error.
+
+    Raises:
+        UserError: the 1st or 99th percentile over all bands lies outside ``quantity.plausible``, reflectance is nowhere above 0.002,
+            or values in dB have no negative among the lowest 1 %.
+    """
+    values = sample[np.isfinite(sample)]
+    if values.size == 0:
+        return
+    low, high = (float(value) for value in np.percentile(values, [1, 99]))
+    least, most = quantity.plausible
+    found = f"1st to 99th percentile {low:.4g} to {high:.4g} in {name}"
+    if low < least or high > most:
+        raise UserError(
+            f"expected {quantity.value} between {least:g} and {most:g}, got {found}; correct quantity, scale or offset in the card"
+        )
+    if quantity.is_reflectance and high < _FAINT_REFLECTANCE:
+        raise UserError(
+            f"expected {quantity.value} of a daylight scene, got {found}; the scale seems to be applied twice: correct it in the card"
+        )
+    if quantity.is_db and low >= 0.0:
+        raise UserError(
+            f"expected {quantity.value} with negative values, got {found}; declare {quantity.in_power.value} if these are linear powers"
+        )

@@ -1,0 +1,188 @@
+"""Pixels of GDAL rasters (GeoTIFF, COG, JPEG 2000 ...) on one grid: a band per file, or several bands per file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.crs import CRS
+
+from eo_ssl.cards import Card
+from eo_ssl.errors import UserError
+from eo_ssl.scene import handles
+from eo_ssl.scene.grid import Grid, Method, agrees, grid_taps, resample
+from eo_ssl.scene.radiometry import Radiometry
+
+Range = tuple[int, int]
+_UNKNOWN_CLASS = -1
+
+
+@dataclass(frozen=True, slots=True)
+class BandFile:
+    """One band: where it is stored, on what grid, and how it reaches the common one."""
+
+    path: Path
+    index: int
+    "1-based band in the file"
+    grid: Grid
+    method: Method
+    radiometry: Radiometry
+
+
+@dataclass(frozen=True, slots=True)
+class RasterImage:
+    """Bands of one product on a common grid, read window by window."""
+
+    grid: Grid
+    bands: tuple[BandFile, ...]
+    saturation: float | None = None
+    "stored value that marks a saturated pixel"
+
+    def read(self, bands: Sequence[int], *, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
+        """Return physical values [band, y, x] float32, NaN invalid, of a half-open window of the common grid."""
+        out = np.empty((len(bands), rows[1] - rows[0], columns[1] - columns[0]), dtype=np.float32)
+        wanted: dict[tuple[Path, Grid], list[int]] = {}
+        for position, number in enumerate(bands):
+            wanted.setdefault((self.bands[number].path, self.bands[number].grid), []).append(position)
+        for (path, grid), positions in wanted.items():  # one read per file: pixel-interleaved blocks hold all bands
+            chosen = [self.bands[bands[position]] for position in positions]
+            if grid == self.grid:
+                stored = handles.read(path, tuple(band.index for band in chosen), rows=rows, columns=columns)
+                for position, band, values in zip(positions, chosen, stored, strict=True):
+                    band.radiometry.physical(values, out=out[position])
+                continue
+            for position, band in zip(positions, chosen, strict=True):
+                self._resample(band, rows=rows, columns=columns, out=out[position])
+        return out
+
+    def _resample(self, band: BandFile, *, rows: Range, columns: Range, out: npt.NDArray[np.float32]) -> None:
+        along_y, along_x = grid_taps(self.grid, band.grid, rows=rows, columns=columns, method=band.method)
+        stored = handles.read(band.path, (band.index,), rows=along_y.span, columns=along_x.span)[0]
+        values = band.radiometry.physical(stored)
+        y, x = along_y.shifted(along_y.span[0]), along_x.shifted(along_x.span[0])
+        resample(values, out, along_y=y, along_x=x, method=band.method)
+
+    def saturated(self, *, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
+        """Return [y, x]: whether any band is stored as the saturation value."""
+        flags = np.zeros((rows[1] - rows[0], columns[1] - columns[0]), dtype=bool)
+        for band in self.bands:
+            flags |= (
+                RasterClasses(self.grid, band.path, band.index, band.grid).read(rows=rows, columns=columns)
+                == self.saturation
+            )
+        return flags
+
+    @property
+    def block_height(self) -> int:
+        """Rows of the common grid that one row of storage blocks covers, the largest over the bands: the natural strip height."""
+        heights = []
+        for band in self.bands:
+            rows = int(handles.opened(band.path).block_shapes[band.index - 1][0])
+            ratio = (
+                abs(band.grid.transform[4] / self.grid.transform[4])
+                if band.grid.transform and self.grid.transform
+                else 1.0
+            )
+            heights.append(max(1, round(rows * ratio)))
+        return min(max(heights), self.grid.height)
+
+
+@dataclass(frozen=True, slots=True)
+class RasterClasses:
+    """A class raster (scene classification, land cover) brought to the common grid by nearest neighbour."""
+
+    grid: Grid
+    path: Path
+    index: int
+    own_grid: Grid
+
+    def read(self, *, rows: Range, columns: Range) -> npt.NDArray[np.int64]:
+        """Return stored class values [y, x], -1 outside the raster."""
+        if self.own_grid == self.grid:
+            return _integers(handles.read(self.path, (self.index,), rows=rows, columns=columns)[0])
+        along_y, along_x = grid_taps(self.grid, self.own_grid, rows=rows, columns=columns, method="nearest")
+        stored = _integers(handles.read(self.path, (self.index,), rows=along_y.span, columns=along_x.span)[0])
+        y, x = along_y.shifted(along_y.span[0]), along_x.shifted(along_x.span[0])
+        picked = stored[y.nearest[:, None], x.nearest[None, :]]
+        return np.where(y.inside[:, None] & x.inside[None, :], picked, _UNKNOWN_CLASS)
+
+
+def _integers(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    if values.dtype.kind == "f":
+        values = np.where(np.isfinite(values), values, _UNKNOWN_CLASS)
+    return values.astype(np.int64)
+
+
+def with_own_nodata(radiometry: Radiometry, path: Path, *, index: int) -> Radiometry:
+    """Return the radiometry with the nodata value that the file itself declares for a band added, if any."""
+    value = handles.opened(path).nodatavals[index - 1]
+    return radiometry if value is None else replace(radiometry, nodata=(*radiometry.nodata, float(value)))
+
+
+def located(card: Card, path: Path, *, anchor: Grid | None = None) -> Grid:
+    """Return the grid of ``path``, taking the card's or the anchor's georeference where the file has none.
+
+    Raises:
+        UserError: no georeference anywhere, or an anchor of another shape.
+    """
+    grid = handles.grid_of(path)
+    if grid.transform:
+        return grid
+    if anchor is not None:
+        if anchor.shape != grid.shape:
+            raise UserError(
+                f"expected {path.name} without georeference to have the {anchor.height} x {anchor.width} pixels of band {card.grid_from}, "
+                f"got {grid.height} x {grid.width} in {path}; use files of one shape or georeference this one"
+            )
+        return anchor
+    if card.transform is not None and card.crs:
+        return Grid(grid.height, grid.width, card.transform, card.crs)
+    raise UserError(
+        f"expected a georeference in {path}, got none; name a band of equal shape in `grid_from`, or give `crs` and `transform`, in card {card.name}"
+    )
+
+
+def common_grid(card: Card, grids: Sequence[Grid]) -> Grid:
+    """Return the grid all bands are brought to: the finest band's, or the same extent at the card's coarser ``gsd_m``.
+
+    Raises:
+        UserError: the card declares finer pixels than any file has.
+    """
+    finest = min(grids, key=lambda grid: (grid.gsd, -grid.height * grid.width))
+    if not is_metric(finest) or agrees(finest.gsd, card.gsd_m):
+        return finest
+    if finest.gsd > card.gsd_m:
+        raise UserError(
+            f"expected files of card {card.name} with pixels of {card.gsd_m:g} m or finer, got {finest.gsd:g} m; set gsd_m to what the files have"
+        )
+    return finest.at(card.gsd_m)
+
+
+def check_gsd(card: Card, grid: Grid, *, path: Path) -> None:
+    """Refuse a file whose pixel size, where it is in metres, is not the card's ``gsd_m`` (up to 2 %).
+
+    Raises:
+        UserError: the two differ; a decimated copy is not at its sensor's resolution.
+    """
+    if is_metric(grid) and not agrees(grid.gsd, card.gsd_m):
+        raise UserError(
+            f"expected pixels of {card.gsd_m:g} m in {path}, got {grid.gsd:g} m; set gsd_m of card {card.name} to what the file has"
+        )
+
+
+def is_metric(grid: Grid) -> bool:
+    """Return whether the grid's units are metres, so that its pixel size can be compared with a card's."""
+    if not grid.crs:
+        return False
+    return _in_metres(grid.crs)
+
+
+@lru_cache(maxsize=256)
+def _in_metres(crs: str) -> bool:
+    reference = CRS.from_user_input(crs)
+    return bool(reference.is_projected) and str(reference.linear_units).lower() in ("metre", "meter")

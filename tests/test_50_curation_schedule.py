@@ -1,0 +1,161 @@
+"""The dynamic schedule: when events fall, that resumes repeat them, and that nothing is pruned on embeddings that mean nothing yet."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from eo_ssl.curation import Context, DynamicConfig, DynamicSchedule, Hierarchical, Random, Readiness
+from eo_ssl.curation.packing import pack, unpack
+from eo_ssl.curation.readiness import ask_readiness
+from eo_ssl.errors import UserError
+
+METHOD = Hierarchical(levels=(20, 4), n_resample=2)
+CONFIG = DynamicConfig(warmup=1000, interval=300, keep=0.25, method=METHOD, seed=5)
+
+
+def grouped(seed: int, n: int = 600, sizes: tuple[float, ...] = (0.9, 0.06, 0.04)) -> tuple[np.ndarray, np.ndarray]:
+    """Unequal but well separated groups: what a ready encoder gives."""
+    rng = np.random.default_rng(seed)
+    group = np.random.default_rng(0).choice(len(sizes), n, p=sizes)
+    return (np.eye(12)[group] * 4 + rng.normal(size=(n, 12)) * 0.2).astype(np.float32), group
+
+
+def test_events_fall_on_the_marks() -> None:
+    schedule = DynamicSchedule(CONFIG)
+    assert not schedule.due(0) and not schedule.due(999)
+    assert schedule.due(1000) and schedule.due(1063)  # until it is held
+    schedule.update(grouped(1)[0], presentations=1063)
+    assert schedule.next_at == 1300 and not schedule.due(1299) and schedule.due(1300)
+    schedule.update(
+        grouped(2)[0], presentations=2000
+    )  # two marks were jumped over: one event, then the next mark after it
+    assert schedule.next_at == 2200
+    schedule.update(grouped(3)[0])
+    assert schedule.next_at == 2500
+    assert [entry["presentations"] for entry in schedule.log] == [1063, 2000, 2200]
+    assert schedule.event == 3
+
+
+def test_pools_are_balanced_and_redrawn_from_the_full_set() -> None:
+    schedule = DynamicSchedule(replace(CONFIG, keep=36))
+    ids = np.random.default_rng(1).permutation(5000)[:600]
+    everything = set()
+    for event in range(6):
+        embeddings, group = grouped(event)
+        pool, report = schedule.update(embeddings, ids)
+        assert (np.diff(pool) > 0).all() and set(pool.tolist()) <= set(ids.tolist())
+        counts = np.bincount(group[np.isin(ids, pool)], minlength=3)
+        assert counts.sum() == 36 and counts.min() >= 6, "the small groups have 36 and 24 of 600"
+        assert report.event == event + 1 and report.seed == 5
+        assert (report.turnover is None) == (event == 0)
+        assert report.after.top_entropy > report.chance.top_entropy  # type: ignore[operator]
+        everything |= set(pool.tolist())
+    assert len(everything) > 100, "a nested redraw could never leave the first 36"
+    assert schedule.usage is not None and schedule.usage.sum() == 6 * 36
+    np.testing.assert_array_equal(np.sort(ids[schedule.usage > 0]), np.sort(list(everything)))
+    assert schedule.log[-1]["never_drawn"] == 600 - len(everything)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_a_resumed_schedule_holds_the_same_events(stop: int) -> None:
+    whole, first = DynamicSchedule(CONFIG), DynamicSchedule(CONFIG)
+    expected = [whole.update(grouped(event)[0]) for event in range(5)]
+    for event in range(stop):
+        first.update(grouped(event)[0])
+    state = json.loads(json.dumps(first.state_dict(), allow_nan=False))  # plain values only
+    resumed = DynamicSchedule(CONFIG)
+    resumed.load_state_dict(state)
+    if stop:
+        np.testing.assert_array_equal(resumed.pool, expected[stop - 1][0])
+    for event in range(stop, 5):
+        pool, report = resumed.update(grouped(event)[0])
+        np.testing.assert_array_equal(pool, expected[event][0])
+        assert replace(report, cost=expected[event][1].cost) == expected[event][1]
+    assert resumed.state_dict() == whole.state_dict()
+
+
+def test_the_gate_postpones_noise_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    config = replace(CONFIG, readiness=Readiness(retry=100))
+    schedule = DynamicSchedule(config)
+    noise = np.random.default_rng(0).normal(size=(600, 12)).astype(np.float32)
+    with caplog.at_level(logging.WARNING):
+        pool, report = schedule.update(noise, presentations=1010)
+    np.testing.assert_array_equal(pool, np.arange(600))
+    assert report.postponed and report.gate is not None and report.gate.agreement < 0.3 and report.n_kept == 600
+    assert "postponed to 1100 presentations" in caplog.text and "postponed to 1100" in report.notes[-1]
+    assert schedule.next_at == 1100 and schedule.event == 0
+    _, report = schedule.update(grouped(0)[0], presentations=1100)
+    assert not report.postponed and report.gate is not None and report.gate.agreement > 0.5 and report.event == 1
+    _, report = schedule.update(noise)  # once open, the gate stays open
+    assert not report.postponed and report.gate is None
+    assert [entry["postponed"] for entry in schedule.log] == [True, False, False]
+
+
+def test_readiness_is_one_for_planted_groups_and_near_zero_for_noise(rng: np.random.Generator) -> None:
+    clear = (
+        np.repeat(np.eye(10, dtype=np.float32) * 9, 60, axis=0) + rng.normal(size=(600, 10)).astype(np.float32) * 0.05
+    )
+    assert ask_readiness(clear, Readiness(), rng=rng).agreement == pytest.approx(1.0)
+    unequal, _ = grouped(0, 3000)
+    assert ask_readiness(unequal, Readiness(), rng=rng).agreement > 0.9, (
+        "nine tenths in one group are no lack of structure"
+    )
+    noise = rng.normal(size=(3000, 24)).astype(np.float32)
+    assert ask_readiness(noise, Readiness(), rng=rng).agreement < 0.2
+    assert not ask_readiness(np.ones((500, 3), dtype=np.float32), Readiness(), rng=rng).ready, (
+        "a collapsed encoder is not ready"
+    )
+    assert ask_readiness(noise, Readiness(threshold=0), rng=rng).ready
+
+
+def test_keeping_everything_is_no_curation_at_all() -> None:
+    schedule = DynamicSchedule(replace(CONFIG, keep=1))
+    pool, report = schedule.update(np.random.default_rng(0).normal(size=(50, 4)))
+    np.testing.assert_array_equal(pool, np.arange(50))
+    assert report.event == 1 and report.gate is None
+
+
+def test_any_selector_fits_and_the_duplicate_filter_goes_in_front() -> None:
+    schedule = DynamicSchedule(CONFIG, method=Random(clusters=5))
+    copies = Context(identities=np.arange(600) // 2)
+    pool, report = schedule.update(grouped(0)[0], context=copies)
+    assert report.method == "random" and report.reasons["duplicate"] == 300
+    assert (pool % 2 == 0).all() and len(pool) == 150
+
+
+def test_another_full_set_or_configuration_is_refused() -> None:
+    schedule = DynamicSchedule(CONFIG)
+    schedule.update(grouped(0)[0])
+    with pytest.raises(UserError, match="expected the full set of the earlier events"):
+        schedule.update(grouped(0)[0][:500])
+    with pytest.raises(UserError, match="expected 600 different ids"):
+        schedule.update(grouped(0)[0], np.zeros(600, dtype=np.int64))
+    other = DynamicSchedule(replace(CONFIG, interval=10, method=replace(METHOD, eta=1.0)))
+    with pytest.raises(UserError, match="got another interval, method"):
+        other.load_state_dict(schedule.state_dict())
+
+
+def test_impossible_schedules_are_refused() -> None:
+    with pytest.raises(UserError, match="expected warmup >= 0 and interval >= 1"):
+        DynamicConfig(warmup=-1, interval=5)
+    with pytest.raises(UserError, match="expected keep to be a fraction"):
+        DynamicConfig(warmup=1, interval=5, keep=0)
+    with pytest.raises(UserError, match="expected threshold <= 1"):
+        Readiness(threshold=1.5)
+
+
+def test_packed_arrays_come_back_and_broken_ones_are_refused(rng: np.random.Generator) -> None:
+    for array in (np.arange(7), rng.normal(size=(3, 4)).astype(np.float32), np.empty((0,), dtype=np.int64)):
+        back = unpack(json.loads(json.dumps(pack(array))))
+        assert back is not None and back.dtype == array.dtype
+        np.testing.assert_array_equal(back, array)
+    assert unpack(pack(None)) is None
+    with pytest.raises(UserError, match="expected a packed array"):
+        unpack({"dtype": "|O", "shape": [1], "zlib": ""})
+    with pytest.raises(UserError, match="expected a packed array"):
+        unpack({"dtype": "<i8", "shape": [1], "zlib": "AAAA"})

@@ -1,0 +1,114 @@
+"""``eo-ssl curate`` on a corpus of the sample archive: planted duplicates go, the product repeats, refusals are sentences."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from eo_ssl.workflows.curate import main as curate
+from eo_ssl.workflows.ingest import main as ingest
+
+from eo_ssl.corpus import Corpus
+from eo_ssl.curation import CurationReport, Hierarchical
+from eo_ssl.errors import UserError
+from eo_ssl.manifest import require
+from eo_ssl.synthetic import ArchiveSpec, make_archive
+
+S2 = "s2_boa_12b_10m_32px"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both sensors, two places, two dates, one product of each sensor delivered twice."""
+    folder = tmp_path_factory.mktemp("curate")
+    make_archive(folder / "archive", seed=3, spec=ArchiveSpec(sites=2, dates=2, size_px=192))
+    cards = ["sample_s2_l2a", "sample_s1_rtc"]
+    ingest(cards, folder / "archive", folder / "corpus", size_px=32, dask="synchronous")
+    return folder / "corpus"
+
+
+def column(path: Path, name: str) -> np.ndarray:
+    return pq.read_table(path)[name].to_numpy()
+
+
+def test_every_pixel_copy_goes_and_the_rest_of_the_split_is_accounted_for(corpus: Path, tmp_path: Path) -> None:
+    curate(corpus, tmp_path / "s", stream=S2, keep=0.3)
+    reader, index = Corpus.open(corpus).stream(S2), Corpus.open(corpus).index(S2)
+    train = np.flatnonzero(np.asarray(index["split"].to_pylist()) == "train")
+    seen: dict[str, int] = {}
+    copies = []
+    for row, tile in zip(train, reader.read_stored(train), strict=True):  # the oracle hashes the pixels itself
+        if seen.setdefault(hashlib.sha256(np.ascontiguousarray(tile).tobytes()).hexdigest(), row) != row:
+            copies.append(int(row))
+    kept, dropped = (column(tmp_path / "s" / f"{name}.parquet", "row") for name in ("subset", "dropped"))
+    reason = np.asarray(pq.read_table(tmp_path / "s" / "dropped.parquet")["reason"].to_pylist())
+    assert len(copies) >= 9
+    assert dropped[reason == "duplicate"].tolist() == copies
+    assert np.sort(np.concatenate([kept, dropped])).tolist() == train.tolist()
+    assert len(kept) == round(0.3 * len(train))
+    assert column(tmp_path / "s" / "subset.parquet", "weight").tolist() == [1.0] * len(kept)
+    assert (np.diff(kept) > 0).all()
+
+    report = CurationReport.from_json(json.loads((tmp_path / "s" / "curation_report.json").read_text()))
+    manifest = require(tmp_path / "s", "curate")
+    assert (report.n_rows, report.n_kept) == (len(train), len(kept))
+    assert report.reasons == {"duplicate": len(copies), "not drawn": len(dropped) - len(copies)}
+    assert report.corpus_fingerprint == manifest.inputs["corpus"] == Corpus.open(corpus).fingerprint
+    assert manifest.config["stream"] == S2 and manifest.config["snapshot"] == 1
+    assert report.after.top_entropy > report.chance.top_entropy  # type: ignore[operator]
+    for example in report.examples:  # named by their rows in the snapshot
+        assert set(example.kept) <= set(kept.tolist()) and set(example.dropped) <= set(dropped.tolist())
+
+
+def test_the_same_command_repeats_resumes_and_refuses_another_configuration(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(out: Path, **options: object) -> str:
+        curate(corpus, out, stream=S2, **options)  # type: ignore[arg-type]
+        return require(out, "curate").fingerprint
+
+    first = made(tmp_path / "a", keep=40, hierarchical=Hierarchical(levels=(12, 4), eta=float("inf")))
+    assert made(tmp_path / "b", keep=40, hierarchical=Hierarchical(levels=(12, 4), eta=float("inf"))) == first
+    assert made(tmp_path / "c", keep=40, hierarchical=Hierarchical(levels=(12, 4), eta=float("inf")), seed=1) != first
+    capsys.readouterr()
+    made(tmp_path / "a", keep=40, hierarchical=Hierarchical(levels=(12, 4), eta=float("inf")))
+    assert "nothing to do" in capsys.readouterr().out
+
+    before = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    for name in ("manifest.json", "dropped.parquet"):  # as if killed after the first file
+        (tmp_path / "b" / name).unlink()
+    begun = {key: before[key] for key in ("stage", "config", "inputs")}
+    (tmp_path / "b" / "unfinished.json").write_text(json.dumps(begun))
+    with pytest.raises(UserError, match="got an unfinished one"):
+        require(tmp_path / "b", "curate")
+    assert made(tmp_path / "b", keep=40, hierarchical=Hierarchical(levels=(12, 4), eta=float("inf"))) == first
+    assert before["fingerprint"] == first
+    assert (tmp_path / "b" / "dropped.parquet").read_bytes() == (tmp_path / "a" / "dropped.parquet").read_bytes()
+
+    with pytest.raises(UserError, match=r"differs in config\.keep"):
+        made(tmp_path / "a", keep=41, hierarchical=Hierarchical(levels=(12, 4), eta=float("inf")))
+    assert made(tmp_path / "a", keep=1, duplicates="keep", split="all", overwrite=True) != first
+    assert column(tmp_path / "a" / "subset.parquet", "row").tolist() == list(range(Corpus.open(corpus).count(S2)))
+
+
+def test_power_is_embedded_in_decibel_and_random_is_a_method(corpus: Path, tmp_path: Path) -> None:
+    stream = next(name for name in Corpus.open(corpus).streams if name.startswith("s1"))
+    curate(corpus, tmp_path / "s", stream=stream, keep=30, method="random", encoder="rcf")
+    report = json.loads((tmp_path / "s" / "curation_report.json").read_text())
+    assert report["method"] == "random" and report["n_kept"] == 30 and sum(report["cluster_kept"]) == 30
+
+
+def test_an_unnamed_or_unknown_stream_and_an_empty_split_are_refused(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"expected a stream of .* out of .*{S2}"):
+        curate(corpus, tmp_path / "s")
+    with pytest.raises(UserError, match=f"did you mean '{S2}'"):
+        curate(corpus, tmp_path / "s", stream="s2_boa_12b_10m_64px")
+    with pytest.raises(UserError, match="expected a"):
+        curate(corpus, tmp_path / "s", stream=S2, encoder=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"expected keep to be a fraction .* got 1\.5"):
+        curate(corpus, tmp_path / "s", stream=S2, keep=1.5)
+    assert not (tmp_path / "s").exists()
