@@ -1,0 +1,180 @@
+"""The report: views of all products put into one HTML text that needs nothing beside itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+from eo_ssl import __version__
+from eo_ssl.cards import list_cards, load_card
+from eo_ssl.reporting import provenance, wording
+from eo_ssl.reporting.artefacts import Product, find, of_stage
+from eo_ssl.reporting.curated import SubsetView, subset_view
+from eo_ssl.reporting.ingested import CorpusView, corpus_view
+from eo_ssl.reporting.pruning import HEAD, PruningView, pruning_views
+from eo_ssl.reporting.results import KIND_WORDS, Task, tasks
+from eo_ssl.reporting.training import Training, trainings
+
+TEMPLATES = (
+    "page.html",
+    "parts.html",
+    "ingested.html",
+    "curated.html",
+    "training.html",
+    "results.html",
+    "provenance.html",
+)
+SECTIONS = (
+    ("overview", "Overview"),
+    ("ingested", "What was ingested"),
+    ("curated", "What was curated"),
+    ("training", "How training went"),
+    ("results", "Results"),
+    ("provenance", "Provenance"),
+)
+DEFAULT_TITLE = "From archive to believable number"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything the page shows."""
+
+    title: str
+    "heading"
+    note: str
+    "a caveat shown first; empty = none"
+    products: tuple[Product, ...]
+    "in the order of the flow"
+    corpora: tuple[CorpusView, ...]
+    "section 2"
+    subsets: tuple[SubsetView, ...]
+    "section 3"
+    prunings: tuple[PruningView, ...]
+    "section 3"
+    trainings: tuple[Training, ...]
+    "section 4"
+    tasks: tuple[Task, ...]
+    "section 5"
+
+    @property
+    def numbers(self) -> tuple[tuple[str, str], ...]:
+        """The key numbers; a stage that is not there has none."""
+        pairs: list[tuple[str, str]] = []
+        if self.corpora:
+            pairs += [
+                ("Products", wording.number(sum(c.n_products for c in self.corpora))),
+                ("Tiles", wording.number(sum(c.n_tiles for c in self.corpora))),
+                ("On disk", wording.size(sum(c.nbytes for c in self.corpora))),
+            ]
+        if self.subsets:
+            kept = sum(s.n_kept for s in self.subsets) / max(sum(s.n_rows for s in self.subsets), 1)
+            pairs.append(("Kept by curation", wording.share(kept)))
+        if self.trainings:
+            pairs.append(("Encoders trained", wording.number(len(self.trainings))))
+        if self.tasks:
+            pairs.append(("Results", wording.number(sum(len(g.rows) for t in self.tasks for g in t.groups))))
+        return tuple(pairs)
+
+    @property
+    def flow(self) -> tuple[tuple[str, str, str], ...]:
+        """(section, stage, what it made) along the flow; an empty text where a stage is not there."""
+        corpora, subsets, rows = self.corpora, self.subsets, sum(len(g.rows) for t in self.tasks for g in t.groups)
+        return (
+            ("ingested", "Corpus", wording.count(len(corpora), "corpus", "corpora") if corpora else ""),
+            (
+                "curated",
+                "Curation",
+                wording.count(len(subsets) + len(self.prunings), "selection") if subsets or self.prunings else "",
+            ),
+            ("training", "Encoder", wording.count(len(self.trainings), "encoder") if self.trainings else ""),
+            (
+                "results",
+                "Evaluation",
+                f"{wording.count(rows, 'row')}, {wording.count(len(self.tasks), 'task')}" if rows else "",
+            ),
+        )
+
+
+def collect(inputs: Sequence[Path], *, title: str = DEFAULT_TITLE, note: str = "") -> Report:
+    """Find the products in some folders and make every view of them.
+
+    Args:
+        inputs: product folders, or folders that hold them.
+        title: heading of the page.
+        note: a caveat printed first, such as that a run proves the pipeline and not the encoder.
+
+    Raises:
+        UserError: an input holds no finished product, or a product is not what its manifest says.
+    """
+    products = find(inputs)
+    corpora, encoders = of_stage(products, "ingest"), of_stage(products, "pretrain")
+    return Report(
+        title=title,
+        note=note,
+        products=products,
+        corpora=tuple(corpus_view(p, i) for i, p in enumerate(corpora)),
+        subsets=tuple(subset_view(p, corpora, position=i) for i, p in enumerate(of_stage(products, "curate"))),
+        prunings=tuple(pruning_views(encoders)),
+        trainings=tuple(trainings(encoders)),
+        tasks=tuple(tasks(of_stage(products, "evaluate"), encoders)),
+    )
+
+
+def render_page(report: Report) -> str:
+    """The HTML of a report. Every text in it is escaped; only drawings made here pass as markup."""
+    files = resources.files("eo_ssl.reporting")
+    loader = DictLoader({name: files.joinpath(name).read_text("utf-8") for name in TEMPLATES})
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        number=wording.number, short=wording.short, count=wording.count, share=wording.share, title_of=wording.title_of
+    )
+    return environment.get_template("page.html").render(
+        report=report,
+        sections=SECTIONS,
+        style=Markup(files.joinpath("style.css").read_text("utf-8")),  # our own files, no data in them
+        script=Markup(files.joinpath("script.js").read_text("utf-8")),
+        version=__version__,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        kinds=KIND_WORDS,
+        pruning_head=HEAD,
+        steps=provenance.steps(report.products),
+        packages=provenance.packages(report.products),
+        cost=provenance.total_cost(report.products),
+        owners=owners(report),
+        citations=citations(report),
+    )
+
+
+def owners(report: Report) -> list[tuple[str, str, list[str]]]:
+    """(attribution, licence, corpora) of all data shown, each once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for corpus in report.corpora:
+        for licence, attribution in corpus.owners:
+            found.setdefault((attribution, licence), []).append(corpus.name)
+    return [(attribution, licence, names) for (attribution, licence), names in found.items()]
+
+
+def citations(report: Report) -> list[tuple[str, str]]:
+    """(card title, citation) of the shipped cards that the products name in their settings."""
+    named = {word for product in report.products for word in _words(product.manifest.config)}
+    cards = [load_card(name) for name in list_cards() if name in named]
+    return [(card.title, card.citation) for card in cards if card.citation]
+
+
+def _words(value: object) -> set[str]:
+    """All texts and keys inside nested settings."""
+    if isinstance(value, str):
+        return {value}
+    if isinstance(value, dict):
+        return set(value).union(*(_words(v) for v in value.values()))
+    if isinstance(value, list):
+        return set().union(*(_words(v) for v in value))
+    return set()

@@ -1,0 +1,134 @@
+"""The dynamic schedule over time: entropy, Gini and turnover of each event, and what the readiness gate postponed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from eo_ssl.curation.report import CurationReport
+from eo_ssl.reporting.artefacts import Product, read_list
+from eo_ssl.reporting.charts import Axes, Figure, Series, line_chart
+from eo_ssl.reporting.wording import MISSING, count, duration, fixed, number, share
+
+Value = Callable[[CurationReport], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class PruningView:
+    """The events of one training."""
+
+    name: str
+    "folder name of the encoder"
+    anchor: str
+    "id in the page"
+    sentence: str
+    "how often, how much"
+    figures: tuple[Figure, ...]
+    "curves over presentations"
+    events: tuple[tuple[str, ...], ...]
+    "one line per event: number, presentations, kept, entropy, Gini, turnover, gate, time"
+
+
+HEAD = ("Event", "Tiles presented", "Kept", "Entropy", "Gini", "Turnover", "Gate", "Time")
+
+
+def pruning_views(encoders: Sequence[Product]) -> list[PruningView]:
+    """One view per encoder that was trained with dynamic pruning."""
+    views: list[PruningView] = []
+    for encoder in encoders:
+        events = [CurationReport.from_json(e) for e in read_list(encoder.path / "pruning" / "events.json")]
+        if events:
+            views.append(_view(encoder.name, f"pruning-{len(views) + 1}", events))
+    return views
+
+
+def _view(name: str, anchor: str, events: list[CurationReport]) -> PruningView:
+    done = [event for event in events if not event.postponed]
+    postponed = len(events) - len(done)
+    sentence = f"{count(len(done), 'pruning event')}"
+    if done:
+        sentence += f"; the last kept {number(done[-1].n_kept)} of {count(done[-1].n_rows, 'tile')}"
+    if postponed:
+        sentence += (
+            f"; the readiness gate postponed {count(postponed, 'event')}, because the clusters were not stable yet"
+        )
+    figures = tuple(
+        figure
+        for figure in (
+            _curve(
+                done,
+                "Cluster entropy",
+                ("pool before", "pool after"),
+                (_before_entropy, _after_entropy),
+                "Higher is more even.",
+            ),
+            _curve(
+                done,
+                "Gini of cluster sizes",
+                ("pool before", "pool after"),
+                (_before_gini, _after_gini),
+                "Lower is more even.",
+            ),
+            _curve(
+                done,
+                "Turnover",
+                ("turnover",),
+                (lambda e: e.turnover,),
+                "Share of the new pool that the old one did not hold.",
+            ),
+        )
+        if figure is not None
+    )
+    return PruningView(name, anchor, sentence + ".", figures, tuple(_line(event) for event in events))
+
+
+def _curve(
+    events: list[CurationReport], title: str, names: tuple[str, ...], values: tuple[Value, ...], words: str
+) -> Figure | None:
+    series = []
+    for colour, (name, value) in enumerate(zip(names, values, strict=True)):
+        points = [(float(e.presentations or 0), v) for e in events if (v := value(e)) is not None and math.isfinite(v)]
+        if points:
+            x, y = zip(*points, strict=True)
+            series.append(Series(name, x, y, colour=5 if len(names) > 1 and colour == 0 else 0))
+    if not series:
+        return None
+    last = series[-1]
+    alt = f"{title} over {len(last.x)} events, from {number(last.y[0])} to {number(last.y[-1])}"
+    legend = tuple((f"s{s.colour} swatch", s.name) for s in series) if len(series) > 1 else ()
+    return Figure(
+        line_chart(series, Axes(alt, "tiles presented", title.split(" of ")[0], zero_y=True)), title, words, legend
+    )
+
+
+def _line(event: CurationReport) -> tuple[str, ...]:
+    gate = MISSING
+    if event.gate is not None:
+        gate = f"{fixed(event.gate.agreement)} {'≥' if event.gate.ready else '<'} {fixed(event.gate.threshold)}"
+    return (
+        number(event.event),
+        number(event.presentations),
+        "postponed" if event.postponed else number(event.n_kept),
+        fixed(event.after.cluster_entropy),
+        fixed(event.after.cluster_gini),
+        MISSING if event.turnover is None else share(event.turnover),
+        gate,
+        duration(event.cost.select_s),
+    )
+
+
+def _before_entropy(event: CurationReport) -> float | None:
+    return event.before.cluster_entropy
+
+
+def _after_entropy(event: CurationReport) -> float | None:
+    return event.after.cluster_entropy
+
+
+def _before_gini(event: CurationReport) -> float | None:
+    return event.before.cluster_gini
+
+
+def _after_gini(event: CurationReport) -> float | None:
+    return event.after.cluster_gini

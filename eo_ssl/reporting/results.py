@@ -1,0 +1,296 @@
+"""Result rows as groups that may be compared: tables, whiskers and curves over shots, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from markupsafe import Markup
+
+from eo_ssl.errors import UserError
+from eo_ssl.reporting.artefacts import Product, read_json, read_list
+from eo_ssl.reporting.charts import Axes, Figure, Series, line_chart, whisker, whisker_axis
+from eo_ssl.reporting.svg import Scale, spread
+from eo_ssl.reporting.verdicts import Standing, Verdict, standings, summary_words, verdicts
+from eo_ssl.reporting.wording import interval, is_share, number, place_words, score, short, title_of
+
+Kind = Literal["ours", "baseline", "control"]
+KINDS: tuple[Kind, ...] = ("ours", "baseline", "control")
+KIND_WORDS = {"ours": "trained encoder", "baseline": "baseline without training", "control": "control"}
+REQUIRED = ("task", "encoder", "protocol", "metric", "value")
+FACTS = {
+    "n_test": "Test items",
+    "n_train": "Training items",
+    "n_blocks": "Blocks of test items",
+    "eval_seeds": "Training draws",
+    "pretraining_seeds": "Pretraining seeds",
+    "quantity": "Quantity",
+}
+SENTENCES = {"split": "Split", "interval": "Interval", "bands": "Bands", "classes": "Classes"}
+COLUMNS = {
+    "protocol": "Protocol",
+    "shots": "Shots",
+    "encoder": "Encoder",
+    "value": "Value",
+    "low": "Low",
+    "high": "High",
+    "n_train": "n train",
+    "n_test": "n test",
+    "n_blocks": "Blocks",
+    "eval_seeds": "Draws",
+    "pretraining_seeds": "Seeds",
+    "quantity": "Quantity",
+    "encoder_fingerprint": "Fingerprint",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One result with what is needed to show it."""
+
+    data: Mapping[str, Any]
+    "the row as it was written"
+    kind: Kind
+    "whose it is"
+
+    def get(self, key: str) -> Any:
+        """A field of the row; None where it has none."""
+        return self.data.get(key)
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name."""
+        return str(self.data["encoder"])
+
+    @property
+    def text(self) -> str:
+        """The value in the unit of its metric."""
+        return score(self.data["value"], self.data["metric"])
+
+    @property
+    def interval(self) -> str:
+        """`[low, high]`, or that there is none."""
+        return interval(self.get("low"), self.get("high"), metric=self.data["metric"]) or "no interval"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows that may be compared: one task, protocol, number of shots and metric."""
+
+    title: str
+    "protocol and shots"
+    words: str
+    "the protocol in words"
+    rows: tuple[Row, ...]
+    "best first, controls last"
+    whiskers: tuple[Markup, ...]
+    "one per row, on the axis of the task"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """All results of one task in one metric."""
+
+    name: str
+    "as evaluated"
+    anchor: str
+    "id in the page"
+    metric: str
+    "of all its groups"
+    groups: tuple[Group, ...]
+    "by protocol, then shots"
+    figures: tuple[Figure, ...]
+    "value against shots, where there are at least three numbers of shots"
+    axis: Markup
+    "tick labels shared by all groups"
+    facts: tuple[tuple[str, str], ...]
+    "short facts that say how far a number may be trusted"
+    sentences: tuple[tuple[str, str], ...]
+    "long ones"
+    notes: tuple[str, ...]
+    "what every row says about itself: shown prominently"
+    remarks: tuple[tuple[str, str], ...]
+    "(encoder, what its rows alone say)"
+    standings: tuple[Standing, ...]
+    "each trained encoder against all others"
+    verdicts: tuple[Verdict, ...]
+    "all paired comparisons"
+    verdict_words: str
+    "how many of them could be told apart"
+    columns: tuple[str, ...]
+    "head of the full table"
+    lines: tuple[tuple[tuple[str, float | None], ...], ...]
+    "full table: (text, number to sort by or None)"
+    headline: str
+    "one sentence for the top of the page"
+
+
+def read_rows(products: Sequence[Product], encoders: Sequence[Product]) -> list[Row]:
+    """Every result row of the given `evaluate` products, in file order.
+
+    Raises:
+        UserError: a row lacks a field that no table can do without.
+    """
+    trained = {encoder.manifest.fingerprint for encoder in encoders}
+    rows = []
+    for product in products:
+        for file in sorted((product.path / "rows").glob("*.json")):
+            data = read_json(file)
+            missing = [key for key in REQUIRED if data.get(key) is None]
+            if missing:
+                raise UserError(f"expected the field {missing[0]!r} in the result {file}, got none: evaluate again")
+            rows.append(Row(data, kind_of(data, trained)))
+    return rows
+
+
+def kind_of(data: Mapping[str, Any], trained: set[str]) -> Kind:
+    """Whether a row is of a trained encoder, of a baseline without training, or of a control that must not work."""
+    if str(data["encoder"]).lower().startswith("control"):
+        return "control"
+    return "ours" if data.get("pretraining_seeds") or data.get("encoder_fingerprint") in trained else "baseline"
+
+
+def tasks(products: Sequence[Product], encoders: Sequence[Product]) -> list[Task]:
+    """The results by task and metric, ready to be drawn."""
+    rows = read_rows(products, encoders)
+    comparisons = [c for product in products for c in read_list(product.path / "comparisons.json")]
+    rows.sort(key=lambda r: (str(r.data["task"]), str(r.data["metric"])))
+    made: list[Task] = []
+    for (name, metric), of_task in groupby(rows, key=lambda r: (str(r.data["task"]), str(r.data["metric"]))):
+        own = [c for c in comparisons if c.get("task") == name and c.get("metric", metric) == metric]
+        made.append(_task(name, metric, list(of_task), own, len(made)))
+    return made
+
+
+def _task(name: str, metric: str, rows: list[Row], comparisons: list[dict[str, Any]], position: int) -> Task:
+    ends = [float(r.data[k]) for r in rows for k in ("low", "value", "high") if r.data.get(k) is not None]
+    axis = spread(ends, margin=0.06)
+    if is_share(metric):
+        axis = max(axis[0], -0.02), min(axis[1], 1.02)
+    rows.sort(key=_place)
+    groups = [_group(list(members), metric, axis) for _, members in groupby(rows, key=_place)]
+    kinds = {row.encoder: str(row.kind) for row in rows}
+    found = verdicts(comparisons, kinds=kinds, metric=metric)
+    notes, remarks = _notes(rows)
+    return Task(
+        name=name,
+        anchor=f"task-{position + 1}",
+        metric=metric,
+        groups=tuple(groups),
+        figures=tuple(_shot_curves(name, metric, rows)),
+        axis=whisker_axis(axis, [(t, score(t, metric, unit=False)) for t in Scale(*axis, 0, 1).ticks(4)]),
+        facts=tuple(_facts(rows, FACTS)),
+        sentences=tuple(_facts(rows, SENTENCES)),
+        notes=notes,
+        remarks=remarks,
+        standings=standings(found, kinds),
+        verdicts=found,
+        verdict_words=summary_words(found),
+        columns=tuple(COLUMNS.values()),
+        lines=tuple(tuple(_cell(row, key, metric) for key in COLUMNS) for row in rows),
+        headline=_headline(name, groups, found),
+    )
+
+
+def _group(rows: list[Row], metric: str, axis: tuple[float, float]) -> Group:
+    best_first = tuple(sorted(rows, key=lambda r: (r.kind == "control", -float(r.data["value"]))))
+    drawn = []
+    for row in best_first:
+        alt = f"{row.encoder}: {row.text} {row.interval}"
+        drawn.append(
+            whisker(
+                float(row.data["value"]), low=row.get("low"), high=row.get("high"), axis=axis, kind=row.kind, alt=alt
+            )
+        )
+    first = best_first[0]
+    return Group(place_words(first.data), str(first.get("protocol_words") or ""), best_first, tuple(drawn))
+
+
+def _place(row: Row) -> tuple[str, int]:
+    return str(row.data["protocol"]), int(row.get("shots") or 0)
+
+
+def _notes(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Notes that every row of an encoder carries: those common to all encoders, and the others by encoder."""
+    by_encoder: dict[str, dict[str, None]] = {}
+    for row in rows:
+        found = row.get("notes") or []
+        for note in found if isinstance(found, list) else [found]:
+            by_encoder.setdefault(row.encoder, {})[str(note)] = None
+    everyone = {row.encoder for row in rows}
+    all_notes = dict.fromkeys(note for notes in by_encoder.values() for note in notes)
+    common = tuple(
+        note for note in all_notes if len(everyone) > 1 and all(note in by_encoder.get(e, {}) for e in everyone)
+    )
+    own = tuple((encoder, note) for encoder, notes in by_encoder.items() for note in notes if note not in common)
+    return common, own
+
+
+def _facts(rows: Sequence[Row], labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Some fields with all values they take in the task."""
+    facts = []
+    for key, label in labels.items():
+        asked = [row for row in rows if row.kind == "ours"] if key == "pretraining_seeds" else rows  # others have none
+        texts = dict.fromkeys(_plain(row.data[key]) for row in asked if row.data.get(key) not in (None, "", []))
+        if texts:
+            facts.append((label, " · ".join(texts)))
+    return facts
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(v) for v in value)
+    return number(value).replace("toa_", "top-of-atmosphere ").replace("boa_", "surface ")
+
+
+def _cell(row: Row, key: str, metric: str) -> tuple[str, float | None]:
+    """Text of one cell of the full table and the number to sort it by."""
+    value = row.get(key)
+    if key in ("value", "low", "high"):
+        return score(value, metric, unit=False), value
+    if key == "shots" and value is None:
+        return "all", None
+    if key == "encoder_fingerprint":
+        return short(str(value or "")), None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(value), float(value)
+    return ("" if value is None else _plain(value)), None
+
+
+def _shot_curves(name: str, metric: str, rows: Sequence[Row]) -> list[Figure]:
+    """One chart per protocol: the value of each encoder against the number of labelled examples per class."""
+    figures = []
+    kinds = {row.encoder: row.kind for row in rows}
+    colours = {encoder: i % 8 for i, encoder in enumerate(sorted(kinds, key=lambda e: (KINDS.index(kinds[e]), e)))}
+    for protocol in dict.fromkeys(str(row.data["protocol"]) for row in rows):
+        own = [row for row in rows if str(row.data["protocol"]) == protocol and row.get("shots")]
+        if len({row.data["shots"] for row in own}) < 3:
+            continue
+        series = []
+        for encoder, colour in colours.items():
+            points = sorted((float(r.data["shots"]), float(r.data["value"])) for r in own if r.encoder == encoder)
+            if points:
+                x, y = zip(*points, strict=True)
+                series.append(Series(encoder, x, tuple(100 * v for v in y) if is_share(metric) else y, colour))
+        label = title_of(metric) + (", %" if is_share(metric) else "")
+        alt = f"{title_of(metric)} on {name} against shots per class, {title_of(protocol)}: {', '.join(s.name for s in series)}"
+        drawing = line_chart(series, Axes(alt, "labelled examples per class", label))
+        legend = tuple((f"s{s.colour} swatch", s.name) for s in series)
+        figures.append(Figure(drawing, title_of(protocol), "Intervals are in the rows below.", legend))
+    return figures
+
+
+def _headline(name: str, groups: Sequence[Group], found: Sequence[Verdict]) -> str:
+    """The best trained encoder against the best baseline, in the group with most shots (none named = all labels)."""
+    with_ours = [g for g in groups if any(r.kind == "ours" for r in g.rows)]
+    group = max(with_ours or groups, key=lambda g: float(g.rows[0].get("shots") or "inf"))
+    ours = next((r for r in group.rows if r.kind == "ours"), None)
+    other = next((r for r in group.rows if r.kind == "baseline"), None)
+    if ours is None or other is None:
+        best = group.rows[0]
+        return f"{name}, {group.title}: best {best.encoder} with {best.text} {best.interval}"
+    pair = {ours.encoder, other.encoder}
+    words = next((f": {v.words}" for v in found if v.where == group.title and {v.a, v.b} == pair), "")
+    return f"{name}, {group.title}: {ours.encoder} {ours.text} {ours.interval}; best baseline {other.encoder} {other.text} {other.interval}{words}"

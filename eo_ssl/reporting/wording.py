@@ -1,0 +1,148 @@
+"""Numbers, sizes and names as a reader wants them: short, rounded with care, with their unit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+MISSING = "–"
+# Metrics that are shares: printed in per cent. Anything else is printed as it is.
+SHARE_METRICS = ("accuracy", "balanced_accuracy", "f1", "macro_f1", "miou", "iou", "map", "mean_average_precision")
+
+SPELLINGS = {
+    "f1": "F1",
+    "miou": "mIoU",
+    "iou": "IoU",
+    "map": "mAP",
+    "rankme": "RankMe",
+    "mae": "MAE",
+    "jepa": "JEPA",
+    "knn": "kNN",
+    "knn5": "kNN-5",
+    "knn5-standardised": "kNN-5, standardised",
+}
+
+
+def number(value: object, digits: int = 3) -> str:
+    """`value` with `digits` significant digits and thin thousands spaces; a dash where there is no number."""
+    if isinstance(value, bool) or value is None:
+        return MISSING if value is None else str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f")
+    if not isinstance(value, float):
+        return str(value)
+    if not math.isfinite(value):
+        return MISSING
+    if value != 0 and (abs(value) >= 1e6 or abs(value) < 10 ** -(digits + 1)):
+        return f"{value:.{max(digits - 1, 0)}e}"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:.{digits}g}"
+
+
+def count(value: int, noun: str, plural: str = "") -> str:
+    """`value` and its noun, in the plural where it belongs: `1 tile`, `2 tiles`."""
+    return f"{number(value)} {noun if value == 1 else plural or noun + 's'}"
+
+
+def plus_minus(mean: float, std: float) -> str:
+    """`mean ± std`, both with the decimals that show two digits of the spread."""
+    if not (math.isfinite(mean) and math.isfinite(std)):
+        return MISSING
+    decimals = max(0, min(6, 1 - math.floor(math.log10(float(f"{std:.1e}"))))) if std > 0 else 3
+    return f"{mean:.{decimals}f} ± {std:.{decimals}f}".replace("-", "−")
+
+
+def size(nbytes: float) -> str:
+    """Bytes in decimal units (1 GB = 1e9 bytes, as disks and object stores are sold)."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:.{1 if nbytes < 100 * factor else 0}f} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `0.4 s`, `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    if not math.isfinite(seconds) or seconds < 0:
+        return MISSING
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def share(value: float, digits: int = 0) -> str:
+    """A share of one in per cent; what is not nothing never reads 0 %, and what is not all never 100 %."""
+    if not math.isfinite(value):
+        return MISSING
+    smallest = 10**-digits
+    percent = 100 * value
+    if 0 < percent < smallest / 2:
+        return f"< {smallest:g} %"
+    if 100 - smallest / 2 < percent < 100:
+        return f"> {100 - smallest:g} %"
+    return f"{percent:.{digits}f} %"
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of one, printed in per cent."""
+    return metric.lower() in SHARE_METRICS or metric.lower().endswith(("accuracy", "_f1", "_iou"))
+
+
+def score(value: float | None, metric: str, *, unit: bool = True) -> str:
+    """A metric's value: in per cent with one decimal for shares, else three significant digits."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if is_share(metric):
+        return f"{100 * value:.1f}" + (" %" if unit else "")
+    return number(float(value))
+
+
+def interval(low: float | None, high: float | None, *, metric: str) -> str:
+    """`[low, high]` in the unit of the metric, or nothing where there is no interval."""
+    if low is None or high is None:
+        return ""
+    return f"[{score(low, metric, unit=False)}, {score(high, metric, unit=False)}]"
+
+
+def short(text: str, length: int = 12) -> str:
+    """The first `length` characters of a fingerprint."""
+    return text[:length]
+
+
+def title_of(name: str) -> str:
+    """A name made of words joined by underscores, as words: the first letter large, acronyms as they are usually written."""
+    first, *rest = name.replace("_", " ").split() or [""]
+    return " ".join(
+        [SPELLINGS.get(first.lower(), first[:1].upper() + first[1:]), *(SPELLINGS.get(w.lower(), w) for w in rest)]
+    )
+
+
+def fixed(value: float | None, decimals: int = 2) -> str:
+    """`value` with a fixed number of decimals, so that a column of them lines up."""
+    return MISSING if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
+
+
+def place_words(data: Mapping[str, object]) -> str:
+    """Where a result stands: protocol, and shots per class where they are few."""
+    shots = data.get("shots")
+    words = title_of(str(data.get("protocol", "")))
+    return f"{words} · {count(int(str(shots)), 'shot')} per class" if shots else words
+
+
+def flat(config: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, text) pairs in their own order; empty mappings are named too."""
+    rows: list[tuple[str, str]] = []
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            rows += flat(value, f"{name}.")
+        elif isinstance(value, list | tuple):
+            rows.append((name, ", ".join(str(v) for v in value) or "[]"))
+        else:
+            rows.append((name, MISSING if value is None else str(value)))
+    return rows
