@@ -1,0 +1,146 @@
+"""The one LightningModule: optimiser and schedules, in optimizer steps, around any objective."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from eo_ssl.errors import UserError
+from eo_ssl.objectives import Batch, Objective
+
+TOKENS = ("cls_token", "reg_token", "pos_embed", "mask_token")  # parameters that are inputs, not maps
+
+
+@dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter 2019) with linear warm-up and cosine decay, counted in optimizer steps."""
+
+    weight_decay: float = 0.05
+    """On matrices and kernels only, never on biases, norms and tokens (He et al. 2022, table 8)."""
+    weight_decay_end: float | None = None
+    """Weight decay at the last step, reached along a cosine; None keeps it constant."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the two moments (He et al. 2022, table 8)."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly from `lr_start` times its peak."""
+    lr_start: float = 0.0
+    """Share of the peak learning rate before the first step of the warm-up."""
+    lr_end: float = 0.0
+    """Share of the peak learning rate at the last step."""
+    clip_grad: float | None = None
+    """Largest norm of the gradient; None does not clip."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.warmup_steps < 0 or self.weight_decay < 0 or (self.weight_decay_end or 0) < 0:
+            raise UserError(
+                f"warmup_steps and weight decay must be >= 0, got {self.warmup_steps}, {self.weight_decay} and"
+                f" {self.weight_decay_end}: raise them"
+            )
+        if not 0 <= self.lr_start <= 1 or not 0 <= self.lr_end <= 1:
+            raise UserError(f"lr_start and lr_end are shares of the peak, got {self.lr_start} and {self.lr_end}")
+
+
+def lr_share(step: int, *, total: int, config: OptimizerConfig) -> float:
+    """Learning rate of the step after `step` finished ones, as a share of its peak.
+
+    Linear warm-up, then half a cosine (Loshchilov and Hutter 2017, equation 5, one cycle).
+    """
+    if step < config.warmup_steps:
+        return config.lr_start + (1 - config.lr_start) * (step + 1) / config.warmup_steps
+    done = min((step - config.warmup_steps) / max(total - config.warmup_steps, 1), 1.0)
+    return config.lr_end + (1 - config.lr_end) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def weight_decay_at(step: int, *, total: int, config: OptimizerConfig) -> float:
+    """Weight decay of the step after `step` finished ones: constant, or along half a cosine to its end."""
+    if config.weight_decay_end is None:
+        return config.weight_decay
+    rest = 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+    return config.weight_decay_end + (config.weight_decay - config.weight_decay_end) * rest
+
+
+def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+    """Trained parameters in two groups: matrices and kernels decay; biases, norms and tokens do not."""
+    trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    free = [p for name, p in trained if p.ndim <= 1 or name.rsplit(".", 1)[-1] in TOKENS]
+    known = {id(parameter) for parameter in free}
+    decayed = [parameter for _, parameter in trained if id(parameter) not in known]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+class Pretraining(pl.LightningModule):
+    """Trains any `Objective`; holds no state of its own beside the objective's weights."""
+
+    def __init__(self, objective: Objective, *, lr: float, steps: int, optimizer: OptimizerConfig) -> None:
+        """Prepare to train.
+
+        Args:
+            objective: what is trained.
+            lr: peak learning rate.
+            steps: optimizer steps of the whole run.
+            optimizer: everything else of the optimiser.
+
+        Raises:
+            UserError: for a learning rate or a number of steps out of range.
+        """
+        super().__init__()
+        if lr <= 0 or steps < 1 or optimizer.warmup_steps >= steps:
+            raise UserError(
+                f"expected lr > 0 and more steps than warm-up, got lr {lr}, {steps} steps and"
+                f" {optimizer.warmup_steps} of warm-up: change one of them"
+            )
+        self.objective, self.lr, self.steps, self.config = objective, lr, steps, optimizer
+        self.last: dict[str, Tensor] = {}
+        """Detached results of the latest step, on the device."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of the batch."""
+        results: dict[str, Tensor] = self.objective(batch)
+        self.last = {name: value.detach() for name, value in results.items()}
+        return results["loss"]
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW in one fused kernel and its learning rate per step."""
+        groups = parameter_groups(self.objective, weight_decay=self.config.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.config.betas, fused=True)
+        schedule = LambdaLR(optimizer, lambda step: lr_share(step, total=self.steps, config=self.config))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the weight decay of this step."""
+        decay = weight_decay_at(self.global_step, total=self.steps, config=self.config)
+        self.trainer.optimizers[0].param_groups[0]["weight_decay"] = decay
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then let the objective update its teacher, so that every callback sees both in one state."""
+        super().optimizer_step(*args, **kwargs)
+        self.objective.after_step(self.global_step + 1, self.steps)  # Lightning counts the step afterwards
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of the step after `step` finished ones."""
+        return self.lr * lr_share(step, total=self.steps, config=self.config)
+
+    @torch.no_grad()
+    def embed(self, image: Tensor) -> Tensor:
+        """Features of the embedder in evaluation mode, without augmentation: [B, C, S, S] -> [B, D] float32, on the CPU."""
+        training = self.objective.training
+        self.objective.eval()
+        try:
+            return self.objective.embed(image.to(self.device)).float().cpu()
+        finally:
+            self.objective.train(training)
+
+
+def trained(module: pl.LightningModule) -> Pretraining:
+    """The module under its own type; the callbacks of this room serve no other."""
+    if not isinstance(module, Pretraining):
+        raise TypeError(f"expected eo_ssl's Pretraining module, got {type(module).__name__}")
+    return module

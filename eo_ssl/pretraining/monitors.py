@@ -1,0 +1,132 @@
+"""Is the encoder learning or collapsing? Effective rank, spread and nearest-neighbour accuracy of its features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from eo_ssl.evaluation import knn
+from eo_ssl.objectives import Batch
+from eo_ssl.pretraining.loader import TileLoader
+from eo_ssl.pretraining.module import Pretraining, trained
+from eo_ssl.pretraining.run_log import RunLog
+from eo_ssl.pretraining.sampler import Rows
+
+EPSILON = 1e-7  # added to each share of the spectrum (Garrido et al. 2023, equation 1)
+FEWEST_HELD_OUT = 10  # labelled tiles below which an accuracy says nothing
+MOST_PROBED = (1000, 500)  # labelled tiles of the pool and of the held-out rows, so that a look stays short
+LONG_ROWS = 4096  # rows from which embedding shows its progress
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Labelled tiles for the online nearest-neighbour accuracy."""
+
+    train_rows: Rows
+    """int64 [n], rows of the training split."""
+    train_labels: npt.NDArray[np.int64]
+    """int64 [n], classes >= 0."""
+    test_rows: Rows
+    """int64 [m], rows of the validation split."""
+    test_labels: npt.NDArray[np.int64]
+    """int64 [m]."""
+    k: int = 5
+    """Neighbours."""
+
+
+def make_probe(pool: Rows, held_out: Rows, classes: npt.NDArray[np.int64]) -> Probe | None:
+    """A probe of labelled tiles spread evenly over the pool and the held-out rows, or None where labels do not suffice.
+
+    Args:
+        pool: int64 [n], rows trained on.
+        held_out: int64 [m], rows of the validation split; those of the pool are not used.
+        classes: int64 [N], class of every row, -1 without label.
+    """
+    train = pool[classes[pool] >= 0]
+    test = np.setdiff1d(held_out[classes[held_out] >= 0], pool)
+    if len(np.unique(classes[train])) < 2 or len(test) < FEWEST_HELD_OUT:
+        return None
+    train, test = (
+        rows[np.linspace(0, len(rows) - 1, min(len(rows), n)).astype(np.int64)]
+        for rows, n in ((train, MOST_PROBED[0]), (test, MOST_PROBED[1]))
+    )
+    return Probe(train, classes[train], test, classes[test])
+
+
+class Monitors(pl.Callback):
+    """Notes `rankme`, `feature_std` and, given a probe, `knn_accuracy` in the log every N steps and at the last."""
+
+    def __init__(
+        self, loader: TileLoader, run_log: RunLog, *, rows: Rows, every: int, probe: Probe | None = None
+    ) -> None:
+        """Watch the features of fixed tiles.
+
+        Args:
+            loader: reads and normalises them.
+            run_log: receives the values.
+            rows: int64 [n], the tiles of rank and spread.
+            every: steps between looks.
+            probe: labelled tiles, if there are any.
+        """
+        self.loader, self.run_log, self.rows, self.every, self.probe = loader, run_log, rows, every, probe
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
+    ) -> None:
+        """Look, where a look is due."""
+        module, step = trained(pl_module), trainer.global_step
+        if not trainer.is_global_zero or not (step % self.every == 0 or step == module.steps):
+            return
+        with self.run_log.paused():
+            features = embed_rows(module, self.loader, self.rows)
+            values = {"rankme": rank_me(features), "feature_std": feature_std(features)}
+            if self.probe is not None:
+                values["knn_accuracy"] = self._accuracy(module, self.probe)
+        self.run_log.note(**values)
+
+    def _accuracy(self, module: Pretraining, probe: Probe) -> float:
+        train = embed_rows(module, self.loader, probe.train_rows)
+        test = embed_rows(module, self.loader, probe.test_rows)
+        predicted = knn.predict(train, probe.train_labels, test, k=min(probe.k, len(train)))
+        return float((predicted == probe.test_labels).mean())
+
+
+def embed_rows(
+    module: Pretraining, loader: TileLoader, rows: Rows, *, title: str = "embedding"
+) -> npt.NDArray[np.float32]:
+    """Features of tiles without augmentation, in the order of `rows`: float32 [n, D].
+
+    Batches have a fixed size, so that the same rows give the same bits at any time of a run.
+    """
+    size = loader.sampler.batch_size
+    starts = range(0, len(rows), size)
+    shown = track(
+        starts, description=title, console=Console(stderr=True), transient=True, disable=len(rows) < LONG_ROWS
+    )
+    return np.concatenate([module.embed(loader.normalised(rows[at : at + size])[0]).numpy() for at in shown])
+
+
+def rank_me(features: npt.NDArray[np.float32]) -> float:
+    """Effective rank of features [n, D]: exp of the entropy of their normalised singular values.
+
+    RankMe, Garrido et al. 2023 (arXiv 2210.02885), equations 1 and 2; between 1 (collapsed to a line) and min(n, D).
+    """
+    values = torch.linalg.svdvals(torch.from_numpy(features).double())  # [min(n, D)]
+    share = values / values.sum().clamp(min=torch.finfo(torch.float64).tiny) + EPSILON
+    return float(torch.exp(-(share * share.log()).sum()))
+
+
+def feature_std(features: npt.NDArray[np.float32]) -> float:
+    """Mean standard deviation of the channels of features [n, D] on the unit sphere, times sqrt(D).
+
+    0 when all tiles have one feature, near 1 when features spread evenly (Chen and He 2021, section 4.1).
+    """
+    unit: Tensor = torch.nn.functional.normalize(torch.from_numpy(features).double(), dim=1)
+    return float(unit.std(dim=0).mean() * unit.shape[1] ** 0.5)

@@ -1,0 +1,158 @@
+"""What a run says about itself: one JSON line per logged step, and a progress line for whoever watches."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from eo_ssl.errors import UserError
+from eo_ssl.manifest import replace
+from eo_ssl.objectives import Batch
+from eo_ssl.pretraining.loader import TileLoader
+from eo_ssl.pretraining.module import trained
+
+
+class RunLog(pl.Callback):
+    """Writes `log.jsonl`: step, presentations, mean loss since the last line, lr, pool, images per second, monitors.
+
+    Monitors add their values with `note` before this callback, the last but the checkpoint's, closes the step. Sums
+    since the last line travel in the checkpoint, so a resumed run writes the lines the unbroken one would have.
+    """
+
+    def __init__(self, path: Path, loader: TileLoader, *, every: int) -> None:
+        """Append to `path` every `every` steps and at the last one."""
+        self.path, self.loader, self.every = path, loader, every
+        self._notes: dict[str, float] = {}
+        self._losses: list[Tensor] = []  # left on the device: fetching each would stall it
+        self._images = 0  # since the last line, in this process
+        self._since = time.perf_counter()
+
+    def note(self, **values: float) -> None:
+        """Add values to the line of the current step, which is then written whatever the interval."""
+        self._notes.update(values)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time spent inside out of the images per second."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - started
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Drop lines beyond the checkpoint that the run resumes from."""
+        done = trainer.global_step
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= done]
+        replace(self.path, "".join(f"{line}\n" for line in kept).encode())
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
+    ) -> None:
+        """Account for the step, and write a line where one is due."""
+        module, step = trained(pl_module), trainer.global_step
+        self._losses.append(module.last["loss"])
+        self._images += self.loader.sampler.global_batch
+        if not (self._notes or step % self.every == 0 or step == module.steps):
+            return
+        loss = sum(self.state_dict()["losses"]) / len(self._losses)
+        if not math.isfinite(loss):
+            raise UserError(f"expected a finite loss, got {loss} by step {step}: lower lr, or clip the gradient")
+        row: dict[str, Any] = {
+            "step": step,
+            "presentations": step * self.loader.sampler.global_batch,
+            "loss": loss,
+            "lr": module.lr_at(step - 1),
+            "pool": len(self.loader.sampler.pool),
+            "images_per_s": self._images / max(time.perf_counter() - self._since, 1e-9),
+            **self._notes,
+        }
+        if trainer.is_global_zero:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        self._losses, self._notes, self._images, self._since = [], {}, 0, time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Losses since the last line."""
+        return {"losses": [float(loss) for loss in self._losses]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the sums."""
+        self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All lines written so far."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """First and last loss, the median speed and the latest value of each monitor in the lines of a log."""
+    speeds = sorted(row["images_per_s"] for row in rows)
+    summary = {
+        "loss_first": rows[0]["loss"],
+        "loss_last": rows[-1]["loss"],
+        "images_per_s": speeds[len(speeds) // 2],
+    }
+    for row in rows:
+        summary.update({name: row[name] for name in ("rankme", "feature_std", "knn_accuracy") if name in row})
+    return summary
+
+
+class ProgressLine(pl.Callback):
+    """One line of progress on a terminal: steps, loss and time left."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Write to `console`, by default standard error; silent where that is no terminal."""
+        self.console = console or Console(stderr=True)
+        columns = (
+            TextColumn("pretraining"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the line."""
+        self.task = self.progress.add_task(
+            "", total=trained(pl_module).steps, completed=trainer.global_step, loss=float("nan")
+        )
+        self.progress.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
+    ) -> None:
+        """Move the bar."""
+        if self.progress.disable:
+            return  # fetching the loss would only stall a GPU
+        self.progress.update(self.task, completed=trainer.global_step, loss=float(trained(pl_module).last["loss"]))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the finished line."""
+        self.progress.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the terminal back before the message is printed."""
+        self.progress.stop()
+
+
+def _step_of(line: str) -> float:
+    """Step of a line of the log; a line that a kill cut short counts as beyond every checkpoint."""
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,123 @@
+"""Which tiles make the next batch: a function of seed, epoch and step alone, sharded by rank, on a pool that may change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from eo_ssl.errors import UserError
+
+BLOCK_ROWS = 64  # neighbouring rows that stay together until the buffer mixes them, so that reads stay local
+BUFFER_ROWS = 16_384  # rows mixed completely; a pool up to this size is shuffled uniformly
+
+Rows = npt.NDArray[np.int64]
+
+
+def block_shuffle(n: int, rng: np.random.Generator, *, block: int = BLOCK_ROWS, buffer: int = BUFFER_ROWS) -> Rows:
+    """A permutation of 0..n-1: blocks of neighbours in random order, then all rows of each buffer mixed.
+
+    Args:
+        n: number of rows.
+        rng: source of randomness.
+        block: rows of a block.
+        buffer: rows mixed completely; each buffer touches about buffer / block places of the store.
+
+    Returns:
+        int64 [n], each of 0..n-1 once.
+    """
+    if n <= buffer:
+        return rng.permutation(n)
+    starts = rng.permutation(-(-n // block)) * block
+    order = (starts[:, None] + np.arange(block)).reshape(-1)
+    order = order[order < n]
+    for start in range(0, n, buffer):
+        order[start : start + buffer] = rng.permutation(order[start : start + buffer])
+    return order
+
+
+class TileSampler:
+    """Rows of the current batch; its state is seed, epoch and step, and the pool.
+
+    Every rank draws the same order and takes its own part of each global batch, so all ranks do equally many steps;
+    what is left over at the end of an epoch is dropped and comes up in the next one's order.
+    """
+
+    def __init__(self, pool: Rows, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        """Start at epoch 0, step 0 of `pool`.
+
+        Args:
+            pool: int64 [n], rows of the source.
+            batch_size: rows per rank and step.
+            seed: of the order.
+            rank: of this process.
+            world: number of processes.
+
+        Raises:
+            UserError: if the pool holds less than one global batch.
+        """
+        if not 0 <= rank < world or batch_size < 1:
+            raise UserError(f"expected batch_size >= 1 and 0 <= rank < world, got {batch_size}, {rank} and {world}")
+        self.batch_size, self.rank, self.world = batch_size, rank, world
+        self.seed, self.epoch, self.step = seed, 0, 0
+        self.pool = self._checked(pool)
+        self._order: tuple[int, Rows] | None = None  # epoch and its order, dropped when the pool changes
+
+    @property
+    def global_batch(self) -> int:
+        """Rows of all ranks per step."""
+        return self.batch_size * self.world
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full global batches of the pool."""
+        return len(self.pool) // self.global_batch
+
+    def rows(self) -> Rows:
+        """Rows of this rank's current batch: int64 [batch_size]; asking twice gives the same."""
+        if self._order is None or self._order[0] != self.epoch:
+            rng = np.random.default_rng([self.seed, self.epoch])
+            self._order = self.epoch, self.pool[block_shuffle(len(self.pool), rng)]
+        start = self.step * self.global_batch + self.rank * self.batch_size
+        return self._order[1][start : start + self.batch_size]
+
+    def advance(self) -> None:
+        """Go to the next batch, into the next epoch where this one has no full batch left."""
+        self.step += 1
+        if self.step >= self.steps_per_epoch:
+            self.epoch, self.step = self.epoch + 1, 0
+
+    def replace_pool(self, pool: Rows) -> bool:
+        """Draw from `pool` from now on, in a new epoch; the same pool changes nothing.
+
+        Returns:
+            Whether the pool changed.
+        """
+        pool = self._checked(pool)
+        if np.array_equal(pool, self.pool):
+            return False
+        self.pool, self._order = pool, None
+        self.epoch, self.step = self.epoch + 1, 0
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Three integers and the pool."""
+        return {"seed": self.seed, "epoch": self.epoch, "step": self.step, "pool": torch.from_numpy(self.pool)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.seed, self.epoch, self.step = int(state["seed"]), int(state["epoch"]), int(state["step"])
+        self.pool, self._order = self._checked(state["pool"].numpy()), None
+
+    def _checked(self, pool: Rows) -> Rows:
+        rows = np.unique(np.asarray(pool, dtype=np.int64))
+        if len(rows) != len(pool):
+            raise UserError(f"expected each row once in the pool, got {len(pool) - len(rows)} repeated: remove them")
+        if len(rows) < self.global_batch:
+            raise UserError(
+                f"expected at least one batch of {self.global_batch} tiles, got {len(rows)}: choose a batch_size of at"
+                f" most {len(rows) // self.world}, or more data"
+            )
+        return rows

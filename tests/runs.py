@@ -1,0 +1,178 @@
+"""A tiny pretraining run on tiles in memory; as a script, the process that tests kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from eo_ssl.curation import DynamicConfig, DynamicSchedule, Hierarchical, Readiness
+from eo_ssl.manifest import fingerprint
+from eo_ssl.models import VitConfig
+from eo_ssl.objectives import IJepa, Mae, Objective, SimClr
+from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.pretraining import (
+    Augmentation,
+    AugmentConfig,
+    FitConfig,
+    OptimizerConfig,
+    Pretraining,
+    TileLoader,
+    TileSampler,
+    TileSource,
+    fit,
+)
+from eo_ssl.sensors import Quantity
+
+ARCHITECTURE = VitConfig(img_size=16, in_chans=3, patch_size=4, depth=1)
+OBJECTIVES = {"mae": Mae, "ijepa": IJepa, "simclr": SimClr}
+TILES, BATCH, STEPS = 96, 8, 60
+
+
+@dataclass(frozen=True)
+class FakeStream:
+    bands: tuple[str, ...] = ("B02", "B03", "B04")
+    gsd_m: float = 10.0
+    size_px: int = 16
+    sensor: str = "sentinel2_l2a"
+    quantity: Quantity = Quantity.BOA_REFLECTANCE
+    name: str = "fake"
+
+
+@dataclass
+class FakeReader:
+    """Reflectances that say which tile and band they are of, with a hole of missing pixels in every fifth tile."""
+
+    n: int = TILES
+    stream: FakeStream = field(default_factory=FakeStream)
+    base: int = 0
+    reads: list[np.ndarray] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def tile(self, row: int) -> np.ndarray:
+        rng = np.random.default_rng([self.base, row])
+        kind = (self.base + row) % 4
+        y, x = np.mgrid[0:1:16j, 0:1:16j]
+        pattern = [x, y, 1 - x, 1 - y][kind]
+        codes = np.array([int(band[1:3]) for band in self.stream.bands])[:, None, None]
+        image = 0.1 + 0.01 * codes + 0.05 * pattern + 0.005 * rng.normal(size=(len(codes), 16, 16))
+        if row % 5 == 0:
+            image[:, 2:5, 3:9] = np.nan
+        return image.astype(np.float32)
+
+    def read(self, rows: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
+        assert rows.dtype == np.int64 and rows.min() >= 0 and rows.max() < self.n
+        self.reads.append(rows.copy())
+        got = np.stack([self.tile(int(row)) for row in rows])
+        if out is None:
+            return got
+        np.copyto(out, got)
+        return out
+
+
+def preprocessing(stream: FakeStream = FakeStream()) -> Preprocessing:
+    class Stats:
+        mean, std = np.array([0.15, 0.16, 0.17]), np.array([0.03, 0.03, 0.03])
+
+    return Preprocessing.from_stats(stream, Stats())
+
+
+def make_loader(
+    *, steps: int = STEPS, seed: int = 3, ahead: bool = True, reader: FakeReader | None = None
+) -> TileLoader:
+    source = TileSource([reader or FakeReader()])
+    sampler = TileSampler(np.arange(len(source)), batch_size=BATCH, seed=seed)
+    return TileLoader(source, preprocessing(), sampler, steps=steps, ahead=ahead)
+
+
+def schedule(keep: float) -> DynamicSchedule:
+    method = Hierarchical(levels=(4,), n_resample=1)
+    config = DynamicConfig(warmup=100, interval=160, keep=keep, method=method, readiness=Readiness(threshold=0.0))
+    return DynamicSchedule(config)
+
+
+def run(
+    folder: Path,
+    *,
+    name: str = "mae",
+    keep: float | None = None,
+    every: int = 7,
+    ahead: bool = True,
+    spoil: int | None = None,
+) -> tuple[Objective, TileLoader]:
+    """Train, or continue in, `folder`; `spoil` breaks the run at that step."""
+    loader = make_loader(ahead=ahead)
+    objective = OBJECTIVES[name](ARCHITECTURE, seed=0)
+    if spoil is not None:
+        objective.forward = Spoiled(objective.forward, spoil, loader)
+    module = Pretraining(
+        objective, lr=2e-3, steps=STEPS, optimizer=OptimizerConfig(warmup_steps=5, weight_decay_end=0.2)
+    )
+    views = Augmentation(
+        AugmentConfig(crop=(0.5, 1.0), gain=0.1, noise=0.05), loader.preprocessing, views=objective.views
+    )
+    fit(
+        module,
+        loader,
+        augmentation=views,
+        folder=folder,
+        config=FitConfig(log_every=4, monitor_every=15, monitor_tiles=32, checkpoint_every=every, precision="float32"),
+        schedule=None if keep is None else schedule(keep),
+    )
+    return objective, loader
+
+
+class Spoiled:
+    """A forward pass that fails once a step is reached."""
+
+    def __init__(self, forward, step, loader) -> None:
+        self.forward, self.step, self.loader = forward, step, loader
+
+    def __call__(self, batch):
+        if self.loader.step > self.step:
+            raise RuntimeError("spoiled on purpose")
+        return self.forward(batch)
+
+
+def weights(objective: Objective) -> str:
+    """Fingerprint of every weight, bit by bit."""
+    return fingerprint({key: value.numpy().tobytes().hex() for key, value in objective.state_dict().items()})
+
+
+def serve() -> None:
+    """Read one JSON list [folder, objective] a line, run it in a forked process of its own session, answer with its pid and exit status.
+
+    The libraries take seconds to import; forking afterwards gives every killed run a process of its own at once.
+    """
+    original = FakeReader.read
+
+    def slow(self, rows, *, out=None):
+        time.sleep(0.02)  # so that a kill has many moments to fall on
+        return original(self, rows, out=out)
+
+    FakeReader.read = slow  # type: ignore[method-assign]
+    for line in sys.stdin:
+        folder, name = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            status = 1
+            try:
+                trained, _ = run(Path(folder), name=name, keep=0.5)
+                (Path(folder) / "weights.json").write_text(json.dumps(weights(trained)))
+                status = 0
+            finally:
+                os._exit(status)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,311 @@
+"""Data, sampler, augmentation, schedules and monitors of pretraining."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from eo_ssl.errors import UserError
+from eo_ssl.objectives import Mae
+from eo_ssl.pretraining import (
+    Augmentation,
+    AugmentConfig,
+    OptimizerConfig,
+    Pretraining,
+    TileSampler,
+    TileSource,
+    feature_std,
+    rank_me,
+)
+from eo_ssl.pretraining.augmentation import random_crop, random_symmetry
+from eo_ssl.pretraining.loader import step_seed
+from eo_ssl.pretraining.module import lr_share, parameter_groups, weight_decay_at
+from eo_ssl.pretraining.sampler import block_shuffle
+from eo_ssl.sensors import Quantity
+from runs import BATCH, FakeReader, FakeStream, make_loader, preprocessing
+
+# ---------------------------------------------------------------- sampler
+
+
+@pytest.mark.parametrize(("n", "block", "buffer"), [(10, 4, 100), (1000, 16, 64), (1003, 16, 50), (1, 1, 1)])
+def test_block_shuffle_is_a_permutation_whose_buffers_touch_few_blocks(n, block, buffer):
+    order = block_shuffle(n, np.random.default_rng(0), block=block, buffer=buffer)
+    assert np.array_equal(np.sort(order), np.arange(n))
+    if n > buffer:
+        for start in range(0, n, buffer):
+            assert len(np.unique(order[start : start + buffer] // block)) <= math.ceil(buffer / block) + 2
+        assert not np.array_equal(order, np.arange(n))
+
+
+def test_a_pool_within_the_buffer_is_shuffled_uniformly():
+    rng = np.random.default_rng(0)
+    place = np.stack([np.argsort(block_shuffle(6, rng)) for _ in range(6000)])
+    counts = np.stack([np.bincount(place[:, i], minlength=6) for i in range(6)])
+    assert counts.min() > 850 and counts.max() < 1150  # 1000 expected, sigma 29
+
+
+def _sequence(sampler: TileSampler, steps: int) -> np.ndarray:
+    found = []
+    for _ in range(steps):
+        found.append(sampler.rows())
+        sampler.advance()
+    return np.stack(found)
+
+
+def test_an_epoch_holds_each_tile_once_and_the_next_one_in_another_order():
+    batches = _sequence(TileSampler(np.arange(0, 96, 2), batch_size=8, seed=1), 12)
+    first, second = batches[:6].ravel(), batches[6:].ravel()
+    assert np.array_equal(np.sort(first), np.arange(0, 96, 2)) and np.array_equal(np.sort(second), np.sort(first))
+    assert not np.array_equal(first, second)
+
+
+def test_ranks_share_each_global_batch_and_do_equally_many_steps():
+    pool = np.arange(50)
+    whole = _sequence(TileSampler(pool, batch_size=12, seed=1), 8)
+    parts = [_sequence(TileSampler(pool, batch_size=4, seed=1, rank=rank, world=3), 8) for rank in range(3)]
+    assert np.array_equal(np.concatenate(parts, axis=1), whole)
+
+
+def test_a_batch_depends_on_seed_epoch_and_step_alone():
+    sampler = TileSampler(np.arange(40), batch_size=8, seed=4)
+    wanted = _sequence(sampler, 17)
+    state = sampler.state_dict()
+    assert {key for key, value in state.items() if isinstance(value, int)} == {"seed", "epoch", "step"}
+    other = TileSampler(np.arange(8), batch_size=8, seed=0)
+    other.load_state_dict(state)
+    assert np.array_equal(_sequence(other, 9), _sequence(sampler, 9))
+    assert np.array_equal(_sequence(TileSampler(np.arange(40), batch_size=8, seed=4), 17), wanted)
+
+
+def test_replacing_the_pool_starts_an_epoch_and_the_same_pool_changes_nothing():
+    sampler, untouched = (TileSampler(np.arange(40), batch_size=8, seed=4) for _ in range(2))
+    _sequence(sampler, 3), _sequence(untouched, 3)
+    assert not sampler.replace_pool(np.arange(40)[::-1])
+    assert np.array_equal(_sequence(sampler, 4), _sequence(untouched, 4))
+    assert sampler.replace_pool(np.arange(10, 26))
+    assert (sampler.epoch, sampler.step) == (2, 0)
+    assert np.array_equal(np.sort(_sequence(sampler, 2).ravel()), np.arange(10, 26))
+
+
+def test_sampler_refusals():
+    with pytest.raises(UserError, match="at least one batch of 32 tiles, got 10: choose a batch_size of at most 10"):
+        TileSampler(np.arange(10), batch_size=32, seed=0)
+    with pytest.raises(UserError, match="each row once in the pool, got 1 repeated"):
+        TileSampler(np.array([1, 2, 2]), batch_size=1, seed=0)
+
+
+# ---------------------------------------------------------------- source and loader
+
+
+def test_streams_are_joined_by_row_and_bands_chosen_by_name():
+    wide = FakeStream(bands=("B08", "B04", "B02", "B03"), gsd_m=20.0, name="wide")
+    source = TileSource([FakeReader(30), FakeReader(20, stream=wide, base=1)], bands=["B04", "B02"])
+    assert (len(source), source.bands, source.gsd_m) == (50, ("B04", "B02"), (10.0, 20.0))
+    got = source.read(np.array([31, 2, 49, 30, 7])).clone()
+    for place, (reader, row, channels) in enumerate(
+        [(1, 1, [1, 2]), (0, 2, [2, 0]), (1, 19, [1, 2]), (1, 0, [1, 2]), (0, 7, [2, 0])]
+    ):
+        wanted = source.readers[reader].tile(row)[channels]
+        assert np.array_equal(got[place].numpy(), wanted, equal_nan=True)
+    # and the same memory is used again
+    assert source.read(np.arange(5)).data_ptr() == source.read(np.arange(5, 10)).data_ptr()
+
+
+def test_source_refusals():
+    small = FakeStream(size_px=32, name="small")
+    with pytest.raises(UserError, match="got none: name a corpus"):
+        TileSource([])
+    with pytest.raises(UserError, match="expected tiles in stream fake, got none"):
+        TileSource([FakeReader(0)])
+    with pytest.raises(UserError, match="got size_px 16 in fake and 32 in small"):
+        TileSource([FakeReader(), FakeReader(stream=small)])
+    other = FakeStream(quantity=Quantity.TOA_REFLECTANCE, name="other")
+    with pytest.raises(UserError, match="got quantity boa_reflectance in fake and toa_reflectance in other"):
+        TileSource([FakeReader(), FakeReader(stream=other)])
+    with pytest.raises(UserError, match="in stream fake, got none of B08"):
+        TileSource([FakeReader()], bands=["B02", "B08"])
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_loader_serves_the_samplers_rows_normalised(ahead):
+    loader = make_loader(steps=20, ahead=ahead)
+    wanted = _sequence(TileSampler(np.arange(96), batch_size=BATCH, seed=3), 20)
+    mean, std = (np.array(x)[:, None, None] for x in (loader.preprocessing.mean, loader.preprocessing.std))
+    for step, batch in enumerate(loader):
+        assert np.array_equal(batch["row"].numpy(), wanted[step])
+        assert batch["seed"] == step_seed(3, step)
+        for tile, valid, row in zip(batch["image"], batch["valid"], wanted[step], strict=True):
+            raw = loader.source.readers[0].tile(int(row))
+            assert np.array_equal(valid.numpy(), np.isfinite(raw))
+            np.testing.assert_allclose(tile.numpy(), np.nan_to_num((raw - mean) / std), atol=1e-5)
+    assert step == 19
+
+
+def test_a_batch_read_ahead_is_thrown_away_when_the_pool_changes():
+    def rows(ahead: bool) -> list[list[int]]:
+        loader = make_loader(steps=15, ahead=ahead)
+        found = []
+        for step, batch in enumerate(loader):
+            found.append(batch["row"].tolist())
+            if step == 6:
+                loader.sampler.replace_pool(np.arange(0, 96, 3))
+        return found
+
+    assert rows(ahead=True) == rows(ahead=False)
+    assert all(row % 3 == 0 for batch in rows(ahead=True)[7:] for row in batch)
+
+
+def test_a_loader_continues_where_its_state_was_taken():
+    whole = [batch["row"].tolist() for batch in make_loader(steps=20)]
+    loader = make_loader(steps=20)
+    for step, _ in enumerate(loader):
+        if step == 8:
+            state = loader.state_dict()
+            break
+    again = make_loader(steps=20, seed=99)
+    again.load_state_dict(state)
+    assert [batch["row"].tolist() for batch in again] == whole[9:]
+
+
+def test_step_seeds_differ_by_step_and_rank_and_fit_torch():
+    seeds = {step_seed(seed, step, rank=rank) for seed in range(3) for step in range(50) for rank in range(2)}
+    assert len(seeds) == 300 and max(seeds) < 2**63
+
+
+# ---------------------------------------------------------------- augmentation
+
+
+def _views(image: torch.Tensor, valid: torch.Tensor, config: AugmentConfig, *, views: int = 1, seed: int = 0):
+    batch = {"image": image, "valid": valid, "row": torch.arange(len(image)), "seed": seed}
+    return Augmentation(config, preprocessing(), views=views)(batch)
+
+
+def test_symmetries_move_pixels_and_validity_together_and_all_eight_occur():
+    image = torch.arange(16.0).view(1, 1, 4, 4).repeat(400, 1, 1, 1)
+    got, valid = random_symmetry(image, image > 5, rng=torch.Generator().manual_seed(0))
+    square = image[0, 0]
+    known = {tuple(torch.rot90(s, k, (0, 1)).flatten().tolist()) for s in (square, square.T) for k in range(4)}
+    counts = {}
+    for tile in got:
+        key = tuple(tile.flatten().tolist())
+        counts[key] = counts.get(key, 0) + 1
+    assert set(counts) == known and min(counts.values()) > 25  # 50 expected each
+    assert torch.equal(valid, got > 5)
+
+
+def test_crop_of_a_ramp_is_the_ramp_of_the_window_and_nodata_does_not_bleed():
+    axis = (torch.arange(16.0) + 0.5) / 16
+    image = axis.view(1, 1, 1, 16).expand(64, 2, 16, 16).contiguous()
+    whole = torch.ones_like(image, dtype=torch.bool)
+    got, valid = random_crop(image, whole, scale=(0.3, 0.6), rng=torch.Generator().manual_seed(0))
+    inner = got[:, :, :, 2:-2]  # away from the border, where the edge pixel repeats
+    slope = inner[..., 1:] - inner[..., :-1]
+    assert valid.all() and (slope - slope.mean(-1, keepdim=True)).abs().max() < 1e-4  # linear stays linear
+    share = 16 * slope.mean((1, 2, 3))  # width of the window as a share of the tile
+    assert share.min() > math.sqrt(0.3 * 3 / 4) - 0.02 and share.max() <= 1.0
+    holes = whole.clone()
+    holes[:, :, 5:9, 5:9] = False
+    poisoned, known = random_crop(
+        torch.where(holes, image, torch.tensor(1e6)), holes, scale=(0.3, 0.6), rng=torch.Generator().manual_seed(0)
+    )
+    assert poisoned.abs().max() <= 1.0 and not known.all()
+    assert torch.equal(poisoned[~known], torch.zeros_like(poisoned[~known]))
+    # far from the hole nothing changed: same window, same pixels
+    far = torch.nn.functional.max_pool2d((~known).float(), 9, 1, 4) == 0
+    torch.testing.assert_close(poisoned[far], got[far], rtol=1e-4, atol=1e-5)
+
+
+def test_gain_is_a_gain_in_physical_units():
+    mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (preprocessing().mean, preprocessing().std))
+    physical = 0.1 + 0.2 * torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    gain = torch.tensor([0.5, 1.0, 1.3]).view(1, 3, 1, 1).expand(5, 3, 1, 1)
+    linear = Augmentation(AugmentConfig(), preprocessing())
+    torch.testing.assert_close(linear.apply_gain((physical - mean) / std, gain) * std + mean, gain * physical)
+    linear.is_db = True  # the same contract, read as dB
+    decibel = 10 * physical.log10()
+    got = linear.apply_gain((decibel - mean) / std, gain) * std + mean
+    torch.testing.assert_close(got, 10 * (gain * physical).log10(), rtol=1e-4, atol=1e-4)
+
+
+def test_augmentation_follows_the_batch_seed_and_keeps_invalid_pixels_at_zero():
+    image, valid = torch.randn(6, 3, 16, 16), torch.rand(6, 3, 16, 16) > 0.2
+    config = AugmentConfig(crop=(0.4, 0.9), gain=0.2, noise=0.3)
+    first, again, other = (_views(image, valid, config, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first["image"], again["image"]) and not torch.equal(first["image"], other["image"])
+    assert torch.equal(first["image"][~first["valid"]], torch.zeros(int((~first["valid"]).sum())))
+    plain = _views(image, torch.ones_like(valid), AugmentConfig(crop=None, flips=False))
+    assert torch.equal(plain["image"], image)
+    pair = _views(image, valid, config, views=2)["views"]
+    assert len(pair) == 2 and not torch.equal(pair[0]["image"], pair[1]["image"])
+    assert torch.equal(pair[0]["row"], pair[1]["row"])
+
+
+def test_augmentation_refusals():
+    with pytest.raises(UserError, match=r"crop must be an increasing pair within 0 and 1, got \(0.9, 0.2\)"):
+        AugmentConfig(crop=(0.9, 0.2))
+    with pytest.raises(UserError, match="gain must lie in"):
+        AugmentConfig(gain=1.5)
+
+
+# ---------------------------------------------------------------- schedules
+
+
+def test_learning_rate_warms_up_and_falls_along_a_cosine_in_steps():
+    config = OptimizerConfig(warmup_steps=10, lr_start=0.1, lr_end=0.01)
+    shares = [lr_share(step, total=110, config=config) for step in range(111)]
+    np.testing.assert_allclose(shares[:10], 0.1 + 0.9 * np.arange(1, 11) / 10)
+    np.testing.assert_allclose(shares[10:], 0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * np.arange(101) / 100)))
+
+
+def test_weight_decay_follows_its_cosine():
+    config = OptimizerConfig(weight_decay=0.04, weight_decay_end=0.4)
+    assert weight_decay_at(0, total=100, config=config) == pytest.approx(0.04)
+    assert weight_decay_at(50, total=100, config=config) == pytest.approx(0.22)
+    assert weight_decay_at(100, total=100, config=config) == pytest.approx(0.4)
+    assert weight_decay_at(70, total=100, config=OptimizerConfig(weight_decay=0.05)) == 0.05
+
+
+def test_biases_norms_and_tokens_do_not_decay():
+    from runs import ARCHITECTURE
+
+    objective = Mae(ARCHITECTURE)
+    decayed, free = (group["params"] for group in parameter_groups(objective, weight_decay=0.1))
+    names = {id(parameter): name for name, parameter in objective.named_parameters()}
+    assert {names[id(p)] for p in free} == {
+        name
+        for name, p in objective.named_parameters()
+        if p.requires_grad and (name.endswith(("bias", "_token")) or "norm" in name)
+    }
+    assert {names[id(p)] for p in decayed} >= {"encoder.patch_embed.proj.weight", "encoder.blocks.0.attn.qkv.weight"}
+    assert len(decayed) + len(free) == sum(p.requires_grad for p in objective.parameters())
+
+
+def test_module_refusals():
+    from runs import ARCHITECTURE
+
+    with pytest.raises(UserError, match=r"more steps than warm-up, got lr 0.1, 10 steps and 20 of warm-up"):
+        Pretraining(Mae(ARCHITECTURE), lr=0.1, steps=10, optimizer=OptimizerConfig(warmup_steps=20))
+    with pytest.raises(UserError, match="shares of the peak"):
+        OptimizerConfig(lr_end=2)
+
+
+# ---------------------------------------------------------------- monitors
+
+
+def test_rank_me_counts_directions_of_planted_spectra(rng):
+    left, _ = np.linalg.qr(rng.normal(size=(200, 16)))
+    right, _ = np.linalg.qr(rng.normal(size=(16, 16)))
+    for rank in (1, 4, 16):
+        features = (left[:, :rank] * 3.0 @ right[:rank]).astype(np.float32)
+        assert rank_me(features) == pytest.approx(rank, rel=1e-3)
+    share = np.array([0.5, 0.25, 0.25])
+    features = (left[:, :3] * share @ right[:3]).astype(np.float32)
+    assert rank_me(features) == pytest.approx(math.exp(-(share * np.log(share)).sum()), rel=1e-3)
+
+
+def test_feature_std_is_zero_for_one_point_and_one_for_noise(rng):
+    assert feature_std(np.ones((50, 8), np.float32)) == pytest.approx(0, abs=1e-9)
+    assert feature_std(rng.normal(size=(4000, 64)).astype(np.float32)) == pytest.approx(1, abs=0.02)

@@ -1,0 +1,150 @@
+"""A whole run: it learns, prunes, logs, and ends with the same bits however often it was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from eo_ssl.curation import CurationReport
+from eo_ssl.errors import UserError
+from eo_ssl.pretraining.checkpoints import latest_checkpoint
+from eo_ssl.pretraining.fit import _precision
+from runs import BATCH, STEPS, TILES, run, schedule, weights
+
+
+def _log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def _untimed(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "images_per_s"} for row in rows]
+
+
+@pytest.mark.parametrize("name", ["mae", "ijepa", "simclr"])
+def test_a_broken_run_continues_to_the_same_bits(name, tmp_path):
+    wanted, _ = run(tmp_path / "whole", name=name)
+    with pytest.raises(RuntimeError, match="spoiled on purpose"):
+        run(tmp_path / "broken", name=name, spoil=37)
+    assert latest_checkpoint(tmp_path / "broken" / "checkpoints").name == "step_000000035.ckpt"
+    got, _ = run(tmp_path / "broken", name=name)
+    assert weights(got) == weights(wanted)
+    rows = _log(tmp_path / "broken")
+    assert _untimed(rows) == _untimed(_log(tmp_path / "whole"))
+    assert [row["step"] for row in rows] == sorted({*range(4, STEPS + 1, 4), *range(15, STEPS + 1, 15)})
+    assert all(row["presentations"] == row["step"] * BATCH for row in rows)
+    if name != "simclr":  # up to symmetry the tiles are of one kind, which no contrast can tell apart
+        assert rows[-1]["loss"] < rows[0]["loss"]
+    assert {row["step"] for row in rows if "rankme" in row} == {15, 30, 45, 60}
+
+
+def test_reading_ahead_changes_no_bit(tmp_path):
+    first, _ = run(tmp_path / "ahead", ahead=True, keep=0.5)
+    second, _ = run(tmp_path / "plain", ahead=False, keep=0.5)
+    assert weights(first) == weights(second)
+
+
+def test_keeping_everything_is_byte_identical_to_no_pruning(tmp_path):
+    plain, _ = run(tmp_path / "plain", name="ijepa")
+    pruned, loader = run(tmp_path / "pruned", name="ijepa", keep=1.0)
+    assert weights(pruned) == weights(plain)
+    assert len(loader.sampler.pool) == TILES
+    events = json.loads((tmp_path / "pruned" / "pruning" / "events.json").read_text())
+    assert [event["n_kept"] for event in events] == [TILES] * 3  # held, and harmless
+
+
+def test_pruning_events_change_the_pool_come_from_the_full_set_and_survive_a_resume(tmp_path):
+    whole, loader = run(tmp_path / "whole", name="ijepa", keep=0.5)
+    with pytest.raises(RuntimeError, match="spoiled"):
+        run(tmp_path / "broken", name="ijepa", keep=0.5, spoil=41)
+    resumed, other = run(tmp_path / "broken", name="ijepa", keep=0.5)
+    assert weights(resumed) == weights(whole)
+    assert np.array_equal(loader.sampler.pool, other.sampler.pool) and len(other.sampler.pool) == TILES // 2
+    plain, _ = run(tmp_path / "plain", name="ijepa")
+    assert weights(plain) != weights(whole)
+    events = [
+        CurationReport.from_json(e) for e in json.loads((tmp_path / "broken" / "pruning" / "events.json").read_text())
+    ]
+    # due after 100, 260 and 420 presentations of 8 at a time
+    assert [(e.event, e.presentations, e.n_rows, e.n_kept) for e in events] == [
+        (1, 104, TILES, TILES // 2),
+        (2, 264, TILES, TILES // 2),
+        (3, 424, TILES, TILES // 2),
+    ]
+    for number in (1, 2, 3):
+        name = f"event_{number:04d}.parquet"
+        table = pq.read_table(tmp_path / "broken" / "pruning" / name)
+        assert table.equals(pq.read_table(tmp_path / "whole" / "pruning" / name))
+        assert table["row"].to_pylist() == list(range(TILES)) and sum(table["kept"].to_pylist()) == TILES // 2
+    last = pq.read_table(tmp_path / "whole" / "pruning" / "event_0003.parquet")
+    assert np.array_equal(last["row"].to_numpy()[last["kept"].to_numpy()], loader.sampler.pool)
+    pools = {row["step"]: row["pool"] for row in _log(tmp_path / "whole")}
+    assert pools[12] == TILES and pools[16] == TILES // 2
+
+
+def test_checkpoints_are_plain_values_and_half_written_ones_are_ignored(tmp_path):
+    run(tmp_path, keep=0.5)
+    folder = tmp_path / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step_000000049.ckpt", "step_000000056.ckpt"]
+    (folder / ".step_000000063.ckpt.tmp").write_bytes(b"half")
+    newest = latest_checkpoint(folder)
+    assert newest.name == "step_000000056.ckpt"
+    state = torch.load(newest, weights_only=True)
+    assert state["global_step"] == 56
+    fresh = schedule(0.5)
+    fresh.load_state_dict(state["callbacks"]["DynamicPruning"]["schedule"])
+    assert fresh.event == 3
+
+
+def test_bfloat16_is_refused_without_hardware():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert _precision("auto") == "32-true"
+    with pytest.raises(UserError, match="expected a GPU with bfloat16"):
+        _precision("bfloat16")
+
+
+def test_killed_at_three_random_moments_it_ends_with_the_same_weights(tmp_path):
+    wanted, _ = run(tmp_path / "whole", name="ijepa", keep=0.5)
+    moments = random.Random(time.time_ns())  # other moments each time: the claim is about all of them
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    command = [sys.executable, str(Path(__file__).with_name("runs.py"))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+
+        def start() -> int:
+            server.stdin.write(json.dumps([str(folder), "ijepa"]) + "\n")
+            server.stdin.flush()
+            return int(server.stdout.readline())
+
+        for attempt in range(3):
+            threshold, delay = moments.randint(1 + 18 * attempt, 14 + 18 * attempt), moments.random() * 0.1
+            process = start()
+            while not (folder / "log.jsonl").exists() or _steps(folder) < threshold:
+                time.sleep(0.002)
+            time.sleep(delay)
+            os.kill(process, signal.SIGKILL)
+            assert int(server.stdout.readline()) == -signal.SIGKILL, f"not killed: threshold {threshold}, delay {delay}"
+            assert not (folder / "weights.json").exists()
+        start()
+        assert int(server.stdout.readline()) == 0
+        server.stdin.close()
+    assert json.loads((folder / "weights.json").read_text()) == weights(wanted)
+    assert _untimed(_log(folder)) == _untimed(_log(tmp_path / "whole"))
+
+
+def _steps(folder: Path) -> int:
+    lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]
+    return whole[-1]["step"] if whole else 0
