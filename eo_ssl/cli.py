@@ -11,7 +11,7 @@ from argparse import ArgumentError, Namespace
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from eo_ssl import __version__
 from eo_ssl.errors import UserError, nearest
@@ -108,12 +108,28 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
     positional = command in _POSITIONAL
     parser.add_function_arguments(workflow, as_positional=positional, fail_untyped=True)
     try:
-        options = parser.parse_args(list(arguments))
+        options = parser.parse_args(_spell(arguments, workflow))
     except ArgumentError as error:
         raise UserError(_sentence(parser, str(error))) from error
     ready = parser.instantiate(options)
     values = {key: value for key, value in vars(ready).items() if key not in ("config", "__default_config__")}
     return options, lambda: workflow(**values)
+
+
+def _spell(arguments: Sequence[str], workflow: Callable[..., Any]) -> list[str]:
+    """Accept ``--dry-run`` for ``--dry_run true``: dashes in option names, and switches without a value."""
+    hints = get_type_hints(workflow)
+    spelled = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        if not argument.startswith("--"):
+            spelled.append(argument)
+            continue
+        name, equals, value = argument.partition("=")
+        name = "--" + name[2:].replace("-", "_")
+        if hints.get(name[2:]) is bool and not equals and following.lower() not in ("true", "false"):
+            equals, value = "=", "true"
+        spelled.append(name + equals + value)
+    return spelled
 
 
 def _sentence(parser: Any, message: str) -> str:

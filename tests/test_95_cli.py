@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eo_ssl.cli import find_config, main
+from eo_ssl.cli import _spell, find_config, main
 from eo_ssl.errors import UserError
 
 
@@ -56,3 +56,10 @@ def test_inspect_shows_a_card(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "s2_29rkh_l2a", "--format", "json"]) == 0
     assert '"sentinel2_l2a"' in capsys.readouterr().out
     assert "did you mean 's2_29rkh_l2a'" in refused(capsys, "inspect", "s2_29rkh_l2")
+
+
+def test_dashes_and_switches_are_understood() -> None:
+    def workflow(out_folder: Path, dry_run: bool = False, seed: int = 0) -> None: ...
+
+    spelled = _spell(["--out-folder", "a-b", "--dry-run", "--seed=3", "--dry_run", "false"], workflow)
+    assert spelled == ["--out_folder", "a-b", "--dry_run=true", "--seed=3", "--dry_run", "false"]

@@ -16,7 +16,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, canonical_json, replace
 from eo_ssl.synthetic import make_archive
 
-_CODE = "import sys; from eo_ssl.cli import main; sys.exit(main(sys.argv[1:]))"
+_CODE = "import sys; from eo_ssl.cli import main; sys.argv[0] = 'eo-ssl'; sys.exit(main(sys.argv[1:]))"
 
 
 def main(
@@ -52,7 +52,7 @@ def main(
             continue
         console.rule(f"[bold]{number}/{len(resolved)} {command}[/bold] {Path(str(options.get('out', ''))).name}")
         rows.append(_stage(command, options, out / "logs" / f"{number:02d}-{command}.yaml"))
-    replace(out / "stages.json", canonical_json(rows).encode())
+        replace(out / "stages.json", canonical_json(rows).encode())  # the report, a later stage, reads what came before it
     _print(console, rows, started)
     report = next((row for row in reversed(rows) if row["command"] == "report"), None)
     if report:

@@ -23,7 +23,7 @@ from eo_ssl.sensors import FLOOR_DB, Quantity, sensor
 FloatArray = npt.NDArray[np.float32]
 SIDE_PX = 128  # larger tiles are halved until they fit: a gallery is an overview, not an archive
 QUALITY = 80  # of WebP: about 2-4 kB for a 64-px tile
-TCI_WHITE = 0.36  # reflectance; ESA's true-colour images saturate at 0.3558 (Sentinel-2 Products Specification, TCI), so clouds do not darken land
+TCI_WHITE = 0.36  # reflectance at white where clouds would otherwise darken the land: our choice
 COLOUR_EXPONENT = (
     0.7  # screens show level^2.2; without it vegetation (reflectance 0.03-0.08) and radar clutter are black
 )

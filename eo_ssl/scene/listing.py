@@ -60,8 +60,10 @@ def products(card: Card, root: Path, *, accept_unknown_offset: Literal["refuse",
     known = [product for product in found if product.facts.offset is not None]
     unknown = [product for product in found if product.facts.offset is None]
     if unknown and accept_unknown_offset == "refuse":
+        first = unknown[0].parts[0][1]
+        key = first.parent.name if card.reader == "band_folder" else first.name
         raise UserError(
-            f"expected a radiometric offset of {unknown[0].parts[0][1].name} in offset_by_file of card {card.name}, got none "
+            f"expected a radiometric offset of {key} in offset_by_file of card {card.name}, got none "
             f"({len(unknown)} of {len(found)} products); list it, or leave such products out with --accept-unknown-offset drop"
         )
     dropped += [(product.product_id, "radiometric offset unknown: not in offset_by_file") for product in unknown]

@@ -1,0 +1,72 @@
+"""Where tasks run: the same Dask graph on threads, processes, one thread, or a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dask
+import dask.callbacks
+
+from eo_ssl.errors import UserError
+
+_dask: Any = dask  # not typed
+LOCAL = ("threads", "processes", "synchronous")
+
+
+def check_client(client: str) -> None:
+    """Refuse a scheduler that is neither local nor an address.
+
+    Raises:
+        UserError: naming the choices.
+    """
+    if client not in LOCAL and "://" not in client:
+        raise UserError(
+            f"expected dask to be {', '.join(LOCAL)} or an address such as tcp://scheduler:8786, got {client!r}; choose one"
+        )
+
+
+def task(function: Callable[..., Any]) -> Any:
+    """Return ``function`` as a maker of tasks: called with arguments (also other tasks) it returns a task, not a result."""
+    return _dask.delayed(function, pure=False)
+
+
+def compute(tasks: Sequence[Any], *, client: str, done: Callable[[], None] | None = None) -> list[Any]:
+    """Return the results of delayed ``tasks`` in order.
+
+    Args:
+        tasks: made with :func:`task`, that return small values.
+        client: ``threads``, ``processes``, ``synchronous`` or the address of a scheduler.
+        done: called after each finished task of the graph (of ``tasks`` themselves on a cluster).
+
+    Raises:
+        UserError: the scheduler is unknown or does not answer.
+    """
+    check_client(client)
+    if not tasks:
+        return []
+    if "://" in client:
+        return _on_cluster(tasks, client, done)
+    callback = _dask.callbacks.Callback(posttask=lambda *_: done() if done else None)
+    workers = {} if client == "synchronous" else {"num_workers": len(os.sched_getaffinity(0))}
+    with callback:
+        return list(_dask.compute(*tasks, scheduler=client, **workers))
+
+
+def _on_cluster(tasks: Sequence[Any], address: str, done: Callable[[], None] | None) -> list[Any]:
+    import distributed  # seconds to import, and only clusters need it
+
+    library: Any = distributed
+    try:
+        client = library.Client(address, timeout="20s", set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"expected a Dask scheduler at {address}, got {type(error).__name__}; start one or use --dask threads"
+        ) from error
+    with client:
+        futures = client.compute(list(tasks))
+        for _ in library.as_completed(futures, loop=client.loop):
+            if done:
+                done()
+        return list(client.gather(futures))

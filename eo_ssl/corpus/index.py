@@ -1,0 +1,117 @@
+"""The table beside the pixels: one row per tile, Parquet that geopandas and DuckDB open as it is (GeoParquet 1.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eo_ssl.manifest import explain_os_error
+
+_FLOAT32_QUALITY = ("valid_fraction", "cloud_fraction", "shadow_fraction", "snow_fraction", "saturated_fraction")
+_GEO = {
+    "version": "1.1.0",
+    "primary_column": "geometry",
+    "columns": {
+        "geometry": {"encoding": "WKB", "geometry_types": ["Polygon", "MultiPolygon"], "edges": "planar"}
+    },  # no crs: OGC:CRS84
+}
+SCHEMA = pa.schema(
+    [
+        pa.field("tile_id", pa.binary(16), nullable=False),
+        *(pa.field(name, pa.string(), nullable=False) for name in ("product_id", "stream")),
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("row_off", "col_off", "height", "width", "epsg")),
+        pa.field("location_id", pa.string(), nullable=False),
+        *(pa.field(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")),
+        pa.field("geometry", pa.binary()),
+        pa.field("datetime", pa.string(), nullable=False),
+        pa.field("month", pa.int8(), nullable=False),
+        *(pa.field(name, pa.string(), nullable=False) for name in ("orbit", "processing_baseline", "sensor")),
+        pa.field("gsd_m", pa.float64(), nullable=False),
+        *(pa.field(name, pa.float32()) for name in _FLOAT32_QUALITY),
+        pa.field("label", pa.int16(), nullable=False),
+        pa.field("label_name", pa.string(), nullable=False),
+        pa.field("label_fraction", pa.float32(), nullable=False),
+        *(
+            pa.field(name, pa.string(), nullable=False)
+            for name in ("split", "benchmark_split", "licence", "attribution", "source", "source_sha256")
+        ),
+        *(pa.field(name, pa.int32()) for name in ("source_width_px", "source_height_px")),
+        pa.field("pixels_sha256", pa.binary(32), nullable=False),
+    ],
+    metadata={b"geo": json.dumps(_GEO).encode()},
+)
+QUALITY_COLUMNS = (*_FLOAT32_QUALITY, "label", "label_fraction")
+
+
+def table(rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """Return the index table of ``rows`` (column name -> value)."""
+    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+
+
+def write(path: Path, parts: Sequence[pa.Table]) -> None:
+    """Write ``parts`` one after the other as one Parquet file.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        with pq.ParquetWriter(path, SCHEMA, compression="zstd", write_statistics=True) as writer:
+            for part in parts:
+                if part.num_rows:
+                    writer.write_table(part)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+
+
+def row_digests(rows: pa.Table) -> np.ndarray[Any, Any]:
+    """Return what a corpus fingerprint hashes of each row: uint8 [n, 48], the tile id and a digest of pixels and quality as written.
+
+    Args:
+        rows: table with ``tile_id``, ``pixels_sha256`` and the quality columns.
+    """
+    quality = []
+    for name in QUALITY_COLUMNS:
+        column = rows[name].combine_chunks()
+        numbers = column.fill_null(0).to_numpy(zero_copy_only=False)
+        known = column.is_valid().to_numpy(zero_copy_only=False).astype(np.uint8)
+        little = numbers.astype(numbers.dtype.newbyteorder("<"))
+        quality += [np.ascontiguousarray(little).view(np.uint8).reshape(len(rows), -1), known[:, None]]
+    pixels = np.frombuffer(b"".join(rows["pixels_sha256"].to_pylist()), dtype=np.uint8).reshape(-1, 32)
+    content = np.concatenate([pixels, *quality], axis=1)
+    ids = np.frombuffer(b"".join(rows["tile_id"].to_pylist()), dtype=np.uint8).reshape(-1, 16)
+    digests = b"".join(hashlib.sha256(row.tobytes()).digest() for row in content)
+    return np.concatenate([ids, np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)], axis=1)
+
+
+def fingerprint(files: Sequence[Path], *, rows: int, batch: int = 2_000_000) -> str:
+    """Return the fingerprint of a corpus: sha256 over its tiles sorted by id, each with pixels and quality as written.
+
+    Order of files and rows, compression and file layout do not matter; one changed id, pixel or quality value does. Tiles are
+    sorted by ranges of the first byte of their id, so memory stays below about ``batch`` rows however large the corpus.
+    """
+    columns = ["tile_id", "pixels_sha256", *QUALITY_COLUMNS]
+    ranges = np.linspace(0, 256, min(max(rows // batch, 0) + 1, 256) + 1).astype(int)
+    total = hashlib.sha256()
+    for first, last in itertools.pairwise(ranges):
+        found = []
+        for path in files:
+            part = pq.read_table(path, columns=columns, partitioning=None)
+            if part.num_rows == 0:
+                continue
+            lead = np.frombuffer(b"".join(part["tile_id"].to_pylist()), dtype=np.uint8)[::16]
+            inside = np.flatnonzero((lead >= first) & (lead < last))
+            if len(inside):
+                found.append(row_digests(part.take(inside)))
+        if found:
+            digests = np.concatenate(found)
+            order = np.lexsort(digests.T[::-1])
+            total.update(digests[order].tobytes())
+    return total.hexdigest()

@@ -1,0 +1,184 @@
+"""Writing tiles: one Zarr v3 array per stream and fragment, a chunk per tile, many tiles per shard file.
+
+zarr-python writes; anything that knows Zarr v3 reads. Tasks that cut parts of one product write whole shards of their own; what is
+left over waits beside them and is packed at the end, so that row i of the index is chunk i of the array without gaps.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BloscCodec
+
+from eo_ssl.corpus.config import Codec
+from eo_ssl.corpus.streams import Encoding, Stream
+from eo_ssl.manifest import explain_os_error, fault
+
+MAX_TILES = 256  # per shard
+MAX_BYTES = 64_000_000  # per shard, uncompressed: what one task holds
+_BLOSC: dict[str, tuple[Literal["lz4", "zstd"], int]] = {"lz4": ("lz4", 5), "zstd": ("zstd", 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the tiles of a stream lie in an array."""
+
+    stream: Stream
+    encoding: Encoding
+    codec: Codec
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of a stored tile: channels (bands, and a mask for chips), height, width."""
+        return (len(self.stream.bands) + self.encoding.extra_channels, self.stream.size_px, self.stream.size_px)
+
+    @property
+    def tiles_per_shard(self) -> int:
+        """How many tiles share a file."""
+        return tiles_per_shard(self.shape, np.dtype(self.encoding.dtype).itemsize)
+
+    def create(self, path: Path, tiles: int) -> zarr.Array[Any]:
+        """Create an empty array for ``tiles`` tiles."""
+        itemsize = np.dtype(self.encoding.dtype).itemsize
+        compressor = None
+        if self.codec in _BLOSC:
+            name, level = _BLOSC[self.codec]
+            compressor = BloscCodec(cname=name, clevel=level, shuffle="shuffle", typesize=itemsize)
+        return zarr.create_array(
+            store=path,
+            shape=(tiles, *self.shape),
+            chunks=(1, *self.shape),
+            shards=(self.tiles_per_shard, *self.shape),
+            dtype=self.encoding.dtype,
+            compressors=compressor,
+            filters=None,
+            fill_value=self.encoding.fill_value,
+            chunk_key_encoding={
+                "name": "default",
+                "separator": ".",
+            },  # one folder, so one fsync of names and fewer inodes
+            dimension_names=("tile", "band", "y", "x"),
+            attributes={
+                "stream": self.stream.to_json(),
+                "encoding": {**self.encoding.to_json(), "physical": "(stored + offset) * scale"},
+                "channels": [*self.stream.bands, *(["valid"] * self.encoding.extra_channels)],
+            },
+            config={"write_empty_chunks": True},
+        )
+
+
+def tiles_per_shard(shape: tuple[int, int, int], itemsize: int) -> int:
+    """Return how many tiles of ``shape`` share a shard: up to 256 tiles and 64 MB."""
+    return max(1, min(MAX_TILES, MAX_BYTES // (int(np.prod(shape)) * itemsize)))
+
+
+class PartWriter:
+    """Collects the tiles of one task and writes a shard whenever one is full; memory: one shard."""
+
+    def __init__(self, folder: Path, layout: Layout, *, planned: int) -> None:
+        self._folder, self._layout = folder, layout
+        self._size = layout.tiles_per_shard
+        self._buffer: npt.NDArray[Any] = np.empty(
+            (min(self._size, max(planned, 1)), *layout.shape), dtype=layout.encoding.dtype
+        )
+        self._held = 0
+        self._planned = planned
+        self._array: zarr.Array[Any] | None = None
+        self.shards = 0
+
+    def slot(self) -> npt.NDArray[Any]:
+        """Return where to put the next tile; it counts only after :meth:`keep`."""
+        slot: npt.NDArray[Any] = self._buffer[self._held]
+        return slot
+
+    def keep(self) -> npt.NDArray[Any] | None:
+        """Keep the tile in the slot; return a full shard's tiles once they are written (valid until the next call)."""
+        self._held += 1
+        if self._held < self._size:
+            return None
+        if self._array is None:
+            self._array = _guarded(
+                lambda: self._layout.create(self._folder / "part.zarr", -(-self._planned // self._size) * self._size),
+                self._folder,
+            )
+        first = self.shards * self._size
+        array = self._array
+        _guarded(lambda: array.__setitem__(slice(first, first + self._size), self._buffer), self._folder)
+        fault("inside-task")
+        self.shards += 1
+        self._held = 0
+        return self._buffer
+
+    def close(self) -> npt.NDArray[Any]:
+        """Put the tiles that fill no shard aside for :func:`pack` and return them."""
+        rest = self._buffer[: self._held]
+        _guarded(lambda: _save(self._folder / "rest.npy", rest), self._folder)
+        fault("inside-task")
+        return rest
+
+
+def pack(path: Path, layout: Layout, parts: Sequence[tuple[Path, int, int]]) -> None:
+    """Make one array at ``path`` out of parts (folder, shards, tiles left over): whole shards by renaming, then the rests together."""
+    size = layout.tiles_per_shard
+    whole = sum(shards for _, shards, _ in parts)
+    total = whole * size + sum(rest for *_, rest in parts)
+    array = _guarded(lambda: layout.create(path, total), path)
+    number = 0
+    for folder, shards, _ in parts:
+        for shard in range(shards):
+            shard_path(folder / "part.zarr", shard).rename(shard_path(path, number))
+            number += 1
+    first = whole * size
+    for tiles in _rebatch((folder / "rest.npy" for folder, *_ in parts), size):
+        batch, start = tiles, first
+        _guarded(lambda batch=batch, start=start: array.__setitem__(slice(start, start + len(batch)), batch), path)
+        first += len(batch)
+    for folder, *_ in parts:
+        shutil.rmtree(folder)
+
+
+def _save(path: Path, tiles: npt.NDArray[Any]) -> None:
+    """Write an npy file; ``np.save`` would report a full disk without saying that it is full."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(tiles))
+        file.write(tiles.reshape(-1).view(np.uint8).data)
+
+
+def shard_path(array: Path, number: int) -> Path:
+    """Return the file of shard ``number``."""
+    return array / f"c.{number}.0.0.0"
+
+
+def _rebatch(files: Iterator[Path], size: int) -> Iterator[npt.NDArray[Any]]:
+    """Yield the tiles of several npy files in order, ``size`` at a time, the last batch shorter."""
+    held: npt.NDArray[Any] | None = None
+    for path in files:
+        tiles = np.load(path, mmap_mode="r", allow_pickle=False)
+        while len(tiles):
+            room = size - (0 if held is None else len(held))
+            head, tiles = np.asarray(tiles[:room]), tiles[room:]
+            held = head if held is None else np.concatenate([held, head])
+            if len(held) == size:
+                yield held
+                held = None
+    if held is not None:
+        yield held
+
+
+def _guarded(action: Any, path: Path) -> Any:
+    """Run a write; a full disk or a forbidden path becomes one sentence."""
+    try:
+        return action()
+    except OSError as error:
+        raise WriteError(str(explain_os_error(error, path))) from error
+
+
+class WriteError(OSError):
+    """A write failed, which ends the ingest (a product that cannot be read is only put aside)."""

@@ -1,0 +1,104 @@
+"""k nearest neighbours: L2, uniform votes, ties to the lowest class (METHODS 4.1), exact and independent of the engine."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from eo_ssl.errors import UserError
+
+Labels = npt.NDArray[np.int64]
+Matrix = npt.NDArray[np.float32]
+Engine = Literal["faiss", "torch"]
+
+_SPARE = 8  # candidates beyond k that a float32 search proposes and float64 distances then rank
+_QUERIES = 1024  # per product of matrices (torch)
+_RANKED = 64  # queries ranked at once: their candidates' vectors stay in the cache
+
+
+def predict(train_x: Matrix, train_y: Labels, test_x: Matrix, *, k: int = 5, engine: Engine = "faiss", device: str = "cpu") -> Labels:
+    """Return the class of each test row, int64 [m]: most votes among its ``k`` nearest training rows, the lowest class when tied.
+
+    Args:
+        train_x: [n, D] float32.
+        train_y: [n] int64, classes >= 0.
+        test_x: [m, D] float32.
+        k: neighbours, at most n.
+        engine: what proposes candidates in float32; the answer is the same.
+        device: of the torch engine.
+
+    Raises:
+        UserError: k outside 1 ... n.
+    """
+    return vote(train_y[neighbours(train_x, test_x, k=k, engine=engine, device=device)])
+
+
+def vote(labels: Labels) -> Labels:
+    """Return the most frequent class per row of ``labels`` [m, k], the lowest when tied: int64 [m]."""
+    if not len(labels):
+        return np.empty(0, dtype=np.int64)
+    classes = int(labels.max()) + 1
+    flat = (np.arange(len(labels))[:, None] * classes + labels).ravel()
+    counts = np.bincount(flat, minlength=len(labels) * classes).reshape(len(labels), classes)
+    winner: Labels = counts.argmax(axis=1).astype(np.int64)
+    return winner
+
+
+def neighbours(train_x: Matrix, test_x: Matrix, *, k: int, engine: Engine = "faiss", device: str = "cpu") -> Labels:
+    """Return the rows of the ``k`` nearest training vectors of each test vector, nearest first, equal distances by row: int64 [m, k].
+
+    A float32 search (faiss IndexFlatL2, or a product in torch) proposes a few more than k; float64 distances rank them; a query whose
+    answer the rounding bound of float32 does not prove is searched again in float64.
+    """
+    if not 1 <= k <= len(train_x):
+        raise UserError(f"expected k within 1 ... {len(train_x)} training rows, got {k}; choose a smaller k")
+    train, test = (torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device) for x in (train_x, test_x))
+    centre = train.mean(dim=0)  # distances do not change, the rounding errors of the expanded square shrink
+    base, query = train - centre, test - centre
+    wide = min(k + _SPARE, len(base))
+    distance, candidates = (_by_faiss if engine == "faiss" else _by_torch)(base, query, wide)
+    candidates = candidates.sort(dim=1).values  # by row, so that the stable sort below breaks ties by row
+    exact = torch.cat([_exact(train, test[at : at + _RANKED], candidates[at : at + _RANKED]) for at in range(0, max(1, len(test)), _RANKED)])
+    ranked, order = exact.sort(dim=1, stable=True)
+    rows = candidates.gather(1, order[:, :k])
+    if wide < len(base):
+        # What was not proposed is at least as far as the last proposal, up to the rounding of a float32 product of D terms:
+        # |error| <= (D + 4) 2^-23 (|a| + |b|)^2 (Higham 2002, section 3.1, with a factor of 2 to spare).
+        longest = base.square().sum(dim=1).max().sqrt()
+        bound = (base.shape[1] + 4) * 2.0**-23 * (query.square().sum(dim=1).sqrt() + longest).square()
+        unproven = (ranked[:, k - 1] >= (distance - bound).double()).nonzero().squeeze(1).tolist()
+        everything = train.double() if unproven else train
+        for row in unproven:  # near-ties and repeated vectors only
+            rows[row] = (everything - test[row].double()).square().sum(dim=1).sort(stable=True).indices[:k]
+    found: Labels = rows.cpu().numpy()
+    return found
+
+
+def _exact(train: Tensor, test: Tensor, candidates: Tensor) -> Tensor:
+    """Squared distances of each query to its candidates, float64 [q, c]."""
+    difference = train[candidates].double().sub_(test[:, None].double())
+    return torch.einsum("qcd,qcd->qc", difference, difference)
+
+
+def _by_faiss(base: Tensor, query: Tensor, wide: int) -> tuple[Tensor, Tensor]:
+    """Distance of the last proposal [q] and the proposals [q, wide]."""
+    index: Any = faiss.IndexFlatL2(base.shape[1])
+    index.add(base.cpu().numpy())
+    distances, rows = index.search(query.cpu().numpy(), wide)
+    return torch.from_numpy(distances[:, -1]).to(base.device), torch.from_numpy(rows).to(base.device)
+
+
+def _by_torch(base: Tensor, query: Tensor, wide: int) -> tuple[Tensor, Tensor]:
+    """The same by products of matrices, on any device."""
+    norms = base.square().sum(dim=1)
+    last, rows = [], []
+    for part in torch.split(query, _QUERIES):
+        proposed = torch.addmm(norms[None], part, base.T, alpha=-2).topk(wide, dim=1, largest=False)  # |a - b|^2 - |a|^2
+        last.append(proposed.values[:, -1] + part.square().sum(dim=1))
+        rows.append(proposed.indices)
+    return torch.cat(last), torch.cat(rows)

@@ -1,0 +1,201 @@
+"""Tasks: labelled images with their division into training and test, the classes, the blocks and the rule in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from eo_ssl.corpus import Corpus
+from eo_ssl.errors import UserError, nearest
+from eo_ssl.evaluation.features import Matrix, Rows, Source, corpus_source, translated
+from eo_ssl.evaluation.intervals import Metric
+from eo_ssl.evaluation.splits import Division, Fold, Places, divide
+from eo_ssl.manifest import fingerprint
+
+HeldOut = Literal["unseen", "all"]
+CorpusStream = tuple[Corpus, str]
+COLUMNS = (
+    "product_id", "row_off", "col_off", "height", "width", "xmin", "ymin", "xmax", "ymax",
+    "label", "label_name", "split", "benchmark_split", "source", "source_width_px", "source_height_px",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Features that no encoder is needed for; what they reach is the floor of the task."""
+
+    name: str
+    x: Matrix
+    "[n, d] float32, in the order of the task's samples"
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Labelled images of one or several sources; positions run through the sources one after the other."""
+
+    name: str
+    sources: tuple[Source, ...]
+    "with the same bands, by name"
+    labels: Rows
+    "[n] class of each image"
+    class_names: tuple[str, ...]
+    blocks: Rows
+    "[n] images with equal numbers are resampled together"
+    folds: tuple[Fold, ...]
+    split: str
+    "rule of the split, in words"
+    metric: Metric
+    notes: tuple[str, ...] = ()
+    controls: tuple[Control, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that everything speaks of the same images."""
+        count = sum(len(source) for source in self.sources)
+        if not len(self.labels) == len(self.blocks) == count:
+            raise UserError(f"expected a label and a block for each of {count} images, got {len(self.labels)} and {len(self.blocks)}; check task {self.name}")
+        tested = self.tested
+        if not len(tested) or any(not len(fold.train) for fold in self.folds):
+            raise UserError(f"expected training and test samples in every fold of task {self.name}, got none in one ({self.split}); add labelled products")
+        if len(np.unique(tested)) < len(tested) or any(np.intersect1d(fold.train, fold.test).size for fold in self.folds):
+            raise UserError(f"expected each image of task {self.name} to be tested once and never by itself, got an overlap of the folds; check the task")
+
+    @property
+    def tested(self) -> Rows:
+        """Positions of all test items, fold after fold."""
+        return np.concatenate([fold.test for fold in self.folds])
+
+    @property
+    def fingerprint(self) -> str:
+        """Of images, labels, blocks and folds."""
+        folds = [[fold.train.tolist(), fold.test.tolist(), fold.validation.tolist()] for fold in self.folds]
+        return fingerprint([self.name, [source.fingerprint for source in self.sources], self.labels.tolist(), self.blocks.tolist(), folds, self.metric])
+
+
+def draw(task: Task, *, shots: int | None, draws: int, seed: int) -> list[list[Rows]]:
+    """Return the training positions of each draw and fold: ``shots`` per class without replacement, or all (then one draw).
+
+    A class with fewer samples gives what it has.
+    """
+    if shots is None:
+        return [[fold.train for fold in task.folds]]
+    if shots < 1 or draws < 1:
+        raise UserError(f"expected at least one shot and one draw, got {shots} and {draws}; give positive numbers")
+    chosen = []
+    for number in range(draws):
+        of_folds = []
+        for index, fold in enumerate(task.folds):
+            rng = np.random.default_rng([seed, shots, number, index])
+            classes = [fold.train[task.labels[fold.train] == label] for label in range(len(task.class_names))]
+            of_folds.append(np.sort(np.concatenate([rng.permutation(rows)[:shots] for rows in classes])))
+        chosen.append(of_folds)
+    return chosen
+
+
+def corpus_task(
+    corpora: Sequence[CorpusStream],
+    *,
+    name: str,
+    sensor: str | None = None,
+    classes: Sequence[str] | None = None,
+    held_out: HeldOut = "unseen",
+    metric: Metric = "balanced_accuracy",
+) -> Task:
+    """Return the task of telling the labels of corpus tiles, read from the index.
+
+    The corpus's ``benchmark_split`` is used where it has one; else sites are left out (`splits.divide`). Test tiles whose class has
+    no training tile in their fold are left out and counted in the notes.
+
+    Args:
+        corpora: (corpus, stream) pairs; several streams need equal bands after translation.
+        name: of the task.
+        sensor: name the bands of all streams as those of this sensor (`sensors.translate_bands`); None leaves them.
+        classes: label names to tell apart; None for all that occur.
+        held_out: `unseen` tests only tiles outside the corpus's training split, which no statistic and no pretraining on this corpus
+            has seen; `all` tests every tile, for corpora that were not pretrained on.
+        metric: `balanced_accuracy` weighs classes equally.
+
+    Raises:
+        UserError: no labels, one class only, an unknown class, or nothing left to test.
+    """
+    parts = [labelled_rows(one, classes=classes) for one in corpora]
+    names = sorted({name for _, table in parts for name in table["label_name"].to_pylist()})
+    if classes is not None:
+        for wanted in classes:
+            if wanted not in names:
+                raise UserError(f"expected classes out of the labels {', '.join(names) or 'none'}, got {wanted!r}{nearest(wanted, names)}")
+    if len(names) < 2:
+        raise UserError(f"expected at least two classes of labelled tiles for task {name}, got {', '.join(names) or 'none'}; ingest products with labels")
+    sources = []
+    for (corpus, stream), (rows, _) in zip(corpora, parts, strict=True):
+        source = corpus_source(corpus, stream, rows=rows)
+        sources.append(source if sensor is None or sensor == source.sensor else translated(source, sensor=sensor))
+    table = pa.concat_tables([part for _, part in parts])
+    labels = np.searchsorted(names, table["label_name"].to_pylist()).astype(np.int64)
+    division = _divided(table, held_out)
+    folds, dropped = _teachable(division.folds, labels)
+    notes = [f"{dropped} test tiles left out: their class has no training tile in the fold"] if dropped else []
+    if len(np.unique(division.blocks)) < 10:
+        notes.append(f"only {len(np.unique(division.blocks))} blocks: the interval is wide and rough")
+    if len({source.sensor for source in sources}) > 1:
+        raise UserError(f"expected one sensor in task {name}, got {', '.join(sorted({s.sensor for s in sources}))}; name the bands of one with `sensor`")
+    if sensor is not None:
+        notes.append(f"bands of every stream named as {sensor} by common name")
+    return Task(name, tuple(sources), labels, tuple(names), division.blocks, folds, division.split, metric, tuple(notes))
+
+
+def labelled_rows(part: CorpusStream, *, classes: Sequence[str] | None = None) -> tuple[Rows, pa.Table]:
+    """Return the rows of a stream that carry a label (of ``classes``), and their part of the index."""
+    corpus, stream = part
+    table = corpus.index(stream, columns=list(COLUMNS))
+    known = table["label"].to_numpy() >= 0
+    if classes is not None:
+        known &= np.isin(np.array(table["label_name"].to_pylist(), dtype=np.str_), list(classes))
+    rows = np.flatnonzero(known).astype(np.int64)
+    return rows, table.take(rows)
+
+
+def numbers(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Return columns of the index as float64 [n, c], NaN where null."""
+    return np.stack([table[name].to_numpy().astype(np.float64) for name in columns], axis=1)
+
+
+def texts(table: pa.Table, column: str) -> npt.NDArray[np.str_]:
+    """Return a text column of the index, [n]."""
+    return np.array(table[column].to_pylist(), dtype=np.str_)
+
+
+def _divided(table: pa.Table, held_out: HeldOut) -> Division:
+    declared = texts(table, "benchmark_split")
+    if (declared != "").any():
+        folds = (Fold(np.flatnonzero(declared == "train"), np.flatnonzero(declared == "test"), np.empty(0, dtype=np.int64)),)
+        names = np.char.add(np.char.add(texts(table, "product_id"), "/"), texts(table, "source"))  # a batch of chips holds many files
+        blocks = np.unique(names, return_inverse=True)[1].astype(np.int64)
+        return Division(folds, blocks, "the benchmark's own train and test; blocks are files")
+    offsets = numbers(table, ("col_off", "row_off", "width", "height"))
+    offsets[:, 2:] += offsets[:, :2]
+    division = divide(Places(texts(table, "product_id"), numbers(table, ("xmin", "ymin", "xmax", "ymax")), offsets))
+    if held_out == "all":
+        return Division(division.folds, division.blocks, f"{division.split}; every tile of a held-out place is tested")
+    unseen = texts(table, "split") != "train"
+    kept = [Fold(fold.train[~unseen[fold.train]], fold.test[unseen[fold.test]], fold.validation) for fold in division.folds]
+    usable = tuple(fold for fold in kept if len(fold.train) and len(fold.test))
+    if not usable:
+        raise UserError("expected labelled tiles in and outside the corpus's training split, got none of one; choose held_out = all if it was not trained on")
+    return Division(usable, division.blocks, f"{division.split}; tested are tiles outside the corpus's training split")
+
+
+def _teachable(folds: tuple[Fold, ...], labels: Rows) -> tuple[tuple[Fold, ...], int]:
+    """Folds without the test items whose class nobody teaches, and their number."""
+    kept, dropped = [], 0
+    for fold in folds:
+        taught = np.isin(labels[fold.test], labels[fold.train])
+        dropped += int((~taught).sum())
+        if taught.any():
+            kept.append(Fold(fold.train, fold.test[taught], fold.validation))
+    return tuple(kept), dropped

@@ -1,0 +1,350 @@
+"""The preprocessing contract: what an encoder accepts, and the one way from named physical bands to its input tensor.
+
+check -> convert -> order by name -> clip -> resize with mask-weighted interpolation -> normalise -> fill. Nothing is inferred and no
+field has a default taken from natural images: the same contract is stored inside the weights file and applied in training, evaluation
+and export.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from eo_ssl.errors import UserError, nearest
+from eo_ssl.manifest import fingerprint
+from eo_ssl.sensors import FLOOR_DB, Quantity
+from eo_ssl.sensors import sensor as sensor_named
+
+Resize = Literal["to_size", "native", "crop"]
+Interpolation = Literal["bilinear", "bicubic", "nearest", "area"]
+Missing = Literal["refuse", "fill_mean", "zero"]
+
+OUTLIERS = 0.01  # share of values allowed outside `range` on either side: the range bounds the 1st and 99th percentile
+TOO_DARK = 0.01  # an untagged batch whose largest value is below this share of the brightest training mean was scaled twice
+_MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact", "area": "area"}  # names in torch
+_CHOICES = {
+    "resize": get_args(Resize), "interpolation": get_args(Interpolation), "missing": get_args(Missing), "invalid": ("mean_after_norm",),
+}  # fmt: skip
+
+
+class StreamLike(Protocol):
+    """The part of a corpus stream that a contract is built from."""
+
+    @property
+    def sensor(self) -> str: ...  # noqa: D102
+    @property
+    def quantity(self) -> Quantity: ...  # noqa: D102
+    @property
+    def bands(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def gsd_m(self) -> float: ...  # noqa: D102
+    @property
+    def size_px(self) -> int: ...  # noqa: D102
+
+
+class StatsLike(Protocol):
+    """Mean and standard deviation per band of a stream, float64 [C], in the final quantity."""
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]: ...  # noqa: D102
+    @property
+    def std(self) -> npt.NDArray[np.float64]: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """What an encoder accepts and how it becomes the encoder's input; call it with an image, its band names and its quantity."""
+
+    sensor: str
+    "registered sensor whose band names are used"
+    quantity: Quantity
+    "quantity accepted as input"
+    bands: tuple[str, ...]
+    "canonical names in the order of the encoder's input channels"
+    convert: tuple[str, ...]
+    "named conversions applied in order, such as gamma0->gamma0_db; empty for none"
+    range: tuple[float, float]
+    "bounds of the 1st and 99th percentile of plausible input, in `quantity`"
+    clip: tuple[float, float] | None
+    "bounds applied after conversion, in the final quantity"
+    mean: tuple[float, ...]
+    "per band, final quantity"
+    std: tuple[float, ...]
+    "per band, final quantity"
+    size_px: int
+    "side of the encoder's input; unused when resize is native"
+    gsd_m: tuple[float, float]
+    "least and greatest ground sampling distance seen in training, metres"
+    resize: Resize
+    "to_size: interpolate to size_px; crop: centre crop of size_px; native: leave as it is"
+    interpolation: Interpolation
+    antialias: bool
+    "low-pass filter when shrinking (bilinear and bicubic only)"
+    missing: Missing
+    "bands that are not given: refuse, fill with the mean, or fill with 0 of the final quantity"
+    invalid: Literal["mean_after_norm"] = "mean_after_norm"
+    "pixels without a value take the mean, which is 0 after normalisation"
+
+    def __post_init__(self) -> None:
+        """Check every field against the others."""
+        object.__setattr__(self, "quantity", Quantity(self.quantity))
+        for name in ("bands", "convert", "range", "mean", "std", "gsd_m"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "clip", None if self.clip is None else tuple(self.clip))
+        object.__setattr__(self, "bands", sensor_named(self.sensor).resolve_all(self.bands))
+        for field, options in _CHOICES.items():
+            value = getattr(self, field)
+            if value not in options:
+                raise UserError(f"expected {field} out of {', '.join(options)}, got {value!r}{nearest(str(value), options)}")
+        if not len(self.bands) == len(self.mean) == len(self.std) > 0:
+            raise UserError(f"expected one mean and one std for each of {len(self.bands)} bands, got {len(self.mean)} and {len(self.std)}; give one each")
+        for band, mean, std in zip(self.bands, self.mean, self.std, strict=True):
+            if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+                raise UserError(f"expected a finite mean and a positive std of {band}, got {mean} and {std}; leave out a band that is constant or never valid")
+        for name in ("range", "clip"):
+            bounds = getattr(self, name)
+            if bounds is not None and not bounds[0] < bounds[1]:
+                raise UserError(f"expected {name} as (low, high) with low < high, got {bounds}; correct it")
+        if self.antialias and self.interpolation not in ("bilinear", "bicubic"):
+            raise UserError(f"expected antialias only with bilinear or bicubic, got it with {self.interpolation}; set antialias to false")
+        if self.size_px < 1 or not 0 < self.gsd_m[0] <= self.gsd_m[1]:
+            raise UserError(f"expected size_px >= 1 and 0 < gsd_m low <= high, got {self.size_px} and {self.gsd_m}; correct them")
+        _ = self.final_quantity  # refuses a conversion that does not exist
+
+    @property
+    def final_quantity(self) -> Quantity:
+        """The quantity after all conversions, in which clip, mean and std are expressed."""
+        quantity = self.quantity
+        for name in self.convert:
+            source, target = _conversion(name)
+            if source != quantity:
+                raise UserError(f"expected a conversion that starts from {quantity.value}, got {name!r}; order the conversions as a chain")
+            quantity = target
+        return quantity
+
+    @classmethod
+    def from_stats(
+        cls,
+        stream: StreamLike,
+        stats: StatsLike,
+        *,
+        bands: Sequence[str] | None = None,
+        convert: tuple[str, ...] = (),
+        clip: tuple[float, float] | None = None,
+        size_px: int | None = None,
+        resize: Resize = "to_size",
+    ) -> Preprocessing:
+        """Return the contract of an encoder trained on ``stream``; change further fields with `dataclasses.replace`.
+
+        Bilinear interpolation with antialias, missing bands refused, and the quantity's plausible range.
+
+        Args:
+            stream: sensor, quantity, bands, gsd_m and size_px of the training data.
+            stats: `mean` and `std` per stream band in the *final* quantity, training split only.
+            bands: the bands to use, in input order; None for all of the stream in its order.
+            convert: named conversions from the stream's quantity.
+            clip: bounds in the final quantity.
+            size_px: side of the encoder's input; None for the stream's.
+            resize: how another size is brought to it.
+
+        Raises:
+            UserError: a band that the stream lacks, statistics of another length, a band with std 0.
+        """
+        have, quantity = tuple(stream.bands), Quantity(stream.quantity)
+        if not len(have) == len(stats.mean) == len(stats.std):
+            raise UserError(f"expected statistics of the stream's {len(have)} bands, got {len(stats.mean)} means; take the statistics of this stream")
+        wanted = have if bands is None else sensor_named(stream.sensor).resolve_all(bands)
+        absent = [band for band in wanted if band not in have]
+        if absent:
+            raise UserError(f"expected bands of the stream ({', '.join(have)}), got {', '.join(absent)}; ingest them or leave them out")
+        index = [have.index(band) for band in wanted]
+        return cls(
+            sensor=stream.sensor, quantity=quantity, bands=wanted, convert=convert, range=quantity.plausible, clip=clip,
+            mean=tuple(float(stats.mean[i]) for i in index), std=tuple(float(stats.std[i]) for i in index),
+            size_px=stream.size_px if size_px is None else size_px, gsd_m=(float(stream.gsd_m), float(stream.gsd_m)),
+            resize=resize, interpolation="bilinear", antialias=True, missing="refuse",
+        )  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that `from_json` accepts."""
+        values = dataclasses.asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Quantity) else value for key, value in values.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Return the contract that `to_json` wrote; a missing or unknown key is refused."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise UserError(f"expected the fields of a preprocessing contract ({', '.join(known)}), got {key!r}{nearest(key, known)}")
+        absent = [key for key in known if key not in values]
+        if absent:
+            raise UserError(f"expected a complete preprocessing contract, got one without {', '.join(absent)}; nothing is assumed for it, so state it")
+        return cls(**values)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 (hex) of the contract."""
+        return fingerprint(self.to_json())
+
+    def __call__(self, image: Tensor, *, bands: Sequence[str], quantity: Quantity | str | None, sensor: str) -> tuple[Tensor, Tensor]:
+        """Return the encoder's input for ``image`` and where it rests on measured pixels.
+
+        Any permutation of the input bands gives bit-equal output; ``image`` itself is left as it is.
+
+        Args:
+            image: [B, C, H, W] floating point, physical values in `quantity`, channels named by `bands`; not finite = invalid.
+            bands: C names, any known spelling; bands that the contract does not use are ignored.
+            quantity: what the numbers are; None for a foreign array without a tag, which is then judged by its values.
+            sensor: whose band names these are. Another sensor's bands need `sensors.translate_bands` first.
+
+        Returns:
+            (input [B, C', H', W'] float32, valid [B, C', H', W'] bool), C' and their order as in the contract.
+
+        Raises:
+            UserError: another sensor or quantity, values outside the plausible range, values scaled twice, a missing or repeated band,
+                an image smaller than the crop.
+        """
+        self._check_tags(image, bands, quantity, sensor)
+        index = self._order(tuple(bands))
+        present = [i for i in index if i is not None]
+        x = image if present == list(range(image.shape[1])) else image[:, present]
+        x = x.to(torch.float32).contiguous()  # one memory layout, so that every kernel below rounds alike
+        valid = torch.isfinite(x)
+        x = torch.where(valid, x, 0.0)  # a copy: the caller's array stays as it is
+        self._check_values(x, valid, tagged=quantity is not None)
+        for name in self.convert:
+            x = _converted(x, name)
+        if self.clip is not None:
+            x = x.clamp_(*self.clip)
+        x, valid = self._resized(x, valid)
+        kept = [channel for channel, i in enumerate(index) if i is not None]
+        mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        x = x.sub_(mean[:, kept]).div_(std[:, kept])
+        x = x.masked_fill_(~valid, 0.0)
+        if len(kept) == len(self.bands):
+            return x.contiguous(), valid.contiguous()
+        whole = (torch.zeros_like(mean) if self.missing == "fill_mean" else -mean / std).repeat(x.shape[0], 1, *x.shape[2:])
+        whole[:, kept] = x
+        known = torch.zeros_like(whole, dtype=torch.bool)
+        known[:, kept] = valid
+        return whole, known
+
+    def _check_tags(self, image: Tensor, bands: Sequence[str], quantity: Quantity | str | None, sensor: str) -> None:
+        if image.ndim != 4 or image.shape[1] != len(bands) or not image.is_floating_point():
+            raise UserError(
+                f"expected a floating-point image [B, {len(bands)}, H, W] with one name per channel, got {image.dtype} {tuple(image.shape)}; "
+                "give physical values and all names in channel order"
+            )
+        if sensor != self.sensor:
+            raise UserError(f"expected bands of {self.sensor}, got bands of {sensor}; translate the names deliberately with eo_ssl.sensors.translate_bands")
+        if quantity is not None and quantity != self.quantity:
+            raise UserError(f"expected {self.quantity.value}, got {quantity}; convert the values first, or read the product as {self.quantity.value}")
+
+    def _order(self, names: tuple[str, ...]) -> tuple[int | None, ...]:
+        """Channel of each contract band in the input, None where it is missing."""
+        index = _channels(self.sensor, names, self.bands)
+        absent = [band for band, i in zip(self.bands, index, strict=True) if i is None]
+        none = len(absent) == len(self.bands)
+        if none or (absent and self.missing == "refuse"):
+            remedy = "name the channels" if none else "add them, or choose missing = fill_mean or zero in the contract"
+            raise UserError(f"expected bands {', '.join(self.bands)} of {self.sensor}, got {', '.join(names)} without {', '.join(absent)}; {remedy}")
+        return index
+
+    def _check_values(self, x: Tensor, valid: Tensor, *, tagged: bool) -> None:
+        """Refuse values outside the plausible range and, without a tag, values that were scaled twice."""
+        if not bool(valid.any()):
+            return
+        low, high = self.range
+        least, most = (float(v) for v in torch.aminmax(torch.where(valid, x, 0.5 * (low + high))))
+        if least < low or most > high:
+            shares = {side: int((outside & valid).sum()) / int(valid.sum()) for side, outside in (("below", x < low), ("above", x > high))}
+            side = max(shares, key=shares.__getitem__)
+            if shares[side] > OUTLIERS:
+                raise UserError(
+                    f"expected {self.quantity.value} within {low:g} ... {high:g}, got {shares[side]:.0%} of the values {side} it "
+                    f"(from {least:g} to {most:g}); apply the product's scale and offset once"
+                )
+        if not tagged:
+            self._check_scale(x, valid)
+
+    def _check_scale(self, x: Tensor, valid: Tensor) -> None:
+        if self.quantity.is_db:
+            if float(torch.where(valid, x, 1.0).min()) >= 0 and max(self.mean) < 0:
+                raise UserError(f"expected {self.quantity.value} with negative values, got none below 0 dB; it looks like linear power, convert it")
+            return
+        means = [10 ** (mean / 10) for mean in self.mean] if self.final_quantity.is_db else [abs(mean) for mean in self.mean]
+        largest = float(x.abs().max())
+        if largest < TOO_DARK * max(means):
+            raise UserError(
+                f"expected {self.quantity.value} of about {max(means):.3g} in the brightest band, got at most {largest:.3g} in the whole batch; "
+                "the values seem to have been scaled twice, so leave out one division"
+            )
+
+    def _resized(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Resize [B, C, H, W] values (0 where invalid) and their mask to the contract's geometry."""
+        height, width = x.shape[-2:]
+        if self.resize == "native" or (height, width) == (self.size_px, self.size_px):
+            return x, valid
+        if self.resize == "crop":
+            if min(height, width) < self.size_px:
+                raise UserError(f"expected images of at least {self.size_px} px to crop, got {height} x {width}; choose resize = to_size")
+            top, left = (height - self.size_px) // 2, (width - self.size_px) // 2
+            window = (..., slice(top, top + self.size_px), slice(left, left + self.size_px))
+            return x[window].contiguous(), valid[window]
+        # Normalised convolution (Knutsson and Westin 1993): interpolate values times mask and the mask with the same kernel, then divide.
+        weight = self._interpolated(valid.to(x.dtype))
+        total = self._interpolated(torch.where(valid, x, 0.0))
+        whole = (weight - 1).abs() < 1e-5  # rounding of a kernel that saw only valid pixels
+        known = weight > 0.5
+        return torch.where(whole, total, total / torch.where(known, weight, 1.0)), known
+
+    def _interpolated(self, x: Tensor) -> Tensor:
+        mode = _MODES[self.interpolation]
+        aligned = False if mode in ("bilinear", "bicubic") else None
+        return functional.interpolate(x, size=(self.size_px, self.size_px), mode=mode, align_corners=aligned, antialias=self.antialias)
+
+
+@lru_cache(maxsize=256)
+def _channels(sensor: str, names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[int | None, ...]:
+    """For each wanted band its channel among ``names``; names unknown to the sensor are bands that nobody asked for."""
+    known = sensor_named(sensor)
+    where: dict[str, int] = {}
+    for channel, name in enumerate(names):
+        try:
+            band = known.resolve(name)
+        except UserError:
+            continue
+        if band in where:
+            raise UserError(f"expected each band of {sensor} once, got {names[where[band]]} and {name} for {band}; remove one")
+        where[band] = channel
+    return tuple(where.get(band) for band in wanted)
+
+
+def _conversion(name: str) -> tuple[Quantity, Quantity]:
+    """Parse ``source->target`` and refuse a pair that no formula on values connects."""
+    pair = [part.strip() for part in name.split("->")]
+    if len(pair) != 2 or not all(part in list(Quantity) for part in pair):
+        raise UserError(f"expected a conversion such as gamma0->gamma0_db, got {name!r}; use the names {', '.join(Quantity)}")
+    first, last = Quantity(pair[0]), Quantity(pair[1])
+    if (first.is_power and last == first.in_db) or (first.is_db and last == first.in_power):
+        return first, last
+    raise UserError(f"expected a conversion between a power and its own dB form, got {name!r}; calibrate to the wanted quantity when reading instead")
+
+
+def _converted(x: Tensor, name: str) -> Tensor:
+    """Same formula as `sensors.convert`, on tensors of any device."""
+    _, target = _conversion(name)
+    if target.is_db:
+        return x.clamp_(min=10 ** (FLOOR_DB / 10)).log10_().mul_(10.0)
+    return torch.pow(10.0, x / 10.0)

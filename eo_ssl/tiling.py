@@ -1,0 +1,186 @@
+"""Plans of tiles: where they lie, what they are called and in which order pixels are read. Pure arithmetic on integers.
+
+Two tilings. ``native`` windows lie on the product's own grid and nothing is resampled::
+
+    drop             shift            pad                 a product of 10 px, tiles of 4 px
+    |----|----|..    |----|----|      |----|----|----|
+                        |----|                  `- 2 px of data, 2 px invalid
+
+``grid`` cells are snapped to multiples of ``size_px * gsd_m`` in a UTM zone, so that every product of that zone shares them.
+With ``drop`` and ``pad`` each pixel belongs to at most one tile (exactly one with ``pad``); ``shift`` moves the last tile inwards, so
+its pixels overlap its neighbour's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from eo_ssl.errors import UserError
+
+Edge = Literal["drop", "shift", "pad"]
+_SNAP = 1e-6  # of a cell; coordinates this close to a cell border lie on it (float noise of geotransforms)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A rectangle of pixels; row and column count from the upper left corner."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+
+def plan_native(height: int, width: int, *, size_px: int, edge: Edge) -> npt.NDArray[np.int32]:
+    """Return the windows of the tiles of a ``height`` x ``width`` image, row by row.
+
+    Returns:
+        int32 [n, 4]: row, col, height, width. Height and width are ``size_px`` except at the lower and right border with ``pad``,
+        where they count the pixels that exist. ``drop`` and ``shift`` give no window to an image smaller than a tile.
+
+    Raises:
+        UserError: unknown edge policy or size below 1.
+    """
+    if size_px < 1:
+        raise UserError(f"expected size_px of at least 1, got {size_px}; give the side of a tile in pixels")
+    rows, heights = _spans(height, size_px, edge)
+    cols, widths = _spans(width, size_px, edge)
+    plan = np.empty((len(rows), len(cols), 4), dtype=np.int32)
+    plan[..., 0], plan[..., 2] = rows[:, None], heights[:, None]
+    plan[..., 1], plan[..., 3] = cols[None, :], widths[None, :]
+    return plan.reshape(-1, 4)
+
+
+def _spans(length: int, size: int, edge: Edge) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return starts and lengths of the tiles along one axis of ``length`` pixels."""
+    whole = length // size
+    starts = np.arange(whole, dtype=np.int64) * size
+    lengths = np.full(whole, size, dtype=np.int64)
+    rest = length - whole * size
+    if edge == "drop" or rest == 0:
+        return starts, lengths
+    if edge == "shift":
+        if whole == 0:
+            return starts, lengths
+        return np.append(starts, length - size), np.append(lengths, size)
+    if edge == "pad":
+        return np.append(starts, whole * size), np.append(lengths, rest)
+    raise UserError(f"expected the edge policy drop, shift or pad, got {edge!r}; name one of them")
+
+
+def plan_grid(
+    bounds: tuple[float, float, float, float], *, size_px: int, gsd_m: float, edge: Edge
+) -> npt.NDArray[np.int32]:
+    """Return the cells of the zone's grid that a product with ``bounds`` fills, north to south, then west to east.
+
+    Args:
+        bounds: left, bottom, right, top in metres of the UTM zone.
+        size_px: side of a tile in pixels.
+        gsd_m: pixel size of the grid in metres.
+        edge: ``drop`` keeps cells that lie wholly inside the bounds, ``pad`` every cell that touches them.
+
+    Returns:
+        int32 [n, 2]: cell row and cell column; the cell spans ``[col, col + 1) * size_px * gsd_m`` eastwards and
+        ``[row, row + 1) * size_px * gsd_m`` northwards.
+
+    Raises:
+        UserError: for ``shift``, which would leave the grid.
+    """
+    if edge not in ("drop", "pad"):
+        raise UserError(
+            f"expected the edge policy drop or pad with the grid tiling, got {edge!r}; cells of a fixed grid cannot shift"
+        )
+    cell_m = size_px * gsd_m
+    left, bottom, right, top = (value / cell_m for value in bounds)
+    low, high = (_floor, _ceil) if edge == "pad" else (_ceil, _floor)
+    cols = np.arange(low(left), high(right), dtype=np.int32)
+    rows = np.arange(low(bottom), high(top), dtype=np.int32)[::-1]
+    plan = np.empty((len(rows), len(cols), 2), dtype=np.int32)
+    plan[..., 0], plan[..., 1] = rows[:, None], cols[None, :]
+    return plan.reshape(-1, 2)
+
+
+def _floor(value: float) -> int:
+    return math.floor(value + _SNAP)
+
+
+def _ceil(value: float) -> int:
+    return math.ceil(value - _SNAP)
+
+
+def cell_of(
+    x: npt.ArrayLike, y: npt.ArrayLike, *, cell_m: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return row and column (int64, shape of ``x``) of the cells that hold the points (x, y), in metres of a UTM zone."""
+    rows = np.floor(np.asarray(y, dtype=np.float64) / cell_m + _SNAP).astype(np.int64)
+    cols = np.floor(np.asarray(x, dtype=np.float64) / cell_m + _SNAP).astype(np.int64)
+    return rows, cols
+
+
+def location_id(zone: int, row: int, col: int) -> str:
+    """Return the name of a place on Earth: EPSG code of the UTM zone, cell row and cell column."""
+    return f"{zone}:{row}:{col}"
+
+
+def tile_id(product_id: str, stream: str, place: Iterable[int]) -> bytes:
+    """Return the 16 bytes that name a tile: a BLAKE2b hash of exactly product, stream and its integer window or cell.
+
+    No float enters, so that the same tile has the same name on every machine and a second ingest adds nothing.
+    """
+    numbers = ",".join(str(int(number)) for number in place)
+    parts = [part.encode() for part in (product_id, stream, numbers)]
+    framed = b"".join(
+        len(part).to_bytes(4, "little") + part for part in parts
+    )  # lengths first: no two triples share a text
+    return hashlib.blake2b(framed, digest_size=16).digest()
+
+
+def plan_regions(
+    windows: npt.NDArray[np.int32], *, block: tuple[int, int], budget_px: int
+) -> list[npt.NDArray[np.intp]]:
+    """Return the tiles to cut from one read each, so that every block of the file is decoded once and memory stays bounded.
+
+    Args:
+        windows: int32 [n, 4] of :func:`plan_native`.
+        block: height and width of the file's blocks in pixels.
+        budget_px: pixels of one band that may be in memory at a time.
+
+    Returns:
+        Index arrays into ``windows``; together they hold each tile exactly once. A region is as wide as the image when a row of
+        blocks fits the budget (strips), else a few blocks.
+    """
+    if len(windows) == 0:
+        return []
+    size = int(windows[:, 2].max())
+    width = int((windows[:, 1] + windows[:, 3]).max())
+    tall = max(block[0], size)
+    if tall * size > budget_px:  # blocks too tall to hold (whole image in one block): the reader has to decode again
+        tall = size
+    if tall * width <= budget_px:
+        tall, wide = tall * max(budget_px // (tall * width), 1), width
+    else:
+        step = max(min(block[1], width), size)
+        wide = max(budget_px // tall // step * step, step if step * tall <= 4 * budget_px else size)
+    key = (windows[:, 0] // tall).astype(np.int64) * (width + 1) + windows[:, 1] // wide
+    order = np.argsort(key, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
+
+
+def plan_groups(regions: Sequence[npt.NDArray[np.intp]], *, tiles: int) -> list[tuple[int, int]]:
+    """Return runs ``[first, last)`` of regions with about ``tiles`` tiles each: the unit of work of one task."""
+    groups, first, held = [], 0, 0
+    for number, region in enumerate(regions):
+        held += len(region)
+        if held >= tiles:
+            groups.append((first, number + 1))
+            first, held = number + 1, 0
+    if held:
+        groups.append((first, len(regions)))
+    return groups

@@ -1,0 +1,269 @@
+"""The contract: nothing wrong passes, order by name, masks weigh, and JSON keeps every field."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eo_ssl.errors import UserError
+from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.sensors import Quantity, convert, translate_bands
+
+BANDS = ("B02", "B03", "B04", "B08", "B8A", "B11")
+MEAN = (0.06, 0.08, 0.09, 0.25, 0.27, 0.20)
+STD = (0.03, 0.03, 0.05, 0.10, 0.11, 0.09)
+TOA = Quantity.TOA_REFLECTANCE
+
+
+def contract(**changes: object) -> Preprocessing:
+    fields = {
+        "sensor": "sentinel2_l1c", "quantity": TOA, "bands": BANDS, "convert": (), "range": TOA.plausible, "clip": None, "mean": MEAN, "std": STD, "size_px": 8,
+        "gsd_m": (10.0, 10.0), "resize": "to_size", "interpolation": "bilinear", "antialias": True, "missing": "refuse",
+    }  # fmt: skip
+    return Preprocessing(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def sar(**changes: object) -> Preprocessing:
+    fields = {
+        "sensor": "sentinel1_rtc", "quantity": Quantity.GAMMA0, "bands": ("VV", "VH"), "convert": ("gamma0->gamma0_db",), "range": Quantity.GAMMA0.plausible,
+        "mean": (-11.0, -18.0), "std": (4.0, 4.5),
+    }  # fmt: skip
+    return contract(**{**fields, **changes})
+
+
+def image(rng: np.random.Generator, size: int = 8, batch: int = 3) -> torch.Tensor:
+    mean, std = (np.array(v).reshape(1, -1, 1, 1) for v in (MEAN, STD))
+    return torch.from_numpy((mean + 0.3 * std * rng.normal(size=(batch, len(BANDS), size, size))).astype(np.float32))
+
+
+def call(p: Preprocessing, x: torch.Tensor, bands: tuple[str, ...] = BANDS, quantity: object = TOA, sensor: str = "sentinel2_l1c"):
+    return p(x, bands=bands, quantity=quantity, sensor=sensor)  # type: ignore[arg-type]
+
+
+def test_normalises_by_hand(rng: np.random.Generator) -> None:
+    x = image(rng)
+    out, valid = call(contract(), x)
+    expected = (x.numpy() - np.array(MEAN, np.float32).reshape(1, -1, 1, 1)) / np.array(STD, np.float32).reshape(1, -1, 1, 1)
+    np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert out.dtype == torch.float32 and valid.dtype == torch.bool and valid.all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(order=st.permutations(range(len(BANDS))), size=st.sampled_from([6, 8, 13]), holes=st.booleans(), last=st.booleans())
+def test_any_permutation_gives_the_same_bits(order: list[int], size: int, holes: bool, last: bool) -> None:
+    x = image(np.random.default_rng(7), size=size)
+    if holes:
+        x[:, :, 1:4, 2:5] = torch.nan
+        x[1, 3] = torch.nan
+    reference, valid = call(contract(), x)
+    shuffled = x[:, order]
+    if last:  # another memory layout must not change a bit either
+        shuffled = shuffled.contiguous(memory_format=torch.channels_last)
+    out, known = call(contract(), shuffled, tuple(BANDS[i] for i in order))
+    assert torch.equal(out, reference) and torch.equal(known, valid)
+
+
+def test_names_decide_not_positions(rng: np.random.Generator) -> None:
+    # EuroSAT files carry B8A last, foreign names and bands that nobody asked for.
+    x = image(rng)
+    extra = torch.full((3, 2, 8, 8), 0.4)
+    names = ("BLUE", "B3", "red", "b08", "SWIR_1", "B10", "NDVI", "nir08")
+    moved = torch.cat([x[:, [0, 1, 2, 3, 5]], extra, x[:, [4]]], dim=1)
+    assert torch.equal(call(contract(), moved, names)[0], call(contract(), x)[0])
+
+
+def test_input_is_left_alone(rng: np.random.Generator) -> None:
+    x = image(rng)
+    x[0, 0, 0, 0] = torch.nan
+    before = x.clone()
+    call(contract(clip=(0.0, 0.1)), x)
+    assert torch.equal(torch.nan_to_num(x, nan=-9.0), torch.nan_to_num(before, nan=-9.0))
+
+
+def test_clip_follows_conversion_and_comes_before_normalisation() -> None:
+    power = torch.tensor([1e-9, 1e-2, 1.0, 30.0]).repeat(2, 1).reshape(1, 2, 2, 2)
+    out, _ = sar(clip=(-30.0, 5.0), resize="native")(power, bands=("VV", "VH"), quantity="gamma0", sensor="sentinel1_rtc")
+    expected = (np.clip([-50.0, -20.0, 0.0, 10 * np.log10(30.0)], -30, 5) + 11.0) / 4.0
+    np.testing.assert_allclose(out[0, 0].flatten().numpy(), expected, rtol=1e-5)
+
+
+def test_decibel_is_the_sensors_own_formula(rng: np.random.Generator) -> None:
+    power = np.abs(rng.gamma(1.0, 0.05, size=(2, 2, 8, 8))).astype(np.float32)
+    power[0, 0, 0, 0] = -1e-4  # left by noise removal
+    out, _ = sar()(torch.from_numpy(power), bands=("VV", "VH"), quantity=Quantity.GAMMA0, sensor="sentinel1_rtc")
+    decibel = convert(power, source=Quantity.GAMMA0, target=Quantity.GAMMA0_DB)
+    expected = (decibel - np.array([-11.0, -18.0]).reshape(1, 2, 1, 1)) / np.array([4.0, 4.5]).reshape(1, 2, 1, 1)
+    np.testing.assert_allclose(out.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+KERNELS = [("bilinear", True), ("bilinear", False), ("bicubic", True), ("bicubic", False), ("nearest", False), ("area", False)]
+
+
+@pytest.mark.parametrize(("interpolation", "antialias"), KERNELS)
+@pytest.mark.parametrize("size", [5, 8, 16, 23])
+def test_masked_resize_of_a_constant_stays_constant(interpolation: str, antialias: bool, size: int) -> None:
+    # Nodata must not bleed into its neighbours: 0.3 stays 0.3 wherever the result says it is known.
+    x = torch.full((1, len(BANDS), size, size), 0.3)
+    x[:, :, : size // 2, : size // 3] = torch.nan
+    p = contract(size_px=12, interpolation=interpolation, antialias=antialias, mean=(0.0,) * 6, std=(1.0,) * 6)
+    out, valid = call(p, x)
+    assert out.shape == (1, 6, 12, 12) and 0 < int(valid.sum()) < valid.numel()
+    np.testing.assert_allclose(out[valid].numpy(), 0.3, rtol=2e-5)
+    assert (out[~valid] == 0).all()  # the mean, after normalisation
+
+
+@pytest.mark.parametrize(("interpolation", "antialias"), [("bilinear", True), ("bicubic", False), ("nearest", False), ("area", False)])
+def test_resize_without_holes_is_torchs_own_and_ignores_batch_mates(rng: np.random.Generator, interpolation: str, antialias: bool) -> None:
+    x = image(rng, size=13)
+    p = contract(size_px=8, interpolation=interpolation, antialias=antialias, mean=(0.0,) * 6, std=(1.0,) * 6)
+    whole, valid = call(p, x)
+    mode = {"nearest": "nearest-exact"}.get(interpolation, interpolation)
+    aligned = False if mode in ("bilinear", "bicubic") else None
+    expected = torch.nn.functional.interpolate(x, size=(8, 8), mode=mode, align_corners=aligned, antialias=antialias)
+    assert torch.equal(whole, expected) and valid.all()
+    x[0, :, 3:9, 3:9] = torch.nan
+    assert torch.equal(call(p, x)[0][1:], whole[1:])
+
+
+def test_resize_modes(rng: np.random.Generator) -> None:
+    x = image(rng, size=13)
+    assert call(contract(resize="native"), x)[0].shape[-2:] == (13, 13)
+    cropped = call(contract(resize="crop"), x)[0]
+    assert torch.equal(cropped, call(contract(resize="native"), x)[0][..., 2:10, 2:10])
+
+
+@pytest.mark.parametrize(("missing", "expected"), [("fill_mean", 0.0), ("zero", -MEAN[4] / STD[4])])
+def test_missing_bands_by_policy(rng: np.random.Generator, missing: str, expected: float) -> None:
+    x = image(rng)
+    keep = [0, 1, 2, 3, 5]
+    out, valid = call(contract(missing=missing), x[:, keep], tuple(BANDS[i] for i in keep))
+    np.testing.assert_allclose(out[:, 4].numpy(), expected, rtol=1e-6)
+    assert not valid[:, 4].any() and valid[:, keep].all()
+    assert torch.equal(out[:, keep], call(contract(), x)[0][:, keep])
+
+
+def test_landsat_passes_after_a_deliberate_translation(rng: np.random.Generator) -> None:
+    six = contract(bands=("B02", "B03", "B04", "B08", "B11", "B12"))
+    x = image(rng)
+    landsat = ("B1", "B2", "B3", "B4", "B5", "B7")
+    names = translate_bands(landsat, source="landsat5_tm", target="sentinel2_l1c")
+    assert torch.equal(call(six, x, names)[0], call(six, x, six.bands)[0])
+    with pytest.raises(UserError, match="translate the names deliberately"):
+        call(six, x, landsat, sensor="landsat5_tm")
+
+
+def test_untagged_physical_values_pass(rng: np.random.Generator) -> None:
+    x = image(rng)
+    assert torch.equal(call(contract(), x, quantity=None)[0], call(contract(), x)[0])
+
+
+def test_a_dark_band_alone_does_not_condemn_a_batch(rng: np.random.Generator) -> None:
+    x = image(rng)
+    x[:, 0] = 1e-4  # judged over all bands: clear water has bands of nothing
+    call(contract(), x, quantity=None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: {"x": x * 10000, "quantity": None}, "apply the product's scale and offset once"),
+        (lambda x: {"x": x * 10000}, "apply the product's scale and offset once"),  # a tag does not make numbers plausible
+        (lambda x: {"x": x / 10000, "quantity": None}, "scaled twice"),  # So2Sat is reflectance already; / 10000 again
+        (lambda x: {"x": x, "quantity": Quantity.DN}, "expected toa_reflectance, got dn"),
+        (lambda x: {"x": x, "quantity": Quantity.BOA_REFLECTANCE}, "expected toa_reflectance, got boa_reflectance"),
+        (lambda x: {"x": x, "sensor": "sentinel2_l2a"}, "expected bands of sentinel2_l1c, got bands of sentinel2_l2a"),
+        (lambda x: {"x": x[:, :5], "bands": BANDS[:5]}, "without B11"),
+        (lambda x: {"x": x, "bands": ("a", "b", "c", "d", "e", "f")}, "name the channels"),
+        (lambda x: {"x": x, "bands": ("B02", "blue", "B04", "B08", "B8A", "B11")}, "B02 and blue for B02"),
+        (lambda x: {"x": x, "bands": BANDS[:5]}, "one name per channel"),
+        (lambda x: {"x": x[0]}, "one name per channel"),
+        (lambda x: {"x": (x * 10000).to(torch.int16)}, "floating-point"),
+    ],
+)  # fmt: skip
+def test_refuses(rng: np.random.Generator, change, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        call(contract(), **change(image(rng)))
+
+
+def test_refuses_what_is_missing_altogether_under_any_policy(rng: np.random.Generator) -> None:
+    with pytest.raises(UserError, match="name the channels"):
+        call(contract(missing="fill_mean"), image(rng)[:, :1], ("B10",))
+
+
+def test_refuses_to_crop_beyond_the_image(rng: np.random.Generator) -> None:
+    with pytest.raises(UserError, match="at least 8 px to crop"):
+        call(contract(resize="crop"), image(rng, size=6))
+
+
+def test_refuses_linear_power_given_as_decibel() -> None:
+    p = sar(quantity=Quantity.GAMMA0_DB, convert=(), range=Quantity.GAMMA0_DB.plausible)
+    with pytest.raises(UserError, match="looks like linear power"):
+        p(torch.full((1, 2, 8, 8), 0.05), bands=("VV", "VH"), quantity=None, sensor="sentinel1_rtc")
+    with pytest.raises(UserError, match="below it"):
+        sar()(torch.full((1, 2, 8, 8), -12.0), bands=("VV", "VH"), quantity=None, sensor="sentinel1_rtc")
+
+
+def test_a_few_outliers_are_data(rng: np.random.Generator) -> None:
+    x = image(rng)
+    x[0, 0, 0, 0] = 3.2  # sun glint
+    call(contract(), x)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resize": "tosize"}, "did you mean 'to_size'"),
+        ({"interpolation": "lanczos"}, "expected interpolation out of"),
+        ({"missing": "ignore"}, "expected missing out of"),
+        ({"invalid": "zero"}, "expected invalid out of"),
+        ({"mean": MEAN[:5]}, "one mean and one std for each of 6 bands"),
+        ({"std": (0.0, *STD[1:])}, "positive std of B02"),
+        ({"mean": (float("nan"), *MEAN[1:])}, "finite mean"),
+        ({"clip": (1.0, 0.0)}, "low < high"),
+        ({"interpolation": "nearest"}, "antialias only with"),
+        ({"size_px": 0}, "size_px >= 1"),
+        ({"gsd_m": (20.0, 10.0)}, "low <= high"),
+        ({"bands": ("B02", "B99", *BANDS[2:])}, "got 'B99'"),
+        ({"convert": ("dn->toa_reflectance",)}, "between a power and its own dB form"),
+        ({"convert": ("gamma0->sigma0_db",)}, "between a power and its own dB form"),
+        ({"convert": ("gamma0->gamma0_db",)}, "starts from toa_reflectance"),
+        ({"convert": ("to dB",)}, "such as gamma0->gamma0_db"),
+    ],
+)  # fmt: skip
+def test_refuses_a_contract_that_contradicts_itself(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        contract(**changes)
+
+
+@pytest.mark.parametrize("p", [contract(), contract(clip=(0.0, 1.0), missing="zero", gsd_m=(10.0, 30.0)), sar(clip=(-35.0, 5.0))])
+def test_json_keeps_everything(p: Preprocessing) -> None:
+    back = Preprocessing.from_json(json.loads(json.dumps(p.to_json())))
+    assert back == p and back.fingerprint == p.fingerprint
+    assert back.fingerprint != dataclasses.replace(p, size_px=9).fingerprint
+
+
+def test_json_assumes_nothing() -> None:
+    values = contract().to_json()
+    for key in values:
+        with pytest.raises(UserError, match=f"without {key}"):
+            Preprocessing.from_json({k: v for k, v in values.items() if k != key})
+    with pytest.raises(UserError, match="did you mean 'antialias'"):
+        Preprocessing.from_json({**values, "antialiasing": True})
+
+
+def test_from_stats_follows_names() -> None:
+    stream = SimpleNamespace(sensor="sentinel2_l1c", quantity=TOA, bands=BANDS, gsd_m=20.0, size_px=32)
+    stats = SimpleNamespace(mean=np.array(MEAN), std=np.array(STD))
+    p = Preprocessing.from_stats(stream, stats, bands=("swir16", "B8A"))
+    assert (p.bands, p.mean, p.std, p.size_px, p.gsd_m) == (("B11", "B8A"), (MEAN[5], MEAN[4]), (STD[5], STD[4]), 32, (20.0, 20.0))
+    with pytest.raises(UserError, match="got B12; ingest them"):
+        Preprocessing.from_stats(stream, stats, bands=("B12",))
+    with pytest.raises(UserError, match="statistics of the stream's 6 bands"):
+        Preprocessing.from_stats(stream, SimpleNamespace(mean=np.zeros(3), std=np.ones(3)))

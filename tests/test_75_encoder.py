@@ -1,0 +1,182 @@
+"""Encoders: random filters equal TorchGeo's, statistics equal numpy's, and a saved encoder comes back bit by bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import timm
+import torch
+from torchgeo.models import RCF
+
+from eo_ssl.encoder import ENCODER_FILE, WEIGHT_FREE, Encoder, RandomFeatures, VitEncoder, load_encoder, save_encoder
+from eo_ssl.errors import UserError
+from eo_ssl.manifest import Clock, finish
+from eo_ssl.models.vit import VitConfig, make_vit
+from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.sensors import Quantity
+
+BANDS = ("B02", "B03", "B04")
+SMALL = VitConfig(img_size=16, in_chans=3, patch_size=8, depth=2)
+
+
+def contract(size_px: int = 16, **changes: object) -> Preprocessing:
+    toa = Quantity.TOA_REFLECTANCE
+    fields = dict(  # noqa: C408
+        sensor="sentinel2_l1c", quantity=toa, bands=BANDS, convert=(), range=toa.plausible, clip=None, mean=(0.1, 0.1, 0.1), std=(0.05, 0.05, 0.05),
+        size_px=size_px, gsd_m=(10.0, 10.0), resize="to_size", interpolation="bilinear", antialias=True, missing="refuse",
+    )  # fmt: skip
+    return Preprocessing(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def batch(size: int = 16, n: int = 20) -> torch.Tensor:
+    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(3))
+
+
+def save(folder: Path, **changes: object) -> str:
+    options = dict(architecture=SMALL, preprocessing=contract(), pooling="mean", provenance={"seed": 4, "objective": "mae"})  # noqa: C408
+    return save_encoder(folder, make_vit(SMALL, seed=4), **{**options, **changes})  # type: ignore[arg-type]
+
+
+def test_random_features_equal_torchgeos_with_the_same_filters() -> None:
+    ours = RandomFeatures(contract(), features=64, seed=0)
+    theirs = RCF(in_channels=3, features=64, kernel_size=3, bias=-1.0, seed=1)
+    theirs.weights = ours.weights
+    x = batch(n=37)  # more than one inner batch
+    torch.testing.assert_close(ours.features(x), theirs(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.tokens(x).mean(dim=1), theirs(x), rtol=1e-5, atol=1e-6)
+
+
+def test_random_features_draw_the_filters_torchgeo_would() -> None:
+    ours = RandomFeatures(contract(), features=64, seed=11)
+    assert torch.equal(ours.weights, RCF(in_channels=3, features=64, kernel_size=3, seed=11).weights)
+
+
+def test_seed_zero_is_a_seed() -> None:
+    # torchgeo 0.8.1 takes seed=0 for no seed.
+    before = torch.random.get_rng_state()
+    for name in ("rcf", "random_init", "random_resnet50"):
+        first, again, other = (load_encoder(name, preprocessing=contract(32), seed=seed) for seed in (0, 0, 1))
+        assert first.fingerprint == again.fingerprint != other.fingerprint, name
+    assert torch.equal(before, torch.random.get_rng_state())  # the global generator is nobody's
+
+
+def test_image_statistics_equal_numpys() -> None:
+    x = batch()
+    v = x.numpy().reshape(20, 3, -1)
+    expected = np.concatenate([v.mean(axis=2), v.std(axis=2, ddof=1), v.max(axis=2), v.min(axis=2)], axis=1)
+    got = load_encoder("imagestats", preprocessing=contract())
+    np.testing.assert_allclose(got.features(x).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", WEIGHT_FREE)
+def test_every_weight_free_encoder_is_an_encoder(name: str) -> None:
+    encoder = load_encoder(name, preprocessing=contract(32))
+    assert isinstance(encoder, Encoder) and encoder.name == name
+    with torch.inference_mode():
+        x = batch(32, 4)
+        features, tokens = encoder.features(x), encoder.tokens(x)
+    assert features.shape == (4, encoder.dim) and tokens.shape[::2] == (4, encoder.dim)
+    if name != "imagestats":  # all of them pool by the mean over positions
+        torch.testing.assert_close(tokens.mean(dim=1), features, rtol=1e-4, atol=1e-5)
+    assert float(features.std(dim=0).max()) > 0
+
+
+def test_random_resnet_is_timms_with_neutral_normalisation() -> None:
+    encoder = load_encoder("random_resnet50", preprocessing=contract(32))
+    assert not encoder.training  # type: ignore[attr-defined]
+    norms = [m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]  # type: ignore[attr-defined]
+    assert norms and all(bool((m.running_mean == 0).all()) and bool((m.running_var == 1).all()) for m in norms)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_saved_encoder_comes_back(tmp_path: Path, pooling: str) -> None:
+    fingerprint = save(tmp_path, pooling=pooling)
+    back = load_encoder(tmp_path / ENCODER_FILE)
+    assert isinstance(back, VitEncoder)
+    assert (back.fingerprint, back.preprocessing, back.architecture, back.pooling) == (fingerprint, contract(), SMALL, pooling)
+    assert back.provenance == {"seed": 4, "objective": "mae"}
+    x, model = batch(), make_vit(SMALL, seed=4).eval()
+    with torch.inference_mode():
+        encoded = model.forward_features(x)
+        assert torch.equal(back.features(x), encoded[:, 0] if pooling == "cls" else encoded[:, 1:].mean(dim=1))
+        assert torch.equal(back.tokens(x), encoded[:, 1:])
+
+
+def test_weights_are_plain_timm(tmp_path: Path) -> None:
+    save(tmp_path)
+    with safetensors.safe_open(tmp_path / ENCODER_FILE, framework="pt") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    config = json.loads(metadata["architecture"])["config"]
+    model = timm.create_model(config["timm_name"], img_size=16, patch_size=8, in_chans=3, num_classes=0, depth=2)
+    model.load_state_dict(tensors)
+    assert Preprocessing.from_json(json.loads(metadata["preprocessing"])) == contract()
+
+
+def test_equal_encoders_are_equal_bytes(tmp_path: Path) -> None:
+    prints = {save(tmp_path / str(i)) for i in range(6)}
+    assert len(prints) == 1 and len({(tmp_path / str(i) / ENCODER_FILE).read_bytes() for i in range(6)}) == 1
+    save(tmp_path / "0")  # again is no mistake
+
+
+def test_fingerprint_sees_weights_contract_and_pooling_but_not_provenance(tmp_path: Path) -> None:
+    same = [save(tmp_path / "a"), save(tmp_path / "b", provenance={})]
+    other = [
+        save(tmp_path / "c", pooling="cls"),
+        save(tmp_path / "d", preprocessing=contract(clip=(0.0, 1.0))),
+        save_encoder(tmp_path / "e", make_vit(SMALL, seed=5), architecture=SMALL, preprocessing=contract(), pooling="mean", provenance={}),
+    ]
+    assert same[0] == same[1] and len({*same, *other}) == 4
+
+
+def test_folder_needs_its_manifest(tmp_path: Path) -> None:
+    clock = Clock()
+    product = save(tmp_path / "run")
+    with pytest.raises(UserError, match="expected a finished pretrain product"):
+        load_encoder(tmp_path / "run")
+    finish(tmp_path / "run", stage="pretrain", config={}, inputs={}, product=product, started=clock)
+    assert load_encoder(tmp_path / "run").name == "run"
+
+
+def _damage(path: Path, change: str) -> None:
+    data = path.read_bytes()
+    if change == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif change == "foreign":
+        import safetensors.torch
+
+        path.write_bytes(safetensors.torch.save({"w": torch.zeros(2)}))
+    else:
+        path.write_bytes(data.replace(b"blocks.0.norm1.weight", b"blocks.0.norm9.weight"))
+
+
+@pytest.mark.parametrize(("change", "message"), [("truncated", "SafetensorError"), ("foreign", "KeyError"), ("renamed", "got others")])
+def test_damaged_files_are_refused(tmp_path: Path, change: str, message: str) -> None:
+    save(tmp_path)
+    _damage(tmp_path / ENCODER_FILE, change)
+    with pytest.raises(UserError, match=message):
+        load_encoder(tmp_path / ENCODER_FILE)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'imagestats'"):
+        load_encoder("image_stats")
+    with pytest.raises(UserError, match="expected a preprocessing contract"):
+        load_encoder("rcf")
+    save(tmp_path)
+    with pytest.raises(UserError, match="it carries its own"):
+        load_encoder(tmp_path / ENCODER_FILE, preprocessing=contract())
+    with pytest.raises(UserError, match="expected no other encoder"):
+        save(tmp_path, pooling="cls")
+    with pytest.raises(UserError, match="3 bands and 24 px, got 3 bands and 16 px"):
+        save(tmp_path / "x", preprocessing=contract(24))
+    with pytest.raises(UserError, match="expected pooling cls or mean"):
+        save(tmp_path / "x", pooling="max")
+    with pytest.raises(UserError, match="even number"):
+        RandomFeatures(contract(), features=7)
+    with pytest.raises(UserError, match="pass the output of its preprocessing"):
+        load_encoder(tmp_path / ENCODER_FILE).features(batch(24))
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,104 @@
+"""Intervals cover what they claim to cover, and a winner is named only where there is one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from eo_ssl.errors import UserError
+from eo_ssl.evaluation.intervals import Bootstrap
+
+
+def bootstrap(
+    n: int, *, draws: int = 1, per_block: int = 1, labels: np.ndarray | None = None, metric: str = "accuracy", seed: int = 0, **more: int
+) -> Bootstrap:
+    labels = np.zeros(n, dtype=np.int64) if labels is None else labels
+    return Bootstrap(np.arange(n) // per_block, draws=draws, labels=labels, metric=metric, seed=seed, **more)  # type: ignore[arg-type]
+
+
+def test_one_draw_of_independent_items_is_the_binomial_interval(rng: np.random.Generator) -> None:
+    scores = rng.random((1, 2000)) < 0.8
+    found = bootstrap(2000).interval(scores)
+    p = scores.mean()
+    half = 1.96 * np.sqrt(p * (1 - p) / 2000)
+    assert found.value == p
+    np.testing.assert_allclose([found.low, found.high], [p - half, p + half], atol=0.15 * half)
+
+
+def test_blocks_widen_by_the_design_effect(rng: np.random.Generator) -> None:
+    # Items of a block are copies: 2000 items are worth 200.
+    scores = np.repeat(rng.random((1, 200)) < 0.8, 10, axis=1)
+    alone, together = (bootstrap(2000, per_block=size).interval(scores) for size in (1, 10))
+    ratio = (together.high - together.low) / (alone.high - alone.low)  # type: ignore[operator]
+    assert ratio == pytest.approx(np.sqrt(10), rel=0.1)
+
+
+def test_draws_alone_give_students_interval() -> None:
+    # All items alike within a draw: what remains is a mean of five numbers.
+    means = np.array([0.5, 0.6, 0.7, 0.8, 0.9])
+    found = bootstrap(100, draws=5).interval(np.repeat(means[:, None], 100, axis=1))
+    half = 2.776 * means.std(ddof=1) / np.sqrt(5)
+    np.testing.assert_allclose([found.low, found.high], [0.7 - half, 0.7 + half], atol=0.2 * half)
+
+
+@pytest.mark.parametrize(
+    ("draws", "blocks", "per_block", "draw_sd", "block_sd", "least"),
+    [(1, 200, 1, 0.0, 0.0, 0.93), (5, 200, 1, 0.1, 0.0, 0.91), (1, 30, 10, 0.0, 0.1, 0.91), (5, 30, 10, 0.05, 0.1, 0.92), (1, 3, 100, 0.0, 0.1, 0.86)],
+)  # fmt: skip
+def test_coverage_on_simulated_answers(draws: int, blocks: int, per_block: int, draw_sd: float, block_sd: float, least: float) -> None:
+    rng, hits, repeats = np.random.default_rng(1), 0, 200
+    for repeat in range(repeats):
+        by_draw, by_block = rng.normal(0, draw_sd, (draws, 1)), np.repeat(rng.normal(0, block_sd, blocks), per_block)[None]
+        scores = rng.random((draws, blocks * per_block)) < np.clip(0.7 + by_draw + by_block, 0, 1)
+        found = bootstrap(blocks * per_block, draws=draws, per_block=per_block, seed=repeat, replicates=400).interval(scores)
+        assert found.low is not None and found.high is not None
+        hits += found.low <= 0.7 <= found.high
+    assert hits / repeats >= least
+
+
+def test_pairs_share_their_luck(rng: np.random.Generator) -> None:
+    # b is right wherever a is, and on 3 % more: far inside either interval, yet a clear win on the same items.
+    a = rng.random((5, 1500)) < 0.8
+    b = a | (rng.random((5, 1500)) < 0.15)
+    boot = bootstrap(1500, draws=5)
+    assert boot.interval(b).low < boot.interval(a).high  # type: ignore[operator]
+    found = boot.compare(a, b)
+    assert found.verdict == "b" and found.difference == pytest.approx(a.mean() - b.mean())
+    swapped = boot.compare(b, a)
+    assert swapped.verdict == "a" and swapped.low == pytest.approx(-found.high)
+
+
+def test_equal_encoders_are_rarely_separated() -> None:
+    rng = np.random.default_rng(2)
+    boot = bootstrap(400, draws=3, replicates=500)
+    verdicts = [boot.compare(rng.random((3, 400)) < 0.7, rng.random((3, 400)) < 0.7).verdict for _ in range(200)]
+    assert verdicts.count("not separable") >= 0.93 * 200
+    same = rng.random((3, 400)) < 0.7
+    assert boot.compare(same, same).verdict == "not separable"
+
+
+def test_balanced_accuracy_weighs_classes(rng: np.random.Generator) -> None:
+    labels = np.repeat([0, 1], [900, 100])
+    scores = (labels == 0)[None]  # always the frequent class
+    assert bootstrap(1000, labels=labels).value(scores) == pytest.approx(0.9)
+    balanced = bootstrap(1000, labels=labels, metric="balanced_accuracy").interval(scores)
+    assert balanced.value == balanced.low == balanced.high == pytest.approx(0.5)
+
+
+def test_one_block_has_no_interval() -> None:
+    found = bootstrap(50, per_block=50).interval(np.ones((1, 50), dtype=bool))
+    assert (found.value, found.low, found.high) == (1.0, None, None)
+    assert bootstrap(50, per_block=50).compare(np.ones((1, 50)), np.zeros((1, 50))).verdict == "not separable"
+
+
+def test_same_seed_same_bounds_and_bounds_stay_shares(rng: np.random.Generator) -> None:
+    scores = rng.random((5, 40)) < 0.97
+    first, second = (bootstrap(40, draws=5).interval(scores) for _ in range(2))
+    assert first == second and 0 <= first.low <= first.value <= first.high <= 1  # type: ignore[operator]
+
+
+def test_refuses_other_draws_or_items() -> None:
+    with pytest.raises(UserError, match=r"scores \[5, 40\] on the same draws and items, got \[4, 40\]"):
+        bootstrap(40, draws=5).interval(np.ones((4, 40), dtype=bool))
+    with pytest.raises(UserError, match="at least one draw"):
+        bootstrap(0)

@@ -1,0 +1,125 @@
+"""``eo-ssl ingest``: from files on disk to a corpus of tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from eo_ssl.cards import load_card
+from eo_ssl.corpus import Estimate, IngestConfig, IngestReport, estimate, ingest
+from eo_ssl.corpus.config import Codec, Method, Tiling
+from eo_ssl.scene import Product, products
+from eo_ssl.tiling import Edge
+
+
+def main(
+    card: str | list[str],
+    data: Path,
+    out: Path,
+    *,
+    size_px: int = 64,
+    tiling: Tiling = "native",
+    edge: Edge = "drop",
+    min_valid: float = 0.9,
+    max_cloud: float = 1.0,
+    codec: Codec = "lz4",
+    bands: list[str] | None = None,
+    gsd_m: float | None = None,
+    resampling: Method = "bilinear",
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    dask: str = "threads",
+    accept_unknown_offset: Literal["refuse", "drop"] = "refuse",
+    dry_run: bool = False,
+    overwrite: bool = False,
+) -> IngestReport | Estimate:
+    """Cut the products of one or more cards into tiles of a corpus; a second run adds nothing, an interrupted one goes on.
+
+    Args:
+        card: shipped card or YAML file that says what the files are, or several.
+        data: folder that the cards' file patterns are relative to.
+        out: folder of the corpus; further cards are added to it in a new snapshot.
+        size_px: side of a tile in pixels.
+        tiling: native cuts the product's own grid, grid resamples once to cells shared by all products of a UTM zone.
+        edge: what happens at the border: drop, shift (native only) or pad.
+        min_valid: least share of valid pixels of a tile, 0 to 1.
+        max_cloud: largest share of cloud among a tile's valid pixels, 0 to 1; below 1 every product needs a cloud mask.
+        codec: lz4 (fast to read), zstd (smaller) or none (largest, fastest).
+        bands: bands to keep, by any known name; all bands of the card if not given.
+        gsd_m: pixel size of the grid tiling in metres; the product's if not given.
+        resampling: how the grid tiling resamples images: nearest, bilinear or average.
+        shares: train, val and test share of the locations.
+        seed: of the split by location.
+        dask: threads, processes, synchronous or the address of a scheduler such as tcp://host:8786.
+        accept_unknown_offset: refuse or drop files whose radiometric offset the card does not list.
+        dry_run: print products, tiles, bytes and an estimate of the time, and write nothing.
+        overwrite: replace the tiles of a card that was ingested with another configuration, in a new snapshot.
+
+    Returns:
+        What was done, or with dry_run what would be done.
+    """
+    config = IngestConfig(
+        size_px=size_px, tiling=tiling, edge=edge, min_valid=min_valid, max_cloud=max_cloud, codec=codec, seed=seed,
+        bands=None if bands is None else tuple(bands), gsd_m=gsd_m, resampling=resampling, shares=shares,
+    )  # fmt: skip
+    listed = [products(load_card(name), data, accept_unknown_offset=accept_unknown_offset) for name in _names(card)]
+    found = [product for part in listed for product in part.products]
+    if dry_run:
+        return _estimate(found, config, dask)
+    with _bars() as progress:
+        dropped = [pair for part in listed for pair in part.dropped]
+        report = ingest(
+            found, out=out, config=config, client=dask, dropped=dropped, overwrite=overwrite, progress=progress
+        )
+    return _said(report)
+
+
+def _names(card: str | list[str]) -> list[str]:
+    return [card] if isinstance(card, str) else card
+
+
+def _estimate(found: list[Product], config: IngestConfig, dask: str) -> Estimate:
+    with Console(stderr=True).status(f"looking at {len(found)} products"):
+        expected = estimate(found, config=config, client=dask)
+    Console().print(expected.sentence(), soft_wrap=True, highlight=False, markup=False)
+    return expected
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar per step on standard error while the block runs."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        shown: dict[str, TaskID] = {}
+
+        def progress(step: str, done: int, total: int) -> None:
+            if step not in shown:
+                shown[step] = bars.add_task(step, total=total)
+            bars.update(shown[step], completed=done, total=total)
+
+        yield progress
+
+
+def _said(report: IngestReport) -> IngestReport:
+    """Print what was done and hand it on."""
+    console = Console()
+    console.print(report.sentence(), soft_wrap=True, highlight=False, markup=False)
+    for label, rows in (("quarantined", report.quarantined), ("left out", report.dropped)):
+        for product_id, reason in rows[:10]:
+            console.print(f"  {label} {product_id}: {reason}", soft_wrap=True, highlight=False, markup=False)
+        if len(rows) > 10:
+            console.print(f"  ... and {len(rows) - 10} more {label}", highlight=False)
+    return report
