@@ -17,7 +17,9 @@ TRAIN, TEST, DIM, CLASSES, K, PAIRS = 16_200, 5_400, 384, 10, 5, 7  # EuroSAT's 
 
 def clustered(rng: np.random.Generator, count: int, centres: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return ``count`` features around class centres, float32 [count, DIM]."""
-    return (centres[rng.integers(0, len(centres), count)] + rng.normal(size=(count, centres.shape[1]))).astype(np.float32)
+    return (centres[rng.integers(0, len(centres), count)] + rng.normal(size=(count, centres.shape[1]))).astype(
+        np.float32
+    )
 
 
 def seconds(work: Callable[[], object]) -> float:

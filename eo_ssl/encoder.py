@@ -67,7 +67,9 @@ class _Frozen(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Sha256 over weights and contract; provenance and the order of the file do not enter."""
-        return _content(self.state_dict(), {"encoder": type(self).__name__, "preprocessing": self.preprocessing.to_json()})
+        return _content(
+            self.state_dict(), {"encoder": type(self).__name__, "preprocessing": self.preprocessing.to_json()}
+        )
 
 
 class VitEncoder(_Frozen):
@@ -185,7 +187,9 @@ class RandomResNet(_Frozen):
         super().__init__("random_resnet50", preprocessing, {"weights": "random", "seed": seed})
         self.model: Any
         with seeded_init(seed):
-            self.model = timm.create_model("resnet50", pretrained=False, in_chans=len(preprocessing.bands), num_classes=0)
+            self.model = timm.create_model(
+                "resnet50", pretrained=False, in_chans=len(preprocessing.bands), num_classes=0
+            )
         self.eval()
 
     @property
@@ -238,13 +242,22 @@ def save_encoder(
     }
     path = Path(folder) / ENCODER_FILE
     content = _content(tensors, _identity(architecture, pooling, preprocessing))
-    if not commit(path, _sorted_header(safetensors.torch.save(tensors, metadata))) and load_encoder(path).fingerprint != content:
-        raise UserError(f"expected no other encoder at {path}, got one with other weights or another contract; give another output folder")
+    if (
+        not commit(path, _sorted_header(safetensors.torch.save(tensors, metadata)))
+        and load_encoder(path).fingerprint != content
+    ):
+        raise UserError(
+            f"expected no other encoder at {path}, got one with other weights or another contract; give another output folder"
+        )
     return content
 
 
 def load_encoder(
-    source: str | Path, *, preprocessing: Preprocessing | None = None, architecture: VitConfig | None = None, seed: int = 0
+    source: str | Path,
+    *,
+    preprocessing: Preprocessing | None = None,
+    architecture: VitConfig | None = None,
+    seed: int = 0,
 ) -> Encoder:
     """Return a trained encoder from its folder or weights file, or a weight-free one by its name.
 
@@ -260,13 +273,19 @@ def load_encoder(
     name = str(source)
     if name in WEIGHT_FREE:
         if preprocessing is None:
-            raise UserError(f"expected a preprocessing contract for the weight-free encoder {name}, got none; make one from training statistics")
+            raise UserError(
+                f"expected a preprocessing contract for the weight-free encoder {name}, got none; make one from training statistics"
+            )
         return _weight_free(name, preprocessing, architecture, seed)
     path = Path(source)
     if not path.exists():
-        raise UserError(f"expected an encoder folder or one of {', '.join(WEIGHT_FREE)}, got {name!r}{nearest(name, WEIGHT_FREE)}")
+        raise UserError(
+            f"expected an encoder folder or one of {', '.join(WEIGHT_FREE)}, got {name!r}{nearest(name, WEIGHT_FREE)}"
+        )
     if preprocessing is not None or architecture is not None:
-        raise UserError(f"expected no contract and no architecture for the trained encoder {path}, got one; it carries its own")
+        raise UserError(
+            f"expected no contract and no architecture for the trained encoder {path}, got one; it carries its own"
+        )
     if path.is_dir():
         require(path, "pretrain")
         path = path / ENCODER_FILE
@@ -286,7 +305,9 @@ def _weight_free(name: str, preprocessing: Preprocessing, architecture: VitConfi
         architecture = VitConfig(img_size=size, in_chans=len(preprocessing.bands), patch_size=patch)
     model = make_vit(architecture, seed=seed)
     origin = {"weights": "random", "seed": seed}
-    return VitEncoder(model, preprocessing, architecture=architecture, pooling="mean", name="random_init", provenance=origin)
+    return VitEncoder(
+        model, preprocessing, architecture=architecture, pooling="mean", name="random_init", provenance=origin
+    )
 
 
 def _read(path: Path) -> VitEncoder:
@@ -300,25 +321,40 @@ def _read(path: Path) -> VitEncoder:
         family, pooling = architecture["family"], architecture["pooling"]
         config = VitConfig.from_json(architecture["config"])
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"expected an encoder of this library in {path}, got {type(error).__name__}: {str(error)[:120]}; {remedy}") from error
+        raise UserError(
+            f"expected an encoder of this library in {path}, got {type(error).__name__}: {str(error)[:120]}; {remedy}"
+        ) from error
     if metadata.get("format") != str(FORMAT) or family != "vit":
-        raise UserError(f"expected encoder format {FORMAT} of family vit in {path}, got {metadata.get('format')} and {family}; {remedy}")
+        raise UserError(
+            f"expected encoder format {FORMAT} of family vit in {path}, got {metadata.get('format')} and {family}; {remedy}"
+        )
     model = make_vit(config)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(f"expected weights of {config.timm_name} in {path}, got others ({str(error).splitlines()[-1].strip()[:120]}); {remedy}") from error
+        raise UserError(
+            f"expected weights of {config.timm_name} in {path}, got others ({str(error).splitlines()[-1].strip()[:120]}); {remedy}"
+        ) from error
     name = path.parent.name if path.name == ENCODER_FILE else path.stem
-    return VitEncoder(model, Preprocessing.from_json(contract), architecture=config, pooling=pooling, name=name, provenance=provenance)
+    return VitEncoder(
+        model, Preprocessing.from_json(contract), architecture=config, pooling=pooling, name=name, provenance=provenance
+    )
 
 
 def _check_fit(architecture: VitConfig, preprocessing: Preprocessing, pooling: str) -> None:
     if pooling not in ("cls", "mean"):
-        raise UserError(f"expected pooling cls or mean, got {pooling!r}; the class token or the mean of the patch tokens")
+        raise UserError(
+            f"expected pooling cls or mean, got {pooling!r}; the class token or the mean of the patch tokens"
+        )
     got = (architecture.in_chans, architecture.img_size)
-    wanted = (len(preprocessing.bands), architecture.img_size if preprocessing.resize == "native" else preprocessing.size_px)
+    wanted = (
+        len(preprocessing.bands),
+        architecture.img_size if preprocessing.resize == "native" else preprocessing.size_px,
+    )
     if got != wanted:
-        raise UserError(f"expected an architecture for the contract's {wanted[0]} bands and {wanted[1]} px, got {got[0]} bands and {got[1]} px; match them")
+        raise UserError(
+            f"expected an architecture for the contract's {wanted[0]} bands and {wanted[1]} px, got {got[0]} bands and {got[1]} px; match them"
+        )
 
 
 def _identity(architecture: VitConfig, pooling: str, preprocessing: Preprocessing) -> dict[str, Any]:

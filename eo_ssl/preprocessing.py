@@ -30,7 +30,9 @@ Interpolation = Literal["bilinear", "bicubic", "nearest", "area"]
 Missing = Literal["refuse", "fill_mean", "zero"]
 
 OUTLIERS = 0.01  # share of values allowed outside `range` on either side: the range bounds the 1st and 99th percentile
-TOO_DARK = 0.01  # an untagged batch whose largest value is below this share of the brightest training mean was scaled twice
+TOO_DARK = (
+    0.01  # an untagged batch whose largest value is below this share of the brightest training mean was scaled twice
+)
 _MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact", "area": "area"}  # names in torch
 _CHOICES = {
     "resize": get_args(Resize), "interpolation": get_args(Interpolation), "missing": get_args(Missing), "invalid": ("mean_after_norm",),
@@ -105,20 +107,30 @@ class Preprocessing:
         for field, options in _CHOICES.items():
             value = getattr(self, field)
             if value not in options:
-                raise UserError(f"expected {field} out of {', '.join(options)}, got {value!r}{nearest(str(value), options)}")
+                raise UserError(
+                    f"expected {field} out of {', '.join(options)}, got {value!r}{nearest(str(value), options)}"
+                )
         if not len(self.bands) == len(self.mean) == len(self.std) > 0:
-            raise UserError(f"expected one mean and one std for each of {len(self.bands)} bands, got {len(self.mean)} and {len(self.std)}; give one each")
+            raise UserError(
+                f"expected one mean and one std for each of {len(self.bands)} bands, got {len(self.mean)} and {len(self.std)}; give one each"
+            )
         for band, mean, std in zip(self.bands, self.mean, self.std, strict=True):
             if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-                raise UserError(f"expected a finite mean and a positive std of {band}, got {mean} and {std}; leave out a band that is constant or never valid")
+                raise UserError(
+                    f"expected a finite mean and a positive std of {band}, got {mean} and {std}; leave out a band that is constant or never valid"
+                )
         for name in ("range", "clip"):
             bounds = getattr(self, name)
             if bounds is not None and not bounds[0] < bounds[1]:
                 raise UserError(f"expected {name} as (low, high) with low < high, got {bounds}; correct it")
         if self.antialias and self.interpolation not in ("bilinear", "bicubic"):
-            raise UserError(f"expected antialias only with bilinear or bicubic, got it with {self.interpolation}; set antialias to false")
+            raise UserError(
+                f"expected antialias only with bilinear or bicubic, got it with {self.interpolation}; set antialias to false"
+            )
         if self.size_px < 1 or not 0 < self.gsd_m[0] <= self.gsd_m[1]:
-            raise UserError(f"expected size_px >= 1 and 0 < gsd_m low <= high, got {self.size_px} and {self.gsd_m}; correct them")
+            raise UserError(
+                f"expected size_px >= 1 and 0 < gsd_m low <= high, got {self.size_px} and {self.gsd_m}; correct them"
+            )
         _ = self.final_quantity  # refuses a conversion that does not exist
 
     @property
@@ -128,7 +140,9 @@ class Preprocessing:
         for name in self.convert:
             source, target = _conversion(name)
             if source != quantity:
-                raise UserError(f"expected a conversion that starts from {quantity.value}, got {name!r}; order the conversions as a chain")
+                raise UserError(
+                    f"expected a conversion that starts from {quantity.value}, got {name!r}; order the conversions as a chain"
+                )
             quantity = target
         return quantity
 
@@ -162,11 +176,15 @@ class Preprocessing:
         """
         have, quantity = tuple(stream.bands), Quantity(stream.quantity)
         if not len(have) == len(stats.mean) == len(stats.std):
-            raise UserError(f"expected statistics of the stream's {len(have)} bands, got {len(stats.mean)} means; take the statistics of this stream")
+            raise UserError(
+                f"expected statistics of the stream's {len(have)} bands, got {len(stats.mean)} means; take the statistics of this stream"
+            )
         wanted = have if bands is None else sensor_named(stream.sensor).resolve_all(bands)
         absent = [band for band in wanted if band not in have]
         if absent:
-            raise UserError(f"expected bands of the stream ({', '.join(have)}), got {', '.join(absent)}; ingest them or leave them out")
+            raise UserError(
+                f"expected bands of the stream ({', '.join(have)}), got {', '.join(absent)}; ingest them or leave them out"
+            )
         index = [have.index(band) for band in wanted]
         return cls(
             sensor=stream.sensor, quantity=quantity, bands=wanted, convert=convert, range=quantity.plausible, clip=clip,
@@ -178,7 +196,10 @@ class Preprocessing:
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` accepts."""
         values = dataclasses.asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Quantity) else value for key, value in values.items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Quantity) else value
+            for key, value in values.items()
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
@@ -186,10 +207,14 @@ class Preprocessing:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
-                raise UserError(f"expected the fields of a preprocessing contract ({', '.join(known)}), got {key!r}{nearest(key, known)}")
+                raise UserError(
+                    f"expected the fields of a preprocessing contract ({', '.join(known)}), got {key!r}{nearest(key, known)}"
+                )
         absent = [key for key in known if key not in values]
         if absent:
-            raise UserError(f"expected a complete preprocessing contract, got one without {', '.join(absent)}; nothing is assumed for it, so state it")
+            raise UserError(
+                f"expected a complete preprocessing contract, got one without {', '.join(absent)}; nothing is assumed for it, so state it"
+            )
         return cls(**values)
 
     @property
@@ -197,7 +222,9 @@ class Preprocessing:
         """Sha256 (hex) of the contract."""
         return fingerprint(self.to_json())
 
-    def __call__(self, image: Tensor, *, bands: Sequence[str], quantity: Quantity | str | None, sensor: str) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, image: Tensor, *, bands: Sequence[str], quantity: Quantity | str | None, sensor: str
+    ) -> tuple[Tensor, Tensor]:
         """Return the encoder's input for ``image`` and where it rests on measured pixels.
 
         Any permutation of the input bands gives bit-equal output; ``image`` itself is left as it is.
@@ -234,7 +261,9 @@ class Preprocessing:
         x = x.masked_fill_(~valid, 0.0)
         if len(kept) == len(self.bands):
             return x.contiguous(), valid.contiguous()
-        whole = (torch.zeros_like(mean) if self.missing == "fill_mean" else -mean / std).repeat(x.shape[0], 1, *x.shape[2:])
+        whole = (torch.zeros_like(mean) if self.missing == "fill_mean" else -mean / std).repeat(
+            x.shape[0], 1, *x.shape[2:]
+        )
         whole[:, kept] = x
         known = torch.zeros_like(whole, dtype=torch.bool)
         known[:, kept] = valid
@@ -247,9 +276,13 @@ class Preprocessing:
                 "give physical values and all names in channel order"
             )
         if sensor != self.sensor:
-            raise UserError(f"expected bands of {self.sensor}, got bands of {sensor}; translate the names deliberately with eo_ssl.sensors.translate_bands")
+            raise UserError(
+                f"expected bands of {self.sensor}, got bands of {sensor}; translate the names deliberately with eo_ssl.sensors.translate_bands"
+            )
         if quantity is not None and quantity != self.quantity:
-            raise UserError(f"expected {self.quantity.value}, got {quantity}; convert the values first, or read the product as {self.quantity.value}")
+            raise UserError(
+                f"expected {self.quantity.value}, got {quantity}; convert the values first, or read the product as {self.quantity.value}"
+            )
 
     def _order(self, names: tuple[str, ...]) -> tuple[int | None, ...]:
         """Channel of each contract band in the input, None where it is missing."""
@@ -258,7 +291,9 @@ class Preprocessing:
         none = len(absent) == len(self.bands)
         if none or (absent and self.missing == "refuse"):
             remedy = "name the channels" if none else "add them, or choose missing = fill_mean or zero in the contract"
-            raise UserError(f"expected bands {', '.join(self.bands)} of {self.sensor}, got {', '.join(names)} without {', '.join(absent)}; {remedy}")
+            raise UserError(
+                f"expected bands {', '.join(self.bands)} of {self.sensor}, got {', '.join(names)} without {', '.join(absent)}; {remedy}"
+            )
         return index
 
     def _check_values(self, x: Tensor, valid: Tensor, *, tagged: bool) -> None:
@@ -268,7 +303,10 @@ class Preprocessing:
         low, high = self.range
         least, most = (float(v) for v in torch.aminmax(torch.where(valid, x, 0.5 * (low + high))))
         if least < low or most > high:
-            shares = {side: int((outside & valid).sum()) / int(valid.sum()) for side, outside in (("below", x < low), ("above", x > high))}
+            shares = {
+                side: int((outside & valid).sum()) / int(valid.sum())
+                for side, outside in (("below", x < low), ("above", x > high))
+            }
             side = max(shares, key=shares.__getitem__)
             if shares[side] > OUTLIERS:
                 raise UserError(
@@ -281,9 +319,15 @@ class Preprocessing:
     def _check_scale(self, x: Tensor, valid: Tensor) -> None:
         if self.quantity.is_db:
             if float(torch.where(valid, x, 1.0).min()) >= 0 and max(self.mean) < 0:
-                raise UserError(f"expected {self.quantity.value} with negative values, got none below 0 dB; it looks like linear power, convert it")
+                raise UserError(
+                    f"expected {self.quantity.value} with negative values, got none below 0 dB; it looks like linear power, convert it"
+                )
             return
-        means = [10 ** (mean / 10) for mean in self.mean] if self.final_quantity.is_db else [abs(mean) for mean in self.mean]
+        means = (
+            [10 ** (mean / 10) for mean in self.mean]
+            if self.final_quantity.is_db
+            else [abs(mean) for mean in self.mean]
+        )
         largest = float(x.abs().max())
         if largest < TOO_DARK * max(means):
             raise UserError(
@@ -298,7 +342,9 @@ class Preprocessing:
             return x, valid
         if self.resize == "crop":
             if min(height, width) < self.size_px:
-                raise UserError(f"expected images of at least {self.size_px} px to crop, got {height} x {width}; choose resize = to_size")
+                raise UserError(
+                    f"expected images of at least {self.size_px} px to crop, got {height} x {width}; choose resize = to_size"
+                )
             top, left = (height - self.size_px) // 2, (width - self.size_px) // 2
             window = (..., slice(top, top + self.size_px), slice(left, left + self.size_px))
             return x[window].contiguous(), valid[window]
@@ -312,7 +358,9 @@ class Preprocessing:
     def _interpolated(self, x: Tensor) -> Tensor:
         mode = _MODES[self.interpolation]
         aligned = False if mode in ("bilinear", "bicubic") else None
-        return functional.interpolate(x, size=(self.size_px, self.size_px), mode=mode, align_corners=aligned, antialias=self.antialias)
+        return functional.interpolate(
+            x, size=(self.size_px, self.size_px), mode=mode, align_corners=aligned, antialias=self.antialias
+        )
 
 
 @lru_cache(maxsize=256)
@@ -326,7 +374,9 @@ def _channels(sensor: str, names: tuple[str, ...], wanted: tuple[str, ...]) -> t
         except UserError:
             continue
         if band in where:
-            raise UserError(f"expected each band of {sensor} once, got {names[where[band]]} and {name} for {band}; remove one")
+            raise UserError(
+                f"expected each band of {sensor} once, got {names[where[band]]} and {name} for {band}; remove one"
+            )
         where[band] = channel
     return tuple(where.get(band) for band in wanted)
 
@@ -335,11 +385,15 @@ def _conversion(name: str) -> tuple[Quantity, Quantity]:
     """Parse ``source->target`` and refuse a pair that no formula on values connects."""
     pair = [part.strip() for part in name.split("->")]
     if len(pair) != 2 or not all(part in list(Quantity) for part in pair):
-        raise UserError(f"expected a conversion such as gamma0->gamma0_db, got {name!r}; use the names {', '.join(Quantity)}")
+        raise UserError(
+            f"expected a conversion such as gamma0->gamma0_db, got {name!r}; use the names {', '.join(Quantity)}"
+        )
     first, last = Quantity(pair[0]), Quantity(pair[1])
     if (first.is_power and last == first.in_db) or (first.is_db and last == first.in_power):
         return first, last
-    raise UserError(f"expected a conversion between a power and its own dB form, got {name!r}; calibrate to the wanted quantity when reading instead")
+    raise UserError(
+        f"expected a conversion between a power and its own dB form, got {name!r}; calibrate to the wanted quantity when reading instead"
+    )
 
 
 def _converted(x: Tensor, name: str) -> Tensor:

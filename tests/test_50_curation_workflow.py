@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from eo_ssl.workflows.curate import main as curate
-from eo_ssl.workflows.ingest import main as ingest
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.curation import CurationReport, Hierarchical
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
 from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.workflows.curate import main as curate
+from eo_ssl.workflows.ingest import main as ingest
 
 S2 = "s2_boa_12b_10m_32px"
 

@@ -43,20 +43,30 @@ def image(rng: np.random.Generator, size: int = 8, batch: int = 3) -> torch.Tens
     return torch.from_numpy((mean + 0.3 * std * rng.normal(size=(batch, len(BANDS), size, size))).astype(np.float32))
 
 
-def call(p: Preprocessing, x: torch.Tensor, bands: tuple[str, ...] = BANDS, quantity: object = TOA, sensor: str = "sentinel2_l1c"):
+def call(
+    p: Preprocessing,
+    x: torch.Tensor,
+    bands: tuple[str, ...] = BANDS,
+    quantity: object = TOA,
+    sensor: str = "sentinel2_l1c",
+):
     return p(x, bands=bands, quantity=quantity, sensor=sensor)  # type: ignore[arg-type]
 
 
 def test_normalises_by_hand(rng: np.random.Generator) -> None:
     x = image(rng)
     out, valid = call(contract(), x)
-    expected = (x.numpy() - np.array(MEAN, np.float32).reshape(1, -1, 1, 1)) / np.array(STD, np.float32).reshape(1, -1, 1, 1)
+    expected = (x.numpy() - np.array(MEAN, np.float32).reshape(1, -1, 1, 1)) / np.array(STD, np.float32).reshape(
+        1, -1, 1, 1
+    )
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-6)
     assert out.dtype == torch.float32 and valid.dtype == torch.bool and valid.all()
 
 
 @settings(max_examples=40, deadline=None)
-@given(order=st.permutations(range(len(BANDS))), size=st.sampled_from([6, 8, 13]), holes=st.booleans(), last=st.booleans())
+@given(
+    order=st.permutations(range(len(BANDS))), size=st.sampled_from([6, 8, 13]), holes=st.booleans(), last=st.booleans()
+)
 def test_any_permutation_gives_the_same_bits(order: list[int], size: int, holes: bool, last: bool) -> None:
     x = image(np.random.default_rng(7), size=size)
     if holes:
@@ -89,7 +99,9 @@ def test_input_is_left_alone(rng: np.random.Generator) -> None:
 
 def test_clip_follows_conversion_and_comes_before_normalisation() -> None:
     power = torch.tensor([1e-9, 1e-2, 1.0, 30.0]).repeat(2, 1).reshape(1, 2, 2, 2)
-    out, _ = sar(clip=(-30.0, 5.0), resize="native")(power, bands=("VV", "VH"), quantity="gamma0", sensor="sentinel1_rtc")
+    out, _ = sar(clip=(-30.0, 5.0), resize="native")(
+        power, bands=("VV", "VH"), quantity="gamma0", sensor="sentinel1_rtc"
+    )
     expected = (np.clip([-50.0, -20.0, 0.0, 10 * np.log10(30.0)], -30, 5) + 11.0) / 4.0
     np.testing.assert_allclose(out[0, 0].flatten().numpy(), expected, rtol=1e-5)
 
@@ -103,7 +115,14 @@ def test_decibel_is_the_sensors_own_formula(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
-KERNELS = [("bilinear", True), ("bilinear", False), ("bicubic", True), ("bicubic", False), ("nearest", False), ("area", False)]
+KERNELS = [
+    ("bilinear", True),
+    ("bilinear", False),
+    ("bicubic", True),
+    ("bicubic", False),
+    ("nearest", False),
+    ("area", False),
+]
 
 
 @pytest.mark.parametrize(("interpolation", "antialias"), KERNELS)
@@ -119,8 +138,12 @@ def test_masked_resize_of_a_constant_stays_constant(interpolation: str, antialia
     assert (out[~valid] == 0).all()  # the mean, after normalisation
 
 
-@pytest.mark.parametrize(("interpolation", "antialias"), [("bilinear", True), ("bicubic", False), ("nearest", False), ("area", False)])
-def test_resize_without_holes_is_torchs_own_and_ignores_batch_mates(rng: np.random.Generator, interpolation: str, antialias: bool) -> None:
+@pytest.mark.parametrize(
+    ("interpolation", "antialias"), [("bilinear", True), ("bicubic", False), ("nearest", False), ("area", False)]
+)
+def test_resize_without_holes_is_torchs_own_and_ignores_batch_mates(
+    rng: np.random.Generator, interpolation: str, antialias: bool
+) -> None:
     x = image(rng, size=13)
     p = contract(size_px=8, interpolation=interpolation, antialias=antialias, mean=(0.0,) * 6, std=(1.0,) * 6)
     whole, valid = call(p, x)
@@ -242,7 +265,9 @@ def test_refuses_a_contract_that_contradicts_itself(changes: dict[str, object], 
         contract(**changes)
 
 
-@pytest.mark.parametrize("p", [contract(), contract(clip=(0.0, 1.0), missing="zero", gsd_m=(10.0, 30.0)), sar(clip=(-35.0, 5.0))])
+@pytest.mark.parametrize(
+    "p", [contract(), contract(clip=(0.0, 1.0), missing="zero", gsd_m=(10.0, 30.0)), sar(clip=(-35.0, 5.0))]
+)
 def test_json_keeps_everything(p: Preprocessing) -> None:
     back = Preprocessing.from_json(json.loads(json.dumps(p.to_json())))
     assert back == p and back.fingerprint == p.fingerprint
@@ -262,7 +287,13 @@ def test_from_stats_follows_names() -> None:
     stream = SimpleNamespace(sensor="sentinel2_l1c", quantity=TOA, bands=BANDS, gsd_m=20.0, size_px=32)
     stats = SimpleNamespace(mean=np.array(MEAN), std=np.array(STD))
     p = Preprocessing.from_stats(stream, stats, bands=("swir16", "B8A"))
-    assert (p.bands, p.mean, p.std, p.size_px, p.gsd_m) == (("B11", "B8A"), (MEAN[5], MEAN[4]), (STD[5], STD[4]), 32, (20.0, 20.0))
+    assert (p.bands, p.mean, p.std, p.size_px, p.gsd_m) == (
+        ("B11", "B8A"),
+        (MEAN[5], MEAN[4]),
+        (STD[5], STD[4]),
+        32,
+        (20.0, 20.0),
+    )
     with pytest.raises(UserError, match="got B12; ingest them"):
         Preprocessing.from_stats(stream, stats, bands=("B12",))
     with pytest.raises(UserError, match="statistics of the stream's 6 bands"):

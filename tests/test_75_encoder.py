@@ -37,7 +37,9 @@ def batch(size: int = 16, n: int = 20) -> torch.Tensor:
 
 
 def save(folder: Path, **changes: object) -> str:
-    options = dict(architecture=SMALL, preprocessing=contract(), pooling="mean", provenance={"seed": 4, "objective": "mae"})  # noqa: C408
+    options = dict(
+        architecture=SMALL, preprocessing=contract(), pooling="mean", provenance={"seed": 4, "objective": "mae"}
+    )  # noqa: C408
     return save_encoder(folder, make_vit(SMALL, seed=4), **{**options, **changes})  # type: ignore[arg-type]
 
 
@@ -97,7 +99,12 @@ def test_saved_encoder_comes_back(tmp_path: Path, pooling: str) -> None:
     fingerprint = save(tmp_path, pooling=pooling)
     back = load_encoder(tmp_path / ENCODER_FILE)
     assert isinstance(back, VitEncoder)
-    assert (back.fingerprint, back.preprocessing, back.architecture, back.pooling) == (fingerprint, contract(), SMALL, pooling)
+    assert (back.fingerprint, back.preprocessing, back.architecture, back.pooling) == (
+        fingerprint,
+        contract(),
+        SMALL,
+        pooling,
+    )
     assert back.provenance == {"seed": 4, "objective": "mae"}
     x, model = batch(), make_vit(SMALL, seed=4).eval()
     with torch.inference_mode():
@@ -127,7 +134,14 @@ def test_fingerprint_sees_weights_contract_and_pooling_but_not_provenance(tmp_pa
     other = [
         save(tmp_path / "c", pooling="cls"),
         save(tmp_path / "d", preprocessing=contract(clip=(0.0, 1.0))),
-        save_encoder(tmp_path / "e", make_vit(SMALL, seed=5), architecture=SMALL, preprocessing=contract(), pooling="mean", provenance={}),
+        save_encoder(
+            tmp_path / "e",
+            make_vit(SMALL, seed=5),
+            architecture=SMALL,
+            preprocessing=contract(),
+            pooling="mean",
+            provenance={},
+        ),
     ]
     assert same[0] == same[1] and len({*same, *other}) == 4
 
@@ -153,7 +167,9 @@ def _damage(path: Path, change: str) -> None:
         path.write_bytes(data.replace(b"blocks.0.norm1.weight", b"blocks.0.norm9.weight"))
 
 
-@pytest.mark.parametrize(("change", "message"), [("truncated", "SafetensorError"), ("foreign", "KeyError"), ("renamed", "got others")])
+@pytest.mark.parametrize(
+    ("change", "message"), [("truncated", "SafetensorError"), ("foreign", "KeyError"), ("renamed", "got others")]
+)
 def test_damaged_files_are_refused(tmp_path: Path, change: str, message: str) -> None:
     save(tmp_path)
     _damage(tmp_path / ENCODER_FILE, change)

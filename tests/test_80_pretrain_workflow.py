@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from eo_ssl.workflows import curate, ingest, pretrain
 
 from eo_ssl.cli import main as command_line
 from eo_ssl.corpus import Corpus
@@ -20,6 +19,7 @@ from eo_ssl.models import VitChoice
 from eo_ssl.objectives import MaeConfig
 from eo_ssl.pretraining import Choice, FitConfig, gather
 from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.workflows import curate, ingest, pretrain
 
 QUICK = {
     "steps": 6,

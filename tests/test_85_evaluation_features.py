@@ -126,7 +126,9 @@ def test_power_is_normalised_in_decibel(rng: np.random.Generator) -> None:
     power[3, :, :2] = np.nan
     source = Images(power, ("VV", "VH"), "sentinel1_rtc", Quantity.GAMMA0)
     rows = np.arange(40)
-    task = Task("sar", (source,), rows % 2, ("a", "b"), rows, (Fold(rows[:20], rows[20:], rows[:0]),), "halves", "accuracy")
+    task = Task(
+        "sar", (source,), rows % 2, ("a", "b"), rows, (Fold(rows[:20], rows[20:], rows[:0]),), "halves", "accuracy"
+    )
     found = train_contract(task, task.folds[0])
     decibel = 10 * np.log10(power[:20].astype(np.float64))
     np.testing.assert_allclose(found.mean, np.nanmean(decibel, axis=(0, 2, 3)), rtol=1e-5)
@@ -142,7 +144,8 @@ def test_standardised_statistics_do_not_care_about_units_and_raw_ones_do(rng: np
     other = (base * gain + np.where(gain_only, 0.0, offset)).astype(np.float32)
     drawn = draw(task, shots=10, draws=3, seed=0)
     same, different = (
-        [right(task, [x], drawn, protocol=protocol, shots=10) for x in (base, other)] for protocol in ("knn5-standardised", "knn5")
+        [right(task, [x], drawn, protocol=protocol, shots=10) for x in (base, other)]
+        for protocol in ("knn5-standardised", "knn5")
     )  # type: ignore[misc]
     assert np.array_equal(*same) and not np.array_equal(*different)
     assert same[0].mean() > 0.75  # the planted class is seen
@@ -156,16 +159,23 @@ def eurosats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
         "reversed": EUROSAT_BANDS[::-1],
     }
     root = tmp_path_factory.mktemp("eurosat")
-    return {name: (make_eurosat(root / str(i), per_class=5, bands_order=order), order) for i, (name, order) in enumerate(orders.items())}
+    return {
+        name: (make_eurosat(root / str(i), per_class=5, bands_order=order), order)
+        for i, (name, order) in enumerate(orders.items())
+    }
 
 
-def test_eurosat_in_three_band_orders_gives_the_same_bits(eurosats: dict[str, tuple[Path, tuple[str, ...]]], tmp_path: Path) -> None:
+def test_eurosat_in_three_band_orders_gives_the_same_bits(
+    eurosats: dict[str, tuple[Path, tuple[str, ...]]], tmp_path: Path
+) -> None:
     from eo_ssl.evaluation.eurosat import eurosat_task
 
     bands = ("B02", "B03", "B04", "B08", "B8A", "B11", "B12")
     wanted = replace(contract(64), bands=bands, mean=(0.1,) * 7, std=(0.05,) * 7)
     config = VitConfig(img_size=64, in_chans=7, patch_size=16, depth=1)
-    save_encoder(tmp_path / "vit", make_vit(config), architecture=config, preprocessing=wanted, pooling="mean", provenance={})
+    save_encoder(
+        tmp_path / "vit", make_vit(config), architecture=config, preprocessing=wanted, pooling="mean", provenance={}
+    )
     encoders = [load_encoder(name, preprocessing=wanted) for name in ("imagestats", "rcf")]
     encoders.append(load_encoder(tmp_path / "vit" / "encoder.safetensors"))
     card = load_card("eurosat")
@@ -199,7 +209,9 @@ def test_eurosat_keeps_torchgeos_splits_and_learns(eurosats: dict[str, tuple[Pat
 def test_eurosat_absent_says_where_it_comes_from(tmp_path: Path) -> None:
     from eo_ssl.evaluation.eurosat import eurosat_task
 
-    with pytest.raises(UserError, match=r"eurosat-train\.txt.*sentinel_2/tif.*fetch it with torchgeo\.datasets\.EuroSAT"):
+    with pytest.raises(
+        UserError, match=r"eurosat-train\.txt.*sentinel_2/tif.*fetch it with torchgeo\.datasets\.EuroSAT"
+    ):
         eurosat_task(tmp_path, load_card("eurosat"))
     with pytest.raises(UserError, match="use the card eurosat"):
         eurosat_task(tmp_path, load_card("mstar_soc"))

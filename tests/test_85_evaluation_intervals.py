@@ -10,7 +10,14 @@ from eo_ssl.evaluation.intervals import Bootstrap
 
 
 def bootstrap(
-    n: int, *, draws: int = 1, per_block: int = 1, labels: np.ndarray | None = None, metric: str = "accuracy", seed: int = 0, **more: int
+    n: int,
+    *,
+    draws: int = 1,
+    per_block: int = 1,
+    labels: np.ndarray | None = None,
+    metric: str = "accuracy",
+    seed: int = 0,
+    **more: int,
 ) -> Bootstrap:
     labels = np.zeros(n, dtype=np.int64) if labels is None else labels
     return Bootstrap(np.arange(n) // per_block, draws=draws, labels=labels, metric=metric, seed=seed, **more)  # type: ignore[arg-type]
@@ -45,12 +52,19 @@ def test_draws_alone_give_students_interval() -> None:
     ("draws", "blocks", "per_block", "draw_sd", "block_sd", "least"),
     [(1, 200, 1, 0.0, 0.0, 0.93), (5, 200, 1, 0.1, 0.0, 0.91), (1, 30, 10, 0.0, 0.1, 0.91), (5, 30, 10, 0.05, 0.1, 0.92), (1, 3, 100, 0.0, 0.1, 0.86)],
 )  # fmt: skip
-def test_coverage_on_simulated_answers(draws: int, blocks: int, per_block: int, draw_sd: float, block_sd: float, least: float) -> None:
+def test_coverage_on_simulated_answers(
+    draws: int, blocks: int, per_block: int, draw_sd: float, block_sd: float, least: float
+) -> None:
     rng, hits, repeats = np.random.default_rng(1), 0, 200
     for repeat in range(repeats):
-        by_draw, by_block = rng.normal(0, draw_sd, (draws, 1)), np.repeat(rng.normal(0, block_sd, blocks), per_block)[None]
+        by_draw, by_block = (
+            rng.normal(0, draw_sd, (draws, 1)),
+            np.repeat(rng.normal(0, block_sd, blocks), per_block)[None],
+        )
         scores = rng.random((draws, blocks * per_block)) < np.clip(0.7 + by_draw + by_block, 0, 1)
-        found = bootstrap(blocks * per_block, draws=draws, per_block=per_block, seed=repeat, replicates=400).interval(scores)
+        found = bootstrap(blocks * per_block, draws=draws, per_block=per_block, seed=repeat, replicates=400).interval(
+            scores
+        )
         assert found.low is not None and found.high is not None
         hits += found.low <= 0.7 <= found.high
     assert hits / repeats >= least

@@ -13,7 +13,9 @@ from eo_ssl.errors import UserError
 from eo_ssl.evaluation import knn, linear
 
 
-def clusters(rng: np.random.Generator, n: int, dim: int, classes: int, spread: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
+def clusters(
+    rng: np.random.Generator, n: int, dim: int, classes: int, spread: float = 0.4
+) -> tuple[np.ndarray, np.ndarray]:
     y = rng.integers(0, classes, n)
     centres = np.random.default_rng(5).normal(size=(classes, dim))
     return (spread * centres[y] + rng.normal(size=(n, dim))).astype(np.float32), y.astype(np.int64)
@@ -25,7 +27,9 @@ def test_knn_is_scikit_learns(rng: np.random.Generator, engine: str, k: int) -> 
     x, y = clusters(rng, 700, 24, 6)
     test, _ = clusters(rng, 1500, 24, 6)
     oracle = KNeighborsClassifier(k, algorithm="brute").fit(x.astype(np.float64), y)
-    assert np.array_equal(knn.neighbours(x, test, k=k, engine=engine), oracle.kneighbors(test.astype(np.float64), return_distance=False))
+    assert np.array_equal(
+        knn.neighbours(x, test, k=k, engine=engine), oracle.kneighbors(test.astype(np.float64), return_distance=False)
+    )
     assert np.array_equal(knn.predict(x, y, test, k=k, engine=engine), oracle.predict(test.astype(np.float64)))
 
 
@@ -35,7 +39,9 @@ def test_knn_survives_the_rounding_of_float32(rng: np.random.Generator, engine: 
     x = (1000 + 1e-3 * rng.normal(size=(600, 16))).astype(np.float32)
     test = (1000 + 1e-3 * rng.normal(size=(200, 16))).astype(np.float32)
     distance = np.square(test[:, None].astype(np.float64) - x[None]).sum(axis=2)
-    assert np.array_equal(knn.neighbours(x, test, k=5, engine=engine), np.argsort(distance, axis=1, kind="stable")[:, :5])
+    assert np.array_equal(
+        knn.neighbours(x, test, k=5, engine=engine), np.argsort(distance, axis=1, kind="stable")[:, :5]
+    )
 
 
 @pytest.mark.parametrize("engine", ["faiss", "torch"])
@@ -46,7 +52,12 @@ def test_knn_orders_equal_distances_by_row(engine: str) -> None:
 
 
 def test_votes_tie_to_the_lowest_class() -> None:
-    assert knn.vote(np.array([[3, 1, 1, 3, 0], [2, 2, 1, 1, 0], [4, 3, 2, 1, 0], [2, 2, 2, 0, 0]])).tolist() == [1, 1, 0, 2]
+    assert knn.vote(np.array([[3, 1, 1, 3, 0], [2, 2, 1, 1, 0], [4, 3, 2, 1, 0], [2, 2, 2, 0, 0]])).tolist() == [
+        1,
+        1,
+        0,
+        2,
+    ]
 
 
 @pytest.mark.parametrize("k", [0, 4])
@@ -73,7 +84,9 @@ def test_probe_agrees_with_scikit_learn_for_every_penalty(rng: np.random.Generat
     test, truth = clusters(rng, 1000, 20, 4)
     scaler = StandardScaler().fit(x.astype(np.float64))
     for probe in linear.fit(x, y, penalties=linear.PENALTIES):
-        oracle = LogisticRegression(C=probe.penalty, tol=1e-7, max_iter=5000).fit(scaler.transform(x.astype(np.float64)), y)
+        oracle = LogisticRegression(C=probe.penalty, tol=1e-7, max_iter=5000).fit(
+            scaler.transform(x.astype(np.float64)), y
+        )
         ours, theirs = probe.predict(test), oracle.predict(scaler.transform(test.astype(np.float64)))
         assert (ours == theirs).mean() > 0.995
         assert abs((ours == truth).mean() - (theirs == truth).mean()) < 0.004

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from eo_ssl.workflows.evaluate import main
 
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, Stream, ingest
@@ -24,6 +23,7 @@ from eo_ssl.evaluation.tasks import corpus_task, draw
 from eo_ssl.manifest import require
 from eo_ssl.scene import products
 from eo_ssl.sensors import Quantity
+from eo_ssl.workflows.evaluate import main
 
 TOA = Quantity.TOA_REFLECTANCE
 S2 = Stream("sentinel2_l1c", TOA, ("B02", "B03", "B04", "B08", "B11", "B12"), 10.0, 8)
@@ -34,7 +34,14 @@ DEFAULTS: dict[str, Any] = {
     "product_id": "p", "row_off": 0, "col_off": 0, "height": 8, "width": 8, "xmin": None, "ymin": None, "xmax": None, "ymax": None, "label": 0,
     "label_name": "", "split": "train", "benchmark_split": "", "source": "", "source_width_px": None, "source_height_px": None,
 }  # fmt: skip
-TYPES = {"xmin": pa.float64(), "ymin": pa.float64(), "xmax": pa.float64(), "ymax": pa.float64(), "source_width_px": pa.int32(), "source_height_px": pa.int32()}
+TYPES = {
+    "xmin": pa.float64(),
+    "ymin": pa.float64(),
+    "xmax": pa.float64(),
+    "ymax": pa.float64(),
+    "source_width_px": pa.int32(),
+    "source_height_px": pa.int32(),
+}
 
 
 @dataclass
@@ -76,7 +83,12 @@ def places(products: list[str], boxes: list[tuple[float, float, float, float]]) 
 def test_overlapping_products_are_one_site() -> None:
     # a and c overlap only through b; d is elsewhere; e has no georeference; two tiles of b lie apart.
     nan = (np.nan,) * 4
-    found = sites(places(["e", "a", "b", "b", "c", "d"], [nan, (0, 0, 2, 2), (1, 1, 2, 2), (3, 3, 4, 4), (3.5, 3.5, 6, 6), (9, 9, 10, 10)]))
+    found = sites(
+        places(
+            ["e", "a", "b", "b", "c", "d"],
+            [nan, (0, 0, 2, 2), (1, 1, 2, 2), (3, 3, 4, 4), (3.5, 3.5, 6, 6), (9, 9, 10, 10)],
+        )
+    )
     assert found.tolist() == [0, 1, 1, 1, 1, 2]
 
 
@@ -115,7 +127,10 @@ def scenes(rng: np.random.Generator) -> list[tuple[FakeCorpus, str]]:
     corpus, parts = FakeCorpus(), []
     for stream, product in ((S2, "s2"), (L5, "l5")):
         labels = np.arange(40) % 2
-        rows = [{"product_id": product, "label": int(v), "label_name": ("dark", "green")[v], "split": "test"} for v in labels]
+        rows = [
+            {"product_id": product, "label": int(v), "label_name": ("dark", "green")[v], "split": "test"}
+            for v in labels
+        ]
         rows[0] = {**rows[0], "label": -1, "label_name": ""}
         if stream is S2:
             rows[1] |= {"label": 2, "label_name": "only here"}
@@ -136,7 +151,10 @@ def test_cross_sensor_task_by_translated_names(rng: np.random.Generator) -> None
 
 def test_tiles_that_pretraining_saw_are_not_tested(rng: np.random.Generator) -> None:
     corpus, labels = FakeCorpus(), np.arange(60) % 2
-    rows = [{"product_id": f"p{i % 3}", "label": int(v), "label_name": str(v), "split": ("train", "val", "test")[i // 20]} for i, v in enumerate(labels)]
+    rows = [
+        {"product_id": f"p{i % 3}", "label": int(v), "label_name": str(v), "split": ("train", "val", "test")[i // 20]}
+        for i, v in enumerate(labels)
+    ]
     part = corpus.add(S2, tiles(rng, S2, labels), rows)
     unseen = corpus_task([part], name="t")  # type: ignore[list-item]
     assert set(unseen.tested) == set(range(20, 60)) and all(set(fold.train) <= set(range(20)) for fold in unseen.folds)
@@ -167,14 +185,18 @@ def chips(rng: np.random.Generator, n: int = 120) -> tuple[tuple[FakeCorpus, str
         for i, v in enumerate(labels)
     ]  # fmt: skip
     order = rng.permutation(n)  # another corpus has another row order
-    return corpus.add(CHIP, wide[..., 32:96, 32:96], rows), FakeCorpus().add(CROP, wide[order], [rows[i] for i in order])
+    return corpus.add(CHIP, wide[..., 32:96, 32:96], rows), FakeCorpus().add(
+        CROP, wide[order], [rows[i] for i in order]
+    )
 
 
 def test_mstar_controls_see_size_and_clutter_and_nothing_else(rng: np.random.Generator) -> None:
     task = mstar_task(*chips(rng)[:1], clutter=chips(np.random.default_rng(20261121))[1])  # type: ignore[arg-type]
     drawn = draw(task, shots=5, draws=5, seed=0)
     size, clutter = (right(task, [control.x], drawn, protocol="knn5", shots=5).mean() for control in task.controls)
-    target = right(task, [task.sources[0].x if hasattr(task.sources[0], "x") else _pixels(task)], drawn, protocol="knn5", shots=5).mean()
+    target = right(
+        task, [task.sources[0].x if hasattr(task.sources[0], "x") else _pixels(task)], drawn, protocol="knn5", shots=5
+    ).mean()
     assert size == 1.0 and clutter > 0.95 and target < 0.6
     assert task.controls[1].x.shape == (120, 1024) and np.array_equal(task.controls[0].x[:3, 0], [128, 138, 148])
     centre = task.controls[1].x.reshape(-1, 32, 32)[:, 8:24, 8:24]  # 8 .. 24 of 32 lie well inside 24 .. 104 of 128
@@ -210,6 +232,20 @@ def test_draws_are_seeded_balanced_and_differ(rng: np.random.Generator) -> None:
         draw(task, shots=0, draws=5, seed=0)
 
 
+def test_draws_are_of_chips_not_of_rows(rng: np.random.Generator) -> None:
+    # Another ingest orders its rows differently; the same seed must still draw the same chips.
+    small, wide = chips(rng)
+    corpus, name = small
+    stream, x, rows = corpus.parts[name]
+    order = rng.permutation(len(rows))
+    moved = FakeCorpus().add(stream, x[order], [rows[i] for i in order])
+    drawn = []
+    for part, names in ((small, rows), (moved, [rows[i] for i in order])):
+        task = mstar_task(part, clutter=wide)  # type: ignore[arg-type]
+        drawn.append([sorted(names[i]["source"] for i in folds[0]) for folds in draw(task, shots=5, draws=3, seed=0)])
+    assert drawn[0] == drawn[1]
+
+
 def test_one_shot_uses_one_neighbour(rng: np.random.Generator) -> None:
     # With k = 5 over one sample per class every vote ties and the lowest class would always win.
     task = mstar_task(*chips(rng)[:1], clutter=chips(np.random.default_rng(20261121))[1])  # type: ignore[arg-type]
@@ -225,8 +261,17 @@ def test_rows_say_everything_and_a_second_run_computes_nothing(rng: np.random.Ge
     rows, comparisons = judge(task, compared, settings, tmp_path, computing=computing)
     assert len(rows) == 4 * 2 * 2 and len(comparisons) == 4 * 6 and sum(done) == 2 * 48
     for row in rows:
-        assert row["low"] <= row["value"] <= row["high"] and row["n_test"] == row["n_blocks"] == 24 and row["eval_seeds"] == 5
-        assert row["n_train"] == 3 * row["shots"] and row["pretraining_seeds"] == 0 and row["split"] and "bootstrap" in row["interval"]
+        assert (
+            row["low"] <= row["value"] <= row["high"]
+            and row["n_test"] == row["n_blocks"] == 24
+            and row["eval_seeds"] == 5
+        )
+        assert (
+            row["n_train"] == 3 * row["shots"]
+            and row["pretraining_seeds"] == 0
+            and row["split"]
+            and "bootstrap" in row["interval"]
+        )
     assert {row["encoder"] for row in rows} == {"imagestats", "rcf", "control: chip size only", "control: clutter only"}
     size = [c for c in comparisons if c["a"] == "imagestats" and c["b"].startswith("control: chip size")]
     assert {c["verdict"] for c in size} == {"b"}  # a target that tells nothing loses to the size of the chip
@@ -252,15 +297,27 @@ def test_protocols_by_name() -> None:
 @pytest.fixture(scope="module")
 def csmask(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Path:
     out = tmp_path_factory.mktemp("csmask")
-    found = [p for name in ("sentinel2", "landsat5", "landsat7") for p in products(load_card(f"csmask_{name}"), real_data).products]
+    found = [
+        p
+        for name in ("sentinel2", "landsat5", "landsat7")
+        for p in products(load_card(f"csmask_{name}"), real_data).products
+    ]
     ingest(found, out=out / "corpus", config=IngestConfig(size_px=16), client="synchronous")
     return out / "corpus"
 
 
-def test_real_scenes_of_three_sensors_end_to_end(csmask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_scenes_of_three_sensors_end_to_end(
+    csmask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     streams = list(Corpus.open(csmask).streams)
     out = tmp_path / "results"
-    options: dict[str, Any] = {"streams": streams, "sensor": "sentinel2_l1c", "held_out": "all", "cache": tmp_path / "cache", "device": "cpu"}
+    options: dict[str, Any] = {
+        "streams": streams,
+        "sensor": "sentinel2_l1c",
+        "held_out": "all",
+        "cache": tmp_path / "cache",
+        "device": "cpu",
+    }
     main(["imagestats", "rcf"], "corpus", csmask, out, **options)
     rows = [json.loads(path.read_text()) for path in sorted((out / "rows").glob("*.json"))]
     assert len(rows) == 6 and all(row["n_blocks"] == 3 and "leave one of 3 sites out" in row["split"] for row in rows)
@@ -293,7 +350,9 @@ def test_real_mstar_sizes_give_the_class_away(real_data: Path, tmp_path: Path) -
     ingest(found, out=tmp_path / "corpus", config=IngestConfig(size_px=64), client="threads")
     corpus = Corpus.open(tmp_path / "corpus")
     (name,) = corpus.streams
-    table = corpus.index(name, columns=["label_name", "benchmark_split", "source_width_px", "source_height_px"]).to_pandas()
+    table = corpus.index(
+        name, columns=["label_name", "benchmark_split", "source_width_px", "source_height_px"]
+    ).to_pandas()
     sizes = table.groupby(["source_width_px", "source_height_px"])
     train = table[table.benchmark_split == "train"]
     rule = train.groupby(["source_width_px", "source_height_px"]).label_name.agg(lambda names: names.mode()[0])

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eo_ssl.workflows.report import main
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,6 +32,7 @@ from eo_ssl.reporting.results import tasks
 from eo_ssl.reporting.svg import Scale, log_ticks, nice_ticks, spread, tag, tick_text
 from eo_ssl.reporting.thumbnails import COLOUR_EXPONENT, SIDE_PX, choose_rendering, data_uri, render
 from eo_ssl.sensors import Quantity
+from eo_ssl.workflows.report import main
 
 
 @pytest.fixture(scope="module")

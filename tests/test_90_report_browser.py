@@ -73,11 +73,18 @@ def browse(page: Path, folder: Path) -> tuple[str, str]:
 def audits(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, dict[str, Any]], str]:
     """What the page says of itself at each width, and the browser's log."""
     if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: install Debian's package chromium to look at the report in a real browser")
+        pytest.skip(
+            "no chromium on this machine: install Debian's package chromium to look at the report in a real browser"
+        )
     folder = tmp_path_factory.mktemp("browser")
-    text = render_page(collect([shared_run(tmp_path_factory)], title=f"A run {HOSTILE}", note="Proves the pipeline, not the encoder."))
+    text = render_page(
+        collect([shared_run(tmp_path_factory)], title=f"A run {HOSTILE}", note="Proves the pipeline, not the encoder.")
+    )
     (folder / "index.html").write_text(text.replace("<head>", "<head>" + _AUDIT, 1))
-    frames = "".join(f'<iframe src="index.html?w={width}" style="width:{width}px;height:1800px;border:0"></iframe>' for width in WIDTHS_PX)
+    frames = "".join(
+        f'<iframe src="index.html?w={width}" style="width:{width}px;height:1800px;border:0"></iframe>'
+        for width in WIDTHS_PX
+    )
     (folder / "frames.html").write_text(_FRAMES % frames)
     dom, log = browse(folder / "frames.html", folder)
     found = re.search(r'data-seen="([^"]*)"', dom)
@@ -94,7 +101,9 @@ def test_nothing_is_wider_than_the_screen(audits: tuple[dict[int, dict[str, Any]
 
 
 @pytest.mark.parametrize("width", WIDTHS_PX)
-def test_no_error_no_request_and_no_planted_script_runs(audits: tuple[dict[int, dict[str, Any]], str], width: int) -> None:
+def test_no_error_no_request_and_no_planted_script_runs(
+    audits: tuple[dict[int, dict[str, Any]], str], width: int
+) -> None:
     audit = audits[0][width]
     assert audit["errors"] == []
     assert audit["requests"] == []
@@ -103,7 +112,9 @@ def test_no_error_no_request_and_no_planted_script_runs(audits: tuple[dict[int, 
 
 
 @pytest.mark.parametrize("width", WIDTHS_PX)
-def test_pictures_and_drawings_have_size_and_readable_labels(audits: tuple[dict[int, dict[str, Any]], str], width: int) -> None:
+def test_pictures_and_drawings_have_size_and_readable_labels(
+    audits: tuple[dict[int, dict[str, Any]], str], width: int
+) -> None:
     audit = audits[0][width]
     assert audit["images"] >= 60
     assert audit["empty"] == 0

@@ -78,11 +78,22 @@ def main(
     _run(chosen, compared, settings, out, Computing(batch_size, cache, where), started, overwrite)
 
 
-def _run(task: Task, compared: Sequence[Candidate], settings: Settings, out: Path, computing: Computing, started: Clock, overwrite: bool) -> None:
+def _run(
+    task: Task,
+    compared: Sequence[Candidate],
+    settings: Settings,
+    out: Path,
+    computing: Computing,
+    started: Clock,
+    overwrite: bool,
+) -> None:
     """Judge, print and finish the product ``out``; a finished one is printed again and left alone."""
     console = Console()
     config = {"encoders": [one.name for one in compared], "task": task.name, **dataclasses.asdict(settings)}
-    inputs = {"task": task.fingerprint, **{one.name: one.trained.fingerprint for one in compared if one.trained is not None}}
+    inputs = {
+        "task": task.fingerprint,
+        **{one.name: one.trained.fingerprint for one in compared if one.trained is not None},
+    }
     state = plan(out, stage="evaluate", config=config, inputs=inputs, overwrite=overwrite)
     passes = sum(1 if one.trained is not None else len(task.folds) for one in compared)
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -94,9 +105,24 @@ def _run(task: Task, compared: Sequence[Candidate], settings: Settings, out: Pat
         console.print(f"nothing to do: {out} holds these results already")
         return
     write_comparisons(out, comparisons)
-    summary = {"task": task.name, "rows": len(rows), "test_items": len(task.tested), "classes": len(task.class_names), "split": task.split}
+    summary = {
+        "task": task.name,
+        "rows": len(rows),
+        "test_items": len(task.tested),
+        "classes": len(task.class_names),
+        "split": task.split,
+    }
     product = fingerprint([rows, comparisons])
-    finish(out, stage="evaluate", config=config, inputs=inputs, product=product, started=started, seed=settings.seed, summary=summary)
+    finish(
+        out,
+        stage="evaluate",
+        config=config,
+        inputs=inputs,
+        product=product,
+        started=started,
+        seed=settings.seed,
+        summary=summary,
+    )
     console.print(f"{len(rows)} results in {started.wall_s:.0f} s: {out}")
 
 

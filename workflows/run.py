@@ -52,7 +52,7 @@ def main(
             continue
         console.rule(f"[bold]{number}/{len(resolved)} {command}[/bold] {Path(str(options.get('out', ''))).name}")
         rows.append(_stage(command, options, out / "logs" / f"{number:02d}-{command}.yaml"))
-        replace(out / "stages.json", canonical_json(rows).encode())  # the report, a later stage, reads what came before it
+        replace(out / "stages.json", canonical_json(rows).encode())
     _print(console, rows, started)
     report = next((row for row in reversed(rows) if row["command"] == "report"), None)
     if report:

@@ -42,8 +42,16 @@ class Candidate:
         if self.trained is not None:
             return self.trained
         contract = train_contract(task, fold)
-        fits = self.architecture is not None and (self.architecture.in_chans, self.architecture.img_size) == (len(contract.bands), contract.size_px)
-        return load_encoder(self.name, preprocessing=contract, architecture=self.architecture if fits and self.name == "random_init" else None, seed=self.seed)
+        fits = self.architecture is not None and (self.architecture.in_chans, self.architecture.img_size) == (
+            len(contract.bands),
+            contract.size_px,
+        )
+        return load_encoder(
+            self.name,
+            preprocessing=contract,
+            architecture=self.architecture if fits and self.name == "random_init" else None,
+            seed=self.seed,
+        )
 
     @property
     def pretraining_seeds(self) -> int:
@@ -81,7 +89,9 @@ def candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidate, ..
         UserError: none, one twice, or an encoder that cannot be loaded.
     """
     if not encoders or len(set(encoders)) < len(encoders):
-        raise UserError(f"expected encoders, each once, got {', '.join(encoders) or 'none'}; give folders or names out of {', '.join(WEIGHT_FREE)}")
+        raise UserError(
+            f"expected encoders, each once, got {', '.join(encoders) or 'none'}; give folders or names out of {', '.join(WEIGHT_FREE)}"
+        )
     loaded = {name: load_encoder(name) for name in encoders if name not in WEIGHT_FREE}
     architecture = next((one.architecture for one in loaded.values() if isinstance(one, VitEncoder)), None)
     names = [one.name for one in loaded.values()]
@@ -112,7 +122,8 @@ def features_of(
     for fold in folds:
         encoder = candidate.encoder(task, fold)
         parts: list[Features] = [
-            extract(encoder, source, batch_size=batch_size, cache=cache, device=device, progress=progress) for source in task.sources
+            extract(encoder, source, batch_size=batch_size, cache=cache, device=device, progress=progress)
+            for source in task.sources
         ]
         x.append(np.concatenate([part.x for part in parts]))
         prints.append(encoder.fingerprint)
@@ -120,7 +131,9 @@ def features_of(
     low, high = encoder.preprocessing.gsd_m
     outside = sorted({source.gsd_m for source in task.sources if not low <= source.gsd_m <= high})
     if outside:
-        notes.append(f"pixel size {', '.join(f'{g:g}' for g in outside)} m lies outside the {low:g} ... {high:g} m of its training")
+        notes.append(
+            f"pixel size {', '.join(f'{g:g}' for g in outside)} m lies outside the {low:g} ... {high:g} m of its training"
+        )
     features = tuple(x) if candidate.trained is None else (x[0],) * len(task.folds)
     whole = prints[0] if len(prints) == 1 else fingerprint(prints)
     return Extracted(features, whole, encoder.preprocessing.quantity.value, encoder.preprocessing.bands, tuple(notes))
@@ -163,7 +176,9 @@ def train_contract(task: Task, fold: Fold) -> Preprocessing:
         orders.append([have.index(band) for band in bands])
     in_db = first.quantity.is_power
     found = moments(task.sources, chosen, orders=orders, convert=_decibel if in_db else _unchanged)
-    usable = [i for i in range(len(bands)) if found["count"][i] > 0 and found["std"][i] > 1e-6 * abs(found["mean"][i])]  # rounding
+    usable = [
+        i for i in range(len(bands)) if found["count"][i] > 0 and found["std"][i] > 1e-6 * abs(found["mean"][i])
+    ]  # rounding
     gsd = [source.gsd_m for source in task.sources]
     contract = Preprocessing.from_stats(
         _Stream(first.sensor, first.quantity, tuple(bands[i] for i in usable), min(gsd), first.shape[1]),
@@ -184,4 +199,8 @@ def _unchanged(x: Tensor) -> Tensor:
 def summary(candidate: Candidate) -> dict[str, Any]:
     """Return what a manifest keeps of a candidate."""
     trained = candidate.trained
-    return {"name": candidate.name, "fingerprint": None if trained is None else trained.fingerprint, "seed": candidate.seed}
+    return {
+        "name": candidate.name,
+        "fingerprint": None if trained is None else trained.fingerprint,
+        "seed": candidate.seed,
+    }

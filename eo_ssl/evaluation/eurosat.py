@@ -67,7 +67,9 @@ class EuroSatSource:
             part = int(np.searchsorted(starts, position, side="right")) - 1
             stored = self.splits[part][position - int(starts[part])]["image"].numpy()
             if stored.shape != self.shape:
-                raise UserError(f"expected EuroSAT images {list(self.shape)}, got {list(stored.shape)}; use the 13-band files")
+                raise UserError(
+                    f"expected EuroSAT images {list(self.shape)}, got {list(stored.shape)}; use the 13-band files"
+                )
             values = (stored + np.float32(self.card.offset)) * np.float32(self.card.scale)
             if self.card.nodata is not None:
                 values[stored == self.card.nodata] = np.nan
@@ -86,13 +88,17 @@ def eurosat_task(root: Path, card: Card, *, name: str = "eurosat") -> Task:
         UserError: no such data set at ``root`` (the sentence says where it comes from and the layout), or a card of another reader.
     """
     if card.reader != "torchgeo" or card.loader != "torchgeo.datasets.EuroSAT":
-        raise UserError(f"expected a card with loader torchgeo.datasets.EuroSAT, got {card.name} ({card.loader or card.reader}); use the card eurosat")
+        raise UserError(
+            f"expected a card with loader torchgeo.datasets.EuroSAT, got {card.name} ({card.loader or card.reader}); use the card eurosat"
+        )
     datasets = []
     for split in SPLITS:
         try:
             datasets.append(EuroSAT(root=str(root), split=split, bands=EuroSAT.all_band_names, download=False))
         except (DatasetNotFoundError, FileNotFoundError) as error:
-            raise UserError(f"expected EuroSAT at {root} ({_LAYOUT}), got no {split} split; fetch it with {_ORIGIN}") from error
+            raise UserError(
+                f"expected EuroSAT at {root} ({_LAYOUT}), got no {split} split; fetch it with {_ORIGIN}"
+            ) from error
     paths = [Path(path) for dataset in datasets for path, _ in dataset.samples]
     labels = np.array([label for dataset in datasets for _, label in dataset.samples], dtype=np.int64)
     sizes = [len(dataset) for dataset in datasets]
@@ -100,7 +106,9 @@ def eurosat_task(root: Path, card: Card, *, name: str = "eurosat") -> Task:
     train, validation, test = (np.arange(bounds[i], bounds[i + 1], dtype=np.int64) for i in range(3))
     names: tuple[str, ...] = tuple(datasets[0].classes)
     if any(tuple(dataset.classes) != names for dataset in datasets):
-        raise UserError(f"expected the same classes in all splits of EuroSAT at {root}, got different ones; the copy is incomplete, fetch it with {_ORIGIN}")
+        raise UserError(
+            f"expected the same classes in all splits of EuroSAT at {root}, got different ones; the copy is incomplete, fetch it with {_ORIGIN}"
+        )
     content = fingerprint([card.to_json(), [[path.name, file_sha256(path)] for path in paths]])
     return Task(
         name, (EuroSatSource(tuple(datasets), card, content),), labels, names, np.arange(len(labels), dtype=np.int64),

@@ -103,12 +103,23 @@ def corpus_source(corpus: Corpus, stream: str, *, rows: Rows | None = None) -> C
     reader = corpus.stream(stream)
     chosen = np.arange(len(reader), dtype=np.int64) if rows is None else np.asarray(rows, dtype=np.int64)
     if len(chosen) and (chosen[0] < 0 or chosen[-1] >= len(reader) or (np.diff(chosen) <= 0).any()):
-        raise UserError(f"expected ascending rows of {stream} within 0 ... {len(reader) - 1}, got {chosen[:3]} ...; sort them and drop repetitions")
+        raise UserError(
+            f"expected ascending rows of {stream} within 0 ... {len(reader) - 1}, got {chosen[:3]} ...; sort them and drop repetitions"
+        )
     about = reader.stream
     size = about.size_px
     identity = {"corpus": corpus.fingerprint, "stream": stream, "rows": None if rows is None else chosen.tolist()}
     shape = (len(about.bands), size, size)
-    return CorpusSource(reader, chosen, about.sensor, Quantity(about.quantity), tuple(about.bands), float(about.gsd_m), shape, fingerprint(identity))
+    return CorpusSource(
+        reader,
+        chosen,
+        about.sensor,
+        Quantity(about.quantity),
+        tuple(about.bands),
+        float(about.gsd_m),
+        shape,
+        fingerprint(identity),
+    )
 
 
 def translated(source: CorpusSource, *, sensor: str) -> CorpusSource:
@@ -155,14 +166,18 @@ def extract(
     done = 0
     with torch.inference_mode():
         for image in _batches(source, batch_size, device):
-            prepared, _ = encoder.preprocessing(image, bands=source.bands, quantity=source.quantity, sensor=source.sensor)
+            prepared, _ = encoder.preprocessing(
+                image, bands=source.bands, quantity=source.quantity, sensor=source.sensor
+            )
             x[done : done + len(image)] = encoder.features(prepared).to("cpu", torch.float32).numpy()
             done += len(image)
             if progress is not None:
                 progress(len(image))
     bad = int((~np.isfinite(x)).any(axis=1).sum())
     if bad:
-        raise UserError(f"expected finite features of {encoder.name}, got NaN or infinity in {bad} of {len(x)} images; train the encoder again")
+        raise UserError(
+            f"expected finite features of {encoder.name}, got NaN or infinity in {bad} of {len(x)} images; train the encoder again"
+        )
     if kept is not None:
         data = io.BytesIO()
         np.savez(data, x=x)
@@ -175,9 +190,13 @@ def _cached(path: Path, count: int, dim: int) -> Matrix:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             x: Matrix = arrays["x"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"expected cached features in {path}, got {type(error).__name__}; remove the file and run again") from error
+        raise UserError(
+            f"expected cached features in {path}, got {type(error).__name__}; remove the file and run again"
+        ) from error
     if x.shape != (count, dim) or x.dtype != np.float32:
-        raise UserError(f"expected float32 features [{count}, {dim}] in {path}, got {x.dtype} {list(x.shape)}; remove the file and run again")
+        raise UserError(
+            f"expected float32 features [{count}, {dim}] in {path}, got {x.dtype} {list(x.shape)}; remove the file and run again"
+        )
     return x
 
 
@@ -188,7 +207,9 @@ def _batches(source: Source, batch_size: int, device: str) -> Iterator[Tensor]:
     starts = range(0, len(source), batch_size)
     size = min(batch_size, max(1, len(source)))
     # Allocated by torch: aligned, and page-locked for a copy that overlaps with the forward pass.
-    buffers = [torch.empty((size, *source.shape), dtype=torch.float32, pin_memory=device.startswith("cuda")) for _ in range(2)]
+    buffers = [
+        torch.empty((size, *source.shape), dtype=torch.float32, pin_memory=device.startswith("cuda")) for _ in range(2)
+    ]
 
     def fill(number: int) -> Tensor:
         positions = np.arange(starts[number], min(starts[number] + batch_size, len(source)), dtype=np.int64)
@@ -209,7 +230,12 @@ def _batches(source: Source, batch_size: int, device: str) -> Iterator[Tensor]:
 
 
 def moments(
-    sources: Sequence[Source], chosen: Sequence[Rows], *, orders: Sequence[Sequence[int]], convert: Callable[[Tensor], Tensor], batch_size: int = 256
+    sources: Sequence[Source],
+    chosen: Sequence[Rows],
+    *,
+    orders: Sequence[Sequence[int]],
+    convert: Callable[[Tensor], Tensor],
+    batch_size: int = 256,
 ) -> dict[str, Any]:
     """Return count, mean and std (float64 [C]) per band over the valid pixels of the chosen images.
 

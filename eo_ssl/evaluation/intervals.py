@@ -50,7 +50,9 @@ class Bootstrap:
     estimate s^2 / n (Rao and Wu 1988, doi:10.1080/01621459.1988.10478591), which matters for 5 draws or 3 scenes.
     """
 
-    def __init__(self, blocks: Ints, *, draws: int, labels: Ints, metric: Metric, seed: int, replicates: int = REPLICATES) -> None:
+    def __init__(
+        self, blocks: Ints, *, draws: int, labels: Ints, metric: Metric, seed: int, replicates: int = REPLICATES
+    ) -> None:
         """Draw the replicates.
 
         Args:
@@ -65,7 +67,9 @@ class Bootstrap:
             UserError: nothing to resample.
         """
         if not len(blocks) or draws < 1 or len(labels) != len(blocks):
-            raise UserError(f"expected at least one draw and one test item with a block each, got {draws} draws and {len(blocks)} items; check the task")
+            raise UserError(
+                f"expected at least one draw and one test item with a block each, got {draws} draws and {len(blocks)} items; check the task"
+            )
         self.metric: Metric = metric
         self.draws = draws
         self._blocks = np.unique(blocks, return_inverse=True)[1].astype(np.int64)
@@ -86,7 +90,9 @@ class Bootstrap:
     def interval(self, scores: npt.NDArray[np.bool_] | Floats) -> Interval:
         """Return the metric of ``scores`` [draws, items] (1 = right) and its 95 % percentile interval."""
         low, high = self._bounds(scores)
-        return Interval(self.value(scores), None if low is None else max(0.0, low), None if high is None else min(1.0, high))
+        return Interval(
+            self.value(scores), None if low is None else max(0.0, low), None if high is None else min(1.0, high)
+        )
 
     def compare(self, a: npt.NDArray[np.bool_] | Floats, b: npt.NDArray[np.bool_] | Floats) -> Comparison:
         """Return a - b on the same draws and items; a side wins when the 95 % interval of the difference excludes 0."""
@@ -122,13 +128,17 @@ class Bootstrap:
 
     def _checked(self, scores: npt.NDArray[np.bool_] | Floats) -> Floats:
         if scores.shape != (self.draws, len(self._blocks)):
-            raise UserError(f"expected scores [{self.draws}, {len(self._blocks)}] on the same draws and items, got {list(scores.shape)}; evaluate both alike")
+            raise UserError(
+                f"expected scores [{self.draws}, {len(self._blocks)}] on the same draws and items, got {list(scores.shape)}; evaluate both alike"
+            )
         return scores.astype(np.float64)
 
     def _by_block(self, row: Floats) -> Floats:
         """Sums of [n] item values per block and stratum, [G, K]."""
         cell = self._blocks * self._classes + self._strata
-        sums: Floats = np.bincount(cell, weights=row.astype(np.float64), minlength=self.n_blocks * self._classes).astype(np.float64)
+        sums: Floats = np.bincount(
+            cell, weights=row.astype(np.float64), minlength=self.n_blocks * self._classes
+        ).astype(np.float64)
         return sums.reshape(self.n_blocks, self._classes)
 
 
@@ -136,7 +146,9 @@ def _multiplicities(rng: np.random.Generator, count: int, replicates: int) -> Fl
     """How often each of ``count`` units is drawn in each replicate: [R, count]; a single unit is always taken once."""
     taken = max(1, count - 1)
     picks = rng.integers(0, count, size=(replicates, taken)) + np.arange(replicates)[:, None] * count
-    counts: Floats = np.bincount(picks.ravel(), minlength=replicates * count).reshape(replicates, count).astype(np.float64)
+    counts: Floats = (
+        np.bincount(picks.ravel(), minlength=replicates * count).reshape(replicates, count).astype(np.float64)
+    )
     return counts
 
 

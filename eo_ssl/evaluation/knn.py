@@ -21,7 +21,9 @@ _QUERIES = 1024  # per product of matrices (torch)
 _RANKED = 64  # queries ranked at once: their candidates' vectors stay in the cache
 
 
-def predict(train_x: Matrix, train_y: Labels, test_x: Matrix, *, k: int = 5, engine: Engine = "faiss", device: str = "cpu") -> Labels:
+def predict(
+    train_x: Matrix, train_y: Labels, test_x: Matrix, *, k: int = 5, engine: Engine = "faiss", device: str = "cpu"
+) -> Labels:
     """Return the class of each test row, int64 [m]: most votes among its ``k`` nearest training rows, the lowest class when tied.
 
     Args:
@@ -63,7 +65,12 @@ def neighbours(train_x: Matrix, test_x: Matrix, *, k: int, engine: Engine = "fai
     wide = min(k + _SPARE, len(base))
     distance, candidates = (_by_faiss if engine == "faiss" else _by_torch)(base, query, wide)
     candidates = candidates.sort(dim=1).values  # by row, so that the stable sort below breaks ties by row
-    exact = torch.cat([_exact(train, test[at : at + _RANKED], candidates[at : at + _RANKED]) for at in range(0, max(1, len(test)), _RANKED)])
+    exact = torch.cat(
+        [
+            _exact(train, test[at : at + _RANKED], candidates[at : at + _RANKED])
+            for at in range(0, max(1, len(test)), _RANKED)
+        ]
+    )
     ranked, order = exact.sort(dim=1, stable=True)
     rows = candidates.gather(1, order[:, :k])
     if wide < len(base):
@@ -98,7 +105,9 @@ def _by_torch(base: Tensor, query: Tensor, wide: int) -> tuple[Tensor, Tensor]:
     norms = base.square().sum(dim=1)
     last, rows = [], []
     for part in torch.split(query, _QUERIES):
-        proposed = torch.addmm(norms[None], part, base.T, alpha=-2).topk(wide, dim=1, largest=False)  # |a - b|^2 - |a|^2
+        proposed = torch.addmm(norms[None], part, base.T, alpha=-2).topk(
+            wide, dim=1, largest=False
+        )  # |a - b|^2 - |a|^2
         last.append(proposed.values[:, -1] + part.square().sum(dim=1))
         rows.append(proposed.indices)
     return torch.cat(last), torch.cat(rows)

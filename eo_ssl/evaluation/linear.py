@@ -74,7 +74,9 @@ def fit(x: Matrix, y: Labels, *, penalties: Sequence[float] = (1.0,), standardis
         UserError: no sample, a penalty that is not positive, or no convergence.
     """
     if not len(x) or len(x) != len(y):
-        raise UserError(f"expected as many labels as samples and at least one, got {len(x)} samples and {len(y)} labels; check the task's split")
+        raise UserError(
+            f"expected as many labels as samples and at least one, got {len(x)} samples and {len(y)} labels; check the task's split"
+        )
     if min(penalties) <= 0:
         raise UserError(f"expected penalties C above 0, got {tuple(penalties)}; remove the others")
     shift, scale = standardiser(x) if standardise else (np.zeros(x.shape[1]), np.ones(x.shape[1]))
@@ -92,7 +94,9 @@ def fit(x: Matrix, y: Labels, *, penalties: Sequence[float] = (1.0,), standardis
                 with threadpool_limits(1 if data.size < _SMALL else None):
                     model.fit(data, y)
             except ConvergenceWarning as error:
-                raise UserError(f"expected the linear probe to converge at C = {penalty:g}, got none in {_ITERATIONS} steps; standardise") from error
+                raise UserError(
+                    f"expected the linear probe to converge at C = {penalty:g}, got none in {_ITERATIONS} steps; standardise"
+                ) from error
         weight, bias = model.coef_ @ basis if basis is not None else model.coef_.copy(), model.intercept_.copy()
         if len(classes) == 2:  # one row of scores for the second class
             weight, bias = np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])

@@ -13,7 +13,7 @@ from torch.nn import functional
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import Matrix, Rows, Source, corpus_source
 from eo_ssl.evaluation.splits import Fold
-from eo_ssl.evaluation.tasks import Control, CorpusStream, Task, labelled_rows, numbers, texts
+from eo_ssl.evaluation.tasks import Control, CorpusStream, Task, labelled_rows, numbers, ranked, texts
 
 SHOTS = (1, 5, 10, 20)
 CLUTTER_PX = 128  # side of the crops that hold the clutter
@@ -38,22 +38,32 @@ def mstar_task(chips: CorpusStream, *, clutter: CorpusStream, name: str = "mstar
     chosen = np.flatnonzero((declared == "train") | (declared == "test"))
     rows, table, declared = rows[chosen], table.take(chosen), declared[chosen]
     if not (declared == "train").any() or not (declared == "test").any():
-        raise UserError(f"expected labelled chips with benchmark_split train and test in stream {stream}, got none of one; ingest with the card mstar_soc")
+        raise UserError(
+            f"expected labelled chips with benchmark_split train and test in stream {stream}, got none of one; ingest with the card mstar_soc"
+        )
     classes = texts(table, "label_name")
     names, labels = np.unique(classes, return_inverse=True)
     files = texts(table, "source")
     sizes = numbers(table, ("source_width_px", "source_height_px"))
     if not np.isfinite(sizes).all():
-        raise UserError(f"expected the size of the whole chip for every row of {stream}, got some without; ingest the chips again")
-    folds = (Fold(np.flatnonzero(declared == "train"), np.flatnonzero(declared == "test"), np.empty(0, dtype=np.int64)),)
+        raise UserError(
+            f"expected the size of the whole chip for every row of {stream}, got some without; ingest the chips again"
+        )
+    folds = (
+        Fold(np.flatnonzero(declared == "train"), np.flatnonzero(declared == "test"), np.empty(0, dtype=np.int64)),
+    )
     controls = (
         Control("control: chip size only", sizes.astype(np.float32), "width and height of the whole chip, no pixel"),
-        Control("control: clutter only", _clutter(clutter, files), f"{CLUTTER_PX}-px crop, centre {TARGET_PX} px zeroed, at {CONTROL_PX} px"),
+        Control(
+            "control: clutter only",
+            _clutter(clutter, files),
+            f"{CLUTTER_PX}-px crop, centre {TARGET_PX} px zeroed, at {CONTROL_PX} px",
+        ),
     )
     # Chips are separate images of separate targets and depressions (17 degrees train, 15 test): each is its own block.
     return Task(
         name, (corpus_source(corpus, stream, rows=rows),), labels.astype(np.int64), tuple(names.tolist()), np.arange(len(rows), dtype=np.int64), folds,
-        "SOC: train at 17 degrees depression, test at 15; blocks are chips", "accuracy", (), controls,
+        "SOC: train at 17 degrees depression, test at 15; blocks are chips", "accuracy", (), controls, ranked(files.tolist()),
     )  # fmt: skip
 
 
@@ -64,12 +74,16 @@ def _clutter(crops: CorpusStream, chips: np.ndarray[tuple[int, ...], np.dtype[np
     of = {chip: int(row) for chip, row in zip(table["source"].to_pylist(), rows, strict=True)}
     absent = [chip for chip in chips.tolist() if chip not in of]
     if absent:
-        raise UserError(f"expected a {CLUTTER_PX}-px crop of every chip in stream {stream}, got none of {len(absent)}, e.g. {absent[0]}; ingest the same chips")
+        raise UserError(
+            f"expected a {CLUTTER_PX}-px crop of every chip in stream {stream}, got none of {len(absent)}, e.g. {absent[0]}; ingest the same chips"
+        )
     wanted = np.array([of[chip] for chip in chips.tolist()], dtype=np.int64)
     order = np.argsort(wanted)
     source = corpus_source(corpus, stream, rows=wanted[order])
     if source.shape[1:] != (CLUTTER_PX, CLUTTER_PX):
-        raise UserError(f"expected crops of {CLUTTER_PX} px for the clutter control, got {source.shape[2]} px in {stream}; ingest with size_px={CLUTTER_PX}")
+        raise UserError(
+            f"expected crops of {CLUTTER_PX} px for the clutter control, got {source.shape[2]} px in {stream}; ingest with size_px={CLUTTER_PX}"
+        )
     x = np.empty((len(wanted), source.shape[0] * CONTROL_PX**2), dtype=np.float32)
     x[order] = clutter_features(source)
     return x
@@ -86,6 +100,8 @@ def clutter_features(source: Source, *, batch_size: int = 256) -> Matrix:
         source.read(positions, image.numpy())
         image = torch.nan_to_num(image, nan=0.0)
         image[:, :, low:high, low:high] = 0.0
-        small = functional.interpolate(image, size=(CONTROL_PX, CONTROL_PX), mode="bilinear", align_corners=False, antialias=True)
+        small = functional.interpolate(
+            image, size=(CONTROL_PX, CONTROL_PX), mode="bilinear", align_corners=False, antialias=True
+        )
         parts.append(small.flatten(1).numpy())
     return np.concatenate(parts)

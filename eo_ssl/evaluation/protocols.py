@@ -36,7 +36,9 @@ def check_protocols(names: Sequence[str]) -> tuple[Protocol, ...]:
         if name not in PROTOCOLS:
             raise UserError(f"expected protocols out of {', '.join(PROTOCOLS)}, got {name!r}{nearest(name, PROTOCOLS)}")
     if not names or len(set(names)) < len(names):
-        raise UserError(f"expected each protocol once and at least one, got {', '.join(names) or 'none'}; choose out of {', '.join(PROTOCOLS)}")
+        raise UserError(
+            f"expected each protocol once and at least one, got {', '.join(names) or 'none'}; choose out of {', '.join(PROTOCOLS)}"
+        )
     return tuple(protocol for protocol in PROTOCOLS if protocol in names)
 
 
@@ -53,7 +55,9 @@ def describe(protocol: Protocol, *, shots: int | None, has_validation: bool) -> 
     return f"{_WORDS[protocol]}; {chosen}"
 
 
-def right(task: Task, x: Sequence[Matrix], draws: Sequence[Sequence[Rows]], *, protocol: Protocol, shots: int | None) -> npt.NDArray[np.bool_]:
+def right(
+    task: Task, x: Sequence[Matrix], draws: Sequence[Sequence[Rows]], *, protocol: Protocol, shots: int | None
+) -> npt.NDArray[np.bool_]:
     """Return which test items were classified rightly, bool [draws, items], items in the order of ``task.tested``.
 
     Args:
@@ -94,7 +98,11 @@ def _penalty(task: Task, fold: Fold, x: Matrix, train: Rows, *, shots: int | Non
     if shots is None and len(fold.validation):
         divisions = [(train, fold.validation)]
     else:
-        part = _parts(task.labels[train], task.blocks[train] if shots is None else None, VALIDATION_FOLDS if shots is None else min(VALIDATION_FOLDS, shots))
+        part = _parts(
+            task.labels[train],
+            task.blocks[train] if shots is None else None,
+            VALIDATION_FOLDS if shots is None else min(VALIDATION_FOLDS, shots),
+        )
         divisions = [(train[part != one], train[part == one]) for one in np.unique(part)]
     accuracy = np.zeros(len(linear.PENALTIES))
     for known, held in divisions:
@@ -107,7 +115,9 @@ def _penalty(task: Task, fold: Fold, x: Matrix, train: Rows, *, shots: int | Non
 
 def _parts(labels: Rows, blocks: Rows | None, count: int) -> Rows:
     """Part 0 ... count - 1 of each sample: whole blocks, the largest first, or every count-th sample of each class."""
-    names, block = np.unique(blocks, return_inverse=True) if blocks is not None else (np.empty(0), np.empty(0, dtype=np.int64))
+    names, block = (
+        np.unique(blocks, return_inverse=True) if blocks is not None else (np.empty(0), np.empty(0, dtype=np.int64))
+    )
     if 2 <= len(names) < len(labels):
         order = np.argsort(-np.bincount(block), kind="stable")
         of = np.empty(len(names), dtype=np.int64)

@@ -50,7 +50,9 @@ class Settings:
             UserError: an unknown protocol, repeated or negative shots, no draw.
         """
         if not shots or len(set(shots)) < len(shots) or min(shots) < 0 or draws < 1:
-            raise UserError(f"expected different numbers of shots and at least one draw, got {list(shots)} and {draws}; give 1 5 10 20, or 0 for all")
+            raise UserError(
+                f"expected different numbers of shots and at least one draw, got {list(shots)} and {draws}; give 1 5 10 20, or 0 for all"
+            )
         return cls(check_protocols(protocols), tuple(count or None for count in shots), draws, seed)
 
 
@@ -65,7 +67,9 @@ class Computing:
     "called with the number of images finished"
 
 
-def judge(task: Task, compared: Sequence[Candidate], settings: Settings, folder: Path, *, computing: Computing) -> tuple[list[Row], list[Row]]:
+def judge(
+    task: Task, compared: Sequence[Candidate], settings: Settings, folder: Path, *, computing: Computing
+) -> tuple[list[Row], list[Row]]:
     """Judge candidates and the task's controls, write their rows, and return all rows and all comparisons.
 
     Each finished row is ``folder/rows/<hash>.json``; comparisons are returned only (`write_comparisons`).
@@ -75,7 +79,9 @@ def judge(task: Task, compared: Sequence[Candidate], settings: Settings, folder:
     """
     draws = {shots: draw(task, shots=shots, draws=settings.draws, seed=settings.seed) for shots in settings.shots}
     bootstraps = {shots: _bootstrap(task, len(drawn), settings.seed) for shots, drawn in draws.items()}
-    judged: dict[tuple[Protocol, int | None], list[Judged]] = {(p, s): [] for p in settings.protocols for s in settings.shots}
+    judged: dict[tuple[Protocol, int | None], list[Judged]] = {
+        (p, s): [] for p in settings.protocols for s in settings.shots
+    }
     everyone: list[Candidate | Control] = [*compared, *task.controls]
     for one in everyone:
         extracted: Extracted | None = None
@@ -106,14 +112,27 @@ def write_comparisons(folder: Path, comparisons: Sequence[Row]) -> None:
     path = folder / "comparisons.json"
     data = json.dumps(comparisons, indent=1, sort_keys=True).encode()
     if not commit(path, data) and path.read_bytes() != data:
-        raise UserError(f"expected {path} to be absent or the same, got other comparisons; give another output folder or --overwrite")
+        raise UserError(
+            f"expected {path} to be absent or the same, got other comparisons; give another output folder or --overwrite"
+        )
 
 
 def _features(one: Candidate | Control, task: Task, computing: Computing) -> Extracted:
     if isinstance(one, Control):
-        return Extracted((one.x,) * len(task.folds), fingerprint(one.name), task.sources[0].quantity.value, task.sources[0].bands, (one.note,))
+        return Extracted(
+            (one.x,) * len(task.folds),
+            fingerprint(one.name),
+            task.sources[0].quantity.value,
+            task.sources[0].bands,
+            (one.note,),
+        )
     return features_of(
-        one, task, batch_size=computing.batch_size, cache=computing.cache, device=computing.device, progress=computing.progress
+        one,
+        task,
+        batch_size=computing.batch_size,
+        cache=computing.cache,
+        device=computing.device,
+        progress=computing.progress,
     )
 
 
@@ -126,25 +145,50 @@ def _key(task: Task, one: Candidate | Control, protocol: str, shots: int | None,
     who: Mapping[str, Any] = {"name": one.name}
     if isinstance(one, Candidate):
         architecture = None if one.trained is not None or one.architecture is None else one.architecture.to_json()
-        who = {"name": one.name, "trained": one.trained and one.trained.fingerprint, "seed": one.seed, "architecture": architecture}
+        who = {
+            "name": one.name,
+            "trained": one.trained and one.trained.fingerprint,
+            "seed": one.seed,
+            "architecture": architecture,
+        }
     return fingerprint(
-        {"format": FORMAT, "task": task.fingerprint, "encoder": who, "protocol": protocol, "shots": shots, "draws": settings.draws, "seed": settings.seed}
+        {
+            "format": FORMAT,
+            "task": task.fingerprint,
+            "encoder": who,
+            "protocol": protocol,
+            "shots": shots,
+            "draws": settings.draws,
+            "seed": settings.seed,
+        }
     )[:32]
 
 
 def _row(
-    task: Task, one: Candidate | Control, extracted: Extracted, protocol: Protocol, shots: int | None, scores: npt.NDArray[np.bool_], bootstrap: Bootstrap
+    task: Task,
+    one: Candidate | Control,
+    extracted: Extracted,
+    protocol: Protocol,
+    shots: int | None,
+    scores: npt.NDArray[np.bool_],
+    bootstrap: Bootstrap,
 ) -> Row:
     interval = bootstrap.interval(scores)
     drawn = "one training set" if shots is None else f"{bootstrap.draws} shot draws"
-    words = f"95% bootstrap ({REPLICATES} replicates) over {drawn} and {bootstrap.n_blocks} blocks of test items together"
-    per_fold = [len(fold.train) if shots is None else min(shots * len(task.class_names), len(fold.train)) for fold in task.folds]
+    words = (
+        f"95% bootstrap ({REPLICATES} replicates) over {drawn} and {bootstrap.n_blocks} blocks of test items together"
+    )
+    per_fold = [
+        len(fold.train) if shots is None else min(shots * len(task.class_names), len(fold.train)) for fold in task.folds
+    ]
     return {
         "task": task.name,
         "encoder": one.name,
         "encoder_fingerprint": extracted.fingerprint,
         "protocol": protocol,
-        "protocol_words": describe(protocol, shots=shots, has_validation=any(len(fold.validation) for fold in task.folds)),
+        "protocol_words": describe(
+            protocol, shots=shots, has_validation=any(len(fold.validation) for fold in task.folds)
+        ),
         "shots": shots,
         "metric": task.metric,
         "value": interval.value,
@@ -178,7 +222,9 @@ def _write(folder: Path, key: str, judged: Judged) -> None:
     data = io.BytesIO()
     np.savez(data, right=np.packbits(scores, axis=1), items=np.int64(scores.shape[1]))
     commit(folder / "scores" / f"{key}.npz", data.getvalue())  # before the row that stands for it
-    commit(folder / "rows" / f"{key}.json", json.dumps(json.loads(canonical_json(row)), indent=1, sort_keys=True).encode())
+    commit(
+        folder / "rows" / f"{key}.json", json.dumps(json.loads(canonical_json(row)), indent=1, sort_keys=True).encode()
+    )
 
 
 def _read(folder: Path, key: str) -> Judged | None:
@@ -190,5 +236,7 @@ def _read(folder: Path, key: str) -> Judged | None:
         with np.load(io.BytesIO((folder / "scores" / f"{key}.npz").read_bytes()), allow_pickle=False) as arrays:
             scores = np.unpackbits(arrays["right"], axis=1, count=int(arrays["items"])).astype(np.bool_)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"expected a finished result in {path}, got {type(error).__name__}; remove the results folder and run again") from error
+        raise UserError(
+            f"expected a finished result in {path}, got {type(error).__name__}; remove the results folder and run again"
+        ) from error
     return row, scores

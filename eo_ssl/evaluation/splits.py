@@ -60,7 +60,9 @@ def divide(places: Places) -> Division:
         UserError: fewer than two samples.
     """
     if len(places.product) < 2:
-        raise UserError(f"expected at least two labelled samples to divide, got {len(places.product)}; ingest labelled products")
+        raise UserError(
+            f"expected at least two labelled samples to divide, got {len(places.product)}; ingest labelled products"
+        )
     site = sites(places)
     count = int(site.max()) + 1
     everything = np.arange(len(site), dtype=np.int64)
@@ -70,8 +72,12 @@ def divide(places: Places) -> Division:
     group = np.arange(count) if count <= GROUPS else _balanced(np.bincount(site), GROUPS)
     of = group[site]
     folds = tuple(Fold(everything[of != one], everything[of == one], empty) for one in range(int(group.max()) + 1))
-    how = f"leave one of {count} sites out" if count <= GROUPS else f"{GROUPS} groups of {count} sites, each tested once"
-    return Division(folds, site, f"{how} (site: products with overlapping footprints; a product without georeference is its own)")
+    how = (
+        f"leave one of {count} sites out" if count <= GROUPS else f"{GROUPS} groups of {count} sites, each tested once"
+    )
+    return Division(
+        folds, site, f"{how} (site: products with overlapping footprints; a product without georeference is its own)"
+    )
 
 
 def sites(places: Places) -> Rows:
@@ -121,7 +127,9 @@ def _halves(places: Places) -> Division:
     empty = np.empty(0, dtype=np.int64)
     low, high = along < cut, along >= cut
     strip = np.abs(along - cut) < tile[axis]
-    folds = tuple(Fold(everything[train & ~strip], everything[test], empty) for train, test in ((low, high), (high, low)))
+    folds = tuple(
+        Fold(everything[train & ~strip], everything[test], empty) for train, test in ((low, high), (high, low))
+    )
     cell = np.minimum((CELLS * (centre - centre.min(axis=0)) / np.maximum(extent, 1e-12)).astype(np.int64), CELLS - 1)
     where = ("longitude", "latitude") if flat else ("column", "row")
     words = f"one site: halves by {where[axis]}, each tested once, training tiles within a tile of the cut left out; blocks are {CELLS} x {CELLS} cells"

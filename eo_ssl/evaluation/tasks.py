@@ -53,17 +53,27 @@ class Task:
     metric: Metric
     notes: tuple[str, ...] = ()
     controls: tuple[Control, ...] = ()
+    rank: Rows | None = None
+    "[n] place of each image among all by a name that outlives the corpus, so that draws do not depend on row order; None for positions"
 
     def __post_init__(self) -> None:
         """Check that everything speaks of the same images."""
         count = sum(len(source) for source in self.sources)
         if not len(self.labels) == len(self.blocks) == count:
-            raise UserError(f"expected a label and a block for each of {count} images, got {len(self.labels)} and {len(self.blocks)}; check task {self.name}")
+            raise UserError(
+                f"expected a label and a block for each of {count} images, got {len(self.labels)} and {len(self.blocks)}; check task {self.name}"
+            )
         tested = self.tested
         if not len(tested) or any(not len(fold.train) for fold in self.folds):
-            raise UserError(f"expected training and test samples in every fold of task {self.name}, got none in one ({self.split}); add labelled products")
-        if len(np.unique(tested)) < len(tested) or any(np.intersect1d(fold.train, fold.test).size for fold in self.folds):
-            raise UserError(f"expected each image of task {self.name} to be tested once and never by itself, got an overlap of the folds; check the task")
+            raise UserError(
+                f"expected training and test samples in every fold of task {self.name}, got none in one ({self.split}); add labelled products"
+            )
+        if len(np.unique(tested)) < len(tested) or any(
+            np.intersect1d(fold.train, fold.test).size for fold in self.folds
+        ):
+            raise UserError(
+                f"expected each image of task {self.name} to be tested once and never by itself, got an overlap of the folds; check the task"
+            )
 
     @property
     def tested(self) -> Rows:
@@ -74,7 +84,16 @@ class Task:
     def fingerprint(self) -> str:
         """Of images, labels, blocks and folds."""
         folds = [[fold.train.tolist(), fold.test.tolist(), fold.validation.tolist()] for fold in self.folds]
-        return fingerprint([self.name, [source.fingerprint for source in self.sources], self.labels.tolist(), self.blocks.tolist(), folds, self.metric])
+        return fingerprint(
+            [
+                self.name,
+                [source.fingerprint for source in self.sources],
+                self.labels.tolist(),
+                self.blocks.tolist(),
+                folds,
+                self.metric,
+            ]
+        )
 
 
 def draw(task: Task, *, shots: int | None, draws: int, seed: int) -> list[list[Rows]]:
@@ -87,11 +106,13 @@ def draw(task: Task, *, shots: int | None, draws: int, seed: int) -> list[list[R
     if shots < 1 or draws < 1:
         raise UserError(f"expected at least one shot and one draw, got {shots} and {draws}; give positive numbers")
     chosen = []
+    rank = np.arange(len(task.labels)) if task.rank is None else task.rank
     for number in range(draws):
         of_folds = []
         for index, fold in enumerate(task.folds):
             rng = np.random.default_rng([seed, shots, number, index])
-            classes = [fold.train[task.labels[fold.train] == label] for label in range(len(task.class_names))]
+            ordered = fold.train[np.argsort(rank[fold.train], kind="stable")]
+            classes = [ordered[task.labels[ordered] == label] for label in range(len(task.class_names))]
             of_folds.append(np.sort(np.concatenate([rng.permutation(rows)[:shots] for rows in classes])))
         chosen.append(of_folds)
     return chosen
@@ -128,9 +149,13 @@ def corpus_task(
     if classes is not None:
         for wanted in classes:
             if wanted not in names:
-                raise UserError(f"expected classes out of the labels {', '.join(names) or 'none'}, got {wanted!r}{nearest(wanted, names)}")
+                raise UserError(
+                    f"expected classes out of the labels {', '.join(names) or 'none'}, got {wanted!r}{nearest(wanted, names)}"
+                )
     if len(names) < 2:
-        raise UserError(f"expected at least two classes of labelled tiles for task {name}, got {', '.join(names) or 'none'}; ingest products with labels")
+        raise UserError(
+            f"expected at least two classes of labelled tiles for task {name}, got {', '.join(names) or 'none'}; ingest products with labels"
+        )
     sources = []
     for (corpus, stream), (rows, _) in zip(corpora, parts, strict=True):
         source = corpus_source(corpus, stream, rows=rows)
@@ -143,10 +168,31 @@ def corpus_task(
     if len(np.unique(division.blocks)) < 10:
         notes.append(f"only {len(np.unique(division.blocks))} blocks: the interval is wide and rough")
     if len({source.sensor for source in sources}) > 1:
-        raise UserError(f"expected one sensor in task {name}, got {', '.join(sorted({s.sensor for s in sources}))}; name the bands of one with `sensor`")
+        raise UserError(
+            f"expected one sensor in task {name}, got {', '.join(sorted({s.sensor for s in sources}))}; name the bands of one with `sensor`"
+        )
     if sensor is not None:
         notes.append(f"bands of every stream named as {sensor} by common name")
-    return Task(name, tuple(sources), labels, tuple(names), division.blocks, folds, division.split, metric, tuple(notes))
+    places = zip(
+        texts(table, "product_id"),
+        texts(table, "source"),
+        table["row_off"].to_pylist(),
+        table["col_off"].to_pylist(),
+        strict=True,
+    )
+    rank = ranked([f"{product}/{source}/{row:08d}/{col:08d}" for product, source, row, col in places])
+    return Task(
+        name,
+        tuple(sources),
+        labels,
+        tuple(names),
+        division.blocks,
+        folds,
+        division.split,
+        metric,
+        tuple(notes),
+        rank=rank,
+    )
 
 
 def labelled_rows(part: CorpusStream, *, classes: Sequence[str] | None = None) -> tuple[Rows, pa.Table]:
@@ -158,6 +204,13 @@ def labelled_rows(part: CorpusStream, *, classes: Sequence[str] | None = None) -
         known &= np.isin(np.array(table["label_name"].to_pylist(), dtype=np.str_), list(classes))
     rows = np.flatnonzero(known).astype(np.int64)
     return rows, table.take(rows)
+
+
+def ranked(names: Sequence[str]) -> Rows:
+    """Return the place of each name in sorted order, int64 [n]."""
+    rank = np.empty(len(names), dtype=np.int64)
+    rank[np.argsort(np.array(names, dtype=np.str_), kind="stable")] = np.arange(len(names))
+    return rank
 
 
 def numbers(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -173,8 +226,12 @@ def texts(table: pa.Table, column: str) -> npt.NDArray[np.str_]:
 def _divided(table: pa.Table, held_out: HeldOut) -> Division:
     declared = texts(table, "benchmark_split")
     if (declared != "").any():
-        folds = (Fold(np.flatnonzero(declared == "train"), np.flatnonzero(declared == "test"), np.empty(0, dtype=np.int64)),)
-        names = np.char.add(np.char.add(texts(table, "product_id"), "/"), texts(table, "source"))  # a batch of chips holds many files
+        folds = (
+            Fold(np.flatnonzero(declared == "train"), np.flatnonzero(declared == "test"), np.empty(0, dtype=np.int64)),
+        )
+        names = np.char.add(
+            np.char.add(texts(table, "product_id"), "/"), texts(table, "source")
+        )  # a batch of chips holds many files
         blocks = np.unique(names, return_inverse=True)[1].astype(np.int64)
         return Division(folds, blocks, "the benchmark's own train and test; blocks are files")
     offsets = numbers(table, ("col_off", "row_off", "width", "height"))
@@ -183,10 +240,14 @@ def _divided(table: pa.Table, held_out: HeldOut) -> Division:
     if held_out == "all":
         return Division(division.folds, division.blocks, f"{division.split}; every tile of a held-out place is tested")
     unseen = texts(table, "split") != "train"
-    kept = [Fold(fold.train[~unseen[fold.train]], fold.test[unseen[fold.test]], fold.validation) for fold in division.folds]
+    kept = [
+        Fold(fold.train[~unseen[fold.train]], fold.test[unseen[fold.test]], fold.validation) for fold in division.folds
+    ]
     usable = tuple(fold for fold in kept if len(fold.train) and len(fold.test))
     if not usable:
-        raise UserError("expected labelled tiles in and outside the corpus's training split, got none of one; choose held_out = all if it was not trained on")
+        raise UserError(
+            "expected labelled tiles in and outside the corpus's training split, got none of one; choose held_out = all if it was not trained on"
+        )
     return Division(usable, division.blocks, f"{division.split}; tested are tiles outside the corpus's training split")
 
 

@@ -50,7 +50,20 @@ def scenes(archive: Path) -> list[Path]:
 
 
 def ingest(archive: Path, card: str, *more: str) -> int:
-    return main(["ingest", "--card", card, "--data", str(archive), "--out", str(archive.parent / "corpus"), "--dask", "synchronous", *more])
+    return main(
+        [
+            "ingest",
+            "--card",
+            card,
+            "--data",
+            str(archive),
+            "--out",
+            str(archive.parent / "corpus"),
+            "--dask",
+            "synchronous",
+            *more,
+        ]
+    )
 
 
 def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray] | None = None, **profile: object) -> None:
@@ -141,7 +154,9 @@ def test_a_product_of_nodata_gives_no_tiles(archive: Path, card: Callable[..., s
     assert empty.name not in " ".join(corpus.index(stream, columns=["product_id"])["product_id"].to_pylist())
 
 
-def test_unknown_keys_are_refused_before_anything_is_read(archive: Path, card: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_keys_are_refused_before_anything_is_read(
+    archive: Path, card: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert ingest(archive, card(nodta=0)) == 2
     assert "did you mean 'nodata'" in capsys.readouterr().err
     config = tmp_path / "config.yaml"
@@ -151,7 +166,9 @@ def test_unknown_keys_are_refused_before_anything_is_read(archive: Path, card: C
     assert not (tmp_path / "corpus").exists()
 
 
-def test_a_path_that_cannot_be_written_is_one_sentence(archive: Path, card: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_that_cannot_be_written_is_one_sentence(
+    archive: Path, card: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
     (archive.parent / "corpus").write_text("a file where the folder should be")
     assert ingest(archive, card()) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
@@ -176,6 +193,6 @@ def test_a_full_disk_leaves_no_half_corpus_and_the_same_command_resumes(
         Corpus.open(archive.parent / "corpus")
     assert ingest(archive, card()) == 0
     resumed = Corpus.open(archive.parent / "corpus").fingerprint
-    os.rename(archive.parent / "corpus", archive.parent / "resumed")
+    (archive.parent / "corpus").rename(archive.parent / "resumed")
     assert ingest(archive, card()) == 0
     assert Corpus.open(archive.parent / "corpus").fingerprint == resumed
