@@ -196,3 +196,40 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="pass the output of its preprocessing"):
         load_encoder(tmp_path / ENCODER_FILE).features(batch(24))
     assert not (tmp_path / "x").exists()
+
+
+def holed() -> tuple[torch.Tensor, torch.Tensor]:
+    """Contract output of five images: one whole, one without its right half, one with scattered holes, one lacking a band, one empty."""
+    x, valid = batch(n=5), torch.ones(5, 3, 16, 16, dtype=torch.bool)
+    valid[1, :, :, 8:] = False
+    valid[2] = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(5)) > 0.1
+    valid[3, 1] = False
+    valid[4] = False
+    return torch.where(valid, x, 0.0), valid
+
+
+def test_image_statistics_of_a_holed_tile_are_those_of_its_measured_pixels() -> None:
+    # The fill value is the band's mean: it must not pull extremes and spread towards it.
+    x, valid = holed()
+    v = np.where(valid.numpy(), x.numpy(), np.nan).reshape(5, 3, -1)[:3]
+    expected = np.concatenate(
+        [np.nanmean(v, 2), np.nanstd(v, 2, ddof=1), np.nanmax(v, 2), np.nanmin(v, 2)], axis=1, dtype=np.float32
+    )
+    encoder = load_encoder("imagestats", preprocessing=contract())
+    got = encoder.features(x, valid=valid)
+    np.testing.assert_allclose(got[:3].numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(got[0], encoder.features(x[:1])[0])  # what else is in the batch changes no bit of a whole tile
+    assert (got[3, [1, 4, 7, 10]] == 0).all() and (got[4] == 0).all()
+
+
+def test_random_features_of_a_holed_tile_are_those_of_its_measured_part() -> None:
+    x, valid = holed()
+    encoder = load_encoder("rcf", preprocessing=contract())
+    got = encoder.features(x, valid=valid)
+    assert torch.equal(got[0], encoder.features(x)[0])
+    torch.testing.assert_close(got[1], encoder.features(x[1:2, :, :, :8])[0], rtol=1e-5, atol=1e-6)
+    positions = encoder.tokens(x[2:3])[0].reshape(14, 14, -1)
+    whole = [(r, c) for r in range(14) for c in range(14) if valid[2, :, r : r + 3, c : c + 3].all()]
+    torch.testing.assert_close(got[2], torch.stack([positions[at] for at in whole]).mean(dim=0), rtol=1e-4, atol=1e-5)
+    # A band that is missing altogether hides no filter; without any filter the tile is taken as it is.
+    torch.testing.assert_close(got[3:], encoder.features(x[3:]), rtol=1e-5, atol=1e-6)

@@ -99,6 +99,23 @@ def test_balanced_accuracy_weighs_classes(rng: np.random.Generator) -> None:
     assert balanced.value == balanced.low == balanced.high == pytest.approx(0.5)
 
 
+def test_a_class_that_lives_in_one_scene_does_not_shift_the_interval() -> None:
+    """A replicate without that scene knows nothing of its class: once the value lay below its own interval."""
+    labels = np.array([0] * 60 + [1] * 20)  # class 1, always wrong, is in the last of four scenes only
+    scores = (labels == 0)[None]
+    found = bootstrap(80, per_block=20, labels=labels, metric="balanced_accuracy").interval(scores)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.value == 0.5 <= found.high
+    mixed = np.random.default_rng(3).random((1, 80)) < np.where(labels == 0, 0.6, 0.2)
+    low, high = (
+        getattr(bootstrap(80, per_block=20, labels=labels, metric="balanced_accuracy").interval(mixed), side)
+        for side in ("low", "high")
+    )
+    value = bootstrap(80, per_block=20, labels=labels, metric="balanced_accuracy").value(mixed)
+    assert low < value < high
+
+
 def test_one_block_has_no_interval() -> None:
     found = bootstrap(50, per_block=50).interval(np.ones((1, 50), dtype=bool))
     assert (found.value, found.low, found.high) == (1.0, None, None)

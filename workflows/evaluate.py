@@ -20,7 +20,7 @@ from eo_ssl.evaluation.mstar import CLUTTER_PX, SHOTS, mstar_task
 from eo_ssl.evaluation.protocols import PROTOCOLS
 from eo_ssl.evaluation.results import Computing, Settings, judge, write_comparisons
 from eo_ssl.evaluation.tasks import HeldOut, Task, corpus_task
-from eo_ssl.manifest import Clock, fingerprint, finish, plan
+from eo_ssl.manifest import Clock, fingerprint, finish, plan, require
 
 Kind = Literal["corpus", "mstar_soc", "eurosat"]
 
@@ -75,7 +75,15 @@ def main(
     default = SHOTS if task == "mstar_soc" else (0,)
     settings = Settings.of(protocols or PROTOCOLS, shots=default if shots is None else shots, draws=draws, seed=seed)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    _run(chosen, compared, settings, out, Computing(batch_size, cache, where), started, overwrite)
+    inputs = {"task": chosen.fingerprint} | {one.name: one.trained.fingerprint for one in compared if one.trained}
+    if task != "eurosat":
+        inputs["corpus"] = require(data, "ingest").fingerprint
+    state = plan(out, stage="evaluate", config=_config(chosen, compared, settings), inputs=inputs, overwrite=overwrite)
+    _run(chosen, compared, settings, out, Computing(batch_size, cache, where), started, inputs, state == "done")
+
+
+def _config(task: Task, compared: Sequence[Candidate], settings: Settings) -> dict[str, Any]:
+    return {"encoders": [one.name for one in compared], "task": task.name, **dataclasses.asdict(settings)}
 
 
 def _run(
@@ -85,23 +93,18 @@ def _run(
     out: Path,
     computing: Computing,
     started: Clock,
-    overwrite: bool,
+    inputs: dict[str, str],
+    done: bool,
 ) -> None:
     """Judge, print and finish the product ``out``; a finished one is printed again and left alone."""
     console = Console()
-    config = {"encoders": [one.name for one in compared], "task": task.name, **dataclasses.asdict(settings)}
-    inputs = {
-        "task": task.fingerprint,
-        **{one.name: one.trained.fingerprint for one in compared if one.trained is not None},
-    }
-    state = plan(out, stage="evaluate", config=config, inputs=inputs, overwrite=overwrite)
     passes = sum(1 if one.trained is not None else len(task.folds) for one in compared)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("features", total=passes * sum(len(source) for source in task.sources))
         counted = dataclasses.replace(computing, progress=lambda count: progress.advance(bar, count))
         rows, comparisons = judge(task, compared, settings, out, computing=counted)
     show(console, task, rows, comparisons)
-    if state == "done":
+    if done:
         console.print(f"nothing to do: {out} holds these results already")
         return
     write_comparisons(out, comparisons)
@@ -116,7 +119,7 @@ def _run(
     finish(
         out,
         stage="evaluate",
-        config=config,
+        config=_config(task, compared, settings),
         inputs=inputs,
         product=product,
         started=started,

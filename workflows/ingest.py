@@ -118,8 +118,12 @@ def _said(report: IngestReport) -> IngestReport:
     console = Console()
     console.print(report.sentence(), soft_wrap=True, highlight=False, markup=False)
     for label, rows in (("quarantined", report.quarantined), ("left out", report.dropped)):
-        for product_id, reason in rows[:10]:
-            console.print(f"  {label} {product_id}: {reason}", soft_wrap=True, highlight=False, markup=False)
-        if len(rows) > 10:
-            console.print(f"  ... and {len(rows) - 10} more {label}", highlight=False)
+        by_reason: dict[str, list[str]] = {}
+        for product_id, reason in rows:
+            by_reason.setdefault(reason, []).append(product_id)
+        for reason, names in sorted(by_reason.items(), key=lambda item: -len(item[1]))[:10]:
+            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            console.print(f"  {label} {names[0]}{more}: {reason}", soft_wrap=True, highlight=False, markup=False)
+        if len(by_reason) > 10:
+            console.print(f"  ... for {len(by_reason) - 10} more reasons", highlight=False)
     return report

@@ -156,7 +156,7 @@ def extract(
     Raises:
         UserError: the contract refuses the source, or the encoder gives values that are not finite.
     """
-    key = fingerprint({"encoder": encoder.fingerprint, "source": source.fingerprint, "format": 1})
+    key = fingerprint({"encoder": encoder.fingerprint, "source": source.fingerprint, "format": 2})
     kept = None if cache is None else Path(cache) / f"{key}.npz"
     if kept is not None and kept.is_file():
         return Features(_cached(kept, len(source), encoder.dim), encoder.name, key)
@@ -166,10 +166,10 @@ def extract(
     done = 0
     with torch.inference_mode():
         for image in _batches(source, batch_size, device):
-            prepared, _ = encoder.preprocessing(
+            prepared, valid = encoder.preprocessing(
                 image, bands=source.bands, quantity=source.quantity, sensor=source.sensor
             )
-            x[done : done + len(image)] = encoder.features(prepared).to("cpu", torch.float32).numpy()
+            x[done : done + len(image)] = encoder.features(prepared, valid=valid).to("cpu", torch.float32).numpy()
             done += len(image)
             if progress is not None:
                 progress(len(image))

@@ -117,14 +117,21 @@ class Bootstrap:
         return centre - wide * (centre - float(low)), centre + wide * (float(high) - centre)
 
     def _replicates(self, sums: Floats, draw_weights: Floats, block_weights: Floats) -> Floats:
-        """Metric under each pair of weights [R, D], [R, G] (or one row for all): [R]; classes that a replicate misses do not count."""
+        """Metric under each pair of weights [R, D], [R, G] (or one row for all): [R], linearised in the class totals.
+
+        A replicate that misses the scene with all snow in it has no accuracy on snow; averaging the classes that are left would
+        shift it. To first order a class mean moves by (right - mean x count) / expected count, which is 0 for an absent class
+        (Taylor linearisation of a ratio; Woodruff 1971, JASA 66:411).
+        """
         totals = (block_weights @ self._sizes) * draw_weights.sum(axis=1, keepdims=True)  # [R, K]
         got = np.zeros_like(totals)
         for weight, one in zip(draw_weights.T, sums, strict=True):
             got += weight[:, None] * (block_weights @ one)
-        present = totals > 0
-        means: Floats = np.divide(got, totals, out=np.zeros_like(got), where=present).sum(axis=1) / present.sum(axis=1)
-        return means
+        expected = self._sizes.mean(axis=0) * block_weights.sum(axis=1, keepdims=True)
+        expected = expected * draw_weights.sum(axis=1, keepdims=True)  # [R, K]
+        mean = sums.mean(axis=0).sum(axis=0) / self._sizes.sum(axis=0)  # [K]
+        moved: Floats = mean.mean() + ((got - mean * totals) / expected).mean(axis=1)
+        return moved
 
     def _checked(self, scores: npt.NDArray[np.bool_] | Floats) -> Floats:
         if scores.shape != (self.draws, len(self._blocks)):

@@ -78,7 +78,7 @@ class Task:
     @property
     def tested(self) -> Rows:
         """Positions of all test items, fold after fold."""
-        return np.concatenate([fold.test for fold in self.folds])
+        return np.concatenate([np.empty(0, dtype=np.int64), *(fold.test for fold in self.folds)])
 
     @property
     def fingerprint(self) -> str:

@@ -56,7 +56,13 @@ class SimClr(Objective):
         self.nt_xent = NTXentLoss(temperature=config.temperature)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """NT-Xent of the two views, `loss`."""
+        """NT-Xent of the two views, `loss`.
+
+        Raises:
+            UserError: for a batch of one tile, whose loss is 0 whatever the weights.
+        """
+        if len(batch["views"][0]["image"]) < 2:
+            raise UserError("expected at least two tiles per step to tell apart, got 1: raise batch_size")
         image = torch.cat([zero_invalid(view) for view in batch["views"]])  # [2B, C, H, W]
         features = mean_patch_token(self.encoder, encode_tokens(self.encoder, image))  # [2B, D]
         first, second = self.projector(features).chunk(2)  # [B, d], [B, d]

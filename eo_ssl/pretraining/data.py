@@ -20,6 +20,8 @@ from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.sampler import Rows
 from eo_ssl.sensors import Quantity, sensor
 
+COLUMNS = ("split", "benchmark_split", "label", "label_name", "pixels_sha256")
+
 
 class StreamLike(Protocol):
     """What is needed of a corpus stream."""
@@ -162,22 +164,28 @@ class Material:
     """Fingerprints of corpora and subsets."""
     left_out: int
     """Tiles left out because a benchmark tests on them."""
+    identities: npt.NDArray[np.str_]
+    """[N], equal for rows whose pixels are the same."""
 
 
 def gather(choice: Choice) -> Material:
     """Open what was chosen, refusing by name whatever does not fit together.
 
     Raises:
-        UserError: an unknown stream, an empty one, streams or bands that do not agree, a subset of another corpus or
-            with rows outside the training split, no tile to train on.
+        UserError: a corpus named twice, an unknown stream, an empty one, streams or bands that do not agree, a subset of
+            another corpus or with rows outside the training split, no tile to train on.
     """
     corpora = [Corpus.open(path) for path in choice.corpora]
+    if len({corpus.fingerprint for corpus in corpora}) < len(corpora):
+        raise UserError(
+            f"expected each corpus once, got {', '.join(str(corpus.root) for corpus in corpora)}: name it once"
+        )
     subsets = {path: require(path, "curate") for path in choice.subsets}
     for path, manifest in subsets.items():
         corpora = _with_snapshot(corpora, path, manifest)
     named = _named_streams(corpora, choice.streams)
     source = TileSource([corpus.stream(name) for corpus, name in named], bands=choice.bands)
-    tables = [corpus.index(name, columns=["split", "benchmark_split", "label", "label_name"]) for corpus, name in named]
+    tables = [corpus.index(name, columns=list(COLUMNS)) for corpus, name in named]
     column = {key: np.concatenate([table[key].to_numpy() for table in tables]) for key in tables[0].column_names}
     tested = column["benchmark_split"] == "test"
     usable = ~tested & ((column["split"] == "train") | (choice.split == "all"))
@@ -196,13 +204,23 @@ def gather(choice: Choice) -> Material:
         preprocessing=_contract(named, source),
         classes=classes,
         held_out=np.flatnonzero((column["split"] == "val") & ~tested).astype(np.int64),
-        inputs={f"corpus {corpus.root.name}": corpus.fingerprint for corpus in corpora}
-        | {f"subset {path.name}": manifest.fingerprint for path, manifest in subsets.items()},
+        inputs=_numbered([(f"corpus {corpus.root.name}", corpus.fingerprint) for corpus in corpora])
+        | _numbered([(f"subset {path.name}", manifest.fingerprint) for path, manifest in subsets.items()]),
         left_out=int(tested.sum()),
+        identities=column["pixels_sha256"].astype(np.str_),
     )
 
 
 Named = list[tuple[Corpus, str]]
+
+
+def _numbered(inputs: list[tuple[str, str]]) -> dict[str, str]:
+    """Fingerprints by name; folders of one name are told apart by their order, so that none hides another."""
+    found: dict[str, str] = {}
+    for name, print_ in inputs:
+        earlier = sum(key == name or key.startswith(f"{name} (") for key in found)
+        found[f"{name} ({earlier + 1})" if earlier else name] = print_
+    return found
 
 
 def _named_streams(corpora: list[Corpus], wanted: Sequence[str] | None) -> Named:

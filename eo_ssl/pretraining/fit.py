@@ -19,7 +19,7 @@ from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, latest_checkpoint
 from eo_ssl.pretraining.loader import TileData, TileLoader
 from eo_ssl.pretraining.module import Pretraining
 from eo_ssl.pretraining.monitors import Monitors, Probe
-from eo_ssl.pretraining.pruning import DynamicPruning
+from eo_ssl.pretraining.pruning import DynamicPruning, Known
 from eo_ssl.pretraining.run_log import ProgressLine, RunLog, summarise
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -57,6 +57,7 @@ def fit(
     folder: Path,
     config: FitConfig,
     schedule: DynamicSchedule | None = None,
+    known: Known | None = None,
     probe: Probe | None = None,
 ) -> dict[str, float]:
     """Train to the last step, from the newest checkpoint in `folder` where there is one.
@@ -70,6 +71,7 @@ def fit(
         folder: receives `log.jsonl`, `checkpoints/` and, with a schedule, `pruning/`.
         config: how the run is driven.
         schedule: dynamic pruning; None trains on the whole pool throughout.
+        known: identities and classes of all tiles of the source, for the events of the schedule.
         probe: labelled tiles for the online nearest-neighbour accuracy.
 
     Returns:
@@ -88,7 +90,7 @@ def fit(
         AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every),
     ]
     if schedule is not None:
-        callbacks.insert(0, DynamicPruning(schedule, loader, log, folder=folder / "pruning"))
+        callbacks.insert(0, DynamicPruning(schedule, loader, log, folder=folder / "pruning", known=known))
     trainer = _trainer(module, callbacks, folder, config.precision)
     resume = latest_checkpoint(folder / "checkpoints")
     with warnings.catch_warnings():

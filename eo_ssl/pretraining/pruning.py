@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import dataclass
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from eo_ssl.curation import DynamicSchedule, selection_table
+from eo_ssl.curation import Context, DynamicSchedule, selection_table
+from eo_ssl.curation.selection import resolve_keep
+from eo_ssl.encoder.protocol import content
+from eo_ssl.errors import UserError
 from eo_ssl.manifest import replace
 from eo_ssl.objectives import Batch
 from eo_ssl.pretraining.loader import TileLoader
@@ -18,6 +25,18 @@ from eo_ssl.pretraining.module import Pretraining, trained
 from eo_ssl.pretraining.monitors import embed_rows
 from eo_ssl.pretraining.run_log import RunLog
 from eo_ssl.pretraining.sampler import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known about the tiles of the source beside their pixels."""
+
+    identities: npt.NDArray[np.str_]
+    """[N], equal for rows whose pixels are the same: of those an event keeps the first."""
+    classes: npt.NDArray[np.int64]
+    """int64 [N], -1 without label; for the report, never used to choose."""
+    corpus_fingerprint: str
+    """Of what the tiles come from."""
 
 
 class DynamicPruning(pl.Callback):
@@ -28,7 +47,15 @@ class DynamicPruning(pl.Callback):
     its state is in the checkpoint. With keep = 1 the pool never changes, and neither does any byte of the weights.
     """
 
-    def __init__(self, schedule: DynamicSchedule, loader: TileLoader, run_log: RunLog, *, folder: Path) -> None:
+    def __init__(
+        self,
+        schedule: DynamicSchedule,
+        loader: TileLoader,
+        run_log: RunLog,
+        *,
+        folder: Path,
+        known: Known | None = None,
+    ) -> None:
         """Prune the pool of `loader`, whose present one is the full set.
 
         Args:
@@ -36,10 +63,22 @@ class DynamicPruning(pl.Callback):
             loader: whose sampler is changed.
             run_log: where time spent here does not count as training.
             folder: for `event_0001.parquet` (row, cluster, distance, kept, reason) and `events.json` (reports).
+            known: of all tiles of the source; without it no duplicates are recognised.
+
+        Raises:
+            UserError: if an event would leave less than a batch, which is better said before the warm-up than after it.
         """
         self.schedule, self.loader, self.run_log, self.folder = schedule, loader, run_log, folder
         self.everything: Rows = loader.sampler.pool
         self.reports: list[dict[str, Any]] = []
+        self.context = self._context(known)
+        identities, kept = self.context.identities, resolve_keep(schedule.config.keep, len(self.everything))
+        different = len(self.everything) if identities is None else len(np.unique(np.asarray(identities)))
+        if min(kept, different) < loader.sampler.global_batch:
+            raise UserError(
+                f"expected pruning to leave at least one batch of {loader.sampler.global_batch} tiles, got"
+                f" {min(kept, different)} of {len(self.everything)}: keep more, or choose a smaller batch_size"
+            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hold an event that is due before the first step."""
@@ -61,6 +100,13 @@ class DynamicPruning(pl.Callback):
         self.schedule.load_state_dict(state_dict["schedule"])
         self.reports = [json.loads(report) for report in state_dict["reports"]]
 
+    def _context(self, known: Known | None) -> Context:
+        """What every event is told about the full set; keep = 1 is no curation at all, so not even duplicates leave."""
+        if known is None:
+            return Context()
+        identities = None if self.schedule.config.keep == 1 else known.identities[self.everything]
+        return Context(identities, known.classes[self.everything], corpus_fingerprint=known.corpus_fingerprint)
+
     def _hold(self, trainer: pl.Trainer, module: Pretraining) -> None:
         """Embed, redraw on rank 0, tell all ranks, change the sampler, write the event down."""
         presentations = trainer.global_step * self.loader.sampler.global_batch
@@ -70,7 +116,10 @@ class DynamicPruning(pl.Callback):
             pool = self.loader.sampler.pool
             if trainer.is_global_zero:
                 embeddings = embed_rows(module, self.loader, self.everything, title="pruning")
-                pool, report = self.schedule.update(embeddings, self.everything, presentations=presentations)
+                context = changed(self.context, encoder_fingerprint=embedder_fingerprint(module))
+                pool, report = self.schedule.update(
+                    embeddings, self.everything, presentations=presentations, context=context
+                )
                 self.reports.append(report.to_json())
                 self._write()
             pool, self.schedule.next_at = trainer.strategy.broadcast((pool, self.schedule.next_at))
@@ -85,3 +134,8 @@ class DynamicPruning(pl.Callback):
             pq.write_table(selection_table(last, self.everything), data)
             replace(self.folder / f"event_{event:04d}.parquet", data.getvalue())
         replace(self.folder / "events.json", json.dumps(self.reports, indent=1).encode())
+
+
+def embedder_fingerprint(module: Pretraining) -> str:
+    """Sha256 (hex) over the weights that embed at this moment, which no file holds."""
+    return content(module.objective.embedder.state_dict(), {"embedder": type(module.objective).__name__})

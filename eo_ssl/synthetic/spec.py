@@ -50,13 +50,17 @@ SITES: tuple[Site, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveSpec:
-    """Size and content of a sample archive. The default gives about 1,500 tiles of 64 px per sensor."""
+    """Size and content of a sample archive.
 
-    sites: int = 4
+    The default gives about 1,200 tiles of 64 px per sensor, in many small places rather than few large ones: a class that occurs in one
+    place alone cannot be tested where another place teaches.
+    """
+
+    sites: int = 8
     "number of places, the first ones of SITES"
     dates: int = 4
     "acquisitions per place and sensor, spread over the seasons"
-    size_px: int = 576
+    size_px: int = 384
     "side of a product in 10 m pixels, a multiple of 6"
     shares: tuple[tuple[str, float], ...] = (
         ("forest", 0.34),

@@ -57,13 +57,23 @@ def test_a_reader_can_hold_each_file_and_function(project_root: Path) -> None:
     assert (long_files, long_functions) == ([], [])
 
 
+def statements(path: Path) -> int:
+    """Lines of a file that hold code: no docstring, comment or blank line."""
+    tree = ast.parse(path.read_text())
+    words = [
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    silent = {line for word in words for line in range(word.lineno, (word.end_lineno or 0) + 1)}
+    lines = enumerate(path.read_text().splitlines(), 1)
+    return sum(
+        1 for number, line in lines if number not in silent and line.strip() and not line.strip().startswith("#")
+    )
+
+
 def test_workflows_compose_and_hold_no_algorithm(project_root: Path) -> None:
     for path in project_root.glob("workflows/*.py"):
-        tree = ast.parse(path.read_text())
-        assert len(path.read_text().splitlines()) <= 160, path.name
-        assert not [node.name for node in tree.body if isinstance(node, ast.ClassDef) and not node.decorator_list], (
-            path.name
-        )
+        assert statements(path) <= 125, path.name
+        assert not [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)], path.name
 
 
 def test_there_is_no_drawer(project_root: Path) -> None:

@@ -11,29 +11,25 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from eo_ssl.errors import UserError, nearest
 from eo_ssl.manifest import fingerprint
-from eo_ssl.sensors import FLOOR_DB, Quantity
+from eo_ssl.preprocessing.channels import channels_of
+from eo_ssl.preprocessing.conversion import converted, parse
+from eo_ssl.preprocessing.interpolation import Interpolation, cropped, interpolated
+from eo_ssl.preprocessing.plausibility import check_range, check_scale
+from eo_ssl.sensors import Quantity
 from eo_ssl.sensors import sensor as sensor_named
 
 Resize = Literal["to_size", "native", "crop"]
-Interpolation = Literal["bilinear", "bicubic", "nearest", "area"]
 Missing = Literal["refuse", "fill_mean", "zero"]
 
-OUTLIERS = 0.01  # share of values allowed outside `range` on either side: the range bounds the 1st and 99th percentile
-TOO_DARK = (
-    0.01  # an untagged batch whose largest value is below this share of the brightest training mean was scaled twice
-)
-_MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact", "area": "area"}  # names in torch
 _CHOICES = {
     "resize": get_args(Resize), "interpolation": get_args(Interpolation), "missing": get_args(Missing), "invalid": ("mean_after_norm",),
 }  # fmt: skip
@@ -99,6 +95,10 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Check every field against the others."""
+        if self.quantity not in list(Quantity):
+            raise UserError(
+                f"expected a quantity out of {', '.join(Quantity)}, got {self.quantity!r}{nearest(str(self.quantity), list(Quantity))}"
+            )
         object.__setattr__(self, "quantity", Quantity(self.quantity))
         for name in ("bands", "convert", "range", "mean", "std", "gsd_m"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -138,7 +138,7 @@ class Preprocessing:
         """The quantity after all conversions, in which clip, mean and std are expressed."""
         quantity = self.quantity
         for name in self.convert:
-            source, target = _conversion(name)
+            source, target = parse(name)
             if source != quantity:
                 raise UserError(
                     f"expected a conversion that starts from {quantity.value}, got {name!r}; order the conversions as a chain"
@@ -251,7 +251,7 @@ class Preprocessing:
         x = torch.where(valid, x, 0.0)  # a copy: the caller's array stays as it is
         self._check_values(x, valid, tagged=quantity is not None)
         for name in self.convert:
-            x = _converted(x, name)
+            x = converted(x, name)
         if self.clip is not None:
             x = x.clamp_(*self.clip)
         x, valid = self._resized(x, valid)
@@ -286,7 +286,7 @@ class Preprocessing:
 
     def _order(self, names: tuple[str, ...]) -> tuple[int | None, ...]:
         """Channel of each contract band in the input, None where it is missing."""
-        index = _channels(self.sensor, names, self.bands)
+        index = channels_of(self.sensor, names, self.bands)
         absent = [band for band, i in zip(self.bands, index, strict=True) if i is None]
         none = len(absent) == len(self.bands)
         if none or (absent and self.missing == "refuse"):
@@ -297,108 +297,16 @@ class Preprocessing:
         return index
 
     def _check_values(self, x: Tensor, valid: Tensor, *, tagged: bool) -> None:
-        """Refuse values outside the plausible range and, without a tag, values that were scaled twice."""
-        if not bool(valid.any()):
-            return
-        low, high = self.range
-        least, most = (float(v) for v in torch.aminmax(torch.where(valid, x, 0.5 * (low + high))))
-        if least < low or most > high:
-            shares = {
-                side: int((outside & valid).sum()) / int(valid.sum())
-                for side, outside in (("below", x < low), ("above", x > high))
-            }
-            side = max(shares, key=shares.__getitem__)
-            if shares[side] > OUTLIERS:
-                raise UserError(
-                    f"expected {self.quantity.value} within {low:g} ... {high:g}, got {shares[side]:.0%} of the values {side} it "
-                    f"(from {least:g} to {most:g}); apply the product's scale and offset once"
-                )
+        check_range(x, valid, quantity=self.quantity, bounds=self.range)
         if not tagged:
-            self._check_scale(x, valid)
-
-    def _check_scale(self, x: Tensor, valid: Tensor) -> None:
-        if self.quantity.is_db:
-            if float(torch.where(valid, x, 1.0).min()) >= 0 and max(self.mean) < 0:
-                raise UserError(
-                    f"expected {self.quantity.value} with negative values, got none below 0 dB; it looks like linear power, convert it"
-                )
-            return
-        means = (
-            [10 ** (mean / 10) for mean in self.mean]
-            if self.final_quantity.is_db
-            else [abs(mean) for mean in self.mean]
-        )
-        largest = float(x.abs().max())
-        if largest < TOO_DARK * max(means):
-            raise UserError(
-                f"expected {self.quantity.value} of about {max(means):.3g} in the brightest band, got at most {largest:.3g} in the whole batch; "
-                "the values seem to have been scaled twice, so leave out one division"
-            )
+            in_power = self.final_quantity.is_db and not self.quantity.is_db
+            means = [10 ** (mean / 10) for mean in self.mean] if in_power else self.mean
+            check_scale(x, valid, quantity=self.quantity, means=means)
 
     def _resized(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Resize [B, C, H, W] values (0 where invalid) and their mask to the contract's geometry."""
-        height, width = x.shape[-2:]
-        if self.resize == "native" or (height, width) == (self.size_px, self.size_px):
+        """Bring [B, C, H, W] values and their mask to the contract's geometry."""
+        if self.resize == "native" or x.shape[-2:] == (self.size_px, self.size_px):
             return x, valid
         if self.resize == "crop":
-            if min(height, width) < self.size_px:
-                raise UserError(
-                    f"expected images of at least {self.size_px} px to crop, got {height} x {width}; choose resize = to_size"
-                )
-            top, left = (height - self.size_px) // 2, (width - self.size_px) // 2
-            window = (..., slice(top, top + self.size_px), slice(left, left + self.size_px))
-            return x[window].contiguous(), valid[window]
-        # Normalised convolution (Knutsson and Westin 1993): interpolate values times mask and the mask with the same kernel, then divide.
-        weight = self._interpolated(valid.to(x.dtype))
-        total = self._interpolated(torch.where(valid, x, 0.0))
-        whole = (weight - 1).abs() < 1e-5  # rounding of a kernel that saw only valid pixels
-        known = weight > 0.5
-        return torch.where(whole, total, total / torch.where(known, weight, 1.0)), known
-
-    def _interpolated(self, x: Tensor) -> Tensor:
-        mode = _MODES[self.interpolation]
-        aligned = False if mode in ("bilinear", "bicubic") else None
-        return functional.interpolate(
-            x, size=(self.size_px, self.size_px), mode=mode, align_corners=aligned, antialias=self.antialias
-        )
-
-
-@lru_cache(maxsize=256)
-def _channels(sensor: str, names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[int | None, ...]:
-    """For each wanted band its channel among ``names``; names unknown to the sensor are bands that nobody asked for."""
-    known = sensor_named(sensor)
-    where: dict[str, int] = {}
-    for channel, name in enumerate(names):
-        try:
-            band = known.resolve(name)
-        except UserError:
-            continue
-        if band in where:
-            raise UserError(
-                f"expected each band of {sensor} once, got {names[where[band]]} and {name} for {band}; remove one"
-            )
-        where[band] = channel
-    return tuple(where.get(band) for band in wanted)
-
-
-def _conversion(name: str) -> tuple[Quantity, Quantity]:
-    """Parse ``source->target`` and refuse a pair that no formula on values connects."""
-    pair = [part.strip() for part in name.split("->")]
-    if len(pair) != 2 or not all(part in list(Quantity) for part in pair):
-        raise UserError(
-            f"expected a conversion such as gamma0->gamma0_db, got {name!r}; use the names {', '.join(Quantity)}"
-        )
-    first, last = Quantity(pair[0]), Quantity(pair[1])
-    if (first.is_power and last == first.in_db) or (first.is_db and last == first.in_power):
-        return first, last
-    raise UserError(
-        f"expected a conversion between a power and its own dB form, got {name!r}; calibrate to the wanted quantity when reading instead"
-    )
-
-
-def _converted(x: Tensor, name: str) -> Tensor:
-    """Same formula as `sensors.convert`, on tensors of any device."""
-    _, target = _conversion(name)
-    if target.is_db:
-        return x.clamp_(min=10 ** (FLOOR_DB / 10)).log10_().mul_(10.0)
-    return torch.pow(10.0, x / 10.0)
+            return cropped(x, valid, size=self.size_px)
+        return interpolated(x, valid, size=self.size_px, interpolation=self.interpolation, antialias=self.antialias)

@@ -1,0 +1,8 @@
+"""The preprocessing contract of an encoder, the one way from named physical bands to its input tensor."""
+
+from __future__ import annotations
+
+from eo_ssl.preprocessing.contract import Preprocessing
+from eo_ssl.preprocessing.interpolation import Interpolation
+
+__all__ = ["Interpolation", "Preprocessing"]

@@ -1,0 +1,64 @@
+"""Another size for images with missing pixels: interpolation that weighs measured pixels only."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from eo_ssl.errors import UserError
+
+Interpolation = Literal["bilinear", "bicubic", "nearest", "area"]
+
+KNOWN = 0.5  # weight of measured pixels above which an interpolated one counts as measured
+_ROUNDING = 1e-5  # of a kernel that saw only measured pixels
+_MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact", "area": "area"}  # names in torch
+
+
+def cropped(x: Tensor, valid: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
+    """Return the centre of ``x`` and ``valid`` [B, C, H, W], each [B, C, size, size].
+
+    Raises:
+        UserError: an image smaller than the crop.
+    """
+    height, width = x.shape[-2:]
+    if min(height, width) < size:
+        raise UserError(
+            f"expected images of at least {size} px to crop, got {height} x {width}; choose resize = to_size"
+        )
+    top, left = (height - size) // 2, (width - size) // 2
+    window = (..., slice(top, top + size), slice(left, left + size))
+    return x[window].contiguous(), valid[window]
+
+
+def interpolated(
+    x: Tensor, valid: Tensor, *, size: int, interpolation: Interpolation, antialias: bool
+) -> tuple[Tensor, Tensor]:
+    """Return ``x`` at another size and where it rests mostly on measured pixels.
+
+    Normalised convolution (Knutsson and Westin 1993): values times mask and the mask itself pass through the same kernel, then one is
+    divided by the other.
+
+    Args:
+        x: [B, C, H, W] float32, anything finite where invalid.
+        valid: [B, C, H, W] bool.
+        size: side of the result, pixels.
+        interpolation: kernel.
+        antialias: whether the kernel widens when shrinking (bilinear and bicubic only).
+
+    Returns:
+        (values [B, C, size, size] float32, valid [B, C, size, size] bool).
+    """
+    mode = _MODES[interpolation]
+    aligned = False if mode in ("bilinear", "bicubic") else None
+
+    def resized(image: Tensor) -> Tensor:
+        return functional.interpolate(image, size=(size, size), mode=mode, align_corners=aligned, antialias=antialias)
+
+    weight = resized(valid.to(x.dtype))
+    total = resized(torch.where(valid, x, 0.0))
+    whole = (weight - 1).abs() < _ROUNDING
+    known = weight > KNOWN
+    return torch.where(whole, total, total / torch.where(known, weight, 1.0)), known
