@@ -22,6 +22,7 @@ from eo_ssl.pretraining import (
     FitConfig,
     OptimizerConfig,
     Pretraining,
+    Pruning,
     TileLoader,
     TileSampler,
     TileSource,
@@ -106,6 +107,7 @@ def run(
     every: int = 7,
     ahead: bool = True,
     spoil: int | None = None,
+    identities: np.ndarray | None = None,
 ) -> tuple[Objective, TileLoader]:
     """Train, or continue in, `folder`; `spoil` breaks the run at that step."""
     loader = make_loader(ahead=ahead)
@@ -124,7 +126,7 @@ def run(
         augmentation=views,
         folder=folder,
         config=FitConfig(log_every=4, monitor_every=15, monitor_tiles=32, checkpoint_every=every, precision="float32"),
-        schedule=None if keep is None else schedule(keep),
+        pruning=None if keep is None else Pruning(schedule(keep), identities),
     )
     return objective, loader
 

@@ -37,9 +37,12 @@ def batch(size: int = 16, n: int = 20) -> torch.Tensor:
 
 
 def save(folder: Path, **changes: object) -> str:
-    options = dict(
-        architecture=SMALL, preprocessing=contract(), pooling="mean", provenance={"seed": 4, "objective": "mae"}
-    )  # noqa: C408
+    options = {
+        "architecture": SMALL,
+        "preprocessing": contract(),
+        "pooling": "mean",
+        "provenance": {"seed": 4, "objective": "mae"},
+    }
     return save_encoder(folder, make_vit(SMALL, seed=4), **{**options, **changes})  # type: ignore[arg-type]
 
 

@@ -63,6 +63,27 @@ def test_keeping_everything_is_byte_identical_to_no_pruning(tmp_path):
     assert [event["n_kept"] for event in events] == [TILES] * 3  # held, and harmless
 
 
+def test_exact_duplicates_leave_the_pool_unless_everything_is_kept(tmp_path):
+    # Eight tiles are all one and the same; of those an event may keep one, whatever share it keeps.
+    identities = np.array([f"{max(row - 7, 0):03d}" for row in range(TILES)])
+    _, loader = run(tmp_path / "half", keep=0.95, identities=identities)
+    assert np.array_equal(loader.sampler.pool, [0, *range(8, TILES)])
+    table = pq.read_table(tmp_path / "half" / "pruning" / "event_0001.parquet")
+    assert table["reason"].to_pylist()[:9] == ["kept", *["duplicate"] * 7, "kept"]
+    (event, *_) = json.loads((tmp_path / "half" / "pruning" / "events.json").read_text())
+    assert event["reasons"]["duplicate"] == 7 and len(event["encoder_fingerprint"]) == 64
+    plain, _ = run(tmp_path / "plain")
+    everything, loader = run(tmp_path / "all", keep=1.0, identities=identities)
+    assert weights(everything) == weights(plain) and len(loader.sampler.pool) == TILES
+
+
+@pytest.mark.parametrize(("keep", "identities"), [(0.05, None), (0.9, np.zeros(TILES, dtype="U1"))])
+def test_a_pool_too_small_for_a_batch_is_refused_before_the_first_step(tmp_path, keep, identities):
+    with pytest.raises(UserError, match="expected pruning to leave at least one batch of 8 tiles, got"):
+        run(tmp_path, keep=keep, identities=identities)
+    assert not (tmp_path / "log.jsonl").exists()
+
+
 def test_pruning_events_change_the_pool_come_from_the_full_set_and_survive_a_resume(tmp_path):
     whole, loader = run(tmp_path / "whole", name="ijepa", keep=0.5)
     with pytest.raises(RuntimeError, match="spoiled"):

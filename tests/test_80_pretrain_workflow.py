@@ -12,6 +12,7 @@ import torch
 
 from eo_ssl.cli import main as command_line
 from eo_ssl.corpus import Corpus
+from eo_ssl.curation import DynamicConfig
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
@@ -130,6 +131,29 @@ def test_power_is_normalised_in_decibel(corpora, tmp_path):
     for band in range(2):
         values = image[:, band][valid[:, band]]
         assert abs(float(values.mean())) < 0.02 and abs(float(values.std()) - 1) < 0.02
+
+
+def test_the_same_corpus_twice_is_refused_and_two_of_one_name_are_both_recorded(corpora, tmp_path):
+    with pytest.raises(UserError, match="expected each corpus once"):
+        gather(Choice((corpora["s2"], corpora["s2"])))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "s2").symlink_to(corpora["narrow"], target_is_directory=True)
+    paths = (corpora["s2"], tmp_path / "other" / "s2")
+    prints = [Corpus.open(path).fingerprint for path in paths]
+    material = gather(Choice(paths, bands=("B04",)))
+    assert material.inputs == {"corpus s2": prints[0], "corpus s2 (2)": prints[1]}
+
+
+def test_the_workflow_tells_pruning_which_tiles_are_equal(corpora):
+    material = gather(Choice((corpora["s2"],)))
+    corpus = Corpus.open(corpora["s2"])
+    (name,) = corpus.streams
+    assert material.identities.tolist() == corpus.index(name, columns=["pixels_sha256"])["pixels_sha256"].to_pylist()
+    pruning = pretrain._pruning(DynamicConfig(warmup=1, interval=1), material)
+    assert pruning is not None
+    context = pruning.context(material.pool)
+    assert np.array_equal(context.identities, material.identities[material.pool])
+    assert np.array_equal(context.labels, material.classes[material.pool]) and context.corpus_fingerprint
 
 
 def test_a_subset_limits_the_pool_and_one_of_another_corpus_is_refused(corpora, tmp_path):

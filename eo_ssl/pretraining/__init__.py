@@ -8,7 +8,7 @@ from eo_ssl.pretraining.fit import FitConfig, fit
 from eo_ssl.pretraining.loader import TileData, TileLoader
 from eo_ssl.pretraining.module import OptimizerConfig, Pretraining
 from eo_ssl.pretraining.monitors import Probe, feature_std, make_probe, rank_me
-from eo_ssl.pretraining.pruning import DynamicPruning, Known
+from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
 from eo_ssl.pretraining.sampler import TileSampler
 
 __all__ = [
@@ -18,11 +18,11 @@ __all__ = [
     "Choice",
     "DynamicPruning",
     "FitConfig",
-    "Known",
     "Material",
     "OptimizerConfig",
     "Pretraining",
     "Probe",
+    "Pruning",
     "TileData",
     "TileLoader",
     "TileSampler",

@@ -217,9 +217,9 @@ Named = list[tuple[Corpus, str]]
 def _numbered(inputs: list[tuple[str, str]]) -> dict[str, str]:
     """Fingerprints by name; folders of one name are told apart by their order, so that none hides another."""
     found: dict[str, str] = {}
-    for name, print_ in inputs:
+    for name, content in inputs:
         earlier = sum(key == name or key.startswith(f"{name} (") for key in found)
-        found[f"{name} ({earlier + 1})" if earlier else name] = print_
+        found[f"{name} ({earlier + 1})" if earlier else name] = content
     return found
 
 

@@ -12,14 +12,13 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from eo_ssl.curation import DynamicSchedule
 from eo_ssl.errors import UserError
 from eo_ssl.pretraining.augmentation import Augmentation
 from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, latest_checkpoint
 from eo_ssl.pretraining.loader import TileData, TileLoader
 from eo_ssl.pretraining.module import Pretraining
 from eo_ssl.pretraining.monitors import Monitors, Probe
-from eo_ssl.pretraining.pruning import DynamicPruning, Known
+from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
 from eo_ssl.pretraining.run_log import ProgressLine, RunLog, summarise
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -56,8 +55,7 @@ def fit(
     augmentation: Augmentation,
     folder: Path,
     config: FitConfig,
-    schedule: DynamicSchedule | None = None,
-    known: Known | None = None,
+    pruning: Pruning | None = None,
     probe: Probe | None = None,
 ) -> dict[str, float]:
     """Train to the last step, from the newest checkpoint in `folder` where there is one.
@@ -68,10 +66,9 @@ def fit(
         module: the objective with its optimiser; changed in place.
         loader: the batches of the run.
         augmentation: applied to each batch.
-        folder: receives `log.jsonl`, `checkpoints/` and, with a schedule, `pruning/`.
+        folder: receives `log.jsonl`, `checkpoints/` and, with pruning, `pruning/`.
         config: how the run is driven.
-        schedule: dynamic pruning; None trains on the whole pool throughout.
-        known: identities and classes of all tiles of the source, for the events of the schedule.
+        pruning: dynamic pruning; None trains on the whole pool throughout.
         probe: labelled tiles for the online nearest-neighbour accuracy.
 
     Returns:
@@ -89,8 +86,8 @@ def fit(
         ProgressLine(),
         AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every),
     ]
-    if schedule is not None:
-        callbacks.insert(0, DynamicPruning(schedule, loader, log, folder=folder / "pruning", known=known))
+    if pruning is not None:
+        callbacks.insert(0, DynamicPruning(pruning, loader, log, folder=folder / "pruning"))
     trainer = _trainer(module, callbacks, folder, config.precision)
     resume = latest_checkpoint(folder / "checkpoints")
     with warnings.catch_warnings():

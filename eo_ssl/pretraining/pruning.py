@@ -28,15 +28,25 @@ from eo_ssl.pretraining.sampler import Rows
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What is known about the tiles of the source beside their pixels."""
+class Pruning:
+    """A schedule, and what is known about all N tiles of the source beside their pixels."""
 
-    identities: npt.NDArray[np.str_]
-    """[N], equal for rows whose pixels are the same: of those an event keeps the first."""
-    classes: npt.NDArray[np.int64]
+    schedule: DynamicSchedule
+    """When and how."""
+    identities: npt.NDArray[np.str_] | None = None
+    """[N], equal for rows whose pixels are the same: of those an event keeps the first; None recognises none."""
+    classes: npt.NDArray[np.int64] | None = None
     """int64 [N], -1 without label; for the report, never used to choose."""
-    corpus_fingerprint: str
+    corpus_fingerprint: str = ""
     """Of what the tiles come from."""
+
+    def context(self, rows: Rows) -> Context:
+        """What an event is told about `rows`; keep = 1 is no curation at all, so not even duplicates leave then."""
+        return Context(
+            identities=None if self.identities is None or self.schedule.config.keep == 1 else self.identities[rows],
+            labels=None if self.classes is None else self.classes[rows],
+            corpus_fingerprint=self.corpus_fingerprint,
+        )
 
 
 class DynamicPruning(pl.Callback):
@@ -47,32 +57,23 @@ class DynamicPruning(pl.Callback):
     its state is in the checkpoint. With keep = 1 the pool never changes, and neither does any byte of the weights.
     """
 
-    def __init__(
-        self,
-        schedule: DynamicSchedule,
-        loader: TileLoader,
-        run_log: RunLog,
-        *,
-        folder: Path,
-        known: Known | None = None,
-    ) -> None:
+    def __init__(self, pruning: Pruning, loader: TileLoader, run_log: RunLog, *, folder: Path) -> None:
         """Prune the pool of `loader`, whose present one is the full set.
 
         Args:
-            schedule: when and how.
+            pruning: when, how, and what is known of the tiles.
             loader: whose sampler is changed.
             run_log: where time spent here does not count as training.
             folder: for `event_0001.parquet` (row, cluster, distance, kept, reason) and `events.json` (reports).
-            known: of all tiles of the source; without it no duplicates are recognised.
 
         Raises:
             UserError: if an event would leave less than a batch, which is better said before the warm-up than after it.
         """
-        self.schedule, self.loader, self.run_log, self.folder = schedule, loader, run_log, folder
+        self.schedule, self.loader, self.run_log, self.folder = pruning.schedule, loader, run_log, folder
         self.everything: Rows = loader.sampler.pool
         self.reports: list[dict[str, Any]] = []
-        self.context = self._context(known)
-        identities, kept = self.context.identities, resolve_keep(schedule.config.keep, len(self.everything))
+        self.context = pruning.context(self.everything)
+        identities, kept = self.context.identities, resolve_keep(self.schedule.config.keep, len(self.everything))
         different = len(self.everything) if identities is None else len(np.unique(np.asarray(identities)))
         if min(kept, different) < loader.sampler.global_batch:
             raise UserError(
@@ -99,13 +100,6 @@ class DynamicPruning(pl.Callback):
         """Continue the schedule; the pool itself comes back with the sampler."""
         self.schedule.load_state_dict(state_dict["schedule"])
         self.reports = [json.loads(report) for report in state_dict["reports"]]
-
-    def _context(self, known: Known | None) -> Context:
-        """What every event is told about the full set; keep = 1 is no curation at all, so not even duplicates leave."""
-        if known is None:
-            return Context()
-        identities = None if self.schedule.config.keep == 1 else known.identities[self.everything]
-        return Context(identities, known.classes[self.everything], corpus_fingerprint=known.corpus_fingerprint)
 
     def _hold(self, trainer: pl.Trainer, module: Pretraining) -> None:
         """Embed, redraw on rank 0, tell all ranks, change the sampler, write the event down."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -115,3 +117,12 @@ def test_the_same_commands_do_nothing_and_say_so(run: Path, capsys: pytest.Captu
         assert main([stages(run, run)[number][0], "--config", str(run / f"{number}.yaml")]) == 0
         assert "nothing to do" in capsys.readouterr().out.lower().replace("\n", " ")
     assert {path: path.stat().st_mtime_ns for path in run.glob("run/**/manifest.json")} == before
+
+
+def test_the_python_of_the_readme_runs_on_a_finished_run(run: Path, project_root: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (project_root / "README.md").read_text(), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("runs/demo", str(run / "run")).replace("s2_boa_12b_10m_64px", STREAM), names)
+    assert names["tiles"].shape == (3, 12, 32, 32)
+    assert 0 < float(np.nanmedian(names["tiles"])) < 1  # reflectance, not digital numbers
+    assert names["encoder"].preprocessing.quantity == "boa_reflectance"
