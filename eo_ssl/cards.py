@@ -6,6 +6,7 @@ say is not guessed from file names or pixel values.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -208,9 +209,17 @@ class Card:
             raise UserError(
                 f"expected card {self.name} to declare a quantity of {self.sensor} ({allowed}), got {self.quantity.value}; correct `quantity`"
             )
-        if self.gsd_m <= 0 or self.scale == 0:
+        if self.nodata is not None and not math.isfinite(self.nodata):
+            object.__setattr__(self, "nodata", None)  # what is not finite is invalid without being named
+        offsets = (self.offset, *self.offset_by_file.values())
+        if not (0 < self.gsd_m < math.inf) or self.scale == 0 or not all(map(math.isfinite, (self.scale, *offsets))):
             raise UserError(
-                f"expected card {self.name} to have gsd_m > 0 and scale != 0, got {self.gsd_m} and {self.scale}; correct the card"
+                f"expected card {self.name} to have gsd_m > 0, scale != 0 and finite offsets, got {self.gsd_m}, {self.scale} and {self.offset}; "
+                "correct the card"
+            )
+        if self.labels and not all(0 <= value < 2**15 for value in self.labels.classes):
+            raise UserError(
+                f"expected label classes of card {self.name} from 0 to 32767, got {sorted(self.labels.classes)}; renumber them in the label file"
             )
         needed = {
             "array": self.array,
@@ -251,6 +260,18 @@ def list_cards() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in card_folder().glob("*.yaml")))
 
 
+class _Strict(yaml.SafeLoader):
+    """Plain values only, and each key once: YAML's own loader lets the last one win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.YAMLError(f"the key {key.value!r} twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
 def load_card(name_or_path: str | Path) -> Card:
     """Read a card by its shipped name or from a YAML file.
 
@@ -264,8 +285,8 @@ def load_card(name_or_path: str | Path) -> Card:
             f"expected a card out of {', '.join(list_cards())} or a YAML file, got {text!r}{nearest(text, list_cards())}"
         )
     try:
-        value = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"expected YAML in {path}, got {str(error).splitlines()[0]}; correct the file") from error
     if not isinstance(value, dict):
         raise UserError(

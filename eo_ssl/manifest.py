@@ -1,4 +1,4 @@
-"""How a product comes into being: fingerprints, the one commit primitive, and the manifest that is written last.
+"""How a product comes into being: the one commit primitive, and the manifest that is written last.
 
 A product is a folder. Its files reach their final names first, ``manifest.json`` last; a folder without it is unfinished and the same
 command resumes it. ``commit`` is the only way a file of a product appears: create if absent, whole or not at all.
@@ -7,7 +7,6 @@ command resumes it. ``commit`` is the only way a file of a product appears: crea
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import platform
@@ -18,15 +17,16 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from eo_ssl.errors import UserError
+from eo_ssl.fingerprints import canonical_json as canonical_json
+from eo_ssl.fingerprints import file_sha256 as file_sha256
+from eo_ssl.fingerprints import fingerprint as fingerprint
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -44,38 +44,6 @@ _RECORDED_PACKAGES = (
     "torchgeo",
     "faiss-cpu",
 )
-
-
-def canonical_json(value: object) -> str:
-    """Return the one JSON text of ``value``: sorted keys, no spaces, dataclasses and paths as plain values."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain, allow_nan=False)
-
-
-def _plain(value: object) -> object:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, bytes):
-        return value.hex()
-    raise TypeError(f"expected a plain value for JSON, got {type(value).__name__}")
-
-
-def fingerprint(value: object) -> str:
-    """Return the sha256 (hex) of the canonical JSON of ``value``."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 (hex) of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _hits: dict[str, int] = {}
@@ -134,7 +102,7 @@ def commit(path: Path, data: bytes) -> bool:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` atomically, replacing what is there: for logs and checkpoints of unfinished products only."""
+    """Put ``data`` at ``path`` atomically, replacing what is there: for what may change (logs, checkpoints, a corpus's manifest)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -242,7 +210,8 @@ def plan(
     Starting leaves ``unfinished.json`` with configuration and inputs, so that a resume under another configuration is refused.
 
     Raises:
-        UserError: the folder holds something made with another configuration or input, and ``overwrite`` was not asked for.
+        UserError: the folder holds something made with another configuration or input, and ``overwrite`` was not asked for, or
+            what this command did not make, which is never removed.
     """
     wanted = {"stage": stage, "config": json.loads(canonical_json(config)), "inputs": dict(inputs)}
     for name, answer in ((MANIFEST, "done"), (UNFINISHED, "resume")):
@@ -251,9 +220,13 @@ def plan(
             continue
         if all(found.get(key) == value for key, value in wanted.items()):
             return answer  # type: ignore[return-value]
+        if found.get("stage") != stage or not {"config", "inputs"} <= set(found):
+            raise UserError(  # not even with overwrite: what goes would be a corpus, or a folder of somebody else's
+                f"expected {folder} to be free or a {stage} product, got {_kind(found, name)}; give another output folder"
+            )
         if not overwrite:
             raise UserError(
-                f"expected {folder} to be free or made by the same command, got a {found.get('stage')} product that differs in "
+                f"expected {folder} to be free or made by the same command, got a {stage} product that differs in "
                 f"{_difference(found, wanted)}; give another output folder or --overwrite"
             )
         shutil.rmtree(folder)
@@ -267,9 +240,11 @@ def plan(
     return "new"
 
 
+def _kind(found: Mapping[str, Any], name: str) -> str:
+    return f"a product of stage {found['stage']}" if "stage" in found else f"a {name} that is not of this library"
+
+
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    if found.get("stage") != wanted["stage"]:
-        return f"its stage (this command makes {wanted['stage']})"
     rows = []
     for part in ("config", "inputs"):
         old, new = found.get(part, {}), wanted[part]
@@ -288,7 +263,10 @@ def finish(
     seed: int | None = None,
     summary: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Write ``manifest.json``, the last file of a product whose fingerprint is ``product``, and return it."""
+    """Write ``manifest.json``, the last file of a product whose fingerprint is ``product``, and return it.
+
+    A manifest that is there already (of a corpus, which grows) is replaced in one step: at no moment is there none.
+    """
     packages = {"python": platform.python_version()}
     for name in _RECORDED_PACKAGES:
         try:
@@ -309,7 +287,8 @@ def finish(
         command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         summary=json.loads(canonical_json(summary or {})),
     )
-    commit(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True, default=_plain).encode())
+    write = replace if (folder / MANIFEST).exists() else commit
+    write(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode())
     (folder / UNFINISHED).unlink(missing_ok=True)
     return manifest
 

@@ -51,11 +51,33 @@ def test_bands_become_canonical_in_file_order(tmp_path: Path) -> None:
         ({"reader": "chips"}, "to have `chips`, got none"),
         ({"mask": {"source": "SCL", "clases": {}}}, "card"),
         ({"scale": 0}, "scale != 0"),
+        ({"scale": float("nan")}, "finite"),  # used to end in a JSON error of the fingerprint
+        ({"offset_by_file": {"a.tif": float("inf")}}, "finite offsets"),
+        ({"labels": {"source": "l", "classes": {70000: "rye"}}}, r"from 0 to 32767, got \[70000\]"),  # labels are int16
     ],
 )
 def test_a_wrong_card_is_refused_with_its_remedy(tmp_path: Path, changes: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         load_card(write(tmp_path, **changes))
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    """YAML's own loader takes the last of two offsets without a word."""
+    path = write(tmp_path, offset=-1000.0)
+    path.write_text(path.read_text() + "offset: 0.0\n")
+    with pytest.raises(UserError, match="got the key 'offset' twice"):
+        load_card(path)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "card.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"expected YAML in .*card\.yaml"):
+        load_card(tmp_path / "card.yaml")
+
+
+def test_nan_as_nodata_means_what_it_says(tmp_path: Path) -> None:
+    """It is invalid anyway; kept as NaN it broke the fingerprint of every corpus made with the card."""
+    assert load_card(write(tmp_path, nodata=float("nan"))).nodata is None
 
 
 def test_unsafe_yaml_is_not_executed(tmp_path: Path) -> None:

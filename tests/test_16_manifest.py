@@ -88,6 +88,20 @@ def test_overwrite_never_removes_what_is_not_a_product(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_overwrite_never_removes_what_another_command_or_programme_made(tmp_path: Path) -> None:
+    """A web site has a manifest.json too, and a corpus is days of work: --overwrite used to remove both."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "manifest.json").write_text('{"name": "my site", "start_url": "/"}')
+    make(tmp_path / "subset", {"keep": 0.5})
+    for folder, words in (
+        ("site", "a manifest.json that is not of this library"),
+        ("subset", "a product of stage curate"),
+    ):
+        with pytest.raises(UserError, match=f"or a report product, got {words}; give another output folder"):
+            plan(tmp_path / folder, stage="report", config={}, inputs={}, overwrite=True)
+        assert (tmp_path / folder / "manifest.json").is_file()
+
+
 def test_manifest_round_trip_and_requirements(tmp_path: Path) -> None:
     folder = tmp_path / "subset"
     make(folder, {"keep": 0.5}, corpus="aa")

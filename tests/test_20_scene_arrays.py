@@ -113,8 +113,38 @@ def test_netcdf_with_a_variable_per_band_and_dates(tmp_path: Path, rng: np.rando
 def test_a_scale_that_contradicts_the_file(tmp_path: Path, rng: np.random.Generator) -> None:
     write_netcdf(tmp_path / "a.nc", rng, scale=1e-3)
     with pytest.raises(
-        UserError, match=r"the scale 0.0001 of card set in .*a\.nc, got scale_factor 0.001; correct `scale`"
+        UserError, match=r"the card's scale 0.0001 and offset 0 in red of .*a\.nc, got scale_factor 0.001"
     ):
+        listed(tmp_path, files="a.nc", array=NETCDF)[0].open()
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "value", "words"),
+    [
+        ("nir08", "scale_factor", 1e-3, "in nir08 of .*got scale_factor 0.001"),  # only the first band was looked at
+        ("red", "add_offset", -0.1, "got scale_factor 0.0001 and add_offset -0.1, which is -1000 stored units"),
+    ],
+)
+def test_every_variable_and_its_offset_are_compared_with_the_card(
+    tmp_path: Path, rng: np.random.Generator, name: str, attribute: str, value: float, words: str
+) -> None:
+    write_netcdf(tmp_path / "a.nc", rng)
+    with netCDF4.Dataset(tmp_path / "a.nc", "a") as file:
+        file[name].setncattr(attribute, value)
+    with pytest.raises(UserError, match=words):
+        listed(tmp_path, files="a.nc", array=NETCDF)[0].open()
+    if attribute == "add_offset":  # a card that says the same is right, and the offset is applied once
+        cube = listed(tmp_path, files="a.nc", array=NETCDF, offset=-1000.0)[0].open()
+        with netCDF4.Dataset(tmp_path / "a.nc") as file:
+            own = np.ma.filled(file["red"][0].astype(float), np.nan)  # netCDF4 applies scale and offset itself
+        np.testing.assert_allclose(cube["image"].sel(band="B04").values, own, atol=1e-6)
+
+
+def test_irregular_coordinates_are_no_grid(tmp_path: Path, rng: np.random.Generator) -> None:
+    write_netcdf(tmp_path / "a.nc", rng)
+    with netCDF4.Dataset(tmp_path / "a.nc", "a") as file:
+        file["x"][3:] = file["x"][3:] + 20.0  # a column is missing
+    with pytest.raises(UserError, match="expected equal steps of x and y"):
         listed(tmp_path, files="a.nc", array=NETCDF)[0].open()
 
 

@@ -145,17 +145,27 @@ def test_excluded_chips_are_out_under_any_name(tmp_path: Path, rng: np.random.Ge
         ({"where": {"class": "ship"}}, "after `where` and `exclude` of card set, got none"),
         ({"manifest": "text.csv"}, "an image in chip notes.txt"),
         ({"manifest": "colour.csv", "undersized": "pad"}, "expected 1 bands in chip colour.png .*got 3"),
+        ({"manifest": "palette.csv", "undersized": "pad"}, "in chip palette.png .*got indices into a palette"),
     ],
 )
 def test_refusals(tmp_path: Path, rng: np.random.Generator, changes: dict[str, Any], words: str) -> None:
     build(tmp_path, rng)
     extra = {"notes.txt": b"not an image", "colour.png": png(rng.integers(0, 256, (9, 9, 3)).astype(np.uint8))}
+    indexed = io.BytesIO()
+    Image.open(io.BytesIO(extra["colour.png"])).quantize(8).save(indexed, "png")
+    extra["palette.png"] = indexed.getvalue()
     with tarfile.open(tmp_path / "chips.tar", "a") as archive:
         for name, data in extra.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-    for manifest, name in {"more.csv": "d/999.png", "text.csv": "notes.txt", "colour.csv": "colour.png"}.items():
+    listed_in = {
+        "more.csv": "d/999.png",
+        "text.csv": "notes.txt",
+        "colour.csv": "colour.png",
+        "palette.csv": "palette.png",
+    }
+    for manifest, name in listed_in.items():
         (tmp_path / manifest).write_text(f"path,class,split,angle\n{name},tank,train,15\n")
     with pytest.raises(UserError, match=words) as error:
         for product in listed(tmp_path, **changes).products:

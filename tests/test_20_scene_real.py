@@ -36,7 +36,14 @@ CUBES = {
     "worldcereal_s2_20m": (472, (6, 32, 32)),
     "worldcereal_s1": (456, (2, 32, 32)),
 }
-_NEEDS = {"sample_s2_l2a", "sample_s1_rtc", "eurosat", "mstar_pool", "mstar_soc"}  # synthetic, benchmark, chips
+_NEEDS = {
+    "sample_s2_l2a",
+    "sample_s1_rtc",
+    "eurosat",
+    "mstar_pool",
+    "mstar_soc",
+    "mstar_soc_128",
+}  # synthetic, benchmark, chips
 
 
 def cubes(card: str, root: Path, *, limit: int = 5) -> list[xr.Dataset]:

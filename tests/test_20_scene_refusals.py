@@ -126,6 +126,33 @@ def test_wrong_unit(tmp_path: Path, rng: np.random.Generator, fields: dict[str, 
     refused(tmp_path, fields, words)
 
 
+def test_a_scale_that_contradicts_the_tags_of_the_file(tmp_path: Path, rng: np.random.Generator) -> None:
+    """GDAL's band scale and offset used to be ignored, so a file that says -0.1 was read 0.1 too bright."""
+    write(tmp_path / "a.tif", scene(rng))
+    with rasterio.open(tmp_path / "a.tif", "r+") as file:
+        file.scales, file.offsets = (1e-4, 1e-4), (-0.1, -0.1)
+    refused(tmp_path, RASTER, r"a\.tif, got scale_factor 0.0001 and add_offset -0.1, which is -1000 stored units")
+    (product,) = listed(tmp_path, RASTER, offset=-1000.0)
+    with rasterio.open(tmp_path / "a.tif") as file:
+        np.testing.assert_allclose(product.open()["image"].values, file.read() * 1e-4 - 0.1, atol=1e-6)
+
+
+def test_a_complex_image_does_not_lose_its_imaginary_part(tmp_path: Path, rng: np.random.Generator) -> None:
+    write(tmp_path / "slc.tif", (rng.normal(size=(2, 64, 64)) + 1j * rng.normal(size=(2, 64, 64))).astype(np.complex64))
+    refused(tmp_path, RADAR, "real numbers of gamma0, got stored values of complex64; detect complex images")
+
+
+def test_pixels_that_are_not_square(tmp_path: Path, rng: np.random.Generator) -> None:
+    write(tmp_path / "a.tif", scene(rng))
+    with rasterio.open(tmp_path / "a.tif", "r+") as file:
+        file.transform = Affine(20.0, 0.0, 5e5, 0.0, -10.0, 4e6)  # only the height used to be looked at
+    refused(tmp_path, RASTER, r"pixels of 10 m in .*a\.tif, got 20 x 10 m")
+
+
+def test_an_absolute_pattern(tmp_path: Path, rng: np.random.Generator) -> None:
+    refused(tmp_path, RASTER, "a pattern relative to", files=str(tmp_path / "*.tif"))
+
+
 def test_mixed_offsets(tmp_path: Path, rng: np.random.Generator) -> None:
     write(tmp_path / "old.tif", scene(rng))
     write(tmp_path / "new.tif", scene(rng) + 1000)

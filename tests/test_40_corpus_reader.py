@@ -123,6 +123,10 @@ def test_rows_out_of_range_are_refused(tmp_path: Path) -> None:
     for rows in ([24], [-1], [0, 99]):
         with pytest.raises(UserError, match="from 0 to 23"):
             reader.read(rows)
+    for rows in (np.arange(24) > 20, [0.5, 1.5]):  # used to be read as rows 0 and 1
+        with pytest.raises(UserError, match=r"expected row numbers .*; use np\.flatnonzero of a mask"):
+            reader.read(rows)
+    assert reader.read([]).shape == (0, *reader.stored_shape)
 
 
 def test_a_reader_pickles_and_serves_threads(tmp_path: Path, rng: np.random.Generator) -> None:

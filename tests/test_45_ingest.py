@@ -8,6 +8,7 @@ import os
 import pickle
 import socket
 import threading
+import time
 from pathlib import Path
 
 import geopandas
@@ -395,6 +396,55 @@ def test_bad_products_are_put_aside_and_the_rest_goes_on(tmp_path: Path, rng: np
     assert "fake/1" not in {value["product_id"] for value in Corpus.open(tmp_path / "c").quarantine()}
 
 
+def test_nothing_to_do_still_names_what_was_put_aside(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A product that fails while it is cut has a good survey, so the second run used to say that the corpus holds it."""
+    good, empty = scenes(rng, 2)
+    empty.image[:] = np.nan
+    first = run([good, empty], tmp_path / "c")
+    again = run([good, empty], tmp_path / "c")
+    assert again.state == "done" and again.quarantined == first.quarantined != ()
+    assert "snapshot 1 holds 1 products with this configuration, 1 quarantined" in again.sentence()
+
+
+def test_what_failed_unexpectedly_is_kept_with_its_stack_and_tried_again(tmp_path: Path, rng, monkeypatch) -> None:
+    """Out of memory, a network disk: such a failure says nothing of the product, so it must not be final."""
+    products, plain = scenes(rng, 2), cutting.NativeRaster.read
+
+    def read(self, *window):
+        if self.frame.name == "fake/1":
+            raise MemoryError("no room")
+        return plain(self, *window)
+
+    monkeypatch.setattr(cutting.NativeRaster, "read", read)
+    assert len(run(products, tmp_path / "c").quarantined) == 1
+    (aside,) = Corpus.open(tmp_path / "c").quarantine()
+    assert "MemoryError: no room" in aside["reason"] and "in read" in aside["trace"]
+    assert run(products, tmp_path / "c").state == "ingested"  # tried, failed again
+    monkeypatch.undo()
+    assert run(products, tmp_path / "c").added == 1
+    assert Corpus.open(tmp_path / "c").quarantine() == [] and run(products, tmp_path / "c").state == "done"
+
+
+def test_two_cards_of_one_name_are_not_mixed(tmp_path: Path, rng: np.random.Generator) -> None:
+    """The second one's fingerprint used to stand for both, so the fragments of the first claimed a card that did not make them."""
+    one, two = scenes(rng, 2)
+    with pytest.raises(UserError, match="expected one card called fake, got two that differ"):
+        run([one, dataclasses.replace(two, card=card(title="another"))], tmp_path / "c")
+
+
+def test_a_kill_before_the_new_manifest_keeps_the_old_one(tmp_path: Path, rng, monkeypatch) -> None:
+    """The old manifest used to be removed first; the resumed run then knew nothing of the cards ingested before."""
+    first, second = scenes(rng, 2)
+    second = dataclasses.replace(second, card=card("other"))
+    run([first], tmp_path / "c")
+    monkeypatch.setattr("eo_ssl.corpus.ingestion.finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run([second], tmp_path / "c")
+    monkeypatch.undo()
+    run([second], tmp_path / "c")
+    assert set(require(tmp_path / "c", "ingest").config["cards"]) == {"fake", "other"}
+
+
 def test_when_nothing_can_be_read_there_is_no_snapshot(tmp_path: Path, rng: np.random.Generator) -> None:
     bad = [dataclasses.replace(product, error="user") for product in scenes(rng, 2)]
     with pytest.raises(UserError, match=r"expected the band B8A in fake/0.*1 other products failed"):
@@ -548,8 +598,18 @@ def test_leftovers_of_dead_runs_are_removed_and_of_living_ones_kept(tmp_path: Pa
     foreign = home / ".staging-elsewhere-host-5-0"
     for folder in (dead, alive, foreign):
         (folder / "x").mkdir(parents=True)
+    folder = tmp_path / "c" / "snapshots"
+    (folder / ".notes.tmp").write_text("of somebody's editor, not of a commit")
+    # Another thread of this process is writing the first of these; it used to lose its file under its hands.
+    writing, dead_twin, killed = (
+        folder / f".a.json.{pid}.{when}.tmp"
+        for pid, when in ((os.getpid(), time.monotonic_ns()), (os.getpid(), 1), (999999999, time.monotonic_ns()))
+    )
+    for path in (writing, dead_twin, killed):
+        path.write_text("")
     run(scenes(np.random.default_rng(9), 2), tmp_path / "c")
     assert not dead.exists() and alive.exists() and foreign.exists()
+    assert writing.exists() and not dead_twin.exists() and not killed.exists()
     assert sorted(path.name for path in home.glob(".staging*")) == sorted([alive.name, foreign.name])
 
 

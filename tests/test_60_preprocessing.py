@@ -89,6 +89,13 @@ def test_names_decide_not_positions(rng: np.random.Generator) -> None:
     assert torch.equal(call(contract(), moved, names)[0], call(contract(), x)[0])
 
 
+def test_a_quantity_that_does_not_exist_is_named() -> None:
+    with pytest.raises(
+        UserError, match=r"expected a quantity out of .*got 'toa_reflectence'; did you mean 'toa_reflectance'"
+    ):
+        contract(quantity="toa_reflectence")
+
+
 def test_input_is_left_alone(rng: np.random.Generator) -> None:
     x = image(rng)
     x[0, 0, 0, 0] = torch.nan

@@ -56,3 +56,9 @@ def test_thirty_steps_on_32_tiles_learn_without_collapse():
 def test_refusals():
     with pytest.raises(UserError, match=r"temperature must be above 0, got 0: try 0.5"):
         SimClrConfig(temperature=0)
+    image, valid = training_tiles(
+        n=1
+    )  # NT-Xent of one pair is 0 whatever the weights: it would train nothing, silently
+    view = {"image": image, "valid": valid, "row": torch.arange(1), "seed": 0}
+    with pytest.raises(UserError, match="expected at least two tiles per step to tell apart, got 1"):
+        SimClr(ARCHITECTURE)({"views": [view, view], "seed": 0})

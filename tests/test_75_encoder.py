@@ -14,6 +14,7 @@ from torchgeo.models import RCF
 
 from eo_ssl.encoder import ENCODER_FILE, WEIGHT_FREE, Encoder, RandomFeatures, VitEncoder, load_encoder, save_encoder
 from eo_ssl.errors import UserError
+from eo_ssl.evaluation.candidates import candidates
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.models.vit import VitConfig, make_vit
 from eo_ssl.preprocessing import Preprocessing
@@ -75,6 +76,14 @@ def test_image_statistics_equal_numpys() -> None:
     expected = np.concatenate([v.mean(axis=2), v.std(axis=2, ddof=1), v.max(axis=2), v.min(axis=2)], axis=1)
     got = load_encoder("imagestats", preprocessing=contract())
     np.testing.assert_allclose(got.features(x).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_one_encoder_under_two_names_is_not_two_candidates(tmp_path: Path) -> None:
+    # Compared with itself it would fill the table with rows that differ in nothing.
+    for name in ("a", "b"):
+        save(tmp_path / name)
+    with pytest.raises(UserError, match="expected different encoders, got equal ones"):
+        candidates([str(tmp_path / name / ENCODER_FILE) for name in ("a", "b")])
 
 
 @pytest.mark.parametrize("name", WEIGHT_FREE)

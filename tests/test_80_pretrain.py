@@ -10,6 +10,7 @@ import torch
 
 from eo_ssl.errors import UserError
 from eo_ssl.objectives import Mae
+from eo_ssl.objectives.base import generator
 from eo_ssl.pretraining import (
     Augmentation,
     AugmentConfig,
@@ -241,6 +242,14 @@ def test_augmentation_follows_the_batch_seed_and_keeps_invalid_pixels_at_zero():
     pair = _views(image, valid, config, views=2)["views"]
     assert len(pair) == 2 and not torch.equal(pair[0]["image"], pair[1]["image"])
     assert torch.equal(pair[0]["row"], pair[1]["row"])
+
+
+def test_masks_do_not_repeat_the_numbers_of_the_augmentation():
+    # From one seed for both, the crop of the first tile would tell which of its patches are hidden.
+    image, valid = torch.zeros(4, 3, 16, 16), torch.ones(4, 3, 16, 16, dtype=torch.bool)
+    noise = _views(image, valid, AugmentConfig(crop=None, flips=False, noise=1.0), seed=11)["image"]
+    objective = torch.randn(image.shape, generator=generator({"seed": 11}))
+    assert abs(torch.corrcoef(torch.stack([noise.flatten(), objective.flatten()]))[0, 1]) < 0.1
 
 
 def test_augmentation_refusals():

@@ -12,13 +12,13 @@ import torch
 
 from eo_ssl.cli import main as command_line
 from eo_ssl.corpus import Corpus
-from eo_ssl.curation import DynamicConfig
+from eo_ssl.curation import DynamicConfig, DynamicSchedule
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
 from eo_ssl.models import VitChoice
 from eo_ssl.objectives import MaeConfig
-from eo_ssl.pretraining import Choice, FitConfig, gather
+from eo_ssl.pretraining import Choice, FitConfig, Pruning, gather
 from eo_ssl.synthetic import ArchiveSpec, make_archive
 from eo_ssl.workflows import curate, ingest, pretrain
 
@@ -136,6 +136,9 @@ def test_power_is_normalised_in_decibel(corpora, tmp_path):
 def test_the_same_corpus_twice_is_refused_and_two_of_one_name_are_both_recorded(corpora, tmp_path):
     with pytest.raises(UserError, match="expected each corpus once"):
         gather(Choice((corpora["s2"], corpora["s2"])))
+    (only,) = Corpus.open(corpora["s2"]).streams
+    with pytest.raises(UserError, match=r"expected a stream of every corpus, got none of .*s1 in"):
+        gather(Choice((corpora["s2"], corpora["s1"]), streams=(only,)))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "s2").symlink_to(corpora["narrow"], target_is_directory=True)
     paths = (corpora["s2"], tmp_path / "other" / "s2")
@@ -149,8 +152,7 @@ def test_the_workflow_tells_pruning_which_tiles_are_equal(corpora):
     corpus = Corpus.open(corpora["s2"])
     (name,) = corpus.streams
     assert material.identities.tolist() == corpus.index(name, columns=["pixels_sha256"])["pixels_sha256"].to_pylist()
-    pruning = pretrain._pruning(DynamicConfig(warmup=1, interval=1), material)
-    assert pruning is not None
+    pruning = Pruning.over(material, DynamicSchedule(DynamicConfig(warmup=1, interval=1)))
     context = pruning.context(material.pool)
     assert np.array_equal(context.identities, material.identities[material.pool])
     assert np.array_equal(context.labels, material.classes[material.pool]) and context.corpus_fingerprint

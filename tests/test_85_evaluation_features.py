@@ -80,6 +80,18 @@ def test_features_are_the_bare_forward_pass_in_order(rng: np.random.Generator, b
     assert [i for part in source.reads for i in part] == list(range(23))
 
 
+def test_what_was_not_measured_does_not_enter_the_statistics(rng: np.random.Generator) -> None:
+    source = images(rng, 6)
+    source.x[2:, :, :, 10:] = np.nan
+    source.x[4, 1] = np.nan
+    p = contract()
+    found = extract(load_encoder("imagestats", preprocessing=p), source).x
+    scaled = (source.x - np.reshape(p.mean, (1, 3, 1, 1))) / np.reshape(p.std, (1, 3, 1, 1))
+    v = np.ma.masked_invalid(scaled.reshape(6, 3, -1))
+    oracle = np.ma.concatenate([v.mean(axis=2), v.std(axis=2, ddof=1), v.max(axis=2), v.min(axis=2)], axis=1)
+    np.testing.assert_allclose(found, oracle.filled(0.0), rtol=1e-4, atol=1e-5)
+
+
 def test_cache_answers_for_the_same_encoder_and_images_only(rng: np.random.Generator, tmp_path: Path) -> None:
     source = images(rng)
     encoder = load_encoder("rcf", preprocessing=contract())
@@ -119,6 +131,19 @@ def test_normalisation_sees_training_images_only(rng: np.random.Generator) -> No
     np.testing.assert_allclose(before.std, train.std(axis=(0, 2, 3)), rtol=1e-5)
     source.x[task.folds[0].test] += 1.0  # type: ignore[attr-defined]
     assert train_contract(task, task.folds[0]) == before
+
+
+def test_a_fold_looks_at_its_own_images_only(rng: np.random.Generator) -> None:
+    first, second = images(rng, 12), images(rng, 8)
+    rows, none = np.arange(20), np.empty(0, np.int64)
+    folds = (Fold(rows[2:9], rows[[10, 14, 19]], none), Fold(rows[11:18], rows[[0, 3]], rows[[1]]))
+    task = Task("two sources", (first, second), rows % 2, ("a", "b"), rows, folds, "two folds", "accuracy")
+    one = candidates(["imagestats"])[0]
+    for fold, found in zip(folds, features_of(one, task).x, strict=True):
+        every = np.concatenate([extract(one.encoder(task, fold), source).x for source in (first, second)])
+        used = np.unique(np.concatenate([fold.train, fold.test, fold.validation]))
+        np.testing.assert_array_equal(found[used], every[used])
+        assert np.isnan(np.delete(found, used, axis=0)).all()
 
 
 def test_power_is_normalised_in_decibel(rng: np.random.Generator) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.intervals import Bootstrap
@@ -114,6 +115,20 @@ def test_a_class_that_lives_in_one_scene_does_not_shift_the_interval() -> None:
     )
     value = bootstrap(80, per_block=20, labels=labels, metric="balanced_accuracy").value(mixed)
     assert low < value < high
+
+
+def test_all_right_is_no_proof_of_perfection() -> None:
+    # Twenty answers, all right: the bound is the share of right answers that would still give that in one case out of 40.
+    right = np.ones((5, 200), dtype=bool)
+    found = bootstrap(200, draws=5, per_block=10).interval(right)
+    oracle = binomtest(20, 20).proportion_ci(0.95, "exact")
+    assert found.value == found.high == 1.0 and found.low == pytest.approx(oracle.low)
+    nothing = bootstrap(200, draws=5, per_block=10).interval(~right)
+    assert nothing.value == nothing.low == 0.0 and nothing.high == pytest.approx(1 - oracle.low)
+    # Two classes, one of them in two blocks only: four answers that weigh alike, not twenty.
+    labels = np.repeat([0, 1], [180, 20])
+    rare = bootstrap(200, draws=5, per_block=10, labels=labels, metric="balanced_accuracy").interval(right)
+    assert rare.low == pytest.approx(binomtest(4, 4).proportion_ci(0.95, "exact").low)
 
 
 def test_one_block_has_no_interval() -> None:

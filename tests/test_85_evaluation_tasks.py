@@ -270,7 +270,7 @@ def test_rows_say_everything_and_a_second_run_computes_nothing(rng: np.random.Ge
             row["n_train"] == 3 * row["shots"]
             and row["pretraining_seeds"] == 0
             and row["split"]
-            and "bootstrap" in row["interval"]
+            and row["interval"].startswith("95% ")
         )
     assert {row["encoder"] for row in rows} == {"imagestats", "rcf", "control: chip size only", "control: clutter only"}
     size = [c for c in comparisons if c["a"] == "imagestats" and c["b"].startswith("control: chip size")]
@@ -284,6 +284,33 @@ def test_rows_say_everything_and_a_second_run_computes_nothing(rng: np.random.Ge
     write_comparisons(tmp_path, comparisons)
     with pytest.raises(UserError, match="other comparisons"):
         write_comparisons(tmp_path, comparisons[:1])
+
+
+def test_other_clutter_is_another_task_and_another_row(rng: np.random.Generator, tmp_path: Path) -> None:
+    # Crops ingested again behind an unchanged stream of chips must not leave the old control in the table.
+    part, settings = chips(rng, 48)[0], Settings(("knn5",), (1,), 2, 0)
+    first, second = (
+        mstar_task(part, clutter=chips(np.random.default_rng(seed), 48)[1])  # type: ignore[arg-type]
+        for seed in (1, 2)
+    )
+    assert first.fingerprint != second.fingerprint
+    prints = [
+        {
+            row["encoder"]: row["encoder_fingerprint"]
+            for row in judge(task, [], settings, tmp_path, computing=Computing())[0]
+        }
+        for task in (first, second)
+    ]
+    name = "control: clutter only"
+    assert prints[0][name] != prints[1][name] and prints[0]["control: chip size only"]
+
+
+def test_classes_that_never_share_two_sites_are_refused_in_a_sentence(rng: np.random.Generator) -> None:
+    labels = np.arange(20) % 2
+    rows = [{"product_id": f"p{v}", "label": int(v), "label_name": str(v), "split": "test"} for v in labels]
+    part = FakeCorpus().add(S2, tiles(rng, S2, labels), rows)
+    with pytest.raises(UserError, match="expected training and test samples in every fold of task t"):
+        corpus_task([part], name="t", held_out="all")  # type: ignore[list-item]
 
 
 def test_protocols_by_name() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -73,6 +74,8 @@ def browse(page: Path, folder: Path) -> tuple[str, str]:
 def audits(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, dict[str, Any]], str]:
     """What the page says of itself at each width, and the browser's log."""
     if CHROMIUM is None:
+        if os.environ.get("EO_SSL_REQUIRE_BROWSER"):
+            pytest.fail("expected chromium where EO_SSL_REQUIRE_BROWSER is set, got none: install it first")
         pytest.skip(
             "no chromium on this machine: install Debian's package chromium to look at the report in a real browser"
         )

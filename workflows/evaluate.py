@@ -14,7 +14,7 @@ from rich.progress import Progress
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidates import Candidate, candidates
+from eo_ssl.evaluation.candidates import Candidate, candidates, passes
 from eo_ssl.evaluation.display import show
 from eo_ssl.evaluation.mstar import CLUTTER_PX, SHOTS, mstar_task
 from eo_ssl.evaluation.protocols import PROTOCOLS
@@ -98,9 +98,9 @@ def _run(
 ) -> None:
     """Judge, print and finish the product ``out``; a finished one is printed again and left alone."""
     console = Console()
-    passes = sum(1 if one.trained is not None else len(task.folds) for one in compared)
+    images = sum(len(rows) for one in compared for used in passes(one, task) for _, rows in used)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("features", total=passes * sum(len(source) for source in task.sources))
+        bar = progress.add_task("features", total=images)
         counted = dataclasses.replace(computing, progress=lambda count: progress.advance(bar, count))
         rows, comparisons = judge(task, compared, settings, out, computing=counted)
     show(console, task, rows, comparisons)

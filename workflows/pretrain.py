@@ -11,7 +11,7 @@ from rich.console import Console
 from eo_ssl.curation import DynamicConfig, DynamicSchedule
 from eo_ssl.curation.report import to_plain
 from eo_ssl.encoder import save_encoder
-from eo_ssl.manifest import Clock, fingerprint, finish, plan
+from eo_ssl.manifest import Clock, finish, plan
 from eo_ssl.models import VitChoice, VitConfig
 from eo_ssl.objectives import IJepaConfig, MaeConfig, ObjectiveConfig, SimClrConfig, make_objective
 from eo_ssl.pretraining import (
@@ -131,7 +131,7 @@ def _train(material: Material, recipe: Recipe, model: VitChoice, out: Path, over
         augmentation=Augmentation(recipe.augment, contract, views=trained.views),
         folder=out,
         config=recipe.training,
-        pruning=_pruning(recipe.prune, material),
+        pruning=None if recipe.prune is None else Pruning.over(material, DynamicSchedule(recipe.prune)),
         probe=make_probe(material.pool, material.held_out, material.classes),
     )
     origin = {"inputs": material.inputs, "config": config}
@@ -149,12 +149,6 @@ def _train(material: Material, recipe: Recipe, model: VitChoice, out: Path, over
     finish(out, **made, product=product, started=clock, seed=recipe.seed, summary=facts)
     loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
     console.print(f"{recipe.objective} encoder, {loss}: {out.resolve()}", soft_wrap=True)
-
-
-def _pruning(config: DynamicConfig | None, material: Material) -> Pruning | None:
-    if config is None:
-        return None
-    return Pruning(DynamicSchedule(config), material.identities, material.classes, fingerprint(material.inputs))
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from eo_ssl.corpus import fragments, index, snapshots
+from eo_ssl.corpus import fragments, index, quarantine, snapshots
 from eo_ssl.corpus.reader import StreamReader
 from eo_ssl.corpus.statistics import BandStats
 from eo_ssl.corpus.streams import Stream
@@ -156,9 +156,7 @@ class Corpus:
 
     def quarantine(self) -> list[dict[str, Any]]:
         """Return the products that were put aside, each with its reason."""
-        import json
-
-        return [json.loads(path.read_bytes()) for path in sorted((self.root / "quarantine").glob("*.json"))]
+        return quarantine.read(self.root)
 
     def verify(self) -> list[str]:
         """Return what is wrong with the files of the snapshot and its fingerprint, one sentence each; reads every byte."""

@@ -8,10 +8,13 @@ A fragment grows in a staging folder that readers never look at::
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import shutil
 import socket
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ FRAGMENT = "fragment.json"
 _STAGING = ".staging-"
 _STOPPED = ".stopped-"
 _LIVE: set[str] = set()  # staging folders of this process
+_NUMBERS = itertools.count()  # of those folders; two threads never get the same
+_BEGUN = time.monotonic_ns()  # files with our process id from before are of an earlier process of that number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +88,11 @@ def staging_folder(out: Path) -> Path:
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in home.glob(f"{_STOPPED}*"):
             shutil.rmtree(folder, ignore_errors=True)
-        for path in (
-            *out.glob(".*.tmp"),
-            *out.glob("*/.*.tmp"),
-        ):  # of commits that were killed: .<name>.<pid>.<time>.tmp
-            if not _alive(int(path.name.split(".")[-3])):
+        for path in (*out.glob(".*.tmp"), *out.glob("*/.*.tmp")):
+            named = re.search(r"\.(\d+)\.(\d+)\.tmp$", path.name)  # a commit's: .<name>.<pid>.<monotonic ns>.tmp
+            if named and not _alive(int(named[1])) and (int(named[1]) != os.getpid() or int(named[2]) < _BEGUN):
                 path.unlink(missing_ok=True)
-        own = home / f"{_STAGING}{socket.gethostname()}-{os.getpid()}-{len(_LIVE)}"
+        own = home / f"{_STAGING}{socket.gethostname()}-{os.getpid()}-{next(_NUMBERS)}"
         own.mkdir()
         _LIVE.add(own.name)
         return own
@@ -133,7 +136,7 @@ def seal(folder: Path, recipe: Recipe) -> Recipe:
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _synced_sha256(path)}
         for path in paths
     }
-    for inner in {path.parent for path in paths}:
+    for inner in {path.parent for path in paths} - {folder}:  # the commit below syncs the fragment's own folder
         sync_folder(inner)
     full = Recipe(**{**asdict(recipe), "files": files})
     commit(folder / FRAGMENT, canonical_json(asdict(full)).encode())
@@ -145,8 +148,7 @@ def seal(folder: Path, recipe: Recipe) -> Recipe:
             raise
         shutil.rmtree(folder)
         return read(target)
-    sync_folder(target.parent)
-    return full
+    return full  # its name becomes durable with those of all others, before the snapshot that lists them
 
 
 def _synced_sha256(path: Path) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from eo_ssl.corpus import fragments, snapshots
+from eo_ssl.corpus import fragments, quarantine, snapshots
 from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.engine import check_client, compute, task
 from eo_ssl.corpus.fragments import Recipe
@@ -53,9 +51,9 @@ class IngestReport:
 
     def sentence(self) -> str:
         """Return the outcome in words."""
-        if self.state == "done":
-            return f"nothing to do: snapshot {self.snapshot} holds the {self.products} products with this configuration"
         aside = f", {len(self.quarantined)} quarantined" if self.quarantined else ""
+        if self.state == "done":
+            return f"nothing to do: snapshot {self.snapshot} holds {self.kept} products with this configuration{aside}"
         left = f", {len(self.dropped)} left out" if self.dropped else ""
         return f"snapshot {self.snapshot}: {self.tiles} tiles, {self.nbytes / 1e6:.1f} MB; {self.added} products added, {self.kept} kept{aside}{left}"
 
@@ -82,43 +80,60 @@ def ingest(
     clock = Clock()
     out = Path(out)
     check_client(client)
-    if not products:
-        raise UserError("expected at least one product to ingest, got none; check the card and the data folder")
-    repeated = _repeated([product.product_id for product in products])
-    if repeated:
-        raise UserError(f"expected each product once, got {repeated} more than once; name each card once")
-    cards = {product.card.name: fingerprint(product.card.to_json()) for product in products}
+    cards = _checked_cards(products)
     settings = {name: {"card": mark, "ingest": config.to_json()} for name, mark in sorted(cards.items())}
     before = _recorded(out)
     _check_settings(out, before, settings, overwrite=overwrite)
     surveys = _survey(products, config, client, progress)
     inputs = _inputs(products, surveys)
-    if _is_done(out, before, settings, inputs):
-        return _report(out, products, surveys, fresh=0, dropped=dropped, state="done")
+    aside = quarantine.failures(out, products)
+    if _is_done(out, before, settings, inputs) and not any(failure.trace for failure in aside):
+        return _report(out, products, fresh=0, dropped=dropped, failures=aside, state="done")
     _mark_unfinished(out, before, settings, inputs)
     recipes, failures, fresh = _make(products, surveys, (out, config, cards), client, progress)
-    _quarantine(out, products, surveys, failures)
+    quarantine.update(out, products, surveys, failures)
     if not recipes:
         more = (
-            f" (and {len(failures) - 1} other products failed, see {out / 'quarantine'})" if len(failures) > 1 else ""
+            f" (and {len(failures) - 1} other products failed, see {out / quarantine.FOLDER})"
+            if len(failures) > 1
+            else ""
         )
         raise UserError(f"{failures[0].reason}{more}")
-    snapshot = snapshots.publish(out, recipes, replaced=_superseded(before, products, settings, out))
-    report = _report(out, products, surveys, fresh=fresh, dropped=dropped, failures=failures)
-    (out / MANIFEST).unlink(
-        missing_ok=True
-    )  # the snapshot is committed; a crash from here on is mended by the same command
+    snapshots.publish(out, recipes, replaced=_superseded(before, products, settings, out))
+    report = _report(out, products, fresh=fresh, dropped=dropped, failures=failures)
+    before = _recorded(out)  # again: another run may have added its cards meanwhile
     finish(
         out,
         stage=STAGE,
         config={"cards": {**before.get("cards", {}), **settings}},
         inputs={**before.get("inputs", {}), **inputs},
-        product=snapshot.fingerprint,
+        product=report.fingerprint,
         started=clock,
         seed=config.seed,
         summary={name: value for name, value in asdict(report).items() if name not in ("state", "fingerprint")},
     )
     return report
+
+
+def _checked_cards(products: Sequence[Product]) -> dict[str, str]:
+    """Return the fingerprint of each card by name.
+
+    Raises:
+        UserError: no product, one listed twice, or two different cards of one name.
+    """
+    if not products:
+        raise UserError("expected at least one product to ingest, got none; check the card and the data folder")
+    repeated = _repeated([product.product_id for product in products])
+    if repeated:
+        raise UserError(
+            f"expected each product once, got {repeated} twice; name each card once and let no two files differ only in their suffix"
+        )
+    marks: dict[str, str] = {}
+    for card in {id(product.card): product.card for product in products}.values():
+        mark = fingerprint(card.to_json())
+        if marks.setdefault(card.name, mark) != mark:
+            raise UserError(f"expected one card called {card.name}, got two that differ; give one another `name`")
+    return marks
 
 
 def _repeated(names: Sequence[str]) -> str:
@@ -258,34 +273,6 @@ def _graph(job: Job) -> Any:
     return task(partial(guarded_finish, job))(parts)
 
 
-def _quarantine(
-    out: Path, products: Sequence[Product], surveys: Sequence[Survey | Failure], failures: Sequence[Failure]
-) -> None:
-    """Record why products were put aside; forget those that now succeeded."""
-    reasons = {failure.product_id: failure.reason for failure in failures}
-    for product, survey in zip(products, surveys, strict=True):
-        path = out / "quarantine" / f"{_file_name(product.product_id)}.json"
-        if product.product_id in reasons:
-            checksum = survey.checksum if isinstance(survey, Survey) else ""
-            files = [path.name for path in product.paths]
-            value = {
-                "product_id": product.product_id,
-                "card": product.card.name,
-                "reason": reasons[product.product_id],
-                "checksum": checksum,
-                "files": files,
-            }
-            replace(path, json.dumps(value, indent=1, sort_keys=True).encode())
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _file_name(product_id: str) -> str:
-    """Return a readable file name that no other product has."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", product_id)
-    return plain if plain == product_id else f"{plain[:150]}-{hashlib.sha256(product_id.encode()).hexdigest()[:8]}"
-
-
 def _superseded(
     before: Mapping[str, Any], products: Sequence[Product], settings: Mapping[str, Any], out: Path
 ) -> set[tuple[str, str]]:
@@ -300,11 +287,10 @@ def _superseded(
 def _report(
     out: Path,
     products: Sequence[Product],
-    surveys: Sequence[Survey | Failure],
     *,
     fresh: int,
     dropped: Sequence[tuple[str, str]],
-    failures: Sequence[Failure] | None = None,
+    failures: Sequence[Failure],
     state: Literal["done", "ingested"] = "ingested",
 ) -> IngestReport:
     snapshot = snapshots.load(out)
@@ -312,8 +298,6 @@ def _report(
     streams: dict[str, int] = {}
     for entry in entries:
         streams[entry.stream] = streams.get(entry.stream, 0) + entry.rows
-    if failures is None:
-        failures = [survey for survey in surveys if isinstance(survey, Failure)]
     return IngestReport(
         state=state,
         snapshot=snapshot.number,

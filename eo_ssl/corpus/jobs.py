@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ class Failure:
     product_id: str
     reason: str
     kind: Literal["product", "write", "stopped"] = "product"
+    trace: str = ""
+    "stack of an error that no reader put in words; such a product is tried again by the next run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,8 @@ def guard(task: Callable[P, R]) -> Callable[P, R | Failure]:
                 return Failure(name, str(error), "write")
             if isinstance(error, UserError):
                 return Failure(name, str(error))
-            reason = f"{type(error).__name__}: {error}"
-            return Failure(name, f"expected a readable product, got {reason}; look at its files or leave it out")
+            reason = f"expected a readable product, got {type(error).__name__}: {error}; look at its files or at the stack in the quarantine folder"
+            return Failure(name, reason, trace="".join(traceback.format_exception(error)))
 
     run.__name__ = task.__name__  # what Dask shows
     return run

@@ -140,10 +140,16 @@ class StreamReader:
         return out
 
     def _checked(self, rows: npt.ArrayLike) -> Rows:
-        wanted = np.atleast_1d(np.asarray(rows, dtype=np.int64))
-        if wanted.ndim != 1 or (wanted.size and (wanted.min() < 0 or wanted.max() >= len(self))):
+        given = np.atleast_1d(np.asarray(rows))
+        if given.size and given.dtype.kind not in "iu":  # a mask would read as rows 0 and 1
             raise UserError(
-                f"expected rows of {self.stream.name} from 0 to {len(self) - 1}, got shape {wanted.shape} from {wanted.min()} to {wanted.max()}"
+                f"expected row numbers of {self.stream.name}, got {given.dtype}; use np.flatnonzero of a mask"
+            )
+        wanted = given.astype(np.int64)
+        if wanted.ndim != 1 or (wanted.size and (wanted.min() < 0 or wanted.max() >= len(self))):
+            found = f" from {wanted.min()} to {wanted.max()}" if wanted.size else ""
+            raise UserError(
+                f"expected rows of {self.stream.name} from 0 to {len(self) - 1}, got shape {wanted.shape}{found}; take rows of its index"
             )
         return wanted
 

@@ -11,8 +11,9 @@ from typing import Any
 from eo_ssl.corpus import index
 from eo_ssl.corpus.fragments import Recipe
 from eo_ssl.corpus.statistics import BandStats, merge_all
+from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import SCHEMA_VERSION, canonical_json, commit, fault
+from eo_ssl.manifest import SCHEMA_VERSION, canonical_json, commit, fault, sync_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +95,9 @@ def publish(out: Path, fresh: Sequence[Recipe], *, replaced: Iterable[tuple[str,
     nothing changes the newest snapshot is returned. Of two racing writers the loser reads the winner's snapshot and tries again, so
     both sets of fragments are in the end listed.
     """
+    sync_folder(out / "fragments")
     gone = {(recipe.card, recipe.product_id) for recipe in fresh} | set(replaced)
-    added = {recipe.name: Entry.of(recipe, _stream_name(recipe)) for recipe in fresh}
+    added = {recipe.name: Entry.of(recipe, Stream.from_json(recipe.stream).name) for recipe in fresh}
     while True:
         known = numbers(out)
         latest = load(out, known[-1]) if known else None
@@ -108,12 +110,6 @@ def publish(out: Path, fresh: Sequence[Recipe], *, replaced: Iterable[tuple[str,
         fault("before-snapshot")
         if commit(out / "snapshots" / f"{snapshot.number:06d}.json", canonical_json(asdict(snapshot)).encode()):
             return snapshot
-
-
-def _stream_name(recipe: Recipe) -> str:
-    from eo_ssl.corpus.streams import Stream
-
-    return Stream.from_json(recipe.stream).name
 
 
 def _describe(out: Path, entries: Sequence[Entry], *, number: int) -> Snapshot:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eo_ssl.encoder import ENCODER_FILE, WEIGHT_FREE, Encoder, VitEncoder, load_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import Features, Matrix, Rows, extract, moments
+from eo_ssl.evaluation.features import Matrix, Part, Rows, extract, moments
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.manifest import fingerprint
@@ -70,9 +70,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """Features of all images of a task, one matrix per fold."""
+    """Features of the images of a task, one matrix per fold."""
 
     x: tuple[Matrix, ...]
+    "[n, D] float32; NaN for images that the fold neither teaches with nor tests"
     fingerprint: str
     "of the encoder (all its folds)"
     quantity: str
@@ -94,6 +95,8 @@ def candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidate, ..
         )
     loaded = {name: load_encoder(name) for name in encoders if name not in WEIGHT_FREE}
     architecture = next((one.architecture for one in loaded.values() if isinstance(one, VitEncoder)), None)
+    if len({one.fingerprint for one in loaded.values()}) < len(loaded):
+        raise UserError(f"expected different encoders, got equal ones among {', '.join(loaded)}; give each once")
     names = [one.name for one in loaded.values()]
     made = []
     for name in encoders:
@@ -106,6 +109,18 @@ def candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidate, ..
     return tuple(made)
 
 
+Used = list[tuple[int, Rows]]
+"for each source of a task: place of its first image in the task, and the positions of the images that are used"
+
+
+def passes(candidate: Candidate, task: Task) -> list[Used]:
+    """Return which images each pass of ``candidate`` looks at: those of any fold for a trained encoder, else those of each fold."""
+    of_folds = [np.concatenate([fold.train, fold.test, fold.validation]) for fold in task.folds]
+    chosen = of_folds if candidate.trained is None else [np.concatenate(of_folds)]
+    starts = np.cumsum([0, *(len(source) for source in task.sources)])
+    return [[(int(a), np.unique(rows[(rows >= a) & (rows < b)]) - a) for a, b in pairwise(starts)] for rows in chosen]
+
+
 def features_of(
     candidate: Candidate,
     task: Task,
@@ -115,17 +130,18 @@ def features_of(
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Extracted:
-    """Return the features of every image of ``task``: one pass for a trained encoder, one per fold for a weight-free one."""
-    folds = task.folds if candidate.trained is None else task.folds[:1]
+    """Return the features of ``task``: one pass for a trained encoder; for a weight-free one a pass per fold over its images alone."""
     x, prints, notes = [], [], [candidate.note]
     encoder: Encoder | None = None
-    for fold in folds:
+    for fold, used in zip(task.folds, passes(candidate, task), strict=False):  # one pass may serve all folds
         encoder = candidate.encoder(task, fold)
-        parts: list[Features] = [
-            extract(encoder, source, batch_size=batch_size, cache=cache, device=device, progress=progress)
-            for source in task.sources
-        ]
-        x.append(np.concatenate([part.x for part in parts]))
+        rows = np.full((len(task.labels), encoder.dim), np.nan, dtype=np.float32)  # NaN: nobody may ask for them
+        for source, (first, positions) in zip(task.sources, used, strict=True):
+            part = Part(source, positions)
+            rows[first + positions] = extract(
+                encoder, part, batch_size=batch_size, cache=cache, device=device, progress=progress
+            ).x
+        x.append(rows)
         prints.append(encoder.fingerprint)
     assert encoder is not None  # a task has a fold
     low, high = encoder.preprocessing.gsd_m

@@ -19,23 +19,16 @@ from eo_ssl.corpus import Corpus
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import commit, fingerprint
+from eo_ssl.preprocessing import Tagged
 from eo_ssl.sensors import Quantity, translate_bands
 
 Rows = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.float32]
 
 
-class Source(Protocol):
+class Source(Tagged, Protocol):
     """Images with a tag: where features come from."""
 
-    @property
-    def sensor(self) -> str: ...  # noqa: D102
-    @property
-    def quantity(self) -> Quantity: ...  # noqa: D102
-    @property
-    def bands(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def gsd_m(self) -> float: ...  # noqa: D102
     @property
     def shape(self) -> tuple[int, int, int]:
         """Bands, height, width of each image."""
@@ -81,6 +74,53 @@ class CorpusSource:
         got = self.reader.read(self.rows[positions], out=out)
         if got is not out and not np.shares_memory(got, out):
             np.copyto(out, got)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some images of a source."""
+
+    source: Source
+    positions: Rows
+    "in the source"
+
+    @property
+    def sensor(self) -> str:
+        """That of the source."""
+        return self.source.sensor
+
+    @property
+    def quantity(self) -> Quantity:
+        """That of the source."""
+        return self.source.quantity
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Those of the source."""
+        return self.source.bands
+
+    @property
+    def gsd_m(self) -> float:
+        """That of the source, metres."""
+        return self.source.gsd_m
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Bands, height, width of each image."""
+        return self.source.shape
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the source and the positions; that of the source when every image is taken in order."""
+        whole = np.array_equal(self.positions, np.arange(len(self.source)))
+        return self.source.fingerprint if whole else fingerprint([self.source.fingerprint, self.positions.tolist()])
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def read(self, positions: Rows, out: Matrix) -> None:
+        """Fill ``out`` [n, C, H, W] with the images at ``positions`` of this part."""
+        self.source.read(self.positions[positions], out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,11 +88,22 @@ class Bootstrap:
         return float((sums / self._sizes.sum(axis=0)).mean())
 
     def interval(self, scores: npt.NDArray[np.bool_] | Floats) -> Interval:
-        """Return the metric of ``scores`` [draws, items] (1 = right) and its 95 % percentile interval."""
-        low, high = self._bounds(scores)
-        return Interval(
-            self.value(scores), None if low is None else max(0.0, low), None if high is None else min(1.0, high)
-        )
+        """Return the metric of ``scores`` [draws, items] (1 = right) and its 95 % percentile interval.
+
+        Where every answer is right, or every one wrong, resampling finds no spread, which is no proof that there is none: the bounds
+        are then the exact binomial ones (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404) of as many answers as there are blocks.
+        """
+        value, (low, high) = self.value(scores), self._bounds(scores)
+        if low is None or high is None:
+            return Interval(value, None, None)
+        if value in (0.0, 1.0):
+            share = ((1 - LEVEL) / 2) ** (1 / self._answers())
+            return Interval(value, share, 1.0) if value else Interval(value, 0.0, 1 - share)
+        return Interval(value, max(0.0, low), min(1.0, high))
+
+    def _answers(self) -> int:
+        """Independent answers: blocks, but of no class more than of the rarest, since classes weigh alike."""
+        return min(self.n_blocks, self._classes * int((self._sizes > 0).sum(axis=0).min()))
 
     def compare(self, a: npt.NDArray[np.bool_] | Floats, b: npt.NDArray[np.bool_] | Floats) -> Comparison:
         """Return a - b on the same draws and items; a side wins when the 95 % interval of the difference excludes 0."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.candidates import Candidate, Extracted, features_of
-from eo_ssl.evaluation.intervals import REPLICATES, Bootstrap
+from eo_ssl.evaluation.intervals import REPLICATES, Bootstrap, Interval
 from eo_ssl.evaluation.protocols import Protocol, check_protocols, describe, right
 from eo_ssl.evaluation.tasks import Control, Task, draw
 from eo_ssl.manifest import canonical_json, commit, fingerprint
@@ -121,7 +121,7 @@ def _features(one: Candidate | Control, task: Task, computing: Computing) -> Ext
     if isinstance(one, Control):
         return Extracted(
             (one.x,) * len(task.folds),
-            fingerprint(one.name),
+            one.fingerprint,
             task.sources[0].quantity.value,
             task.sources[0].bands,
             (one.note,),
@@ -175,9 +175,6 @@ def _row(
 ) -> Row:
     interval = bootstrap.interval(scores)
     drawn = "one training set" if shots is None else f"{bootstrap.draws} shot draws"
-    words = (
-        f"95% bootstrap ({REPLICATES} replicates) over {drawn} and {bootstrap.n_blocks} blocks of test items together"
-    )
     per_fold = [
         len(fold.train) if shots is None else min(shots * len(task.class_names), len(fold.train)) for fold in task.folds
     ]
@@ -194,7 +191,7 @@ def _row(
         "value": interval.value,
         "low": interval.low,
         "high": interval.high,
-        "interval": words if interval.low is not None else "none: all test items are in one block",
+        "interval": _interval_words(interval, bootstrap, drawn),
         "n_test": int(scores.shape[1]),
         "n_train": round(float(np.mean(per_fold))),
         "n_blocks": bootstrap.n_blocks,
@@ -207,6 +204,16 @@ def _row(
         "notes": [*task.notes, *extracted.notes],
         "task_fingerprint": task.fingerprint,
     }
+
+
+def _interval_words(interval: Interval, bootstrap: Bootstrap, drawn: str) -> str:
+    if interval.low is None:
+        return "none: all test items are in one block"
+    if interval.value in (0.0, 1.0):
+        return f"95% exact binomial bound over {bootstrap.n_blocks} blocks of test items: all answers alike, nothing to resample"
+    return (
+        f"95% bootstrap ({REPLICATES} replicates) over {drawn} and {bootstrap.n_blocks} blocks of test items together"
+    )
 
 
 def _compared(a: Judged, b: Judged, bootstrap: Bootstrap) -> Row:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -34,8 +36,15 @@ class Control:
     "[n, d] float32, in the order of the task's samples"
     note: str
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the features."""
+        return fingerprint(
+            [self.name, list(self.x.shape), hashlib.sha256(np.ascontiguousarray(self.x).tobytes()).hexdigest()]
+        )
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)  # no slots: the fingerprint is kept
 class Task:
     """Labelled images of one or several sources; positions run through the sources one after the other."""
 
@@ -80,9 +89,9 @@ class Task:
         """Positions of all test items, fold after fold."""
         return np.concatenate([np.empty(0, dtype=np.int64), *(fold.test for fold in self.folds)])
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Of images, labels, blocks and folds."""
+        """Of everything that decides a number: images, labels, blocks, folds, order of the draws, controls."""
         folds = [[fold.train.tolist(), fold.test.tolist(), fold.validation.tolist()] for fold in self.folds]
         return fingerprint(
             [
@@ -92,6 +101,9 @@ class Task:
                 self.blocks.tolist(),
                 folds,
                 self.metric,
+                self.class_names,
+                None if self.rank is None else self.rank.tolist(),
+                [control.fingerprint for control in self.controls],
             ]
         )
 
@@ -145,22 +157,12 @@ def corpus_task(
         UserError: no labels, one class only, an unknown class, or nothing left to test.
     """
     parts = [labelled_rows(one, classes=classes) for one in corpora]
-    names = sorted({name for _, table in parts for name in table["label_name"].to_pylist()})
-    if classes is not None:
-        for wanted in classes:
-            if wanted not in names:
-                raise UserError(
-                    f"expected classes out of the labels {', '.join(names) or 'none'}, got {wanted!r}{nearest(wanted, names)}"
-                )
-    if len(names) < 2:
-        raise UserError(
-            f"expected at least two classes of labelled tiles for task {name}, got {', '.join(names) or 'none'}; ingest products with labels"
-        )
+    table = pa.concat_tables([part for _, part in parts])
+    names = _class_names(table, classes, task=name)
     sources = []
     for (corpus, stream), (rows, _) in zip(corpora, parts, strict=True):
         source = corpus_source(corpus, stream, rows=rows)
         sources.append(source if sensor is None or sensor == source.sensor else translated(source, sensor=sensor))
-    table = pa.concat_tables([part for _, part in parts])
     labels = np.searchsorted(names, table["label_name"].to_pylist()).astype(np.int64)
     division = _divided(table, held_out)
     folds, dropped = _teachable(division.folds, labels)
@@ -173,25 +175,31 @@ def corpus_task(
         )
     if sensor is not None:
         notes.append(f"bands of every stream named as {sensor} by common name")
-    places = zip(
-        texts(table, "product_id"),
-        texts(table, "source"),
-        table["row_off"].to_pylist(),
-        table["col_off"].to_pylist(),
-        strict=True,
-    )
-    rank = ranked([f"{product}/{source}/{row:08d}/{col:08d}" for product, source, row, col in places])
     return Task(
-        name,
-        tuple(sources),
-        labels,
-        tuple(names),
-        division.blocks,
-        folds,
-        division.split,
-        metric,
-        tuple(notes),
-        rank=rank,
+        name, tuple(sources), labels, names, division.blocks, folds, division.split, metric, tuple(notes), rank=_rank(table)
+    )  # fmt: skip
+
+
+def _class_names(table: pa.Table, wanted: Sequence[str] | None, *, task: str) -> tuple[str, ...]:
+    """Label names that occur, sorted; at least two, and all that were wanted."""
+    names = sorted(set(table["label_name"].to_pylist()))
+    for one in wanted or ():
+        if one not in names:
+            raise UserError(
+                f"expected classes out of the labels {', '.join(names) or 'none'}, got {one!r}{nearest(one, names)}"
+            )
+    if len(names) < 2:
+        raise UserError(
+            f"expected at least two classes of labelled tiles for task {task}, got {', '.join(names) or 'none'}; ingest products with labels"
+        )
+    return tuple(names)
+
+
+def _rank(table: pa.Table) -> Rows:
+    """Place of each tile by product, file and offset, which outlive the order of the rows."""
+    columns = (table[name].to_pylist() for name in ("product_id", "source", "row_off", "col_off"))
+    return ranked(
+        [f"{product}/{source}/{row:08d}/{col:08d}" for product, source, row, col in zip(*columns, strict=True)]
     )
 
 

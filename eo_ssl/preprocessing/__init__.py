@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from eo_ssl.preprocessing.contract import Preprocessing
-from eo_ssl.preprocessing.interpolation import Interpolation
+from eo_ssl.preprocessing.tags import StatsLike, StreamLike, Tagged
 
-__all__ = ["Interpolation", "Preprocessing"]
+__all__ = ["Preprocessing", "StatsLike", "StreamLike", "Tagged"]

@@ -11,10 +11,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,6 +22,7 @@ from eo_ssl.preprocessing.channels import channels_of
 from eo_ssl.preprocessing.conversion import converted, parse
 from eo_ssl.preprocessing.interpolation import Interpolation, cropped, interpolated
 from eo_ssl.preprocessing.plausibility import check_range, check_scale
+from eo_ssl.preprocessing.tags import StatsLike, StreamLike
 from eo_ssl.sensors import Quantity
 from eo_ssl.sensors import sensor as sensor_named
 
@@ -33,30 +32,6 @@ Missing = Literal["refuse", "fill_mean", "zero"]
 _CHOICES = {
     "resize": get_args(Resize), "interpolation": get_args(Interpolation), "missing": get_args(Missing), "invalid": ("mean_after_norm",),
 }  # fmt: skip
-
-
-class StreamLike(Protocol):
-    """The part of a corpus stream that a contract is built from."""
-
-    @property
-    def sensor(self) -> str: ...  # noqa: D102
-    @property
-    def quantity(self) -> Quantity: ...  # noqa: D102
-    @property
-    def bands(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def gsd_m(self) -> float: ...  # noqa: D102
-    @property
-    def size_px(self) -> int: ...  # noqa: D102
-
-
-class StatsLike(Protocol):
-    """Mean and standard deviation per band of a stream, float64 [C], in the final quantity."""
-
-    @property
-    def mean(self) -> npt.NDArray[np.float64]: ...  # noqa: D102
-    @property
-    def std(self) -> npt.NDArray[np.float64]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +70,10 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Check every field against the others."""
-        if self.quantity not in list(Quantity):
+        known = [quantity.value for quantity in Quantity]
+        if self.quantity not in known:
             raise UserError(
-                f"expected a quantity out of {', '.join(Quantity)}, got {self.quantity!r}{nearest(str(self.quantity), list(Quantity))}"
+                f"expected a quantity out of {', '.join(known)}, got {self.quantity!r}{nearest(str(self.quantity), known)}"
             )
         object.__setattr__(self, "quantity", Quantity(self.quantity))
         for name in ("bands", "convert", "range", "mean", "std", "gsd_m"):

@@ -20,6 +20,7 @@ _TURNS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: x.flip(3),
     lambda x: x.transpose(2, 3),
 )  # generate the eight symmetries of the square
+_OWN = 0x5DEECE66D  # tells this stream from the objective's, whose masks would else repeat the numbers of the crops
 VALID_SHARE = 0.5  # share of measured pixels in an interpolated one, above which it counts as measured
 
 
@@ -67,7 +68,7 @@ class Augmentation:
         Everything random comes from the batch's seed, so that a resumed run sees the same pixels.
         """
         image, valid = batch["image"], batch["valid"]
-        rng = torch.Generator().manual_seed(batch["seed"])
+        rng = torch.Generator().manual_seed(batch["seed"] ^ _OWN)
         drawn = [self._view(image, valid, rng) for _ in range(self.views)]
         rest: Batch = {"row": batch["row"], "seed": batch["seed"]}
         if self.views == 1:

@@ -16,35 +16,27 @@ from torch import Tensor
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import UserError, nearest
 from eo_ssl.manifest import Manifest, require
-from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.preprocessing import Preprocessing, StreamLike
 from eo_ssl.pretraining.sampler import Rows
 from eo_ssl.sensors import Quantity, sensor
 
 COLUMNS = ("split", "benchmark_split", "label", "label_name", "pixels_sha256")
 
 
-class StreamLike(Protocol):
+class NamedStream(StreamLike, Protocol):
     """What is needed of a corpus stream."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def sensor(self) -> str: ...  # noqa: D102
-    @property
-    def quantity(self) -> Quantity: ...  # noqa: D102
-    @property
-    def bands(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def gsd_m(self) -> float: ...  # noqa: D102
-    @property
-    def size_px(self) -> int: ...  # noqa: D102
+    def name(self) -> str:
+        """Of the stream in its corpus."""
+        ...
 
 
 class Reader(Protocol):
     """What is needed of the reader of a corpus stream."""
 
     @property
-    def stream(self) -> StreamLike: ...  # noqa: D102
+    def stream(self) -> NamedStream: ...  # noqa: D102
     def __len__(self) -> int: ...
     def read(  # noqa: D102
         self, rows: Rows, *, out: npt.NDArray[np.float32] | None = None
@@ -120,7 +112,7 @@ class TileSource:
             self._buffers[key] = torch.empty(shape, dtype=torch.float32).numpy()  # aligned for fast copies
         return self._buffers[key]
 
-    def _find(self, stream: StreamLike) -> list[int]:
+    def _find(self, stream: NamedStream) -> list[int]:
         have = list(stream.bands)
         absent = [band for band in self.bands if band not in have]
         if absent:
@@ -164,16 +156,16 @@ class Material:
     """Fingerprints of corpora and subsets."""
     left_out: int
     """Tiles left out because a benchmark tests on them."""
-    identities: npt.NDArray[np.str_]
-    """[N], equal for rows whose pixels are the same."""
+    identities: npt.NDArray[np.object_]
+    """[N], sha256 (bytes) of the pixels: equal for tiles that are exact duplicates."""
 
 
 def gather(choice: Choice) -> Material:
     """Open what was chosen, refusing by name whatever does not fit together.
 
     Raises:
-        UserError: a corpus named twice, an unknown stream, an empty one, streams or bands that do not agree, a subset of
-            another corpus or with rows outside the training split, no tile to train on.
+        UserError: a corpus named twice or without a wanted stream, an unknown stream, an empty one, streams or bands
+            that do not agree, a subset of another corpus or with rows outside the training split, no tile to train on.
     """
     corpora = [Corpus.open(path) for path in choice.corpora]
     if len({corpus.fingerprint for corpus in corpora}) < len(corpora):
@@ -207,7 +199,7 @@ def gather(choice: Choice) -> Material:
         inputs=_numbered([(f"corpus {corpus.root.name}", corpus.fingerprint) for corpus in corpora])
         | _numbered([(f"subset {path.name}", manifest.fingerprint) for path, manifest in subsets.items()]),
         left_out=int(tested.sum()),
-        identities=column["pixels_sha256"].astype(np.str_),
+        identities=column["pixels_sha256"],
     )
 
 
@@ -232,6 +224,12 @@ def _named_streams(corpora: list[Corpus], wanted: Sequence[str] | None) -> Named
             raise UserError(
                 f"expected streams out of {', '.join(names) or 'no corpus'}, got '{name}'{nearest(name, names)}"
             )
+    idle = [str(corpus.root) for corpus in corpora if wanted is not None and not set(wanted) & set(corpus.streams)]
+    if idle:
+        raise UserError(
+            f"expected a stream of every corpus, got none of {', '.join(idle)} in {', '.join(wanted or ())}: leave that"
+            " corpus out, or name its stream"
+        )
     return [(corpus, name) for corpus, name in there if wanted is None or name in wanted]
 
 

@@ -18,8 +18,9 @@ from eo_ssl.curation import Context, DynamicSchedule, selection_table
 from eo_ssl.curation.selection import resolve_keep
 from eo_ssl.encoder.protocol import content
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import replace
+from eo_ssl.manifest import fingerprint, replace
 from eo_ssl.objectives import Batch
+from eo_ssl.pretraining.data import Material
 from eo_ssl.pretraining.loader import TileLoader
 from eo_ssl.pretraining.module import Pretraining, trained
 from eo_ssl.pretraining.monitors import embed_rows
@@ -33,12 +34,17 @@ class Pruning:
 
     schedule: DynamicSchedule
     """When and how."""
-    identities: npt.NDArray[np.str_] | None = None
+    identities: npt.NDArray[np.generic] | npt.NDArray[np.object_] | None = None
     """[N], equal for rows whose pixels are the same: of those an event keeps the first; None recognises none."""
     classes: npt.NDArray[np.int64] | None = None
     """int64 [N], -1 without label; for the report, never used to choose."""
     corpus_fingerprint: str = ""
     """Of what the tiles come from."""
+
+    @classmethod
+    def over(cls, material: Material, schedule: DynamicSchedule) -> Pruning:
+        """Prune what `gather` opened."""
+        return cls(schedule, material.identities, material.classes, fingerprint(material.inputs))
 
     def context(self, rows: Rows) -> Context:
         """What an event is told about `rows`; keep = 1 is no curation at all, so not even duplicates leave then."""

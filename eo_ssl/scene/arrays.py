@@ -8,7 +8,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from eo_ssl.scene.facts import iso
 from eo_ssl.scene.grid import Grid
 from eo_ssl.scene.handles import stamp
 from eo_ssl.scene.radiometry import Radiometry
-from eo_ssl.scene.rasters import check_gsd
+from eo_ssl.scene.rasters import check_gsd, class_values
 from eo_ssl.sensors import sensor
 
 Range = tuple[int, int]
@@ -43,6 +43,7 @@ def _forget_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_parent)
+_IRREGULAR = 1e-3  # relative; coordinates written as float32 vary by less
 _SUFFIXES = (".npy", ".npz", ".nc")
 
 
@@ -96,10 +97,7 @@ class ArrayClasses:
 
     def read(self, *, rows: Range, columns: Range) -> npt.NDArray[np.int64]:
         """Return stored class values [y, x]."""
-        values: npt.NDArray[np.int64] = select(
-            self.path, self.key, dims=self.dims, step=self.step, rows=rows, columns=columns
-        )[0].astype(np.int64)
-        return values
+        return class_values(select(self.path, self.key, dims=self.dims, step=self.step, rows=rows, columns=columns)[0])
 
 
 def select(path: Path, key: str, *, dims: str, step: int | None, rows: Range, columns: Range) -> npt.NDArray[Any]:
@@ -247,10 +245,11 @@ def image(card: Card, path: Path, *, bands: tuple[str, ...], step: int | None, o
             f"expected card {card.name} to name a variable for each band, got none for {', '.join(missing)}; add it to array.variables"
         )
     keys = tuple(by_band[band] for band in bands) if declared.variables else (declared.key or "",)
-    shape = array_shape(path, keys[0])
-    if len(shape) != len(declared.dims):
+    shape, *others = (array_shape(path, key) for key in keys)
+    if len(shape) != len(declared.dims) or any(other != shape for other in others):
         raise UserError(
-            f"expected the axes {declared.dims!r} in {path}, got shape {shape}; correct array.dims in card {card.name}"
+            f"expected the axes {declared.dims!r}, alike for all bands, in {path}, got shape {' and '.join(map(str, dict.fromkeys([shape, *others])))}; "
+            f"correct array.dims in card {card.name}"
         )
     size = dict(zip(declared.dims, shape, strict=True))
     if "b" in size and size["b"] != len(card.bands):
@@ -258,14 +257,14 @@ def image(card: Card, path: Path, *, bands: tuple[str, ...], step: int | None, o
             f"expected {len(card.bands)} bands in {path} as card {card.name} lists, got {size['b']}; correct `bands`"
         )
     transform, crs = card.transform, card.crs
-    nodata: tuple[float, ...] = () if card.nodata is None else (card.nodata,)
+    radiometry = Radiometry(card.quantity, card.scale, offset, () if card.nodata is None else (card.nodata,))
     if path.suffix == ".nc":
-        own = _netcdf_facts(path, keys[0], card)
-        transform, crs, nodata = transform or own.transform, crs or own.crs, nodata + own.nodata
+        own = _netcdf_facts(path, keys, radiometry)
+        transform, crs = transform or own.transform, crs or own.crs
+        radiometry = replace(radiometry, nodata=radiometry.nodata + own.nodata)
     grid = Grid(size["y"], size["x"], tuple(transform) if transform and crs else (), crs if transform else "")
     check_gsd(card, grid, path=path)
     planes = tuple(card.bands.index(band) for band in bands) if "b" in size else ()
-    radiometry = Radiometry(card.quantity, card.scale, offset, nodata)
     return ArrayImage(grid, path, keys, declared.dims, planes, step, radiometry, card.dtype_max)
 
 
@@ -294,23 +293,30 @@ class _NetcdfFacts:
     nodata: tuple[float, ...]
 
 
-def _netcdf_facts(path: Path, key: str, card: Card) -> _NetcdfFacts:
+def _netcdf_facts(path: Path, keys: Sequence[str], radiometry: Radiometry) -> _NetcdfFacts:
     """Georeference from the coordinates x, y and the grid mapping, nodata from ``_FillValue``; a contradicting scale is refused."""
     with _dataset(path) as dataset:
-        variable = _variable(dataset, key, path)
-        stated = float(getattr(variable, "scale_factor", card.scale))
-        if not np.isclose(stated, card.scale, rtol=1e-6):
-            raise UserError(
-                f"expected the scale {card.scale:g} of card {card.name} in {path}, got scale_factor {stated:g}; correct `scale`"
-            )
-        fill = (float(variable._FillValue),) if hasattr(variable, "_FillValue") else ()
-        mapping = getattr(variable, "grid_mapping", None)
+        variables = [_variable(dataset, key, path) for key in keys]
+        for key, variable in zip(keys, variables, strict=True):
+            scale, shift = getattr(variable, "scale_factor", None), getattr(variable, "add_offset", None)
+            if scale is not None or shift is not None:
+                stated = float(1 if scale is None else scale), float(0 if shift is None else shift)
+                radiometry.check_stated(*stated, name=f"{key} of {path}")
+        # A value that marks nodata in one band could be a measurement in another, so all bands must agree on it.
+        fills = {float(variable._FillValue) if hasattr(variable, "_FillValue") else np.nan for variable in variables}
+        fill = tuple(value for value in fills if not np.isnan(value))
+        if len(fill) > 1:
+            raise UserError(f"expected one _FillValue in {path}, got {fill}; write all bands with the same one")
+        mapping = getattr(variables[0], "grid_mapping", None)
         if mapping not in dataset.variables or not {"x", "y"} <= set(dataset.variables):
             return _NetcdfFacts(None, "", fill)
-        code = CRS.from_wkt(dataset.variables[mapping].crs_wkt).to_epsg()
+        text = getattr(dataset.variables[mapping], "crs_wkt", getattr(dataset.variables[mapping], "spatial_ref", ""))
+        code = CRS.from_wkt(text).to_epsg() if text else None
         x, y = (np.asarray(dataset.variables[name][:], dtype=np.float64) for name in "xy")
     if len(x) < 2 or len(y) < 2 or code is None:
         return _NetcdfFacts(None, "", fill)
+    if any(np.ptp(np.diff(axis)) > _IRREGULAR * abs(axis[1] - axis[0]) for axis in (x, y)):
+        raise UserError(f"expected equal steps of x and y in {path}, got irregular ones; resample it to a grid first")
     dx, dy = float(x[1] - x[0]), float(y[1] - y[0])
     return _NetcdfFacts((dx, 0.0, float(x[0]) - dx / 2, 0.0, dy, float(y[0]) - dy / 2), f"EPSG:{code}", fill)
 

@@ -211,12 +211,17 @@ def decode(card: Card, archive: Path, *, entries: tuple[ChipEntry, ...], radiome
     crop = _settings(card).crop_px
     for entry in entries:
         data = _bytes(archive, entry.name, entry.start, entry.size)
+        image = _image(data, entry.name, archive)
         try:
-            stored = np.asarray(_image(data, entry.name, archive))
+            stored = np.asarray(image)
         except OSError as error:
             raise UserError(
                 f"expected a whole image in chip {entry.name} of {archive}, got: {error}; fetch the archive again"
             ) from error
+        if image.mode in ("P", "PA"):
+            raise UserError(
+                f"expected grey or colour values in chip {entry.name} of {archive}, got indices into a palette; convert the chips first"
+            )
         planes = stored[np.newaxis] if stored.ndim == 2 else stored.transpose(2, 0, 1)
         if len(planes) != len(card.bands):
             raise UserError(
@@ -224,9 +229,9 @@ def decode(card: Card, archive: Path, *, entries: tuple[ChipEntry, ...], radiome
             )
         height, width = planes.shape[1:]
         row_off, col_off = (height - crop) // 2, (width - crop) // 2
-        image = _cropped(radiometry.physical(planes), row_off=row_off, col_off=col_off, size=crop)
+        values = _cropped(radiometry.physical(planes), row_off=row_off, col_off=col_off, size=crop)
         yield Chip(
-            image=image, valid=np.asarray(np.isfinite(image).all(axis=0)), name=entry.name, sha256=hashlib.sha256(data).hexdigest(),
+            image=values, valid=np.asarray(np.isfinite(values).all(axis=0)), name=entry.name, sha256=hashlib.sha256(data).hexdigest(),
             label=entry.label, label_name=entry.label_name, split=entry.split,
             width_px=width, height_px=height, row_off=row_off, col_off=col_off,
         )  # fmt: skip

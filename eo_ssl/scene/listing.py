@@ -72,6 +72,10 @@ def products(card: Card, root: Path, *, accept_unknown_offset: Literal["refuse",
 
 def _matches(root: Path, pattern: str, *, folders: bool = False) -> list[tuple[str, Path]]:
     """Return (name within the set, path): the part of the path below the last folder without wildcard, without suffix."""
+    if Path(pattern).is_absolute():
+        raise UserError(
+            f"expected a pattern relative to {root} in the card, got {pattern!r}; give the folder as the root"
+        )
     parts = Path(pattern).parts
     fixed = next((place for place, part in enumerate(parts) if re.search(r"[*?\[]", part)), max(len(parts) - 1, 0))
     base = root.joinpath(*parts[:fixed])

@@ -31,11 +31,18 @@ class Radiometry:
     def physical(
         self, stored: npt.NDArray[Any], *, out: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[np.float32]:
-        """Return ``stored`` (any shape, any real dtype) in physical units, float32, NaN where invalid; written into ``out`` if given.
+        """Return ``stored`` (any shape, any real number type) in physical units, float32, NaN where invalid; into ``out`` if given.
 
         Invalid are nodata and everything not finite (dB of zero power is minus infinity). Zero and small negative powers are kept:
         they are measurements below the noise that was subtracted, unless the card or file declares them nodata.
+
+        Raises:
+            UserError: the numbers are complex (a single-look image), or no numbers.
         """
+        if stored.dtype.kind not in "iufb":
+            raise UserError(
+                f"expected real numbers of {self.quantity.value}, got stored values of {stored.dtype}; detect complex images (power or amplitude) first"
+            )
         values = np.empty(stored.shape, dtype=np.float32) if out is None else out
         if (
             stored.dtype.kind in "iu"
@@ -56,6 +63,25 @@ class Radiometry:
             if np.isfinite(value):
                 np.putmask(values, stored == value, np.nan)
         return values
+
+    def check_stated(self, scale: float, shift: float, *, name: str) -> None:
+        """Refuse a file that states another conversion than the card: applying both, or the wrong one, shows nowhere.
+
+        Args:
+            scale: what the file says a stored unit is worth.
+            shift: what the file adds after scaling (GDAL's band offset, CF's ``add_offset``), in units of the quantity; 0 states
+                nothing, because files that lack a known offset say 0 as well.
+            name: file (and variable) named in the error.
+
+        Raises:
+            UserError: the file's ``stored * scale + shift`` is not this radiometry.
+        """
+        same_offset = shift == 0 or np.isclose(shift, self.offset * self.scale, rtol=1e-6)
+        if not (same_offset and np.isclose(scale, self.scale, rtol=1e-6, atol=0)):
+            raise UserError(
+                f"expected the card's scale {self.scale:g} and offset {self.offset:g} in {name}, got scale_factor {scale:g} and add_offset "
+                f"{shift:g}, which is {shift / scale:g} stored units; correct `scale` and `offset` of the card"
+            )
 
 
 def check_plausible(sample: npt.NDArray[np.float32], *, quantity: Quantity, name: str) -> None:

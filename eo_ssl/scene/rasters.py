@@ -104,23 +104,31 @@ class RasterClasses:
     def read(self, *, rows: Range, columns: Range) -> npt.NDArray[np.int64]:
         """Return stored class values [y, x], -1 outside the raster."""
         if self.own_grid == self.grid:
-            return _integers(handles.read(self.path, (self.index,), rows=rows, columns=columns)[0])
+            return class_values(handles.read(self.path, (self.index,), rows=rows, columns=columns)[0])
         along_y, along_x = grid_taps(self.grid, self.own_grid, rows=rows, columns=columns, method="nearest")
-        stored = _integers(handles.read(self.path, (self.index,), rows=along_y.span, columns=along_x.span)[0])
+        stored = class_values(handles.read(self.path, (self.index,), rows=along_y.span, columns=along_x.span)[0])
         y, x = along_y.shifted(along_y.span[0]), along_x.shifted(along_x.span[0])
         picked = stored[y.nearest[:, None], x.nearest[None, :]]
         return np.where(y.inside[:, None] & x.inside[None, :], picked, _UNKNOWN_CLASS)
 
 
-def _integers(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def class_values(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return stored classes as integers, -1 where a float raster has none (NaN)."""
     if values.dtype.kind == "f":
         values = np.where(np.isfinite(values), values, _UNKNOWN_CLASS)
     return values.astype(np.int64)
 
 
 def with_own_nodata(radiometry: Radiometry, path: Path, *, index: int) -> Radiometry:
-    """Return the radiometry with the nodata value that the file itself declares for a band added, if any."""
-    value = handles.opened(path).nodatavals[index - 1]
+    """Return the radiometry with the nodata value that the file itself declares for a band added, if any.
+
+    Raises:
+        UserError: the file's own scale and offset, if it states any, are not the card's.
+    """
+    file = handles.opened(path)
+    value, stated = file.nodatavals[index - 1], (file.scales[index - 1], file.offsets[index - 1])
+    if stated != (1.0, 0.0):  # what GDAL says of a band without tags
+        radiometry.check_stated(*stated, name=str(path))
     return radiometry if value is None else replace(radiometry, nodata=(*radiometry.nodata, float(value)))
 
 
@@ -169,9 +177,11 @@ def check_gsd(card: Card, grid: Grid, *, path: Path) -> None:
     Raises:
         UserError: the two differ; a decimated copy is not at its sensor's resolution.
     """
-    if is_metric(grid) and not agrees(grid.gsd, card.gsd_m):
+    sides = (abs(grid.transform[0]), abs(grid.transform[4])) if is_metric(grid) else ()
+    if not all(agrees(side, card.gsd_m) for side in sides):
+        found = " x ".join(dict.fromkeys(f"{side:g}" for side in sides))
         raise UserError(
-            f"expected pixels of {card.gsd_m:g} m in {path}, got {grid.gsd:g} m; set gsd_m of card {card.name} to what the file has"
+            f"expected pixels of {card.gsd_m:g} m in {path}, got {found} m; set gsd_m of card {card.name} to what the file has"
         )
 
 

@@ -13,7 +13,9 @@ from eo_ssl.cli import COMMANDS
 
 
 def blocks(root: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (root / "README.md").read_text(), flags=re.DOTALL)
+    """The fenced blocks of one language, in order."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", (root / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [text for found, text in fences if found == language]
 
 
 def test_the_card_loads(project_root: Path, tmp_path: Path) -> None:

@@ -23,7 +23,18 @@ HEAVY = (
     "faiss",
     "matplotlib",
 )
-DATA_HALF = ("errors", "sensors", "cards", "manifest", "synthetic", "scene", "tiling", "corpus", "curation")
+DATA_HALF = (
+    "errors",
+    "sensors",
+    "cards",
+    "fingerprints",
+    "manifest",
+    "synthetic",
+    "scene",
+    "tiling",
+    "corpus",
+    "curation",
+)
 
 
 def loaded_after(code: str) -> set[str]:

@@ -1,0 +1,52 @@
+"""What images say of themselves, as far as a contract asks."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from eo_ssl.sensors import Quantity
+
+
+class Tagged(Protocol):
+    """Images of one kind, wherever they come from."""
+
+    @property
+    def sensor(self) -> str:
+        """Registered name of the sensor whose band names are used."""
+        ...
+
+    @property
+    def quantity(self) -> Quantity:
+        """What the numbers are."""
+        ...
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Canonical names in the order of the channels."""
+        ...
+
+    @property
+    def gsd_m(self) -> float:
+        """Ground sampling distance, metres."""
+        ...
+
+
+class StreamLike(Tagged, Protocol):
+    """The part of a corpus stream that a contract is built from."""
+
+    @property
+    def size_px(self) -> int:
+        """Side of a tile, pixels."""
+        ...
+
+
+class StatsLike(Protocol):
+    """Mean and standard deviation per band of a stream, float64 [C], in the final quantity."""
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]: ...  # noqa: D102
+    @property
+    def std(self) -> npt.NDArray[np.float64]: ...  # noqa: D102
