@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from archives import GSD, SPEC, TINY, hashes, of_sensor, read
 
+from archives import GSD, SPEC, TINY, hashes, of_sensor, read
 from eo_ssl.cards import load_card
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from archives import hashes
 
+from archives import hashes
 from eo_ssl.errors import UserError
 from eo_ssl.sensors import sensor
 from eo_ssl.synthetic import (

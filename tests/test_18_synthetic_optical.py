@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archives import GSD, SPEC, of_sensor, planned_truth, read, repeat
 
+from archives import GSD, SPEC, of_sensor, planned_truth, read, repeat
 from eo_ssl.synthetic import (
     CLASS_NAMES,
     CLASSES,

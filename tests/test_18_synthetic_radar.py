@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archives import SPEC, of_sensor, planned_truth, read
 
+from archives import SPEC, of_sensor, planned_truth, read
 from eo_ssl.synthetic import (
     CLASS_NAMES,
     CLASSES,

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fake_scenes import FakeChips, FakeProduct, card, reflectance, scenes
 
 from eo_ssl.corpus import Corpus, IngestConfig, cutting, estimate, ingest, snapshots
 from eo_ssl.corpus import index as index_module
@@ -24,6 +23,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
 from eo_ssl.sensors import Quantity
 from eo_ssl.tiling import plan_native, tile_id
+from fake_scenes import FakeChips, FakeProduct, card, reflectance, scenes
 
 CONFIG = IngestConfig(size_px=16, edge="pad", min_valid=0.0)
 STREAM = "s2_boa_b02b03b04_10m_16px"

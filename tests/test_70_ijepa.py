@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiles import train_briefly, training_tiles
 
 from eo_ssl.errors import UserError
 from eo_ssl.models import VitConfig
 from eo_ssl.objectives import BlockMaskConfig, IJepa, IJepaConfig
 from eo_ssl.objectives.block_masks import block_size, draw_blocks
 from eo_ssl.objectives.ijepa import feature_loss
+from tiles import train_briefly, training_tiles
 
 ARCHITECTURE = VitConfig(img_size=64, in_chans=4, patch_size=8, depth=2)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiles import train_briefly, training_tiles
 
 from eo_ssl.errors import UserError
 from eo_ssl.models import VitConfig, split_patches, take_patches
 from eo_ssl.objectives import Mae, MaeConfig
 from eo_ssl.objectives.mae import masked_loss, normalise_patches
+from tiles import train_briefly, training_tiles
 
 ARCHITECTURE = VitConfig(img_size=32, in_chans=4, patch_size=8, depth=2)
 

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiles import train_briefly, training_tiles
 
 from eo_ssl.errors import UserError
 from eo_ssl.models import VitConfig
 from eo_ssl.objectives import SimClr, SimClrConfig
+from tiles import train_briefly, training_tiles
 
 ARCHITECTURE = VitConfig(img_size=32, in_chans=4, patch_size=8, depth=2)
 

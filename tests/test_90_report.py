@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from report_runs import HOSTILE, HOSTILE_NAME, result_row, shared_run
 
 from eo_ssl.corpus import Corpus, Encoding, Stream
 from eo_ssl.corpus.statistics import CodeCounter
@@ -33,6 +32,7 @@ from eo_ssl.reporting.svg import Scale, log_ticks, nice_ticks, spread, tag, tick
 from eo_ssl.reporting.thumbnails import COLOUR_EXPONENT, SIDE_PX, choose_rendering, data_uri, render
 from eo_ssl.sensors import Quantity
 from eo_ssl.workflows.report import main
+from report_runs import HOSTILE, HOSTILE_NAME, result_row, shared_run
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import HOSTILE, shared_run
 
 from eo_ssl.reporting import collect, render_page
 from eo_ssl.reporting.page import SECTIONS
+from report_runs import HOSTILE, shared_run
 
 WIDTHS_PX = (320, 390, 1280)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
