@@ -99,7 +99,9 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
         def __call__(self, parser: Any, config: Any, values: Any, option_string: Any = None) -> None:
             super().__call__(parser, config, str(find_config(command, str(values))), option_string)  # type: ignore[no-untyped-call]
 
-    parser = ArgumentParser(prog=f"eo-ssl {command}", exit_on_error=False, description=COMMANDS[command])
+    parser = ArgumentParser(
+        prog=f"eo-ssl {command}", exit_on_error=False, allow_abbrev=False, description=COMMANDS[command]
+    )
     parser.add_argument(
         "--config",
         action=ShippedConfig,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
-import zipfile
 from importlib import import_module
 from pathlib import Path
 
@@ -68,24 +68,30 @@ def test_stages_of_a_run_parse_against_their_workflows() -> None:
 
 
 def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
-        check=True,
-        capture_output=True,
-    )
-    wheel = next(tmp_path.glob("*.whl"))
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
-    with zipfile.ZipFile(wheel) as archive:  # a wheel of pure Python installs by unpacking
-        archive.extractall(site)
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", str(site)]
+    subprocess.run([*install, str(wheel)], check=True, capture_output=True)
     assert not (site / "datasets").exists(), "a top-level `datasets` would shadow another library"
-    # -I leaves out the checkout and the environment; the dependencies come from the running interpreter's site-packages.
-    code = (
-        f"import sys; sys.path.insert(0, {str(site)!r}); import eo_ssl, eo_ssl.workflows.doctor; from eo_ssl.cards import load_card, list_cards, card_folder; "
-        f"from eo_ssl.cli import main, shipped_configs; assert eo_ssl.__file__.startswith({str(site)!r}); assert str(card_folder()).startswith({str(site)!r}); "
-        "load_card(list_cards()[0]); assert 'demo' in shipped_configs('run'), shipped_configs('run'); main(['--help'])"
+    # The dependencies come from the running interpreter's site-packages; the wheel stands before the checkout.
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    shown = subprocess.run(
+        [sys.executable, str(site / "bin" / "eo-ssl"), "--help"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "eo-ssl <command>" in shown.stdout
+    code = """
+import eo_ssl, eo_ssl.workflows.doctor as doctor
+from eo_ssl.cards import card_folder, list_cards, load_card
+from eo_ssl.cli import shipped_configs
+print(eo_ssl.__file__, doctor.__file__, card_folder(), sep="\\n")
+assert [load_card(name).name for name in list_cards()] == list(list_cards()) and len(list_cards()) > 10
+assert {"demo", "real-sample"} <= set(shipped_configs("run"))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    result = subprocess.run(
-        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert "eo-ssl <command>" in result.stdout
+    assert found.returncode == 0, found.stderr
+    assert all(line.startswith(str(site)) for line in found.stdout.split()), found.stdout
