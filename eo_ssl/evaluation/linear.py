@@ -83,7 +83,8 @@ def fit(x: Matrix, y: Labels, *, penalties: Sequence[float] = (1.0,), standardis
     classes = np.unique(y)
     if len(classes) == 1:
         return [Probe(classes, np.zeros((1, x.shape[1])), np.zeros(1), shift, scale, c) for c in penalties]
-    data, basis = _compact((x - shift) / scale)
+    with threadpool_limits(1 if x.size < _SMALL else None):
+        data, basis = _compact((x - shift) / scale)
     model: Any = LogisticRegression(tol=_TOLERANCE, max_iter=_ITERATIONS, warm_start=True)
     fitted = {}
     for penalty in sorted(set(penalties)):
