@@ -83,8 +83,7 @@ def run_command(command: str, arguments: Sequence[str]) -> int | None:
         UserError: an unknown option or configuration key (naming the nearest), a value of the wrong type, a missing option.
     """
     workflow = import_module(f"eo_ssl.workflows.{command}").main
-    options, call = parse(command, workflow, arguments)
-    del options
+    _, call = parse(command, workflow, arguments)
     result = call()
     return result if isinstance(result, int) else None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from eo_ssl.cards import list_cards, load_card
 from eo_ssl.cli import COMMANDS, main, parse
@@ -46,7 +47,9 @@ def test_benchmark_cards_agree_with_torchgeo() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_configuration_parses_against_its_workflow(path: Path) -> None:
     command = path.parent.name
-    parse(command, import_module(f"eo_ssl.workflows.{command}").main, ["--config", str(path)])
+    options, call = parse(command, import_module(f"eo_ssl.workflows.{command}").main, ["--config", str(path)])
+    assert callable(call)
+    assert set(yaml.safe_load(path.read_text())) <= set(vars(options))
 
 
 def test_every_command_has_help_and_print_config(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,8 +61,6 @@ def test_every_command_has_help_and_print_config(capsys: pytest.CaptureFixture[s
 
 
 def test_stages_of_a_run_parse_against_their_workflows() -> None:
-    import yaml
-
     for path in ROOT.glob("configs/run/*.yaml"):
         for stage in yaml.safe_load(path.read_text())["stages"]:
             for command, options in stage.items():
