@@ -277,6 +277,7 @@ def test_results_say_who_wins_and_who_does_not(run: Path) -> None:
     ]
     assert task.headline == (
         "vehicles, kNN-5 · 20 shots per class: mae 74.0 % [70.0, 78.0]; best baseline rcf 73.0 % [69.0, 77.0]: not separable"
+        "; best control: chip size only 20.0 % [16.0, 24.0]"
     )
     assert (task.standings[0].better, task.standings[0].level, task.standings[0].worse) == (
         ("imagestats",),

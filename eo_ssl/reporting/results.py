@@ -293,4 +293,7 @@ def _headline(name: str, groups: Sequence[Group], found: Sequence[Verdict]) -> s
         return f"{name}, {group.title}: best {best.encoder} with {best.text} {best.interval}"
     pair = {ours.encoder, other.encoder}
     words = next((f": {v.words}" for v in found if v.where == group.title and {v.a, v.b} == pair), "")
-    return f"{name}, {group.title}: {ours.encoder} {ours.text} {ours.interval}; best baseline {other.encoder} {other.text} {other.interval}{words}"
+    # A control that does as well says that the task leaks; whoever reads only this line must see it.
+    control = next((r for r in group.rows if r.kind == "control"), None)
+    leak = "" if control is None else f"; best {control.encoder} {control.text} {control.interval}"
+    return f"{name}, {group.title}: {ours.encoder} {ours.text} {ours.interval}; best baseline {other.encoder} {other.text} {other.interval}{words}{leak}"
