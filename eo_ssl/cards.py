@@ -13,140 +13,46 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from eo_ssl.errors import UserError, nearest
+from eo_ssl.layouts import STRICT
+from eo_ssl.layouts import ArrayLayout as ArrayLayout
+from eo_ssl.layouts import Chips as Chips
+from eo_ssl.layouts import Exclusion as Exclusion
+from eo_ssl.layouts import Group as Group
+from eo_ssl.layouts import Labels as Labels
+from eo_ssl.layouts import Mask as Mask
+from eo_ssl.layouts import Metadata as Metadata
+from eo_ssl.layouts import Radar as Radar
+from eo_ssl.layouts import Samples as Samples
+from eo_ssl.layouts import Stac as Stac
+from eo_ssl.layouts import Statistics as Statistics
 from eo_ssl.sensors import Quantity, sensor
 
-_STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
 Resampling = Literal["nearest", "bilinear", "average"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metadata:
-    """Where a product's own JSON file (side-car, STAC item) keeps its facts: dotted keys, a key with dots in quotes is not needed."""
-
-    __pydantic_config__ = _STRICT
-
-    file: str
-    "glob of the JSON file, relative to the product's folder; {stem} stands for the product's file name without suffix"
-    datetime: str | None = None
-    processing_baseline: str | None = None
-    orbit: str | None = None
-    offset: str | None = None
-    "key of the radiometric offset in stored units (BOA_ADD_OFFSET, RADIO_ADD_OFFSET); replaces the card's offset"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mask:
-    """Where cloud, shadow, snow, saturation and nodata are marked."""
-
-    __pydantic_config__ = _STRICT
-
-    source: str
-    "file pattern (band_folder), band name (raster) or array key (array) that holds the classes"
-    classes: dict[Literal["cloud", "shadow", "snow", "saturated", "nodata"], tuple[int, ...]]
-    "class values by meaning"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Labels:
-    """Where pixel labels come from and when a tile takes the label of its majority."""
-
-    __pydantic_config__ = _STRICT
-
-    source: str
-    "file relative to the product's folder ({stem} stands for the product's file name without suffix), or array key"
-    classes: dict[int, str]
-    "class value -> name; values not listed are unknown"
-    purity: float = 0.8
-    "least share of a tile's pixels that its majority class must have for the tile to be labelled"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArrayLayout:
-    """How an npy, npz or NetCDF array is laid out."""
-
-    __pydantic_config__ = _STRICT
-
-    dims: str
-    "one letter per axis, e.g. tyxb, yxb, byx; t becomes one product per step"
-    key: str | None = None
-    "npz key or NetCDF variable; None for npy, or when `variables` is given"
-    variables: dict[str, str] = field(default_factory=dict)
-    "NetCDF variable name -> band name, for files with one variable per band"
-    time: str | None = None
-    "NetCDF variable with the dates of the t axis"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exclusion:
-    """Chips to leave out: those named in a column of another manifest."""
-
-    __pydantic_config__ = _STRICT
-
-    manifest: str
-    column: str
-    where: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chips:
-    """A tar file or folder of small images with a manifest in CSV."""
-
-    __pydantic_config__ = _STRICT
-
-    archive: str
-    "tar file or folder, relative to the root"
-    manifest: str
-    path_column: str
-    crop_px: int
-    "side of the centre crop taken from each chip"
-    undersized: Literal["drop", "pad"]
-    "what happens to a chip smaller than the crop"
-    label_column: str | None = None
-    split_column: str | None = None
-    where: dict[str, str] = field(default_factory=dict)
-    "keep rows whose columns equal these values"
-    exclude: Exclusion | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """Several files that make one product: a regular expression over the path with a named group ``band``."""
-
-    __pydantic_config__ = _STRICT
-
-    pattern: str
-    "Python regular expression with (?P<product>...) and (?P<band>...), optionally (?P<datetime>...) and (?P<orbit>...)"
-    datetime_format: str | None = None
-    "strptime format of the group `datetime`"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
-    """Per-band statistics published for the set, in card band order, with their source."""
-
-    __pydantic_config__ = _STRICT
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    unit: str
-    "quantity of the numbers, e.g. dn"
-    source: str
+_NEEDED = {
+    "array": "array", "chips": "chips", "torchgeo": "loader", "stac": "stac", "sentinel1_grd_safe": "files and radar",
+    "ssl4eo_folders": "files and samples", "ssl4eo_zarr": "files and samples", "ssl4eo_lmdb": "files and samples",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """What the files of one corpus or benchmark are. Physical value = (stored + offset) * scale."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     name: str
     title: str
     sensor: str
     "registered sensor, see `eo_ssl.sensors.SENSORS`"
-    reader: Literal["band_folder", "raster", "array", "chips", "torchgeo"]
+    reader: Literal[
+        "band_folder", "raster", "array", "chips", "torchgeo",
+        "sentinel2_safe", "sentinel1_grd_safe", "sentinel1_wv_safe", "stac", "ssl4eo_folders", "ssl4eo_zarr", "ssl4eo_lmdb",
+    ]  # fmt: skip
     bands: tuple[str, ...]
     "bands in file order; any known spelling, canonical after reading"
     quantity: Quantity
@@ -180,6 +86,9 @@ class Card:
     array: ArrayLayout | None = None
     chips: Chips | None = None
     group: Group | None = None
+    radar: Radar | None = None
+    stac: Stac | None = None
+    samples: Samples | None = None
     datetime: str = ""
     "ISO 8601 date or time of the whole set where files do not say"
     datetime_pattern: str | None = None
@@ -227,9 +136,16 @@ class Card:
             "torchgeo": self.loader,
             "raster": self.files,
             "band_folder": self.files,
+            "sentinel2_safe": self.files,
+            "sentinel1_grd_safe": self.files and self.radar,
+            "sentinel1_wv_safe": self.files,
+            "stac": self.stac,
+            "ssl4eo_folders": self.files and self.samples,
+            "ssl4eo_zarr": self.files and self.samples,
+            "ssl4eo_lmdb": self.files and self.samples,
         }[self.reader]
         if not needed:
-            part = {"array": "array", "chips": "chips", "torchgeo": "loader"}.get(self.reader, "files")
+            part = _NEEDED.get(self.reader, "files")
             raise UserError(f"expected card {self.name} with reader {self.reader} to have `{part}`, got none; add it")
 
     def to_json(self) -> dict[str, Any]:

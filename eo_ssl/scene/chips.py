@@ -63,6 +63,14 @@ class Chip:
     row_off: int
     "first row of the crop in the chip, negative where padded"
     col_off: int
+    datetime: str = ""
+    "ISO 8601, UTC; empty where the product's own time holds"
+    mode: str = ""
+    "radar mode of the chip (WV1, WV2), empty where the product's holds"
+    incidence_deg: float | None = None
+    "radar incidence angle at the centre"
+    footprint: tuple[tuple[float, float], ...] = ()
+    "corners (longitude, latitude) in order round the chip, OGC:CRS84; empty where unknown"
 
 
 def _settings(card: Card) -> Chips:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,13 +13,16 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from eo_ssl.errors import UserError
+from eo_ssl.scene.facts import ACQUISITION
 from eo_ssl.scene.grid import Grid
 from eo_ssl.sensors import sensor
 
 ATTRIBUTES = (
     "sensor", "quantity", "product_id", "datetime", "processing_baseline", "orbit", "crs", "gsd_m", "transform", "licence", "attribution", "source",
 )  # fmt: skip
-FLAGS = ("cloud", "shadow", "snow", "saturated")
+FLAGS = ("cloud", "shadow", "snow", "saturated", "border_noise")
+FIELDS = ("cloud_probability", "incidence_deg")
+"float32 [y, x] beside the image: cloud probability 0..1, radar incidence angle in degrees; NaN where unknown"
 UNKNOWN_LABEL = -1
 Range = tuple[int, int]
 
@@ -54,15 +57,36 @@ class Classes(Protocol):
         ...
 
 
+class Flag(Protocol):
+    """A yes or no per pixel on the same grid."""
+
+    def read(self, *, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
+        """Flags [y, x]."""
+        ...
+
+
+class Field(Protocol):
+    """A number per pixel on the same grid."""
+
+    def read(self, *, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
+        """Values [y, x], NaN where unknown."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """What a reader hands over: an image and, where the card names them, classes of quality and of labels."""
+    """What a reader hands over: an image and, where the product or its card has them, classes, flags, fields and labels."""
 
     image: Image
     quality: Classes | None = None
+    "classes of which the card says what they mean"
     labels: Classes | None = None
     has_saturation: bool = False
     "whether the image can tell saturated pixels by their stored value"
+    flags: Mapping[str, Flag] = field(default_factory=dict)
+    "name out of FLAGS -> flag, from products that say themselves what is cloud, snow or border noise"
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    "name out of FIELDS -> values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +106,34 @@ class _PhysicalImage:
 
 @dataclass(frozen=True, slots=True)
 class _Flag:
-    """Whether a pixel's class is one of ``members`` (and, for saturation, whether a band says so itself)."""
+    """Whether the product flags a pixel, or its class is one of ``members``, or (saturation) a band says so by its value."""
 
     layers: Layers
+    name: str
     members: tuple[int, ...]
     by_value: bool
 
     def __call__(self, windows: tuple[Range, Range]) -> npt.NDArray[np.bool_]:
         rows, columns = windows
         flags = np.zeros((rows[1] - rows[0], columns[1] - columns[0]), dtype=bool)
+        if self.name in self.layers.flags:
+            flags |= self.layers.flags[self.name].read(rows=rows, columns=columns)
         if self.members and self.layers.quality is not None:
             flags |= np.isin(self.layers.quality.read(rows=rows, columns=columns), self.members)
         if self.by_value:
             flags |= self.layers.image.saturated(rows=rows, columns=columns)
         return flags
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """Values of a field."""
+
+    field: Field
+
+    def __call__(self, windows: tuple[Range, Range]) -> npt.NDArray[np.float32]:
+        rows, columns = windows
+        return self.field.read(rows=rows, columns=columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +192,13 @@ def build(
     Args:
         layers: image and classes.
         bands: canonical names in the order of the image's bands.
-        attributes: see ``ATTRIBUTES``; ``crs`` and ``transform`` are filled in from the grid.
+        attributes: see ``ATTRIBUTES`` and ``ACQUISITION``; ``crs`` and ``transform`` are filled in from the grid.
         quality: class values by meaning: cloud, shadow, snow, saturated, nodata.
         known_labels: label values the card lists.
 
     Returns:
-        Dataset with ``image`` [band, y, x] float32 and, where known, boolean ``cloud, shadow, snow, saturated`` and int16 ``label`` [y, x].
+        Dataset with ``image`` [band, y, x] float32 and, where known, the booleans of ``FLAGS``, the float32 of ``FIELDS`` and int16
+        ``label``, all [y, x].
     """
     grid = layers.image.grid
     y, x = grid.centres()
@@ -173,15 +212,20 @@ def build(
     for flag in FLAGS:
         members = quality.get(flag, ())
         by_value = flag == "saturated" and layers.has_saturation
-        if by_value or (layers.quality is not None and members):
-            lazy = _LazyArray(_Flag(layers, members, by_value), grid.shape, np.bool_)
+        if by_value or flag in layers.flags or (layers.quality is not None and members):
+            lazy = _LazyArray(_Flag(layers, flag, members, by_value), grid.shape, np.bool_)
             variables[flag] = xr.Variable(("y", "x"), indexing.LazilyIndexedArray(lazy))
+    for name, values in layers.fields.items():
+        lazy = _LazyArray(_Field(values), grid.shape, np.float32)
+        variables[name] = xr.Variable(("y", "x"), indexing.LazilyIndexedArray(lazy))
     if layers.labels is not None:
         lazy = _LazyArray(_Label(layers.labels, known_labels), grid.shape, np.int16)
         variables["label"] = xr.Variable(("y", "x"), indexing.LazilyIndexedArray(lazy))
     attrs = attributes | {"crs": grid.crs, "transform": grid.transform}
     return xr.Dataset(
-        variables, coords={"band": list(bands), "y": y, "x": x}, attrs={name: attrs[name] for name in ATTRIBUTES}
+        variables,
+        coords={"band": list(bands), "y": y, "x": x},
+        attrs={name: attrs[name] for name in (*ATTRIBUTES, *ACQUISITION)},
     )
 
 
@@ -219,7 +263,12 @@ def check_cube(ds: xr.Dataset) -> xr.Dataset:
         "crs and transform together",
         f"{ds.attrs['crs']!r} and {ds.attrs['transform']}",
     )
-    for name, dtype in {**dict.fromkeys(FLAGS, np.dtype(bool)), "label": np.dtype(np.int16)}.items():
+    kinds = {
+        **dict.fromkeys(FLAGS, np.dtype(bool)),
+        **dict.fromkeys(FIELDS, np.dtype(np.float32)),
+        "label": np.dtype(np.int16),
+    }
+    for name, dtype in kinds.items():
         if name in ds.data_vars:
             _expect(
                 ds[name].dims == ("y", "x") and ds[name].dtype == dtype,

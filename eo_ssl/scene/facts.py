@@ -12,6 +12,11 @@ from typing import Any
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 
+ACQUISITION = (
+    "platform", "mode", "relative_orbit", "sun_zenith_deg", "sun_azimuth_deg", "view_zenith_deg", "view_azimuth_deg", "incidence_deg",
+)  # fmt: skip
+"facts that archives state and plain files mostly do not; they become attributes of the cube"
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -23,6 +28,18 @@ class Facts:
     orbit: str
     offset: float | None
     "radiometric offset in stored units; None when the card lists offsets by file and this product is not listed"
+    platform: str = ""
+    "satellite as the product spells it, e.g. S2A; never enumerated"
+    mode: str = ""
+    "radar acquisition mode: IW, EW, S1 ... S6, WV"
+    relative_orbit: int | None = None
+    sun_zenith_deg: float | None = None
+    sun_azimuth_deg: float | None = None
+    view_zenith_deg: float | None = None
+    "mean over bands and detectors"
+    view_azimuth_deg: float | None = None
+    incidence_deg: float | None = None
+    "radar incidence angle at the centre of the scene"
 
 
 def gather(card: Card, *, folder: Path, path: Path, names: dict[str, str], listed_as: str) -> Facts:

@@ -50,16 +50,30 @@ os.register_at_fork(after_in_child=_renew_lock)
 def stamp(path: Path) -> tuple[str, int, int]:
     """Return what identifies the present content of a file: path, modification time (ns), size (bytes).
 
+    Of a virtual path through a zip file (``product.zip/S2A.SAFE/B02.jp2``) time and size are those of the zip.
+
     Raises:
         UserError: the file does not exist or cannot be read.
     """
+    container = zip_of(path)
     try:
-        status = path.stat()
+        status = (container or path).stat()
     except OSError as error:
         raise UserError(
             f"expected the file {path}, got {error.strerror or error}; fetch it or correct the card"
         ) from error
     return str(path), status.st_mtime_ns, status.st_size
+
+
+def zip_of(path: Path) -> Path | None:
+    """Return the zip file that a virtual path goes through, None for a path of the file system."""
+    return next((parent for parent in path.parents if parent.suffix.lower() == ".zip" and parent.is_file()), None)
+
+
+def gdal_name(path: Path) -> str:
+    """Return what GDAL calls a file: itself, or ``/vsizip/`` for a path through a zip."""
+    container = zip_of(path)
+    return str(path) if container is None else f"/vsizip/{{{container}}}/{path.relative_to(container).as_posix()}"
 
 
 def opened(path: Path) -> Any:
@@ -78,7 +92,7 @@ def opened(path: Path) -> Any:
                 warnings.simplefilter(
                     "ignore", NotGeoreferencedWarning
                 )  # a missing georeference is refused where it matters
-                _LOCAL.handles[key] = rasterio.open(path)
+                _LOCAL.handles[key] = rasterio.open(gdal_name(path))
         except RasterioError as error:
             raise UserError(
                 f"expected a readable raster in {path}, got: {_reason(error)}; the file is damaged or no raster, fetch it again"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,10 @@ class ProductList:
     dropped: tuple[tuple[str, str], ...]
 
 
+SELF_DESCRIBING: dict[str, Callable[[Card, Path], tuple[list[Product], list[tuple[str, str]]]]] = {}
+"""Readers whose products say themselves what their pixels mean: (card, root) -> products and what was left out with the reason."""
+
+
 def products(card: Card, root: Path, *, accept_unknown_offset: Literal["refuse", "drop"] = "refuse") -> ProductList:
     """Return the products of ``card`` below ``root``, sorted by id.
 
@@ -38,13 +42,15 @@ def products(card: Card, root: Path, *, accept_unknown_offset: Literal["refuse",
         UserError: nothing matches, a product's metadata is absent, or (``refuse``) a radiometric offset is unknown.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not root.is_dir() and card.reader != "stac":
         raise UserError(
             f"expected the folder {root} with the data of card {card.name}, found none; set --data (or EO_SSL_DATA) to it"
         )
     readers = {"band_folder": _band_folders, "raster": _rasters, "array": _arrays}
     dropped: list[tuple[str, str]] = []
-    if card.reader == "chips":
+    if card.reader in SELF_DESCRIBING:
+        found, dropped = SELF_DESCRIBING[card.reader](card, root)
+    elif card.reader == "chips":
         found, dropped = _chips(card, root)
     elif card.reader in readers:
         found = list(readers[card.reader](card, root))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import xarray as xr
 
@@ -15,7 +15,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.manifest import file_sha256, fingerprint
 from eo_ssl.scene import arrays, band_folder, chips, raster
 from eo_ssl.scene.cube import Layers, build, check_cube, sampled
-from eo_ssl.scene.facts import Facts
+from eo_ssl.scene.facts import ACQUISITION, Facts
 from eo_ssl.scene.handles import stamp
 from eo_ssl.scene.radiometry import Radiometry, check_plausible
 from eo_ssl.sensors import sensor
@@ -23,6 +23,35 @@ from eo_ssl.sensors import sensor
 _SEEN_PLAUSIBLE: set[str] = (
     set()
 )  # of this process: the sample of a product is looked at once, however many strips open it
+
+
+class Source(Protocol):
+    """A product of an archive that describes itself (SAFE, STAC item, sample of a corpus): frozen, picklable, without open handles.
+
+    The card chooses bands, quantity and grid; scale, offset, calibration and masks come from the product's own metadata.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the product's file or folder, as it enters the index."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes of what the card wants of the product."""
+        ...
+
+    def checksum(self) -> str:
+        """Sha256 (hex) over the bytes of the product's files, or over its identity where the files say their own checksums."""
+        ...
+
+    def layers(self, bands: tuple[str, ...]) -> Layers:
+        """Image (and flags, fields, labels) of canonical ``bands`` in physical units of the card's quantity."""
+        ...
+
+    def open_chips(self) -> Iterator[chips.Chip]:
+        """Chips in order, for products of kind ``chips``; refused by the others."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +73,8 @@ class Product:
     "chips of the batch"
     share: int = 1
     "products that share these files"
+    source: Source | None = None
+    "of a product that describes itself; it has no parts"
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -63,6 +94,8 @@ class Product:
     @property
     def nbytes(self) -> int:
         """Stored bytes: of the files, or of the batch's chips; files that several products share count in equal parts."""
+        if self.source is not None:
+            return self.source.nbytes
         if self.kind == "chips":
             return sum(entry.size for entry in self.entries)
         return sum(stamp(path)[2] for path in self.paths) // self.share
@@ -82,6 +115,8 @@ class Product:
         Raises:
             UserError: a file is absent.
         """
+        if self.source is not None:
+            return self.source.checksum()
         if self.kind == "chips":
             digests = chips.digests(self.parts[0][1], self.entries)
             return fingerprint(
@@ -107,7 +142,9 @@ class Product:
         cube = check_cube(
             build(layers, bands=self.bands, attributes=self._attributes(), quality=quality, known_labels=known_labels)
         )
-        seen = fingerprint([self.product_id, self.card.to_json(), [list(stamp(path)) for path in self.paths]])
+        seen = fingerprint(
+            [self.product_id, self.card.to_json(), [list(stamp(path)) for path in self.paths]]
+        )  # of files as they are now
         if seen not in _SEEN_PLAUSIBLE:
             check_plausible(sampled(cube), quantity=self.card.quantity, name=self.product_id)
             _SEEN_PLAUSIBLE.add(seen)
@@ -121,6 +158,8 @@ class Product:
         """
         if self.kind != "chips":
             raise UserError(f"expected a batch of chips, got the {self.kind} {self.product_id}; call open() for it")
+        if self.source is not None:
+            return self.source.open_chips()
         return chips.decode(self.card, self.parts[0][1], entries=self.entries, radiometry=self._radiometry())
 
     def _radiometry(self) -> Radiometry:
@@ -129,6 +168,8 @@ class Product:
 
     def _layers(self) -> Layers:
         parts, card = dict(self.parts), self.card
+        if self.source is not None:
+            return self.source.layers(self.bands)
         if card.reader == "band_folder":
             return band_folder.layers(card, parts, bands=self.bands, radiometry=self._radiometry())
         if card.reader == "raster":
@@ -141,11 +182,13 @@ class Product:
 
     def _attributes(self) -> dict[str, object]:
         card, facts = self.card, self.facts
-        first = self.parts[0][1]
+        first = self.parts[0][1] if self.parts else Path()
+        name = self.source.name if self.source else (first.parent if card.reader == "band_folder" else first).name
         return {
             "sensor": card.sensor, "quantity": card.quantity.value, "product_id": self.product_id, "datetime": facts.datetime,
             "processing_baseline": facts.processing_baseline, "orbit": facts.orbit, "gsd_m": card.gsd_m,
-            "licence": card.licence, "attribution": card.attribution, "source": (first.parent if card.reader == "band_folder" else first).name,
+            "licence": card.licence, "attribution": card.attribution, "source": name,
+            **{key: getattr(facts, key) for key in ACQUISITION},
         }  # fmt: skip
 
 

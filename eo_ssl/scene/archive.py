@@ -1,0 +1,137 @@
+"""Products that are a folder or a zip file: named members, read in place; and the one guarded way to read XML.
+
+A zip is never unpacked. Its members have virtual paths *through* the zip file (``product.zip/S2A.SAFE/MTD.xml``), which
+:mod:`eo_ssl.scene.handles` gives to GDAL as ``/vsizip/``. Metadata come from strangers: member names that leave the archive, members
+larger than their purpose, document types and entities are refused before anything is parsed.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from xml.etree.ElementTree import Element, ParseError
+
+import defusedxml.ElementTree
+from defusedxml.common import DefusedXmlException
+
+from eo_ssl.errors import UserError
+from eo_ssl.scene.handles import stamp
+
+XML_BYTES = 64_000_000  # the largest annotation of a Sentinel product has about 8 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A product's folder, or the zip file that holds it. Pickles as its path."""
+
+    path: Path
+    "the folder or the zip file"
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether the members lie in a zip file."""
+        return self.path.is_file()
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all files in it, sorted, with ``/`` between folders, relative to the archive.
+
+        Raises:
+            UserError: the zip is damaged, or a member's name would leave it.
+        """
+        if self.is_zip:
+            return tuple(sorted(_members(stamp(self.path))))
+        return tuple(sorted(path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if path.is_file()))
+
+    def file(self, name: str) -> Path:
+        """Return the path of a member; through the zip file when it is one."""
+        return self.path / name
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a member once unpacked.
+
+        Raises:
+            UserError: there is no such member.
+        """
+        if not self.is_zip:
+            return stamp(self.path / name)[2]
+        members = _members(stamp(self.path))
+        if name not in members:
+            raise UserError(f"expected {name} in {self.path}, found none; the product is incomplete, fetch it again")
+        return members[name]
+
+    def read(self, name: str, *, limit: int = XML_BYTES) -> bytes:
+        """Return the bytes of a (small) member; a zip's CRC is checked.
+
+        Raises:
+            UserError: the member is absent, larger than ``limit`` bytes, or damaged.
+        """
+        size = self.size(name)
+        if size > limit:
+            raise UserError(
+                f"expected at most {limit:,} bytes in {name} of {self.path}, got {size:,}; this is no metadata file, fetch the product again"
+            )
+        try:
+            if not self.is_zip:
+                return (self.path / name).read_bytes()
+            with zipfile.ZipFile(self.path) as archive, archive.open(name) as file:
+                data = file.read(limit + 1)
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+            raise UserError(
+                f"expected {name} in {self.path} to be readable, got: {str(error) or type(error).__name__}; the archive is damaged, fetch it again"
+            ) from error
+        if len(data) > limit:
+            raise UserError(
+                f"expected {size:,} bytes in {name} of {self.path}, got more; the archive is damaged, fetch it again"
+            )
+        return data
+
+    def xml(self, name: str) -> Element:
+        """Return the root element of a member that is XML.
+
+        Raises:
+            UserError: the member is absent or damaged, or declares a document type or entities.
+        """
+        return parse_xml(self.read(name), name=f"{self.path}/{name}")
+
+
+def parse_xml(data: bytes, *, name: str) -> Element:
+    """Return the root element of ``data``.
+
+    Raises:
+        UserError: no well-formed XML, or one with a document type, entities or external references.
+    """
+    try:
+        root: Element = defusedxml.ElementTree.fromstring(data, forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise UserError(
+            f"expected plain XML in {name}, got a document type or entities ({type(error).__name__}); Sentinel metadata have none, do not trust this file"
+        ) from error
+    except (ParseError, ValueError, LookupError) as error:
+        raise UserError(f"expected XML in {name}, got: {error}; the file is damaged, fetch it again") from error
+    return root
+
+
+@lru_cache(maxsize=64)
+def _members(content: tuple[str, int, int]) -> dict[str, int]:
+    """Files of a zip: name -> unpacked bytes; read once per process."""
+    path = Path(content[0])
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise UserError(
+            f"expected a zip file in {path}, got: {error}; it is damaged or cut short, fetch it again"
+        ) from error
+    found: dict[str, int] = {}
+    for info in infos:
+        parts = PurePosixPath(info.filename)
+        if parts.is_absolute() or ".." in parts.parts or "\\" in info.filename or info.filename in found:
+            raise UserError(
+                f"expected names inside the archive, each once, in {path}, got {info.filename!r}; do not trust this file"
+            )
+        if not info.is_dir():
+            found[info.filename] = info.file_size
+    return found

@@ -1,0 +1,1 @@
+"""Sentinel-1 SAFE products: annotation, calibration, noise, geocoding, wave-mode vignettes."""

@@ -1,0 +1,1 @@
+"""Sentinel-2 SAFE products of Level 1C and 2A."""

@@ -1,0 +1,1 @@
+"""STAC items read with odc-stac, radiometric offset applied exactly once."""

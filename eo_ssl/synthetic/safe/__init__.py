@@ -1,0 +1,1 @@
+"""Sentinel products in SAFE format whose true reflectance and backscatter are known."""
