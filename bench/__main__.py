@@ -11,7 +11,7 @@ from importlib import import_module
 
 from eo_ssl.errors import UserError, nearest
 
-GROUPS = ("load", "ingest", "train", "evaluate")
+GROUPS = ("load", "open", "ingest", "train", "evaluate")
 
 
 def main() -> None:

@@ -1,110 +1,191 @@
-"""The ingest of one scene against decoding each of its blocks once and writing the pixels once."""
+"""The ingest of Sentinel-2 products in SAFE format: against decoding each block once, TorchGeo, one worker, and no statistics."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
-from rasterio.transform import from_origin
+from numcodecs import Blosc
 from rasterio.windows import Window
 
-from eo_ssl.cards import Card
+from bench.scenes import FULL_PX, jp2_bytes, product_folder
+from eo_ssl.cards import load_card
 from eo_ssl.corpus import IngestConfig, ingest
+from eo_ssl.corpus.statistics import CodeCounter
 from eo_ssl.scene import products
-from eo_ssl.sensors import Quantity
+from eo_ssl.sensors import sensor
 
-SIDE, BLOCK, BANDS, PAIRS = 2048, 512, ("B02", "B03", "B04", "B08", "B11", "B12"), 5
-
-
-def scene(root: Path) -> Card:
-    """Write one file per band, tiled and deflated as cloud-optimised GeoTIFF has it, and return its card."""
-    rng = np.random.default_rng(0)
-    frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None, :])
-    frequency[0, 0] = 1
-    field = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(SIDE, SIDE))) / frequency**1.5, s=(SIDE, SIDE))
-    field = (field - field.mean()) / field.std()
-    (root / "scene").mkdir()
-    for number, band in enumerate(BANDS):
-        values = np.clip(1500 + 250 * (1 + number) * field + rng.normal(0, 4, field.shape), 1, 10000).astype(np.uint16)
-        profile = {
-            "driver": "GTiff",
-            "height": SIDE,
-            "width": SIDE,
-            "count": 1,
-            "dtype": "uint16",
-            "crs": "EPSG:32632",
-            "transform": from_origin(500000, 5000000, 10, 10),
-            "tiled": True,
-            "blockxsize": BLOCK,
-            "blockysize": BLOCK,
-            "compress": "deflate",
-            "predictor": 2,
-        }
-        with rasterio.open(root / "scene" / f"{band}.tif", "w", **profile) as file:
-            file.write(values, 1)
-    return Card(
-        name="bench",
-        title="bench",
-        sensor="sentinel2_l2a",
-        reader="band_folder",
-        folder="scene",
-        files={band: f"{band}.tif" for band in BANDS},
-        bands=BANDS,
-        quantity=Quantity.BOA_REFLECTANCE,
-        gsd_m=10.0,
-        scale=1e-4,
-        licence="Apache-2.0",
-        attribution="generated",
-        source="generated",
-    )
+PAIRS, SIZE_PX, TORCHGEO_PX, PART_PX = 5, 64, 1830, 3660
+"""Pairs of runs, side of a tile, side of the product for TorchGeo (which is slow), side of the products for workers and statistics."""
+CONFIG = IngestConfig(size_px=SIZE_PX, codec="lz4", min_valid=0.0)
+BANDS = sensor("sentinel2_l1c").band_names
+CODEC = Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE)
+FULL = int(os.environ.get("EO_SSL_BENCH_PX", FULL_PX))
 
 
-def decode_once(root: Path, out: Path) -> None:
-    """Read each row of blocks of all bands once and write the numbers once, uncompressed: the limit."""
-    files = [rasterio.open(root / "scene" / f"{band}.tif") for band in BANDS]
+def ours(folder: Path, out: Path, client: str = "synchronous") -> int:
+    """Ingest the product; return the number of tiles."""
+    shutil.rmtree(out, ignore_errors=True)
+    found = products(load_card("s2_safe_l1c"), folder).products
+    return ingest(found, out=out, config=CONFIG, client=client).tiles
+
+
+def decode_once(folder: Path, out: Path) -> int:
+    """Decode each block of each band once, repeat coarse pixels to 10 m, compress each tile as the corpus does, write once: the limit."""
+    names = {band: next(folder.glob(f"*.SAFE/GRANULE/*/IMG_DATA/*_{band}.jp2")) for band in BANDS}
+    files = {band: rasterio.open(path) for band, path in names.items()}
+    finest = max(file.height for file in files.values())
+    tall = SIZE_PX * 48  # 3,072 rows: three rows of blocks of every resolution, 1024, 640 and 192 rows high
+    written = 0
     with out.open("wb") as target:
-        for row in range(0, SIDE, BLOCK):
-            for file in files:
-                target.write(file.read(1, window=Window(0, row, SIDE, BLOCK)).data)
-    for file in files:
+        for top in range(0, finest, tall):
+            rows = min(tall, finest - top) // SIZE_PX * SIZE_PX
+            strip = np.empty((len(BANDS), rows, finest // SIZE_PX * SIZE_PX), dtype=np.uint16)
+            for number, band in enumerate(BANDS):
+                factor = finest // files[band].height
+                window = Window(0, top // factor, files[band].width, -(-rows // factor))
+                values = files[band].read(1, window=window)
+                wide = np.repeat(np.repeat(values, factor, axis=0), factor, axis=1) if factor > 1 else values
+                strip[number] = wide[:rows, : strip.shape[2]]
+            for row in range(0, rows, SIZE_PX):
+                for col in range(0, strip.shape[2], SIZE_PX):
+                    tile = np.ascontiguousarray(strip[:, row : row + SIZE_PX, col : col + SIZE_PX])
+                    written += target.write(CODEC.encode(tile))
+        target.flush()
+        os.fsync(target.fileno())
+    for file in files.values():
         file.close()
+    return written
+
+
+def torchgeo_tiles(folder: Path, out: Path) -> int:
+    """Cut the same tiles with TorchGeo's Sentinel2 and a grid sampler, compressed and written as the corpus does."""
+    from torchgeo.datasets import Sentinel2
+    from torchgeo.samplers import GridGeoSampler
+
+    dataset = Sentinel2(next(folder.glob("*.SAFE")), bands=BANDS, res=(10, 10))
+    count = 0
+    with out.open("wb") as target:
+        for query in GridGeoSampler(dataset, size=SIZE_PX, stride=SIZE_PX):
+            tile = dataset[query]["image"].numpy().astype(np.uint16)
+            if tile.shape[1:] == (SIZE_PX, SIZE_PX):
+                target.write(CODEC.encode(np.ascontiguousarray(tile)))
+                count += 1
+    return count
+
+
+@contextmanager
+def no_statistics() -> Iterator[None]:
+    """Leave the counting of codes out, and nothing else."""
+    counted = CodeCounter.add
+    CodeCounter.add = lambda self, tiles, *more, **named: None  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        CodeCounter.add = counted  # type: ignore[method-assign]
+
+
+def cold(folder: Path) -> None:
+    """Rename the product, so that no block of it is in GDAL's cache, and read it, so that its bytes are in the page cache on both sides."""
+    safe = next(folder.glob("*.SAFE"))
+    for path in safe.rglob("*.jp2"):
+        path.read_bytes()
+    fresh = safe.stat().st_mtime_ns + 1
+    for path in safe.rglob("*.jp2"):
+        os.utime(path, ns=(fresh, fresh))
+
+
+def pairs(
+    folder: Path, first: Callable[[], Any], second: Callable[[], Any]
+) -> tuple[list[float], list[float], tuple[Any, Any]]:
+    """Return seconds of both in ``PAIRS`` alternating runs, and what they returned last."""
+    times: tuple[list[float], list[float]] = ([], [])
+    found: list[Any] = [None, None]
+    for _ in range(PAIRS):
+        for side, action in enumerate((first, second)):
+            cold(folder)
+            begun = time.perf_counter()
+            found[side] = action()
+            times[side].append(time.perf_counter() - begun)
+    return *times, (found[0], found[1])
+
+
+def row(name: str, reference: str, measured: tuple[list[float], list[float]], note: str) -> dict[str, Any]:
+    """Return a line of the table; the ratio is the median over pairs."""
+    mine, theirs = measured
+    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
+    return {
+        "name": name, "value": statistics.median(mine), "unit": "s per product", "reference": reference,
+        "reference_value": statistics.median(theirs), "ratio": statistics.median(ratios), "ratios": [round(r, 3) for r in ratios],
+        "pairs": PAIRS, "note": note,
+    }  # fmt: skip
+
+
+def peak_mb(folder: Path, out: Path) -> float:
+    """Return the peak resident memory of an ingest in a process of its own, MB."""
+    code = (
+        "import sys, resource; from pathlib import Path; from bench.ingest import ours; "
+        "ours(Path(sys.argv[1]), Path(sys.argv[2])); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), str(out)], check=True, capture_output=True, text=True
+    )
+    return int(done.stdout.split()[-1]) / 1024
 
 
 def run() -> Iterator[dict[str, Any]]:
-    """Yield ``ingest/vs-decode-once``: seconds per scene with one worker."""
+    """Yield the lines of this group; ``EO_SSL_BENCH_PX`` makes the full-size product smaller (10,980 px)."""
+    os.environ.setdefault("GDAL_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="eo_ssl-bench-") as home:
-        root = Path(home)
-        (root / "0").mkdir()
-        card = scene(root / "0")
-        ours, reference = [], []
-        for number in range(PAIRS + 1):
-            archive = (root / str(number)).rename(
-                root / str(number + 1)
-            )  # a new name: no block of it is in GDAL's cache
-            begun = time.perf_counter()
-            found = products(card, archive).products
-            report = ingest(found, out=root / "corpus", config=IngestConfig(codec="lz4"), client="synchronous")
-            between = time.perf_counter()
-            decode_once(archive, root / "raw.bin")
-            if number:  # the first pair warms up
-                ours.append(between - begun)
-                reference.append(time.perf_counter() - between)
-            shutil.rmtree(root / "corpus")
-            (root / "raw.bin").unlink()
-        yield {
-            "name": "ingest/vs-decode-once",
-            "value": statistics.median(ours),
-            "unit": "s per scene",
-            "reference": "decode every block once, write raw once",
-            "reference_value": statistics.median(reference),
-            "ratio": statistics.median(a / b for a, b in zip(ours, reference, strict=True)),
-            "pairs": PAIRS,
-            "note": f"{SIDE} x {SIDE} x {len(BANDS)} bands deflate -> {report.tiles} tiles of 64 px lz4 with checksums, index and statistics; one worker",
-        }
+        corpus, raw = Path(home) / "corpus", Path(home) / "raw.bin"
+        folder = product_folder(FULL)
+        stored, pixels = jp2_bytes(folder)
+        memory = peak_mb(folder, corpus)
+        *times, (tiles, limit) = pairs(folder, lambda: ours(folder, corpus), lambda: decode_once(folder, raw))
+        bytes_out = sum(path.stat().st_size for path in corpus.rglob("c/**/*") if path.is_file())
+        note = (
+            f"{FULL} x {FULL} x 13 bands JP2 ({stored / pixels:.2f} bytes/px) -> {tiles} tiles of {SIZE_PX} px, lz4, one worker, peak {memory:.0f} MB; "
+            f"{bytes_out / 1e6:.0f} MB of tiles here, {limit / 1e6:.0f} MB there; ours also resamples, checks, hashes, indexes and counts"
+        )
+        yield row(
+            "ingest/vs-decode-once",
+            "decode every block once, compress and write every tile once",
+            (times[0], times[1]),
+            note,
+        )
+        folder = product_folder(TORCHGEO_PX)
+        *times, (tiles, cut) = pairs(folder, lambda: ours(folder, corpus), lambda: torchgeo_tiles(folder, raw))
+        note = f"{TORCHGEO_PX} x {TORCHGEO_PX} px: {tiles} tiles here, {cut} there, one worker each; smaller than a full product because of the time it takes there"
+        yield row(
+            "ingest/vs-torchgeo",
+            "TorchGeo Sentinel2 with GridGeoSampler, tiles compressed and written once",
+            (times[0], times[1]),
+            note,
+        )
+        folder = product_folder(PART_PX)
+        *times, _ = pairs(folder, lambda: ours(folder, corpus, "processes"), lambda: ours(folder, corpus))
+        note = f"{PART_PX} x {PART_PX} px; processes on {len(os.sched_getaffinity(0))} cores, start of the processes included"
+        yield row("ingest/two-workers", "one worker", (times[0], times[1]), note)
+
+        def without() -> int:
+            with no_statistics():
+                return ours(folder, corpus)
+
+        *times, _ = pairs(folder, lambda: ours(folder, corpus), without)
+        yield row(
+            "ingest/statistics",
+            "the same without counting codes",
+            (times[0], times[1]),
+            f"{PART_PX} x {PART_PX} px, one worker",
+        )

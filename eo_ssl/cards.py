@@ -7,6 +7,7 @@ say is not guessed from file names or pixel values.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -28,13 +29,23 @@ from eo_ssl.layouts import Radar as Radar
 from eo_ssl.layouts import Samples as Samples
 from eo_ssl.layouts import Stac as Stac
 from eo_ssl.layouts import Statistics as Statistics
+from eo_ssl.layouts import Vignettes as Vignettes
 from eo_ssl.sensors import Quantity, sensor
 
 Resampling = Literal["nearest", "bilinear", "average"]
 
 
+_NON_COMMERCIAL = re.compile(r"\bCC[ -]BY[ -]NC\b|\bnon-?commercial\b", re.IGNORECASE)
+
+
+def says_non_commercial(licence: str) -> bool:
+    """Whether the text of a licence names a Creative Commons NC licence (``CC BY-NC 4.0``, ``CC-BY-NC-SA-4.0``) or says non-commercial."""
+    return _NON_COMMERCIAL.search(licence) is not None
+
+
 _NEEDED = {
     "array": "array", "chips": "chips", "torchgeo": "loader", "stac": "stac", "sentinel1_grd_safe": "files and radar",
+    "sentinel1_wv_safe": "files and vignettes",
     "ssl4eo_folders": "files and samples", "ssl4eo_zarr": "files and samples", "ssl4eo_lmdb": "files and samples",
 }  # fmt: skip
 
@@ -62,6 +73,8 @@ class Card:
     attribution: str
     source: str
     "where the data come from"
+    non_commercial: bool | None = None
+    "whether the licence forbids commercial use; not given: whether `licence` says so (see `says_non_commercial`)"
     files: str | dict[str, str] = ""
     "raster, array: glob relative to the root, one product per match; band_folder: band -> file name inside `folder`"
     layers: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -86,7 +99,10 @@ class Card:
     array: ArrayLayout | None = None
     chips: Chips | None = None
     group: Group | None = None
+    cloud_model: Literal["", "s2cloudless"] = ""
+    "sentinel2_safe, Level-1C: classifier that adds a cloud probability"
     radar: Radar | None = None
+    vignettes: Vignettes | None = None
     stac: Stac | None = None
     samples: Samples | None = None
     datetime: str = ""
@@ -120,11 +136,21 @@ class Card:
             )
         if self.nodata is not None and not math.isfinite(self.nodata):
             object.__setattr__(self, "nodata", None)  # what is not finite is invalid without being named
+        stated = says_non_commercial(self.licence)
+        if self.non_commercial is False and stated:
+            raise UserError(
+                f"expected card {self.name} to be non_commercial with the licence {self.licence!r}, got false; correct one of them"
+            )
+        object.__setattr__(self, "non_commercial", bool(self.non_commercial or stated))
         offsets = (self.offset, *self.offset_by_file.values())
         if not (0 < self.gsd_m < math.inf) or self.scale == 0 or not all(map(math.isfinite, (self.scale, *offsets))):
             raise UserError(
                 f"expected card {self.name} to have gsd_m > 0, scale != 0 and finite offsets, got {self.gsd_m}, {self.scale} and {self.offset}; "
                 "correct the card"
+            )
+        if self.cloud_model and (self.reader, self.sensor) != ("sentinel2_safe", "sentinel2_l1c"):
+            raise UserError(
+                f"expected cloud_model of card {self.name} with reader sentinel2_safe and sensor sentinel2_l1c, got {self.reader} and {self.sensor}; remove it"
             )
         if self.labels and not all(0 <= value < 2**15 for value in self.labels.classes):
             raise UserError(
@@ -138,7 +164,7 @@ class Card:
             "band_folder": self.files,
             "sentinel2_safe": self.files,
             "sentinel1_grd_safe": self.files and self.radar,
-            "sentinel1_wv_safe": self.files,
+            "sentinel1_wv_safe": self.files and self.vignettes,
             "stac": self.stac,
             "ssl4eo_folders": self.files and self.samples,
             "ssl4eo_zarr": self.files and self.samples,

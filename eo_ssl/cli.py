@@ -18,15 +18,18 @@ from eo_ssl.errors import UserError, nearest
 
 COMMANDS = {
     "ingest": "read an archive, calibrate it to physical units, tile it and add it to a corpus",
+    "pair": "pair the tiles of two streams on the same ground (radar and optical, seasons) and measure how well they fit",
     "curate": "choose a balanced, diverse subset of a corpus and say what was left out and why",
     "pretrain": "train an encoder on a corpus with MAE, I-JEPA or SimCLR, pruning while it trains if asked to",
     "evaluate": "judge encoders on a task with kNN and linear probes, with intervals and paired comparisons",
     "report": "turn products into one self-contained HTML page",
     "run": "run a list of the commands above from one configuration and report on all of it",
     "inspect": "say what a product, a card or a configuration holds",
-    "doctor": "say what this machine has: versions, cores, memory, disk, GDAL drivers, GPU",
+    "doctor": "say what this machine has or, given data, what is wrong with their numbers: offsets, units, band order, nodata",
 }
 _POSITIONAL = {"inspect"}
+_FIRST = {"doctor": "path"}
+"""Commands whose first argument may stand without its name."""
 
 _HELP = """usage: eo-ssl [--version] <command> [options]
 
@@ -49,7 +52,7 @@ def entry() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit status: 0, 1 (a doctor found something), or 2 for a mistake the user can repair."""
+    """Run one command and return its exit status: 0, 1 (doctor or inspect found something), or 2 for a mistake the user can repair."""
     listing = "\n".join(f"  {name:<9} {what}" for name, what in COMMANDS.items())
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_HELP.format(commands=listing))
@@ -83,6 +86,8 @@ def run_command(command: str, arguments: Sequence[str]) -> int | None:
         UserError: an unknown option or configuration key (naming the nearest), a value of the wrong type, a missing option.
     """
     workflow = import_module(f"eo_ssl.workflows.{command}").main
+    if command in _FIRST and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--{_FIRST[command]}", *arguments]
     _, call = parse(command, workflow, arguments)
     result = call()
     return result if isinstance(result, int) else None
@@ -121,7 +126,7 @@ def _spell(arguments: Sequence[str], workflow: Callable[..., Any]) -> list[str]:
     """Accept ``--dry-run`` for ``--dry_run true``: dashes in option names, and switches without a value."""
     hints = get_type_hints(workflow)
     spelled = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in zip(arguments, [*arguments, "--"][1:], strict=True):
         if not argument.startswith("--"):
             spelled.append(argument)
             continue

@@ -131,6 +131,18 @@ class Radar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Vignettes:
+    """How the single-look images of a wave-mode product become chips of the card's ``gsd_m``."""
+
+    __pydantic_config__ = STRICT
+
+    crop_px: int
+    "side of the cut from the middle of each vignette; what lies outside a smaller one is invalid"
+    remove_noise: bool = True
+    "subtract the thermal noise of the annotation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stac:
     """Which STAC items are the products."""
 
@@ -161,6 +173,8 @@ class Samples:
     "as the corpus calls it: s1, s2a, s2c (v1.0); S1GRD, S2L1C, S2L2A, S2RGB (v1.1)"
     seasons: tuple[int, ...] = (0, 1, 2, 3)
     "positions in the order of time"
+    crop_px: int = 264
+    "side of the centre crop taken from each sample"
     void_ids: str = ""
     "CSV of sample ids to leave out, relative to the root"
 

@@ -28,22 +28,12 @@ from eo_ssl.fingerprints import canonical_json as canonical_json
 from eo_ssl.fingerprints import file_sha256 as file_sha256
 from eo_ssl.fingerprints import fingerprint as fingerprint
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 _RECORDED_PACKAGES = (
-    "eo_ssl",
-    "numpy",
-    "xarray",
-    "dask",
-    "zarr",
-    "rasterio",
-    "torch",
-    "lightning",
-    "timm",
-    "torchgeo",
-    "faiss-cpu",
-)
+    "eo_ssl", "numpy", "xarray", "dask", "zarr", "rasterio", "torch", "lightning", "timm", "torchgeo", "faiss-cpu",
+)  # fmt: skip
 
 
 _hits: dict[str, int] = {}
@@ -201,6 +191,10 @@ class Manifest:
     "small stage-specific results"
     schema_version: int = SCHEMA_VERSION
 
+    def to_bytes(self) -> bytes:
+        """Return the content of ``manifest.json``."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
+
 
 def plan(
     folder: Path, *, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str], overwrite: bool = False
@@ -265,20 +259,34 @@ def finish(
 ) -> Manifest:
     """Write ``manifest.json``, the last file of a product whose fingerprint is ``product``, and return it.
 
-    A manifest that is there already (of a corpus, which grows) is replaced in one step: at no moment is there none.
+    A manifest that is there already is replaced in one step: at no moment is there none.
     """
-    packages = {"python": platform.python_version()}
-    for name in _RECORDED_PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    manifest = Manifest(
+    manifest = describe(
+        stage=stage, config=config, inputs=inputs, product=product, started=started, seed=seed, summary=summary
+    )
+    write = replace if (folder / MANIFEST).exists() else commit
+    write(folder / MANIFEST, manifest.to_bytes())
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    return manifest
+
+
+def describe(
+    *,
+    stage: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    product: str,
+    started: Clock,
+    seed: int | None = None,
+    summary: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Return the manifest of a product that was begun at ``started`` and is now complete."""
+    return Manifest(
         stage=stage,
         config=json.loads(canonical_json(config)),
         inputs=dict(inputs),
         fingerprint=product,
-        packages=packages,
+        packages=package_versions(),
         seed=seed,
         wall_s=round(started.wall_s, 3),
         cpu_s=round(started.cpu_s, 3),
@@ -287,10 +295,15 @@ def finish(
         command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         summary=json.loads(canonical_json(summary or {})),
     )
-    write = replace if (folder / MANIFEST).exists() else commit
-    write(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode())
-    (folder / UNFINISHED).unlink(missing_ok=True)
-    return manifest
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide results, those that are installed."""
+    packages = {"python": platform.python_version()}
+    for name in _RECORDED_PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            packages[name] = metadata.version(name)
+    return packages
 
 
 def require(folder: Path, stage: str | tuple[str, ...]) -> Manifest:

@@ -289,6 +289,7 @@ SENSORS: dict[str, Sensor] = {
             _POLARISATIONS,
             (*_POWERS, Quantity.DN, Quantity.AMPLITUDE),
         ),
+        Sensor("sentinel1_wv", "Sentinel-1 wave mode, multi-looked on the ground", _POLARISATIONS, _POWERS),
         Sensor(
             "sentinel1_rtc",
             "Sentinel-1 radiometrically terrain corrected",

@@ -42,6 +42,7 @@ class FakeProduct:
     where: dict[str, Any] = field(default_factory=lambda: dict(UTM))
     facts: Facts = FACTS
     kind: str = "cube"
+    source: None = None
     error: str = ""
     blocks: tuple[int, int] | None = None
 
@@ -90,6 +91,7 @@ class FakeChips:
     splits: tuple[str, ...]
     facts: Facts = UNKNOWN
     kind: str = "chips"
+    source: None = None
 
     @property
     def bands(self) -> tuple[str, ...]:

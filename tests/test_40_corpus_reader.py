@@ -152,7 +152,7 @@ def test_a_reader_pickles_and_serves_threads(tmp_path: Path, rng: np.random.Gene
 
 
 def test_files_stay_few_however_many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eo_ssl.corpus.reader._OPEN_FILES", 2)
+    monkeypatch.setattr("eo_ssl.corpus.shardfiles._OPEN_FILES", 2)
     entries, tiles = write(tmp_path, "int16", "lz4")
     reader = StreamReader(tmp_path, STREAMS["int16"], entries)
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -224,7 +224,7 @@ def test_tiles_equal_to_the_fill_value_are_stored_too(tmp_path: Path) -> None:
         writer.slot()[...] = -32768
         writer.keep()
     writer.close()
-    pack(tmp_path / "fragments" / "f0" / f"{layout.stream.name}.zarr", layout, [(place, 0, 3)])
+    pack(tmp_path / "fragments" / "f0" / f"{layout.stream.name}.zarr", layout, [(place, [], 3)])
     entry = Entry(
         name="f0", product_id="p", kind="cube", card="c", stream=layout.stream.name, rows=3, codec="lz4", tiles_per_shard=4,
         encoding=layout.encoding.to_json(), counts={}, nbytes=0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus
+from eo_ssl.corpus.conditions import rows_where
 from eo_ssl.curation import Context, Hierarchical, Random, curate
 from eo_ssl.curation.embeddings import Floats, Rows
 from eo_ssl.curation.report import to_plain
@@ -36,13 +37,14 @@ def main(
     duplicates: Literal["drop", "keep"] = "drop",
     split: Literal["train", "val", "test", "all"] = "train",
     snapshot: int | None = None,
+    where: list[str] | None = None,
     batch_size: int = 256,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
     """Choose a balanced, diverse subset of one stream of a corpus and say what was left out and why.
 
-    Rows of another split are neither kept nor dropped.
+    Rows of another split, and those that do not meet the conditions, are neither kept nor dropped.
 
     Args:
         corpus: folder that `eo-ssl ingest` made.
@@ -55,20 +57,21 @@ def main(
         duplicates: drop all but the first of tiles with equal pixels, or keep them.
         split: rows to choose from; the subset of a training corpus comes from train.
         snapshot: number of the corpus snapshot; the latest when left out.
+        where: conditions that rows must meet, such as `[cloud_fraction<0.2, orbit==ascending]`; what is unknown meets none.
         batch_size: tiles embedded at once.
         seed: of everything random.
         overwrite: replace a subset made with another configuration.
     """
-    console, clock = Console(), Clock()
-    opened = Corpus.open(corpus, snapshot=snapshot)
-    # Of several streams one must be named; the corpus says so.
-    name = opened.stream(stream or (next(iter(opened.streams)) if len(opened.streams) == 1 else "")).stream.name
+    console, clock, opened = Console(), Clock(), Corpus.open(corpus, snapshot=snapshot)
+    only = next(iter(opened.streams)) if len(opened.streams) == 1 else ""  # of several one must be named
+    name = opened.stream(stream or only).stream.name
     model = _encoder(opened, name, encoder, seed)
-    rows, context = _rows(opened, name, split, model, duplicates=duplicates == "drop")
+    rows, context = _rows(opened, name, split, model, where=where or [], duplicates=duplicates == "drop")
     resolve_keep(keep, len(rows))  # refused before anything is written or embedded
     inputs = {"corpus": opened.fingerprint, "encoder": model.fingerprint}
     config = {"stream": name, "snapshot": opened.snapshot, "keep": keep, "method": method, "split": split, "seed": seed}
     config |= {"encoder": encoder, "duplicates": duplicates, "hierarchical": to_plain(asdict(hierarchical))}
+    config |= {"where": where} if where else {}
     if plan(out, stage="curate", config=config, inputs=inputs, overwrite=overwrite) == "done":
         console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
         return
@@ -78,13 +81,11 @@ def main(
         selection = curate(embeddings, keep, np.random.default_rng(seed), method=selector, context=context)
     report, product = selection.report, write_subset(out, selection, rows)
     summary = {"rows": report.n_rows, "kept": report.n_kept, "dropped": report.reasons}
-    finish(
-        out, stage="curate", config=config, inputs=inputs, product=product, started=clock, seed=seed, summary=summary
-    )
+    made: dict[str, Any] = {"config": config, "inputs": inputs, "product": product, "summary": summary}
+    finish(out, stage="curate", started=clock, seed=seed, **made)
     dropped = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
-    console.print(
-        f"kept {report.n_kept} of {report.n_rows} tiles of {name} ({dropped}): {out.resolve()}", soft_wrap=True
-    )
+    said = f"kept {report.n_kept} of {report.n_rows} tiles of {name} ({dropped}): {out.resolve()}"
+    console.print(said, soft_wrap=True)
 
 
 def _encoder(corpus: Corpus, stream: str, encoder: str, seed: int) -> Encoder:
@@ -98,13 +99,15 @@ def _encoder(corpus: Corpus, stream: str, encoder: str, seed: int) -> Encoder:
     return load_encoder(encoder, preprocessing=Preprocessing.from_stats(tag, statistics, convert=convert), seed=seed)
 
 
-def _rows(corpus: Corpus, stream: str, split: str, model: Encoder, *, duplicates: bool) -> tuple[Rows, Context]:
+def _rows(
+    corpus: Corpus, stream: str, split: str, model: Encoder, *, where: list[str], duplicates: bool
+) -> tuple[Rows, Context]:
     """Return the rows to choose from and what the index knows of them."""
-    index = corpus.index(stream, columns=["split", "label", "pixels_sha256"])
-    rows = np.flatnonzero([split in ("all", found) for found in index["split"].to_pylist()]).astype(np.int64)
+    index = corpus.index(stream, columns=["label", "pixels_sha256"])
+    rows = rows_where(corpus, stream, where if split == "all" else [f"split=={split}", *where])
     if not len(rows):
         raise UserError(
-            f"expected tiles in the split {split} of {stream}, got none of {len(index)}; choose another split"
+            f"expected tiles in the split {split} of {stream}, got none of {len(index)}; choose another split or other conditions"
         )
     chosen = index.take(pa.array(rows))
     identities, labels = chosen["pixels_sha256"] if duplicates else None, chosen["label"].to_numpy()

@@ -1,55 +1,86 @@
-"""``eo-ssl doctor``: what this machine has and what will not work on it."""
+"""``eo-ssl doctor``: what this machine lacks, or what is wrong with the numbers of a data set."""
 
 from __future__ import annotations
 
+import json as plain_json
 import os
-import platform
-import shutil
-from importlib import metadata
-from importlib.util import find_spec
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from eo_ssl.cards import load_card
+from eo_ssl.corpus import Corpus
+from eo_ssl.diagnosis import Examination, Finding, examine_corpus, examine_products
+from eo_ssl.diagnosis.examination import offsets_by_file
+from eo_ssl.diagnosis.machine import machine_facts
+from eo_ssl.diagnosis.samples import find_products, list_products
+from eo_ssl.errors import UserError
 from eo_ssl.manifest import canonical_json
 
-_PACKAGES = (
-    "eo_ssl",
-    "numpy",
-    "xarray",
-    "dask",
-    "zarr",
-    "rasterio",
-    "pyarrow",
-    "faiss-cpu",
-    "torch",
-    "lightning",
-    "timm",
-    "torchgeo",
-)
-_DRIVERS = {
-    "GTiff": "GeoTIFF",
-    "COG": "cloud-optimised GeoTIFF",
-    "JP2OpenJPEG": "JPEG 2000",
-    "netCDF": "NetCDF",
-    "SENTINEL2": "Sentinel-2 SAFE",
-    "SAFE": "Sentinel-1 SAFE",
-}
+_COLOURS = {"wrong": "red", "suspect": "yellow", "cannot tell": "cyan", "fine": "green"}
+_NAMED = 6  # products of one finding that are named
 
 
-def main(format: Literal["table", "json"] = "table") -> int:
-    """Say what this machine has: versions, cores, memory, disk, GDAL drivers, GPU.
+def main(
+    path: str = "", card: str = "", data: str = "", format: Literal["table", "json"] = "table", json: bool = False
+) -> int:
+    """Say what this machine has or, given data, what is wrong with their numbers.
 
     Args:
+        path: data to examine: a corpus, a folder or file of the set that `card` describes, or the name of a card; nothing: the machine.
+        card: what the files in `path` are: the name of a shipped card or a card file.
+        data: root of the data when `path` is the name of a card; EO_SSL_DATA when not given.
         format: a table for people or JSON for machines.
+        json: the same as `--format json`.
 
     Returns:
-        0, or 1 when something the pipeline needs is missing.
+        0, or 1 when something the pipeline needs is missing or something in the data is wrong.
     """
-    facts, missing = _facts()
-    if format == "json":
+    root = Path(data or os.environ.get("EO_SSL_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
+    as_json = json or format == "json"
+    if not path and not card:
+        return _machine(root, as_json)
+    examinations = _examined(path, card, root)
+    offsets = offsets_by_file(examinations)
+    remedied = any(
+        found.kind == "offset" and found.outcome in ("wrong", "suspect")
+        for item in examinations
+        for found in item.findings
+    )
+    counts: Counter[str] = Counter(item.outcome for item in examinations)
+    if as_json:
+        value = {
+            "products": [item.to_json() for item in examinations],
+            "counts": dict(counts),
+            "offset_by_file": offsets,
+        }
+        print(plain_json.dumps(value, indent=1))
+    else:
+        _show(examinations, counts, offsets if remedied else {})
+    return int(counts["wrong"] > 0)
+
+
+def _examined(path: str, card: str, root: Path) -> list[Examination]:
+    if card:
+        return examine_products(find_products(load_card(card), Path(path) if path else root))
+    if Path(path).is_dir() and (Path(path) / "snapshots").is_dir():
+        return examine_corpus(Corpus.open(path))
+    if Path(path).exists() and not path.endswith((".yaml", ".yml")):
+        raise UserError(
+            f"expected a corpus or, with --card, the files of a set, got {path} without a card; name one with --card"
+        )
+    return examine_products(list_products(load_card(path), root))
+
+
+def _machine(root: Path, as_json: bool) -> int:
+    facts, missing = machine_facts(root)
+    if as_json:
         print(canonical_json({**facts, "missing": missing}))
         return int(bool(missing))
     table = Table(title="eo-ssl doctor", show_header=False)
@@ -63,56 +94,46 @@ def main(format: Literal["table", "json"] = "table") -> int:
     return int(bool(missing))
 
 
-def _facts() -> tuple[dict[str, str], list[str]]:
-    """Return what was found, by name, and a sentence for everything that is missing."""
-    missing: list[str] = []
-    facts = {"python": platform.python_version(), "system": platform.platform()}
-    for name in _PACKAGES:
-        try:
-            facts[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            missing.append(f"package {name}: install eo_ssl with its dependencies")
-    facts["cores"] = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}"
-    facts["memory"] = _memory()
-    facts["disk here"] = f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB free in {Path.cwd()}"
-    facts["GDAL"], absent = _gdal()
-    missing += absent
-    facts["GPU"] = _gpu()
-    data = Path(os.environ.get("EO_SSL_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
-    facts["real sample data"] = f"{data} ({'found' if data.is_dir() else 'absent; set EO_SSL_DATA'})"
-    return facts, missing
+def _show(examinations: list[Examination], counts: Counter[str], offsets: dict[str, float]) -> None:
+    """Print what is not fine, products with the same finding together, then the counts and the offsets to copy into the card."""
+    alike: dict[tuple[str, str, str], list[tuple[str, Finding]]] = {}
+    for item in examinations:
+        for found in item.findings:
+            if found.outcome != "fine":
+                key = (found.kind, found.outcome, found.sentence)
+                alike.setdefault(key, []).append((item.product_id.partition("/")[2] or item.product_id, found))
+    console = Console()
+    table = Table("what", "verdict", "finding", "products", show_lines=True)
+    for (kind, outcome, sentence), cases in sorted(alike.items(), key=lambda case: list(_COLOURS).index(case[0][1])):
+        name, first = cases[0]
+        sure = min(found.confidence for _, found in cases)
+        says = outcome if outcome == "cannot tell" else f"{outcome} ({'> 99.9 %' if sure > 0.999 else f'{sure:.1%}'})"
+        about = f"in {name}: " if len(cases) > 1 else ""
+        named = ", ".join(name for name, _ in cases[:_NAMED]) + (" ..." if len(cases) > _NAMED else "")
+        table.add_row(
+            kind, f"[{_COLOURS[outcome]}]{says}[/]",
+            f"{sentence}{_card_keys(first.remedy)}\n[dim]{escape(about + _plain(first.evidence))}[/dim]",
+            named if len(cases) == 1 else f"{len(cases)}: {named}",
+        )  # fmt: skip
+    if table.row_count:
+        console.print(table)
+    told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _COLOURS if counts[outcome])
+    console.print(f"{len(examinations)} examined, each counted by its gravest finding: {told}")
+    if offsets and len(set(offsets.values())) > 1:
+        console.print("[red]the set mixes offsets[/]: one `offset` in the card cannot be right")
+    if offsets:
+        console.print("what the pixels say of the offsets, for the card:")
+        print(yaml.safe_dump({"offset_by_file": offsets}, sort_keys=True), end="")
 
 
-def _memory() -> str:
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    allowed = f", {int(text) / 1e9:.1f} GB allowed by the control group" if text.isdigit() else ""
-    return f"{pages * size / 1e9:.1f} GB{allowed}"
+def _plain(value: Any) -> str:
+    """Spell nested evidence on one line without brackets and quotes."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {_plain(item)}" for name, item in value.items() if item not in (None, [], {}))
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _gdal() -> tuple[str, list[str]]:
-    import rasterio
-    from rasterio.drivers import raster_driver_extensions
-    from rasterio.env import Env
-
-    with Env() as env:
-        drivers = env.drivers()
-    absent = [
-        f"GDAL driver {name} ({what}): install a rasterio wheel that has it"
-        for name, what in _DRIVERS.items()
-        if name not in drivers
-    ]
-    present = ", ".join(name for name in _DRIVERS if name in drivers)
-    return f"{rasterio.__gdal_version__} with {present} ({len(raster_driver_extensions())} file endings)", absent
-
-
-def _gpu() -> str:
-    if find_spec("torch") is None:
-        return "unknown: torch is not installed"
-    import torch
-
-    if not torch.cuda.is_available():
-        return "none: training runs on the CPU in float32"
-    device = torch.cuda.get_device_properties(0)
-    return f"{torch.cuda.device_count()} x {device.name}, {device.total_memory / 1e9:.0f} GB"
+def _card_keys(remedy: Mapping[str, Any]) -> str:
+    keys = {name: value for name, value in remedy.items() if name != "offset_by_file"}
+    text = yaml.safe_dump(keys, default_flow_style=True, width=1000).strip().strip("{}")
+    return f"\nin the card: {escape(text)}" if keys else ""

@@ -20,7 +20,7 @@ from eo_ssl.evaluation.mstar import CLUTTER_PX, SHOTS, mstar_task
 from eo_ssl.evaluation.protocols import PROTOCOLS
 from eo_ssl.evaluation.results import Computing, Settings, judge, write_comparisons
 from eo_ssl.evaluation.tasks import HeldOut, Task, corpus_task
-from eo_ssl.manifest import Clock, fingerprint, finish, plan, require
+from eo_ssl.manifest import Clock, fingerprint, finish, plan
 
 Kind = Literal["corpus", "mstar_soc", "eurosat"]
 
@@ -77,7 +77,7 @@ def main(
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     inputs = {"task": chosen.fingerprint} | {one.name: one.trained.fingerprint for one in compared if one.trained}
     if task != "eurosat":
-        inputs["corpus"] = require(data, "ingest").fingerprint
+        inputs["corpus"] = Corpus.open(data).manifest().fingerprint
     state = plan(out, stage="evaluate", config=_config(chosen, compared, settings), inputs=inputs, overwrite=overwrite)
     _run(chosen, compared, settings, out, Computing(batch_size, cache, where), started, inputs, state == "done")
 

@@ -20,7 +20,7 @@ from rich.progress import (
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Estimate, IngestConfig, IngestReport, estimate, ingest
 from eo_ssl.corpus.config import Codec, Method, Tiling
-from eo_ssl.scene import Product, products
+from eo_ssl.scene import ProductList, products
 from eo_ssl.tiling import Edge
 
 
@@ -34,6 +34,11 @@ def main(
     edge: Edge = "drop",
     min_valid: float = 0.9,
     max_cloud: float = 1.0,
+    max_shadow: float = 1.0,
+    max_snow: float = 1.0,
+    max_saturated: float = 1.0,
+    max_border_noise: float = 1.0,
+    min_enl: float = 0.0,
     codec: Codec = "lz4",
     bands: list[str] | None = None,
     gsd_m: float | None = None,
@@ -50,12 +55,17 @@ def main(
     Args:
         card: shipped card or YAML file that says what the files are, or several.
         data: folder that the cards' file patterns are relative to.
-        out: folder of the corpus; further cards are added to it in a new snapshot.
+        out: folder of the corpus, or s3://bucket/prefix (endpoint and credentials from AWS_... variables); further cards are added to it in a new snapshot.
         size_px: side of a tile in pixels.
         tiling: native cuts the product's own grid, grid resamples once to cells shared by all products of a UTM zone.
         edge: what happens at the border: drop, shift (native only) or pad.
         min_valid: least share of valid pixels of a tile, 0 to 1.
         max_cloud: largest share of cloud among a tile's valid pixels, 0 to 1; below 1 every product needs a cloud mask.
+        max_shadow: the same of cloud shadow.
+        max_snow: the same of snow.
+        max_saturated: the same of saturated pixels.
+        max_border_noise: largest share of radar border noise among all pixels of a tile; below 1 every product must be radar.
+        min_enl: least equivalent number of looks of a tile; above 0 every product must be radar.
         codec: lz4 (fast to read), zstd (smaller) or none (largest, fastest).
         bands: bands to keep, by any known name; all bands of the card if not given.
         gsd_m: pixel size of the grid tiling in metres; the product's if not given.
@@ -66,31 +76,32 @@ def main(
         accept_unknown_offset: refuse or drop files whose radiometric offset the card does not list.
         dry_run: print products, tiles, bytes and an estimate of the time, and write nothing.
         overwrite: replace the tiles of a card that was ingested with another configuration, in a new snapshot.
-
-    Returns:
-        What was done, or with dry_run what would be done.
     """
     config = IngestConfig(
         size_px=size_px, tiling=tiling, edge=edge, min_valid=min_valid, max_cloud=max_cloud, codec=codec, seed=seed,
+        max_shadow=max_shadow, max_snow=max_snow, max_saturated=max_saturated, max_border_noise=max_border_noise, min_enl=min_enl,
         bands=None if bands is None else tuple(bands), gsd_m=gsd_m, resampling=resampling, shares=shares,
     )  # fmt: skip
-    listed = [products(load_card(name), data, accept_unknown_offset=accept_unknown_offset) for name in _names(card)]
+    listed = _list([card] if isinstance(card, str) else card, data, accept_unknown_offset)
+    return _estimate(listed, config, dask) if dry_run else _ingest(listed, out, config, dask, overwrite=overwrite)
+
+
+def _list(cards: list[str], data: Path, accept_unknown_offset: Literal["refuse", "drop"]) -> list[ProductList]:
+    return [products(load_card(name), data, accept_unknown_offset=accept_unknown_offset) for name in cards]
+
+
+def _ingest(listed: list[ProductList], out: Path, config: IngestConfig, dask: str, *, overwrite: bool) -> IngestReport:
     found = [product for part in listed for product in part.products]
-    if dry_run:
-        return _estimate(found, config, dask)
+    dropped = [pair for part in listed for pair in part.dropped]
     with _bars() as progress:
-        dropped = [pair for part in listed for pair in part.dropped]
         report = ingest(
             found, out=out, config=config, client=dask, dropped=dropped, overwrite=overwrite, progress=progress
         )
     return _said(report)
 
 
-def _names(card: str | list[str]) -> list[str]:
-    return [card] if isinstance(card, str) else card
-
-
-def _estimate(found: list[Product], config: IngestConfig, dask: str) -> Estimate:
+def _estimate(listed: list[ProductList], config: IngestConfig, dask: str) -> Estimate:
+    found = [product for part in listed for product in part.products]
     with Console(stderr=True).status(f"looking at {len(found)} products"):
         expected = estimate(found, config=config, client=dask)
     Console().print(expected.sentence(), soft_wrap=True, highlight=False, markup=False)

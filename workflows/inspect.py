@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
@@ -15,20 +16,83 @@ from eo_ssl.errors import UserError
 from eo_ssl.manifest import MANIFEST, UNFINISHED
 
 
-def main(path: str, format: Literal["table", "json"] = "table") -> None:
-    """Say what a product folder or a card holds.
+def main(
+    path: str,
+    format: Literal["table", "json"] = "table",
+    row: int | None = None,
+    stream: str | None = None,
+    snapshot: int | None = None,
+    diff: str | None = None,
+    diff_snapshot: int | None = None,
+    verify: bool = False,
+) -> int:
+    """Say what a product folder or a card holds; of a corpus also where a tile comes from, and how it differs from another.
 
     Args:
-        path: a product folder (corpus, subset, encoder, results, report, run), a card's name, a card file, or `cards` for the list of cards.
+        path: a product folder (corpus, subset, encoder, results, report, run), the address of a corpus, a card's name, a card file, or
+            `cards` for the list of cards.
         format: a table for people or JSON for machines.
+        row: of a corpus: show the provenance of this tile.
+        stream: stream of the row; may be left out when the corpus has only one.
+        snapshot: of a corpus: its number; the latest when left out.
+        diff: another corpus to compare with.
+        diff_snapshot: snapshot of that corpus, or, without `diff`, of this one.
+        verify: of a corpus: read every byte and say what is damaged.
+
+    Returns:
+        0, or 1 when verify or diff found something.
     """
-    facts = _facts(path)
+    asked = {"row": row is not None, "diff": bool(diff) or diff_snapshot is not None, "verify": verify}
+    if sum(asked.values()) > 1:
+        raise UserError(
+            f"expected one of row, diff and verify, got {', '.join(k for k, v in asked.items() if v)}; ask one by one"
+        )
+    status = 0
+    if any(asked.values()) or snapshot is not None or _is_corpus(path):
+        facts, status = _corpus(path, asked, (row, stream), (snapshot, diff, diff_snapshot))
+    else:
+        facts = _facts(path)
     if format == "json":
         print(json.dumps(facts, indent=1, default=str))
-        return
-    tree = Tree(f"[bold]{path}[/bold]")
+        return status
+    tree = Tree(f"[bold]{escape(path)}[/bold]")
     _grow(tree, facts)
     Console().print(tree)
+    return status
+
+
+def _is_corpus(path: str) -> bool:
+    manifest = Path(path) / MANIFEST
+    return "://" in path or (manifest.is_file() and json.loads(manifest.read_text()).get("stage") == "ingest")
+
+
+def _corpus(
+    path: str,
+    asked: dict[str, bool],
+    tile: tuple[int | None, str | None],
+    versions: tuple[int | None, str | None, int | None],
+) -> tuple[dict[str, Any], int]:
+    """Return what was asked of a corpus, and the exit status."""
+    from eo_ssl.corpus import Corpus  # seconds to import, and a card needs none of it
+    from eo_ssl.corpus.comparison import compare
+    from eo_ssl.corpus.overview import describe
+
+    snapshot, other, other_snapshot = versions
+    corpus, (row, stream) = Corpus.open(path, snapshot=snapshot), tile
+    if row is not None:
+        only = (
+            next(iter(corpus.streams)) if len(corpus.streams) == 1 else ""
+        )  # of several one must be named; the corpus says so
+        return corpus.provenance(stream or only, row), 0
+    if asked["diff"]:
+        found = compare(corpus, Corpus.open(other or path, snapshot=other_snapshot))
+        return found, 0 if found["same"] else 1
+    if asked["verify"]:
+        wrong = corpus.verify()
+        return {"snapshot": corpus.snapshot, "fingerprint": corpus.fingerprint, "damaged": wrong or "nothing"}, int(
+            bool(wrong)
+        )
+    return describe(corpus), 0
 
 
 def _facts(path: str) -> dict[str, Any]:
@@ -59,11 +123,12 @@ def _grow(tree: Tree, value: Any) -> None:
     """Add a nested value to a tree: one branch per key, long lists shortened."""
     for key, item in value.items():
         if isinstance(item, dict) and item:
-            _grow(tree.add(f"[bold]{key}[/bold]"), item)
+            _grow(tree.add(f"[bold]{escape(str(key))}[/bold]"), item)
         elif isinstance(item, list | tuple) and item and isinstance(item[0], dict):
-            table = Table(*map(str, item[0]))
-            for row in item[:20]:
-                table.add_row(*(str(cell)[:60] for cell in row.values()))
-            tree.add(f"[bold]{key}[/bold]").add(table)
+            columns = list(dict.fromkeys(name for part in item[:20] for name in part))
+            table = Table(*map(str, columns))
+            for part in item[:20]:
+                table.add_row(*(escape(str(part.get(name, ""))[:60]) for name in columns))
+            tree.add(f"[bold]{escape(str(key))}[/bold]").add(table)
         elif item not in (None, "", {}, [], ()):
-            tree.add(f"{key}: {str(item)[:400]}")
+            tree.add(escape(f"{key}: {str(item)[:400]}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -26,7 +27,14 @@ class IngestConfig:
     min_valid: float = 0.9
     "least share of valid pixels of a tile, 0..1"
     max_cloud: float = 1.0
-    "largest share of cloud among a tile's valid pixels, 0..1; below 1 the product needs a cloud mask"
+    "largest share of cloud among a tile's valid pixels, 0..1; below 1 the product needs a cloud mask, and so with the others"
+    max_shadow: float = 1.0
+    max_snow: float = 1.0
+    max_saturated: float = 1.0
+    max_border_noise: float = 1.0
+    "largest share of radar border noise among all pixels of a tile, 0..1"
+    min_enl: float = 0.0
+    "least equivalent number of looks of a radar tile; above 0 the product must be a power"
     codec: Codec = "lz4"
     bands: tuple[str, ...] | None = None
     "bands to keep, in this order; None keeps those of the card"
@@ -52,11 +60,15 @@ class IngestConfig:
                 raise UserError(
                     f"expected {name} to be one of {', '.join(options)}, got {getattr(self, name)!r}; correct it"
                 )
-        for name in ("min_valid", "max_cloud"):
+        for name in ("min_valid", "max_cloud", "max_shadow", "max_snow", "max_saturated", "max_border_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(
                     f"expected {name} between 0 and 1, got {getattr(self, name)}; give a share, not percent"
                 )
+        if not 0 <= self.min_enl < math.inf:
+            raise UserError(
+                f"expected min_enl of at least 0, got {self.min_enl}; give a number of looks, 0 for no limit"
+            )
         if len(self.shares) != 3 or min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-9:
             raise UserError(
                 f"expected three shares (train, val, test) that add up to 1, got {self.shares}; correct them"

@@ -18,9 +18,9 @@ from rasterio.warp import transform_bounds
 
 from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.places import Affine6, Frame, epsg_of, is_utm
-from eo_ssl.corpus.quality import MASKS
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError
+from eo_ssl.scene.cube import FIELDS, FLAGS
 from eo_ssl.sensors import Quantity, convert, sensor
 from eo_ssl.tiling import plan_grid, plan_native, plan_regions
 
@@ -38,7 +38,7 @@ class Pixels:
     image: npt.NDArray[np.float32]
     "[C, h, w] physical units of the stream, NaN invalid"
     layers: dict[str, npt.NDArray[Any]]
-    "cloud, shadow, snow, saturated (bool) and label (int16), those the product has, [h, w]"
+    "flags (bool), fields (float32) and label (int16), those the product has, [h, w]"
 
 
 class Raster(Protocol):
@@ -118,12 +118,12 @@ class NativeRaster:
             image = image[self._bands]
         source = Quantity(self._cube.attrs["quantity"])
         image = convert(image, source=source, target=self._stream.quantity)
-        layers = {name: part[name].values for name in (*MASKS, "label") if name in part}
+        layers = {name: part[name].values for name in (*FLAGS, *FIELDS, "label") if name in part}
         return Pixels(np.asarray(image, dtype=np.float32), layers)
 
 
 class GridRaster:
-    """A cube resampled once onto the grid of its UTM zone: images by the named method, masks and labels by nearest neighbour."""
+    """A cube resampled once onto the grid of its UTM zone: images by the named method, all else by nearest neighbour."""
 
     def __init__(self, source: NativeRaster, stream: Stream, config: IngestConfig) -> None:
         frame = source.frame
@@ -184,12 +184,15 @@ class GridRaster:
         begin = _shifted(self._affine, inner_cols[0], inner_rows[0])
         goal = (target, height, width)
         image = self._warp(pixels.image, begin, goal, method=self._method, nodata=np.nan)
-        if not pixels.layers:
-            return Pixels(image, {})
-        classes = np.stack([layer.astype(np.int16) for layer in pixels.layers.values()])
-        warped = self._warp(classes, begin, goal, method=Resampling.nearest, nodata=-1)
-        named = zip(pixels.layers, warped, strict=True)
-        return Pixels(image, {name: layer if name == "label" else layer > 0 for name, layer in named})
+        layers: dict[str, npt.NDArray[Any]] = {}
+        for kind, nodata, names in ((np.int16, -1, (*FLAGS, "label")), (np.float32, np.nan, FIELDS)):
+            held = {name: pixels.layers[name].astype(kind) for name in names if name in pixels.layers}
+            if held:
+                warped = self._warp(
+                    np.stack(list(held.values())), begin, goal, method=Resampling.nearest, nodata=nodata
+                )
+                layers |= dict(zip(held, warped, strict=True))
+        return Pixels(image, {name: layer > 0 if name in FLAGS else layer for name, layer in layers.items()})
 
     def _warp(
         self,

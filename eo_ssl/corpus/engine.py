@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any
 
 import dask
@@ -13,6 +15,13 @@ from eo_ssl.errors import UserError
 
 _dask: Any = dask  # not typed
 LOCAL = ("threads", "processes", "synchronous")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersLost:
+    """The result of a task that none of several workers survived."""
+
+    reason: str
 
 
 def check_client(client: str) -> None:
@@ -36,12 +45,13 @@ def compute(tasks: Sequence[Any], *, client: str, done: Callable[[], None] | Non
     """Return the results of delayed ``tasks`` in order.
 
     Args:
-        tasks: made with :func:`task`, that return small values.
+        tasks: made with :func:`task`, that return small values and may be run twice: a cluster repeats those of a worker that died,
+            and after its ``distributed.scheduler.allowed-failures`` deaths (3) the result of a task is a :class:`WorkersLost`.
         client: ``threads``, ``processes``, ``synchronous`` or the address of a scheduler.
         done: called after each finished task of the graph (of ``tasks`` themselves on a cluster).
 
     Raises:
-        UserError: the scheduler is unknown or does not answer.
+        UserError: the scheduler is unknown or does not answer, or a worker process of this machine was killed.
     """
     check_client(client)
     if not tasks:
@@ -51,7 +61,13 @@ def compute(tasks: Sequence[Any], *, client: str, done: Callable[[], None] | Non
     callback = _dask.callbacks.Callback(posttask=lambda *_: done() if done else None)
     workers = {} if client == "synchronous" else {"num_workers": len(os.sched_getaffinity(0))}
     with callback:
-        return list(_dask.compute(*tasks, scheduler=client, **workers))
+        try:
+            return list(_dask.compute(*tasks, scheduler=client, **workers))
+        except BrokenProcessPool as error:
+            raise UserError(
+                "expected the worker processes to live, got one that was killed (most often for want of memory); "
+                "run the same command again, with --dask synchronous if it happens again"
+            ) from error
 
 
 def _on_cluster(tasks: Sequence[Any], address: str, done: Callable[[], None] | None) -> list[Any]:
@@ -69,4 +85,11 @@ def _on_cluster(tasks: Sequence[Any], address: str, done: Callable[[], None] | N
         for _ in library.as_completed(futures, loop=client.loop):
             if done:
                 done()
-        return list(client.gather(futures))
+        return [_result(future, library.KilledWorker) for future in futures]
+
+
+def _result(future: Any, killed: type[Exception]) -> Any:
+    """Return what a task gave, or :class:`WorkersLost` for one that took its workers with it time and again."""
+    if future.status == "error" and isinstance(future.exception(), killed):
+        return WorkersLost(str(future.exception()).split(". ")[0])
+    return future.result()

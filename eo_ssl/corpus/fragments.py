@@ -1,25 +1,38 @@
 """Fragments: one product each, immutable, named by what made them, visible whole or not at all.
 
-A fragment grows in a staging folder that readers never look at::
+A fragment grows in a staging folder that readers never look at. On disk it is renamed once fragment.json, its last file, is written::
 
     out/fragments/.staging-<host>-<pid>-<n>/<name>/...   while it is made
-    out/fragments/<name>/                            once fragment.json, its last file, is written (one rename)
+    out/fragments/<name>/                                afterwards
+
+In an object store it is made in the worker's temporary folder; its files are uploaded to an address of their own content, then
+fragment.json, which makes it exist, by a conditional put::
+
+    s3://bucket/prefix/fragments/<name>/<content>/...
+    s3://bucket/prefix/fragments/<name>/fragment.json
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
 import re
 import shutil
 import socket
+import tempfile
+import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
 from eo_ssl.corpus.config import IngestConfig
+from eo_ssl.corpus.shards import FileMark
+from eo_ssl.corpus.store import Folder, Store
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import (
     SCHEMA_VERSION,
@@ -36,6 +49,8 @@ _STAGING = ".staging-"
 _STOPPED = ".stopped-"
 _LIVE: set[str] = set()  # staging folders of this process
 _NUMBERS = itertools.count()  # of those folders; two threads never get the same
+_SCRATCH: dict[str, Path] = {}  # of this process, by run
+_SCRATCH_LOCK = threading.Lock()
 _BEGUN = time.monotonic_ns()  # files with our process id from before are of an earlier process of that number
 
 
@@ -57,10 +72,21 @@ class Recipe:
     tiles_per_shard: int
     rows: int
     counts: dict[str, int]
-    "planned, kept, invalid, cloudy tiles"
+    "planned, kept, invalid, cloudy tiles, and those left out for further reasons"
+    terms: dict[str, Any] = field(default_factory=dict)
+    "licence, attribution, source and citation of the card, and whether the licence is non-commercial"
+    code: dict[str, Any] = field(default_factory=dict)
+    "version, sha256 and commit of the code that made it, and versions of the packages it used"
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     "relative path -> size in bytes and sha256"
+    content: str = ""
+    "in an object store, where a folder cannot be renamed: the part of the files' address that is unique to their content"
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def folder(self) -> str:
+        """Where its files lie in the corpus."""
+        return folder_of(self.name, self.content)
 
     @property
     def nbytes(self) -> int:
@@ -73,13 +99,25 @@ def fragment_name(checksum: str, product_id: str, card_fingerprint: str, config:
     return fingerprint([SCHEMA_VERSION, checksum, product_id, card_fingerprint, config.to_json()])[:32]
 
 
-def staging_folder(out: Path) -> Path:
-    """Create and return this run's staging folder, removing those of runs of this machine that have died.
+def folder_of(name: str, content: str) -> str:
+    """Return where the files of a fragment lie in the corpus."""
+    return f"fragments/{name}/{content}" if content else f"fragments/{name}"
+
+
+def discard_leftovers(out: Path) -> None:
+    """Remove the temporary files that writers of this machine left in a corpus when they died."""
+    for path in (*out.glob(".*.tmp"), *out.glob("*/.*.tmp")):
+        named = re.search(r"\.(\d+)\.(\d+)\.tmp$", path.name)  # a commit's: .<name>.<pid>.<monotonic ns>.tmp
+        if named and not _alive(int(named[1])) and (int(named[1]) != os.getpid() or int(named[2]) < _BEGUN):
+            path.unlink(missing_ok=True)
+
+
+def staging_folder(home: Path) -> Path:
+    """Create and return a staging folder in ``home``, removing those of runs of this machine that have died.
 
     Raises:
-        UserError: the output folder cannot be written.
+        UserError: ``home`` cannot be written.
     """
-    home = out / "fragments"
     try:
         home.mkdir(parents=True, exist_ok=True)
         for folder in home.glob(f"{_STAGING}*"):
@@ -88,13 +126,9 @@ def staging_folder(out: Path) -> Path:
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in home.glob(f"{_STOPPED}*"):
             shutil.rmtree(folder, ignore_errors=True)
-        for path in (*out.glob(".*.tmp"), *out.glob("*/.*.tmp")):
-            named = re.search(r"\.(\d+)\.(\d+)\.tmp$", path.name)  # a commit's: .<name>.<pid>.<monotonic ns>.tmp
-            if named and not _alive(int(named[1])) and (int(named[1]) != os.getpid() or int(named[2]) < _BEGUN):
-                path.unlink(missing_ok=True)
         own = home / f"{_STAGING}{socket.gethostname()}-{os.getpid()}-{next(_NUMBERS)}"
+        _LIVE.add(own.name)  # first, or another thread would take it for a leftover
         own.mkdir()
-        _LIVE.add(own.name)
         return own
     except OSError as error:
         raise explain_os_error(error, home) from error
@@ -123,80 +157,106 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def seal(folder: Path, recipe: Recipe) -> Recipe:
-    """Make the files of a staged fragment durable, write ``fragment.json`` last and move it in place; return the full recipe.
+def scratch(run: str) -> Path:
+    """Return this process's staging folder of a run that writes to an object store; it goes when the process ends.
+
+    Raises:
+        UserError: the temporary folder (``TMPDIR`` names another) cannot be written.
+    """
+    with _SCRATCH_LOCK:
+        if run not in _SCRATCH:
+            folder = staging_folder(Path(tempfile.gettempdir()) / f"eo_ssl-{os.getuid()}")
+            Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=1)
+            _SCRATCH[run] = folder
+        return _SCRATCH[run]
+
+
+def seal(store: Store, folder: Path, recipe: Recipe, *, known: Mapping[str, FileMark]) -> Recipe:
+    """Make the files of a staged fragment durable, write ``fragment.json`` last and put it in its place; return the full recipe.
 
     Whoever comes second finds the same content there already and drops its own.
+
+    Args:
+        store: where the corpus lies.
+        folder: what was staged.
+        recipe: all but the files.
+        known: size and sha256 of files that were hashed as they were written, by relative path.
 
     Raises:
         UserError: a file cannot be written.
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _synced_sha256(path)}
-        for path in paths
-    }
-    for inner in {path.parent for path in paths} - {folder}:  # the commit below syncs the fragment's own folder
-        sync_folder(inner)
-    full = Recipe(**{**asdict(recipe), "files": files})
-    commit(folder / FRAGMENT, canonical_json(asdict(full)).encode())
-    target = folder.parent.parent / recipe.name
-    try:
-        folder.rename(target)
-    except OSError:
-        if not (target / FRAGMENT).is_file():
-            raise
-        shutil.rmtree(folder)
-        return read(target)
-    return full  # its name becomes durable with those of all others, before the snapshot that lists them
+    files = {}
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        mark = known.get(name) or FileMark(path.stat().st_size, file_sha256(path))
+        files[name] = {"size": mark.size, "sha256": mark.sha256}
+    content = "" if isinstance(store, Folder) else fingerprint(files)[:16]
+    full = Recipe(**{**asdict(recipe), "files": files, "content": content})
+    data = canonical_json(asdict(full)).encode()
+    if isinstance(store, Folder):
+        for path in paths:
+            _sync(path)
+        for inner in {path.parent for path in paths} - {folder}:  # the commit below syncs the fragment's own folder
+            sync_folder(inner)
+        commit(folder / FRAGMENT, data)
+        store.adopt(folder, full.folder)
+    else:
+        store.adopt(folder, full.folder)
+        store.create(f"fragments/{full.name}/{FRAGMENT}", data)
+    return read(
+        store, full.name
+    )  # its name becomes durable with those of all others, before the snapshot that lists them
 
 
-def _synced_sha256(path: Path) -> str:
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-    return file_sha256(path)
 
 
-def finished(out: Path) -> set[str]:
-    """Return the names of the fragments that are complete."""
-    home = out / "fragments"
-    return (
-        {path.name for path in home.iterdir() if not path.name.startswith(".") and (path / FRAGMENT).is_file()}
-        if home.is_dir()
-        else set()
-    )
+def find(store: Store, name: str) -> Recipe | None:
+    """Return the record of a fragment, or None where it is not complete."""
+    try:
+        store.read(f"fragments/{name}/{FRAGMENT}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return read(store, name)
 
 
-def read(folder: Path) -> Recipe:
-    """Return what ``fragment.json`` in ``folder`` says.
+def read(store: Store, name: str) -> Recipe:
+    """Return what ``fragment.json`` of the fragment ``name`` says.
 
     Raises:
         UserError: it is absent, damaged or of another schema.
     """
-    path = folder / FRAGMENT
+    key = f"fragments/{name}/{FRAGMENT}"
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(store.read(key))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"expected a fragment in {folder}, got {type(error).__name__}; remove the folder and run the same ingest again"
+            f"expected a fragment at {store}/fragments/{name}, got {type(error).__name__}; remove it and run the same ingest again"
         ) from error
     if value.get("schema_version") not in (SCHEMA_VERSION, SCHEMA_VERSION - 1):
         raise UserError(
-            f"expected schema version {SCHEMA_VERSION} in {path}, got {value.get('schema_version')}; ingest again with this version"
+            f"expected schema version {SCHEMA_VERSION} in {store}/{key}, got {value.get('schema_version')}; ingest again with this version"
         )
     return Recipe(**value)
 
 
-def verify(folder: Path) -> list[str]:
+def verify(store: Store, name: str) -> list[str]:
     """Return what is wrong with the files of a fragment, one sentence each; reads every byte."""
     wrong = []
-    for name, file in read(folder).files.items():
-        path = folder / name
-        if not path.is_file():
-            wrong.append(f"{path} is missing")
-        elif path.stat().st_size != file["size"] or file_sha256(path) != file["sha256"]:
-            wrong.append(f"{path} differs from its fragment.json")
+    recipe = read(store, name)
+    for file, mark in recipe.files.items():
+        key = f"{recipe.folder}/{file}"
+        try:
+            data = store.read(key)
+        except FileNotFoundError:
+            wrong.append(f"{store}/{key} is missing")
+            continue
+        if len(data) != mark["size"] or hashlib.sha256(data).hexdigest() != mark["sha256"]:
+            wrong.append(f"{store}/{key} differs from its {FRAGMENT}")
     return wrong

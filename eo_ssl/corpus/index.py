@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ import pyarrow.parquet as pq
 
 from eo_ssl.manifest import explain_os_error
 
-_FLOAT32_QUALITY = ("valid_fraction", "cloud_fraction", "shadow_fraction", "snow_fraction", "saturated_fraction")
+_SHARES = ("valid_fraction", "cloud_fraction", "shadow_fraction", "snow_fraction", "saturated_fraction")
+_MEASURES = ("cloud_probability", "border_noise_fraction", "enl", "incidence_deg")
 _GEO = {
     "version": "1.1.0",
     "primary_column": "geometry",
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
         pa.field("month", pa.int8(), nullable=False),
         *(pa.field(name, pa.string(), nullable=False) for name in ("orbit", "processing_baseline", "sensor")),
         pa.field("gsd_m", pa.float64(), nullable=False),
-        *(pa.field(name, pa.float32()) for name in _FLOAT32_QUALITY),
+        *(pa.field(name, pa.float32()) for name in _SHARES),
         pa.field("label", pa.int16(), nullable=False),
         pa.field("label_name", pa.string(), nullable=False),
         pa.field("label_fraction", pa.float32(), nullable=False),
@@ -45,10 +45,14 @@ SCHEMA = pa.schema(
         ),
         *(pa.field(name, pa.int32()) for name in ("source_width_px", "source_height_px")),
         pa.field("pixels_sha256", pa.binary(32), nullable=False),
+        # since schema 2; null where unknown and in fragments made before
+        *(pa.field(name, pa.float32()) for name in (*_MEASURES, "sun_zenith_deg", "view_zenith_deg")),
+        *(pa.field(name, pa.string()) for name in ("platform", "mode")),
+        pa.field("relative_orbit", pa.int32()),
     ],
     metadata={b"geo": json.dumps(_GEO).encode()},
 )
-QUALITY_COLUMNS = (*_FLOAT32_QUALITY, "label", "label_fraction")
+QUALITY_COLUMNS = (*_SHARES, "label", "label_fraction", *_MEASURES)
 
 
 def table(rows: Iterable[dict[str, Any]]) -> pa.Table:
@@ -75,10 +79,11 @@ def row_digests(rows: pa.Table) -> np.ndarray[Any, Any]:
     """Return what a corpus fingerprint hashes of each row: uint8 [n, 48], the tile id and a digest of pixels and quality as written.
 
     Args:
-        rows: table with ``tile_id``, ``pixels_sha256`` and the quality columns.
+        rows: table with ``tile_id``, ``pixels_sha256`` and those of the quality columns it was written with: a fragment of an older
+            schema keeps its digest.
     """
     quality = []
-    for name in QUALITY_COLUMNS:
+    for name in (name for name in QUALITY_COLUMNS if name in rows.column_names):
         column = rows[name].combine_chunks()
         numbers = column.fill_null(0).to_numpy(zero_copy_only=False)
         known = column.is_valid().to_numpy(zero_copy_only=False).astype(np.uint8)
@@ -89,29 +94,3 @@ def row_digests(rows: pa.Table) -> np.ndarray[Any, Any]:
     ids = np.frombuffer(b"".join(rows["tile_id"].to_pylist()), dtype=np.uint8).reshape(-1, 16)
     digests = b"".join(hashlib.sha256(row.tobytes()).digest() for row in content)
     return np.concatenate([ids, np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)], axis=1)
-
-
-def fingerprint(files: Sequence[Path], *, rows: int, batch: int = 2_000_000) -> str:
-    """Return the fingerprint of a corpus: sha256 over its tiles sorted by id, each with pixels and quality as written.
-
-    Order of files and rows, compression and file layout do not matter; one changed id, pixel or quality value does. Tiles are
-    sorted by ranges of the first byte of their id, so memory stays below about ``batch`` rows however large the corpus.
-    """
-    columns = ["tile_id", "pixels_sha256", *QUALITY_COLUMNS]
-    ranges = np.linspace(0, 256, min(max(rows // batch, 0) + 1, 256) + 1).astype(int)
-    total = hashlib.sha256()
-    for first, last in itertools.pairwise(ranges):
-        found = []
-        for path in files:
-            part = pq.read_table(path, columns=columns, partitioning=None)
-            if part.num_rows == 0:
-                continue
-            lead = np.frombuffer(b"".join(part["tile_id"].to_pylist()), dtype=np.uint8)[::16]
-            inside = np.flatnonzero((lead >= first) & (lead < last))
-            if len(inside):
-                found.append(row_digests(part.take(inside)))
-        if found:
-            digests = np.concatenate(found)
-            order = np.lexsort(digests.T[::-1])
-            total.update(digests[order].tobytes())
-    return total.hexdigest()

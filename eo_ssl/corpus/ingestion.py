@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from eo_ssl.corpus import fragments, quarantine, snapshots
+from eo_ssl.corpus import fragments, quarantine, records, snapshots, stac_collection
+from eo_ssl.corpus.catalogue import Corpus
 from eo_ssl.corpus.config import IngestConfig
-from eo_ssl.corpus.engine import check_client, compute, task
+from eo_ssl.corpus.engine import WorkersLost, check_client, compute, task
 from eo_ssl.corpus.fragments import Recipe
-from eo_ssl.corpus.jobs import Failure, Job, Survey, guarded_cut, guarded_finish, guarded_survey
+from eo_ssl.corpus.jobs import Failure, Job, Survey, guarded_cut, guarded_finish, guarded_survey, make_whole
+from eo_ssl.corpus.snapshots import Snapshot
+from eo_ssl.corpus.store import Folder, Place, Store, located
+from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, UNFINISHED, Clock, canonical_json, fingerprint, finish, replace
+from eo_ssl.manifest import Clock, fingerprint
 from eo_ssl.scene import Product
 
-STAGE = "ingest"
 Progress = Callable[[str, int, int], None]
 """Called with (step, done, total)."""
 
@@ -48,6 +51,10 @@ class IngestReport:
     "products put aside, with the reason"
     dropped: tuple[tuple[str, str], ...] = ()
     "products left out before the ingest, with the reason"
+    counts: dict[str, int] = field(default_factory=dict)
+    "tiles of the snapshot that were planned and kept, and left out by reason"
+    non_commercial: tuple[str, ...] = ()
+    "cards whose licence forbids commercial use, which holds for the whole corpus"
 
     def sentence(self) -> str:
         """Return the outcome in words."""
@@ -61,7 +68,7 @@ class IngestReport:
 def ingest(
     products: Sequence[Product],
     *,
-    out: Path,
+    out: Place | Store,
     config: IngestConfig,
     client: str = "threads",
     dropped: Sequence[tuple[str, str]] = (),
@@ -70,49 +77,53 @@ def ingest(
 ) -> IngestReport:
     """Make the tiles of ``products`` part of the corpus ``out`` and return what was done.
 
-    Fragments that exist are kept, so a second run adds nothing and an interrupted one goes on. A product that cannot be read is put
-    aside in ``out/quarantine``. Products of other cards in the corpus stay; of the cards named here, products of equal name are
-    replaced when their files or (with ``overwrite``) the configuration changed. Old snapshots stay readable.
+    ``out`` is a folder, or the address of an object store. Fragments that exist are kept, so a second run adds nothing and an
+    interrupted one goes on. A product that cannot be read is put aside in ``out/quarantine``. Products of other cards in the corpus
+    stay; of the cards named here, products of equal name are replaced when their files or (with ``overwrite``) the configuration
+    changed. Old snapshots stay readable. Several ingests into one corpus may run at the same time.
 
     Raises:
         UserError: a card is already there with another configuration, no product could be read, or ``out`` cannot be written.
     """
-    clock = Clock()
-    out = Path(out)
+    clock, store = Clock(), located(out)
     check_client(client)
     cards = _checked_cards(products)
     settings = {name: {"card": mark, "ingest": config.to_json()} for name, mark in sorted(cards.items())}
-    before = _recorded(out)
-    _check_settings(out, before, settings, overwrite=overwrite)
+    before = records.recorded(store)
+    records.check_settings(store, before, settings, overwrite=overwrite)
     surveys = _survey(products, config, client, progress)
     inputs = _inputs(products, surveys)
-    aside = quarantine.failures(out, products)
-    if _is_done(out, before, settings, inputs) and not any(failure.trace for failure in aside):
-        return _report(out, products, fresh=0, dropped=dropped, failures=aside, state="done")
-    _mark_unfinished(out, before, settings, inputs)
-    recipes, failures, fresh = _make(products, surveys, (out, config, cards), client, progress)
-    quarantine.update(out, products, surveys, failures)
-    if not recipes:
-        more = (
-            f" (and {len(failures) - 1} other products failed, see {out / quarantine.FOLDER})"
-            if len(failures) > 1
-            else ""
+    aside = quarantine.failures(store, products)
+    if records.is_done(before, settings, inputs) and not any(failure.trace for failure in aside):
+        licences = Corpus.open(store).licences()
+        return _report(
+            snapshots.load(store), products, licences, fresh=0, dropped=dropped, failures=aside, state="done"
         )
-        raise UserError(f"{failures[0].reason}{more}")
-    snapshots.publish(out, recipes, replaced=_superseded(before, products, settings, out))
-    report = _report(out, products, fresh=fresh, dropped=dropped, failures=failures)
-    before = _recorded(out)  # again: another run may have added its cards meanwhile
-    finish(
-        out,
-        stage=STAGE,
-        config={"cards": {**before.get("cards", {}), **settings}},
-        inputs={**before.get("inputs", {}), **inputs},
-        product=report.fingerprint,
-        started=clock,
-        seed=config.seed,
-        summary={name: value for name, value in asdict(report).items() if name not in ("state", "fingerprint")},
+    store.check_writable()
+    records.mark_unfinished(store, before, settings, inputs)
+    recipes, failures, fresh = _make(products, surveys, (store, config, cards), client, progress)
+    quarantine.update(store, products, surveys, failures)
+    if not recipes:
+        others = f" (and {len(failures) - 1} other products failed, see {store}/{quarantine.FOLDER})"
+        raise UserError(failures[0].reason + (others if len(failures) > 1 else ""))
+    change = snapshots.Change(
+        entries=[snapshots.Entry.of(recipe) for recipe in recipes],
+        streams={Stream.from_json(recipe.stream).name: recipe.stream for recipe in recipes},
+        replaced=_superseded(store, before, products, settings),
+        cards=settings,
+        inputs=inputs,
     )
-    return report
+    snapshot = snapshots.publish(store, change)
+    while True:
+        corpus = Corpus(store, snapshot.number)
+        report = _report(snapshot, products, corpus.licences(), fresh=fresh, dropped=dropped, failures=failures)
+        summary = {name: value for name, value in asdict(report).items() if name not in ("state", "fingerprint")}
+        stac_collection.write(corpus)
+        records.write_manifest(store, snapshot, clock=clock, seed=config.seed, summary=summary)
+        newest = snapshots.load(store)
+        if newest.number == snapshot.number:
+            return report
+        snapshot = newest  # another run published meanwhile; whoever writes last must have seen the newest
 
 
 def _checked_cards(products: Sequence[Product]) -> dict[str, str]:
@@ -141,55 +152,26 @@ def _repeated(names: Sequence[str]) -> str:
     return next((name for name in names if name in seen or seen.add(name)), "")  # type: ignore[func-returns-value]
 
 
-def _recorded(out: Path) -> dict[str, Any]:
-    """Return cards and inputs of the finished manifest, and those of an unfinished run under ``unfinished``.
-
-    Raises:
-        UserError: the folder holds something else.
-    """
-    found: dict[str, Any] = {"cards": {}, "inputs": {}, "finished": False}
-    for name in (MANIFEST, UNFINISHED):
-        path = out / name
-        if not path.is_file():
-            continue
-        value = json.loads(path.read_bytes())
-        if value.get("stage") != STAGE:
-            raise UserError(
-                f"expected {out} to be a corpus or a new folder, got a product of stage {value.get('stage')!r}; give another output folder"
-            )
-        part = {"cards": value["config"]["cards"], "inputs": value["inputs"]}
-        found |= {**part, "finished": True} if name == MANIFEST else {"unfinished": part}
-    if out.exists() and not out.is_dir():
-        raise UserError(f"expected a folder to write to, got the file {out}; give another output folder")
-    foreign = out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir())
-    if foreign and not found["finished"] and "unfinished" not in found and not (out / "fragments").is_dir():
-        raise UserError(
-            f"expected {out} to be a corpus or an empty folder, got a folder with other files; give another output folder"
-        )
-    return found
-
-
-def _check_settings(out: Path, before: Mapping[str, Any], settings: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Refuse another configuration for a card that the corpus already holds or that an interrupted run has begun."""
-    for known in (before["cards"], before.get("unfinished", {}).get("cards", {})):
-        for name, wanted in settings.items():
-            if overwrite or name not in known or known[name] == wanted:
-                continue
-            old, new = known[name], wanted
-            changed = [key for key in new["ingest"] if old["ingest"].get(key) != new["ingest"][key]] + (
-                ["the card"] if old["card"] != new["card"] else []
-            )
-            raise UserError(
-                f"expected card {name} to be ingested into {out} as before, got a difference in {', '.join(changed) or 'the schema'}; "
-                "give another output folder, or --overwrite to replace its tiles in a new snapshot"
-            )
-
-
 def _survey(
     products: Sequence[Product], config: IngestConfig, client: str, progress: Progress | None
 ) -> list[Survey | Failure]:
     step = _Counter("surveying", len(products), progress)
-    return compute([task(partial(guarded_survey, product, config))() for product in products], client=client, done=step)
+    tasks = [task(partial(guarded_survey, product, config))() for product in products]
+    return _without_losses(products, compute(tasks, client=client, done=step))
+
+
+def _without_losses(products: Sequence[Product], results: Sequence[Any]) -> list[Any]:
+    """Return ``results`` with what no worker survived as a failure of its product, to be tried again by the next run."""
+    return [
+        Failure(
+            product.product_id,
+            f"expected a worker to survive {product.product_id}, got {result.reason}; give workers more memory and run again",
+            trace=result.reason,
+        )
+        if isinstance(result, WorkersLost)
+        else result
+        for product, result in zip(products, results, strict=True)
+    ]
 
 
 class _Counter:
@@ -213,49 +195,34 @@ def _inputs(products: Sequence[Product], surveys: Sequence[Survey | Failure]) ->
     return {name: fingerprint(sorted(found)) for name, found in sorted(rows.items())}
 
 
-def _is_done(out: Path, before: Mapping[str, Any], settings: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
-    same = all(
-        before["cards"].get(name) == settings[name] and before["inputs"].get(name) == inputs[name] for name in settings
-    )
-    return bool(before["finished"]) and same and not (out / UNFINISHED).exists()
-
-
-def _mark_unfinished(
-    out: Path, before: Mapping[str, Any], settings: Mapping[str, Any], inputs: Mapping[str, str]
-) -> None:
-    begun = {
-        "stage": STAGE,
-        "config": {"cards": {**before["cards"], **settings}},
-        "inputs": {**before["inputs"], **inputs},
-        "schema_version": SCHEMA_VERSION,
-    }
-    replace(out / UNFINISHED, canonical_json(begun).encode())
-
-
 def _make(
     products: Sequence[Product],
     surveys: Sequence[Survey | Failure],
-    target: tuple[Path, IngestConfig, Mapping[str, str]],
+    target: tuple[Store, IngestConfig, Mapping[str, str]],
     client: str,
     progress: Progress | None,
 ) -> tuple[list[Recipe], list[Failure], int]:
     """Make the fragments that are missing; return all recipes, the products that failed and how many fragments are new."""
-    out, config, cards = target
-    staging = fragments.staging_folder(out)
+    store, config, cards = target
+    staging = _staging(store)
     try:
-        there = fragments.finished(out)
         recipes, jobs = [], []
         failures = [survey for survey in surveys if isinstance(survey, Failure)]
+        there = set(store.names("fragments"))
         for product, survey in zip(products, surveys, strict=True):
             if isinstance(survey, Failure):
                 continue
-            name = fragments.fragment_name(survey.checksum, product.product_id, cards[product.card.name], config)
-            if name in there:
-                recipes.append(fragments.read(out / "fragments" / name))
+            card = cards[product.card.name]
+            name = fragments.fragment_name(survey.checksum, product.product_id, card, config)
+            found = fragments.find(store, name) if name in there else None
+            if found:
+                recipes.append(found)
             else:
-                jobs.append(Job(product, survey, config, cards[product.card.name], staging / name))
+                jobs.append(Job(product, survey, config, card, store, staging / name))
         step = _Counter("cutting", sum(max(len(job.survey.parts), 1) + 1 for job in jobs), progress)
-        results = compute([_graph(job) for job in jobs], client=client, done=step)
+        results = _without_losses(
+            [job.product for job in jobs], compute([_graph(job) for job in jobs], client=client, done=step)
+        )
         made = [Recipe(**result) for result in results if not isinstance(result, Failure)]
         failures += [result for result in results if isinstance(result, Failure)]
     finally:
@@ -266,34 +233,46 @@ def _make(
     return recipes + made, failures, len(made)
 
 
+def _staging(store: Store) -> Path:
+    """Return the run's staging folder; for an object store a name only, because each worker stages in its own temporary folder."""
+    if not isinstance(store, Folder):
+        return Path(uuid.uuid4().hex)
+    staging = fragments.staging_folder(store.path / "fragments")
+    fragments.discard_leftovers(store.path)
+    return staging
+
+
 def _graph(job: Job) -> Any:
     """Return the tasks of one fragment: its parts, then the packing. The graph grows with products, not with tiles."""
+    if not isinstance(job.store, Folder):
+        return task(partial(make_whole, job))()
     cut = task(partial(guarded_cut, job))  # bound, because Dask would search a plain argument for tasks, field by field
     parts = [cut(number) for number in range(max(len(job.survey.parts), 1))]
     return task(partial(guarded_finish, job))(parts)
 
 
 def _superseded(
-    before: Mapping[str, Any], products: Sequence[Product], settings: Mapping[str, Any], out: Path
-) -> set[tuple[str, str]]:
+    store: Store, before: Mapping[str, Any], products: Sequence[Product], settings: Mapping[str, Any]
+) -> frozenset[tuple[str, str]]:
     """Return the (card, product) pairs whose fragments must not stay: batches of chips that are dealt anew, and cards cut anew."""
-    if not snapshots.numbers(out):
-        return set()
+    if not snapshots.numbers(store):
+        return frozenset()
     chips = {product.card.name for product in products if product.kind == "chips"}
     anew = {name for name in settings if name in before["cards"] and before["cards"][name] != settings[name]}
-    return {(entry.card, entry.product_id) for entry in snapshots.load(out).entries if entry.card in chips | anew}
+    entries = snapshots.load(store).entries
+    return frozenset((entry.card, entry.product_id) for entry in entries if entry.card in chips | anew)
 
 
 def _report(
-    out: Path,
+    snapshot: Snapshot,
     products: Sequence[Product],
+    licences: Sequence[Mapping[str, Any]],
     *,
     fresh: int,
     dropped: Sequence[tuple[str, str]],
     failures: Sequence[Failure],
     state: Literal["done", "ingested"] = "ingested",
 ) -> IngestReport:
-    snapshot = snapshots.load(out)
     entries = snapshot.entries
     streams: dict[str, int] = {}
     for entry in entries:
@@ -310,4 +289,6 @@ def _report(
         streams=streams,
         quarantined=tuple((failure.product_id, failure.reason) for failure in failures),
         dropped=tuple(dropped),
+        counts=snapshot.counts,
+        non_commercial=tuple(item["card"] for item in licences if item["non_commercial"]),
     )

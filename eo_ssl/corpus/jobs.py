@@ -9,23 +9,28 @@ from __future__ import annotations
 import json
 import shutil
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eo_ssl.corpus import index
+from eo_ssl.corpus import digests, index
 from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.cutting import raster_of, regions_of, stream_of
-from eo_ssl.corpus.fragments import Recipe, fragment_name, seal, stop
+from eo_ssl.corpus.fragments import Recipe, find, fragment_name, scratch, seal, stop
+from eo_ssl.corpus.provenance import code, terms
+from eo_ssl.corpus.quality import check_limits
+from eo_ssl.corpus.quarantine import Failure as Failure
 from eo_ssl.corpus.rows import chip_rows, cube_rows
-from eo_ssl.corpus.shards import Layout, PartWriter, WriteError, pack, tiles_per_shard
+from eo_ssl.corpus.shards import FileMark, Layout, PartWriter, WriteError, pack, tiles_per_shard
 from eo_ssl.corpus.statistics import BandStats, CodeCounter, merge_all
+from eo_ssl.corpus.store import Store
 from eo_ssl.corpus.streams import Encoding, Stream
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import canonical_json, explain_os_error, fault
@@ -36,17 +41,6 @@ from eo_ssl.tiling import plan_groups
 P = ParamSpec("P")
 R = TypeVar("R")
 MAX_PARTS = 12  # tasks per product: enough for the cores of a machine, few enough that scheduling costs nothing
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A product that was put aside, or the write error that ended the run."""
-
-    product_id: str
-    reason: str
-    kind: Literal["product", "write", "stopped"] = "product"
-    trace: str = ""
-    "stack of an error that no reader put in words; such a product is tried again by the next run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +66,10 @@ class Job:
     survey: Survey
     config: IngestConfig
     card_fingerprint: str
+    store: Store
+    "where the corpus lies"
     folder: Path
-    "staging folder of the fragment"
+    "staging folder of the fragment; its parent is the run's, which goes when the run is stopped"
 
     @property
     def layout(self) -> Layout:
@@ -86,20 +82,20 @@ class Job:
         return fragment_name(self.survey.checksum, self.product.product_id, self.card_fingerprint, self.config)
 
     def part_folder(self, part: int) -> Path:
-        """Where one task puts what it made."""
-        return self.folder / "parts" / f"{part:04d}"
+        """Return where one task puts what it makes; another one at each call, for a task may be run again while a lost worker still writes."""
+        return self.folder / f"part-{part:04d}-{uuid.uuid4().hex[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """What one task made."""
 
-    number: int
-    shards: int
+    folder: Path
+    shards: tuple[FileMark, ...]
     rest: int
     "tiles that fill no shard"
     counts: dict[str, int]
-    "planned, kept, invalid, cloudy"
+    "planned, kept, invalid, cloudy and further reasons of ``quality.LIMITS`` that occurred"
 
 
 def guard(task: Callable[P, R]) -> Callable[P, R | Failure]:
@@ -139,14 +135,14 @@ def survey(product: Product, config: IngestConfig) -> Survey:
                 f"expected chips of card {card.name} cropped to size_px {config.size_px}, got crop_px {size}; make the two equal"
             )
         stream = Stream(card.sensor, quantity.in_power if quantity.is_db else quantity, bands, card.gsd_m, size)
-        encoding = Encoding.of(stream.quantity, chips=True, scale=card.scale, offset=product.offset)
+        masks = set(card.mask.classes) if card.mask else set()
+        check_limits(config, stream, masks=masks, product_id=product.product_id)
+        images = product.source is None  # samples of an archive that describes itself hold calibrated values
+        encoding = Encoding.of(stream.quantity, chips=images, scale=card.scale, offset=product.offset)
         return Survey(product.product_id, checksum, product.nbytes, stream, encoding, len(product.entries), ())
     cube = product.open()
-    if config.max_cloud < 1 and "cloud" not in cube:
-        raise UserError(
-            f"expected a cloud mask in {product.product_id} for max_cloud {config.max_cloud}, got none; name one in the card or set max_cloud to 1"
-        )
     stream = stream_of(cube, config)
+    check_limits(config, stream, masks={str(name) for name in cube.data_vars}, product_id=product.product_id)
     encoding = Encoding.of(stream.quantity, chips=False)
     raster = raster_of(cube, stream, config)
     tiles = len(raster.windows)
@@ -170,19 +166,20 @@ def cut_part(job: Job, number: int) -> Part:
     counter = CodeCounter(job.survey.stream, job.survey.encoding)
     counts = {"planned": 0, "kept": 0, "invalid": 0, "cloudy": 0}
     written: list[dict[str, Any]] = []
-    training: list[bool] = []
+    training: list[int] = []  # month of each tile held, -1 of those that are not of the training split
 
     def count(tiles: npt.NDArray[Any]) -> None:
-        counter.add(tiles[np.asarray(training, dtype=bool)])
+        for month in sorted({*training} - {-1}):
+            counter.add(tiles[np.asarray(training) == month], month=month)
         training.clear()
 
     for outcome, row in rows(writer.slot):
         counts["planned"] += 1
-        counts[outcome] += 1
+        counts[outcome] = counts.get(outcome, 0) + 1
         if row is None:
             continue
         written.append(row)
-        training.append(row["split"] == "train")
+        training.append(row["month"] if row["split"] == "train" else -1)
         full = writer.keep()
         if full is not None:
             count(full)
@@ -190,7 +187,7 @@ def cut_part(job: Job, number: int) -> Part:
     if training:
         count(rest)
     _write_part(job, folder, written, counter)
-    return Part(number, writer.shards, len(rest), counts)
+    return Part(folder, tuple(writer.shards), len(rest), counts)
 
 
 RowSource = Callable[[Callable[[], npt.NDArray[Any]]], Iterator[tuple[str, dict[str, Any] | None]]]
@@ -199,7 +196,8 @@ RowSource = Callable[[Callable[[], npt.NDArray[Any]]], Iterator[tuple[str, dict[
 def _source(job: Job, number: int) -> tuple[int, RowSource]:
     """Return how many tiles are planned and what yields (outcome, row), encoding each kept tile into a slot."""
     if job.product.kind == "chips":
-        return job.survey.tiles, lambda slot: chip_rows(job.product, job.layout, job.config, slot)
+        planned = job.survey.tiles or job.layout.tiles_per_shard  # samples are not counted before they are read
+        return planned, lambda slot: chip_rows(job.product, job.layout, job.config, slot)
     cube = job.product.open()
     raster = raster_of(cube, job.survey.stream, job.config)
     regions = regions_of(raster, job.survey.stream)
@@ -238,15 +236,15 @@ def _write_part(job: Job, folder: Path, rows: list[dict[str, Any]], counter: Cod
 def finish(job: Job, parts: Sequence[Part | Failure]) -> dict[str, Any] | Failure:
     """Pack the parts of a product into its fragment and put it in its place; return the fragment's record.
 
-    A failed part fails the product; what was written of it is removed.
+    A failed part fails the product; what was written of it is removed. The task may be run again after its worker died anywhere.
     """
     failed = [part for part in parts if isinstance(part, Failure)]
     if failed:
         shutil.rmtree(job.folder, ignore_errors=True)
         return failed[0]
     done = [part for part in parts if isinstance(part, Part)]
-    counts = {name: sum(part.counts[name] for part in done) for name in done[0].counts}
-    if counts["kept"] == 0 and counts["cloudy"] == 0:
+    counts = {name: sum(part.counts.get(name, 0) for part in done) for part in done for name in part.counts}
+    if counts["invalid"] == counts["planned"]:
         shutil.rmtree(job.folder, ignore_errors=True)
         least = job.config.min_valid
         return Failure(
@@ -254,48 +252,71 @@ def finish(job: Job, parts: Sequence[Part | Failure]) -> dict[str, Any] | Failur
             f"expected a tile with at least {least:.0%} valid pixels in {job.product.product_id}, got none out of {counts['planned']}; "
             "it is empty (check nodata of the card) or min_valid is too high",
         )
-    return _finish(job, done, counts)
-
-
-def _finish(job: Job, parts: Sequence[Part], counts: dict[str, int]) -> dict[str, Any]:
-    folders = [job.part_folder(part.number) for part in parts]
-    size = job.layout.tiles_per_shard
-    tables = [_read_rows(folder / "rows.parquet") for folder in folders]
-    ordered = [table.slice(0, part.shards * size) for table, part in zip(tables, parts, strict=True)]
-    ordered += [table.slice(part.shards * size) for table, part in zip(tables, parts, strict=True)]
-    stats = merge_all(
-        BandStats.from_json(value) for folder in folders for value in _read_json(folder / "statistics.json")
-    )
-    stream = job.survey.stream
     try:
-        pack(
-            job.folder / f"{stream.name}.zarr",
-            job.layout,
-            [(folder, part.shards, part.rest) for folder, part in zip(folders, parts, strict=True)],
-        )
-        (job.folder / "parts").rmdir()
-        index.write(job.folder / "index.parquet", ordered)
-        fault("between-index-and-statistics")
-        (job.folder / "statistics.json").write_text(canonical_json([part.to_json() for part in stats]))
-        recipe = Recipe(
-            name=job.name,
-            product_id=job.product.product_id,
-            kind=job.product.kind,
-            card=job.product.card.name,
-            card_fingerprint=job.card_fingerprint,
-            checksum=job.survey.checksum,
-            config=job.config.to_json(),
-            stream=stream.to_json(),
-            encoding=job.survey.encoding.to_json(),
-            tiles_per_shard=size,
-            rows=counts["kept"],
-            counts=counts,
-        )
-        return asdict(seal(job.folder, recipe))
-    except (WriteError, UserError) as error:
+        recipe = find(job.store, job.name) or _finish(job, done, counts)
+    except UserError as error:  # a store that does not answer must not look like a product that cannot be read
         raise WriteError(str(error)) from error
     except OSError as error:
-        raise WriteError(str(explain_os_error(error, job.folder))) from error
+        raise (
+            error if isinstance(error, WriteError) else WriteError(str(explain_os_error(error, job.folder)))
+        ) from error
+    shutil.rmtree(job.folder, ignore_errors=True)
+    return asdict(recipe)
+
+
+def _finish(job: Job, parts: Sequence[Part], counts: dict[str, int]) -> Recipe:
+    size = job.layout.tiles_per_shard
+    tables = [(_read_rows(part.folder / "rows.parquet"), len(part.shards) * size) for part in parts]
+    ordered = [table.slice(0, whole) for table, whole in tables] + [table.slice(whole) for table, whole in tables]
+    stats = merge_all(
+        BandStats.from_json(value) for part in parts for value in _read_json(part.folder / "statistics.json")
+    )
+    stream = job.survey.stream
+    made = job.folder / f"made-{uuid.uuid4().hex[:8]}"
+    made.mkdir()
+    array = made / f"{stream.name}.zarr"
+    marks = pack(array, job.layout, [(part.folder, part.shards, part.rest) for part in parts])
+    index.write(made / "index.parquet", ordered)
+    fault("between-index-and-statistics")
+    rows = np.concatenate(
+        [index.row_digests(table) for table in ordered if len(table)] or [np.empty((0, 48), np.uint8)]
+    )
+    (made / digests.DIGESTS).write_bytes(digests.sort(rows).data)
+    (made / "statistics.json").write_text(canonical_json([part.to_json() for part in stats]))
+    recipe = Recipe(
+        name=job.name,
+        product_id=job.product.product_id,
+        kind=job.product.kind,
+        card=job.product.card.name,
+        card_fingerprint=job.card_fingerprint,
+        checksum=job.survey.checksum,
+        config=job.config.to_json(),
+        stream=stream.to_json(),
+        encoding=job.survey.encoding.to_json(),
+        tiles_per_shard=size,
+        rows=counts["kept"],
+        counts=counts,
+        terms=terms(job.product.card),
+        code=code(),
+    )
+    return seal(job.store, made, recipe, known={f"{array.name}/{name}": mark for name, mark in marks.items()})
+
+
+def make_whole(job: Job) -> dict[str, Any] | Failure:
+    """Make a fragment of an object store in one task, because workers of several machines share no folder to leave parts in.
+
+    ``job.folder`` names the run and the fragment; the files lie in this process's own temporary folder.
+    """
+    try:
+        here = replace(job, folder=scratch(job.folder.parent.name) / job.name)
+    except UserError as error:
+        return Failure(job.product.product_id, str(error), "write")
+    parts: list[Part | Failure] = []
+    for number in range(max(len(job.survey.parts), 1)):
+        parts.append(guarded_cut(here, number))
+        if isinstance(parts[-1], Failure):
+            break
+    return guarded_finish(here, parts)
 
 
 def _read_rows(path: Path) -> pa.Table:

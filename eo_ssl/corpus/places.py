@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -129,8 +130,31 @@ def locate(windows: npt.NDArray[np.int32], frame: Frame) -> Places:
     return Places(bbox, geometry, [location_id(frame.zone, row, col) for row, col in zip(rows, cols, strict=True)])
 
 
+def locate_footprint(corners: Sequence[Sequence[float]], *, cell_m: float) -> Places:
+    """Return where one tile without a grid lies that is known by its corners (longitude, latitude in degrees, OGC:CRS84) in order.
+
+    Its location is the cell of the UTM zone of its middle, as for tiles of a product in another system.
+
+    Raises:
+        UserError: there are fewer than three corners, or one is no place on Earth.
+    """
+    ring = np.asarray(corners, dtype=np.float64)
+    if ring.ndim != 2 or len(ring) < 3 or not (np.abs(ring) <= (180, 90)).all():  # False for NaN
+        raise UserError(
+            f"expected at least three corners as longitude and latitude in degrees, got {np.round(ring, 3).tolist()}; correct the product's geolocation"
+        )
+    lon, lat = ring.T
+    east = np.where((lon < 0) & (lon.max() - lon.min() > 180), lon + 360, lon)
+    middle = (float(east.mean()) + 180) % 360 - 180, float(lat.mean())
+    bbox, geometry = _footprints(lon[None], lat[None])
+    zone = utm_zone(*middle)
+    x, y = transformer("OGC:CRS84", f"EPSG:{zone}").transform(*middle)
+    row, col = (int(value) for value in cell_of(x, y, cell_m=cell_m))
+    return Places(bbox, geometry, [location_id(zone, row, col)])
+
+
 def _footprints(lon: Points, lat: Points) -> tuple[Points, list[bytes | None]]:
-    """Return bounding boxes and WKB polygons of quadrilaterals [n, 4]; those across the antimeridian are cut in two."""
+    """Return bounding boxes and WKB polygons of rings of corners [n, k]; those across the antimeridian are cut in two."""
     lon = (lon + 180) % 360 - 180
     crosses = lon.max(axis=1) - lon.min(axis=1) > 180
     east = np.where(crosses[:, None] & (lon < 0), lon + 360, lon)

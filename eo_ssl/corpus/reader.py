@@ -1,4 +1,4 @@
-"""Random tiles at the speed of the machine: shard indexes read once, sorted and coalesced ``pread``, decoding into given memory.
+"""Random tiles at the speed of the machine: shard indexes read once, sorted and coalesced reads, decoding into given memory.
 
 A shard of Zarr v3 is its chunks followed by a table of (offset, size) per chunk and a CRC-32C of the table. With the table in memory
 a tile is one read and one decode, without a line of Python per chunk inside a library.
@@ -6,10 +6,7 @@ a tile is one read and one decode, without a line of Python per chunk inside a l
 
 from __future__ import annotations
 
-import os
-import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +15,24 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
 
+from eo_ssl.corpus.shardfiles import aligned_empty as aligned_empty
+from eo_ssl.corpus.shardfiles import shard_files
 from eo_ssl.corpus.shards import shard_path
 from eo_ssl.corpus.snapshots import Entry
+from eo_ssl.corpus.store import Place, Store, located
 from eo_ssl.corpus.streams import Encoding, Stream
 from eo_ssl.errors import UserError
 
 Rows = npt.NDArray[np.int64]
-_OPEN_FILES = 128  # per thread
 _RUN_BYTES = 8_000_000  # largest coalesced read
-_ALIGN = 64  # bytes: a cache line; copies between page-offset 0 and 16 run at a tenth of the speed on some CPUs
-_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Return uninitialised memory whose address is a multiple of 64 bytes."""
-    kind = np.dtype(dtype)
-    size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-    raw = np.empty(size + _ALIGN, dtype=np.uint8)
-    start = -raw.ctypes.data % _ALIGN
-    return raw[start : start + size].view(kind).reshape(shape)
-
-
-class _PerThread(threading.local):
-    """Open files and scratch memory; neither crosses a thread."""
-
-    def __init__(self) -> None:
-        self.files: OrderedDict[int, int] = OrderedDict()
-        self.scratch: npt.NDArray[np.uint8] = aligned_empty((0,), np.uint8)
-
-    def __del__(self) -> None:
-        for handle in self.files.values():
-            os.close(handle)
 
 
 class StreamReader:
     """Reads the tiles of one stream of one snapshot by global row. It pickles without open files and opens them lazily."""
 
-    def __init__(self, root: Path, stream: Stream, entries: Sequence[Entry]) -> None:
+    def __init__(self, place: Place | Store, stream: Stream, entries: Sequence[Entry]) -> None:
         self.stream = stream
-        self._root = root
+        self._store = located(place)
         self._entries = [entry for entry in entries if entry.stream == stream.name]
         rows = np.array([entry.rows for entry in self._entries], dtype=np.int64)
         self._first = np.concatenate([[0], np.cumsum(rows)])
@@ -75,14 +51,15 @@ class StreamReader:
         self._reset()
 
     def _reset(self) -> None:
+        # Memory of the tables becomes resident only where a shard's is read: rows that nobody asks for cost address space alone.
         total = int(self._first[-1])
         self._offset = np.empty(total, dtype=np.int64)
         self._nbytes = np.empty(total, dtype=np.int32)
         self._known = np.zeros(int(self._first_shard[-1]), dtype=bool)
-        self._local = _PerThread()
+        self._files = shard_files(self._store, self._key)
 
     def __getstate__(self) -> dict[str, Any]:
-        hidden = ("_offset", "_nbytes", "_known", "_local")
+        hidden = ("_offset", "_nbytes", "_known", "_files")
         return {name: value for name, value in self.__dict__.items() if name not in hidden}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -153,108 +130,48 @@ class StreamReader:
             )
         return wanted
 
-    def _chunks(self, wanted: Rows) -> Any:
+    def _chunks(self, wanted: Rows) -> Iterator[tuple[int, npt.NDArray[np.uint8], int]]:
         """Yield (position in the batch, encoded bytes, entry) of each wanted row in file order; the bytes live until the next."""
         entry = np.searchsorted(self._first, wanted, side="right") - 1
         shard = self._first_shard[entry] + (wanted - self._first[entry]) // self._per_shard[entry]
-        for number in np.unique(shard[~self._known[shard]]).tolist():
-            self._load_index(number)
+        self._load_tables(np.unique(shard[~self._known[shard]]).tolist())
         offset, nbytes = self._offset[wanted], self._nbytes[wanted]
         order = np.lexsort((offset, shard))
-        starts, sizes, files, owners = (
-            offset[order].tolist(),
-            nbytes[order].tolist(),
-            shard[order].tolist(),
-            entry[order].tolist(),
-        )
-        positions = order.tolist()
+        starts, sizes = offset[order].tolist(), nbytes[order].tolist()
+        files, owners, positions = shard[order].tolist(), entry[order].tolist(), order.tolist()
         runs = _runs(files, starts, sizes)
-        advised = False
-        for number, (first, last) in enumerate(runs):
-            begin, end = starts[first], starts[last - 1] + sizes[last - 1]
-            view = self._scratch(end - begin)
-            if not self._pread(files[first], view, begin, block=advised):
-                advised = True  # not in the page cache: ask for all that is still to come, then wait for each in turn
-                for later, stop in runs[number:]:
-                    os.posix_fadvise(
-                        self._file(files[later]),
-                        starts[later],
-                        starts[stop - 1] + sizes[stop - 1] - starts[later],
-                        os.POSIX_FADV_WILLNEED,
-                    )
-                self._pread(files[first], view, begin, block=True)
+        spans = [(files[first], starts[first], starts[last - 1] + sizes[last - 1]) for first, last in runs]
+        for (first, last), view in zip(runs, self._files.spans(spans), strict=True):
             for k in range(first, last):
-                at = starts[k] - begin
+                at = starts[k] - starts[first]
                 yield positions[k], view[at : at + sizes[k]], owners[k]
 
-    def _pread(self, shard: int, view: npt.NDArray[np.uint8], offset: int, *, block: bool) -> bool:
-        """Fill ``view`` from a shard; without ``block`` give up (False) when the bytes are not in the page cache."""
-        handle, done = self._file(shard), 0
-        flags = 0 if block else _NOWAIT
-        while done < len(view):
-            try:
-                count = os.preadv(handle, [view[done:].data], offset + done, flags)
-            except BlockingIOError:
-                return False
-            except OSError:
-                if not flags:
-                    raise
-                flags = 0  # this file system cannot tell what it has cached
-                continue
-            if count == 0:
+    def _key(self, shard: int) -> str:
+        """Return where a shard lies in the corpus."""
+        entry = int(np.searchsorted(self._first_shard, shard, side="right")) - 1
+        array = Path(self._entries[entry].folder) / f"{self.stream.name}.zarr"
+        return shard_path(array, shard - int(self._first_shard[entry])).as_posix()
+
+    def _load_tables(self, shards: Sequence[int]) -> None:
+        """Read the tables of offsets and sizes (at the end of each shard, with a CRC-32C)."""
+        entries = (np.searchsorted(self._first_shard, shards, side="right") - 1).tolist()
+        slots = [int(self._per_shard[entry]) for entry in entries]
+        tails = self._files.tails([(shard, 16 * count + 4) for shard, count in zip(shards, slots, strict=True)])
+        for shard, entry, count, raw in zip(shards, entries, slots, tails, strict=True):
+            if len(raw) != 16 * count + 4 or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
                 raise UserError(
-                    f"expected {len(view)} bytes at {offset} in {self._path(shard)}, got {done}; the corpus is damaged, ingest it again"
+                    f"expected the chunk table at the end of {self._store}/{self._key(shard)}, got damaged bytes; ingest the corpus again"
                 )
-            done += count
-        return True
-
-    def _scratch(self, size: int) -> npt.NDArray[np.uint8]:
-        if len(self._local.scratch) < size:
-            self._local.scratch = aligned_empty((size,), np.uint8)
-        return self._local.scratch[:size]
-
-    def _path(self, shard: int) -> Path:
-        entry = int(np.searchsorted(self._first_shard, shard, side="right")) - 1
-        array = self._root / "fragments" / self._entries[entry].name / f"{self.stream.name}.zarr"
-        return shard_path(array, shard - int(self._first_shard[entry]))
-
-    def _file(self, shard: int) -> int:
-        """Return this thread's descriptor of a shard."""
-        files = self._local.files
-        if shard in files:
-            files.move_to_end(shard)
-            return files[shard]
-        path = self._path(shard)
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(
-                f"expected the shard {path}, got {error.strerror}; the corpus is damaged, ingest it again"
-            ) from error
-        files[shard] = handle
-        if len(files) > _OPEN_FILES:
-            os.close(files.popitem(last=False)[1])
-        return handle
-
-    def _load_index(self, shard: int) -> None:
-        """Read a shard's table of offsets and sizes (at its end, with a CRC-32C)."""
-        entry = int(np.searchsorted(self._first_shard, shard, side="right")) - 1
-        slots = int(self._per_shard[entry])
-        handle = self._file(shard)
-        size = 16 * slots + 4
-        raw = os.pread(handle, size, max(os.fstat(handle).st_size - size, 0))
-        if len(raw) != size or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
-            raise UserError(
-                f"expected the chunk table at the end of {self._path(shard)}, got damaged bytes; ingest the corpus again"
-            )
-        first = int(self._first[entry]) + (shard - int(self._first_shard[entry])) * slots
-        last = min(first + slots, int(self._first[entry + 1]))
-        table = np.frombuffer(raw[:-4], dtype="<u8").reshape(slots, 2)[: last - first]
-        if (table[:, 0] == np.iinfo(np.uint64).max).any():
-            raise UserError(f"expected {last - first} tiles in {self._path(shard)}, got fewer; ingest the corpus again")
-        self._offset[first:last] = table[:, 0]
-        self._nbytes[first:last] = table[:, 1]
-        self._known[shard] = True
+            first = int(self._first[entry]) + (shard - int(self._first_shard[entry])) * count
+            last = min(first + count, int(self._first[entry + 1]))
+            table = np.frombuffer(raw[:-4], dtype="<u8").reshape(count, 2)[: last - first]
+            if (table[:, 0] == np.iinfo(np.uint64).max).any():
+                raise UserError(
+                    f"expected {last - first} tiles in {self._store}/{self._key(shard)}, got fewer; ingest the corpus again"
+                )
+            self._offset[first:last] = table[:, 0]
+            self._nbytes[first:last] = table[:, 1]
+            self._known[shard] = True
 
 
 def _runs(files: Sequence[int], starts: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,20 @@ import numpy.typing as npt
 from eo_ssl.cards import Labels
 from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.cutting import Cut, Raster, cut
-from eo_ssl.corpus.places import Places, epsg_of, locate, split_of
-from eo_ssl.corpus.quality import Quality, assess, majority
+from eo_ssl.corpus.enl import looks
+from eo_ssl.corpus.places import Places, epsg_of, locate, locate_footprint, split_of
+from eo_ssl.corpus.quality import Quality, assess, judge, majority
 from eo_ssl.corpus.shards import Layout
 from eo_ssl.scene import Chip, Product
+from eo_ssl.sensors import convert
 from eo_ssl.tiling import tile_id
 
 Slot = Callable[[], npt.NDArray[Any]]
 Outcome = tuple[str, dict[str, Any] | None]
-"""kept (with its row), invalid or cloudy."""
+"""kept (with its row), or why not: invalid or a reason of ``quality.LIMITS``."""
 Context = tuple[Layout, IngestConfig, Labels | None, dict[str, Any]]
 """How to store, what to keep, how to label, and the facts of the product."""
+_ACQUISITION = ("platform", "mode", "relative_orbit", "sun_zenith_deg", "view_zenith_deg", "incidence_deg")
 
 
 def cube_rows(
@@ -41,95 +45,115 @@ def cube_rows(
         places = locate(raster.windows[region], raster.frame)
         for k, tile in enumerate(cut(raster, region, size_px=size)):
             quality = assess(tile.valid, tile.layers, size_px=size)
-            outcome = _judge(quality, config)
+            outcome = judge(quality, config)
+            if outcome == "kept":
+                stored = slot()
+                quality = _measured(quality, tile.image, tile.valid, (layout, stored), tile.layers.get("saturated"))
+                outcome = judge(quality, config)
             if outcome != "kept":
                 yield outcome, None
                 continue
             quality = _labelled(quality, tile, labels, size_px=size)
-            stored = slot()
-            clipped = layout.encoding.encode(tile.image, stored)
             height, width = tile.valid.shape
-            saturated = tile.layers.get("saturated", np.zeros_like(tile.valid)) | clipped[:height, :width]
-            seen = np.count_nonzero(tile.valid)
-            share = float(np.count_nonzero(saturated & tile.valid) / seen) if seen else 0.0
             place = raster.places[tile.number].tolist()
             window = raster.windows[tile.number].tolist()
-            row = shared | _place_columns(places, k, config) | _quality_columns(quality, labels)
+            row = shared | _place_columns(places, k, config) | _quality_columns(quality, labels, facts)
             row |= {
                 "tile_id": tile_id(facts["product_id"], layout.stream.name, place),
                 "row_off": window[0] if config.tiling == "native" else -(place[0] + 1) * size,
                 "col_off": window[1] if config.tiling == "native" else place[1] * size,
                 "height": height,
                 "width": width,
-                "saturated_fraction": share,
                 "pixels_sha256": hashlib.sha256(stored.data).digest(),
             }
             yield "kept", row
 
 
 def chip_rows(product: Product, layout: Layout, config: IngestConfig, slot: Slot) -> Iterator[Outcome]:
-    """Yield what became of each chip of a batch. A chip is its own product and location; a benchmark's test chips stay in ``test``."""
-    card = product.card
-    facts = {
-        "datetime": product.facts.datetime, "orbit": product.facts.orbit, "processing_baseline": product.facts.processing_baseline,
-        "licence": card.licence, "attribution": card.attribution,
-    }  # fmt: skip
-    shared = _product_columns(layout, facts | {"product_id": "", "source": "", "source_sha256": ""})
-    size = layout.stream.size_px
+    """Yield what became of each chip of a batch. A chip is its own product; a benchmark's test chips stay in ``test``.
+
+    A chip that says where it lies is at that place; any other is a place of its own.
+    """
+    card, size = product.card, layout.stream.size_px
     for chip in product.open_chips():
-        quality = assess(chip.valid, {}, size_px=size)
-        outcome = _judge(quality, config)
+        quality = assess(chip.valid, chip.masks, size_px=size)
+        outcome = judge(quality, config)
+        if outcome == "kept":
+            stored = slot()
+            image = convert(chip.image, source=card.quantity, target=layout.stream.quantity)
+            quality = _measured(quality, image, chip.valid, (layout, stored), chip.masks.get("saturated"))
+            outcome = judge(quality, config)
         if outcome != "kept":
             yield outcome, None
             continue
-        stored = slot()
-        layout.encoding.encode(chip.image, stored)
-        name = f"{card.name}/{chip.name}"
-        split = split_of(name, shares=config.shares, seed=config.seed)
-        known = chip.label >= 0
-        yield (
-            "kept",
-            shared
-            | _quality_columns(quality, None)
-            | _chip_columns(chip, name, size)
-            | {
-                "tile_id": tile_id(name, layout.stream.name, (chip.row_off, chip.col_off, size, size)),
-                "split": "test" if chip.split == "test" else split,
-                "label": chip.label,
-                "label_name": chip.label_name if known else "",
-                "label_fraction": 1.0 if known else 0.0,
-                "pixels_sha256": hashlib.sha256(stored.data).digest(),
-            },
-        )
+        facts = _chip_facts(product, chip)
+        quality = replace(quality, label=chip.label, label_fraction=1.0 if chip.label >= 0 else 0.0)
+        row = _product_columns(layout, facts) | _quality_columns(quality, None, facts) | _chip_columns(chip, size)
+        row |= _chip_place(chip, facts["product_id"], layout, config)
+        row |= {
+            "tile_id": tile_id(facts["product_id"], layout.stream.name, (chip.row_off, chip.col_off, size, size)),
+            "label_name": chip.label_name if chip.label >= 0 else "",
+            "pixels_sha256": hashlib.sha256(stored.data).digest(),
+        }
+        yield "kept", row
 
 
-def _chip_columns(chip: Chip, name: str, size: int) -> dict[str, Any]:
-    return {
-        "product_id": name, "location_id": name, "source": chip.name, "source_sha256": chip.sha256,
-        "epsg": 0, "xmin": None, "ymin": None, "xmax": None, "ymax": None, "geometry": None,
-        "row_off": chip.row_off, "col_off": chip.col_off, "height": size, "width": size,
-        "benchmark_split": chip.split, "source_width_px": chip.width_px, "source_height_px": chip.height_px,
-    }  # fmt: skip
-
-
-def _judge(quality: Quality, config: IngestConfig) -> str:
-    if quality.valid < config.min_valid or quality.valid == 0:
-        return "invalid"
-    if quality.cloud is not None and quality.cloud > config.max_cloud:
-        return "cloudy"
-    return "kept"
+def _measured(
+    quality: Quality,
+    image: npt.NDArray[np.float32],
+    valid: npt.NDArray[np.bool_],
+    target: tuple[Layout, npt.NDArray[Any]],
+    flagged: npt.NDArray[np.bool_] | None,
+) -> Quality:
+    """Encode a tile and return its quality with what that and its values tell: saturation (flagged, or clipped here) and looks."""
+    layout, stored = target
+    clipped = layout.encoding.encode(image, stored)
+    height, width = valid.shape
+    enl = looks(image[0, :height, :width]) if layout.stream.quantity.is_power else None
+    if layout.encoding.extra_channels:  # 8-bit chips are refused, not clipped
+        return replace(quality, enl=enl)
+    saturated = clipped[:height, :width] if flagged is None else flagged | clipped[:height, :width]
+    share = int(np.count_nonzero(saturated & valid)) / max(int(np.count_nonzero(valid)), 1)
+    return replace(quality, saturated=share, enl=enl)
 
 
 def _labelled(quality: Quality, tile: Cut, labels: Labels | None, *, size_px: int) -> Quality:
     if "label" not in tile.layers or labels is None:
         return quality
     label, share = majority(tile.layers["label"], size_px=size_px, purity=labels.purity)
-    return Quality(quality.valid, quality.cloud, quality.shadow, quality.snow, quality.saturated, label, share)
+    return replace(quality, label=label, label_fraction=share)
 
 
-def _product_columns(layout: Layout, facts: dict[str, Any]) -> dict[str, Any]:
+def _chip_facts(product: Product, chip: Chip) -> dict[str, Any]:
+    """Return the facts of a chip: its own where it has them, else those of its product."""
+    card, facts = product.card, product.facts
+    return {
+        **{name: getattr(facts, name) for name in ("orbit", "processing_baseline", *_ACQUISITION)},
+        "product_id": f"{card.name}/{chip.name}", "source": chip.name, "source_sha256": chip.sha256,
+        "licence": card.licence, "attribution": card.attribution,
+        "datetime": chip.datetime or facts.datetime, "mode": chip.mode or facts.mode,
+        "incidence_deg": facts.incidence_deg if chip.incidence_deg is None else chip.incidence_deg,
+    }  # fmt: skip
+
+
+def _chip_columns(chip: Chip, size: int) -> dict[str, Any]:
+    return {
+        "epsg": 0, "row_off": chip.row_off, "col_off": chip.col_off, "height": size, "width": size,
+        "benchmark_split": chip.split, "source_width_px": chip.width_px, "source_height_px": chip.height_px,
+    }  # fmt: skip
+
+
+def _chip_place(chip: Chip, name: str, layout: Layout, config: IngestConfig) -> dict[str, Any]:
+    if chip.footprint:
+        places = locate_footprint(chip.footprint, cell_m=layout.stream.size_px * layout.stream.gsd_m)
+    else:
+        places = Places(np.full((1, 4), np.nan), [None], [name])
+    columns = _place_columns(places, 0, config)
+    return columns | {"split": "test"} if chip.split == "test" else columns
+
+
+def _product_columns(layout: Layout, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns that all tiles of a product share."""
-    when = facts["datetime"]
     names = (
         "product_id",
         "datetime",
@@ -144,9 +168,16 @@ def _product_columns(layout: Layout, facts: dict[str, Any]) -> dict[str, Any]:
         "stream": layout.stream.name,
         "sensor": layout.stream.sensor,
         "gsd_m": layout.stream.gsd_m,
-        "month": int(when[5:7]) if len(when) >= 7 else 0,
+        "month": month_of(facts["datetime"]),
         "benchmark_split": "",
+        **{name: facts.get(name) or None for name in ("platform", "mode")},  # null where unknown, as in older fragments
+        **{name: facts.get(name) for name in ("relative_orbit", "sun_zenith_deg", "view_zenith_deg")},
     }
+
+
+def month_of(datetime: str) -> int:
+    """Return the month of an ISO 8601 date, 1 to 12, or 0 where it is unknown."""
+    return int(datetime[5:7]) if len(datetime) >= 7 else 0
 
 
 def _place_columns(places: Places, k: int, config: IngestConfig) -> dict[str, Any]:
@@ -159,13 +190,17 @@ def _place_columns(places: Places, k: int, config: IngestConfig) -> dict[str, An
     }
 
 
-def _quality_columns(quality: Quality, labels: Labels | None) -> dict[str, Any]:
+def _quality_columns(quality: Quality, labels: Labels | None, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "valid_fraction": quality.valid,
         "cloud_fraction": quality.cloud,
         "shadow_fraction": quality.shadow,
         "snow_fraction": quality.snow,
         "saturated_fraction": quality.saturated,
+        "border_noise_fraction": quality.border_noise,
+        "cloud_probability": quality.cloud_probability,
+        "incidence_deg": facts.get("incidence_deg") if quality.incidence_deg is None else quality.incidence_deg,
+        "enl": quality.enl,
         "label": quality.label,
         "label_name": labels.classes.get(quality.label, "") if labels else "",
         "label_fraction": quality.label_fraction,

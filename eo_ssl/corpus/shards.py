@@ -1,25 +1,30 @@
 """Writing tiles: one Zarr v3 array per stream and fragment, a chunk per tile, many tiles per shard file.
 
-zarr-python writes; anything that knows Zarr v3 reads. Tasks that cut parts of one product write whole shards of their own; what is
-left over waits beside them and is packed at the end, so that row i of the index is chunk i of the array without gaps.
+zarr-python writes the metadata, we write the shards, and anything that knows Zarr v3 reads both. Tasks that cut parts of one product
+write whole shards of their own; what is left over waits beside them and is packed at the end, so that row i of the index is chunk i
+of the array without gaps.
 """
 
 from __future__ import annotations
 
-import shutil
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
-import zarr
-from zarr.codecs import BloscCodec
+from numcodecs import blosc
 
 from eo_ssl.corpus.config import Codec
 from eo_ssl.corpus.streams import Encoding, Stream
 from eo_ssl.manifest import explain_os_error, fault
+
+if TYPE_CHECKING:
+    import zarr
 
 MAX_TILES = 256  # per shard
 MAX_BYTES = 64_000_000  # per shard, uncompressed: what one task holds
@@ -46,6 +51,9 @@ class Layout:
 
     def create(self, path: Path, tiles: int) -> zarr.Array[Any]:
         """Create an empty array for ``tiles`` tiles."""
+        import zarr  # only writers need it, and it takes long to import
+        from zarr.codecs import BloscCodec
+
         itemsize = np.dtype(self.encoding.dtype).itemsize
         compressor = None
         if self.codec in _BLOSC:
@@ -79,19 +87,68 @@ def tiles_per_shard(shape: tuple[int, int, int], itemsize: int) -> int:
     return max(1, min(MAX_TILES, MAX_BYTES // (int(np.prod(shape)) * itemsize)))
 
 
+@dataclass(frozen=True, slots=True)
+class FileMark:
+    """What is known of a file that was just written."""
+
+    size: int
+    "bytes"
+    sha256: str
+
+
+class ShardWriter:
+    """Encodes tiles into shard files: the chunks one after the other, then the table of their places and its CRC-32C.
+
+    Zarr v3 core specification, sharding codec with ``index_location: end``; any order of chunks is valid, ours is that of the tiles.
+    A file is hashed as it is written, so that nobody has to read it again.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._slots = layout.tiles_per_shard
+        self._compressor = _BLOSC.get(layout.codec)
+
+    def write(self, path: Path, tiles: npt.NDArray[Any]) -> FileMark:
+        """Write ``tiles`` [n <= tiles per shard, C, H, W] as one shard and return its size and sha256.
+
+        Raises:
+            WriteError: the file cannot be written.
+        """
+        digest, offset = hashlib.sha256(), 0
+        table = np.full((self._slots, 2), np.iinfo(np.uint64).max, dtype="<u8")
+        try:
+            with path.open("wb") as file:
+                for number, tile in enumerate(tiles):
+                    chunk = self._encoded(tile)
+                    table[number] = offset, len(chunk)
+                    offset += len(chunk)
+                    digest.update(chunk)
+                    file.write(chunk)
+                index = table.tobytes()
+                index += google_crc32c.value(index).to_bytes(4, "little")
+                digest.update(index)
+                file.write(index)
+        except OSError as error:
+            raise WriteError(str(explain_os_error(error, path))) from error
+        return FileMark(offset + len(index), digest.hexdigest())
+
+    def _encoded(self, tile: npt.NDArray[Any]) -> Any:
+        if self._compressor is None:
+            return tile.reshape(-1).view(np.uint8).data
+        name, level = self._compressor
+        return blosc.compress(tile, name.encode(), level, blosc.SHUFFLE)
+
+
 class PartWriter:
     """Collects the tiles of one task and writes a shard whenever one is full; memory: one shard."""
 
     def __init__(self, folder: Path, layout: Layout, *, planned: int) -> None:
-        self._folder, self._layout = folder, layout
+        self._folder, self._shard = folder, ShardWriter(layout)
         self._size = layout.tiles_per_shard
         self._buffer: npt.NDArray[Any] = np.empty(
             (min(self._size, max(planned, 1)), *layout.shape), dtype=layout.encoding.dtype
         )
         self._held = 0
-        self._planned = planned
-        self._array: zarr.Array[Any] | None = None
-        self.shards = 0
+        self.shards: list[FileMark] = []
 
     def slot(self) -> npt.NDArray[Any]:
         """Return where to put the next tile; it counts only after :meth:`keep`."""
@@ -103,45 +160,45 @@ class PartWriter:
         self._held += 1
         if self._held < self._size:
             return None
-        if self._array is None:
-            self._array = _guarded(
-                lambda: self._layout.create(self._folder / "part.zarr", -(-self._planned // self._size) * self._size),
-                self._folder,
-            )
-        first = self.shards * self._size
-        array = self._array
-        _guarded(lambda: array.__setitem__(slice(first, first + self._size), self._buffer), self._folder)
+        self.shards.append(self._shard.write(shard_path(self._folder, len(self.shards)), self._buffer))
         fault("inside-task")
-        self.shards += 1
         self._held = 0
         return self._buffer
 
     def close(self) -> npt.NDArray[Any]:
         """Put the tiles that fill no shard aside for :func:`pack` and return them."""
         rest = self._buffer[: self._held]
-        _guarded(lambda: _save(self._folder / "rest.npy", rest), self._folder)
+        try:
+            _save(self._folder / "rest.npy", rest)
+        except OSError as error:
+            raise WriteError(str(explain_os_error(error, self._folder))) from error
         fault("inside-task")
         return rest
 
 
-def pack(path: Path, layout: Layout, parts: Sequence[tuple[Path, int, int]]) -> None:
-    """Make one array at ``path`` out of parts (folder, shards, tiles left over): whole shards by renaming, then the rests together."""
+def pack(path: Path, layout: Layout, parts: Sequence[tuple[Path, Sequence[FileMark], int]]) -> dict[str, FileMark]:
+    """Make one array at ``path`` out of parts (folder, shards, tiles left over) and return what its shard files hold, by name.
+
+    Whole shards get a second name, then the rests are written together. The parts stay as they are, so that a task that died here
+    can be run again.
+    """
     size = layout.tiles_per_shard
-    whole = sum(shards for _, shards, _ in parts)
-    total = whole * size + sum(rest for *_, rest in parts)
-    array = _guarded(lambda: layout.create(path, total), path)
-    number = 0
-    for folder, shards, _ in parts:
-        for shard in range(shards):
-            shard_path(folder / "part.zarr", shard).rename(shard_path(path, number))
-            number += 1
-    first = whole * size
+    total = sum(len(shards) * size + rest for _, shards, rest in parts)
+    marks: dict[str, FileMark] = {}
+    try:
+        layout.create(path, total)
+        for folder, shards, _ in parts:
+            for number, mark in enumerate(shards):
+                target = shard_path(path, len(marks))
+                os.link(shard_path(folder, number), target)
+                marks[target.name] = mark
+    except OSError as error:
+        raise WriteError(str(explain_os_error(error, path))) from error
+    writer = ShardWriter(layout)
     for tiles in _rebatch((folder / "rest.npy" for folder, *_ in parts), size):
-        batch, start = tiles, first
-        _guarded(lambda batch=batch, start=start: array.__setitem__(slice(start, start + len(batch)), batch), path)
-        first += len(batch)
-    for folder, *_ in parts:
-        shutil.rmtree(folder)
+        target = shard_path(path, len(marks))
+        marks[target.name] = writer.write(target, tiles)
+    return marks
 
 
 def _save(path: Path, tiles: npt.NDArray[Any]) -> None:
@@ -170,14 +227,6 @@ def _rebatch(files: Iterator[Path], size: int) -> Iterator[npt.NDArray[Any]]:
                 held = None
     if held is not None:
         yield held
-
-
-def _guarded(action: Any, path: Path) -> Any:
-    """Run a write; a full disk or a forbidden path becomes one sentence."""
-    try:
-        return action()
-    except OSError as error:
-        raise WriteError(str(explain_os_error(error, path))) from error
 
 
 class WriteError(OSError):

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eo_ssl.corpus import index
-from eo_ssl.corpus.fragments import Recipe
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eo_ssl.corpus import digests, index
+from eo_ssl.corpus.fragments import Recipe, folder_of
 from eo_ssl.corpus.statistics import BandStats, merge_all
+from eo_ssl.corpus.store import Place, Store, located
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import SCHEMA_VERSION, canonical_json, commit, fault, sync_folder
+from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, canonical_json, fault
+
+FOLDER = "snapshots"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +38,29 @@ class Entry:
     encoding: dict[str, Any]
     counts: dict[str, int]
     nbytes: int
+    content: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Where its files lie in the corpus."""
+        return folder_of(self.name, self.content)
 
     @classmethod
-    def of(cls, recipe: Recipe, stream: str) -> Entry:
+    def of(cls, recipe: Recipe) -> Entry:
         """Return the entry of a finished fragment."""
-        names = ("name", "product_id", "kind", "card", "rows", "tiles_per_shard", "encoding", "counts", "nbytes")
+        names = (
+            "name",
+            "product_id",
+            "kind",
+            "card",
+            "rows",
+            "tiles_per_shard",
+            "encoding",
+            "counts",
+            "nbytes",
+            "content",
+        )
+        stream = Stream.from_json(recipe.stream).name
         return cls(**{name: getattr(recipe, name) for name in names}, stream=stream, codec=recipe.config["codec"])
 
 
@@ -50,7 +75,19 @@ class Snapshot:
     "stream -> statistics of its training split, one per quantity"
     fragments: list[dict[str, Any]]
     "entries sorted by name; the global row of a tile is a prefix sum over this order"
+    cards: dict[str, Any] = field(default_factory=dict)
+    "card -> fingerprint of the card and ingest configuration, as the manifest repeats them"
+    inputs: dict[str, str] = field(default_factory=dict)
+    "card -> fingerprint over its products"
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Tiles that were planned and kept, and those left out by reason."""
+        totals = dict.fromkeys(("planned", "kept", "invalid", "cloudy"), 0)
+        for entry in self.fragments:
+            totals |= {reason: totals.get(reason, 0) + count for reason, count in entry["counts"].items()}
+        return totals
 
     @property
     def entries(self) -> list[Entry]:
@@ -58,75 +95,128 @@ class Snapshot:
         return [Entry(**value) for value in self.fragments]
 
 
-def numbers(out: Path) -> list[int]:
+def numbers(place: Place | Store) -> list[int]:
     """Return the numbers of the snapshots that exist, ascending."""
-    return sorted(int(path.stem) for path in (out / "snapshots").glob("*.json") if path.stem.isdigit())
+    parts = (name.partition(".") for name in located(place).names(FOLDER))
+    return sorted(int(stem) for stem, _, kind in parts if kind == "json" and stem.isdigit())
 
 
-def load(out: Path, number: int | None = None) -> Snapshot:
+def load(place: Place | Store, number: int | None = None) -> Snapshot:
     """Return snapshot ``number``, or the newest.
 
     Raises:
         UserError: there is none, or it is of another schema.
     """
-    known = numbers(out)
+    store = located(place)
+    known = numbers(store)
     if not known:
         raise UserError(
-            f"expected a corpus with a snapshot at {out}, got none; make it (or finish it) with `eo-ssl ingest`"
+            f"expected a corpus with a snapshot at {store}, got none; make it (or finish it) with `eo-ssl ingest`"
         )
     chosen = known[-1] if number is None else number
     if chosen not in known:
         raise UserError(
-            f"expected a snapshot of {out} out of {', '.join(map(str, known))}, got {chosen}; choose one of them"
+            f"expected a snapshot of {store} out of {', '.join(map(str, known))}, got {chosen}; choose one of them"
         )
-    path = out / "snapshots" / f"{chosen:06d}.json"
-    value = json.loads(path.read_bytes())
+    value = json.loads(store.read(_key(chosen)))
     if value.get("schema_version") not in (SCHEMA_VERSION, SCHEMA_VERSION - 1):
         raise UserError(
-            f"expected schema version {SCHEMA_VERSION} in {path}, got {value.get('schema_version')}; ingest again with this version"
+            f"expected schema version {SCHEMA_VERSION} in {store}/{_key(chosen)}, got {value.get('schema_version')}; "
+            "ingest again with this version"
         )
+    if "cards" not in value:  # an earlier version kept them in the manifest alone
+        recorded = (
+            json.loads(store.read(MANIFEST)) if MANIFEST in store.names("") else {"config": {"cards": {}}, "inputs": {}}
+        )
+        value |= {"cards": recorded["config"]["cards"], "inputs": recorded["inputs"]}
     return Snapshot(**value)
 
 
-def publish(out: Path, fresh: Sequence[Recipe], *, replaced: Iterable[tuple[str, str]] = ()) -> Snapshot:
-    """Commit the next snapshot: the newest one's fragments, less those superseded, and ``fresh``; return it.
+def _key(number: int) -> str:
+    return f"{FOLDER}/{number:06d}.json"
 
-    A fragment is superseded when a fresh one is of the same card and product, or when ``replaced`` names its (card, product). When
-    nothing changes the newest snapshot is returned. Of two racing writers the loser reads the winner's snapshot and tries again, so
-    both sets of fragments are in the end listed.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a run brings to the corpus."""
+
+    entries: Sequence[Entry]
+    "fragments of the run's products"
+    streams: Mapping[str, dict[str, Any]]
+    "of those fragments, by name"
+    replaced: frozenset[tuple[str, str]]
+    "further (card, product) pairs whose fragments must not stay"
+    cards: Mapping[str, dict[str, Any]]
+    inputs: Mapping[str, str]
+
+
+def publish(store: Store, change: Change) -> Snapshot:
+    """Commit the next snapshot, the newest one's fragments with ``change`` made to them, and return it.
+
+    A fragment is superseded when one of the change is of the same card and product, or when ``replaced`` names its (card, product).
+    When nothing changes the newest snapshot is returned. Of two racing writers the loser reads the winner's snapshot and tries again,
+    so both sets of fragments are in the end listed.
     """
-    sync_folder(out / "fragments")
-    gone = {(recipe.card, recipe.product_id) for recipe in fresh} | set(replaced)
-    added = {recipe.name: Entry.of(recipe, Stream.from_json(recipe.stream).name) for recipe in fresh}
+    store.settle("fragments")
+    gone = {(entry.card, entry.product_id) for entry in change.entries} | change.replaced
+    added = {entry.name: entry for entry in change.entries}
     while True:
-        known = numbers(out)
-        latest = load(out, known[-1]) if known else None
+        known = numbers(store)
+        latest = load(store, known[-1]) if known else None
         old = latest.entries if latest else []
         kept = {entry.name: entry for entry in old if (entry.card, entry.product_id) not in gone}
         entries = sorted({**kept, **added}.values(), key=lambda entry: entry.name)
-        if latest is not None and [entry.name for entry in entries] == [entry.name for entry in old]:
+        cards = {**(latest.cards if latest else {}), **change.cards}
+        inputs = {**(latest.inputs if latest else {}), **change.inputs}
+        same = latest is not None and [entry.name for entry in entries] == [entry.name for entry in old]
+        if latest is not None and same and (cards, inputs) == (latest.cards, latest.inputs):
             return latest
-        snapshot = _describe(out, entries, number=(known[-1] if known else 0) + 1)
+        streams = {**(latest.streams if latest else {}), **change.streams}
+        used = sorted({entry.stream for entry in entries})
+        snapshot = Snapshot(
+            number=(known[-1] if known else 0) + 1,
+            fingerprint=latest.fingerprint if latest is not None and same else fingerprint(store, entries),
+            streams={name: streams[name] for name in used},
+            statistics=_statistics(store, entries, latest),
+            fragments=[asdict(entry) for entry in entries],
+            cards=cards,
+            inputs=inputs,
+        )
         fault("before-snapshot")
-        if commit(out / "snapshots" / f"{snapshot.number:06d}.json", canonical_json(asdict(snapshot)).encode()):
+        if store.create(_key(snapshot.number), canonical_json(asdict(snapshot)).encode()):
             return snapshot
 
 
-def _describe(out: Path, entries: Sequence[Entry], *, number: int) -> Snapshot:
-    """Return the snapshot of ``entries``: fingerprint over all tiles, statistics merged from the fragments."""
-    folders = [out / "fragments" / entry.name for entry in entries]
-    streams: dict[str, dict[str, Any]] = {}
+def fingerprint(store: Store, entries: Sequence[Entry], *, from_index: bool = False) -> str:
+    """Return the fingerprint over all tiles of ``entries``, from the digests kept beside each index or from the indexes themselves."""
+    file = "index.parquet" if from_index else digests.DIGESTS
+
+    def rows() -> Iterator[npt.NDArray[np.uint8]]:
+        for entry, data in zip(entries, store.read_many([f"{entry.folder}/{file}" for entry in entries]), strict=True):
+            yield (
+                index.row_digests(pq.read_table(pa.BufferReader(data)))
+                if from_index
+                else digests.unpack(data, entry.name)
+            )
+
+    try:
+        return digests.fingerprint(rows, rows=sum(entry.rows for entry in entries))
+    except FileNotFoundError:
+        if from_index:
+            raise
+        return fingerprint(store, entries, from_index=True)  # fragments of an earlier version keep no digests
+
+
+def _statistics(store: Store, entries: Sequence[Entry], latest: Snapshot | None) -> dict[str, list[dict[str, Any]]]:
+    """Return the statistics of ``entries`` by stream: those of ``latest`` and of what was added, or of all where something has gone."""
+    names = {entry.name for entry in entries}
+    old = {entry.name for entry in latest.entries} if latest else set()
     parts: dict[str, list[BandStats]] = {}
-    for entry, folder in zip(entries, folders, strict=True):
-        if entry.stream not in streams:
-            streams[entry.stream] = json.loads((folder / "fragment.json").read_bytes())["stream"]
-        found = [BandStats.from_json(value) for value in json.loads((folder / "statistics.json").read_bytes())]
+    if latest is not None and old <= names:
+        parts = {name: [BandStats.from_json(value) for value in found] for name, found in latest.statistics.items()}
+        entries = [entry for entry in entries if entry.name not in old]
+    files = store.read_many([f"{entry.folder}/statistics.json" for entry in entries])
+    for entry, data in zip(entries, files, strict=True):
+        found = [BandStats.from_json(value) for value in json.loads(data)]
         parts[entry.stream] = merge_all([*parts.get(entry.stream, []), *found])
-    rows = sum(entry.rows for entry in entries)
-    return Snapshot(
-        number=number,
-        fingerprint=index.fingerprint([folder / "index.parquet" for folder in folders], rows=rows),
-        streams=dict(sorted(streams.items())),
-        statistics={name: [part.to_json() for part in parts[name]] for name in sorted(parts)},
-        fragments=[asdict(entry) for entry in entries],
-    )
+    return {name: [part.to_json() for part in parts[name]] for name in sorted(parts)}

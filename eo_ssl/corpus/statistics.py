@@ -6,10 +6,10 @@ from the counts in float64, in the stream's quantity and, for powers, in dB, wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -96,12 +96,21 @@ class Moments:
         return cls(np.asarray(value["count"], dtype=np.int64), mean, m2, low, high, histogram)
 
 
-Stratum = tuple[str, str, str, str]
+class Stratum(NamedTuple):
+    """What tiles have in common whose pixels are counted together."""
+
+    sensor: str
+    level: str
+    "the stream's quantity"
+    baseline: str
+    orbit: str
+    month: int = 0
+    "1 to 12, 0 unknown (also in statistics made before months were told apart)"
 
 
 @dataclass(frozen=True)
 class BandStats:
-    """Statistics of a stream in one quantity: by stratum (sensor, level, processing baseline, orbit) and over all of them."""
+    """Statistics of a stream in one quantity: by stratum (sensor, level, processing baseline, orbit, month) and over all of them."""
 
     quantity: Quantity
     "what the numbers are in"
@@ -157,15 +166,40 @@ class BandStats:
         return bin_edges(self.quantity)
 
     def percentile(self, q: float) -> Floats:
-        """Return the ``q``-th percentile (0..100) per band, float64 [C], linear inside a bin and within minimum and maximum."""
+        """Return the ``q``-th percentile (0..100) per band, float64 [C].
+
+        It lies in the bin of the value of that rank (the inverted cumulative counts), linear inside it, within minimum and maximum.
+        """
         if not 0 <= q <= 100:
             raise UserError(f"expected a percentile from 0 to 100, got {q}; give percent")
         edges, total = self.edges, self.total
         values = []
         for row, low, high in zip(total.histogram, total.minimum, total.maximum, strict=True):
-            share = np.concatenate([[0.0], np.cumsum(row)]) / max(row.sum(), 1)
-            values.append(np.clip(np.interp(q / 100, share, edges), low, high))
+            cumulative = np.concatenate([[0], np.cumsum(row)])
+            rank = q / 100 * cumulative[-1]
+            k = max(int(np.searchsorted(cumulative, rank)) - 1, 0)  # the bin that holds the value of this rank
+            inside = (rank - cumulative[k]) / max(row[k], 1)
+            values.append(np.clip(edges[k] + inside * (edges[k + 1] - edges[k]), low, high))
         return np.asarray(values)
+
+    def where(self, **wanted: str | int | Collection[str | int]) -> BandStats:
+        """Return the statistics of some strata, for example ``where(month=(6, 7, 8), orbit="ascending")``.
+
+        Raises:
+            UserError: an unknown part of a stratum, or no stratum has the values (naming those there are).
+        """
+        chosen = self.strata
+        for name, values in wanted.items():
+            if name not in Stratum._fields:
+                raise UserError(
+                    f"expected a part of a stratum out of {', '.join(Stratum._fields)}, got {name!r}; correct it"
+                )
+            allowed = {values} if isinstance(values, str | int) else set(values)
+            known = ", ".join(sorted({repr(getattr(key, name)) for key in chosen}))
+            chosen = {key: moments for key, moments in chosen.items() if getattr(key, name) in allowed}
+            if not chosen:
+                raise UserError(f"expected strata with {name} {values!r}, got {known or 'none'}; choose out of them")
+        return BandStats(self.quantity, self.bands, chosen)
 
     def merge(self, other: BandStats) -> BandStats:
         """Return the statistics of both; order and grouping of merges do not matter beyond rounding.
@@ -193,7 +227,7 @@ class BandStats:
         """Return the statistics of :meth:`to_json`."""
         quantity = Quantity(value["quantity"])
         bins = len(bin_edges(quantity)) - 1
-        strata = {tuple(row["stratum"]): Moments.from_json(row, bins=bins) for row in value["strata"]}
+        strata = {Stratum(*row["stratum"]): Moments.from_json(row, bins=bins) for row in value["strata"]}
         return cls(quantity, tuple(value["bands"]), strata)
 
 
@@ -203,17 +237,18 @@ class CodeCounter:
     def __init__(self, stream: Stream, encoding: Encoding) -> None:
         self._stream, self._encoding = stream, encoding
         self._values = encoding.codes()
-        self._counts = np.zeros((len(stream.bands), len(self._values)), dtype=np.int64)
+        self._counts: dict[int, npt.NDArray[np.int64]] = {}  # by month
 
-    def add(self, stored: npt.NDArray[Any]) -> None:
-        """Count the tiles ``stored`` [n, C (+ 1), H, W]."""
+    def add(self, stored: npt.NDArray[Any], *, month: int = 0) -> None:
+        """Count the tiles ``stored`` [n, C (+ 1), H, W] of one month (1 to 12, 0 unknown)."""
         bands = len(self._stream.bands)
+        counts = self._counts.setdefault(month, np.zeros((bands, len(self._values)), dtype=np.int64))
         unsigned = stored.view(np.uint8 if self._encoding.dtype == "uint8" else np.uint16)
         for band in range(bands):
             codes = unsigned[:, band]
             if self._encoding.extra_channels:
                 codes = codes[stored[:, bands] != 0]
-            self._counts[band] += np.bincount(codes.ravel(), minlength=self._counts.shape[1])
+            counts[band] += np.bincount(codes.ravel(), minlength=counts.shape[1])
 
     def statistics(self, *, baseline: str, orbit: str) -> list[BandStats]:
         """Return the statistics in the stream's quantity and, for a power, also in dB."""
@@ -223,10 +258,15 @@ class CodeCounter:
             views.append(
                 (quantity.in_db, convert(self._values, source=quantity, target=quantity.in_db).astype(np.float64))
             )
-        key = (self._stream.sensor, quantity.value, baseline, orbit)
-        empty = not self._counts.any()
+        counted = {
+            Stratum(self._stream.sensor, quantity.value, baseline, orbit, month): counts
+            for month, counts in sorted(self._counts.items())
+            if counts.any()
+        }
         return [
-            BandStats(name, self._stream.bands, {} if empty else {key: _moments(self._counts, values, name)})
+            BandStats(
+                name, self._stream.bands, {key: _moments(counts, values, name) for key, counts in counted.items()}
+            )
             for name, values in views
         ]
 

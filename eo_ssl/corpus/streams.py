@@ -78,7 +78,7 @@ class Encoding:
 
     Reflectance: int16, -32768 invalid, above 3.2767 saturated (round-trip error at most half a unit, 5e-5). Power and amplitude:
     float16, NaN invalid (relative error at most 2^-11 above 6e-5, absolute 3e-8 below). DN: uint16, 65535 invalid. Chips: uint8 and
-    a validity mask (1 = valid) as the last channel.
+    a validity mask (1 = valid) as the last channel, but calibrated power as everywhere.
     """
 
     dtype: Stored
@@ -88,7 +88,7 @@ class Encoding:
     @classmethod
     def of(cls, quantity: Quantity, *, chips: bool, scale: float = 1.0, offset: float = 0.0) -> Encoding:
         """Return the encoding of ``quantity``; ``scale`` and ``offset`` are those of 8-bit chips."""
-        if chips:
+        if chips and not (quantity.is_power or quantity.is_reflectance):
             return cls("uint8", scale, offset)
         if quantity.is_reflectance:
             return cls("int16", REFLECTANCE_SCALE)

@@ -292,7 +292,10 @@ def _window_words(counts: Mapping[str, int]) -> str:
     if not planned:
         return ""
     words = f"Of {count(planned, 'window')}, {number(counts.get('kept', 0))} became tiles"
-    why = {"invalid": "had too few valid pixels", "cloudy": "were too cloudy"}
+    why = {
+        "invalid": "had too few valid pixels", "cloudy": "were too cloudy", "shadowed": "lay too much in shadow", "snowy": "had too much snow",
+        "border_noise": "had too much border noise", "saturated": "were too saturated", "few_looks": "had too few looks",
+    }  # fmt: skip
     lost = [f"{number(counts[key])} {text}" for key, text in why.items() if counts.get(key)]
     return "; ".join([words, *lost]) + "."
 

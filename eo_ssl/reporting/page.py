@@ -17,6 +17,7 @@ from eo_ssl.reporting import provenance, wording
 from eo_ssl.reporting.artefacts import Product, find, of_stage
 from eo_ssl.reporting.curated import SubsetView, subset_view
 from eo_ssl.reporting.ingested import CorpusView, corpus_view
+from eo_ssl.reporting.paired import PairView, pair_views
 from eo_ssl.reporting.pruning import HEAD, PruningView, pruning_views
 from eo_ssl.reporting.results import KIND_WORDS, Task, tasks
 from eo_ssl.reporting.training import Training, trainings
@@ -25,11 +26,13 @@ TEMPLATES = (
     "page.html",
     "parts.html",
     "ingested.html",
+    "paired.html",
     "curated.html",
     "training.html",
     "results.html",
     "provenance.html",
 )
+PAIRED = ("paired", "How pairs fit")  # shown when there are any, after what was ingested
 SECTIONS = (
     ("overview", "Overview"),
     ("ingested", "What was ingested"),
@@ -53,6 +56,8 @@ class Report:
     "in the order of the flow"
     corpora: tuple[CorpusView, ...]
     "section 2"
+    pairings: tuple[PairView, ...]
+    "after section 2, if there are any"
     subsets: tuple[SubsetView, ...]
     "section 3"
     prunings: tuple[PruningView, ...]
@@ -119,6 +124,7 @@ def collect(inputs: Sequence[Path], *, title: str = DEFAULT_TITLE, note: str = "
         note=note,
         products=products,
         corpora=tuple(corpus_view(p, i) for i, p in enumerate(corpora)),
+        pairings=pair_views(of_stage(products, "pair")),
         subsets=tuple(subset_view(p, corpora, position=i) for i, p in enumerate(of_stage(products, "curate"))),
         prunings=tuple(pruning_views(encoders)),
         trainings=tuple(trainings(encoders)),
@@ -138,7 +144,7 @@ def render_page(report: Report) -> str:
     )
     return environment.get_template("page.html").render(
         report=report,
-        sections=SECTIONS,
+        sections=(*SECTIONS[:2], PAIRED, *SECTIONS[2:]) if report.pairings else SECTIONS,
         style=Markup(files.joinpath("style.css").read_text("utf-8")),  # our own files, no data in them
         script=Markup(files.joinpath("script.js").read_text("utf-8")),
         version=__version__,

@@ -7,8 +7,8 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ class Chip:
     "radar mode of the chip (WV1, WV2), empty where the product's holds"
     incidence_deg: float | None = None
     "radar incidence angle at the centre"
+    masks: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    "cloud, shadow, snow [crop_px, crop_px], those the set has"
     footprint: tuple[tuple[float, float], ...] = ()
     "corners (longitude, latitude) in order round the chip, OGC:CRS84; empty where unknown"
 

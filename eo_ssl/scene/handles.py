@@ -122,7 +122,11 @@ def read(path: Path, indexes: tuple[int, ...], *, rows: tuple[int, int], columns
 
 def grid_of(path: Path) -> Grid:
     """Return the grid of a raster file; ``transform`` and ``crs`` are empty when it has no georeference."""
-    dataset = opened(path)
+    return grid_of_dataset(opened(path))
+
+
+def grid_of_dataset(dataset: Any) -> Grid:
+    """Return the grid of an open rasterio dataset, as ``grid_of``."""
     transform = tuple(float(value) for value in dataset.transform)[:6]
     if dataset.crs is None or transform == _IDENTITY:
         return Grid(dataset.height, dataset.width)

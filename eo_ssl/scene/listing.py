@@ -11,10 +11,14 @@ from typing import Literal
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
-from eo_ssl.scene import arrays, chips
+from eo_ssl.scene import arrays, chips, ssl4eo
 from eo_ssl.scene.band_folder import band_files
 from eo_ssl.scene.facts import Facts, gather, metadata_file
 from eo_ssl.scene.product import Product
+from eo_ssl.scene.sentinel1 import source as sentinel1
+from eo_ssl.scene.sentinel1 import wave
+from eo_ssl.scene.sentinel2 import listing as sentinel2
+from eo_ssl.scene.stac import listing as stac_items
 from eo_ssl.sensors import sensor
 
 
@@ -26,7 +30,15 @@ class ProductList:
     dropped: tuple[tuple[str, str], ...]
 
 
-SELF_DESCRIBING: dict[str, Callable[[Card, Path], tuple[list[Product], list[tuple[str, str]]]]] = {}
+SELF_DESCRIBING: dict[str, Callable[[Card, Path], tuple[list[Product], list[tuple[str, str]]]]] = {
+    "sentinel2_safe": sentinel2.listing,
+    "sentinel1_grd_safe": sentinel1.listing,
+    "sentinel1_wv_safe": wave.listing,
+    "stac": stac_items,
+    "ssl4eo_folders": ssl4eo.folder_listing,
+    "ssl4eo_zarr": ssl4eo.stack_listing,
+    "ssl4eo_lmdb": ssl4eo.record_listing,
+}
 """Readers whose products say themselves what their pixels mean: (card, root) -> products and what was left out with the reason."""
 
 
@@ -66,13 +78,22 @@ def products(card: Card, root: Path, *, accept_unknown_offset: Literal["refuse",
     known = [product for product in found if product.facts.offset is not None]
     unknown = [product for product in found if product.facts.offset is None]
     if unknown and accept_unknown_offset == "refuse":
+        if unknown[0].source is not None:
+            raise UserError(
+                f"expected a processing baseline in {unknown[0].product_id}, got none, so that its radiometric offset is unknown "
+                f"({len(unknown)} of {len(found)} products); leave such products out with --accept-unknown-offset drop"
+            )
         first = unknown[0].parts[0][1]
         key = first.parent.name if card.reader == "band_folder" else first.name
         raise UserError(
             f"expected a radiometric offset of {key} in offset_by_file of card {card.name}, got none "
             f"({len(unknown)} of {len(found)} products); list it, or leave such products out with --accept-unknown-offset drop"
         )
-    dropped += [(product.product_id, "radiometric offset unknown: not in offset_by_file") for product in unknown]
+    unstated = "radiometric offset unknown: not in offset_by_file"
+    dropped += [
+        (product.product_id, "radiometric offset unknown: no processing baseline" if product.source else unstated)
+        for product in unknown
+    ]
     return ProductList(tuple(sorted(known, key=lambda product: product.product_id)), tuple(sorted(dropped)))
 
 

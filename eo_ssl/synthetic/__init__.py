@@ -1,7 +1,8 @@
 """The embedded sample archive: a small, seeded, physically plausible Sentinel-1/2 archive whose truth is known.
 
 A public testing API: ``make_archive`` writes raw products as an archive delivers them, ``Truth`` says what is in them, and
-``make_eurosat`` writes a benchmark in the layout of EuroSAT.
+``make_eurosat`` writes a benchmark in the layout of EuroSAT. :mod:`eo_ssl.synthetic.safe` writes the same land as products in SAFE
+format: ``make_s2_safe`` (Level-1C and Level-2A), ``make_s1_grd_safe`` and ``make_s1_wv_safe``.
 """
 
 from eo_ssl.synthetic.archive import make_archive

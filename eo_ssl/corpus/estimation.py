@@ -13,7 +13,8 @@ from pathlib import Path
 from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.engine import check_client, compute, task
 from eo_ssl.corpus.jobs import Failure, Job, Survey, guarded_cut, guarded_survey
-from eo_ssl.corpus.shards import shard_path
+from eo_ssl.corpus.shards import Layout
+from eo_ssl.corpus.store import Folder
 from eo_ssl.errors import UserError
 from eo_ssl.scene import Product
 
@@ -85,7 +86,7 @@ def estimate(products: Sequence[Product], *, config: IngestConfig, client: str =
 
 
 def _tile_bytes(found: Survey, config: IngestConfig) -> int:
-    shape = Job(None, found, config, "", Path()).layout.shape  # type: ignore[arg-type]
+    shape = Layout(found.stream, found.encoding, config.codec).shape
     return int(shape[0] * shape[1] * shape[2]) * (1 if found.encoding.dtype == "uint8" else 2)
 
 
@@ -95,14 +96,13 @@ def _sample(product: Product, found: Survey, config: IngestConfig) -> tuple[floa
         folder = Path(home) / "staging" / "sample"
         folder.mkdir(parents=True)
         short = replace(found, parts=((0, 1),)) if found.parts else found
-        job = Job(product, short, config, "", folder)
+        job = Job(product, short, config, "", Folder(Path(home)), folder)
         begun = time.perf_counter()
         part = guarded_cut(job, 0)
         seconds = time.perf_counter() - begun
         if isinstance(part, Failure):
             raise UserError(part.reason)
         planned = max(part.counts["planned"], 1) * _tile_bytes(found, config)
-        shards = [shard_path(job.part_folder(0) / "part.zarr", number) for number in range(part.shards)]
-        stored = sum(path.stat().st_size for path in shards)
-        whole = part.shards * job.layout.tiles_per_shard * _tile_bytes(found, config)
+        stored = sum(mark.size for mark in part.shards)
+        whole = len(part.shards) * job.layout.tiles_per_shard * _tile_bytes(found, config)
         return seconds / planned, stored / whole if whole else 1.0

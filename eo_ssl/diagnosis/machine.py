@@ -1,0 +1,87 @@
+"""What this machine has that the pipeline needs: versions, cores, memory, disk, GDAL drivers, GPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+_PACKAGES = (
+    "eo_ssl",
+    "numpy",
+    "xarray",
+    "dask",
+    "zarr",
+    "rasterio",
+    "pyarrow",
+    "faiss-cpu",
+    "torch",
+    "lightning",
+    "timm",
+    "torchgeo",
+)
+_DRIVERS = {
+    "GTiff": "GeoTIFF",
+    "COG": "cloud-optimised GeoTIFF",
+    "JP2OpenJPEG": "JPEG 2000",
+    "netCDF": "NetCDF",
+    "SENTINEL2": "Sentinel-2 SAFE",
+    "SAFE": "Sentinel-1 SAFE",
+}
+
+
+def machine_facts(data: Path) -> tuple[dict[str, str], list[str]]:
+    """Return what was found, by name, and a sentence for everything that is missing; ``data`` is where real sample data are looked for."""
+    missing: list[str] = []
+    facts = {"python": platform.python_version(), "system": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            facts[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(f"package {name}: install eo_ssl with its dependencies")
+    facts["cores"] = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}"
+    facts["memory"] = _memory()
+    facts["disk here"] = f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB free in {Path.cwd()}"
+    facts["GDAL"], absent = _gdal()
+    missing += absent
+    facts["GPU"] = _gpu()
+    facts["real sample data"] = f"{data} ({'found' if data.is_dir() else 'absent; set EO_SSL_DATA'})"
+    return facts, missing
+
+
+def _memory() -> str:
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    allowed = f", {int(text) / 1e9:.1f} GB allowed by the control group" if text.isdigit() else ""
+    return f"{pages * size / 1e9:.1f} GB{allowed}"
+
+
+def _gdal() -> tuple[str, list[str]]:
+    import rasterio
+    from rasterio.drivers import raster_driver_extensions
+    from rasterio.env import Env
+
+    with Env() as env:
+        drivers = env.drivers()
+    absent = [
+        f"GDAL driver {name} ({what}): install a rasterio wheel that has it"
+        for name, what in _DRIVERS.items()
+        if name not in drivers
+    ]
+    present = ", ".join(name for name in _DRIVERS if name in drivers)
+    return f"{rasterio.__gdal_version__} with {present} ({len(raster_driver_extensions())} file endings)", absent
+
+
+def _gpu() -> str:
+    if find_spec("torch") is None:
+        return "unknown: torch is not installed"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none: training runs on the CPU in float32"
+    device = torch.cuda.get_device_properties(0)
+    return f"{torch.cuda.device_count()} x {device.name}, {device.total_memory / 1e9:.0f} GB"

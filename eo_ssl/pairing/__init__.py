@@ -1,0 +1,19 @@
+"""Pairs of tiles of one place: radar with optical, season with season; how far apart in time and on the ground, and which to refuse."""
+
+from eo_ssl.pairing.matching import Match, Matching, PairConfig, match
+from eo_ssl.pairing.pairs import PairReport, Pairs, pair, read_pairs, write_pairs
+from eo_ssl.pairing.shift import Shift, ShiftEstimator
+
+__all__ = [
+    "Match",
+    "Matching",
+    "PairConfig",
+    "PairReport",
+    "Pairs",
+    "Shift",
+    "ShiftEstimator",
+    "match",
+    "pair",
+    "read_pairs",
+    "write_pairs",
+]

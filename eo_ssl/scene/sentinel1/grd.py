@@ -1,0 +1,183 @@
+"""Sentinel-1 ground range detected products (IW, EW, stripmap) on the map: the images, border noise and incidence angle of one product.
+
+Pixels are calibrated and freed of noise in radar geometry and then interpolated as power: bilinear, or where the map's pixels are coarser
+the mean of as many bilinear values as radar pixels fit in. The map is the UTM zone of the scene's centre with corners at multiples of the
+card's pixel size; the way to it is the annotation's geolocation grid, hence positions are as good as its terrain heights (a point every
+10 to 20 km). Terrain correction with an elevation raster is in :mod:`eo_ssl.scene.sentinel1.terrain`.
+
+The image lies rotated on the map by the orbit's inclination, so a strip of the map crosses thousands of lines of the image. Strips are
+therefore worked through in blocks of ``BLOCK_PX``, and a strip of ``STRIP_PX`` rows of a full IW scene reads about 9 lines for one it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from eo_ssl.errors import UserError
+from eo_ssl.scene.cube import Layers
+from eo_ssl.scene.grid import Grid, agrees
+from eo_ssl.scene.handles import stamp
+from eo_ssl.scene.sentinel1.geolocation import Geolocation, target_crs
+from eo_ssl.scene.sentinel1.power import RadarImage
+from eo_ssl.scene.sentinel1.safe import Safe, SafeImage
+from eo_ssl.scene.sentinel1.sampling import bilinear, inside, mean_cells, nearest
+
+Range = tuple[int, int]
+Array = npt.NDArray[np.float64]
+BLOCK_PX = 512  # about 620 by 620 pixels of the image: 13 MB of intermediate arrays
+_BOX = (0.9, 10.0)  # area of the map's box over the image's; 3.6 for a strip of 80 by 1000 km, rotated by 12 degrees
+STRIP_PX = 768  # the widest scenes stay within one region of ingestion
+
+
+@dataclass(frozen=True, slots=True)
+class GrdImage:
+    """The polarisations of one product on the map."""
+
+    grid: Grid
+    images: tuple[RadarImage, ...]
+    "in the order of the bands"
+    per_side: int
+    "values that are averaged along each side of a pixel"
+
+    @property
+    def block_height(self) -> int:
+        """Rows of a strip."""
+        return min(STRIP_PX, self.grid.height)
+
+    def read(self, bands: Sequence[int], *, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
+        """Return linear power [band, y, x] float32, NaN where nothing was measured."""
+        out = np.empty((len(bands), rows[1] - rows[0], columns[1] - columns[0]), dtype=np.float32)
+        for part, lines, samples in self.places(rows, columns, per_side=self.per_side):
+            for position, band in enumerate(bands):
+                values = bilinear(self.images[band].power, lines, samples, shape=self.shape)
+                out[(position, *part)] = mean_cells(values, self.per_side)
+        return out
+
+    def saturated(self, *, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
+        """Return [y, x]: whether the nearest pixel of any polarisation holds the largest amplitude that can be stored."""
+        out = np.zeros((rows[1] - rows[0], columns[1] - columns[0]), dtype=bool)
+        for part, lines, samples in self.places(rows, columns):
+            on = inside(lines, samples, self.shape)
+            if on.any():
+                own, other = nearest(lines, samples, self.shape)
+                window = (int(own[on].min()), int(own[on].max()) + 1), (int(other[on].min()), int(other[on].max()) + 1)
+                held = np.where(on, own, window[0][0]) - window[0][0], np.where(on, other, window[1][0]) - window[1][0]
+                for image in self.images:
+                    out[part] |= image.saturated(rows=window[0], columns=window[1])[held] & on
+        return out
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Lines and samples of the radar image."""
+        about = self.images[0].annotation
+        return about.lines, about.samples
+
+    @property
+    def geolocation(self) -> Geolocation:
+        """The way from the map to the image, made once per process."""
+        return geolocation(self.images[0].safe, self.images[0].image, self.grid.crs)
+
+    def places(
+        self, rows: Range, columns: Range, *, per_side: int = 1
+    ) -> Iterator[tuple[tuple[slice, slice], Array, Array]]:
+        """Yield for each block its part of the window, and line and sample of ``per_side`` squared points in each of its pixels."""
+        step, way = max(BLOCK_PX // per_side, 1), self.geolocation
+        for top in range(rows[0], rows[1], step):
+            bottom = min(top + step, rows[1])
+            for left in range(columns[0], columns[1], step):
+                right = min(left + step, columns[1])
+                part = slice(top - rows[0], bottom - rows[0]), slice(left - columns[0], right - columns[0])
+                y = (np.arange(top * per_side, bottom * per_side) + 0.5) / per_side
+                x = (np.arange(left * per_side, right * per_side) + 0.5) / per_side
+                yield part, *way.image_positions(self.grid, y, x)
+
+
+@dataclass(frozen=True, slots=True)
+class BorderFlag:
+    """Where the nearest pixel of the image is border noise in any polarisation."""
+
+    image: GrdImage
+
+    def read(self, *, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
+        """Return flags [y, x], False beyond the image."""
+        out = np.zeros((rows[1] - rows[0], columns[1] - columns[0]), dtype=bool)
+        for part, lines, samples in self.image.places(rows, columns):
+            held = nearest(lines, samples, self.image.shape)
+            for image in self.image.images:
+                out[part] |= image.border.at(*held)
+            out[part] &= inside(lines, samples, self.image.shape)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class IncidenceField:
+    """Incidence angle against the ellipsoid, from the geolocation grid."""
+
+    image: GrdImage
+
+    def read(self, *, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
+        """Return degrees [y, x] float32, NaN beyond the image."""
+        out = np.full((rows[1] - rows[0], columns[1] - columns[0]), np.nan, dtype=np.float32)
+        for part, lines, samples in self.image.places(rows, columns):
+            on = inside(lines, samples, self.image.shape)
+            y = np.arange(rows[0] + part[0].start, rows[0] + part[0].stop) + 0.5
+            x = np.arange(columns[0] + part[1].start, columns[0] + part[1].stop) + 0.5
+            out[part][on] = self.image.geolocation.incidence_on(self.image.grid, y, x)[on]
+        return out
+
+
+def geocoded(images: tuple[RadarImage, ...], *, gsd_m: float) -> Layers:
+    """Return the layers of radar images of one product through its geolocation grid.
+
+    Args:
+        images: one per band, all of the same lines and samples.
+        gsd_m: pixel size of the map.
+
+    Raises:
+        UserError: an image is incomplete or not as its annotation says, has coarser pixels than ``gsd_m``, the polarisations differ in size, or the
+            geolocation grid cannot be theirs.
+    """
+    for image in images:
+        image.check()
+    about = images[0].annotation
+    spacing = max(about.range_spacing_m, about.azimuth_spacing_m)
+    if spacing > gsd_m and not agrees(spacing, gsd_m):
+        raise UserError(
+            f"expected pixels of {gsd_m:g} m or finer in {images[0].safe.name}, got {spacing:g} m; set gsd_m of the card to what the product has"
+        )
+    if any((image.annotation.lines, image.annotation.samples) != (about.lines, about.samples) for image in images):
+        raise UserError(
+            f"expected polarisations of one size in {images[0].safe.name}, got several; the product is mixed from two, fetch it again"
+        )
+    way = geolocation(images[0].safe, images[0].image, target_crs(about.grid))
+    per_side = max(round(gsd_m / spacing), 1)
+    grid = way.grid(about.lines, about.samples, gsd_m)
+    share = (
+        grid.height
+        * grid.width
+        * gsd_m**2
+        / (about.lines * about.samples * about.range_spacing_m * about.azimuth_spacing_m)
+    )
+    if not _BOX[0] <= share <= _BOX[1]:
+        raise UserError(
+            f"expected a geolocation grid that fits {about.lines} lines and {about.samples} samples in {images[0].safe.name}, got a box of {share:.3g} "
+            "times their area; the annotation is damaged, fetch the product again"
+        )
+    mapped = GrdImage(grid, images, per_side)
+    flags, fields = {"border_noise": BorderFlag(mapped)}, {"incidence_deg": IncidenceField(mapped)}
+    return Layers(mapped, has_saturation=True, flags=flags, fields=fields)
+
+
+def geolocation(safe: Safe, image: SafeImage, crs: str) -> Geolocation:
+    """Return the geolocation of an image on the map ``crs``, made once per process."""
+    return _geolocation(stamp(safe.archive.file(image.annotation)), safe, image, crs)
+
+
+@lru_cache(maxsize=16)
+def _geolocation(content: tuple[str, int, int], safe: Safe, image: SafeImage, crs: str) -> Geolocation:
+    return Geolocation(safe.annotation(image).grid, crs)

@@ -1,0 +1,124 @@
+"""One detected image in radar geometry as backscatter: calibrated, thermal noise subtracted, border noise and zeros invalid.
+
+``power = (DN^2 - noise) / A^2`` (MPC-0392, section 3). Values are linear, and those below zero are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from eo_ssl.errors import UserError
+from eo_ssl.scene import handles
+from eo_ssl.scene.handles import stamp
+from eo_ssl.scene.sentinel1.annotation import Annotation
+from eo_ssl.scene.sentinel1.border import NOMINAL_NOISE, Border, measure_border
+from eo_ssl.scene.sentinel1.noise import Noise
+from eo_ssl.scene.sentinel1.safe import Safe, SafeImage
+from eo_ssl.sensors import Quantity
+
+Range = tuple[int, int]
+SATURATED_DN = 65535
+_UNSCALED = 1e-4  # sigma0; 20 dB below any real noise of the instrument
+
+
+@dataclass(frozen=True, slots=True)
+class RadarImage:
+    """One polarisation of a product, read window by window. Pickles; holds no pixels."""
+
+    safe: Safe
+    image: SafeImage
+    quantity: Quantity
+    remove_noise: bool
+
+    @property
+    def path(self) -> Path:
+        """The measurement file."""
+        return self.safe.archive.file(self.image.measurement)
+
+    @property
+    def annotation(self) -> Annotation:
+        """The image's annotation."""
+        return self.safe.annotation(self.image)
+
+    @property
+    def border(self) -> Border:
+        """Border noise, measured once per process."""
+        return _border(stamp(self.path), self.safe, self.image)
+
+    def check(self) -> None:
+        """Refuse what would give wrong numbers; reads headers and annotations only.
+
+        Raises:
+            UserError: the measurement is absent or not of the annotated size, the quantity has no table, a table does not cover the image,
+                or noise is to be removed and the product does not state it in units of DN^2.
+        """
+        self.safe.check_complete((self.image,))
+        about, calibration = self.annotation, self.safe.calibration(self.image)
+        name = f"{self.safe.archive.path}/{self.image.measurement}"
+        grid, dtype = handles.grid_of(self.path), handles.opened(self.path).dtypes[0]
+        if grid.shape != (about.lines, about.samples) or dtype != "uint16" or not about.detected:
+            raise UserError(
+                f"expected {about.lines} x {about.samples} amplitudes of uint16 in {name}, got {grid.height} x {grid.width} of {dtype}; "
+                "give a product of type GRD, or fetch it again"
+            )
+        calibration.table(self.quantity).check_cover(about.lines, about.samples, name=self.image.calibration)
+        if not self.remove_noise or about.noise_removed:
+            return
+        noise = self.safe.noise(self.image)
+        if noise is None:
+            raise UserError(
+                f"expected thermal noise of {self.image.polarisation} in {self.safe.archive.path}, got none (processor {self.safe.processor}; "
+                "those before about 2.50 state zeros); set radar.remove_noise to false in a card for such products"
+            )
+        noise.along_range.check_cover(about.lines, about.samples, name=str(self.image.noise))
+        line = int(noise.along_range.lines[len(noise.along_range.lines) // 2])
+        row = (min(line, about.lines - 1), min(line, about.lines - 1) + 1)
+        level = (
+            float(noise.at(row, (0, about.samples)).mean())
+            / float(calibration.sigma0.at(row, (0, about.samples)).mean()) ** 2
+        )
+        if level < _UNSCALED:
+            raise UserError(
+                f"expected thermal noise in units of DN^2 in {self.image.noise} of {self.safe.archive.path}, got a mean sigma0 of {level:.1e}, less than "
+                "the instrument has; set radar.remove_noise to false in a card for such products"
+            )
+
+    def power(self, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
+        """Return the quantity in a half-open window of lines and samples, linear, float32 [rows, columns], NaN where nothing was measured.
+
+        Raises:
+            UserError: the measurement is truncated or damaged.
+        """
+        stored = handles.read(self.path, (1,), rows=rows, columns=columns)[0]
+        values: npt.NDArray[np.float32] = stored.astype(np.float32)
+        values *= values
+        noise = self.safe.noise(self.image) if self.remove_noise and not self.annotation.noise_removed else None
+        if noise is not None:
+            values -= noise.at(rows, columns)
+        divisor = self.safe.calibration(self.image).table(self.quantity).at(rows, columns)
+        values /= divisor * divisor
+        lines, samples = np.arange(*rows)[:, None], np.arange(*columns)[None, :]
+        values[(stored == 0) | self.border.at(lines, samples)] = np.nan
+        return values
+
+    def saturated(self, *, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
+        """Return which pixels of a window hold the largest amplitude that can be stored."""
+        return np.asarray(handles.read(self.path, (1,), rows=rows, columns=columns)[0] == SATURATED_DN)
+
+
+@lru_cache(maxsize=16)
+def _border(content: tuple[str, int, int], safe: Safe, image: SafeImage) -> Border:
+    about, table = safe.annotation(image), safe.calibration(image).sigma0
+    noise: Noise | None = None if about.noise_removed else safe.noise(image)
+
+    def floor(line: int, columns: Range) -> npt.NDArray[np.float32]:
+        row = (line, line + 1)
+        nominal: npt.NDArray[np.float32] = np.float32(NOMINAL_NOISE) * table.at(row, columns)[0] ** 2
+        return nominal if noise is None else np.maximum(nominal, noise.at(row, columns)[0])
+
+    return measure_border(Path(content[0]), lines=about.lines, samples=about.samples, floor=floor)

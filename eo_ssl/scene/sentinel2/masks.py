@@ -1,0 +1,244 @@
+"""Quality masks of Sentinel-2 products as flags and fields of the common grid; a mask that a product lacks gives no flag at all.
+
+Level-2A: the scene classification SCL (Sen2Cor ATBD, S2-PDGS-MPC-ATBD-L2A, scene classification): 0 no data, 1 saturated or defective,
+3 cloud shadow, 8 and 9 cloud of medium and high probability, 10 thin cirrus, 11 snow or ice; ``MSK_CLDPRB`` is the cloud probability in
+percent. Level-1C (Products Specification Document, masks): ``MSK_CLOUDS`` polygons (OPAQUE, CIRRUS) before processing baseline 04.00,
+the raster ``MSK_CLASSI`` (1 opaque cloud, 2 cirrus, 3 snow or ice) since then. Cirrus counts as cloud in all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import numpy as np
+import numpy.typing as npt
+from rasterio import features
+from rasterio.transform import Affine
+
+from eo_ssl.errors import UserError
+from eo_ssl.scene import handles
+from eo_ssl.scene.cube import Field, Flag
+from eo_ssl.scene.grid import Grid
+from eo_ssl.scene.rasters import RasterClasses
+from eo_ssl.scene.sentinel2.metadata import Metadata
+from eo_ssl.scene.sentinel2.safe import Safe
+
+SCL_FLAGS = {"cloud": (8, 9, 10), "shadow": (3,), "snow": (11,), "saturated": (1,)}
+SCL_NODATA = 0
+_CLASSI_BANDS = {"cloud": (1, 2), "snow": (3,)}
+_POLYGON_TYPES = ("OPAQUE", "CIRRUS")
+_GML = "{http://www.opengis.net/gml/3.2}"
+_STRIP = 1024  # rows of the common grid that polygons are drawn on at once; 11 MB at 10,980 columns
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFlag:
+    """Whether a class raster has one of some classes."""
+
+    classes: RasterClasses
+    members: tuple[int, ...]
+
+    def read(self, *, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
+        """Return flags [y, x]."""
+        return np.isin(self.classes.read(rows=rows, columns=columns), self.members)
+
+
+@dataclass(frozen=True, slots=True)
+class LayersFlag:
+    """Whether any of some 0/1 rasters is set."""
+
+    layers: tuple[RasterClasses, ...]
+
+    def read(self, *, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
+        """Return flags [y, x]."""
+        flags = np.zeros((rows[1] - rows[0], columns[1] - columns[0]), dtype=bool)
+        for layer in self.layers:
+            flags |= layer.read(rows=rows, columns=columns) > 0
+        return flags
+
+
+@dataclass(frozen=True, slots=True)
+class PolygonFlag:
+    """Whether the centre of a pixel lies in one of the polygons of a GML file."""
+
+    safe: Safe
+    name: str
+    grid: Grid
+
+    def read(self, *, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
+        """Return flags [y, x].
+
+        Polygons are drawn on whole strips at fixed rows, and windows are cut out of those: rounding at a polygon's edge cannot depend
+        on the window.
+        """
+        content = handles.stamp(self.safe.file(self.name))
+        first, last = rows[0] // _STRIP, (rows[1] - 1) // _STRIP
+        strips = [_drawn(content, self, number)[:, columns[0] : columns[1]] for number in range(first, last + 1)]
+        return np.concatenate(strips)[rows[0] - first * _STRIP : rows[1] - first * _STRIP]
+
+
+@dataclass(frozen=True, slots=True)
+class CloudProbability:
+    """``MSK_CLDPRB`` as a probability 0 to 1."""
+
+    percent: RasterClasses
+    scene: RasterClasses | None
+    "SCL: where it says no data, the probability is unknown"
+
+    def read(self, *, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
+        """Return values [y, x], NaN where unknown."""
+        percent = self.percent.read(rows=rows, columns=columns)
+        unknown = (percent < 0) | (percent > 100)
+        if self.scene is not None:
+            unknown |= self.scene.read(rows=rows, columns=columns) == SCL_NODATA
+        return np.where(unknown, np.float32(np.nan), percent.astype(np.float32) / np.float32(100))
+
+
+def files(safe: Safe, metadata: Metadata) -> dict[str, str]:
+    """Return the quality masks that the product has: SCL, CLDPRB, CLASSI or CLOUDS -> file, the finest of each."""
+    found = {}
+    if metadata.level == "L2A":
+        scenes = sorted((metres or 0, name) for role, metres, name in metadata.images if role == "SCL")
+        found["SCL"] = [name for _, name in scenes]
+        found["CLDPRB"] = _named(metadata, "MSK_CLDPRB", "MSK_CLDPRB_20m.jp2", "MSK_CLDPRB_60m.jp2")
+    else:
+        found["CLASSI"] = _named(metadata, "MSK_CLASSI", "MSK_CLASSI_B00.jp2")
+        found["CLOUDS"] = _named(metadata, "MSK_CLOUDS", "MSK_CLOUDS_B00.gml")
+    present = {kind: [name for name in names if safe.has(name)] for kind, names in found.items()}
+    return {kind: names[0] for kind, names in present.items() if names}
+
+
+def _named(metadata: Metadata, kind: str, *usual: str) -> list[str]:
+    """Files of a mask: as the granule's metadata name them, else as they are called in products that do not."""
+    stated = sorted(name for stated, name in metadata.masks if stated == kind)
+    return [f"{metadata.granule}/QI_DATA/{name}" for name in stated or usual]
+
+
+def flags(safe: Safe, present: dict[str, str], *, grid: Grid, grids: tuple[Grid, ...]) -> dict[str, Flag]:
+    """Return the flags that the masks ``present`` in a product give on ``grid``.
+
+    Raises:
+        UserError: a mask is damaged or lies elsewhere.
+    """
+    if "SCL" in present:
+        scene = raster(safe, present["SCL"], grid=grid, grids=grids)
+        return {name: ClassFlag(scene, members) for name, members in SCL_FLAGS.items()}
+    if "CLASSI" in present:
+        path = safe.file(present["CLASSI"])
+        count, expected = handles.opened(path).count, max(max(bands) for bands in _CLASSI_BANDS.values())
+        if count != expected:
+            raise UserError(
+                f"expected {expected} layers (opaque cloud, cirrus, snow) in {path}, got {count}; the mask is damaged, fetch the product again"
+            )
+        return {
+            name: LayersFlag(
+                tuple(raster(safe, present["CLASSI"], grid=grid, grids=grids, index=band) for band in bands)
+            )
+            for name, bands in _CLASSI_BANDS.items()
+        }
+    if "CLOUDS" in present:
+        _polygons(
+            handles.stamp(safe.file(present["CLOUDS"])), safe, present["CLOUDS"], grid.crs
+        )  # refuses what is damaged
+        return {"cloud": PolygonFlag(safe, present["CLOUDS"], grid)}
+    return {}
+
+
+def fields(safe: Safe, present: dict[str, str], *, grid: Grid, grids: tuple[Grid, ...]) -> dict[str, Field]:
+    """Return the fields that the masks ``present`` in a product give on ``grid``."""
+    if "CLDPRB" not in present:
+        return {}
+    scene = raster(safe, present["SCL"], grid=grid, grids=grids) if "SCL" in present else None
+    return {"cloud_probability": CloudProbability(raster(safe, present["CLDPRB"], grid=grid, grids=grids), scene)}
+
+
+def raster(safe: Safe, name: str, *, grid: Grid, grids: tuple[Grid, ...], index: int = 1) -> RasterClasses:
+    """Return a layer of a mask, placed where the granule's metadata say."""
+    path = safe.file(name)
+    return RasterClasses(grid, path, index, placed(path, grids))
+
+
+def placed(path: Any, grids: tuple[Grid, ...]) -> Grid:
+    """Return the grid of the tile that has the shape of a file.
+
+    Raises:
+        UserError: no grid has, or the file's own georeference (to a thousandth of a pixel) is another.
+    """
+    own = handles.grid_of(path)
+    for grid in grids:
+        if grid.shape != own.shape:
+            continue
+        apart = [abs(one - other) for one, other in zip(own.transform, grid.transform, strict=False)]
+        if own.transform and (own.crs != grid.crs or max(apart) > grid.gsd / 1000):
+            break
+        return grid
+    stated = ", ".join(f"{grid.height} x {grid.width} at {grid.gsd:g} m" for grid in grids)
+    raise UserError(
+        f"expected {path} on a grid of its tile ({stated}, {grids[0].crs}), got {own.height} x {own.width} at {own.gsd:g} m in "
+        f"{own.crs or 'no reference system'}; the file is of another tile or damaged, fetch the product again"
+    )
+
+
+@lru_cache(maxsize=8)
+def _drawn(content: tuple[str, int, int], flag: PolygonFlag, number: int) -> npt.NDArray[np.bool_]:
+    grid = flag.grid
+    height = min(_STRIP, grid.height - number * _STRIP)
+    a, b, c, d, e, f = grid.transform
+    polygons = _polygons(content, flag.safe, flag.name, grid.crs)
+    if not polygons:
+        return np.zeros((height, grid.width), dtype=bool)
+    drawn = features.rasterize(
+        polygons,
+        out_shape=(height, grid.width),
+        transform=Affine(a, b, c, d, e, f + e * number * _STRIP),
+        all_touched=False,
+        dtype=np.uint8,
+    )
+    return np.asarray(drawn, dtype=bool)
+
+
+@lru_cache(maxsize=8)
+def _polygons(_content: tuple[str, int, int], safe: Safe, name: str, crs: str) -> tuple[dict[str, Any], ...]:
+    """Return the cloud polygons of a GML file as GeoJSON geometries, in the tile's reference system."""
+    where = safe.file(name)
+    root = safe.xml(name)
+    for item in root.iter():
+        stated = item.get("srsName")  # urn:ogc:def:crs:EPSG:8.7:32632
+        if stated is not None and crs != f"EPSG:{stated.rpartition(':')[2]}":
+            raise UserError(
+                f"expected polygons in {crs} in {where}, got {stated!r}; the mask is of another tile, fetch the product again"
+            )
+    found = []
+    for feature in (item for item in root.iter() if str(item.tag).endswith("}MaskFeature")):
+        kinds = [(item.text or "").strip() for item in feature.iter() if str(item.tag).endswith("}maskType")]
+        if len(kinds) != 1 or kinds[0] not in _POLYGON_TYPES:
+            raise UserError(
+                f"expected polygons of {' or '.join(_POLYGON_TYPES)} in {where}, got {', '.join(kinds) or 'no type'}; fetch the product again"
+            )
+        for polygon in feature.iter(f"{_GML}Polygon"):
+            outer = [_ring(ring, where) for ring in polygon.findall(f"{_GML}exterior/{_GML}LinearRing/{_GML}posList")]
+            inner = [_ring(ring, where) for ring in polygon.findall(f"{_GML}interior/{_GML}LinearRing/{_GML}posList")]
+            if len(outer) != 1:
+                raise UserError(
+                    f"expected one outline per polygon in {where}, got {len(outer)}; fetch the product again"
+                )
+            found.append({"type": "Polygon", "coordinates": [*outer, *inner]})
+    return tuple(found)
+
+
+def _ring(element: Element, where: Any) -> list[tuple[float, float]]:
+    dimension = element.get("srsDimension", "2")
+    try:
+        values = np.array((element.text or "").split(), dtype=np.float64)
+    except ValueError:
+        values = np.array([np.nan])
+    size = int(dimension) if dimension in ("2", "3") else 0
+    if not size or len(values) % size or len(values) < 4 * size or not np.isfinite(values).all():
+        raise UserError(
+            f"expected rings of at least four points with 2 or 3 finite coordinates in {where}, got {len(values)} numbers; fetch the product again"
+        )
+    return [(float(x), float(y)) for x, y in values.reshape(-1, size)[:, :2]]

@@ -1,0 +1,156 @@
+"""SSL4EO-S12 v1.0: ``{s1,s2a,s2c}/<id>/<scene id>/<band>.tif``, each band at its native resolution."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from eo_ssl.cards import Card
+from eo_ssl.errors import UserError
+from eo_ssl.manifest import file_sha256, fingerprint
+from eo_ssl.scene.chips import Chip
+from eo_ssl.scene.cube import Layers
+from eo_ssl.scene.facts import Facts, iso
+from eo_ssl.scene.grid import Grid
+from eo_ssl.scene.handles import stamp
+from eo_ssl.scene.product import Product
+from eo_ssl.scene.rasters import BandFile, RasterImage, common_grid, located, with_own_nodata
+from eo_ssl.scene.ssl4eo.samples import (
+    batches,
+    chip,
+    corners,
+    no_cube,
+    radiometry_of,
+    seasons_wanted,
+    settings_of,
+    void_ids,
+)
+
+# Scene ids: 20200110T100401_20200110T100359_T33TWN, or S1A_IW_GRDH_1SDV_20200110T050000_...
+_TIMES = {"s1": re.compile(r"^S1._.{2}_.{9}_(?P<time>\d{8}T\d{6})"), "s2": re.compile(r"^(?P<time>\d{8}T\d{6})")}
+
+
+def listing(card: Card, root: Path) -> tuple[list[Product], list[tuple[str, str]]]:
+    """Return batches of 64 ids and the void ids left out. Only the folder of ids is listed, not what lies in it.
+
+    Raises:
+        UserError: an id is no number, or the modality is unknown.
+    """
+    settings, void = settings_of(card), void_ids(card, root)
+    if settings.modality not in ("s1", "s2a", "s2c"):
+        raise UserError(
+            f"expected the modality s1, s2a or s2c in card {card.name}, got {settings.modality!r}; correct it"
+        )
+    folders = {path.name: path for path in sorted(root.glob(str(card.files))) if path.is_dir()}
+    dropped = [(f"{card.name}/{name}", "listed in void_ids") for name in sorted(folders) if name in void]
+    kept = [name for name in folders if name not in void]
+    facts = Facts("", card.processing_baseline, card.orbit, card.offset)
+    products = [
+        Product(
+            f"{card.name}/{name}",
+            card,
+            "chips",
+            (),
+            facts,
+            source=FolderBatch(card, tuple(folders[one] for one in members)),
+        )
+        for name, members in batches(kept)
+    ]
+    return products, dropped
+
+
+@dataclass(frozen=True, slots=True)
+class FolderBatch:
+    """Up to 64 folders of one id each."""
+
+    card: Card
+    folders: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """First and last id."""
+        return f"{self.folders[0].name}-{self.folders[-1].name}"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the band files that are read."""
+        return sum(stamp(path)[2] for _, files in self._scenes() for path in files.values())
+
+    def checksum(self) -> str:
+        """Sha256 over the names and bytes of the band files that are read."""
+        return fingerprint(
+            {
+                f"{scene.parent.name}/{scene.name}/{band}": file_sha256(path)
+                for scene, files in self._scenes()
+                for band, path in files.items()
+            }
+        )
+
+    def layers(self, bands: tuple[str, ...]) -> Layers:
+        """Refused: a batch is no image."""
+        no_cube(self.name)
+
+    def open_chips(self) -> Iterator[Chip]:
+        """Yield a chip per id and season, bands brought to 10 m as the card says, physical units.
+
+        Raises:
+            UserError: a band file is absent or damaged, or a scene's name holds no time.
+        """
+        for scene, files in self._scenes():
+            radiometry = radiometry_of(self.card)
+            grids = {band: located(self.card, path) for band, path in files.items()}
+            common = common_grid(self.card, list(grids.values()))
+            default = self.card.resampling.get("default", "bilinear")
+            image = RasterImage(
+                common,
+                tuple(
+                    BandFile(
+                        path,
+                        1,
+                        grids[band],
+                        self.card.resampling.get(band, default),
+                        with_own_nodata(radiometry, path, index=1),
+                    )
+                    for band, path in files.items()
+                ),
+            )
+            values = image.read(range(len(files)), rows=(0, common.height), columns=(0, common.width))
+            digest = hashlib.sha256("".join(file_sha256(path) for path in files.values()).encode()).hexdigest()
+            yield chip(
+                values, self.card, f"{scene.parent.name}/{scene.name}", physical=True, sha256=digest,
+                datetime=self._time(scene), footprint=self._footprint(common),
+            )  # fmt: skip
+
+    def _scenes(self) -> Iterator[tuple[Path, dict[str, Path]]]:
+        """Scenes of each id that the card wants, in the order of time, with their band files."""
+        for folder in self.folders:
+            scenes = sorted(path for path in folder.iterdir() if path.is_dir())
+            for position in seasons_wanted(self.card, [self._time(scene) for scene in scenes]):
+                yield scenes[position], {band: _band_file(scenes[position], band) for band in self.card.bands}
+
+    def _time(self, scene: Path) -> str:
+        found = _TIMES[settings_of(self.card).modality[:2]].match(scene.name)
+        if found is None:
+            raise UserError(
+                f"expected a scene id with its time as folder name, got {scene}; the layout of SSL4EO-S12 v1.0 is <id>/<scene id>/<band>.tif"
+            )
+        return iso(datetime.strptime(found["time"], "%Y%m%dT%H%M%S").isoformat())
+
+    def _footprint(self, grid: Grid) -> tuple[tuple[float, float], ...]:
+        """Corners of the crop."""
+        if not grid.crs.startswith("EPSG:"):
+            return ()
+        size = settings_of(self.card).crop_px
+        a, _, c, _, e, f = grid.transform
+        top, left = (grid.height - size) // 2, (grid.width - size) // 2
+        return corners(int(grid.crs[5:]), (c + a * left, c + a * (left + size)), (f + e * top, f + e * (top + size)))
+
+
+def _band_file(scene: Path, band: str) -> Path:
+    """The file of a band; the corpus writes B1 where the canonical name is B01."""
+    names = (f"{band}.tif", f"{band[0]}{band[1:].lstrip('0')}.tif")
+    return next((scene / name for name in names if (scene / name).is_file()), scene / names[-1])

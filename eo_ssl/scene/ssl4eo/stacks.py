@@ -1,0 +1,153 @@
+"""SSL4EO-S12 v1.1: zarr.zip files of 64 places x 4 times, Zarr version 2, read in place.
+
+``bands`` [sample, time, band, y, x] int16 DN (Sentinel-2, the offset of processing baseline 04.00 kept: reflectance x 10,000 + 1,000) or
+float16 dB (Sentinel-1); ``cloud_mask`` [sample, time, y, x] uint8: land 0, water 1, snow 2, thin cloud 3, thick cloud 4, cloud shadow 5,
+no data 6 (the data set's own description); ``x_``, ``y_`` pixel centres in metres of EPSG code ``crs``; ``time_``, ``file_id``.
+Values are decoded without masks or scales, so that a stored 0 stays the number 0 and the card decides what it means.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from zarr.errors import BaseZarrError
+from zarr.storage import ZipStore
+
+from eo_ssl.cards import Card
+from eo_ssl.errors import UserError
+from eo_ssl.manifest import file_sha256
+from eo_ssl.scene.chips import Chip
+from eo_ssl.scene.cube import Layers
+from eo_ssl.scene.facts import Facts, iso
+from eo_ssl.scene.handles import stamp
+from eo_ssl.scene.product import Product
+from eo_ssl.scene.ssl4eo.samples import chip, corners, no_cube, seasons_wanted, settings_of, void_ids
+from eo_ssl.sensors import sensor
+
+
+def listing(card: Card, root: Path) -> tuple[list[Product], list[tuple[str, str]]]:
+    """Return a product per file; void ids are left out when a file is read and named then."""
+    void = void_ids(card, root)
+    facts = Facts("", card.processing_baseline, card.orbit, card.offset)
+    paths = sorted(path for path in root.glob(str(card.files)) if path.is_file())
+    products = [
+        Product(
+            f"{card.name}/{path.relative_to(root).as_posix().removesuffix('.zarr.zip')}",
+            card,
+            "chips",
+            (),
+            facts,
+            source=Stack(card, path, void),
+        )
+        for path in paths
+    ]
+    return products, []
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One zarr.zip file."""
+
+    card: Card
+    path: Path
+    void: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self.path.name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file."""
+        return stamp(self.path)[2]
+
+    def checksum(self) -> str:
+        """Sha256 of the file."""
+        stamp(self.path)
+        return file_sha256(self.path)
+
+    def layers(self, bands: tuple[str, ...]) -> Layers:
+        """Refused: a file of samples is no image."""
+        no_cube(self.name)
+
+    def open_chips(self) -> Iterator[Chip]:
+        """Yield a chip per place and season; a time slab is decoded once, so memory is one slab.
+
+        Raises:
+            UserError: the file is damaged or not as the release describes it.
+        """
+        stack = _opened(*stamp(self.path), os.getpid())
+        try:
+            yield from self._chips(stack)
+        except UserError:  # also a ValueError, and already in words
+            raise
+        except (BaseZarrError, KeyError, ValueError, RuntimeError, OSError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"expected the layout of SSL4EO-S12 v1.1 in {self.path}, got {type(error).__name__}: {error}; the file is damaged, fetch it again"
+            ) from error
+
+    def _chips(self, stack: xr.Dataset) -> Iterator[Chip]:
+        order = self._band_order(stack)
+        times = stack["time_"].values.astype("datetime64[s]")
+        samples = [str(name) for name in stack["sample"].values]
+        wanted = [set(seasons_wanted(self.card, row.tolist())) for row in times]
+        for time in range(times.shape[1]):
+            slab = stack["bands"][:, time].values
+            classes = (
+                stack["cloud_mask"][:, time].values if "cloud_mask" in stack and self.card.mask is not None else None
+            )
+            for number, sample in enumerate(samples):
+                if time not in wanted[number] or sample in self.void:
+                    continue
+                yield chip(
+                    slab[number][order], self.card, f"{sample}/{time}", datetime=iso(str(times[number, time])),
+                    masks=self._masks(None if classes is None else classes[number]), footprint=self._footprint(stack, number),
+                )  # fmt: skip
+
+    def _band_order(self, stack: xr.Dataset) -> list[int]:
+        known = sensor(self.card.sensor).resolve_all(str(name) for name in stack["band"].values)
+        lacking = [band for band in self.card.bands if band not in known]
+        if lacking:
+            raise UserError(
+                f"expected the band {lacking[0]} in {self.path}, got {', '.join(known)}; correct `bands` or the modality of card {self.card.name}"
+            )
+        return [known.index(band) for band in self.card.bands]
+
+    def _masks(self, classes: npt.NDArray[Any] | None) -> dict[str, npt.NDArray[np.bool_]]:
+        meanings = self.card.mask.classes if self.card.mask else {}
+        return {} if classes is None else {meaning: np.isin(classes, values) for meaning, values in meanings.items()}
+
+    def _footprint(self, stack: xr.Dataset, number: int) -> tuple[tuple[float, float], ...]:
+        """Corners of the crop, from pixel centres in metres."""
+        size = settings_of(self.card).crop_px
+        sides = []
+        for axis in ("x_", "y_"):
+            centres = stack[axis][number].values
+            first = (len(centres) - size) // 2
+            half = (centres[1] - centres[0]) / 2
+            sides.append((float(centres[first] - half), float(centres[first + size - 1] + half)))
+        return corners(int(stack["crs"][number]), sides[0], sides[1])
+
+
+@lru_cache(maxsize=8)
+def _opened(path: str, modified: int, size: int, process: int) -> xr.Dataset:
+    """Open a file once per process (a handle must not cross a fork); a changed file is opened anew."""
+    try:
+        stack: xr.Dataset = xr.open_zarr(
+            ZipStore(path, mode="r"), mask_and_scale=False, chunks=None, consolidated=False
+        )
+    except (BaseZarrError, KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"expected a Zarr group in {path}, got {type(error).__name__}: {error}; the file is damaged, fetch it again"
+        ) from error
+    return stack

@@ -1,0 +1,140 @@
+"""How a SAFE product comes into being: a folder filled under another name, a manifest with checksums, then one rename or one zip file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+
+from eo_ssl.errors import UserError
+from eo_ssl.manifest import explain_os_error, sync_folder
+
+_ZIP_TIME = (2024, 1, 1, 0, 0, 0)  # of every member: equal products give equal zip files
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class DataObject:
+    """One file as the manifest lists it."""
+
+    identifier: str
+    name: str
+    "relative to the product, with / between folders"
+    mime: str
+    representation: str = ""
+    "repID of the manifest of Sentinel-1; Sentinel-2 has none"
+
+
+@dataclass(slots=True)
+class Draft:
+    """A product that is being written: files go below ``root``, in the order in which the manifest is to list them."""
+
+    root: Path
+    objects: list[DataObject] = field(default_factory=list)
+
+    def add(self, name: str, data: str | bytes, *, identifier: str, mime: str, representation: str = "") -> None:
+        """Write a small file and list it."""
+        path = self.reserve(name, identifier=identifier, mime=mime, representation=representation)
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+
+    def reserve(self, name: str, *, identifier: str, mime: str, representation: str = "") -> Path:
+        """List a file that the caller writes, and return where to."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.objects.append(DataObject(identifier, name, mime, representation))
+        return path
+
+    def digest(self, name: str, algorithm: str) -> str:
+        """Return the checksum of a file, lower-case hexadecimal; ``algorithm`` as the manifests spell it: MD5 or SHA3-256."""
+        made = hashlib.new(algorithm.lower().replace("-", "_"), usedforsecurity=False)
+        with (self.root / name).open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                made.update(chunk)
+        return made.hexdigest()
+
+
+@contextmanager
+def drafted(folder: Path, name: str, *, zipped: bool) -> Iterator[tuple[Draft, Path]]:
+    """Give a draft of ``name`` and the path where it appears, whole, when the block ends; nothing appears when it raises.
+
+    Raises:
+        UserError: the product exists already, or the folder cannot be written.
+    """
+    final = folder / (f"{name.removesuffix('.SAFE')}.zip" if zipped else name)
+    if final.exists():
+        raise UserError(f"expected no product at {final}, got one; give another folder or remove it")
+    # No search for products, however deep, takes the draft for one: nothing in it is called .SAFE or .zip.
+    temporary = folder / f".{name}.{os.getpid()}.tmp"
+    root, packed = temporary / "product", temporary / "packed"
+    try:
+        root.mkdir(parents=True)
+        yield Draft(root), final
+        if zipped:
+            _pack(root, packed, name)
+        (packed if zipped else root).rename(final)
+        sync_folder(folder)
+    except OSError as error:
+        raise explain_os_error(error, final) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _pack(source: Path, target: Path, name: str) -> None:
+    """Zip all below ``source`` in sorted order as a folder ``name``; JPEG 2000 is compressed already and only stored."""
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in files:
+            info = zipfile.ZipInfo(f"{name}/{path.relative_to(source).as_posix()}", _ZIP_TIME)
+            info.compress_type = zipfile.ZIP_STORED if path.suffix == ".jp2" else zipfile.ZIP_DEFLATED
+            info.external_attr = 0o644 << 16
+            with path.open("rb") as data, archive.open(info, "w") as member:
+                shutil.copyfileobj(data, member, _CHUNK)
+
+
+def write_raster(path: Path, image: npt.NDArray[Any], **profile: Any) -> None:
+    """Write ``image`` [y, x] or [band, y, x] as ``profile`` says (driver, crs, transform, creation options)."""
+    bands = image if image.ndim == 3 else image[None]
+    count, height, width = bands.shape
+    with rasterio.open(
+        path, "w", count=count, height=height, width=width, dtype=profile.pop("dtype", bands.dtype.name), **profile
+    ) as file:
+        file.write(bands)
+    # GDAL keeps what the format has no place for in a side file; a product has none.
+    path.with_name(f"{path.name}.aux.xml").unlink(missing_ok=True)
+
+
+def data_object_section(draft: Draft, checksum: Callable[[DataObject], tuple[str, str]]) -> str:
+    """Return the ``dataObject`` elements of a manifest for all files of a draft.
+
+    Args:
+        draft: the product, its files written.
+        checksum: name of the algorithm and digest to print for a file.
+    """
+    rows = []
+    for entry in draft.objects:
+        algorithm, digest = checksum(entry)
+        representation = f' repID="{entry.representation}"' if entry.representation else ""
+        size = (draft.root / entry.name).stat().st_size
+        rows.append(
+            f'    <dataObject ID="{entry.identifier}"{representation}>\n'
+            f'      <byteStream mimeType="{entry.mime}" size="{size}">\n'
+            f'        <fileLocation locatorType="URL" href="./{entry.name}"/>\n'
+            f'        <checksum checksumName="{algorithm}">{digest}</checksum>\n'
+            f"      </byteStream>\n    </dataObject>\n"
+        )
+    return "".join(rows)
+
+
+def numbers(values: npt.ArrayLike, form: str = "{:.6e}") -> str:
+    """Return numbers separated by blanks, as the annotations of both missions write them."""
+    return " ".join(form.format(value) for value in np.asarray(values).ravel().tolist())

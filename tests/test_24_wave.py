@@ -1,0 +1,258 @@
+"""Wave mode: no independent reader was at hand, so positions, tables and noise are compared with closed forms of generated products."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+
+from eo_ssl.cards import Card, Vignettes
+from eo_ssl.errors import UserError
+from eo_ssl.scene.chips import Chip
+from eo_ssl.scene.listing import products
+from eo_ssl.scene.product import Product
+from eo_ssl.sensors import Quantity
+from eo_ssl.synthetic.safe import S1WvSpec, S1WvTruth, Vignette, make_s1_wv_safe
+
+SIZE = 40  # 2 km of the 2.6 km of a generated vignette
+SPEC = S1WvSpec(vignettes=2, extent_m=2600.0, speckle=False)
+
+
+def _card(
+    *,
+    crop_px: int = SIZE,
+    remove_noise: bool = True,
+    bands: tuple[str, ...] = ("VV",),
+    quantity: Quantity = Quantity.SIGMA0,
+) -> Card:
+    return Card(
+        name="wave", title="", sensor="sentinel1_wv", reader="sentinel1_wv_safe", bands=bands, quantity=quantity, gsd_m=50.0, licence="",
+        attribution="", source="", files="*", vignettes=Vignettes(crop_px=crop_px, remove_noise=remove_noise),
+    )  # fmt: skip
+
+
+def _product(folder: Path, card: Card | None = None) -> Product:
+    (found,) = products(card or _card(), folder).products
+    return found
+
+
+def _chips(folder: Path, card: Card | None = None) -> list[Chip]:
+    return list(_product(folder, card).open_chips())
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> S1WvTruth:
+    """Without speckle."""
+    return make_s1_wv_safe(tmp_path_factory.mktemp("wave"), SPEC)
+
+
+def _ground(vignette: Vignette) -> tuple[np.ndarray, np.ndarray]:
+    """Metres on the ground of the outer edges of lines and samples, from the positions that the generator's own geometry gives."""
+    geometry = vignette.geometry
+    geod = pyproj.Geod(ellps="WGS84")
+    lines, samples = np.arange(-0.5, geometry.lines), np.arange(-0.5, geometry.samples)
+    places = [geometry.locate(lines, (geometry.samples - 1) / 2), geometry.locate((geometry.lines - 1) / 2, samples)]
+    along, across = (geod.inv(x[:-1], y[:-1], x[1:], y[1:])[2] for y, x in places)
+    return np.concatenate([[0], np.cumsum(along)]), np.concatenate([[0], np.cumsum(across)])
+
+
+def test_sigma0_is_that_of_the_truth_where_it_lies(still: S1WvTruth) -> None:
+    """The truth's closed form at places found through the generator's range-Doppler geometry, 16 x 16 to a pixel."""
+    for chip, vignette in zip(_chips(still.path.parent), still.vignettes, strict=True):
+        along, across = _ground(vignette)
+        assert (chip.height_px, chip.width_px) == (int(along[-1] / 50), int(across[-1] / 50))
+        assert (chip.row_off, chip.col_off) == ((chip.height_px - SIZE) // 2, (chip.width_px - SIZE) // 2)
+        fine = (np.arange(16 * SIZE) + 0.5) / 16
+        lines = np.interp(50 * (chip.row_off + fine), along, np.arange(len(along)) - 0.5)
+        samples = np.interp(50 * (chip.col_off + fine), across, np.arange(len(across)) - 0.5)
+        expected = vignette.sigma0(lines, samples).reshape(SIZE, 16, SIZE, 16).mean(axis=(1, 3))
+        assert chip.image.shape == (1, SIZE, SIZE)
+        assert chip.image.dtype == np.float32
+        assert chip.valid.all()
+        np.testing.assert_allclose(chip.image[0], expected, rtol=0.01)
+        assert (chip.image[0] / expected).mean() == pytest.approx(1, abs=5e-4)
+        assert np.ptp(expected) > 0.2 * expected.mean()  # the waves are there to be misplaced
+
+
+def test_beta0_and_gamma0_follow_from_the_incidence_angle(still: S1WvTruth) -> None:
+    """sigma0 = beta0 sin(angle) = gamma0 cos(angle): the tables of three quantities leave the same field."""
+    sigma, beta, gamma = (
+        _chips(still.path.parent, _card(quantity=quantity))
+        for quantity in (Quantity.SIGMA0, Quantity.BETA0, Quantity.GAMMA0)
+    )
+    for one, two, three in zip(sigma, beta, gamma, strict=True):
+        angle = np.deg2rad(one.incidence_deg)
+        middle = (0, SIZE // 2, SIZE // 2)
+        assert one.image[middle] / two.image[middle] == pytest.approx(np.sin(angle), rel=1e-3)
+        assert one.image[middle] / three.image[middle] == pytest.approx(np.cos(angle), rel=1e-3)
+
+
+def test_corners_lie_where_the_cut_ends(still: S1WvTruth) -> None:
+    geod = pyproj.Geod(ellps="WGS84")
+    for chip, vignette in zip(_chips(still.path.parent), still.vignettes, strict=True):
+        along, across = _ground(vignette)
+        rows, columns = 50.0 * chip.row_off + np.array([0, 50 * SIZE]), 50.0 * chip.col_off + np.array([0, 50 * SIZE])
+        lines = np.interp(rows, along, np.arange(len(along)) - 0.5)
+        samples = np.interp(columns, across, np.arange(len(across)) - 0.5)
+        corners = [(0, 0), (0, 1), (1, 1), (1, 0)]
+        for (longitude, latitude), (i, j) in zip(chip.footprint, corners, strict=True):
+            truth = vignette.geometry.locate(lines[i], samples[j])
+            assert geod.inv(longitude, latitude, float(truth[1]), float(truth[0]))[2] < 2.0
+        for (a, b), (c, d) in zip(chip.footprint, chip.footprint[1:] + chip.footprint[:1], strict=True):
+            assert geod.inv(a, b, c, d)[2] == pytest.approx(50 * SIZE, rel=2e-3)
+
+
+@pytest.mark.parametrize(("ascending", "down", "right"), [(True, 1, 1), (False, -1, -1)])
+def test_rows_follow_the_flight_and_columns_lead_away(tmp_path: Path, ascending: bool, down: int, right: int) -> None:
+    """The radar looks to the right: flying north the far columns are in the east, flying south in the west."""
+    make_s1_wv_safe(tmp_path, replace(SPEC, vignettes=1, extent_m=1000.0, ascending=ascending))
+    (chip,) = _chips(tmp_path, _card(crop_px=16))
+    first, far, _, last = chip.footprint
+    assert np.sign(last[1] - first[1]) == down
+    assert np.sign(far[0] - first[0]) == right
+
+
+def test_what_is_known_of_each_vignette(still: S1WvTruth) -> None:
+    product = _product(still.path.parent)
+    assert product.kind == "chips"
+    assert product.product_id == f"wave/{still.name.removesuffix('.SAFE')}"
+    assert product.shape == (1, SIZE, SIZE)
+    assert (product.facts.mode, product.facts.platform, product.facts.orbit) == ("WV", "S1A", "descending")
+    assert product.nbytes > 4 * sum(v.geometry.lines * v.geometry.samples for v in still.vignettes)
+    assert pickle.loads(pickle.dumps(product)) == product
+    chips = list(product.open_chips())
+    assert [chip.mode for chip in chips] == ["WV1", "WV2"]
+    for chip, vignette in zip(chips, still.vignettes, strict=True):
+        assert chip.name == vignette.image.stem
+        assert chip.incidence_deg == pytest.approx(vignette.incidence_deg, abs=1e-3)
+        assert chip.datetime == vignette.datetime.replace(microsecond=0).isoformat().replace("+00:00", "Z")
+        measurement = still.path / "measurement" / f"{vignette.image.stem}.tiff"
+        assert chip.sha256 == hashlib.sha256(measurement.read_bytes()).hexdigest()
+        assert (chip.label, chip.split) == (-1, "")
+    with pytest.raises(UserError, match="call open_chips"):
+        assert product.source is not None
+        product.source.layers(("VV",))
+
+
+def test_speckle_averages_to_the_truth_without_the_noise(tmp_path: Path) -> None:
+    """Circular Gaussian samples: the mean is sigma0, and the variance over it falls by the looks of a pixel."""
+    truth = make_s1_wv_safe(tmp_path, replace(SPEC, speckle=True))
+    quiet, loud = _chips(tmp_path), _chips(tmp_path, _card(remove_noise=False))
+    for chip, noisy, vignette in zip(quiet, loud, truth.vignettes, strict=True):
+        along, across = _ground(vignette)
+        looks = 50.0**2 / (along[-1] / len(along)) / (across[-1] / len(across))
+        middle = [np.interp(50 * (start + np.arange(SIZE) + 0.5), edges, np.arange(len(edges)) - 0.5)
+                  for start, edges in ((chip.row_off, along), (chip.col_off, across))]  # fmt: skip
+        ratio = chip.image[0].astype(np.float64) / vignette.sigma0(*middle)
+        assert ratio.mean() == pytest.approx(1, abs=0.015)
+        table = vignette.tables.calibration_at(middle[0], middle[1])
+        extra = (noisy.image[0] - chip.image[0]) / (vignette.tables.noise_at(middle[0], middle[1]) / table**2)
+        assert np.median(extra) == pytest.approx(1, abs=0.02)
+        signal = vignette.power(*middle) / (vignette.power(*middle) - vignette.tables.noise_at(*middle))
+        assert (1 / ratio.var()) * np.mean(signal**2) == pytest.approx(looks, rel=0.15)
+
+
+def test_a_zip_is_the_same_product(still: S1WvTruth, tmp_path: Path) -> None:
+    make_s1_wv_safe(tmp_path, SPEC, zipped=True)
+    packed, folder = _product(tmp_path), _product(still.path.parent)
+    assert packed.product_id == folder.product_id
+    assert packed.checksum() == folder.checksum()
+    for one, two in zip(packed.open_chips(), folder.open_chips(), strict=True):
+        np.testing.assert_array_equal(one.image, two.image)
+        assert (one.name, one.sha256, one.footprint) == (two.name, two.sha256, two.footprint)
+
+
+def test_a_vignette_smaller_than_the_cut_is_filled_with_invalid_pixels(still: S1WvTruth) -> None:
+    small, large = _chips(still.path.parent), _chips(still.path.parent, _card(crop_px=64))
+    for one, two in zip(small, large, strict=True):
+        assert two.row_off < 0
+        top, left = one.row_off - two.row_off, one.col_off - two.col_off
+        np.testing.assert_array_equal(two.image[:, top : top + SIZE, left : left + SIZE], one.image)
+        assert two.valid.sum() == two.height_px * two.width_px
+        assert np.isnan(two.image[0][~two.valid]).all()
+
+
+def test_fill_at_the_ends_of_lines_is_no_power(still: S1WvTruth, tmp_path: Path) -> None:
+    folder = tmp_path / still.path.name
+    shutil.copytree(still.path, folder)
+    path = next((folder / "measurement").glob("*-001.tiff"))
+    with rasterio.open(path, "r+") as file:
+        values = file.read()
+        lines, samples = values.shape[1:]
+        values[:, :, : samples // 3] = 0
+        values[:, lines // 2, samples // 2] = 0  # a measurement among others
+        file.write(values)
+    chip = _chips(tmp_path)[0]
+    third = chip.width_px / 3 - chip.col_off
+    invalid = ~chip.valid.any(axis=0)
+    assert invalid[: int(third) - 1].all()
+    assert not invalid[int(third) + 2 :].any()
+    assert chip.valid[:, int(third) + 2 :].all()
+    with pytest.raises(UserError, match=r"MD5.*-001\.tiff"):
+        _product(tmp_path).checksum()
+
+
+def test_products_that_do_not_fit_the_card(tmp_path: Path) -> None:
+    kept = make_s1_wv_safe(tmp_path, replace(SPEC, vignettes=1, extent_m=1000.0))
+    other = make_s1_wv_safe(tmp_path, replace(SPEC, vignettes=1, extent_m=1000.0, polarisation="HH"))
+    (tmp_path / "S1A_WV_broken.zip").write_bytes(b"no zip")
+    found = products(_card(), tmp_path)
+    assert [product.product_id for product in found.products] == [
+        f"wave/{kept.name.removesuffix('.SAFE')}",
+        "wave/S1A_WV_broken",
+    ]
+    ((name, reason),) = found.dropped
+    assert name == f"wave/{other.name.removesuffix('.SAFE')}"
+    assert "expected VV" in reason
+    assert "got HH" in reason
+    with pytest.raises(UserError, match="expected a zip file"):
+        found.products[1].checksum()
+    hh = products(_card(bands=("HH",)), tmp_path).products[0]
+    assert [chip.mode for chip in hh.open_chips()] == ["WV1"]
+    with pytest.raises(UserError, match="one polarisation"):
+        products(_card(bands=("VV", "HH")), tmp_path)
+
+
+def test_a_product_that_does_not_state_its_noise_is_refused(tmp_path: Path) -> None:
+    make_s1_wv_safe(tmp_path, replace(SPEC, vignettes=1, extent_m=1000.0, noise="none"))
+    with pytest.raises(UserError, match="expected thermal noise"):
+        _chips(tmp_path, _card(crop_px=16))
+    assert len(_chips(tmp_path, _card(crop_px=16, remove_noise=False))) == 1
+
+
+def test_damage_is_told_by_the_name_of_the_vignette(still: S1WvTruth, tmp_path: Path) -> None:
+    for kind in ("cut", "absent", "shape"):
+        folder = tmp_path / kind / still.path.name
+        shutil.copytree(still.path, folder)
+        path = next((folder / "measurement").glob("*-002.tiff"))
+        if kind == "cut":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        elif kind == "absent":
+            path.unlink()
+        else:
+            shutil.copyfile(next((folder / "measurement").glob("*-001.tiff")), path)
+        with pytest.raises(UserError, match=r"-002\.tiff"):
+            _chips(folder.parent)
+        with pytest.raises(UserError, match=r"-002\.tiff"):
+            _product(folder.parent).checksum()
+
+
+def test_of_two_processings_and_two_copies_one_is_kept(tmp_path: Path) -> None:
+    small = replace(SPEC, vignettes=1, extent_m=1000.0)
+    older = make_s1_wv_safe(tmp_path, replace(small, ipf="002.36", noise="old"))
+    newer = make_s1_wv_safe(tmp_path, small)
+    (tmp_path / f"{newer.name.removesuffix('.SAFE')}.zip").write_bytes(b"cut short")
+    found = products(_card(), tmp_path)
+    assert [product.product_id for product in found.products] == [f"wave/{newer.name.removesuffix('.SAFE')}"]
+    assert found.products[0].facts.processing_baseline == "003.31"
+    reasons = dict(found.dropped)
+    assert "by processor 003.31 (this one: 002.36)" in reasons[f"wave/{older.name.removesuffix('.SAFE')}"]
+    assert reasons[found.products[0].product_id] == "a second copy, which cannot be read"
+    assert len(found.products[0].checksum()) == 64
