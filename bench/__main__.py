@@ -11,11 +11,12 @@ from importlib import import_module
 
 from eo_ssl.errors import UserError, nearest
 
-GROUPS = ("load", "open", "ingest", "train", "evaluate")
+DEFAULT = ("load", "open", "ingest", "train", "evaluate")
+GROUPS = (*DEFAULT, "robustness")
 
 
 def main() -> None:
-    chosen = [name for argument in sys.argv[1:] for name in argument.split(",") if name] or list(GROUPS)
+    chosen = [name for argument in sys.argv[1:] for name in argument.split(",") if name] or list(DEFAULT)
     for group in chosen:
         if group not in GROUPS:
             raise SystemExit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import tempfile
 import time
@@ -10,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from eo_ssl.corpus import Encoding, Stream, StreamReader, aligned_empty
 from eo_ssl.corpus.shards import Layout, PartWriter, pack
 from eo_ssl.corpus.snapshots import Entry
 from eo_ssl.sensors import Quantity, sensor
+from eo_ssl.synthetic import make_eurosat
 
 TILES, BATCH, PAIRS = 2048, 64, 15
 STREAM = Stream("sentinel2_l1c", Quantity.TOA_REFLECTANCE, sensor("sentinel2_l1c").band_names, 10.0, 64)
 ENCODING = Encoding.of(STREAM.quantity, chips=False)
+MEAN, GAIN = torch.full((13, 1, 1), 0.2), torch.full((13, 1, 1), 5.0)
 
 
 def textured(rng: np.random.Generator, tiles: int) -> Iterator[np.ndarray[Any, Any]]:
@@ -39,27 +44,53 @@ def written(root: Path, codec: str, patches: np.ndarray[Any, Any]) -> StreamRead
     """Return a reader of ``patches`` stored as a fragment."""
     layout = Layout(STREAM, ENCODING, codec)  # type: ignore[arg-type]
     folder = root / "fragments" / codec
-    (folder / "parts").mkdir(parents=True)
-    writer = PartWriter(folder / "parts", layout, planned=len(patches))
+    parts = folder / "parts"
+    parts.mkdir(parents=True)
+    writer = PartWriter(parts, layout, planned=len(patches))
     for tile in patches:
         writer.slot()[...] = tile
         writer.keep()
     rest = len(writer.close())
-    pack(folder / f"{STREAM.name}.zarr", layout, [(folder / "parts", writer.shards, rest)])
+    pack(folder / f"{STREAM.name}.zarr", layout, [(parts, writer.shards, rest)])
+    shutil.rmtree(parts)
     entry = Entry(
-        name=codec,
-        product_id="bench",
-        kind="cube",
-        card="bench",
-        stream=STREAM.name,
-        rows=len(patches),
-        tiles_per_shard=layout.tiles_per_shard,
-        codec=codec,
-        encoding=ENCODING.to_json(),
-        counts={},
-        nbytes=0,
-    )
+        name=codec, product_id="bench", kind="cube", card="bench", stream=STREAM.name, rows=len(patches),
+        tiles_per_shard=layout.tiles_per_shard, codec=codec, encoding=ENCODING.to_json(), counts={}, nbytes=0,
+    )  # fmt: skip
     return StreamReader(root, STREAM, [entry])
+
+
+class Batches(Dataset[Any]):
+    """Batches as a loader's worker reads them, normalised, into memory of its own: from the corpus, or from a memmap of the patches."""
+
+    def __init__(self, reader: StreamReader | None, path: Path, batches: list[Any]) -> None:
+        self.reader, self.path, self.batches = reader, path, batches
+        self.patches: Any = None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        out = torch.empty((BATCH, 13, 64, 64))
+        if self.reader is not None:
+            self.reader.read(self.batches[number], out=out.numpy())
+        else:
+            if self.patches is None:
+                self.patches = np.load(self.path, mmap_mode="r")
+            for position, row in enumerate(self.batches[number]):
+                ENCODING.decode(self.patches[row], out.numpy()[position])
+        return out.sub_(MEAN).mul_(GAIN)
+
+
+def drained(dataset: Batches, start: str) -> Callable[[], None]:
+    """Return a pass over ``dataset`` with two workers, started once."""
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=start, persistent_workers=True)
+
+    def action() -> None:
+        for _ in loader:
+            pass
+
+    return action
 
 
 def alternate(ours: Callable[[], None], theirs: Callable[[], None], pairs: int) -> tuple[float, float, float]:
@@ -77,7 +108,7 @@ def alternate(ours: Callable[[], None], theirs: Callable[[], None], pairs: int) 
 
 
 def run() -> Iterator[dict[str, Any]]:
-    """Yield ``load/uncompressed`` and ``load/lz4``: seconds per 1,000 patches."""
+    """Yield ``load/uncompressed`` and ``load/lz4`` without and with two workers, and ``load/vs-geotiff``: seconds per 1,000 patches."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="eo_ssl-bench-") as home:
         root = Path(home)
@@ -88,36 +119,86 @@ def run() -> Iterator[dict[str, Any]]:
         patches = np.load(root / "patches.npy", mmap_mode="r")
         order = rng.permutation(TILES)
         batches = [order[first : first + BATCH] for first in range(0, TILES, BATCH)]
-        out = aligned_empty((BATCH, 13, 64, 64), np.float32)
-        mean, gain = rng.random((13, 1, 1), dtype=np.float32), rng.random((13, 1, 1), dtype=np.float32)
-
-        def normalise() -> None:
-            np.subtract(out, mean, out=out)
-            np.multiply(out, gain, out=out)
-
-        def memmap() -> None:
-            for rows in batches:
-                for position, row in enumerate(rows):
-                    ENCODING.decode(patches[row], out[position])
-                normalise()
-
         for name, codec in (("uncompressed", "none"), ("lz4", "lz4")):
             reader = written(root, codec, patches)
-
-            def corpus(reader: StreamReader = reader) -> None:
-                for rows in batches:
-                    reader.read(rows, out=out)
-                    normalise()
-
-            ours, theirs, ratio = alternate(corpus, memmap, PAIRS)
             size = sum(path.stat().st_size for path in (root / "fragments" / codec).rglob("*") if path.is_file())
-            yield {
-                "name": f"load/{name}",
-                "value": ours / TILES * 1000,
-                "unit": "s per 1000 patches",
-                "reference": "NumPy memmap, same conversion and normalisation",
-                "reference_value": theirs / TILES * 1000,
-                "ratio": ratio,
-                "pairs": PAIRS,
-                "note": f"{TILES} patches 13 x 64 x 64, shuffled batches of {BATCH} to normalised float32, warm cache, {size / plain.nbytes:.0%} of raw size",
-            }
+            share = f"{size / plain.nbytes:.0%} of raw size"
+            yield one_process(name, reader, patches, batches, share)
+            for start in ("fork", "spawn"):
+                mine, theirs = (
+                    drained(Batches(source, root / "patches.npy", batches), start) for source in (reader, None)
+                )
+                yield line(
+                    f"{name}-2-{start}",
+                    alternate(mine, theirs, PAIRS),
+                    TILES,
+                    f"two workers ({start}) on both sides, {share}",
+                )
+        yield against_geotiff(root, rng)
+
+
+def one_process(
+    name: str, reader: StreamReader, patches: np.ndarray[Any, Any], batches: list[Any], share: str
+) -> dict[str, Any]:
+    """Measure reading in this process into one reused buffer."""
+    out = aligned_empty((BATCH, 13, 64, 64), np.float32)
+    mean, gain = MEAN.numpy(), GAIN.numpy()
+
+    def normalise() -> None:
+        np.subtract(out, mean, out=out)
+        np.multiply(out, gain, out=out)
+
+    def memmap() -> None:
+        for rows in batches:
+            for position, row in enumerate(rows):
+                ENCODING.decode(patches[row], out[position])
+            normalise()
+
+    def corpus() -> None:
+        for rows in batches:
+            reader.read(rows, out=out)
+            normalise()
+
+    note = f"{TILES} patches 13 x 64 x 64, shuffled batches of {BATCH} to normalised float32, warm cache, {share}"
+    return line(name, alternate(corpus, memmap, PAIRS), TILES, note)
+
+
+def against_geotiff(root: Path, rng: np.random.Generator) -> dict[str, Any]:
+    """Measure TorchGeo's EuroSAT, one GeoTIFF per patch, against the same patches in a corpus."""
+    from torchgeo.datasets import EuroSAT
+
+    dataset = EuroSAT(str(make_eurosat(root / "eurosat", per_class=60)), split="train")
+    count = len(dataset) // BATCH * BATCH
+    patches = np.stack([dataset[row]["image"].numpy() for row in range(count)]).astype(np.int16)
+    reader = written(root / "same", "lz4", patches)
+    order = rng.permutation(count)
+    out = aligned_empty((BATCH, 13, 64, 64), np.float32)
+
+    def corpus() -> None:
+        for first in range(0, count, BATCH):
+            reader.read(order[first : first + BATCH], out=out)
+
+    def geotiff() -> None:
+        for first in range(0, count, BATCH):
+            torch.stack([dataset[int(row)]["image"] for row in order[first : first + BATCH]])
+
+    note = f"{count} patches 13 x 64 x 64 of generated EuroSAT layout, lz4 here, one process"
+    return line(
+        "vs-geotiff",
+        alternate(corpus, geotiff, PAIRS),
+        count,
+        note,
+        reference="TorchGeo EuroSAT, one GeoTIFF per patch",
+    )
+
+
+def line(
+    name: str, measured: tuple[float, float, float], tiles: int, note: str,
+    *, reference: str = "NumPy memmap, same conversion and normalisation",
+) -> dict[str, Any]:  # fmt: skip
+    """Return a line of the table."""
+    ours, theirs, ratio = measured
+    return {
+        "name": f"load/{name}", "value": ours / tiles * 1000, "unit": "s per 1000 patches", "reference": reference,
+        "reference_value": theirs / tiles * 1000, "ratio": ratio, "pairs": PAIRS, "note": note,
+    }  # fmt: skip

@@ -179,7 +179,13 @@ def _write_item(folder: Path, rng: np.random.Generator, title: str, *, summed: b
     for band, key, gsd in (("B02", "blue", 10), ("B05", "rededge1", 20), ("B09", "nir09", 60), ("SCL", "scl", 20)):
         side, classes = SIZE_PX * 10 // gsd, band == "SCL"
         values = rng.integers(1, 12, (side, side)) if classes else rng.integers(1001, 9000, (side, side))
-        profile = {"driver": "COG", "dtype": "uint8" if classes else "uint16", "count": 1, "height": side, "width": side}
+        profile = {
+            "driver": "COG",
+            "dtype": "uint8" if classes else "uint16",
+            "count": 1,
+            "height": side,
+            "width": side,
+        }
         grid = {"crs": "EPSG:32632", "transform": from_origin(left, top, gsd, gsd), "nodata": 0}
         with rasterio.open(folder / f"{band}.tif", "w", **profile, **grid, blocksize=128, compress="deflate") as file:
             file.write(values.astype(profile["dtype"]), 1)

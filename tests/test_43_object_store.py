@@ -289,7 +289,7 @@ def test_processes_make_the_same_corpus_and_leave_no_scratch(mock: Mock, tmp_pat
 
 def test_the_command_line_takes_an_address(mock: Mock, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = ArchiveSpec(
-        sites=1, dates=1, size_px=64, sensors=("sentinel2_l2a",), exact_duplicates=0, near_duplicates=0, reprocessed=0
+        sites=1, dates=1, size_px=96, sensors=("sentinel2_l2a",), exact_duplicates=0, near_duplicates=0, reprocessed=0
     )
     make_archive(tmp_path / "archive", seed=3, spec=spec)
     command = [

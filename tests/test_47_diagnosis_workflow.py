@@ -108,9 +108,15 @@ def test_every_clean_real_set_raises_nothing(real_data: Path, capsys) -> None:
         "s2_19udp_l1c",
         "hls_l30_patch",
         "worldcereal_s1",
+        "worldcereal_s2_20m",
     ):
         assert main(["doctor", card, "--data", str(real_data), "--json"]) == 0
         assert "wrong" not in json.loads(capsys.readouterr().out)["counts"]
+
+
+def test_chips_are_left_unjudged(real_data: Path, capsys) -> None:
+    assert main(["doctor", "mstar_soc", "--data", str(real_data), "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["counts"]) == {"cannot tell"}
 
 
 def test_wrong_offsets_give_the_lines_for_the_card(real_data: Path, tmp_path: Path, capsys) -> None:

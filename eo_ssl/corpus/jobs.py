@@ -216,7 +216,8 @@ def _begin(job: Job, folder: Path) -> None:
     if not job.folder.parent.is_dir():
         raise WriteError("the run was stopped")
     try:
-        folder.mkdir(parents=True)
+        job.folder.mkdir(exist_ok=True)  # not its parent: a run that was stopped meanwhile must stay stopped
+        folder.mkdir()
     except OSError as error:
         raise WriteError(str(explain_os_error(error, folder))) from error
 
