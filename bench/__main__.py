@@ -12,7 +12,7 @@ from importlib import import_module
 from eo_ssl.errors import UserError, nearest
 
 DEFAULT = ("load", "open", "ingest", "train", "evaluate")
-GROUPS = (*DEFAULT, "robustness")
+GROUPS = (*DEFAULT, "robustness", "pairs")
 
 
 def main() -> None:

@@ -49,16 +49,16 @@ def link(rng: Rng, path: Path) -> str:
 
 
 def bomb(rng: Rng, path: Path) -> str:
-    """A member of 1 GB of zeros that packs to 1 MB, under a name that is read."""
+    """A member of 256 MB of zeros that packs to 256 kB, under a name that is read."""
     name = _some(path, rng)
     _rewrite(path, leave_out=name)
     with (
         zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive,
         archive.open(name, "w", force_zip64=True) as member,
     ):
-        for _ in range(64):
+        for _ in range(16):
             member.write(bytes(1 << 24))
-    return f"{Path(name).name} unpacks to 1 GB"
+    return f"{Path(name).name} unpacks to 256 MB"
 
 
 def _rewrite(path: Path, *, leave_out: str) -> None:

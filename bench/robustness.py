@@ -1,38 +1,101 @@
 """Damaged and hostile archives, and ingests that are killed: what becomes of 500 mutated products and of 100 kills.
 
-``python -m bench robustness`` prints a line per result. EO_SSL_SEED (0), EO_SSL_MUTATIONS (500) and EO_SSL_KILLS (100) change the run;
-EO_SSL_ROWS=1 prints each mutation as well.
+``python -m bench robustness > rows.jsonl`` runs both (a quarter of an hour on an idle machine) and ``python -m bench.robustness < rows.jsonl``
+prints the tables of docs/robustness.md. EO_SSL_SEED (0), EO_SSL_MUTATIONS (500) and EO_SSL_KILLS (100) change the run; 0 leaves a part out.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import trials
+from bench import kills, trials
 from bench.subjects import make_subjects
 
 INGEST_EVERY = 5
+VERDICTS = (
+    "listing", "dropped", "checksum", "reading", "equal", "pixels", "metadata", "gone", "unworded", "crash", "hang", "executed",
+)  # fmt: skip
 
 
 def run() -> Iterator[dict[str, Any]]:
-    seed, count = int(os.environ.get("EO_SSL_SEED", "0")), int(os.environ.get("EO_SSL_MUTATIONS", "500"))
+    wanted = {
+        name: int(os.environ.get(f"EO_SSL_{name}", usual))
+        for name, usual in (("SEED", "0"), ("MUTATIONS", "500"), ("KILLS", "100"))
+    }
     with tempfile.TemporaryDirectory(prefix="eo-ssl-robustness-") as folder:
-        yield from mutated(Path(folder), seed=seed, count=count)
+        if wanted["MUTATIONS"]:
+            yield from mutated(Path(folder), seed=wanted["SEED"], count=wanted["MUTATIONS"])
+        if wanted["KILLS"]:
+            yield from kills.run(Path(folder), kills=wanted["KILLS"], seed=wanted["SEED"])
 
 
 def mutated(folder: Path, *, seed: int, count: int) -> Iterator[dict[str, Any]]:
     planned = trials.plan(make_subjects(folder / "sound", seed=seed), count=count, ingest_every=INGEST_EVERY)
-    outcomes = []
-    for outcome in trials.run(planned, folder / "trials", seed=seed):
-        outcomes.append(outcome)
-        if outcome.violation or os.environ.get("EO_SSL_ROWS"):
-            yield {"mutation": outcome.number, "violation": outcome.violation, **asdict(outcome)}
-    for subject in dict.fromkeys(outcome.subject for outcome in outcomes):
-        mine = [outcome for outcome in outcomes if outcome.subject == subject]
-        yield {"name": f"mutations/{subject}", "seed": seed, "count": len(mine), **Counter(outcome.verdict for outcome in mine)}
+    for trial, outcome in zip(planned, trials.run(planned, folder / "trials", seed=seed), strict=True):
+        name = f"mutation/{outcome.number:03d}"
+        yield {
+            "name": name, "seed": seed, "ingested": trial.through_ingest, "violation": outcome.violation, **asdict(outcome),
+        }  # fmt: skip
+
+
+def tables(rows: list[dict[str, Any]]) -> str:
+    """Return the results as Markdown: mutations by what a checksum can know, by subject and by kind, then the kills."""
+    damaged = [row for row in rows if "verdict" in row]
+    parts = [
+        _table(damaged, "change", lambda row: _case(row)),
+        _table(damaged, "archive", lambda row: row["subject"]),
+        _table(damaged, "mutation", lambda row: f"{row['kind']}: {row['mutation']}"),
+    ]
+    violations = [row for row in damaged if row["violation"]]
+    parts.append(f"Through the real ingest: {sum(row['ingested'] for row in damaged)}. Violations: {len(violations)}.")
+    parts += [
+        f"- {row['name']} {row['subject']} {row['mutation']}: {row['violation']}; {row['detail']}" for row in violations
+    ]
+    killed = [row for row in rows if row["name"].startswith("kills/")]
+    if killed:
+        columns = [key for key in killed[0] if key != "points"]
+        lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        lines += ["| " + " | ".join(str(row[key]) for key in columns) + " |" for row in killed]
+        points: Counter[str] = Counter()
+        for row in killed:
+            points.update(row["points"])
+        parts += [
+            "\n".join(lines),
+            "Kills at named points: " + ", ".join(f"{name} {count}" for name, count in sorted(points.items())),
+        ]
+    return "\n\n".join(parts)
+
+
+def _case(row: dict[str, Any]) -> str:
+    if row["guarded"]:
+        return "a stated checksum does not fit"
+    return (
+        "checksums fit: forged or packed anew"
+        if row["mutation"].startswith("sealed") or row["kind"] == "zip"
+        else "no checksum is stated"
+    )
+
+
+def _table(rows: list[dict[str, Any]], title: str, key: Callable[[dict[str, Any]], str]) -> str:
+    groups: dict[str, Counter[str]] = {}
+    for row in sorted(rows, key=key):
+        groups.setdefault(key(row), Counter())[row["verdict"]] += 1
+    groups["all"] = Counter(row["verdict"] for row in rows)
+    lines = [f"| {title} | n | {' | '.join(VERDICTS)} |", "|---" * (len(VERDICTS) + 2) + "|"]
+    lines += [
+        f"| {name} | {sum(found.values())} | {' | '.join(str(found[verdict]) for verdict in VERDICTS)} |"
+        for name, found in groups.items()
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(tables([json.loads(line) for line in sys.stdin]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,7 +141,17 @@ def _zarr(folder: Path, seed: int) -> list[Subject]:
             store = ZipStore(root / names[-1], mode="w")
             xr.Dataset(variables, coords=coords).to_zarr(store, zarr_format=2, consolidated=False, encoding=encoding)
             store.close()
+        _without_doubles(root / names[-1])
     return [Subject("ssl4eo-zarr", card, root, names[0], Path(names[0]).name.removesuffix(".zarr.zip"), "zip CRC")]
+
+
+def _without_doubles(path: Path) -> None:
+    """Keep the last of the members that xarray's writer puts twice into a zip."""
+    with zipfile.ZipFile(path) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in held.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
 
 
 def _geotiff(folder: Path, seed: int) -> list[Subject]:

@@ -19,16 +19,20 @@ from typing import Any
 import numpy as np
 
 from bench import mutations
-from bench.mutations import EXECUTED, SET, Mutation
+from bench.hostile_files import EXECUTED, SET
+from bench.mutations import Mutation
 from bench.subjects import CROP_PX, Subject
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
-from eo_ssl.scene import Product, products
+from eo_ssl.scene import Product, Refused, products
 
 SECONDS = 30.0
 MEMORY = 6 * 2**30  # bytes of address space
 CONFIG = IngestConfig(size_px=CROP_PX, edge="pad", min_valid=0.0)
 CAUGHT = ("listing", "dropped", "checksum", "reading")
+AGAIN = (
+    "flip", "impossible number", "replaced value", "damaged list", "missing element", "cut", "missing key", "swapped children",
+)  # fmt: skip
 LARGEST = 10_000_000  # values; the sound products have a fiftieth of it
 Reading = dict[str, str]
 
@@ -72,12 +76,12 @@ class Outcome:
 
 
 def plan(subjects: Sequence[Subject], *, count: int, ingest_every: int) -> list[Trial]:
-    """Every mutation of every subject once, then bytes flipped, cut and blanked in turn until there are ``count``; the order is mixed."""
+    """Every mutation of every subject once, then those of ``AGAIN`` in turn until there are ``count``; the order is mixed."""
     cells = [(subject, mutation) for subject in subjects for mutation in mutations.mutations(subject)]
     cells += [(subject, mutations.PICKLED) for subject in subjects if subject.name == "ssl4eo-zarr"]
-    plain = [cell for cell in cells if cell[1].name == "flip"] + [cell for cell in cells if cell[1].name in ("flip", "cut", "blank")]
+    again = [cell for name in AGAIN for cell in cells if cell[1].name.removeprefix("sealed ") == name]
     while len(cells) < count:
-        cells.append(plain[len(cells) % len(plain)])
+        cells.append(again[len(cells) % len(again)])
     order = np.random.default_rng(len(cells)).permutation(len(cells))[:count]
     return [Trial(n, *cells[cell], through_ingest=n % ingest_every == 0) for n, cell in enumerate(order)]
 
@@ -89,15 +93,16 @@ def guarded(subject: Subject, mutation: Mutation, file: str, victim: Path) -> bo
     if mutation.sealed or not subject.sums or subject.name == "ssl4eo-zarr":
         return False  # sealed by its maker: checksums fit, as those of a zip that was packed anew do
     name = Path(file).name
-    if name == "manifest.safe" or (subject.name.startswith("stac") and not name.endswith(".tif")):
-        return False  # what holds the checksums has none itself
-    return True
+    # what holds the checksums has none itself
+    return name != "manifest.safe" and (name.endswith(".tif") or not subject.name.startswith("stac"))
 
 
 def run(trials: Sequence[Trial], folder: Path, *, seed: int) -> Iterator[Outcome]:
     """Yield the outcome of each trial, in order; a worker that died or hung is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    truths = {subject.name: read_set(subject, subject.root) for subject in {t.subject.name: t.subject for t in trials}.values()}
+    subjects = {trial.subject.name: trial.subject for trial in trials}
+    truths = {name: read_set(subject, subject.root) for name, subject in subjects.items()}
+    tiles = {name: tiles_of_good(subject, folder / f"good-{name}") for name, subject in subjects.items()}
     worker = _Worker()
     try:
         for trial in trials:
@@ -105,7 +110,9 @@ def run(trials: Sequence[Trial], folder: Path, *, seed: int) -> Iterator[Outcome
             shutil.copytree(trial.subject.root, place / SET)
             rng = np.random.default_rng([seed, trial.number])
             file, done = mutations.apply(trial.mutation, trial.subject, place / SET, rng)
-            verdict, detail, others = worker.ask((trial.subject, place, truths[trial.subject.name], trial.through_ingest))
+            name = trial.subject.name
+            order = (trial.subject, place, truths[name], tiles[name], trial.through_ingest)
+            verdict, detail, others = worker.ask(order)
             if (place / EXECUTED).exists():
                 verdict = "executed"
             is_guarded = guarded(trial.subject, trial.mutation, file, place)
@@ -157,13 +164,20 @@ def _serve(pipe: Connection) -> None:
     pipe.send("ready")
     while True:
         try:
-            subject, place, truth, through_ingest = pipe.recv()
+            subject, place, truth, tiles, through_ingest = pipe.recv()
         except EOFError:
             return
-        pipe.send(examine(subject, place, truth, through_ingest=through_ingest))
+        pipe.send(examine(subject, place, truth, tiles, through_ingest=through_ingest))
 
 
-def examine(subject: Subject, place: Path, truth: dict[str, Reading], *, through_ingest: bool) -> tuple[str, str, str]:
+def examine(
+    subject: Subject,
+    place: Path,
+    truth: dict[str, Reading],
+    tiles: frozenset[tuple[bytes, bytes]],
+    *,
+    through_ingest: bool,
+) -> tuple[str, str, str]:
     """Return verdict, detail and what happened to the good product."""
     good = next(name for name in truth if subject.key not in name)
     known = truth[next(name for name in truth if subject.key in name)]
@@ -181,7 +195,7 @@ def examine(subject: Subject, place: Path, truth: dict[str, Reading], *, through
         verdict, detail = "dropped", listed.dropped[0][1]
     spared = _spared(listed.products, good, truth[good])
     if through_ingest and not spared:
-        spared = _ingested(listed.products, good, place / "corpus", verdict)
+        spared = _ingested(listed.products, good, place / "corpus", verdict, tiles)
     return verdict, detail, spared
 
 
@@ -214,7 +228,9 @@ def _difference(known: str, found: str) -> str:
     one, other = json.loads(known), json.loads(found)
     if not isinstance(one, dict) or not isinstance(other, dict):
         return "chips"
-    return ", ".join(f"{key}: {str(one.get(key))[:40]} -> {str(other.get(key))[:40]}" for key in one if one[key] != other.get(key))
+    return ", ".join(
+        f"{key}: {str(one.get(key))[:40]} -> {str(other.get(key))[:40]}" for key in one if one[key] != other.get(key)
+    )
 
 
 def _spared(listed: Sequence[Product], good: str, known: Reading) -> str:
@@ -229,19 +245,36 @@ def _spared(listed: Sequence[Product], good: str, known: Reading) -> str:
     return "" if found == known else "the good product changed"
 
 
-def _ingested(listed: Sequence[Product], good: str, out: Path, verdict: str) -> str:
+def _tiles(corpus: Corpus) -> frozenset[tuple[bytes, bytes]]:
+    """Id and digest of the pixels of each tile."""
+    tables = [corpus.index(name).select(["tile_id", "pixels_sha256"]).to_pydict() for name in corpus.streams]
+    return frozenset(pair for table in tables for pair in zip(table["tile_id"], table["pixels_sha256"], strict=True))
+
+
+def _ingested(
+    listed: Sequence[Product], good: str, out: Path, verdict: str, tiles: frozenset[tuple[bytes, bytes]]
+) -> str:
     """Ingest both and compare: what was refused is in quarantine, the good one is whole."""
     report = ingest(listed, out=out, config=CONFIG, client="synchronous")
     refused = verdict in ("listing", "checksum", "reading", "unworded") and len(listed) > 1
     aside = [name for name, _ in report.quarantined]
     corpus = Corpus.open(out)
-    table = corpus.index(next(iter(corpus.streams))).to_pylist()
-    held = {row["product_id"] for row in table}
-    if good in aside or good not in held or corpus.verify():
+    if good in aside or not tiles <= _tiles(corpus) or corpus.verify():
         return "ingest: the good product is not whole"
-    if refused != bool(aside):
+    if listed[0].kind == "cube" and (
+        (refused and not aside) or (verdict == "equal" and aside)
+    ):  # chips are left out one by one
         return f"ingest: {len(aside)} quarantined, and reading alone says {verdict}"
     return ""
+
+
+def tiles_of_good(subject: Subject, out: Path) -> frozenset[tuple[bytes, bytes]]:
+    """Ingest the good product alone."""
+    found = [
+        product for product in products(subject.card, subject.root).products if subject.key not in product.product_id
+    ]
+    ingest(found, out=out, config=CONFIG, client="synchronous")
+    return _tiles(Corpus.open(out))
 
 
 def read_set(subject: Subject, root: Path) -> dict[str, Reading]:
@@ -260,7 +293,13 @@ def reading(product: Product) -> Reading:
     if product.kind == "chips":
         rows = []
         for chip in product.open_chips():
-            held = {key: value for key, value in _fields(chip).items() if not isinstance(value, np.ndarray) and key not in ("masks", "sha256")}
+            if isinstance(chip, Refused):
+                raise UserError(chip.reason)  # the others of the product are kept
+            held = {
+                key: value
+                for key, value in _fields(chip).items()
+                if not isinstance(value, np.ndarray) and key not in ("masks", "sha256")
+            }
             rows.append({key: str(value) for key, value in held.items()})
             for array in (chip.image, chip.valid, *chip.masks.values()):
                 digest.update(np.ascontiguousarray(array).tobytes())

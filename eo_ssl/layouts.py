@@ -172,7 +172,7 @@ class Samples:
     modality: str
     "as the corpus calls it: s1, s2a, s2c (v1.0); S1GRD, S2L1C, S2L2A, S2RGB (v1.1)"
     seasons: tuple[int, ...] = (0, 1, 2, 3)
-    "positions in the order of time"
+    "positions in the order of time; in an LMDB, which holds no times, as stored"
     crop_px: int = 264
     "side of the centre crop taken from each sample"
     void_ids: str = ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 from eo_ssl.cards import Card, load_card
 from eo_ssl.scene import products
 from eo_ssl.scene.product import Product
+from eo_ssl.scene.safe import MANIFEST, containers
+from eo_ssl.scene.sentinel1.safe import Safe, open_safe
 from eo_ssl.sensors import Quantity
 
 
@@ -38,3 +42,17 @@ def edit(path: Path, changes: tuple[tuple[str, str], ...]) -> None:
         assert old in text, old
         text = text.replace(old, new)
     path.write_text(text)
+
+
+def radar_safe(path: Path) -> Safe:
+    """Return the one Sentinel-1 product in a folder or zip file."""
+    (found,) = containers(path, mark=MANIFEST)
+    return open_safe(found)
+
+
+def relisted(path: Path, file: Path) -> None:
+    """State the present checksum of a file of the folder ``path`` in its manifest, as if it had been delivered so."""
+    manifest, name = path / MANIFEST, file.relative_to(path).as_posix()
+    head, place, tail = manifest.read_text().partition(f'"./{name}"')
+    digest = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+    manifest.write_text(head + place + re.sub(r'(checksumName="MD5">)\w+', rf"\g<1>{digest}", tail, count=1))

@@ -12,6 +12,7 @@ import pytest
 
 from eo_ssl.errors import UserError
 from eo_ssl.scene import products
+from eo_ssl.scene.archive import Archive
 from eo_ssl.scene.product import Product
 from eo_ssl.scene.sentinel2.source import SafeSource
 from eo_ssl.synthetic.safe import S2SafeSpec, make_s2_safe
@@ -181,12 +182,10 @@ def test_images_of_another_kind_and_absent_ones_are_named(template: Path, tmp_pa
 
 
 def test_checksums_are_read_once_per_content(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eo_ssl.scene.sentinel2 import safe
-
     copied(template, tmp_path)
     product = only(card_of("L1C", **BANDS), tmp_path)
     first = product.checksum()
-    monkeypatch.setattr(safe, "_chunks", None)
+    monkeypatch.setattr(Archive, "chunks", None)
     assert product.checksum() == first
 
 

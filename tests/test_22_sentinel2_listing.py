@@ -9,8 +9,8 @@ import pytest
 
 from eo_ssl.errors import UserError
 from eo_ssl.scene import products
+from eo_ssl.scene.safe import containers
 from eo_ssl.scene.sentinel2.metadata import BAND_IDS, Metadata, read
-from eo_ssl.scene.sentinel2.safe import safes
 from eo_ssl.synthetic.safe import S2SafeSpec, S2SafeTruth, make_s2_safe
 from safe_products import card_of, edit, only, unlisted
 
@@ -25,7 +25,7 @@ OLD_XML = """<?xml version="1.0"?>
 
 
 def metadata(path: Path) -> Metadata:
-    (safe,) = safes(path)
+    (safe,) = containers(path, mark="GRANULE")
     return read(safe)
 
 
@@ -236,7 +236,7 @@ def test_a_damaged_product_does_not_stop_the_others(product: Path) -> None:
     assert "got neither" in reasons["S2B_20220716"]
     assert "expected a zip file" in reasons["S2B_20220717"]
     assert "document type or entities" in reasons["S2B_20220718"]
-    assert found.dropped == (("S2_MSIL1C_notes", "no Sentinel-2 product: it has no GRANULE folder"),)
+    assert found.dropped == (("S2_MSIL1C_notes", "no product of this kind: it holds no GRANULE"),)
 
 
 def test_a_band_at_another_resolution_is_taken_only_where_the_card_is_as_coarse(tmp_path: Path) -> None:
@@ -250,3 +250,23 @@ def test_a_band_at_another_resolution_is_taken_only_where_the_card_is_as_coarse(
     with pytest.raises(UserError, match=r"an image of B02 at 10 m in .*, got 20 m, 60 m"):
         only(card_of("L2A", bands=["B02", "B03"]), tmp_path).open()
     assert only(card_of("L2A", bands=["B02"], gsd_m=20.0), tmp_path).shape == (1, SIZE // 2, SIZE // 2)
+
+
+def test_products_of_a_users_own_sen2cor_have_the_offsets_they_state_and_give_way_to_esas(tmp_path: Path) -> None:
+    """Sen2Cor run by a user writes baseline 99.xx, and a list of offsets only where its Level-1C input had one."""
+    esa = make_s2_safe(tmp_path, S2SafeSpec(level="L2A", baseline="05.09", size_px=SIZE))
+    own = make_s2_safe(tmp_path / "own", S2SafeSpec(level="L2A", baseline="04.00", size_px=SIZE))
+    unlisted(own.path)
+    edit(own.path / "MTD_MSIL2A.xml", (("<PROCESSING_BASELINE>04.00<", "<PROCESSING_BASELINE>99.99<"),))
+    assert metadata(own.path).offset("B04") == -1000.0
+    name = own.name.removesuffix(".SAFE")
+    found = products(card_of("L2A"), tmp_path)
+    assert [product.product_id for product in found.products] == [f"s2_safe_l2a/{esa.name.removesuffix('.SAFE')}"]
+    assert dict(found.dropped) == {
+        f"s2_safe_l2a/{name}": f"processing baseline 99.99 of a sensing that {esa.name.removesuffix('.SAFE')} has in 05.09"
+    }
+    file = own.path / "MTD_MSIL2A.xml"
+    text = file.read_text()
+    start, end = (text.index(f"{mark}BOA_ADD_OFFSET_VALUES_LIST>") for mark in ("<", "</"))
+    file.write_text(text[:start] + text[end + len("</BOA_ADD_OFFSET_VALUES_LIST>") :])
+    assert metadata(own.path).offset("B04") == 0.0

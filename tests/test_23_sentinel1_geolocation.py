@@ -15,9 +15,9 @@ from rasterio.warp import reproject
 
 from eo_ssl.scene.sentinel1.annotation import GeolocationGrid
 from eo_ssl.scene.sentinel1.geolocation import Geolocation, target_crs
-from eo_ssl.scene.sentinel1.safe import open_safe
 from eo_ssl.scene.sentinel1.sampling import bilinear, mean_cells
 from eo_ssl.synthetic.safe import S1GrdSpec, make_s1_grd_safe
+from safe_products import radar_safe
 
 IW = "S1A_IW_GRDH_1SDV_20180716T004042_20180716T004107_022812_02792A_FD5B/measurement/iw-vv.tiff"
 SM = "S1A_S1_GRDH_1SDV_20230809T020729_20230809T020754_049792_05FCE6_1175/measurement/s1-vh.tiff"
@@ -65,7 +65,7 @@ def test_zone_of_the_centre_and_back(longitude: float, latitude: float, crs: str
 @pytest.mark.parametrize("ascending", [False, True])
 def test_the_grid_leads_where_the_orbit_does(tmp_path: Path, ascending: bool) -> None:
     truth = make_s1_grd_safe(tmp_path, S1GrdSpec(lines=400, samples=500, ascending=ascending, height_m=250.0))
-    safe = open_safe(truth.path)
+    safe = radar_safe(truth.path)
     grid = safe.annotation(safe.images[0]).grid
     crs = target_crs(grid)
     way = Geolocation(grid, crs)
@@ -88,7 +88,7 @@ def test_nodes_stay_within_a_twentieth_of_a_pixel_of_the_full_solution(
     real_data: Path, rng: np.random.Generator
 ) -> None:
     for path in sorted((real_data / "s1_grd_annotations").glob("*.zip")):
-        safe = open_safe(path)
+        safe = radar_safe(path)
         about = safe.annotation(safe.images[0])
         way = Geolocation(about.grid, target_crs(about.grid))
         target = way.grid(about.lines, about.samples, 10.0)
@@ -109,7 +109,7 @@ def test_nodes_stay_within_a_twentieth_of_a_pixel_of_the_full_solution(
 
 
 def test_positions_have_the_same_bits_in_any_window(real_data: Path) -> None:
-    safe = open_safe(next((real_data / "s1_grd_annotations").glob("*8255.zip")))
+    safe = radar_safe(next((real_data / "s1_grd_annotations").glob("*8255.zip")))
     about = safe.annotation(safe.images[0])
     way = Geolocation(about.grid, target_crs(about.grid))
     for gsd in (10.0, 30.0):

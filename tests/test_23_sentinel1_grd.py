@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from pyproj import Transformer
 from scipy.ndimage import map_coordinates
 
 from eo_ssl.cards import Card, Radar, load_card
@@ -21,10 +22,10 @@ from eo_ssl.scene.product import Product
 from eo_ssl.scene.sentinel1.border import measure_border
 from eo_ssl.scene.sentinel1.grd import GrdImage
 from eo_ssl.scene.sentinel1.power import RadarImage
-from eo_ssl.scene.sentinel1.safe import open_safe
 from eo_ssl.scene.sentinel1.source import listing
 from eo_ssl.sensors import Quantity
 from eo_ssl.synthetic.safe import S1GrdSpec, S1GrdTruth, make_s1_grd_safe
+from safe_products import radar_safe, relisted
 
 CLEAN = S1GrdSpec(lines=330, samples=420, looks=None, border_px=0, seed=3)
 OLD = S1GrdSpec(
@@ -65,7 +66,7 @@ def _whole(layers: Layers) -> np.ndarray:
 
 
 def _radar(truth: S1GrdTruth, polarisation: str = "VV", quantity: Quantity = Quantity.SIGMA0) -> RadarImage:
-    safe = open_safe(truth.path)
+    safe = radar_safe(truth.path)
     (image,) = (image for image in safe.images if image.polarisation == polarisation)
     return RadarImage(safe, image, quantity, remove_noise=True)
 
@@ -87,9 +88,11 @@ def test_the_formula_with_numbers(tmp_path: Path) -> None:
             f'<{tag} count="{count}">{" ".join([value] * count)}</{tag}>' + part.split(f"</{tag}>", 1)[1]
             for part in rest.split(f"<{tag} ")
         ))  # fmt: skip
+        relisted(truth.path, path)
     path = truth.path / str(radar.image.noise)
     text = path.read_text()
     path.write_text(text[: text.index("<noiseAzimuthVectorList")] + '<noiseAzimuthVectorList count="0"/></noise>')
+    relisted(truth.path, path)
     power = radar.power((0, 64), (0, 64))
     np.testing.assert_allclose(power, (100**2 - 1000) / 600**2, rtol=1e-6)  # 0.025
 
@@ -242,6 +245,7 @@ def test_noise_that_the_processor_removed_is_not_removed_again(tmp_path: Path) -
         path.write_text(
             text.replace("<thermalNoiseCorrectionPerformed>false<", "<thermalNoiseCorrectionPerformed>true<")
         )
+        relisted(truth.path, path)
     after = _radar(truth).power((0, 330), (0, 420))
     plain = truth.dn["VV"].astype(np.float64) ** 2 / truth.calibration("VV") ** 2
     np.testing.assert_allclose(after, plain, rtol=1e-5)
@@ -261,6 +265,7 @@ def test_noise_in_other_units_is_refused(tmp_path: Path) -> None:
             line = f"{head}>{' '.join(f'{float(value) / 1e9:e}' for value in values.split())}<{tail}"
         lines.append(line)
     path.write_text("\n".join(lines))
+    relisted(truth.path, path)
     with pytest.raises(UserError, match=r"units of DN\^2"):
         radar.check()
 
@@ -287,6 +292,7 @@ def test_a_damaged_geolocation_grid_is_refused(tmp_path: Path, tag: str, value: 
         head, tail = path.read_text().split("<geolocationGridPoint>", 1)
         before, rest = tail.split(f"<{tag}>", 1)
         path.write_text(f"{head}<geolocationGridPoint>{before}<{tag}>{value}{rest[rest.index('<') :]}")
+        relisted(truth.path, path)
     with pytest.raises(UserError, match=words):
         _layers(truth)
 
@@ -297,6 +303,40 @@ def test_other_modes_say_so(tmp_path: Path, mode: str) -> None:
     assert _product(truth, gsd_m=40.0).facts.mode == mode
 
 
+@pytest.mark.parametrize(
+    ("spec", "gsd_m", "epsg"),
+    [
+        (replace(CLEAN, mode="EW", polarisations=("HH", "HV"), lines=200, samples=240), 40.0, None),
+        (replace(CLEAN, mode="S3", polarisations=("HH", "HV"), lines=200, samples=240, ascending=True), 10.0, None),
+        (replace(CLEAN, lines=200, samples=240, centre=(-17.0, 180.0)), 10.0, {"EPSG:32701", "EPSG:32760"}),
+        (replace(CLEAN, lines=200, samples=240, centre=(0.0, 12.0), ascending=True), 10.0, None),
+    ],
+    ids=["EW", "stripmap", "antimeridian", "equator and zone limit"],
+)
+def test_modes_and_places_recover_the_scene_where_it_lies(
+    tmp_path: Path, spec: S1GrdSpec, gsd_m: float, epsg: set[str] | None
+) -> None:
+    """Map coordinates to latitude and longitude to the truth's own line and sample: no geolocation grid of the reader in between."""
+    truth = make_s1_grd_safe(tmp_path, spec)
+    layers = _layers(truth, quantity=Quantity.SIGMA0, gsd_m=gsd_m, bands=spec.polarisations)
+    grid, values = layers.image.grid, _whole(layers)
+    assert epsg is None or grid.crs in epsg
+    assert grid.height * grid.width < 3 * spec.lines * spec.samples
+    lines, samples = np.meshgrid(np.arange(0.0, spec.lines, 8), np.arange(0.0, spec.samples, 8), indexing="ij")
+    latitude, longitude = truth.locate(lines, samples)
+    x, y = Transformer.from_crs(4326, grid.crs, always_xy=True).transform(longitude, latitude)
+    across, along = (x - grid.transform[2]) / gsd_m - 0.5, (y - grid.transform[5]) / -gsd_m - 0.5
+    inner = (lines > 8) & (samples > 8) & (lines < spec.lines - 9) & (samples < spec.samples - 9)
+    for band, polarisation in enumerate(spec.polarisations):
+        found = map_coordinates(values[band].astype(np.float64), [along[inner], across[inner]], order=1, cval=np.nan)
+        expected = map_coordinates(
+            truth.sigma0[polarisation].astype(np.float64), [lines[inner], samples[inner]], order=1
+        )
+        assert np.isfinite(found).all()
+        assert np.median(np.abs(found / expected - 1)) < 0.02
+        assert np.corrcoef(found, expected)[0, 1] > 0.98
+
+
 def test_a_truncated_or_exchanged_measurement_is_refused(tmp_path: Path) -> None:
     truth = make_s1_grd_safe(tmp_path, OLD)
     radar = _radar(truth)
@@ -304,7 +344,7 @@ def test_a_truncated_or_exchanged_measurement_is_refused(tmp_path: Path) -> None
     radar.path.write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match="damaged"):
         radar.power((0, 330), (0, 420))
-    with pytest.raises(UserError, match=r"expected MD5 .*vv"):
+    with pytest.raises(UserError, match=r"-vv-.*\.tiff to have the checksum"):
         _product(truth).checksum()
     other = make_s1_grd_safe(tmp_path / "other", replace(OLD, lines=128))
     shutil.copy(_radar(other).path, radar.path)

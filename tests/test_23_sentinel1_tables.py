@@ -12,8 +12,9 @@ from eo_ssl.errors import UserError
 from eo_ssl.scene.sentinel1.calibration import read_calibration
 from eo_ssl.scene.sentinel1.lut import Table, Vector
 from eo_ssl.scene.sentinel1.noise import read_noise
-from eo_ssl.scene.sentinel1.safe import Safe, open_safe
+from eo_ssl.scene.sentinel1.safe import Safe
 from eo_ssl.sensors import Quantity
+from safe_products import radar_safe
 
 AGAIN = "S1A_IW_GRDH_1SDV_20150203T043109_20150203T043134_004454_00574F_6D00"
 FIRST = "S1A_IW_GRDH_1SDV_20150203T043109_20150203T043134_004454_00574F_FEC3"
@@ -67,7 +68,7 @@ AZIMUTH = [
 
 
 def _product(real_data: Path, name: str) -> Safe:
-    return open_safe(real_data / "s1_grd_annotations" / f"{name}.zip")
+    return radar_safe(real_data / "s1_grd_annotations" / f"{name}.zip")
 
 
 def _held(table: Table, vector: int, line: float, pixel: float) -> float:
@@ -229,7 +230,7 @@ def test_damaged_noise_is_refused(old: str, new: str, words: str) -> None:
 
 def test_calibration_refuses_zero_and_other_quantities(real_data: Path) -> None:
     safe = _product(real_data, NEW)
-    root = safe.archive.xml(safe.images[0].calibration)
+    root = safe.container.xml(safe.images[0].calibration)
     tables = read_calibration(root, name="c.xml")
     with pytest.raises(UserError, match="sigma0, beta0 or gamma0"):
         tables.table(Quantity.SIGMA0_DB)

@@ -19,6 +19,7 @@ import rasterio
 from rasterio import Affine
 
 from eo_ssl.cards import Card, Radar
+from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
 from eo_ssl.scene.archive import Archive
 from eo_ssl.scene.cube import Layers
@@ -30,9 +31,9 @@ from eo_ssl.scene.sentinel1.grd import geocoded
 from eo_ssl.scene.sentinel1.heights import Elevation, open_elevation
 from eo_ssl.scene.sentinel1.power import RadarImage
 from eo_ssl.scene.sentinel1.rangedoppler import Patch, flattening, solve
-from eo_ssl.scene.sentinel1.safe import open_safe
 from eo_ssl.sensors import Quantity
 from eo_ssl.synthetic.safe import S1GrdSpec, S1GrdTruth, make_s1_grd_safe
+from safe_products import radar_safe
 
 pytest.importorskip("sarsen", reason="terrain correction needs the extra `sar`")
 HEIGHT_M = 210.0
@@ -76,7 +77,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> S1GrdTruth:
 
 
 def _images(truth: S1GrdTruth, quantity: Quantity) -> tuple[RadarImage, ...]:
-    safe = open_safe(truth.path)
+    safe = radar_safe(truth.path)
     return tuple(RadarImage(safe, image, quantity, True) for image in safe.images)
 
 
@@ -166,7 +167,7 @@ def test_level_ground_has_the_gamma0_of_the_incidence_angle(real_data: Path) -> 
 @pytest.mark.parametrize("slope_deg", [-15.0, 10.0, 20.0])
 def test_a_plane_that_leans_to_the_radar_has_the_gamma0_of_its_own_angle(truth: S1GrdTruth, slope_deg: float) -> None:
     """In the plane of sight the local incidence angle is the incidence minus the slope; gamma0 = beta0 tan(local)."""
-    annotation = open_safe(truth.path).annotation(open_safe(truth.path).images[0])
+    annotation = radar_safe(truth.path).annotation(radar_safe(truth.path).images[0])
     geometry = truth.geometry
     here, there = (np.array(geometry.point(150, sample)) for sample in (180, 181))
     up = here / np.linalg.norm(here)
@@ -184,7 +185,7 @@ def test_a_plane_that_leans_to_the_radar_has_the_gamma0_of_its_own_angle(truth: 
 
 
 def test_a_steep_hill_folds_and_unknown_terrain_has_no_area(truth: S1GrdTruth) -> None:
-    annotation = open_safe(truth.path).annotation(open_safe(truth.path).images[0])
+    annotation = radar_safe(truth.path).annotation(radar_safe(truth.path).images[0])
     step = 10.0 * np.arange(-40, 40)
     crs = "+proj=tmerc +datum=WGS84 +lat_0={} +lon_0={}".format(*(float(v) for v in truth.geometry.locate(150, 180)))
     heights = HEIGHT_M + 300.0 * np.exp(-(np.add.outer(step**2, step**2)) / 2 / 80.0**2)
@@ -447,10 +448,35 @@ def test_without_sarsen_the_remedy_is_named(truth: S1GrdTruth, monkeypatch: pyte
         return original(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    safe = open_safe(truth.path)
+    safe = radar_safe(truth.path)
     with pytest.raises(UserError, match=r"pip install eo_ssl\[sar\]"):
         solve(
             Patch(np.zeros((2, 2)), np.arange(2.0), np.arange(2.0), UTM.crs),
             safe.annotation(safe.images[0]),
             facets=False,
         )
+
+
+@pytest.mark.usefixtures("near")
+def test_a_corpus_over_terrain_holds_the_cube_and_is_the_same_from_threads(truth: S1GrdTruth, tmp_path: Path) -> None:
+    _over(truth, tmp_path, HEIGHT_M, Quantity.GAMMA0)  # writes the elevation raster
+    (tmp_path / truth.path.name).symlink_to(truth.path)
+    card = replace(_card(dem="dem.tif", dem_datum="ellipsoid"), files="*.SAFE")
+    found = products(card, tmp_path).products
+    made = {}
+    for client in ("synchronous", "threads"):
+        report = ingest(found, out=tmp_path / client, config=IngestConfig(size_px=64, min_valid=0.2), client=client)
+        assert not report.quarantined
+        made[client] = Corpus.open(tmp_path / client)
+    assert made["threads"].fingerprint == made["synchronous"].fingerprint
+    (name,) = made["threads"].streams
+    index = made["threads"].index(name, columns=["row_off", "col_off", "incidence_deg"]).to_pylist()
+    assert len(index) > 10
+    cube = found[0].open()
+    tiles = made["threads"].stream(name).read(np.arange(len(index)))
+    for tile, row in zip(tiles, index, strict=True):
+        place = {"y": slice(row["row_off"], row["row_off"] + 64), "x": slice(row["col_off"], row["col_off"] + 64)}
+        expected = cube["image"].isel(**place).values
+        np.testing.assert_array_equal(np.isnan(tile), np.isnan(expected))
+        np.testing.assert_allclose(tile, expected, rtol=2**-10, atol=1e-6)  # stored as float16
+        assert row["incidence_deg"] == pytest.approx(float(cube["incidence_deg"].isel(**place).mean()), rel=1e-3)

@@ -7,6 +7,7 @@ import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pyproj
@@ -14,12 +15,14 @@ import pytest
 import rasterio
 
 from eo_ssl.cards import Card, Vignettes
+from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
-from eo_ssl.scene.chips import Chip
+from eo_ssl.scene.chips import Chip, Refused
 from eo_ssl.scene.listing import products
 from eo_ssl.scene.product import Product
 from eo_ssl.sensors import Quantity
 from eo_ssl.synthetic.safe import S1WvSpec, S1WvTruth, Vignette, make_s1_wv_safe
+from safe_products import relisted
 
 SIZE = 40  # 2 km of the 2.6 km of a generated vignette
 SPEC = S1WvSpec(vignettes=2, extent_m=2600.0, speckle=False)
@@ -44,7 +47,10 @@ def _product(folder: Path, card: Card | None = None) -> Product:
 
 
 def _chips(folder: Path, card: Card | None = None) -> list[Chip]:
-    return list(_product(folder, card).open_chips())
+    found = list(_product(folder, card).open_chips())
+    for chip in found:
+        assert isinstance(chip, Chip), chip.reason
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -189,14 +195,18 @@ def test_fill_at_the_ends_of_lines_is_no_power(still: S1WvTruth, tmp_path: Path)
         values[:, :, : samples // 3] = 0
         values[:, lines // 2, samples // 2] = 0  # a measurement among others
         file.write(values)
+    whole = _product(still.path.parent).checksum()
+    changed = _product(tmp_path)
+    assert changed.checksum() != whole
+    refused, other = changed.open_chips()
+    assert (type(refused), type(other)) == (Refused, Chip)
+    relisted(folder, path)
     chip = _chips(tmp_path)[0]
     third = chip.width_px / 3 - chip.col_off
     invalid = ~chip.valid.any(axis=0)
     assert invalid[: int(third) - 1].all()
     assert not invalid[int(third) + 2 :].any()
     assert chip.valid[:, int(third) + 2 :].all()
-    with pytest.raises(UserError, match=r"MD5.*-001\.tiff"):
-        _product(tmp_path).checksum()
 
 
 def test_products_that_do_not_fit_the_card(tmp_path: Path) -> None:
@@ -222,26 +232,117 @@ def test_products_that_do_not_fit_the_card(tmp_path: Path) -> None:
 
 def test_a_product_that_does_not_state_its_noise_is_refused(tmp_path: Path) -> None:
     make_s1_wv_safe(tmp_path, replace(SPEC, vignettes=1, extent_m=1000.0, noise="none"))
-    with pytest.raises(UserError, match="expected thermal noise"):
-        _chips(tmp_path, _card(crop_px=16))
+    (refused,) = _product(tmp_path, _card(crop_px=16)).open_chips()
+    assert isinstance(refused, Refused)
+    assert "expected thermal noise" in refused.reason
     assert len(_chips(tmp_path, _card(crop_px=16, remove_noise=False))) == 1
 
 
-def test_damage_is_told_by_the_name_of_the_vignette(still: S1WvTruth, tmp_path: Path) -> None:
-    for kind in ("cut", "absent", "shape"):
-        folder = tmp_path / kind / still.path.name
-        shutil.copytree(still.path, folder)
-        path = next((folder / "measurement").glob("*-002.tiff"))
-        if kind == "cut":
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        elif kind == "absent":
-            path.unlink()
-        else:
-            shutil.copyfile(next((folder / "measurement").glob("*-001.tiff")), path)
-        with pytest.raises(UserError, match=r"-002\.tiff"):
-            _chips(folder.parent)
-        with pytest.raises(UserError, match=r"-002\.tiff"):
-            _product(folder.parent).checksum()
+def test_noise_of_early_processors_in_other_units_is_refused(tmp_path: Path) -> None:
+    """Processors 2.90 and 2.91 state the noise of wave mode 37 to 39 dB too high."""
+    truth = make_s1_wv_safe(tmp_path, replace(SPEC, vignettes=1, extent_m=1000.0))
+    (path,) = truth.path.glob("annotation/calibration/noise-*.xml")
+    root = ElementTree.parse(path)
+    for table in root.iter("noiseRangeLut"):
+        table.text = " ".join(f"{float(value) * 10**3.813:e}" for value in str(table.text).split())
+    root.write(path)
+    relisted(truth.path, path)
+    (refused,) = _product(tmp_path, _card(crop_px=16)).open_chips()
+    assert isinstance(refused, Refused)
+    assert "units of DN^2" in refused.reason
+
+
+@pytest.mark.parametrize("kind", ["cut", "absent", "exchanged", "annotation"])
+def test_a_damaged_vignette_is_lost_alone(still: S1WvTruth, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / still.path.name
+    shutil.copytree(still.path, folder)
+    path = next((folder / "measurement").glob("*-002.tiff"))
+    if kind == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif kind == "absent":
+        path.unlink()
+    elif kind == "exchanged":
+        shutil.copyfile(next((folder / "measurement").glob("*-001.tiff")), path)
+    else:
+        path = next((folder / "annotation").glob("*-002.xml"))
+        path.write_text(path.read_text().replace("<line>", "<line> ", 1))
+    chip, refused = _product(tmp_path).open_chips()
+    assert isinstance(chip, Chip)
+    np.testing.assert_array_equal(chip.image, _chips(still.path.parent)[0].image)
+    assert isinstance(refused, Refused)
+    assert refused.name == still.vignettes[1].image.stem
+    assert path.name in refused.reason
+    assert ("found none" if kind == "absent" else "of its manifest") in refused.reason
+    assert _product(tmp_path).checksum() != _product(still.path.parent).checksum()
+
+
+def test_a_measurement_of_another_shape_is_told_even_where_the_manifest_lists_it(
+    still: S1WvTruth, tmp_path: Path
+) -> None:
+    folder = tmp_path / still.path.name
+    shutil.copytree(still.path, folder)
+    first, second = sorted((folder / "measurement").glob("*.tiff"))
+    shutil.copyfile(first, second)
+    relisted(folder, second)
+    _, refused = _product(tmp_path).open_chips()
+    assert isinstance(refused, Refused)
+    assert "complex samples" in refused.reason
+
+
+def test_damage_to_what_vignettes_share_is_damage_to_the_product(still: S1WvTruth, tmp_path: Path) -> None:
+    folder = tmp_path / still.path.name
+    shutil.copytree(still.path, folder)
+    path, manifest = folder / "overlay.kml", folder / "manifest.safe"
+    path.write_bytes(b"<kml/>")
+    listed = (
+        '<dataObject ID="kml" repID="s1MapOverlaySchema"><byteStream mimeType="text/xml" size="6">'
+        '<fileLocation locatorType="URL" href="./overlay.kml"/><checksum checksumName="MD5">0</checksum></byteStream></dataObject>'
+    )
+    manifest.write_text(manifest.read_text().replace("</dataObjectSection>", f"{listed}</dataObjectSection>"))
+    relisted(folder, path)
+    _product(tmp_path).checksum()
+    path.write_bytes(b"<kmz/>")
+    with pytest.raises(UserError, match=f"{path.name} to have the checksum"):
+        _product(tmp_path).checksum()
+    manifest.write_bytes(manifest.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"expected XML in .*manifest.safe"):
+        _product(tmp_path).checksum()
+
+
+@pytest.mark.parametrize("client", ["synchronous", "threads"])
+def test_a_corpus_takes_the_other_vignettes_and_says_which_are_lost(
+    still: S1WvTruth, tmp_path: Path, client: str
+) -> None:
+    folder = tmp_path / "data" / still.path.name
+    shutil.copytree(still.path, folder)
+    path = next((folder / "measurement").glob("*-002.tiff"))
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    name, config = still.vignettes[1].image.stem, IngestConfig(size_px=SIZE)
+    report = ingest([_product(folder.parent)], out=tmp_path / "made", config=config, client=client)
+    assert (report.tiles, report.counts["damaged"], report.quarantined) == (1, 1, ())
+    corpus = Corpus.open(tmp_path / "made")
+    (entry,) = corpus.quarantine()
+    assert (entry["product_id"], entry["chip"]) == (f"wave/{still.path.stem}", name)
+    assert f"{name}.tiff to have the checksum" in entry["reason"]
+    assert corpus.verify() == []
+    path.write_bytes(good)
+    ingest([_product(folder.parent)], out=tmp_path / "made", config=config, client=client)
+    assert Corpus.open(tmp_path / "made").quarantine() == []
+    direct = ingest([_product(still.path.parent)], out=tmp_path / "direct", config=config, client=client)
+    assert direct.tiles == 2
+    assert Corpus.open(tmp_path / "made").fingerprint == Corpus.open(tmp_path / "direct").fingerprint
+
+
+def test_a_product_whose_vignettes_are_all_lost_is_put_aside_with_the_reason(still: S1WvTruth, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / still.path.name
+    shutil.copytree(still.path, folder)
+    for path in (folder / "measurement").glob("*.tiff"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"-001\.tiff to have the checksum"):
+        ingest(
+            [_product(folder.parent)], out=tmp_path / "made", config=IngestConfig(size_px=SIZE), client="synchronous"
+        )
 
 
 def test_of_two_processings_and_two_copies_one_is_kept(tmp_path: Path) -> None:
@@ -254,5 +355,5 @@ def test_of_two_processings_and_two_copies_one_is_kept(tmp_path: Path) -> None:
     assert found.products[0].facts.processing_baseline == "003.31"
     reasons = dict(found.dropped)
     assert "by processor 003.31 (this one: 002.36)" in reasons[f"wave/{older.name.removesuffix('.SAFE')}"]
-    assert reasons[found.products[0].product_id] == "a second copy, which cannot be read"
+    assert reasons[found.products[0].product_id].startswith("a second copy, which cannot be read: ")
     assert len(found.products[0].checksum()) == 64

@@ -56,6 +56,9 @@ ZERO = {"raster:bands": [{"scale": 0.0001, "offset": 0}]}
         ({}, STATED, None),
         ({}, {}, None),
         ({BASE: "unknown"}, {}, None),
+        # (e) a user's own processing: the baseline tells nothing, a stated offset does
+        ({BASE: "99.99"}, {}, None),
+        ({V1: True, BASE: "99.99"}, {}, 0.0),
     ],
 )
 def test_offset_precedence(properties: dict[str, Any], asset: dict[str, Any], expected: float | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import struct
 import warnings
 from dataclasses import replace
@@ -20,7 +21,7 @@ from zarr.storage import ZipStore
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
-from eo_ssl.scene import products
+from eo_ssl.scene import Refused, products
 from eo_ssl.scene.ssl4eo.records import array_of, plain_tuple
 
 SCENES = {  # in alphabetical order the autumn of 2020 comes last, in time it comes first
@@ -248,9 +249,30 @@ def test_a_hostile_record_runs_nothing_and_is_refused(record: bytes, tmp_path: P
     good = np.full((4, 13, 24, 24), 700, dtype=np.int16)
     write_records(tmp_path / "a.lmdb", [pickle.dumps((good.tobytes(), good.shape)), record or b"\x00"])
     (product,) = products(small("ssl4eo_lmdb_s2c"), tmp_path).products
-    with pytest.raises(UserError, match=r"record 1 of .*a\.lmdb"):
-        list(product.open_chips())
+    *chips, refused = product.open_chips()
+    assert [chip.name for chip in chips] == [f"0000000/{season}" for season in range(4)]
+    assert isinstance(refused, Refused)
+    assert refused.name == "0000001"
+    assert re.search(r"record 1 of .*a\.lmdb", refused.reason)
     assert not Path("/tmp/eo_ssl_must_not_exist").exists()
+
+
+@pytest.mark.parametrize("client", ["synchronous", "threads"])
+def test_a_corpus_leaves_out_a_hostile_record_alone_and_says_so(tmp_path: Path, client: str) -> None:
+    good = [np.full((4, 13, 24, 24), 700 + number, dtype=np.int16) for number in range(2)]
+    records = [pickle.dumps((array.tobytes(), array.shape)) for array in good]
+    write_records(tmp_path / "a.lmdb", [records[0], HOSTILE["a call"], records[1]])
+    found = products(small("ssl4eo_lmdb_s2c"), tmp_path).products
+    report = ingest(found, out=tmp_path / "made", config=IngestConfig(size_px=24), client=client)
+    assert (report.tiles, report.counts["damaged"], report.quarantined) == (8, 1, ())
+    corpus = Corpus.open(tmp_path / "made")
+    (entry,) = corpus.quarantine()
+    assert (entry["product_id"], entry["chip"]) == (found[0].product_id, "0000001")
+    assert "record 1 of" in entry["reason"]
+    assert corpus.verify() == []
+    (name,) = corpus.streams
+    tiles = corpus.stream(name).read(np.arange(8))
+    np.testing.assert_allclose([tile.mean() for tile in tiles], [0.07] * 4 + [0.0701] * 4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -268,3 +290,30 @@ def test_a_bright_number_is_reflectance_above_one_and_not_wrapped(tmp_path: Path
     write_records(tmp_path / "a.lmdb", [pickle.dumps((bright.tobytes(), bright.shape))])
     chip = next(products(small("ssl4eo_lmdb_s2c"), tmp_path).products[0].open_chips())
     np.testing.assert_allclose(chip.image, 1.2, rtol=1e-6)
+
+
+def test_a_number_beyond_int16_comes_back_from_the_authors_cast(tmp_path: Path) -> None:
+    """The published code casts uint16 to int16: 40,000 is stored as -25,536, the same sixteen bits."""
+    bright = np.full((4, 13, 24, 24), 40000, dtype=np.uint16).astype(np.int16)
+    assert bright.max() == -25536
+    write_records(tmp_path / "a.lmdb", [pickle.dumps((bright.tobytes(), bright.shape))])
+    chip = next(products(small("ssl4eo_lmdb_s2c"), tmp_path).products[0].open_chips())
+    np.testing.assert_allclose(chip.image, 4.0, rtol=1e-6)
+
+
+def test_a_file_of_the_later_release_without_offset_is_refused_by_name(tmp_path: Path) -> None:
+    """The WebDataset release of v1.1 has one place per file and no offset; the card would subtract 1000 from it."""
+    path = tmp_path / "S2L2A" / "0000001.zarr.zip"
+    write_stack(path, bands=S2, values=np.full((1, 4, 12, 24, 24), 700, dtype=np.int16))
+    with xr.open_zarr(ZipStore(path, mode="r"), consolidated=False, mask_and_scale=False) as stack:
+        alone = stack.isel(sample=0).drop_vars("sample").load()
+    path.unlink()
+    for variable in alone.variables.values():
+        variable.encoding = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        store = ZipStore(path, mode="w")
+        alone.to_zarr(store, zarr_format=2, consolidated=False)
+        store.close()
+    with pytest.raises(UserError, match=r"64 places per file .* got one place; .* WebDataset release"):
+        list(products(small("ssl4eo_v11_s2l2a"), tmp_path).products[0].open_chips())

@@ -437,7 +437,9 @@ def test_a_kill_before_the_new_manifest_keeps_the_old_one(tmp_path: Path, rng, m
     first, second = scenes(rng, 2)
     second = dataclasses.replace(second, card=card("other"))
     run([first], tmp_path / "c")
-    monkeypatch.setattr("eo_ssl.corpus.records.write_manifest", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        "eo_ssl.corpus.records.write_manifest", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         run([second], tmp_path / "c")
     monkeypatch.undo()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eo_ssl.pairing import ShiftEstimator
+from eo_ssl.pairing import PairConfig, ShiftEstimator
 from eo_ssl.pairing.shift import orientation
 
 
@@ -45,7 +45,7 @@ def test_a_planted_shift_comes_back_from_radar_like_pictures_of_the_same_ground(
     found = estimator.estimate()
     assert found.row_px == pytest.approx(row, abs=0.15)
     assert found.col_px == pytest.approx(col, abs=0.15)
-    assert found.score > 7  # the default bound of a shift that counts as told
+    assert found.score > PairConfig().min_score
     assert found.tiles == 12
 
 
@@ -58,7 +58,7 @@ def test_unrelated_pictures_give_no_score_that_counts() -> None:
             one, two = (blurred(scene(rng, 128))[:64, :64] for _ in range(2))
             estimator.add(one[None].astype(np.float32), two[None].astype(np.float32))
         scores.append(estimator.estimate().score)
-    assert max(scores) < 7
+    assert max(scores) < PairConfig().min_score
 
 
 def test_invalid_pixels_and_the_border_add_nothing() -> None:

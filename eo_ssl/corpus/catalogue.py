@@ -229,8 +229,14 @@ class Corpus:
             ) from error
 
     def quarantine(self) -> list[dict[str, Any]]:
-        """Return the products that were put aside, each with its reason."""
-        return quarantine.read(self.store)
+        """Return the products that were put aside, and the damaged chips of those that were not, each with its reason."""
+        damaged = [fragments.read(self.store, entry.name) for entry in self._entries if entry.counts.get("damaged")]
+        chips = [
+            {"product_id": recipe.product_id, "card": recipe.card, "chip": name, "reason": reason}
+            for recipe in damaged
+            for name, reason in recipe.refused
+        ]
+        return quarantine.read(self.store) + chips
 
     def verify(self) -> list[str]:
         """Return what is wrong with the files of the snapshot and its fingerprint, one sentence each; reads every byte."""

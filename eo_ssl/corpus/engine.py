@@ -82,14 +82,17 @@ def _on_cluster(tasks: Sequence[Any], address: str, done: Callable[[], None] | N
         ) from error
     with client:
         futures = client.compute(list(tasks))
-        for _ in library.as_completed(futures, loop=client.loop):
+        results = []
+        for future in futures:  # in order: `as_completed` can wait for ever for a result that died with its worker and was made again
+            results.append(_result(future, library.KilledWorker))
             if done:
                 done()
-        return [_result(future, library.KilledWorker) for future in futures]
+        return results
 
 
 def _result(future: Any, killed: type[Exception]) -> Any:
     """Return what a task gave, or :class:`WorkersLost` for one that took its workers with it time and again."""
-    if future.status == "error" and isinstance(future.exception(), killed):
-        return WorkersLost(str(future.exception()).split(". ")[0])
-    return future.result()
+    try:
+        return future.result()
+    except killed as error:
+        return WorkersLost(str(error).split(". ")[0])

@@ -73,6 +73,8 @@ class Recipe:
     rows: int
     counts: dict[str, int]
     "planned, kept, invalid, cloudy tiles, and those left out for further reasons"
+    refused: list[list[str]] = field(default_factory=list)
+    "name and reason of each chip that could not be read"
     terms: dict[str, Any] = field(default_factory=dict)
     "licence, attribution, source and citation of the card, and whether the licence is non-commercial"
     code: dict[str, Any] = field(default_factory=dict)

@@ -95,7 +95,9 @@ class Part:
     rest: int
     "tiles that fill no shard"
     counts: dict[str, int]
-    "planned, kept, invalid, cloudy and further reasons of ``quality.LIMITS`` that occurred"
+    "planned, kept, invalid, cloudy, damaged and further reasons of ``quality.LIMITS`` that occurred"
+    refused: tuple[tuple[str, str], ...] = ()
+    "name and reason of each chip that could not be read"
 
 
 def guard(task: Callable[P, R]) -> Callable[P, R | Failure]:
@@ -161,7 +163,8 @@ def cut_part(job: Job, number: int) -> Part:
     """Cut one part of a product into tiles, write its whole shards, its rows and its statistics."""
     folder = job.part_folder(number)
     _begin(job, folder)
-    planned, rows = _source(job, number)
+    refused: list[tuple[str, str]] = []
+    planned, rows = _source(job, number, refused)
     writer = PartWriter(folder, job.layout, planned=planned)
     counter = CodeCounter(job.survey.stream, job.survey.encoding)
     counts = {"planned": 0, "kept": 0, "invalid": 0, "cloudy": 0}
@@ -187,17 +190,17 @@ def cut_part(job: Job, number: int) -> Part:
     if training:
         count(rest)
     _write_part(job, folder, written, counter)
-    return Part(folder, tuple(writer.shards), len(rest), counts)
+    return Part(folder, tuple(writer.shards), len(rest), counts, tuple(refused))
 
 
 RowSource = Callable[[Callable[[], npt.NDArray[Any]]], Iterator[tuple[str, dict[str, Any] | None]]]
 
 
-def _source(job: Job, number: int) -> tuple[int, RowSource]:
-    """Return how many tiles are planned and what yields (outcome, row), encoding each kept tile into a slot."""
+def _source(job: Job, number: int, refused: list[tuple[str, str]]) -> tuple[int, RowSource]:
+    """Return how many tiles are planned and what yields (outcome, row), encoding each kept tile into a slot; chips add to ``refused``."""
     if job.product.kind == "chips":
         planned = job.survey.tiles or job.layout.tiles_per_shard  # samples are not counted before they are read
-        return planned, lambda slot: chip_rows(job.product, job.layout, job.config, slot)
+        return planned, lambda slot: chip_rows(job.product, job.layout, job.config, slot, refused=refused)
     cube = job.product.open()
     raster = raster_of(cube, job.survey.stream, job.config)
     regions = regions_of(raster, job.survey.stream)
@@ -245,6 +248,10 @@ def finish(job: Job, parts: Sequence[Part | Failure]) -> dict[str, Any] | Failur
         return failed[0]
     done = [part for part in parts if isinstance(part, Part)]
     counts = {name: sum(part.counts.get(name, 0) for part in done) for part in done for name in part.counts}
+    refused = [list(item) for part in done for item in part.refused]
+    if refused and counts["invalid"] + len(refused) == counts["planned"]:
+        shutil.rmtree(job.folder, ignore_errors=True)
+        return Failure(job.product.product_id, refused[0][1])
     if counts["invalid"] == counts["planned"]:
         shutil.rmtree(job.folder, ignore_errors=True)
         least = job.config.min_valid
@@ -254,7 +261,7 @@ def finish(job: Job, parts: Sequence[Part | Failure]) -> dict[str, Any] | Failur
             "it is empty (check nodata of the card) or min_valid is too high",
         )
     try:
-        recipe = find(job.store, job.name) or _finish(job, done, counts)
+        recipe = find(job.store, job.name) or _finish(job, done, counts, refused=refused)
     except UserError as error:  # a store that does not answer must not look like a product that cannot be read
         raise WriteError(str(error)) from error
     except OSError as error:
@@ -265,7 +272,7 @@ def finish(job: Job, parts: Sequence[Part | Failure]) -> dict[str, Any] | Failur
     return asdict(recipe)
 
 
-def _finish(job: Job, parts: Sequence[Part], counts: dict[str, int]) -> Recipe:
+def _finish(job: Job, parts: Sequence[Part], counts: dict[str, int], *, refused: list[list[str]]) -> Recipe:
     size = job.layout.tiles_per_shard
     tables = [(_read_rows(part.folder / "rows.parquet"), len(part.shards) * size) for part in parts]
     ordered = [table.slice(0, whole) for table, whole in tables] + [table.slice(whole) for table, whole in tables]
@@ -297,6 +304,7 @@ def _finish(job: Job, parts: Sequence[Part], counts: dict[str, int]) -> Recipe:
         tiles_per_shard=size,
         rows=counts["kept"],
         counts=counts,
+        refused=refused,
         terms=terms(job.product.card),
         code=code(),
     )

@@ -17,13 +17,13 @@ from eo_ssl.corpus.enl import looks
 from eo_ssl.corpus.places import Places, epsg_of, locate, locate_footprint, split_of
 from eo_ssl.corpus.quality import Quality, assess, judge, majority
 from eo_ssl.corpus.shards import Layout
-from eo_ssl.scene import Chip, Product
+from eo_ssl.scene import Chip, Product, Refused
 from eo_ssl.sensors import convert
 from eo_ssl.tiling import tile_id
 
 Slot = Callable[[], npt.NDArray[Any]]
 Outcome = tuple[str, dict[str, Any] | None]
-"""kept (with its row), or why not: invalid or a reason of ``quality.LIMITS``."""
+"""kept (with its row), or why not: damaged, invalid or a reason of ``quality.LIMITS``."""
 Context = tuple[Layout, IngestConfig, Labels | None, dict[str, Any]]
 """How to store, what to keep, how to label, and the facts of the product."""
 _ACQUISITION = ("platform", "mode", "relative_orbit", "sun_zenith_deg", "view_zenith_deg", "incidence_deg")
@@ -69,13 +69,20 @@ def cube_rows(
             yield "kept", row
 
 
-def chip_rows(product: Product, layout: Layout, config: IngestConfig, slot: Slot) -> Iterator[Outcome]:
+def chip_rows(
+    product: Product, layout: Layout, config: IngestConfig, slot: Slot, *, refused: list[tuple[str, str]]
+) -> Iterator[Outcome]:
     """Yield what became of each chip of a batch. A chip is its own product; a benchmark's test chips stay in ``test``.
 
-    A chip that says where it lies is at that place; any other is a place of its own.
+    A chip that says where it lies is at that place; any other is a place of its own. Name and reason of one that cannot be read are
+    appended to ``refused``.
     """
     card, size = product.card, layout.stream.size_px
     for chip in product.open_chips():
+        if isinstance(chip, Refused):
+            refused.append((chip.name, chip.reason))
+            yield "damaged", None
+            continue
         quality = assess(chip.valid, chip.masks, size_px=size)
         outcome = judge(quality, config)
         if outcome == "kept":

@@ -39,12 +39,12 @@ class PairConfig:
     "least share of the cell that is valid in both tiles"
     max_shift_px: float = 1.0
     "largest shift between the two scenes, in pixels of the coarser stream, if it can be told"
-    min_score: float = 7.0
-    "least score of a shift that counts as told (robust standard deviations above the other shifts searched)"
-    min_pixels: int = 4096
-    "least pixels summed for a shift to count as told; on fewer, chance peaks reach min_score"
+    min_score: float = 6.0
+    "least score of a shift that counts as told (robust standard deviations above the other shifts); docs/pairs.md has what chance reaches"
+    min_pixels: int = 2048
+    "least pixels of ground for a shift to count as told; on a few hundred, chance peaks come near min_score"
     search_px: float = 6.0
-    "largest shift that is looked for"
+    "largest shift that is looked for, at most a quarter of a tile"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -111,12 +111,13 @@ def match(corpus: Corpus, first: str, second: str, config: PairConfig) -> Matchi
 
 
 def _check_streams(corpus: Corpus, first: str, second: str) -> None:
-    cells = {}
+    cells, pixels = {}, []
     for name in dict.fromkeys((first, second)):
         if name not in corpus.streams:
             corpus.stream(name)  # says which there are
         stream = corpus.streams[name]
         cells[name] = round(stream.size_px * stream.gsd_m, 6)
+        pixels.append(stream.gsd_m)
         tilings = corpus.tilings(name)
         if tilings != {"grid"}:
             raise UserError(
@@ -126,6 +127,12 @@ def _check_streams(corpus: Corpus, first: str, second: str) -> None:
     if len(set(cells.values())) > 1:
         said = " and ".join(f"{size:g} m ({name})" for name, size in cells.items())
         raise UserError(f"expected cells of one size, got {said}; make size_px x gsd_m equal")
+    times = max(pixels) / min(pixels)
+    if abs(times - round(times)) > 1e-6:
+        raise UserError(
+            f"expected pixels of one stream to be a whole number of those of the other, got {max(pixels):g} m and {min(pixels):g} m; "
+            "ingest one of them with another gsd_m"
+        )
 
 
 def _part(corpus: Corpus, name: str, lot: tuple[int, int], *, dated: bool) -> pa.Table:

@@ -40,15 +40,20 @@ class PairReport:
     "reason -> tiles of the first stream that have no pair, or candidates that were refused"
     scene_pairs: int
     scene_pairs_told: int
-    "pairs of products whose shift could be told"
+    "pairs of products (or places) whose shift could be told"
     pixel_m: float
     "size of the pixels that shifts are counted in"
     config: dict[str, Any]
     corpus_fingerprint: str
 
+    @property
+    def measured(self) -> str:
+        """What one shift was measured on, in words."""
+        return "places" if self.config["shift_of"] == "places" else "pairs of products"
+
     def sentence(self) -> str:
         """Return the outcome in words."""
-        told = f"shift told for {self.scene_pairs_told} of {self.scene_pairs} pairs of products"
+        told = f"shift told for {self.scene_pairs_told} of {self.scene_pairs} {self.measured}"
         return f"{self.kept:,} pairs of {self.tiles_a:,} tiles of {self.stream_a} with {self.stream_b}; {told}"
 
 
@@ -62,12 +67,14 @@ class Pairs:
     rejected: pa.Table
     "the same with reason"
     scenes: pa.Table
-    "product_a, product_b, days, tiles, overlap, shift_row_px, shift_col_px, shift_score, told, kept"
+    """One row per shift that was measured: product_a, product_b (empty where it is one of a place), location_id (empty where it is one of two
+    products), orbit_a, orbit_b, days (median), tiles (summed for the shift), pixels, overlap (mean), shift_row_px, shift_col_px, shift_score,
+    kept (candidates)."""
 
 
 @dataclass(slots=True)
 class _Scene:
-    """One pair of products."""
+    """One pair of products, or one place."""
 
     start: int
     stop: int
@@ -134,7 +141,7 @@ def _measure(
     config: PairConfig,
 ) -> tuple[npt.NDArray[np.float64], Shift]:
     size = readers[0].stream.size_px // factors[0]
-    estimator = ShiftEstimator(size, search_px=config.search_px)
+    estimator = ShiftEstimator(size, search_px=config.search_px, same_ground=config.shift_of == "places")
     overlap = np.empty(len(rows[0]))
     for start in range(0, len(rows[0]), _BATCH):
         images = [
@@ -229,12 +236,14 @@ def _scene_table(matching: Matching, scenes: list[_Scene], config: PairConfig) -
     table, days = matching.match.table, matching.match.days
     first = [scene.start for scene in scenes]
     shifts = [_shift_columns(scene, config) for scene in scenes]
+    of_places = config.shift_of == "places"
+    left_out = {"location_id"} if not of_places else {"product_a", "product_b"}
+    names = ("product_a", "product_b", "location_id", "orbit_a", "orbit_b")
+    none = pa.array([""] * len(first), pa.string())
     return pa.table({
-        "product_a": table["product_a"].take(pa.array(first, pa.int64())),
-        "product_b": table["product_b"].take(pa.array(first, pa.int64())),
-        "orbit_a": table["orbit_a"].take(pa.array(first, pa.int64())),
-        "orbit_b": table["orbit_b"].take(pa.array(first, pa.int64())),
-        "days": np.array([days[start] for start in first], dtype=np.float64),
+        **{name: none if name in left_out else table[name].take(pa.array(first, pa.int64())) for name in names},
+        "days": np.array([np.median(days[scene.start : scene.stop]) for scene in scenes], dtype=np.float64),
+        "pixels": pa.array([scene.shift.pixels for scene in scenes], pa.int64()),
         "tiles": pa.array([scene.shift.tiles for scene in scenes], pa.int64()),
         "overlap": np.array([float(scene.overlap.mean()) for scene in scenes], dtype=np.float64),
         **{name: np.array([shift[name] for shift in shifts], dtype=np.float64) for name in ("shift_row_px", "shift_col_px", "shift_score")},

@@ -4,6 +4,10 @@ Radar and optical images share edges, not brightness: what is bright in one may 
 Kadyrov, Christmas and Kittler 2002, BMVC, eq. 3) correlates the *direction* of the gradient. Here the angle is doubled, so that an edge
 counts the same whichever side is brighter (as in Kovesi's and Bigün's double-angle representation). Correlations of many tiles of the
 same two scenes are summed before the peak is sought: a misregistration is common to all of them, speckle is not.
+
+A shift puts n pixels that have an orientation in both images on top of each other, and n differs from shift to shift: at the border, and
+where parts of the tiles are invalid. A sum over n unrelated pixels has a mean proportional to n (land has a dominant direction) and a
+spread proportional to the root of n; the score takes out both, or tiles that lack the same part would seem to match where those parts do.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from scipy import ndimage
 
 Floats = npt.NDArray[np.float32]
 SIGMA_PX = 1.5  # of the derivative of a Gaussian: speckle of a 10 m radar image is correlated over about 1.5 px
+SEARCH_SHARE = 4  # shifts of up to a quarter of the tile are compared: those beyond the search say what chance gives
+LEAST_COMMON = 0.25  # of the pixels that the best covered shift has in common; fewer are no evidence
 UPSAMPLING = 20  # steps per pixel of the refined peak (Guizar-Sicairos, Thurman and Fienup 2008, method 1)
 
 
@@ -28,20 +34,29 @@ class Shift:
     col_px: float
     "positive: its content lies further right (east)"
     score: float
-    "height of the peak above the median of all other shifts searched, in their robust standard deviations (1.4826 MAD)"
+    "height of the peak above the median of the other shifts up to a quarter of the tile, in their robust standard deviations (1.4826 MAD)"
     tiles: int
     "tiles that were summed"
     pixels: int
-    "of the first image with an orientation, over all tiles"
+    "of the first image with an orientation: over all tiles, or on the ground where the tiles are dates of one place"
 
 
 class ShiftEstimator:
     """Sums the orientation correlation of tile pairs of one size and finds its peak. Memory does not grow with the tiles."""
 
-    def __init__(self, size_px: int, *, search_px: float = 6.0) -> None:
-        self._size = size_px
-        self._reach = int(min(np.ceil(search_px), size_px // 4))
+    def __init__(self, size_px: int, *, search_px: float = 6.0, same_ground: bool = False) -> None:
+        """Start with no tiles.
+
+        Args:
+            size_px: side of the tiles.
+            search_px: largest shift that is looked for, at most a quarter of the tile.
+            same_ground: all tiles are dates of one place; a date more is no new ground, so ``Shift.pixels`` counts the best one only.
+        """
+        self._same_ground = same_ground
+        self._wide = size_px // SEARCH_SHARE
+        self._reach = int(min(np.ceil(search_px), self._wide))
         self._spectrum = np.zeros((2 * size_px, 2 * size_px), dtype=np.complex128)
+        self._common = np.zeros_like(self._spectrum)
         self._tiles = self._pixels = 0
 
     def add(self, first: Floats, second: Floats) -> None:
@@ -54,36 +69,46 @@ class ShiftEstimator:
         fields = [orientation(image) for image in (first, second)]
         spectra = [np.fft.fft2(field, s=self._spectrum.shape) for field in fields]
         self._spectrum += np.conj(spectra[0]) * spectra[1]
+        covers = [np.fft.fft2(field != 0, s=self._spectrum.shape) for field in fields]
+        self._common += np.conj(covers[0]) * covers[1]
         self._tiles += 1
-        self._pixels += int(np.count_nonzero(fields[0]))
+        pixels = int(np.count_nonzero(fields[0]))
+        self._pixels = max(self._pixels, pixels) if self._same_ground else self._pixels + pixels
 
     def estimate(self) -> Shift:
         """Return the shift at the peak of the summed correlation within the range searched."""
-        surface = np.real(np.fft.ifft2(self._spectrum))
-        reach = self._reach
-        around = np.roll(surface, (reach, reach), axis=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
-        # Tiles overlap less the further they are shifted; without this the peak is drawn towards zero.
-        covered = 1 - np.abs(np.arange(-reach, reach + 1)) / self._size
-        around = around / np.outer(covered, covered)
-        if self._tiles == 0 or not np.any(around):
+        total, common = (self._around(spectrum) for spectrum in (self._spectrum, self._common))
+        sound = common >= max(1.0, LEAST_COMMON * float(common.max()))
+        rows, cols = np.indices(total.shape) - self._wide
+        searched = sound & (np.maximum(np.abs(rows), np.abs(cols)) <= self._reach)
+        if not searched.any():
             return Shift(float("nan"), float("nan"), 0.0, self._tiles, self._pixels)
-        row, col = np.unravel_index(int(np.argmax(around)), around.shape)
-        rows, cols = np.indices(around.shape)
-        others = around[np.hypot(rows - row, cols - col) > 2 * SIGMA_PX]
-        spread = 1.4826 * float(np.median(np.abs(others - np.median(others))))
-        score = float(around[row, col] - np.median(others)) / spread if spread > 0 else 0.0
-        fine_row, fine_col = self._refined(int(row) - reach, int(col) - reach)
+        filled = np.where(sound, common, 1.0)
+        mean = float(np.median((total / filled)[sound]))
+        evidence = (total - mean * common) / np.sqrt(filled)
+        peak = int(np.argmax(np.where(searched, evidence, -np.inf)))
+        row, col = int(rows.flat[peak]), int(cols.flat[peak])
+        others = evidence[sound & (np.hypot(rows - row, cols - col) > 2 * SIGMA_PX)]
+        middle = float(np.median(others)) if len(others) else 0.0
+        spread = 1.4826 * float(np.median(np.abs(others - middle))) if len(others) else 0.0
+        score = (float(evidence.flat[peak]) - middle) / spread if spread > 0 else 0.0
+        fine_row, fine_col = self._refined(row, col)
         return Shift(fine_row, fine_col, score, self._tiles, self._pixels)
 
+    def _around(self, spectrum: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
+        """Return the correlation of a spectrum for shifts of up to a quarter of the tile, zero in the middle."""
+        wide = self._wide
+        surface = np.real(np.fft.ifft2(spectrum))
+        return np.roll(surface, (wide, wide), axis=(0, 1))[: 2 * wide + 1, : 2 * wide + 1]
+
     def _refined(self, row: int, col: int) -> tuple[float, float]:
-        """Evaluate the correlation on a fine grid within one pixel of (row, col) by a direct Fourier sum; return its peak."""
+        """Evaluate the correlation per common pixel on a fine grid within one pixel of (row, col); return its peak."""
         steps = np.arange(-UPSAMPLING, UPSAMPLING + 1) / UPSAMPLING
         frequencies = 2j * np.pi * np.fft.fftfreq(len(self._spectrum))
         along_rows = np.exp(np.outer(row + steps, frequencies))
         along_cols = np.exp(np.outer(frequencies, col + steps))
-        fine = np.real(along_rows @ self._spectrum @ along_cols)
-        cover = [1 - np.abs(start + steps) / self._size for start in (row, col)]
-        peak = np.unravel_index(int(np.argmax(fine / np.outer(*cover))), fine.shape)
+        fine, common = (np.real(along_rows @ spectrum @ along_cols) for spectrum in (self._spectrum, self._common))
+        peak = np.unravel_index(int(np.argmax(fine / common)), fine.shape)
         return row + float(steps[peak[0]]), col + float(steps[peak[1]])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -44,7 +45,7 @@ def pair_view(product: Product, position: int) -> PairView:
     report, bounds = pairs.report, pairs.report.config
     orbits = sorted(
         {
-            f"{a or 'unknown'} with {b or 'unknown'}"
+            f"{a or 'unknown'} with {b or 'unknown'}" if a or b else "unknown"
             for a, b in zip(pairs.kept["orbit_a"].to_pylist(), pairs.kept["orbit_b"].to_pylist(), strict=True)
         }
     )
@@ -52,7 +53,7 @@ def pair_view(product: Product, position: int) -> PairView:
     facts = [
         ("Pairs", number(report.kept)),
         ("Tiles that looked", number(report.tiles_a)),
-        ("Pairs of products", number(report.scene_pairs)),
+        (report.measured.capitalize(), number(report.scene_pairs)),
         ("Shift told", f"{report.scene_pairs_told} of {report.scene_pairs}"),
         ("Orbits", ", ".join(orbits) or "none"),
         ("Median overlap", share(float(np.median(overlap)), 1) if len(overlap) else "none"),
@@ -60,8 +61,8 @@ def pair_view(product: Product, position: int) -> PairView:
     return PairView(
         name=product.name,
         anchor=f"pairs-{position + 1}",
-        sentence=f"{report.stream_a} with {report.stream_b}; up to {bounds['max_days']:g} days apart, {bounds['min_overlap']:.0%} of the cell valid in both, "
-        f"scenes not shifted by more than {bounds['max_shift_px']:g} px of {report.pixel_m:g} m.",
+        sentence=f"{report.stream_a} with {report.stream_b}; {_time_bound(bounds)}, at least {bounds['min_overlap']:.0%} of the cell valid in both, "
+        f"shifted by no more than {bounds['max_shift_px']:g} px of {report.pixel_m:g} m where the shift can be told.",
         facts=tuple(facts),
         rejected=tuple(sorted(report.rejected.items(), key=lambda item: -item[1])),
         figures=tuple(figure for figure in (_days(pairs), _shifts(pairs, report)) if figure is not None),
@@ -69,9 +70,16 @@ def pair_view(product: Product, position: int) -> PairView:
     )
 
 
+def _time_bound(bounds: dict[str, Any]) -> str:
+    if bounds["dates"] == "ignored":
+        return "whatever their dates"
+    least = f"{bounds['min_days']:g} to " if bounds["min_days"] else "up to "
+    return f"{least}{bounds['max_days']:g} days apart"
+
+
 def _days(pairs: Pairs) -> Figure | None:
     days = pairs.kept["days"].to_numpy()
-    if not len(days):
+    if not np.isfinite(days).any():  # no pairs, or pairs without dates
         return None
     low, high = math.floor(days.min()), math.ceil(days.max() + 1e-9)
     step = max(1, math.ceil((high - low) / _LAPS))
@@ -92,7 +100,7 @@ def _days(pairs: Pairs) -> Figure | None:
 
 
 def _shifts(pairs: Pairs, report: PairReport) -> Figure | None:
-    """A dot per pair of products where the second lies on the ground relative to the first, with the circle that bounds what is kept."""
+    """A dot per measured shift where the second lies on the ground relative to the first, with the circle that bounds what is kept."""
     rows, cols, kept = (pairs.scenes[name].to_numpy() for name in ("shift_row_px", "shift_col_px", "kept"))
     told = np.isfinite(rows)
     untold = int(np.count_nonzero(~told))
@@ -102,8 +110,7 @@ def _shifts(pairs: Pairs, report: PairReport) -> Figure | None:
     bound = float(report.config["max_shift_px"])
     reach = max(bound * 1.3, float(np.abs([rows[told], cols[told]]).max()) * 1.1)
     side = HEIGHT_PX - 48.0
-    middle = (WIDTH_PX + 30) / 2
-    x, y = Scale(-reach, reach, middle - side / 2, middle + side / 2), Scale(-reach, reach, 12.0, 12.0 + side)
+    x, y = Scale(-reach, reach, 52.0, 52.0 + side), Scale(-reach, reach, 12.0, 12.0 + side)
     flipped = Scale(-reach, reach, 12.0 + side, 12.0)  # north is up
     parts: list[Markup] = frame(x, flipped, x_label=f"east, px of {report.pixel_m:g} m", y_label="north, px")
     parts.append(tag("circle", cx=x(0.0), cy=y(0.0), r=x(bound) - x(0.0), class_="mark", fill="none"))
@@ -111,15 +118,16 @@ def _shifts(pairs: Pairs, report: PairReport) -> Figure | None:
     for row, col, good in zip(rows[told], cols[told], kept[told], strict=True):
         parts.append(
             tag(
-                "circle", cx=x(float(col)), cy=y(float(row)), r=3.0, class_=f"dot s{0 if good else 1}", fill_opacity=0.6
+                "circle", cx=x(float(col)), cy=y(float(row)), r=4.0, class_=f"dot s{0 if good else 2}", fill_opacity=0.6
             )
         )
     sizes = np.hypot(rows[told], cols[told])
-    words = f"{count(int(told.sum()), 'pair')} of products, median distance {fixed(float(np.median(sizes)))} px, largest {fixed(float(sizes.max()))} px"
+    noun = ("place", "") if report.config["shift_of"] == "places" else ("pair of products", "pairs of products")
+    words = f"{count(int(told.sum()), *noun)}, median distance {fixed(float(np.median(sizes)))} px, largest {fixed(float(sizes.max()))} px"
     caption = f"{words}; dashed: the bound of {bound:g} px." + (
         f" Of {untold} more no shift can be told." if untold else ""
     )
-    legend = (("s0", "kept"), ("s1", "refused")) if (kept[told] == 0).any() else ()
+    legend = (("swatch s0", "kept"), ("swatch s2", "refused")) if (kept[told] == 0).any() else ()
     return Figure(drawing(parts, width=WIDTH_PX, height=HEIGHT_PX, alt=f"Shifts of {words}"), title, caption, legend)
 
 

@@ -4,10 +4,10 @@ Offset and scale are applied here and only here, exactly once. ``products(card, 
 ``Product.open()`` gives a checked ``xr.Dataset`` that reads windows on demand, ``Product.open_chips()`` yields decoded chips.
 """
 
-from eo_ssl.scene.chips import Chip, ChipEntry
+from eo_ssl.scene.chips import Chip, ChipEntry, Refused
 from eo_ssl.scene.cube import check_cube
 from eo_ssl.scene.facts import Facts
 from eo_ssl.scene.listing import ProductList, products
 from eo_ssl.scene.product import Product
 
-__all__ = ["Chip", "ChipEntry", "Facts", "Product", "ProductList", "check_cube", "products"]
+__all__ = ["Chip", "ChipEntry", "Facts", "Product", "ProductList", "Refused", "check_cube", "products"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ from defusedxml.common import DefusedXmlException
 from eo_ssl.errors import UserError
 from eo_ssl.scene.handles import stamp
 
+_CHUNK = 4 * 2**20  # bytes
 XML_BYTES = 64_000_000  # the largest annotation of a Sentinel product has about 8 MB
 
 
@@ -62,31 +64,43 @@ class Archive:
             raise UserError(f"expected {name} in {self.path}, found none; the product is incomplete, fetch it again")
         return members[name]
 
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Yield the bytes of a member in pieces; a zip's CRC is checked at its end.
+
+        Raises:
+            UserError: the member is absent or damaged.
+        """
+        self.size(name)  # refuses an absent member in words
+        try:
+            if not self.is_zip:
+                with self.file(name).open("rb") as file:
+                    while part := file.read(_CHUNK):
+                        yield part
+                return
+            with zipfile.ZipFile(self.path) as archive, archive.open(name) as member:
+                while part := member.read(_CHUNK):
+                    yield part
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+            raise UserError(
+                f"expected {self.file(name)} to be readable, got: {str(error) or type(error).__name__}; it is damaged, fetch the product again"
+            ) from error
+
     def read(self, name: str, *, limit: int = XML_BYTES) -> bytes:
-        """Return the bytes of a (small) member; a zip's CRC is checked.
+        """Return the bytes of a (small) member.
 
         Raises:
             UserError: the member is absent, larger than ``limit`` bytes, or damaged.
         """
-        size = self.size(name)
-        if size > limit:
+        stated, data = self.size(name), bytearray()
+        for part in self.chunks(name) if stated <= limit else ():
+            data += part
+            if len(data) > limit:
+                break
+        if max(stated, len(data)) > limit:
             raise UserError(
-                f"expected at most {limit:,} bytes in {name} of {self.path}, got {size:,}; this is no metadata file, fetch the product again"
+                f"expected at most {limit:,} bytes in {name} of {self.path}, got {max(stated, len(data)):,}; this is no metadata file, fetch the product again"
             )
-        try:
-            if not self.is_zip:
-                return (self.path / name).read_bytes()
-            with zipfile.ZipFile(self.path) as archive, archive.open(name) as file:
-                data = file.read(limit + 1)
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise UserError(
-                f"expected {name} in {self.path} to be readable, got: {str(error) or type(error).__name__}; the archive is damaged, fetch it again"
-            ) from error
-        if len(data) > limit:
-            raise UserError(
-                f"expected {size:,} bytes in {name} of {self.path}, got more; the archive is damaged, fetch it again"
-            )
-        return data
+        return bytes(data)
 
     def xml(self, name: str) -> Element:
         """Return the root element of a member that is XML.

@@ -42,6 +42,14 @@ class ChipEntry:
     split: str
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A chip that cannot be read, in its place among those that can."""
+
+    name: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Chip:
     """One decoded chip: its centre crop in physical units and what the whole image was."""

@@ -28,7 +28,7 @@ Range = tuple[int, int]
 
 
 class Image(Protocol):
-    """Bands on one grid that can be read by window."""
+    """Bands on one grid that can be read by window. One that is read best in blocks says ``block_width``; others are read in full rows."""
 
     @property
     def grid(self) -> Grid:
@@ -207,7 +207,7 @@ def build(
     variables["image"].encoding["preferred_chunks"] = {
         "band": len(bands),
         "y": layers.image.block_height,
-        "x": grid.width,
+        "x": getattr(layers.image, "block_width", grid.width),
     }
     for flag in FLAGS:
         members = quality.get(flag, ())

@@ -93,7 +93,7 @@ def _stated(card: Card, folder: Path, path: Path) -> dict[str, str]:
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"expected JSON in {file}, got: {error}; the file is damaged, fetch it again") from error
     wanted = {name: getattr(card.metadata, name) for name in ("datetime", "processing_baseline", "orbit", "offset")}
     return {name: str(_at(content, key, file)) for name, key in wanted.items() if key}

@@ -23,6 +23,11 @@ from eo_ssl.errors import UserError
 from eo_ssl.scene.grid import Grid
 
 _KEPT_OPEN = 40  # per thread: the bands, masks and labels of two Sentinel-2 products
+_DRIVERS = {  # a VRT under the name of an image could show any file of this machine
+    ".jp2": "JP2OpenJPEG",
+    ".tif": "GTiff",
+    ".tiff": "GTiff",
+}
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
@@ -92,7 +97,7 @@ def opened(path: Path) -> Any:
                 warnings.simplefilter(
                     "ignore", NotGeoreferencedWarning
                 )  # a missing georeference is refused where it matters
-                _LOCAL.handles[key] = rasterio.open(gdal_name(path))
+                _LOCAL.handles[key] = rasterio.open(gdal_name(path), driver=_DRIVERS.get(path.suffix.lower()))
         except RasterioError as error:
             raise UserError(
                 f"expected a readable raster in {path}, got: {_reason(error)}; the file is damaged or no raster, fetch it again"

@@ -14,7 +14,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.scene import arrays, chips, ssl4eo
 from eo_ssl.scene.band_folder import band_files
 from eo_ssl.scene.facts import Facts, gather, metadata_file
-from eo_ssl.scene.product import Product
+from eo_ssl.scene.product import DamagedSource, Product
 from eo_ssl.scene.sentinel1 import source as sentinel1
 from eo_ssl.scene.sentinel1 import wave
 from eo_ssl.scene.sentinel2 import listing as sentinel2
@@ -66,6 +66,9 @@ def products(card: Card, root: Path, *, accept_unknown_offset: Literal["refuse",
         found, dropped = _chips(card, root)
     elif card.reader in readers:
         found = list(readers[card.reader](card, root))
+        reasons = [product.source.reason for product in found if isinstance(product.source, DamagedSource)]
+        if reasons and len(reasons) == len(found):
+            raise UserError(reasons[0])  # no accident of one product: the card does not fit
     else:
         raise UserError(
             f"expected a card of images to ingest, got the benchmark {card.name}; evaluate it with its loader {card.loader}"
@@ -135,11 +138,24 @@ def _extras(card: Card, path: Path, *, pixels: bool) -> list[tuple[str, Path]]:
     return extras + ([("metadata", file)] if file else [])
 
 
+def _held(card: Card, name: str, found: Iterator[Product]) -> list[Product]:
+    """The products of one file or folder; where its metadata is damaged, one that says so when it is opened: the others go on."""
+    try:
+        return list(found)
+    except UserError as error:
+        unknown = Facts("", "", "", 0.0)
+        return [Product(_id(card, name), card, "cube", (), unknown, source=DamagedSource(name, str(error)))]
+
+
 def _band_folders(card: Card, root: Path) -> Iterator[Product]:
     for name, folder in _matches(root, card.folder, folders=True):
-        parts = band_files(card, folder)
-        facts = gather(card, folder=folder, path=parts[0][1], names={}, listed_as=folder.name)
-        yield Product(_id(card, name), card, "cube", (*parts, *_extras(card, parts[0][1], pixels=False)), facts)
+        yield from _held(card, name, _band_folder(card, name, folder))
+
+
+def _band_folder(card: Card, name: str, folder: Path) -> Iterator[Product]:
+    parts = band_files(card, folder)
+    facts = gather(card, folder=folder, path=parts[0][1], names={}, listed_as=folder.name)
+    yield Product(_id(card, name), card, "cube", (*parts, *_extras(card, parts[0][1], pixels=False)), facts)
 
 
 def _rasters(card: Card, root: Path) -> Iterator[Product]:
@@ -149,18 +165,20 @@ def _rasters(card: Card, root: Path) -> Iterator[Product]:
         yield from _grouped(card, [path for _, path in found], root)
         return
     for name, path in found:
-        facts = gather(card, folder=path.parent, path=path, names={}, listed_as=path.name)
-        parts = (("pixels", path), *_extras(card, path, pixels=True))
-        if not card.layers:
-            yield Product(_id(card, name), card, "cube", parts, facts)
-        for layer, indices in card.layers.items():
-            if len(indices) != len(card.bands):
-                raise UserError(
-                    f"expected {len(card.bands)} file bands in layer {layer!r} of card {card.name}, got {len(indices)}; name one per band"
-                )
-            yield Product(
-                _id(card, name, layer), card, "cube", parts, facts, layer=tuple(indices), share=len(card.layers)
+        yield from _held(card, name, _raster(card, name, path))
+
+
+def _raster(card: Card, name: str, path: Path) -> Iterator[Product]:
+    facts = gather(card, folder=path.parent, path=path, names={}, listed_as=path.name)
+    parts = (("pixels", path), *_extras(card, path, pixels=True))
+    if not card.layers:
+        yield Product(_id(card, name), card, "cube", parts, facts)
+    for layer, indices in card.layers.items():
+        if len(indices) != len(card.bands):
+            raise UserError(
+                f"expected {len(card.bands)} file bands in layer {layer!r} of card {card.name}, got {len(indices)}; name one per band"
             )
+        yield Product(_id(card, name, layer), card, "cube", parts, facts, layer=tuple(indices), share=len(card.layers))
 
 
 def _grouped(card: Card, paths: list[Path], root: Path) -> Iterator[Product]:
@@ -196,15 +214,19 @@ def _grouped(card: Card, paths: list[Path], root: Path) -> Iterator[Product]:
 def _arrays(card: Card, root: Path) -> Iterator[Product]:
     pattern = card.files if isinstance(card.files, str) else ""
     for name, path in _matches(root, pattern):
-        facts = gather(card, folder=path.parent, path=path, names={}, listed_as=path.name)
-        parts = (("pixels", path), *_extras(card, path, pixels=True))
-        dates = arrays.steps(card, path)
-        if dates is None:
-            yield Product(_id(card, name), card, "cube", parts, facts)
-            continue
-        for step, date in enumerate(dates):
-            dated = Facts(date or facts.datetime, facts.processing_baseline, facts.orbit, facts.offset)
-            yield Product(_id(card, name, f"{step:04d}"), card, "cube", parts, dated, step=step, share=len(dates))
+        yield from _held(card, name, _array(card, name, path))
+
+
+def _array(card: Card, name: str, path: Path) -> Iterator[Product]:
+    facts = gather(card, folder=path.parent, path=path, names={}, listed_as=path.name)
+    parts = (("pixels", path), *_extras(card, path, pixels=True))
+    dates = arrays.steps(card, path)
+    if dates is None:
+        yield Product(_id(card, name), card, "cube", parts, facts)
+        return
+    for step, date in enumerate(dates):
+        dated = Facts(date or facts.datetime, facts.processing_baseline, facts.orbit, facts.offset)
+        yield Product(_id(card, name, f"{step:04d}"), card, "cube", parts, dated, step=step, share=len(dates))
 
 
 def _chips(card: Card, root: Path) -> tuple[list[Product], list[tuple[str, str]]]:

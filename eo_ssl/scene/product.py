@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NoReturn, Protocol
 
 import xarray as xr
 
@@ -49,9 +49,37 @@ class Source(Protocol):
         """Image (and flags, fields, labels) of canonical ``bands`` in physical units of the card's quantity."""
         ...
 
-    def open_chips(self) -> Iterator[chips.Chip]:
-        """Chips in order, for products of kind ``chips``; refused by the others."""
+    def open_chips(self) -> Iterator[chips.Chip | chips.Refused]:
+        """Chips in order, or why one is none, for products of kind ``chips``; refused by the others."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedSource:
+    """A product whose metadata cannot be read: it says why when it is opened, so that only this product is left out."""
+
+    name: str
+    reason: str
+
+    @property
+    def nbytes(self) -> int:
+        """Nothing of it is read."""
+        return 0
+
+    def checksum(self) -> str:
+        """Refuse with the reason."""
+        self._refuse()
+
+    def layers(self, bands: tuple[str, ...]) -> Layers:
+        """Refuse with the reason."""
+        self._refuse()
+
+    def open_chips(self) -> Iterator[chips.Chip]:
+        """Refuse with the reason."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise UserError(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +178,11 @@ class Product:
             _SEEN_PLAUSIBLE.add(seen)
         return cube
 
-    def open_chips(self) -> Iterator[chips.Chip]:
-        """Yield the chips of the batch in order, centre-cropped, in physical units.
+    def open_chips(self) -> Iterator[chips.Chip | chips.Refused]:
+        """Yield the chips of the batch in order, centre-cropped, in physical units; in place of one that cannot be read alone, why.
 
         Raises:
-            UserError: the product is no batch of chips, or a chip is damaged.
+            UserError: the product is no batch of chips, or a chip is damaged with what others need.
         """
         if self.kind != "chips":
             raise UserError(f"expected a batch of chips, got the {self.kind} {self.product_id}; call open() for it")

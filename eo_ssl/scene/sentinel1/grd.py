@@ -5,8 +5,8 @@ the mean of as many bilinear values as radar pixels fit in. The map is the UTM z
 card's pixel size; the way to it is the annotation's geolocation grid, hence positions are as good as its terrain heights (a point every
 10 to 20 km). Terrain correction with an elevation raster is in :mod:`eo_ssl.scene.sentinel1.terrain`.
 
-The image lies rotated on the map by the orbit's inclination, so a strip of the map crosses thousands of lines of the image. Strips are
-therefore worked through in blocks of ``BLOCK_PX``, and a strip of ``STRIP_PX`` rows of a full IW scene reads about 9 lines for one it needs.
+The image lies rotated on the map by the orbit's inclination, so a strip of the map crosses thousands of lines of the image. The
+map is therefore read in regions of ``REGION_PX`` squared, each worked through in blocks of ``BLOCK_PX``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ Range = tuple[int, int]
 Array = npt.NDArray[np.float64]
 BLOCK_PX = 512  # about 620 by 620 pixels of the image: 13 MB of intermediate arrays
 _BOX = (0.9, 10.0)  # area of the map's box over the image's; 3.6 for a strip of 80 by 1000 km, rotated by 12 degrees
-STRIP_PX = 768  # the widest scenes stay within one region of ingestion
+REGION_PX = (
+    2048  # crosses some 2500 lines of the image, at most 130 MB each polarisation; a strip of full width crosses 7000
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,13 @@ class GrdImage:
 
     @property
     def block_height(self) -> int:
-        """Rows of a strip."""
-        return min(STRIP_PX, self.grid.height)
+        """Rows to read together."""
+        return min(REGION_PX, self.grid.height)
+
+    @property
+    def block_width(self) -> int:
+        """Columns to read together."""
+        return min(REGION_PX, self.grid.width)
 
     def read(self, bands: Sequence[int], *, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
         """Return linear power [band, y, x] float32, NaN where nothing was measured."""
@@ -175,7 +182,7 @@ def geocoded(images: tuple[RadarImage, ...], *, gsd_m: float) -> Layers:
 
 def geolocation(safe: Safe, image: SafeImage, crs: str) -> Geolocation:
     """Return the geolocation of an image on the map ``crs``, made once per process."""
-    return _geolocation(stamp(safe.archive.file(image.annotation)), safe, image, crs)
+    return _geolocation(stamp(safe.container.file(image.annotation)), safe, image, crs)
 
 
 @lru_cache(maxsize=16)

@@ -21,6 +21,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.scene.sentinel1.annotation import number, numbers, vectors
 from eo_ssl.scene.sentinel1.lut import Array, Range, Table, Vector, check_ascending, check_lengths, interpolate
 
+_LEVELS = (1e-4, 0.1)  # mean noise as sigma0, 20 dB below and 10 dB above what the instrument has
 _END = 2**31 - 1  # bounds are optional in the schema: a block without them holds for the whole image
 
 
@@ -58,6 +59,21 @@ class Noise:
                 factor = interpolate(np.arange(top, bottom, dtype=np.float64), block.lines, block.values)
                 out[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]] *= factor[:, None]
         return out
+
+    def check_level(self, sigma0: Table, *, shape: tuple[int, int], name: str) -> None:
+        """Refuse noise that is not in units of DN^2, judged by what sigma0 it means at the middle line of an image of ``shape``.
+
+        Raises:
+            UserError: it is far below or above what the instrument has. Wave mode of processors 2.90 and 2.91 states some 38 dB too much.
+        """
+        line = int(np.clip(self.along_range.lines[len(self.along_range.lines) // 2], 0, shape[0] - 1))
+        window = (line, line + 1), (0, shape[1])
+        level = float(self.at(*window).mean()) / float(sigma0.at(*window).mean()) ** 2
+        if not _LEVELS[0] <= level <= _LEVELS[1]:
+            raise UserError(
+                f"expected thermal noise in units of DN^2 in {name}, got a mean sigma0 of {level:.1e}, which the instrument does not have; "
+                "set remove_noise to false in a card for such products"
+            )
 
 
 def read_noise(root: Element, *, name: str) -> Noise | None:

@@ -23,7 +23,6 @@ from eo_ssl.sensors import Quantity
 
 Range = tuple[int, int]
 SATURATED_DN = 65535
-_UNSCALED = 1e-4  # sigma0; 20 dB below any real noise of the instrument
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class RadarImage:
     @property
     def path(self) -> Path:
         """The measurement file."""
-        return self.safe.archive.file(self.image.measurement)
+        return self.safe.container.file(self.image.measurement)
 
     @property
     def annotation(self) -> Annotation:
@@ -59,7 +58,7 @@ class RadarImage:
         """
         self.safe.check_complete((self.image,))
         about, calibration = self.annotation, self.safe.calibration(self.image)
-        name = f"{self.safe.archive.path}/{self.image.measurement}"
+        name = self.path
         grid, dtype = handles.grid_of(self.path), handles.opened(self.path).dtypes[0]
         if grid.shape != (about.lines, about.samples) or dtype != "uint16" or not about.detected:
             raise UserError(
@@ -72,21 +71,13 @@ class RadarImage:
         noise = self.safe.noise(self.image)
         if noise is None:
             raise UserError(
-                f"expected thermal noise of {self.image.polarisation} in {self.safe.archive.path}, got none (processor {self.safe.processor}; "
+                f"expected thermal noise of {self.image.polarisation} in {self.safe.name}, got none (processor {self.safe.processor}; "
                 "those before about 2.50 state zeros); set radar.remove_noise to false in a card for such products"
             )
         noise.along_range.check_cover(about.lines, about.samples, name=str(self.image.noise))
-        line = int(noise.along_range.lines[len(noise.along_range.lines) // 2])
-        row = (min(line, about.lines - 1), min(line, about.lines - 1) + 1)
-        level = (
-            float(noise.at(row, (0, about.samples)).mean())
-            / float(calibration.sigma0.at(row, (0, about.samples)).mean()) ** 2
+        noise.check_level(
+            calibration.sigma0, shape=(about.lines, about.samples), name=f"{self.image.noise} of {self.safe.name}"
         )
-        if level < _UNSCALED:
-            raise UserError(
-                f"expected thermal noise in units of DN^2 in {self.image.noise} of {self.safe.archive.path}, got a mean sigma0 of {level:.1e}, less than "
-                "the instrument has; set radar.remove_noise to false in a card for such products"
-            )
 
     def power(self, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
         """Return the quantity in a half-open window of lines and samples, linear, float32 [rows, columns], NaN where nothing was measured.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from eo_ssl.manifest import fingerprint
 from eo_ssl.scene.chips import Chip
 from eo_ssl.scene.cube import Layers
 from eo_ssl.scene.facts import Facts, iso
-from eo_ssl.scene.product import Product
+from eo_ssl.scene.product import DamagedSource, Product
+from eo_ssl.scene.safe import MANIFEST, Container, containers_below
 from eo_ssl.scene.sentinel1.geolocation import target_crs
 from eo_ssl.scene.sentinel1.grd import geocoded, geolocation
 from eo_ssl.scene.sentinel1.heights import elevation_sha256, open_elevation
@@ -30,32 +32,28 @@ class GrdSource:
     """One GRD product in SAFE, folder or zip. Pickles; opens files only when asked."""
 
     card: Card
-    path: Path
-    "folder or zip of the product"
+    container: Container
     root: Path
     "folder that the card's elevation raster is relative to"
 
     @property
     def name(self) -> str:
         """Name of the product, the same for folder and zip."""
-        return product_name(self.path)
+        return self.container.name
 
     @property
     def nbytes(self) -> int:
-        """Unpacked bytes of the files of the card's polarisations; 0 for a product that cannot be read."""
-        try:
-            safe = open_safe(self.path)
-            return sum(safe.archive.size(name) for name in safe.files(_wanted(safe, self.card.bands)))
-        except UserError:
-            return 0
+        """Unpacked bytes of the files of the card's polarisations, of those that are there."""
+        wanted, present = _wanted(open_safe(self.container), self.card.bands), self.container.names()
+        return sum(self.container.size(name) for image in wanted for name in image.files if name in present)
 
     def checksum(self) -> str:
         """Return a sha256 (hex) that stands for all files of the product (see :meth:`Safe.checksum`) and the elevation raster, if one is used.
 
         Raises:
-            UserError: a file differs from its MD5 in the manifest, or is absent.
+            UserError: a file differs from its checksum in the manifest, or is absent.
         """
-        product = open_safe(self.path).checksum()
+        product = open_safe(self.container).checksum()
         if self.card.radar is None or self.card.radar.geocoding != "terrain":
             return product
         return fingerprint([product, elevation_sha256(self.card, self.root)])
@@ -66,7 +64,7 @@ class GrdSource:
         Raises:
             UserError: the product is incomplete or damaged, or does not hold what the card wants.
         """
-        safe, radar = open_safe(self.path), self.card.radar
+        safe, radar = open_safe(self.container), self.card.radar
         removes_noise = radar is None or radar.remove_noise
         images = tuple(RadarImage(safe, image, self.card.quantity, removes_noise) for image in _wanted(safe, bands))
         if radar is not None and radar.geocoding == "terrain":
@@ -81,47 +79,65 @@ class GrdSource:
 
 
 def listing(card: Card, root: Path) -> tuple[list[Product], Dropped]:
-    """Return the GRD products of a card below ``root``, and what was left out with the reason.
+    """Return the GRD products of a card below ``root``, and what was left out with the reason; see :func:`collect`."""
+
+    def examine(safe: Safe) -> str | Product:
+        reason = _unwanted(card, safe)
+        source = GrdSource(card, safe.container, root)
+        return reason or Product(f"{card.name}/{safe.name}", card, "cube", (), _facts(card, safe), source=source)
+
+    return collect(card, root, kind="cube", examine=examine)
+
+
+def collect(
+    card: Card, root: Path, *, kind: Literal["cube", "chips"], examine: Callable[[Safe], str | Product]
+) -> tuple[list[Product], Dropped]:
+    """Return the Sentinel-1 products of a card below ``root``, and what was left out with the reason.
 
     Of several processings of one acquisition the one by the newest processor is kept. A product that cannot be read stays in the list and
     says so when it is opened.
+
+    Args:
+        card: which products, and what of them.
+        root: folder that the card's pattern counts from.
+        kind: of the products.
+        examine: gives the product, or why it is not wanted.
 
     Raises:
         UserError: the card states what only the products can state.
     """
     check_card(card)
-    found: dict[str, list[Safe]] = {}
+    here, damaged, dropped = containers_below(card, root, mark=MANIFEST)
     products: dict[str, Product] = {}
-    dropped: Dropped = []
-    for path in safes_below(card, root):
-        product_id = f"{card.name}/{product_name(path)}"
+    newest: dict[str, Safe] = {}
+    for container in here:
+        product_id = f"{card.name}/{container.name}"
         try:
-            safe = open_safe(path)
-            reason = _unwanted(card, safe)
-            if reason:
-                dropped.append((product_id, reason))
-                continue
-            facts = _facts(card, safe)
-        except UserError:
-            products[product_id] = Product(product_id, card, "cube", (), _UNKNOWN, source=GrdSource(card, path, root))
+            safe = open_safe(container)
+            found = examine(safe)
+        except UserError as error:
+            damaged.setdefault(container.name, str(error))
             continue
-        if product_id in products:
-            dropped.append((product_id, f"a second copy, in {path.name}"))
-            continue
-        products[product_id] = Product(product_id, card, "cube", (), facts, source=GrdSource(card, path, root))
-        found.setdefault(safe.name.rpartition("_")[0], []).append(safe)  # names end in a checksum of the processing
-    for versions in found.values():
-        versions.sort(key=lambda safe: (safe.processor, safe.name))
-        for safe in versions[:-1]:
-            reason = f"processed again as {versions[-1].name} by processor {versions[-1].processor} (this one: {safe.processor})"
-            dropped.append((f"{card.name}/{safe.name}", reason))
-            del products[f"{card.name}/{safe.name}"]
+        if isinstance(found, str):
+            dropped.append((product_id, found))
+        elif product_id in products:
+            dropped.append((product_id, f"a second copy, in {container.archive.path.name}"))
+        else:
+            products[product_id] = found
+            acquisition = safe.name.rpartition("_")[0]  # names end in a checksum of the processing
+            older, newer = sorted((newest.get(acquisition, safe), safe), key=lambda one: (one.processor, one.name))
+            newest[acquisition] = newer
+            if older is not newer:
+                reason = f"processed again as {newer.name} by processor {newer.processor} (this one: {older.processor})"
+                dropped.append((f"{card.name}/{older.name}", reason))
+                del products[f"{card.name}/{older.name}"]
+    for name, reason in damaged.items():
+        if f"{card.name}/{name}" in products:
+            dropped.append((f"{card.name}/{name}", f"a second copy, which cannot be read: {reason}"))
+        else:
+            source = DamagedSource(name, reason)
+            products[f"{card.name}/{name}"] = Product(f"{card.name}/{name}", card, kind, (), _UNKNOWN, source=source)
     return list(products.values()), dropped
-
-
-def product_name(path: Path) -> str:
-    """Return the name of a product without the suffixes of its folder or zip."""
-    return path.name.removesuffix(".zip").removesuffix(".SAFE")
 
 
 def check_card(card: Card) -> None:
@@ -143,17 +159,6 @@ def check_card(card: Card) -> None:
         )
 
 
-def safes_below(card: Card, root: Path) -> Iterator[Path]:
-    """Folders with a manifest and zip files that the card's pattern matches."""
-    for path in sorted(root.glob(str(card.files))):
-        if (
-            (path.is_file() and path.suffix.lower() == ".zip")
-            or (path / "manifest.safe").is_file()
-            or path.suffix == ".SAFE"
-        ):
-            yield path
-
-
 def _unwanted(card: Card, safe: Safe) -> str:
     """Why a product is not of the card; empty when it is."""
     if safe.product_type != "GRD":
@@ -169,7 +174,7 @@ def _wanted(safe: Safe, bands: tuple[str, ...]) -> tuple[SafeImage, ...]:
     missing = [band for band in bands if band not in held]
     if missing or len(held) != len(safe.images):
         raise UserError(
-            f"expected one image of {', '.join(bands)} each in {safe.archive.path}, got {', '.join(image.polarisation for image in safe.images)}; "
+            f"expected one image of {', '.join(bands)} each in {safe.name}, got {', '.join(image.polarisation for image in safe.images)}; "
             "give a GRD product with these polarisations"
         )
     return tuple(held[band] for band in bands)

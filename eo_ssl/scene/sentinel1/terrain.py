@@ -109,6 +109,11 @@ class TerrainImage:
         """Rows that are solved together."""
         return min(BLOCK, self.grid.height)
 
+    @property
+    def block_width(self) -> int:
+        """Columns that are solved together."""
+        return min(BLOCK, self.grid.width)
+
     def read(self, bands: Sequence[int], *, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
         """Return power [band, y, x] float32 of a half-open window; NaN outside the image, in shadow and where the height is unknown.
 
@@ -213,7 +218,9 @@ def _blocks(
             yield _solved(scene, i, j), inside, place
 
 
-@lru_cache(maxsize=16)  # a row of blocks across a Sentinel-2 tile; 7 MB each
+@lru_cache(
+    maxsize=16
+)  # more than the blocks of one region of ingestion, which each band, flag and field asks for; 7 MB each
 def _solved(scene: Scene, i: int, j: int) -> _Block:
     margin = ceil(REACH_M / scene.grid.gsd) if scene.flatten else 1
     spans = [

@@ -11,7 +11,6 @@ One vignette is in memory at a time. A chip smaller than the cut is filled with 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,11 +22,13 @@ from pyproj import Transformer
 
 from eo_ssl.cards import Card, Vignettes
 from eo_ssl.errors import UserError
+from eo_ssl.fingerprints import fingerprint
 from eo_ssl.scene import handles
-from eo_ssl.scene.chips import UNLABELLED, Chip
+from eo_ssl.scene.chips import UNLABELLED, Chip, Refused
 from eo_ssl.scene.cube import Layers
 from eo_ssl.scene.facts import Facts, iso
 from eo_ssl.scene.product import Product
+from eo_ssl.scene.safe import Container
 from eo_ssl.scene.sentinel1.annotation import Annotation
 from eo_ssl.scene.sentinel1.geolocation import Geolocation, target_crs
 from eo_ssl.scene.sentinel1.lut import Table
@@ -35,10 +36,9 @@ from eo_ssl.scene.sentinel1.multilook import Axis, average, even_axis, slant_axi
 from eo_ssl.scene.sentinel1.noise import Noise
 from eo_ssl.scene.sentinel1.rangedoppler import line_spacing
 from eo_ssl.scene.sentinel1.safe import Safe, SafeImage, open_safe
-from eo_ssl.scene.sentinel1.source import Dropped, check_card, product_name, safes_below
+from eo_ssl.scene.sentinel1.source import Dropped, collect
 
 _STRIP = 512  # lines calibrated at a time: 30 MB of samples
-_MEASUREMENT_BYTES = 2**31  # a vignette of 20 km has some 120 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,32 +46,32 @@ class WaveSource:
     """The vignettes of one product in the card's polarisation."""
 
     card: Card
-    path: Path
-    "SAFE folder or zip"
+    container: Container
 
     @property
     def name(self) -> str:
         """Name of the product, the same for folder and zip."""
-        return product_name(self.path)
+        return self.container.name
 
     @property
     def nbytes(self) -> int:
-        """Unpacked bytes of the files of the vignettes; 0 for a product that cannot be read."""
-        try:
-            safe = open_safe(self.path)
-            return sum(safe.archive.size(name) for name in safe.files(vignettes(self.card, safe)))
-        except UserError:
-            return 0
+        """Unpacked bytes of the files of the vignettes, of those that are there."""
+        chosen, present = vignettes(self.card, open_safe(self.container)), self.container.names()
+        return sum(self.container.size(name) for image in chosen for name in image.files if name in present)
 
     def checksum(self) -> str:
-        """Return the product's checksum, the same for folder and zip; every file is compared with its MD5 in the manifest.
+        """Return the product's checksum, the same for folder and zip; every file is compared with its checksum in the manifest.
+
+        A damaged vignette is lost alone: its name enters the checksum, so that a repaired product is another one.
 
         Raises:
-            UserError: a file is absent or damaged, or there is no vignette in the card's polarisation.
+            UserError: a file that vignettes share is damaged, or there is no vignette in the card's polarisation.
         """
-        safe = open_safe(self.path)
-        vignettes(self.card, safe)
-        return safe.checksum()
+        safe = open_safe(self.container)
+        chosen = vignettes(self.card, safe)
+        shared = safe.checksum(without=safe.images)
+        damaged = [_name(image) for image in chosen if _is_damaged(safe, image)]
+        return fingerprint([shared, damaged]) if damaged else shared
 
     def layers(self, bands: tuple[str, ...]) -> Layers:
         """Refused: vignettes lie 100 km apart and share no grid.
@@ -83,68 +83,39 @@ class WaveSource:
             f"expected a product on one grid, got the wave-mode product {self.name}; call open_chips() for it"
         )
 
-    def open_chips(self) -> Iterator[Chip]:
-        """Yield the vignettes in the order of their image numbers.
-
-        Raises:
-            UserError: naming the vignette whose files are absent, damaged or contradict each other.
-        """
-        safe = open_safe(self.path)
-        chosen = vignettes(self.card, safe)
-        safe.check_complete(chosen)
-        for image in chosen:
-            yield _chip(self.card, safe, image)
+    def open_chips(self) -> Iterator[Chip | Refused]:
+        """Yield the vignettes in the order of their image numbers; in place of one whose files are absent, damaged or contradict each other, why."""
+        safe = open_safe(self.container)
+        for image in vignettes(self.card, safe):
+            try:
+                vignette: Chip | Refused = _chip(self.card, safe, image)
+            except UserError as error:
+                vignette = Refused(_name(image), str(error))
+            yield vignette
 
 
 def listing(card: Card, root: Path) -> tuple[list[Product], Dropped]:
-    """Return the wave-mode products of a card below ``root``, and what was left out with the reason.
-
-    Of several processings of one acquisition the one by the newest processor is kept. A product that cannot be read stays in the list and
-    says so when it is opened.
+    """Return the wave-mode products of a card below ``root``, and what was left out with the reason; see :func:`.source.collect`.
 
     Raises:
         UserError: the card states what only the products can state, or wants several polarisations.
     """
-    check_card(card)
     if len(card.bands) != 1:
         raise UserError(
             f"expected one polarisation in `bands` of card {card.name}, got {', '.join(card.bands)}; wave mode sends one at a time"
         )
-    products: dict[str, Product] = {}
-    unreadable: dict[str, Product] = {}
-    newest: dict[str, Safe] = {}
-    dropped: Dropped = []
-    for path in safes_below(card, root):
-        product_id = f"{card.name}/{product_name(path)}"
-        try:
-            safe = open_safe(path)
-        except UserError:
-            unknown = Facts(datetime="", processing_baseline="", orbit="", offset=0.0)
-            unreadable[product_id] = Product(product_id, card, "chips", (), unknown, source=WaveSource(card, path))
-            continue
+
+    def examine(safe: Safe) -> str | Product:
         if safe.mode != "WV" or safe.product_type != "SLC":
-            dropped.append((product_id, f"a product of mode {safe.mode} and type {safe.product_type}, not WV and SLC"))
-            continue
+            return f"a product of mode {safe.mode} and type {safe.product_type}, not WV and SLC"
         try:
             vignettes(card, safe)
         except UserError as error:
-            dropped.append((product_id, str(error)))
-            continue
-        if product_id in products:
-            dropped.append((product_id, f"a second copy, in {path.name}"))
-            continue
-        products[product_id] = Product(product_id, card, "chips", (), _facts(safe), source=WaveSource(card, path))
-        acquisition = safe.name.rpartition("_")[0]  # names end in a checksum of the processing
-        known = newest.setdefault(acquisition, safe)
-        if known is not safe:
-            older, newest[acquisition] = sorted((known, safe), key=lambda one: (one.processor, one.name))
-            reason = f"processed again as {newest[acquisition].name} by processor {newest[acquisition].processor} (this one: {older.processor})"
-            dropped.append((f"{card.name}/{older.name}", reason))
-            del products[f"{card.name}/{older.name}"]
-    dropped += [
-        (product_id, "a second copy, which cannot be read") for product_id in unreadable if product_id in products
-    ]
-    return list((unreadable | products).values()), dropped
+            return str(error)
+        source = WaveSource(card, safe.container)
+        return Product(f"{card.name}/{safe.name}", card, "chips", (), _facts(safe), source=source)
+
+    return collect(card, root, kind="chips", examine=examine)
 
 
 def vignettes(card: Card, safe: Safe) -> tuple[SafeImage, ...]:
@@ -163,6 +134,7 @@ def vignettes(card: Card, safe: Safe) -> tuple[SafeImage, ...]:
 
 
 def _chip(card: Card, safe: Safe, image: SafeImage) -> Chip:
+    digests = safe.digests(image)
     settings, annotation = _settings(card), safe.annotation(image)
     along, across = ground_axes(annotation, pixel_m=card.gsd_m)
     power = average(_strips(card, safe, image), along=along, across=across)
@@ -175,8 +147,8 @@ def _chip(card: Card, safe: Safe, image: SafeImage) -> Chip:
     return Chip(
         image=cut,
         valid=np.isfinite(cut[0]),
-        name=PurePosixPath(image.annotation).stem,
-        sha256=hashlib.sha256(safe.archive.read(image.measurement, limit=_MEASUREMENT_BYTES)).hexdigest(),
+        name=_name(image),
+        sha256=digests[image.measurement],
         label=UNLABELLED, label_name="", split="",
         width_px=across.size, height_px=along.size, row_off=row, col_off=column,
         datetime=_middle_time(annotation),
@@ -184,6 +156,18 @@ def _chip(card: Card, safe: Safe, image: SafeImage) -> Chip:
         incidence_deg=_middle_incidence(annotation),
         footprint=footprint(annotation, along, across, rows=ends[0], columns=ends[1]),
     )  # fmt: skip
+
+
+def _is_damaged(safe: Safe, image: SafeImage) -> bool:
+    try:
+        safe.digests(image)
+    except UserError:
+        return True
+    return False
+
+
+def _name(image: SafeImage) -> str:
+    return PurePosixPath(image.annotation).stem
 
 
 def ground_axes(annotation: Annotation, *, pixel_m: float) -> tuple[Axis, Axis]:
@@ -227,7 +211,7 @@ def footprint(
 def _strips(card: Card, safe: Safe, image: SafeImage) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """Yield (first line, calibrated power [line, sample] float32, NaN outside the image)."""
     annotation, table, noise = safe.annotation(image), *_tables(card, safe, image)
-    path = safe.archive.file(image.measurement)
+    path = safe.container.file(image.measurement)
     grid, complex_type = handles.grid_of(path), handles.opened(path).dtypes[0].startswith("complex")
     if grid.shape != (annotation.lines, annotation.samples) or not complex_type:
         raise UserError(
@@ -257,10 +241,12 @@ def _tables(card: Card, safe: Safe, image: SafeImage) -> tuple[Table, Noise | No
     noise = safe.noise(image)
     if noise is None:
         raise UserError(
-            f"expected thermal noise for {image.annotation} of {safe.archive.path}, got none stated; set vignettes.remove_noise to false in card "
+            f"expected thermal noise for {image.annotation} of {safe.name}, got none stated; set vignettes.remove_noise to false in card "
             f"{card.name} to read such products with their noise"
         )
     noise.along_range.check_cover(annotation.lines, annotation.samples, name=str(image.noise))
+    shape = annotation.lines, annotation.samples
+    noise.check_level(safe.calibration(image).sigma0, shape=shape, name=f"{image.noise} of {safe.name}")
     return table, noise
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.scene.facts import Facts
-from eo_ssl.scene.product import Product
-from eo_ssl.scene.sentinel2.metadata import Metadata, is_multi_tile, read
-from eo_ssl.scene.sentinel2.safe import Safe, product_name, safes
-from eo_ssl.scene.sentinel2.source import DamagedSource, SafeSource
+from eo_ssl.scene.product import DamagedSource, Product
+from eo_ssl.scene.safe import Container, containers_below
+from eo_ssl.scene.sentinel2.metadata import USER_BASELINE, Metadata, is_multi_tile, read
+from eo_ssl.scene.sentinel2.source import SafeSource
 
 _LEVELS = {"sentinel2_l1c": "L1C", "sentinel2_l2a": "L2A"}
 _UNKNOWN = Facts("", "", "", 0.0)
@@ -21,7 +20,7 @@ Dropped = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    safe: Safe
+    safe: Container
     metadata: Metadata
 
 
@@ -35,18 +34,9 @@ def listing(card: Card, root: Path) -> tuple[list[Product], Dropped]:
     """
     _check(card)
     found: list[_Found] = []
-    damaged: dict[str, str] = {}
-    dropped: Dropped = []
-    for path in _candidates(card, root):
-        try:
-            here = safes(path)
-        except UserError as error:
-            damaged[product_name(path.name)] = str(error)
-            continue
-        if not here:
-            dropped.append((path.relative_to(root).as_posix(), "no Sentinel-2 product: it has no GRANULE folder"))
-        for safe in here:
-            _sort_in(card, safe, found=found, damaged=damaged, dropped=dropped)
+    here, damaged, dropped = containers_below(card, root, mark="GRANULE")
+    for safe in here:
+        _sort_in(card, safe, found=found, damaged=damaged, dropped=dropped)
     kept, older = _newest(found)
     dropped += [(f"{card.name}/{name}", reason) for name, reason in older]
     products: dict[str, Product] = {}
@@ -90,21 +80,7 @@ def _check(card: Card) -> None:
         )
 
 
-def _candidates(card: Card, root: Path) -> Iterator[Path]:
-    """Folders and zip files that the pattern names, none inside another."""
-    pattern = str(card.files)
-    if Path(pattern).is_absolute():
-        raise UserError(
-            f"expected a pattern relative to {root} in card {card.name}, got {pattern!r}; give the folder as the root"
-        )
-    taken: set[Path] = set()
-    for path in [root] if pattern in (".", "") else sorted(root.glob(pattern)):
-        if (path.is_dir() or path.suffix.lower() == ".zip") and not taken & set(path.parents):
-            taken.add(path)
-            yield path
-
-
-def _sort_in(card: Card, safe: Safe, *, found: list[_Found], damaged: dict[str, str], dropped: Dropped) -> None:
+def _sort_in(card: Card, safe: Container, *, found: list[_Found], damaged: dict[str, str], dropped: Dropped) -> None:
     product_id = f"{card.name}/{safe.name}"
     if is_multi_tile(safe):
         reason = "several tiles in one product, the format before November 2016: fetch its tiles as single products (processing baseline 05.00)"
@@ -123,7 +99,7 @@ def _sort_in(card: Card, safe: Safe, *, found: list[_Found], damaged: dict[str, 
 
 
 def _newest(found: list[_Found]) -> tuple[list[_Found], Dropped]:
-    """Return the newest processing of each sensing of a tile, and the others with the reason.
+    """Return the newest processing of each sensing of a tile, and the others with the reason; ESA's own go before a user's (99.xx).
 
     Where a datatake changes datastrip within a tile, that tile comes as two products of one baseline, each with a part of it: both stay.
     """
@@ -134,7 +110,7 @@ def _newest(found: list[_Found]) -> tuple[list[_Found], Dropped]:
     kept: list[_Found] = []
     dropped: Dropped = []
     for group in groups.values():
-        group.sort(key=lambda item: (item.metadata.baseline, item.metadata.generated), reverse=True)
+        group.sort(key=lambda item: _age(item.metadata), reverse=True)
         first = group[0]
         parts: dict[str, _Found] = {}
         for item in group:
@@ -148,6 +124,11 @@ def _newest(found: list[_Found]) -> tuple[list[_Found], Dropped]:
     return kept, dropped
 
 
+def _age(facts: Metadata) -> tuple[bool, str, str]:
+    """What is larger is newer; a user's baseline says nothing of when its software was made."""
+    return facts.baseline < USER_BASELINE, facts.baseline, facts.generated
+
+
 def _older(item: _Found, better: _Found) -> str:
     """Say why a product is left out for another one of the same sensing and tile."""
     name, mine, its = better.safe.name, item.metadata, better.metadata
@@ -155,6 +136,8 @@ def _older(item: _Found, better: _Found) -> str:
         return f"a second copy, in {item.safe.archive.path}; the one in {better.safe.archive.path} is taken"
     if mine.baseline != its.baseline:
         return f"processing baseline {mine.baseline} of a sensing that {name} has in {its.baseline}"
+    if mine.generated == its.generated:
+        return f"the same product as {better.safe.archive.path}, under another name"
     return f"generated {mine.generated}, and {name} of the same sensing and baseline {its.generated}"
 
 

@@ -23,8 +23,8 @@ from eo_ssl.scene import handles
 from eo_ssl.scene.cube import Field, Flag
 from eo_ssl.scene.grid import Grid
 from eo_ssl.scene.rasters import RasterClasses
+from eo_ssl.scene.safe import Container
 from eo_ssl.scene.sentinel2.metadata import Metadata
-from eo_ssl.scene.sentinel2.safe import Safe
 
 SCL_FLAGS = {"cloud": (8, 9, 10), "shadow": (3,), "snow": (11,), "saturated": (1,)}
 SCL_NODATA = 0
@@ -65,7 +65,7 @@ class LayersFlag:
 class PolygonFlag:
     """Whether the centre of a pixel lies in one of the polygons of a GML file."""
 
-    safe: Safe
+    safe: Container
     name: str
     grid: Grid
 
@@ -98,7 +98,7 @@ class CloudProbability:
         return np.where(unknown, np.float32(np.nan), percent.astype(np.float32) / np.float32(100))
 
 
-def files(safe: Safe, metadata: Metadata) -> dict[str, str]:
+def files(safe: Container, metadata: Metadata) -> dict[str, str]:
     """Return the quality masks that the product has: SCL, CLDPRB, CLASSI or CLOUDS -> file, the finest of each."""
     found = {}
     if metadata.level == "L2A":
@@ -108,7 +108,8 @@ def files(safe: Safe, metadata: Metadata) -> dict[str, str]:
     else:
         found["CLASSI"] = _named(metadata, "MSK_CLASSI", "MSK_CLASSI_B00.jp2")
         found["CLOUDS"] = _named(metadata, "MSK_CLOUDS", "MSK_CLOUDS_B00.gml")
-    present = {kind: [name for name in names if safe.has(name)] for kind, names in found.items()}
+    listed = safe.objects()  # a mask that the manifest lists and that is not there must be missed, not forgotten
+    present = {kind: [name for name in names if name in listed or safe.has(name)] for kind, names in found.items()}
     return {kind: names[0] for kind, names in present.items() if names}
 
 
@@ -118,7 +119,7 @@ def _named(metadata: Metadata, kind: str, *usual: str) -> list[str]:
     return [f"{metadata.granule}/QI_DATA/{name}" for name in stated or usual]
 
 
-def flags(safe: Safe, present: dict[str, str], *, grid: Grid, grids: tuple[Grid, ...]) -> dict[str, Flag]:
+def flags(safe: Container, present: dict[str, str], *, grid: Grid, grids: tuple[Grid, ...]) -> dict[str, Flag]:
     """Return the flags that the masks ``present`` in a product give on ``grid``.
 
     Raises:
@@ -148,7 +149,7 @@ def flags(safe: Safe, present: dict[str, str], *, grid: Grid, grids: tuple[Grid,
     return {}
 
 
-def fields(safe: Safe, present: dict[str, str], *, grid: Grid, grids: tuple[Grid, ...]) -> dict[str, Field]:
+def fields(safe: Container, present: dict[str, str], *, grid: Grid, grids: tuple[Grid, ...]) -> dict[str, Field]:
     """Return the fields that the masks ``present`` in a product give on ``grid``."""
     if "CLDPRB" not in present:
         return {}
@@ -156,7 +157,7 @@ def fields(safe: Safe, present: dict[str, str], *, grid: Grid, grids: tuple[Grid
     return {"cloud_probability": CloudProbability(raster(safe, present["CLDPRB"], grid=grid, grids=grids), scene)}
 
 
-def raster(safe: Safe, name: str, *, grid: Grid, grids: tuple[Grid, ...], index: int = 1) -> RasterClasses:
+def raster(safe: Container, name: str, *, grid: Grid, grids: tuple[Grid, ...], index: int = 1) -> RasterClasses:
     """Return a layer of a mask, placed where the granule's metadata say."""
     path = safe.file(name)
     return RasterClasses(grid, path, index, placed(path, grids))
@@ -202,7 +203,7 @@ def _drawn(content: tuple[str, int, int], flag: PolygonFlag, number: int) -> npt
 
 
 @lru_cache(maxsize=8)
-def _polygons(_content: tuple[str, int, int], safe: Safe, name: str, crs: str) -> tuple[dict[str, Any], ...]:
+def _polygons(_content: tuple[str, int, int], safe: Container, name: str, crs: str) -> tuple[dict[str, Any], ...]:
     """Return the cloud polygons of a GML file as GeoJSON geometries, in the tile's reference system."""
     where = safe.file(name)
     root = safe.xml(name)

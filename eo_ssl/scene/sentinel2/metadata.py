@@ -17,7 +17,7 @@ from xml.etree.ElementTree import Element
 from eo_ssl.errors import UserError
 from eo_ssl.scene.facts import Facts, iso
 from eo_ssl.scene.grid import Grid
-from eo_ssl.scene.sentinel2.safe import Safe
+from eo_ssl.scene.safe import Container
 from eo_ssl.sensors import sensor
 
 BAND_IDS = sensor("sentinel2_l1c").band_names
@@ -31,6 +31,7 @@ _QUANTIFICATION = {
     "L2A": ("BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE"),
 }
 _FIRST_WITH_OFFSETS = "04.00"  # processing baseline since which offsets are part of the product (25 January 2022)
+USER_BASELINE = "99.00"  # Sen2Cor run by a user writes 99.xx (in names N9999), whatever its input was
 _IMAGE = re.compile(r"_(B\d[\dA]|SCL)(?:_(\d+)m)?$")
 
 
@@ -81,7 +82,7 @@ class Metadata:
         return known[band]
 
 
-def read(safe: Safe) -> Metadata:
+def read(safe: Container) -> Metadata:
     """Return the metadata of a product; its XML is compared with the manifest's checksums.
 
     Raises:
@@ -119,7 +120,7 @@ def read(safe: Safe) -> Metadata:
     )
 
 
-def is_multi_tile(safe: Safe) -> bool:
+def is_multi_tile(safe: Container) -> bool:
     """Return whether a product is in the format before November 2016, with several tiles and long file names."""
     return any(re.fullmatch(r"S2._(OPER|USER)_MTD_SAFL\d[A-Z].*\.xml", name) for name in safe.names())
 
@@ -127,7 +128,7 @@ def is_multi_tile(safe: Safe) -> bool:
 class _Document:
     """An XML file whose elements are looked up by local name, whatever their namespace and depth: issues differ in both."""
 
-    def __init__(self, safe: Safe, name: str) -> None:
+    def __init__(self, safe: Container, name: str) -> None:
         self.where = safe.file(name)
         self._elements: dict[str, list[Element]] = {}
         for item in safe.xml(name).iter():
@@ -229,9 +230,12 @@ def _quantification(product: _Document, level: str) -> float:
 
 
 def _offsets(product: _Document, level: str, baseline: str) -> tuple[tuple[str, float], ...]:
-    """Return the offset of each band; no list before baseline 04.00 means zero, none since then is an error."""
+    """Return the offset of each band; no list before baseline 04.00 means zero, none since then is an error.
+
+    A user's own Sen2Cor states the list where its Level-1C input had offsets, under a baseline that does not tell: there none means zero.
+    """
     group, tag = _OFFSETS[level]
-    if not product.all(group) and baseline < _FIRST_WITH_OFFSETS:
+    if not product.all(group) and (baseline < _FIRST_WITH_OFFSETS or baseline >= USER_BASELINE):
         return ()
     found: dict[str, float] = {}
     for item in product.all(tag):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +22,9 @@ from eo_ssl.scene.cube import Layers
 from eo_ssl.scene.grid import Grid, Method
 from eo_ssl.scene.radiometry import Radiometry
 from eo_ssl.scene.rasters import BandFile, RasterClasses, RasterImage, common_grid
+from eo_ssl.scene.safe import MANIFEST, Container
 from eo_ssl.scene.sentinel2 import cloudless, masks
 from eo_ssl.scene.sentinel2.metadata import Metadata
-from eo_ssl.scene.sentinel2.safe import MANIFEST, Safe
 from eo_ssl.sensors import sensor
 
 Range = tuple[int, int]
@@ -36,7 +35,7 @@ class SafeSource:
     """A SAFE product and its metadata."""
 
     card: Card
-    safe: Safe
+    safe: Container
     metadata: Metadata
 
     @property
@@ -161,31 +160,3 @@ class SceneImage:
     def saturated(self, *, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
         """Return whether any band is stored as the saturation value, [y, x]."""
         return self.image.saturated(rows=rows, columns=columns)
-
-
-@dataclass(frozen=True, slots=True)
-class DamagedSource:
-    """A product whose metadata cannot be read: it says why when it is opened, so that only this product is left out."""
-
-    name: str
-    reason: str
-
-    @property
-    def nbytes(self) -> int:
-        """Nothing of it is read."""
-        return 0
-
-    def checksum(self) -> str:
-        """Refuse with the reason."""
-        self._refuse()
-
-    def layers(self, bands: tuple[str, ...]) -> Layers:
-        """Refuse with the reason."""
-        self._refuse()
-
-    def open_chips(self) -> Iterator[Chip]:
-        """Refuse with the reason."""
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise UserError(self.reason)

@@ -1,7 +1,9 @@
 """SSL4EO-S12 as its authors trained on it: LMDB with a pickled tuple per place, read without ever running a pickle.
 
 Key ``str(index)``; value the pickle of ``(bytes, shape)``, or of three such pairs in a row (s1, s2a, s2c), arrays [4 seasons, C, 264, 264].
-The type of the numbers is not recorded: one byte per number is uint8, two int16, four float32. Places and times are not recorded either.
+The type of the numbers is not recorded: one byte per number is uint8, four float32, two the uint16 of the files, which the authors cast to
+int16 and which read as what they were. Places and times are not recorded either, and the four seasons stand in the order in which the
+authors' file system listed them: season k of one record is not season k of another (dataset code of zhu-xlab/SSL4EO-S12).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import numpy.typing as npt
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import fingerprint
-from eo_ssl.scene.chips import Chip
+from eo_ssl.scene.chips import Chip, Refused
 from eo_ssl.scene.cube import Layers
 from eo_ssl.scene.facts import Facts
 from eo_ssl.scene.handles import stamp
@@ -30,7 +32,7 @@ from eo_ssl.scene.product import Product
 from eo_ssl.scene.ssl4eo.samples import BATCH, chip, no_cube, settings_of
 
 _ORDER = {"s1": 0, "s2a": 1, "s2c": 2}  # of the pairs in a record of all modalities
-_TYPES: dict[int, str] = {1: "uint8", 2: "<i2", 4: "<f4"}
+_TYPES: dict[int, str] = {1: "uint8", 2: "<u2", 4: "<f4"}
 _VALUES = frozenset(
     {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BININT", "BININT1", "BININT2", "LONG1", "INT", "LONG"}
 )  # opcodes that put a constant on the stack
@@ -164,17 +166,22 @@ class Records:
         """Refused: a run of records is no image."""
         no_cube(self.name)
 
-    def open_chips(self) -> Iterator[Chip]:
-        """Yield a chip per record and season.
+    def open_chips(self) -> Iterator[Chip | Refused]:
+        """Yield a chip per record and season; in place of a record that is damaged or holds anything but bytes and shapes, why.
 
         Raises:
-            UserError: a record is damaged or holds anything but bytes and shapes.
+            UserError: a record is absent.
         """
+        wanted = settings_of(self.card)
         for key, value in self._values():
-            where = f"record {key} of {self.path}"
-            seasons = array_of(plain_tuple(bytes(value), name=where), settings_of(self.card).modality, name=where)
-            for season in (season for season in settings_of(self.card).seasons if season < len(seasons)):
-                yield chip(seasons[season], self.card, f"{int(key):07d}/{season}")
+            where, name = f"record {key} of {self.path}", f"{int(key):07d}"
+            try:
+                seasons = array_of(plain_tuple(bytes(value), name=where), wanted.modality, name=where)
+                found = [chip(seasons[k], self.card, f"{name}/{k}") for k in wanted.seasons if k < len(seasons)]
+            except UserError as error:
+                yield Refused(name, str(error))
+                continue
+            yield from found
 
     def _values(self) -> Iterator[tuple[str, Any]]:
         with _environment(*_content(self.path), os.getpid()).begin(buffers=True) as transaction:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +33,10 @@ from eo_ssl.scene.handles import stamp
 from eo_ssl.scene.product import Product
 from eo_ssl.scene.ssl4eo.samples import chip, corners, no_cube, seasons_wanted, settings_of, void_ids
 from eo_ssl.sensors import sensor
+
+_DAMAGED = (  # what zarr, numcodecs, zipfile and json raise over damaged files
+    BaseZarrError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, OSError, EOFError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def listing(card: Card, root: Path) -> tuple[list[Product], list[tuple[str, str]]]:
@@ -91,12 +96,17 @@ class Stack:
             yield from self._chips(stack)
         except UserError:  # also a ValueError, and already in words
             raise
-        except (BaseZarrError, KeyError, ValueError, RuntimeError, OSError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             raise UserError(
                 f"expected the layout of SSL4EO-S12 v1.1 in {self.path}, got {type(error).__name__}: {error}; the file is damaged, fetch it again"
             ) from error
 
     def _chips(self, stack: xr.Dataset) -> Iterator[Chip]:
+        if "sample" not in stack["bands"].dims:
+            raise UserError(
+                f"expected 64 places per file in {self.path}, got one place; it is of the later WebDataset release of v1.1, "
+                "whose numbers carry no offset of 1000 and which this reader does not know: fetch the Zarr release"
+            )
         order = self._band_order(stack)
         times = stack["time_"].values.astype("datetime64[s]")
         samples = [str(name) for name in stack["sample"].values]
@@ -146,7 +156,7 @@ def _opened(path: str, modified: int, size: int, process: int) -> xr.Dataset:
         stack: xr.Dataset = xr.open_zarr(
             ZipStore(path, mode="r"), mask_and_scale=False, chunks=None, consolidated=False
         )
-    except (BaseZarrError, KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise UserError(
             f"expected a Zarr group in {path}, got {type(error).__name__}: {error}; the file is damaged, fetch it again"
         ) from error

@@ -28,6 +28,7 @@ from eo_ssl.sensors import sensor
 _PICTURES = {"thumbnail", "overview", "metadata"}
 _KEY_ENDING = re.compile(r"([-_]jp2|_\d+m)$", re.IGNORECASE)
 _TOLERANCE_PX = 0.01  # catalogues write coordinates with a few decimals
+_LARGEST = 1e12  # metres or pixels; JSON has no largest number
 _HASHES = {0x11: "sha1", 0x12: "sha256", 0x13: "sha512", 0x14: "sha3_512", 0x16: "sha3_256", 0xD5: "md5"}
 
 
@@ -102,7 +103,9 @@ class Asset:
 
     def _stated(self, key: str) -> list[float]:
         value = self.content.get(key, self.item["properties"].get(key)) or []
-        if not isinstance(value, list) or not all(isinstance(number, int | float) for number in value):
+        if not isinstance(value, list) or not all(
+            isinstance(number, int | float) and abs(number) < _LARGEST for number in value
+        ):
             raise UserError(f"expected numbers as {key} in item {self.item['id']}, got {value!r}; correct the item")
         return value
 

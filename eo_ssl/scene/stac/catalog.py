@@ -18,8 +18,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import canonical_json
 from eo_ssl.layouts import Stac
 from eo_ssl.scene.facts import Facts
-from eo_ssl.scene.product import Product
-from eo_ssl.scene.sentinel2.source import DamagedSource
+from eo_ssl.scene.product import DamagedSource, Product
 from eo_ssl.scene.stac import access
 from eo_ssl.scene.stac.conventions import Json, acquired, check_card, facts
 from eo_ssl.scene.stac.item import StacItem

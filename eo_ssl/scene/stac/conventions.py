@@ -36,6 +36,7 @@ _APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 _BASELINE = ("s2:processing_baseline", "sentinel:processing_baseline", "processing:version", "processing:baseline")
 _NAME = ("s2:product_uri", "sentinel:product_id")
 _SHIFTED_SINCE = (4, 0)
+_USERS_SINCE = (99, 0)  # Sen2Cor run by a user, whose input may have had an offset or not
 _OFFSET_DN = -1000.0
 _SENSIBLE = {"scale": (1e-9, 1.0), "offset": (-1.0, 1.0)}  # of a reflectance, per stored unit
 _SATURATED_DN = 65535.0  # special value of both levels: not a measurement
@@ -123,16 +124,19 @@ def offset_dn(item: Json, asset: Json) -> float | None:
 
     In this order: the catalogue says it removed the offset: 0, whatever ``raster:bands`` says. Else, by the processing baseline: before
     04.00: 0; since 04.00: the offset that ``raster:bands`` states (in reflectance, so divided by its scale), or -1000 where it states
-    none or zero. No baseline: None.
+    none or zero. No baseline, or that of a user's own processing (99.xx) without a stated offset: None.
     """
     if any(item["properties"].get(key) is True for key in _APPLIED):
         return 0.0
     baseline = processing_baseline(item)
     if not baseline:
         return None
-    if tuple(map(int, baseline.split("."))) < _SHIFTED_SINCE:
+    number = tuple(map(int, baseline.split(".")))
+    if number < _SHIFTED_SINCE:
         return 0.0
     stated = _band_number(asset, "offset", 0.0)
+    if number >= _USERS_SINCE and not stated:
+        return None
     return round(stated / _band_number(asset, "scale", _SCALE), 6) if stated else _OFFSET_DN
 
 
