@@ -26,7 +26,7 @@ from eo_ssl.corpus.statistics import CodeCounter
 from eo_ssl.scene import products
 from eo_ssl.sensors import sensor
 
-PAIRS, SIZE_PX, TORCHGEO_PX, PART_PX = 5, 64, 1830, 3660
+PAIRS, SIZE_PX, TORCHGEO_PX, PART_PX = 5, 64, 1098, 3660
 """Pairs of runs, side of a tile, side of the product for TorchGeo (which is slow), side of the products for workers and statistics."""
 CONFIG = IngestConfig(size_px=SIZE_PX, codec="lz4", min_valid=0.0)
 BANDS = sensor("sentinel2_l1c").band_names

@@ -58,7 +58,14 @@ def median(cube: xr.Dataset, band: str) -> float:
 
 
 def test_no_real_card_is_left_out() -> None:
-    assert set(list_cards()) == set(CUBES) | _NEEDS
+    elsewhere = (
+        "s1_safe_",
+        "s2_safe_",
+        "stac_",
+        "ssl4eo_v",
+        "ssl4eo_lmdb",
+    )  # archives of which no real product is here
+    assert {name for name in list_cards() if not name.startswith(elsewhere)} == set(CUBES) | _NEEDS
 
 
 @pytest.mark.parametrize("name", sorted(CUBES))

@@ -83,7 +83,9 @@ def _on_cluster(tasks: Sequence[Any], address: str, done: Callable[[], None] | N
     with client:
         futures = client.compute(list(tasks))
         results = []
-        for future in futures:  # in order: `as_completed` can wait for ever for a result that died with its worker and was made again
+        for future in (
+            futures
+        ):  # in order: `as_completed` can wait for ever for a result that died with its worker and was made again
             results.append(_result(future, library.KilledWorker))
             if done:
                 done()
