@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from eo_ssl import manifest
-from eo_ssl.corpus import Corpus, IngestConfig, ingest
+from eo_ssl.corpus import Corpus, IngestConfig, engine, ingest
 from eo_ssl.corpus.ingestion import _graph
 from eo_ssl.corpus.jobs import Job, survey
 from eo_ssl.corpus.store import Folder
+from eo_ssl.errors import UserError
 from fake_scenes import FakeProduct, card, scenes
 from object_store import BUCKET, mock_store
 
@@ -130,6 +131,15 @@ def test_what_no_worker_survives_is_put_aside_and_the_rest_goes_on(cluster, tmp_
     assert (
         run(products, tmp_path / "c").tiles == 48
     )  # tried again by the next run, because nothing is known against its files
+
+
+def test_a_scheduler_without_workers_is_not_waited_for_for_ever(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch
+) -> None:
+    monkeypatch.setattr(engine, "_LOOK_S", 0.2)
+    monkeypatch.setattr(engine, "_ALONE_S", 0.6)
+    with workers(0) as empty, pytest.raises(UserError, match="expected workers at the scheduler tcp://"):
+        run(scenes(rng, 1), tmp_path / "c", empty.scheduler_address)
 
 
 def test_a_cluster_writes_to_an_object_store(tmp_path: Path, rng: np.random.Generator, monkeypatch) -> None:

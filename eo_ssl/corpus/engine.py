@@ -14,6 +14,7 @@ import dask.callbacks
 from eo_ssl.errors import UserError
 
 _dask: Any = dask  # not typed
+_LOOK_S, _ALONE_S = 15.0, 180.0  # how often a waiting run looks for workers, and how long it waits without any
 LOCAL = ("threads", "processes", "synchronous")
 
 
@@ -86,15 +87,28 @@ def _on_cluster(tasks: Sequence[Any], address: str, done: Callable[[], None] | N
         for future in (
             futures
         ):  # in order: `as_completed` can wait for ever for a result that died with its worker and was made again
-            results.append(_result(future, library.KilledWorker))
+            results.append(_result(client, future, library.KilledWorker))
             if done:
                 done()
         return results
 
 
-def _result(future: Any, killed: type[Exception]) -> Any:
-    """Return what a task gave, or :class:`WorkersLost` for one that took its workers with it time and again."""
-    try:
-        return future.result()
-    except killed as error:
-        return WorkersLost(str(error).split(". ")[0])
+def _result(client: Any, future: Any, killed: type[Exception]) -> Any:
+    """Return what a task gave, or :class:`WorkersLost` for one that took its workers with it time and again.
+
+    Raises:
+        UserError: the scheduler has had no worker for minutes.
+    """
+    alone = 0.0
+    while True:
+        try:
+            return future.result(timeout=_LOOK_S)
+        except killed as error:
+            return WorkersLost(str(error).split(". ")[0])
+        except TimeoutError:
+            alone = 0.0 if client.nthreads() else alone + _LOOK_S
+            if alone >= _ALONE_S:
+                raise UserError(
+                    f"expected workers at the scheduler {client.scheduler.address}, got none for {_ALONE_S / 60:.0f} minutes; "
+                    "start some and run the same command again"
+                ) from None

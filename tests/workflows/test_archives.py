@@ -151,7 +151,7 @@ def test_all_real_sets_and_archives_make_one_corpus_on_every_scheduler(
 ) -> None:
     """Every shipped card that finds its files, in one corpus; products whose offset nobody knows are left out."""
     found = {}
-    for name in list_cards():
+    for name in set(list_cards()) - {"s1_safe_grd_terrain"}:  # needs an elevation raster
         card = load_card(name)
         for root in (real_data, archive.root):
             try:
