@@ -23,7 +23,8 @@ from eo_ssl.sensors import Quantity, sensor
 FRAGMENTS, ROWS, RUNS = 10_000, 1_000, 5
 STREAM = Stream("sentinel2_l2a", Quantity.BOA_REFLECTANCE, sensor("sentinel2_l2a").band_names, 10.0, 64)
 OPEN = """
-import resource, sys, time
+import sys, time
+from bench.memory import peak_bytes
 begun = time.perf_counter()
 from eo_ssl.corpus import Corpus
 imported = time.perf_counter()
@@ -31,7 +32,7 @@ corpus = Corpus.open(sys.argv[1])
 reader = corpus.stream(next(iter(corpus.streams)))
 rows = len(reader)
 opened = time.perf_counter()
-print(rows, imported - begun, opened - imported, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(rows, imported - begun, opened - imported, peak_bytes())
 """
 
 

@@ -17,7 +17,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -142,45 +142,62 @@ def tile_id(product_id: str, stream: str, place: Iterable[int]) -> bytes:
     return hashlib.blake2b(framed, digest_size=16).digest()
 
 
+class Region(NamedTuple):
+    """Tiles that are cut from one read."""
+
+    tiles: npt.NDArray[np.intp]
+    "positions in the plan"
+    cell: int
+    "which cell of blocks they lie in; two cells share no block"
+
+
 def plan_regions(
-    windows: npt.NDArray[np.int32], *, block: tuple[int, int], budget_px: int
-) -> list[npt.NDArray[np.intp]]:
+    windows: npt.NDArray[np.int32], *, block: tuple[int, int], period: tuple[int, int], budget_px: int
+) -> list[Region]:
     """Return the tiles to cut from one read each, so that every block of the file is decoded once and memory stays bounded.
 
     Args:
         windows: int32 [n, 4] of :func:`plan_native`.
         block: height and width of the file's blocks in pixels.
+        period: rows and columns after which blocks of all files of the product begin anew: cells of that size can be read by
+            different workers without decoding a block twice. ``block`` where there is one size of block.
         budget_px: pixels of one band that may be in memory at a time.
 
     Returns:
-        Index arrays into ``windows``; together they hold each tile exactly once. A region is as wide as the image when a row of
-        blocks fits the budget (strips), else a few blocks.
+        Regions, cell by cell; together they hold each tile exactly once. A region is as wide as the image when a row of blocks fits
+        the budget (strips), else a few blocks.
     """
     if len(windows) == 0:
         return []
     size = int(windows[:, 2].max())
     width = int((windows[:, 1] + windows[:, 3]).max())
-    tall = max(block[0], size)
+    tall = max(min(block[0], period[0]), size)
     if tall * size > budget_px:  # blocks too tall to hold (whole image in one block): the reader has to decode again
         tall = size
     if tall * width <= budget_px:
         tall, wide = tall * max(budget_px // (tall * width), 1), width
     else:
-        step = max(min(block[1], width), size)
+        step = max(min(block[1], period[1], width), size)
         wide = max(budget_px // tall // step * step, step if step * tall <= 4 * budget_px else size)
-    key = (windows[:, 0] // tall).astype(np.int64) * (width + 1) + windows[:, 1] // wide
-    order = np.argsort(key, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
+    cell = max(period[0], tall), max(period[1], wide)
+    down, right = windows[:, 0] // cell[0], windows[:, 1] // cell[1]
+    cells = down.astype(np.int64) * (width + 1) + right
+    inside = (windows[:, 0] % cell[0] // tall).astype(np.int64) * (width + 1) + windows[:, 1] % cell[1] // wide
+    order = np.lexsort((np.arange(len(windows)), inside, cells))
+    cells, inside = cells[order], inside[order]
+    starts = np.flatnonzero((np.diff(cells) != 0) | (np.diff(inside) != 0)) + 1
+    return [
+        Region(tiles, int(cells[first])) for tiles, first in zip(np.split(order, starts), [0, *starts], strict=True)
+    ]
 
 
-def plan_groups(regions: Sequence[npt.NDArray[np.intp]], *, tiles: int) -> list[tuple[int, int]]:
-    """Return runs ``[first, last)`` of regions with about ``tiles`` tiles each: the unit of work of one task."""
+def plan_groups(regions: Sequence[Region], *, tiles: int) -> list[tuple[int, int]]:
+    """Return runs ``[first, last)`` of regions, whole cells with at least ``tiles`` tiles each but the last: the unit of work of one task."""
     groups, first, held = [], 0, 0
     for number, region in enumerate(regions):
-        held += len(region)
-        if held >= tiles:
+        held += len(region.tiles)
+        ends = number + 1 == len(regions) or regions[number + 1].cell != region.cell
+        if ends and (held >= tiles or number + 1 == len(regions)):
             groups.append((first, number + 1))
             first, held = number + 1, 0
-    if held:
-        groups.append((first, len(regions)))
     return groups

@@ -51,8 +51,10 @@ def radar_safe(path: Path) -> Safe:
 
 
 def relisted(path: Path, file: Path) -> None:
-    """State the present checksum of a file of the folder ``path`` in its manifest, as if it had been delivered so."""
+    """State the present size and checksum of a file of the folder ``path`` in its manifest, as if it had been delivered so."""
     manifest, name = path / MANIFEST, file.relative_to(path).as_posix()
     head, place, tail = manifest.read_text().partition(f'"./{name}"')
+    before, size, after = head.rpartition('size="')
+    head = before + size + str(file.stat().st_size) + after[after.index('"') :]
     digest = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
     manifest.write_text(head + place + re.sub(r'(checksumName="MD5">)\w+', rf"\g<1>{digest}", tail, count=1))

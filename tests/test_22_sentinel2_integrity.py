@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,29 @@ def test_a_damaged_manifest_is_refused(template: Path, tmp_path: Path, old: str,
     edit(path / "manifest.safe", ((old, new),))
     with pytest.raises(UserError, match=message):
         only(card_of("L1C", **BANDS), tmp_path).checksum()
+
+
+def test_a_file_of_another_size_than_stated_is_refused_before_it_is_unpacked(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A zip bomb in the place of an image would otherwise be hashed to its end."""
+    bomb = tmp_path / "bomb.zip"
+    (image,) = template.glob("GRANULE/*/IMG_DATA/*_B02.jp2")
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(template.rglob("*")):
+            if path.is_file() and path != image:
+                archive.write(path, f"{template.name}/{path.relative_to(template).as_posix()}")
+        archive.writestr(f"{template.name}/{image.relative_to(template).as_posix()}", bytes(50_000_000))
+    read, chunks = [], Archive.chunks
+
+    def noted(archive: Archive, name: str) -> Iterator[bytes]:
+        read.append(name)
+        return chunks(archive, name)
+
+    monkeypatch.setattr(Archive, "chunks", noted)
+    with pytest.raises(UserError, match=r"_B02.jp2 to have the \d+ bytes of its manifest, got 50000000"):
+        only(card_of("L1C", files="*.zip", **BANDS), tmp_path).checksum()
+    assert read and not any(name.endswith("_B02.jp2") for name in read)
 
 
 def test_without_a_manifest_nothing_is_compared_but_everything_is_hashed(template: Path, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
 import struct
 import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from rasterio.transform import Affine
 from zarr.storage import ZipStore
 
 from eo_ssl.cards import load_card
-from eo_ssl.corpus import Corpus, IngestConfig, ingest
+from eo_ssl.corpus import Corpus, IngestConfig, estimate, ingest
 from eo_ssl.errors import UserError
 from eo_ssl.scene import Refused, products
 from eo_ssl.scene.ssl4eo.records import array_of, plain_tuple
@@ -193,6 +195,36 @@ def test_a_damaged_file_is_refused_in_words(tmp_path: Path) -> None:
     write_stack(path, bands=S2, values=np.full((1, 4, 12, 24, 24), 2000, dtype=np.int16))
     path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(UserError, match=r"a\.zarr\.zip, got BadZipFile"):
+        list(products(small("ssl4eo_v11_s2l2a"), tmp_path).products[0].open_chips())
+
+
+def test_a_dry_run_counts_chips_that_only_reading_can_count(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        values = np.random.default_rng(2).integers(1000, 6000, (2, 4, 12, 24, 24)).astype(np.int16)
+        write_stack(tmp_path / "S2L2A" / f"{name}.zarr.zip", bands=S2, values=values)
+    found = products(small("ssl4eo_v11_s2l2a"), tmp_path).products
+    config = IngestConfig(size_px=24)
+    expected = estimate(found, config=config, client="synchronous")
+    made = ingest(found, out=tmp_path / "corpus", config=config, client="synchronous")
+    assert expected.tiles == made.tiles == 24
+    assert expected.raw_bytes == 24 * 12 * 24 * 24 * 2
+
+
+@pytest.mark.parametrize(("array", "key"), [("bands", "shape"), ("bands", "chunks"), ("sample", "shape")])
+def test_an_array_that_would_fill_the_memory_is_refused_unread(array: str, key: str, tmp_path: Path) -> None:
+    path = tmp_path / "S2L2A" / "a.zarr.zip"
+    write_stack(path, bands=S2, values=np.full((1, 4, 12, 24, 24), 2000, dtype=np.int16))
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    stated = json.loads(members[f"{array}/.zarray"])
+    stated[key][0] = 10**12
+    members[f"{array}/.zarray"] = json.dumps(stated).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    with pytest.raises(
+        UserError, match=rf"expected at most 4,294,967,296 bytes per array in .*, got .* in {array}/\.zarray"
+    ):
         list(products(small("ssl4eo_v11_s2l2a"), tmp_path).products[0].open_chips())
 
 

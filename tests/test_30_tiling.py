@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eo_ssl.errors import UserError
-from eo_ssl.tiling import cell_of, location_id, plan_grid, plan_groups, plan_native, plan_regions, tile_id
+from eo_ssl.tiling import Region, cell_of, location_id, plan_grid, plan_groups, plan_native, plan_regions, tile_id
 
 SIDES = st.integers(1, 90)
 
@@ -116,15 +118,19 @@ GOLDEN = "c23d19e5fc35ac67be68ea4d2792ba0c"
     st.integers(4, 24),
     st.sampled_from([(1, 400), (32, 32), (64, 128), (400, 400)]),
     st.integers(200, 9000),
+    st.integers(1, 4),
 )
 def test_regions_hold_each_tile_once_in_bounded_memory(
-    height: int, width: int, size: int, block: tuple[int, int], budget: int
+    height: int, width: int, size: int, block: tuple[int, int], budget: int, cells: int
 ) -> None:
     plan = plan_native(height, width, size_px=size, edge="pad")
-    regions = plan_regions(plan, block=block, budget_px=budget)
-    assert sorted(np.concatenate(regions).tolist()) == list(range(len(plan)))
+    period = (block[0] * cells, block[1] * cells)
+    regions = plan_regions(plan, block=block, period=period, budget_px=budget)
+    assert sorted(np.concatenate([region.tiles for region in regions]).tolist()) == list(range(len(plan)))
+    order = [region.cell for region in regions]
+    assert [cell for cell, before in zip(order, [None, *order], strict=False) if cell != before] == sorted(set(order))
     for region in regions:
-        box = plan[region]
+        box = plan[region.tiles]
         high, wide = (box[:, :2] + box[:, 2:]).max(axis=0) - box[:, :2].min(axis=0)
         assert high * wide <= max(5 * budget, size * size * 2 + size * (size + max(block)))
 
@@ -141,8 +147,8 @@ def test_regions_hold_each_tile_once_in_bounded_memory(
 def test_every_block_is_decoded_once(shape: tuple[int, int], block: tuple[int, int], budget: int) -> None:
     plan = plan_native(*shape, size_px=64, edge="pad")
     decoded: dict[tuple[int, int], int] = {}
-    for region in plan_regions(plan, block=block, budget_px=budget):
-        box = plan[region]
+    for region in plan_regions(plan, block=block, period=block, budget_px=budget):
+        box = plan[region.tiles]
         (row0, col0), (row1, col1) = box[:, :2].min(axis=0), (box[:, :2] + box[:, 2:]).max(axis=0)
         for r in range(row0 // block[0], -(-row1 // block[0])):
             for c in range(col0 // block[1], -(-col1 // block[1])):
@@ -151,11 +157,37 @@ def test_every_block_is_decoded_once(shape: tuple[int, int], block: tuple[int, i
     assert len(decoded) == -(-shape[0] // block[0]) * -(-shape[1] // block[1])
 
 
-@given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 20))
-def test_groups_hold_each_region_once_in_order(sizes: list[int], tiles: int) -> None:
-    groups = plan_groups([np.arange(size) for size in sizes], tiles=tiles)
+@given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 20), st.integers(1, 4))
+def test_groups_hold_each_region_once_in_order_and_whole_cells(sizes: list[int], tiles: int, together: int) -> None:
+    regions = [Region(np.arange(size), number // together) for number, size in enumerate(sizes)]
+    groups = plan_groups(regions, tiles=tiles)
     assert [number for first, last in groups for number in range(first, last)] == list(range(len(sizes)))
     assert all(sum(sizes[first:last]) >= tiles for first, last in groups[:-1])
+    assert all(first % together == 0 for first, _ in groups)
+
+
+def test_tasks_of_a_sentinel2_product_share_no_block_of_10_and_20_m() -> None:
+    """Blocks of 1,024 px at 10 m, 640 px at 20 m and 192 px at 60 m: workers that share none but the last decode less than 1 % of the pixels twice."""
+    plan = plan_native(10980, 10980, size_px=64, edge="drop")
+    regions = plan_regions(plan, block=(1280, 1280), period=(5120, 5120), budget_px=48_000_000 // 52)
+    groups = plan_groups(regions, tiles=2437)
+    busy = [0, 0]
+    for group in groups:  # each to the worker that is free first, in order
+        busy[busy.index(min(busy))] += sum(len(regions[k].tiles) for k in range(*group))
+    assert sum(busy) == 171**2 and max(busy) / sum(busy) < 0.55
+    for side, most in ((1024, 1.0), (1280, 1.0), (1152, 1.5)):
+        decoded: Counter[tuple[int, int]] = Counter()
+        for first, last in groups:
+            box = plan[np.concatenate([region.tiles for region in regions[first:last]])]
+            touched = {
+                (r, c)
+                for row, col, height, width in box.tolist()
+                for r in range(row // side, -(-(row + height) // side))
+                for c in range(col // side, -(-(col + width) // side))
+            }
+            decoded.update(touched)
+        assert len(decoded) == (-(-10944 // side)) ** 2
+        assert decoded.total() / len(decoded) <= most
 
 
 @pytest.mark.parametrize(

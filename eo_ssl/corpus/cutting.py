@@ -22,7 +22,7 @@ from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError
 from eo_ssl.scene.cube import FIELDS, FLAGS
 from eo_ssl.sensors import Quantity, convert, sensor
-from eo_ssl.tiling import plan_grid, plan_native, plan_regions
+from eo_ssl.tiling import Region, plan_grid, plan_native, plan_regions
 
 REGION_BYTES = 48_000_000  # float32 pixels of all bands in one read
 _MARGIN_PX = 3  # source pixels beyond a warped region: the reach of bilinear and of the rounding of its bounds
@@ -69,6 +69,11 @@ class Raster(Protocol):
         """Height and width of the file's blocks in pixels."""
         ...
 
+    @property
+    def period(self) -> tuple[int, int]:
+        """Rows and columns after which the blocks of all files begin anew."""
+        ...
+
     def read(self, rows: Range, cols: Range) -> Pixels:
         """Read one rectangle."""
         ...
@@ -90,6 +95,7 @@ class NativeRaster:
         self._size, self._edge = config.size_px, config.edge
         chunks = cube["image"].encoding.get("preferred_chunks", {})
         self.block: tuple[int, int] = (int(chunks.get("y", config.size_px)), int(chunks.get("x", self.shape[1])))
+        self.period: tuple[int, int] = cube["image"].encoding.get("block_period", self.block)
 
     @cached_property
     def windows(self) -> npt.NDArray[np.int32]:
@@ -157,6 +163,7 @@ class GridRaster:
         self.shape: tuple[int, int] = (int(spans[0]), int(spans[1]))
         tall = int(source.block[0] * self._per_source[1]) // self._size
         self.block: tuple[int, int] = (max(tall, 1) * self._size, self.shape[1])
+        self.period = self.block
 
     @staticmethod
     def _zone(frame: Frame) -> int:
@@ -278,9 +285,10 @@ def raster_of(cube: xr.Dataset, stream: Stream, config: IngestConfig) -> Raster:
     return GridRaster(native, stream, config) if config.tiling == "grid" else native
 
 
-def regions_of(raster: Raster, stream: Stream) -> list[npt.NDArray[np.intp]]:
+def regions_of(raster: Raster, stream: Stream) -> list[Region]:
     """Return which tiles are cut from one read each."""
-    return plan_regions(raster.windows, block=raster.block, budget_px=REGION_BYTES // (4 * len(stream.bands)))
+    budget = REGION_BYTES // (4 * len(stream.bands))
+    return plan_regions(raster.windows, block=raster.block, period=raster.period, budget_px=budget)
 
 
 @dataclass(frozen=True, slots=True)

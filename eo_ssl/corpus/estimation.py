@@ -25,7 +25,7 @@ class Estimate:
 
     products: int
     tiles: int
-    "planned; the filters may keep fewer"
+    "planned; the filters may keep fewer. Of batches that only reading counts: by their bytes and the sample"
     source_bytes: int
     raw_bytes: int
     "pixels of all planned tiles before compression"
@@ -50,7 +50,7 @@ class Estimate:
 def estimate(products: Sequence[Product], *, config: IngestConfig, client: str = "threads") -> Estimate:
     """Return what an ingest of ``products`` would make; writes only to a temporary folder, which is removed.
 
-    One part of the product of median size is cut as a sample.
+    One part of the product of median size is cut as a sample; of batches of chips that only reading counts, one whole batch.
 
     Raises:
         UserError: no product can be read.
@@ -67,22 +67,44 @@ def estimate(products: Sequence[Product], *, config: IngestConfig, client: str =
             if failures
             else "expected at least one product, got none; check the card and the data folder"
         )
-    readable.sort(key=lambda pair: (pair[0].tiles, pair[0].product_id))
-    chosen, product = readable[len(readable) // 2]
-    sample_s, ratio = _sample(product, chosen, config)
-    tiles = sum(found.tiles for found, _ in readable)
-    raw = sum(found.tiles * _tile_bytes(found, config) for found, _ in readable)
+    known = [pair for pair in readable if pair[0].tiles]
+    blind = [pair for pair in readable if not pair[0].tiles]  # batches of chips that say how many they are when read
+    samples = [_extrapolated(group, config) for group in (known, blind) if group]
     workers = 1 if client == "synchronous" else len(os.sched_getaffinity(0))
     return Estimate(
         products=len(products),
-        tiles=tiles,
+        tiles=sum(found.tiles for found in samples),
         source_bytes=sum(found.nbytes for found, _ in readable),
-        raw_bytes=raw,
-        stored_bytes=int(raw * ratio),
-        seconds=survey_s + sample_s * raw / workers,
-        sample=chosen.product_id,
+        raw_bytes=sum(found.raw_bytes for found in samples),
+        stored_bytes=sum(found.stored_bytes for found in samples),
+        seconds=survey_s + sum(found.seconds for found in samples) / workers,
+        sample=" and ".join(found.name for found in samples),
         failures=tuple((failure.product_id, failure.reason) for failure in failures),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What products of one kind would make, by the sample ``name``."""
+
+    name: str
+    tiles: int
+    raw_bytes: int
+    stored_bytes: int
+    seconds: float
+    "of one worker"
+
+
+def _extrapolated(group: Sequence[tuple[Survey, Product]], config: IngestConfig) -> _Expected:
+    """Cut a part of the product of median size and scale it to all by tiles, or by stored bytes where tiles are not known before."""
+    chosen, product = sorted(group, key=lambda pair: (pair[0].tiles, pair[0].nbytes, pair[0].product_id))[
+        len(group) // 2
+    ]
+    seconds, ratio, planned = _sample(product, chosen, config)
+    per_byte = planned / max(chosen.nbytes, 1)
+    tiles = [found.tiles or round(found.nbytes * per_byte) for found, _ in group]
+    raw = sum(count * _tile_bytes(found, config) for count, (found, _) in zip(tiles, group, strict=True))
+    return _Expected(chosen.product_id, sum(tiles), raw, int(raw * ratio), seconds * raw)
 
 
 def _tile_bytes(found: Survey, config: IngestConfig) -> int:
@@ -90,8 +112,8 @@ def _tile_bytes(found: Survey, config: IngestConfig) -> int:
     return int(shape[0] * shape[1] * shape[2]) * (1 if found.encoding.dtype == "uint8" else 2)
 
 
-def _sample(product: Product, found: Survey, config: IngestConfig) -> tuple[float, float]:
-    """Cut one part of a product; return seconds per raw byte planned and stored bytes per raw byte kept."""
+def _sample(product: Product, found: Survey, config: IngestConfig) -> tuple[float, float, int]:
+    """Cut one part of a product; return seconds per raw byte planned, stored bytes per raw byte kept, and the tiles planned."""
     with tempfile.TemporaryDirectory(prefix="eo_ssl-estimate-") as home:
         folder = Path(home) / "staging" / "sample"
         folder.mkdir(parents=True)
@@ -105,4 +127,4 @@ def _sample(product: Product, found: Survey, config: IngestConfig) -> tuple[floa
         planned = max(part.counts["planned"], 1) * _tile_bytes(found, config)
         stored = sum(mark.size for mark in part.shards)
         whole = len(part.shards) * job.layout.tiles_per_shard * _tile_bytes(found, config)
-        return seconds / planned, stored / whole if whole else 1.0
+        return seconds / planned, stored / whole if whole else 1.0, part.counts["planned"]

@@ -203,13 +203,13 @@ def _source(job: Job, number: int, refused: list[tuple[str, str]]) -> tuple[int,
         return planned, lambda slot: chip_rows(job.product, job.layout, job.config, slot, refused=refused)
     cube = job.product.open()
     raster = raster_of(cube, job.survey.stream, job.config)
-    regions = regions_of(raster, job.survey.stream)
     first, last = job.survey.parts[number]
-    planned = sum(len(region) for region in regions[first:last])
+    regions = [region.tiles for region in regions_of(raster, job.survey.stream)[first:last]]
+    planned = sum(len(region) for region in regions)
 
     def rows(slot: Callable[[], npt.NDArray[Any]]) -> Iterator[tuple[str, dict[str, Any] | None]]:
         facts = {"source_sha256": job.survey.checksum, **dict(cube.attrs)}
-        return cube_rows(raster, regions[first:last], (job.layout, job.config, job.product.card.labels, facts), slot)
+        return cube_rows(raster, regions, (job.layout, job.config, job.product.card.labels, facts), slot)
 
     return planned, rows
 

@@ -131,6 +131,7 @@ def corpus_view(product: Product, position: int) -> CorpusView:
             ("Streams", number(len(tables))),
             ("Snapshot", number(corpus.snapshot)),
             ("Fingerprint", corpus.fingerprint[:12]),
+            *((("Use", "non-commercial only"),) if described["non_commercial"] else ()),
         ),
         maps=maps,
         map_note=" ".join(notes),

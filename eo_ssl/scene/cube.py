@@ -28,7 +28,11 @@ Range = tuple[int, int]
 
 
 class Image(Protocol):
-    """Bands on one grid that can be read by window. One that is read best in blocks says ``block_width``; others are read in full rows."""
+    """Bands on one grid that can be read by window.
+
+    One that is read best in blocks says ``block_width``; others are read in full rows. One whose files have blocks of several sizes
+    says in ``block_period`` after how many rows and columns all begin anew.
+    """
 
     @property
     def grid(self) -> Grid:
@@ -209,6 +213,9 @@ def build(
         "y": layers.image.block_height,
         "x": getattr(layers.image, "block_width", grid.width),
     }
+    variables["image"].encoding["block_period"] = getattr(
+        layers.image, "block_period", (layers.image.block_height, getattr(layers.image, "block_width", grid.width))
+    )
     for flag in FLAGS:
         members = quality.get(flag, ())
         by_value = flag == "saturated" and layers.has_saturation

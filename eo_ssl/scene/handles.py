@@ -1,7 +1,8 @@
 """Open rasters, one handle per thread and process, and errors of GDAL in words.
 
 A GDAL handle must cross neither a thread nor a fork. Handles stay open between reads of one thread so that GDAL's block cache serves
-neighbouring strips: a block that two strips share is decoded once.
+neighbouring strips: a block that two strips share is decoded once. The cache is bounded (GDAL's own default is a twentieth of the
+machine's memory, in every worker); a bound that is set already stays.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ _DRIVERS = {  # a VRT under the name of an image could show any file of this mac
     ".tif": "GTiff",
     ".tiff": "GTiff",
 }
+os.environ.setdefault(
+    "GDAL_CACHEMAX", "512"
+)  # MB; a row of 1,024 px of a Sentinel-2 product has 290, read once by GDAL
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rasterio.crs import CRS
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.scene import handles
-from eo_ssl.scene.grid import Grid, Method, agrees, grid_taps, resample
+from eo_ssl.scene.grid import Grid, Method, Taps, agrees, grid_taps, resample
 from eo_ssl.scene.radiometry import Radiometry
 
 Range = tuple[int, int]
@@ -71,25 +72,54 @@ class RasterImage:
         """Return [y, x]: whether any band is stored as the saturation value."""
         flags = np.zeros((rows[1] - rows[0], columns[1] - columns[0]), dtype=bool)
         for band in self.bands:
-            flags |= (
-                RasterClasses(self.grid, band.path, band.index, band.grid).read(rows=rows, columns=columns)
-                == self.saturation
-            )
+            if band.grid == self.grid:
+                flags |= handles.read(band.path, (band.index,), rows=rows, columns=columns)[0] == self.saturation
+                continue
+            y, x = grid_taps(self.grid, band.grid, rows=rows, columns=columns, method="nearest")
+            stored = handles.read(band.path, (band.index,), rows=y.span, columns=x.span)[0]
+            marked = stored == self.saturation
+            if marked.any():  # seldom, so that most windows are never brought to the common grid
+                flags |= _picked(marked, y, x, outside=False)
         return flags
 
     @property
     def block_height(self) -> int:
         """Rows of the common grid that one row of storage blocks covers, the largest over the bands: the natural strip height."""
-        heights = []
-        for band in self.bands:
-            rows = int(handles.opened(band.path).block_shapes[band.index - 1][0])
-            ratio = (
-                abs(band.grid.transform[4] / self.grid.transform[4])
-                if band.grid.transform and self.grid.transform
-                else 1.0
-            )
-            heights.append(max(1, round(rows * ratio)))
-        return min(max(heights), self.grid.height)
+        return min(max(height for height, _ in self._blocks()), self.grid.height)
+
+    @property
+    def block_width(self) -> int:
+        """Columns of the common grid that one block covers, the largest over the bands."""
+        return min(max(width for _, width in self._blocks()), self.grid.width)
+
+    @property
+    def block_period(self) -> tuple[int, int]:
+        """Rows and columns after which blocks of the bands begin anew together, up to half the image.
+
+        A band whose blocks would make it longer is left out, those with fewest pixels first: Sentinel-2 has blocks of 1,024 px at 10 m
+        and 640 px at 20 m, which meet every 5,120 px; those of 192 px at 60 m meet both nowhere in a scene.
+        """
+        heights, widths = zip(*self._blocks(), strict=True)
+        return _common(heights, limit=self.grid.height // 2), _common(widths, limit=self.grid.width // 2)
+
+    def _blocks(self) -> list[tuple[int, int]]:
+        """Height and width of each band's blocks in pixels of the common grid, the finest band first."""
+        blocks = []
+        for band in sorted(self.bands, key=lambda band: -band.grid.height * band.grid.width):
+            shape = handles.opened(band.path).block_shapes[band.index - 1]
+            known = band.grid.transform and self.grid.transform
+            ratios = [abs(band.grid.transform[k] / self.grid.transform[k]) if known else 1.0 for k in (4, 0)]
+            blocks.append((max(1, round(shape[0] * ratios[0])), max(1, round(shape[1] * ratios[1]))))
+        return blocks
+
+
+def _common(lengths: Sequence[int], *, limit: int) -> int:
+    """Return the least common multiple of ``lengths``, without those that would lift it beyond ``limit``; at least the first."""
+    period = lengths[0]
+    for length in lengths[1:]:
+        longer = lcm(period, length)
+        period = longer if longer <= limit else period
+    return period
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +137,13 @@ class RasterClasses:
             return class_values(handles.read(self.path, (self.index,), rows=rows, columns=columns)[0])
         along_y, along_x = grid_taps(self.grid, self.own_grid, rows=rows, columns=columns, method="nearest")
         stored = class_values(handles.read(self.path, (self.index,), rows=along_y.span, columns=along_x.span)[0])
-        y, x = along_y.shifted(along_y.span[0]), along_x.shifted(along_x.span[0])
-        picked = stored[y.nearest[:, None], x.nearest[None, :]]
-        return np.where(y.inside[:, None] & x.inside[None, :], picked, _UNKNOWN_CLASS)
+        return _picked(stored, along_y, along_x, outside=_UNKNOWN_CLASS)
+
+
+def _picked(values: npt.NDArray[Any], along_y: Taps, along_x: Taps, *, outside: int) -> npt.NDArray[Any]:
+    """Return the nearest of ``values`` [h, w], which begin where the taps do, at each target pixel [n_y, n_x]."""
+    y, x = along_y.shifted(along_y.span[0]), along_x.shifted(along_x.span[0])
+    return np.where(y.inside[:, None] & x.inside[None, :], values[y.nearest[:, None], x.nearest[None, :]], outside)
 
 
 def class_values(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

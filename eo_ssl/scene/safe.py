@@ -33,6 +33,8 @@ class DataObject:
     "as hashlib calls it"
     digest: str
     "lower-case hexadecimal"
+    nbytes: int | None
+    "as stated; None where the manifest does not say"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +182,28 @@ def _objects(_content: tuple[str, int, int], container: Container) -> dict[str, 
             raise UserError(
                 f"expected checksums out of {', '.join(_ALGORITHMS)} in {manifest}, got {called!r}; the manifest is damaged, fetch the product again"
             )
-        digest = (checksum.text or "").strip().lower()
-        found[path.as_posix()] = DataObject(item.get("ID", ""), item.get("repID", ""), _ALGORITHMS[called], digest)
+        stated = item.find("byteStream")
+        size = (stated.get("size") or "").strip() if stated is not None else ""
+        found[path.as_posix()] = DataObject(
+            identifier=item.get("ID", ""),
+            representation=item.get("repID", ""),
+            algorithm=_ALGORITHMS[called],
+            digest=(checksum.text or "").strip().lower(),
+            nbytes=int(size) if size.isdecimal() else None,
+        )
     return found
 
 
 @lru_cache(maxsize=8192)
 def _sha256(_content: tuple[str, int, int], archive: Archive, name: str, listed: DataObject | None) -> str:
+    if listed is not None and listed.nbytes not in (
+        None,
+        archive.size(name),
+    ):  # said at once, before a bomb is unpacked
+        raise UserError(
+            f"expected {archive.file(name)} to have the {listed.nbytes} bytes of its manifest, got {archive.size(name)}; "
+            "the file is damaged, fetch the product again"
+        )
     digest = hashlib.sha256()
     own = hashlib.new(listed.algorithm, usedforsecurity=False) if listed else None
     for chunk in archive.chunks(name):

@@ -151,6 +151,16 @@ class SceneImage:
         """Natural strip height in rows."""
         return self.image.block_height
 
+    @property
+    def block_width(self) -> int:
+        """Natural width of what is read at once, in columns."""
+        return self.image.block_width
+
+    @property
+    def block_period(self) -> tuple[int, int]:
+        """Rows and columns after which blocks of the bands begin anew together."""
+        return self.image.block_period
+
     def read(self, bands: Sequence[int], *, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
         """Return reflectance [band, y, x], NaN invalid."""
         values = self.image.read(bands, rows=rows, columns=columns)

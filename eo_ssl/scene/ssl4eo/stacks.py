@@ -8,6 +8,8 @@ Values are decoded without masks or scales, so that a stored 0 stays the number 
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import zipfile
 import zlib
@@ -33,6 +35,9 @@ from eo_ssl.scene.handles import stamp
 from eo_ssl.scene.product import Product
 from eo_ssl.scene.ssl4eo.samples import chip, corners, no_cube, seasons_wanted, settings_of, void_ids
 from eo_ssl.sensors import sensor
+
+ARRAY_BYTES = 4 * 2**30
+"""Most unpacked bytes of one array or chunk; the largest of the release, 13 bands in four seasons of 64 places, has 0.5 GB."""
 
 _DAMAGED = (  # what zarr, numcodecs, zipfile and json raise over damaged files
     BaseZarrError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, OSError, EOFError, zipfile.BadZipFile, zlib.error,
@@ -153,11 +158,29 @@ class Stack:
 def _opened(path: str, modified: int, size: int, process: int) -> xr.Dataset:
     """Open a file once per process (a handle must not cross a fork); a changed file is opened anew."""
     try:
+        _check_sizes(path)
         stack: xr.Dataset = xr.open_zarr(
             ZipStore(path, mode="r"), mask_and_scale=False, chunks=None, consolidated=False
         )
+    except UserError:  # also a ValueError, and already in words
+        raise
     except _DAMAGED as error:
         raise UserError(
             f"expected a Zarr group in {path}, got {type(error).__name__}: {error}; the file is damaged, fetch it again"
         ) from error
     return stack
+
+
+def _check_sizes(path: str) -> None:
+    """Refuse arrays that would fill the memory; Zarr takes a shape as it is written."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if not name.endswith(".zarray"):
+                continue
+            with archive.open(name) as member:
+                array = json.loads(member.read(2**20))
+            unpacked = max(math.prod(array["shape"]), math.prod(array["chunks"])) * np.dtype(array["dtype"]).itemsize
+            if unpacked > ARRAY_BYTES:
+                raise UserError(
+                    f"expected at most {ARRAY_BYTES:,} bytes per array in {path}, got {unpacked:,} in {name}; do not trust this file"
+                )
