@@ -27,8 +27,8 @@ from eo_ssl.corpus.statistics import CodeCounter
 from eo_ssl.scene import products
 from eo_ssl.sensors import sensor
 
-PAIRS, SIZE_PX, TORCHGEO_PX, PART_PX = 5, 64, 1098, 3660
-"""Pairs of runs, side of a tile, side of the product for TorchGeo (which is slow), side of the products for workers and statistics."""
+PAIRS, SIZE_PX, SMALL_PX, PART_PX = 5, 64, 1098, 3660
+"""Pairs of runs, side of a tile, side of the product that warms workers up, side of the product for TorchGeo and statistics."""
 CONFIG = IngestConfig(size_px=SIZE_PX, codec="lz4", min_valid=0.0)
 BANDS = sensor("sentinel2_l1c").band_names
 CODEC = Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE)
@@ -148,48 +148,80 @@ def peak_mb(folder: Path, out: Path) -> float:
     return int(done.stdout.split()[-1]) / 1e6
 
 
+def against_decoding(home: Path) -> dict[str, Any]:
+    """Compare with the limit on a full-size product."""
+    corpus, raw, folder = home / "corpus", home / "raw.bin", product_folder(FULL)
+    stored, pixels = jp2_bytes(folder)
+    memory = peak_mb(folder, corpus)
+    *times, (tiles, limit) = pairs(folder, lambda: ours(folder, corpus), lambda: decode_once(folder, raw))
+    bytes_out = sum(path.stat().st_size for path in corpus.rglob("*.zarr/c.*"))
+    note = (
+        f"{FULL} x {FULL} x 13 bands JP2 ({stored / pixels:.2f} bytes/px) -> {tiles} tiles of {SIZE_PX} px, lz4, one worker, peak {memory:.0f} MB; "
+        f"{bytes_out / 1e6:.0f} MB of tiles here, {limit / 1e6:.0f} MB there; ours also checks, hashes, indexes and counts"
+    )
+    return row(
+        "ingest/vs-decode-once",
+        "decode every block once, compress and write every tile once",
+        (times[0], times[1]),
+        note,
+    )
+
+
+def against_torchgeo(home: Path, *, threads: str) -> dict[str, Any]:
+    """Compare with TorchGeo; ``threads`` of GDAL's decoder on both sides (TorchGeo's default is all cores)."""
+    corpus, raw, folder = home / "corpus", home / "raw.bin", product_folder(PART_PX)
+    with rasterio.Env(GDAL_NUM_THREADS=threads):
+        *times, (tiles, cut) = pairs(folder, lambda: ours(folder, corpus), lambda: torchgeo_tiles(folder, raw))
+    note = f"{PART_PX} x {PART_PX} px: {tiles} tiles here, {cut} there, one process each, GDAL_NUM_THREADS={threads}"
+    name = "ingest/vs-torchgeo" if threads == "1" else "ingest/vs-torchgeo-all-cores"
+    return row(
+        name, "TorchGeo Sentinel2 with GridGeoSampler, tiles compressed and written once", (times[0], times[1]), note
+    )
+
+
+def two_workers(home: Path) -> dict[str, Any]:
+    """Compare two worker processes of a Dask cluster with one, on one full-size product; the workers are there before."""
+    import distributed
+
+    library: Any = distributed
+    corpus, folder, small = home / "corpus", product_folder(FULL), product_folder(SMALL_PX)
+    local = {"threads_per_worker": 1, "dashboard_address": None}
+    with library.LocalCluster(n_workers=2, **local) as two, library.LocalCluster(n_workers=1, **local) as one:
+        for cluster in (two, one):
+            ours(small, corpus, cluster.scheduler_address)  # imports
+        *times, _ = pairs(
+            folder,
+            lambda: ours(folder, corpus, two.scheduler_address),
+            lambda: ours(folder, corpus, one.scheduler_address),
+        )
+    note = f"{FULL} x {FULL} px, worker processes of dask.distributed with one thread each, on {len(os.sched_getaffinity(0))} cores"
+    return row("ingest/two-workers", "one worker", (times[0], times[1]), note)
+
+
+def counting(home: Path) -> dict[str, Any]:
+    """Compare with the same ingest without statistics."""
+    corpus, folder = home / "corpus", product_folder(PART_PX)
+
+    def without() -> int:
+        with no_statistics():
+            return ours(folder, corpus)
+
+    *times, _ = pairs(folder, lambda: ours(folder, corpus), without)
+    return row(
+        "ingest/statistics",
+        "the same without counting codes",
+        (times[0], times[1]),
+        f"{PART_PX} x {PART_PX} px, one worker",
+    )
+
+
 def run() -> Iterator[dict[str, Any]]:
     """Yield the lines of this group; ``EO_SSL_BENCH_PX`` makes the full-size product smaller (10,980 px)."""
     os.environ.setdefault("GDAL_NUM_THREADS", "1")
-    with tempfile.TemporaryDirectory(prefix="eo_ssl-bench-") as home:
-        corpus, raw = Path(home) / "corpus", Path(home) / "raw.bin"
-        folder = product_folder(FULL)
-        stored, pixels = jp2_bytes(folder)
-        memory = peak_mb(folder, corpus)
-        *times, (tiles, limit) = pairs(folder, lambda: ours(folder, corpus), lambda: decode_once(folder, raw))
-        bytes_out = sum(path.stat().st_size for path in corpus.rglob("*.zarr/c.*"))
-        note = (
-            f"{FULL} x {FULL} x 13 bands JP2 ({stored / pixels:.2f} bytes/px) -> {tiles} tiles of {SIZE_PX} px, lz4, one worker, peak {memory:.0f} MB; "
-            f"{bytes_out / 1e6:.0f} MB of tiles here, {limit / 1e6:.0f} MB there; ours also checks, hashes, indexes and counts"
-        )
-        yield row(
-            "ingest/vs-decode-once",
-            "decode every block once, compress and write every tile once",
-            (times[0], times[1]),
-            note,
-        )
-        folder = product_folder(TORCHGEO_PX)
-        *times, (tiles, cut) = pairs(folder, lambda: ours(folder, corpus), lambda: torchgeo_tiles(folder, raw))
-        note = f"{TORCHGEO_PX} x {TORCHGEO_PX} px: {tiles} tiles here, {cut} there, one worker each; smaller than a full product to spare time"
-        yield row(
-            "ingest/vs-torchgeo",
-            "TorchGeo Sentinel2 with GridGeoSampler, tiles compressed and written once",
-            (times[0], times[1]),
-            note,
-        )
-        folder = product_folder(PART_PX)
-        *times, _ = pairs(folder, lambda: ours(folder, corpus, "processes"), lambda: ours(folder, corpus))
-        note = f"{PART_PX} x {PART_PX} px; processes on {len(os.sched_getaffinity(0))} cores, start of the processes included"
-        yield row("ingest/two-workers", "one worker", (times[0], times[1]), note)
-
-        def without() -> int:
-            with no_statistics():
-                return ours(folder, corpus)
-
-        *times, _ = pairs(folder, lambda: ours(folder, corpus), without)
-        yield row(
-            "ingest/statistics",
-            "the same without counting codes",
-            (times[0], times[1]),
-            f"{PART_PX} x {PART_PX} px, one worker",
-        )
+    with tempfile.TemporaryDirectory(prefix="eo_ssl-bench-") as folder:
+        home = Path(folder)
+        yield against_decoding(home)
+        yield against_torchgeo(home, threads="1")
+        yield against_torchgeo(home, threads="ALL_CPUS")
+        yield two_workers(home)
+        yield counting(home)

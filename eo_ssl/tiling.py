@@ -14,6 +14,7 @@ its pixels overlap its neighbour's.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -191,13 +192,20 @@ def plan_regions(
     ]
 
 
-def plan_groups(regions: Sequence[Region], *, tiles: int) -> list[tuple[int, int]]:
-    """Return runs ``[first, last)`` of regions, whole cells with at least ``tiles`` tiles each but the last: the unit of work of one task."""
-    groups, first, held = [], 0, 0
-    for number, region in enumerate(regions):
-        held += len(region.tiles)
-        ends = number + 1 == len(regions) or regions[number + 1].cell != region.cell
-        if ends and (held >= tiles or number + 1 == len(regions)):
-            groups.append((first, number + 1))
-            first, held = number + 1, 0
+def plan_groups(regions: Sequence[Region], *, least: int, most: int) -> list[tuple[int, int]]:
+    """Return runs ``[first, last)`` of regions, the unit of work of one task: whole cells, together at least ``least`` tiles but in the last run.
+
+    Cells are joined up to ``most`` tiles; one that holds more is a run of its own, so that workers that take runs in order finish together.
+    """
+    starts = [0, *(k for k in range(1, len(regions)) if regions[k].cell != regions[k - 1].cell), len(regions)]
+    groups: list[tuple[int, int]] = []
+    first, held = 0, 0
+    for start, end in itertools.pairwise(starts):
+        tiles = sum(len(region.tiles) for region in regions[start:end])
+        if held >= least and held + tiles > most:
+            groups.append((first, start))
+            first, held = start, 0
+        held += tiles
+    if held:
+        groups.append((first, len(regions)))
     return groups

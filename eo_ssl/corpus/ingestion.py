@@ -221,7 +221,8 @@ def _make(
                 jobs.append(Job(product, survey, config, card, store, staging / name))
         step = _Counter("cutting", sum(max(len(job.survey.parts), 1) + 1 for job in jobs), progress)
         results = _without_losses(
-            [job.product for job in jobs], compute([_graph(job) for job in jobs], client=client, done=step)
+            [job.product for job in jobs],
+            compute([_graph(job, number) for number, job in enumerate(jobs)], client=client, done=step),
         )
         made = [Recipe(**result) for result in results if not isinstance(result, Failure)]
         failures += [result for result in results if isinstance(result, Failure)]
@@ -242,13 +243,18 @@ def _staging(store: Store) -> Path:
     return staging
 
 
-def _graph(job: Job) -> Any:
-    """Return the tasks of one fragment: its parts, then the packing. The graph grows with products, not with tiles."""
+def _graph(job: Job, position: int) -> Any:
+    """Return the tasks of one fragment: its parts, then the packing. The graph grows with products, not with tiles.
+
+    Dask decides by name between tasks that are ready, the last first of those that lead to one: with random names the largest part may begin last.
+    """
+    name = f"{job.folder.parent.name}-{position:09d}"  # of this run, because a cluster may serve several
     if not isinstance(job.store, Folder):
-        return task(partial(make_whole, job))()
+        return task(partial(make_whole, job))(dask_key_name=f"make-{name}")
     cut = task(partial(guarded_cut, job))  # bound, because Dask would search a plain argument for tasks, field by field
-    parts = [cut(number) for number in range(max(len(job.survey.parts), 1))]
-    return task(partial(guarded_finish, job))(parts)
+    count = max(len(job.survey.parts), 1)
+    parts = [cut(part, dask_key_name=f"cut-{name}-{count - part:03d}") for part in range(count)]
+    return task(partial(guarded_finish, job))(parts, dask_key_name=f"pack-{name}")
 
 
 def _superseded(

@@ -40,7 +40,7 @@ from eo_ssl.tiling import plan_groups
 
 P = ParamSpec("P")
 R = TypeVar("R")
-MAX_PARTS = 12  # tasks per product: enough for the cores of a machine, few enough that scheduling costs nothing
+MAX_PARTS = 12  # tasks per product, about: enough for the cores of a machine, few enough that scheduling costs nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def survey(product: Product, config: IngestConfig) -> Survey:
             "use edge pad or a smaller size_px"
         )
     shard = tiles_per_shard(Layout(stream, encoding, config.codec).shape, np.dtype(encoding.dtype).itemsize)
-    parts = plan_groups(regions_of(raster, stream), tiles=max(2 * shard, -(-tiles // MAX_PARTS)))
+    parts = plan_groups(regions_of(raster, stream), least=2 * shard, most=max(2 * shard, -(-tiles // MAX_PARTS)))
     return Survey(product.product_id, checksum, product.nbytes, stream, encoding, tiles, tuple(parts))
 
 
