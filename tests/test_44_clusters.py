@@ -161,7 +161,7 @@ def test_the_graph_grows_with_products_and_not_with_tiles(tmp_path: Path, rng: n
     def tasks(products, out: str | Path) -> int:
         store = Folder(Path(out))
         jobs = [Job(p, survey(p, CONFIG), CONFIG, "", store, Path("staging/x")) for p in products]
-        return len(set().union(*(dict(_graph(job, number).__dask_graph__()) for number, job in enumerate(jobs))))
+        return len(set().union(*(dict(_graph(job, number)[0].__dask_graph__()) for number, job in enumerate(jobs))))
 
     large = dataclasses.replace(scenes(rng, 1)[0], image=np.full((3, 640, 640), 0.1, np.float32), layers={})
     small = dataclasses.replace(large, image=np.full((3, 32, 32), 0.1, np.float32))
@@ -169,6 +169,33 @@ def test_the_graph_grows_with_products_and_not_with_tiles(tmp_path: Path, rng: n
     assert tasks([small], tmp_path) == 2
     assert tasks([large], tmp_path) <= 13
     assert tasks([large] * 10, tmp_path) == 10 * tasks([large], tmp_path)
+
+
+def test_one_worker_begins_what_is_waited_for_by_priority(tmp_path: Path) -> None:
+    def touch(mark: int) -> int:
+        time.sleep(0.05)
+        with (tmp_path / "begun").open("a") as file:
+            file.write(f"{mark} ")
+        return mark
+
+    parts = []
+    for mark in (3, 1, 4, 2, 6, 5, 8, 7):
+        with engine.ordered(mark):
+            parts.append(engine.task(touch)(mark))
+    with workers(1) as one:
+        (total,) = engine.compute([engine.task(sum)(parts)], client=one.scheduler_address, inner=parts)
+    assert (total, (tmp_path / "begun").read_text().split()) == (36, list("87654321"))
+
+
+def test_the_largest_part_has_the_last_name_and_the_first_place(tmp_path: Path, rng: np.random.Generator) -> None:
+    image = np.full((3, 640, 640), 0.1, np.float32)
+    product = dataclasses.replace(scenes(rng, 1)[0], image=image, layers={})
+    plan = dataclasses.replace(survey(product, CONFIG), parts=((0, 1), (1, 2), (2, 3)), sizes=(20, 90, 40))
+    _, parts = _graph(Job(product, plan, CONFIG, "", Folder(tmp_path), Path("staging/x")), 7)
+    assert [part.key[-13:] for part in parts] == ["000000007-001", "000000007-002", "000000007-003"]
+    priorities = [layer.annotations["priority"] for part in parts for layer in [part.dask.layers[part.key]]]
+    assert -8 < priorities[0] < priorities[1] < priorities[2] < -7
+    assert [part.dask[part.key].args[-1] for part in parts] == [0, 2, 1]
 
 
 def _write(out: str, number: int, barrier: Any) -> None:

@@ -42,7 +42,14 @@ def task(function: Callable[..., Any]) -> Any:
     return _dask.delayed(function, pure=False)
 
 
-def compute(tasks: Sequence[Any], *, client: str, done: Callable[[], None] | None = None) -> list[Any]:
+def ordered(priority: float) -> Any:
+    """Return a context that gives the tasks made in it a priority on a cluster: the greatest first, 0 where nothing is said."""
+    return _dask.annotate(priority=priority)
+
+
+def compute(
+    tasks: Sequence[Any], *, client: str, done: Callable[[], None] | None = None, inner: Sequence[Any] = ()
+) -> list[Any]:
     """Return the results of delayed ``tasks`` in order.
 
     Args:
@@ -50,6 +57,7 @@ def compute(tasks: Sequence[Any], *, client: str, done: Callable[[], None] | Non
             and after its ``distributed.scheduler.allowed-failures`` deaths (3) the result of a task is a :class:`WorkersLost`.
         client: ``threads``, ``processes``, ``synchronous`` or the address of a scheduler.
         done: called after each finished task of the graph (of ``tasks`` themselves on a cluster).
+        inner: tasks that those wait for and that begin by priority: a cluster begins tasks that nobody asked for in any order.
 
     Raises:
         UserError: the scheduler is unknown or does not answer, or a worker process of this machine was killed.
@@ -58,7 +66,7 @@ def compute(tasks: Sequence[Any], *, client: str, done: Callable[[], None] | Non
     if not tasks:
         return []
     if "://" in client:
-        return _on_cluster(tasks, client, done)
+        return _on_cluster(tasks, inner, client, done)
     callback = _dask.callbacks.Callback(posttask=lambda *_: done() if done else None)
     workers = {} if client == "synchronous" else {"num_workers": len(os.sched_getaffinity(0))}
     with callback:
@@ -71,7 +79,7 @@ def compute(tasks: Sequence[Any], *, client: str, done: Callable[[], None] | Non
             ) from error
 
 
-def _on_cluster(tasks: Sequence[Any], address: str, done: Callable[[], None] | None) -> list[Any]:
+def _on_cluster(tasks: Sequence[Any], inner: Sequence[Any], address: str, done: Callable[[], None] | None) -> list[Any]:
     import distributed  # seconds to import, and only clusters need it
 
     library: Any = distributed
@@ -82,7 +90,9 @@ def _on_cluster(tasks: Sequence[Any], address: str, done: Callable[[], None] | N
             f"expected a Dask scheduler at {address}, got {type(error).__name__}; start one or use --dask threads"
         ) from error
     with client:
-        futures = client.compute(list(tasks))
+        futures = client.compute([*tasks, *inner])[
+            : len(tasks)
+        ]  # the others are let go at once, so that nothing is kept
         results = []
         for future in (
             futures

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from eo_ssl.corpus import fragments, quarantine, records, snapshots, stac_collection
 from eo_ssl.corpus.catalogue import Corpus
 from eo_ssl.corpus.config import IngestConfig
-from eo_ssl.corpus.engine import WorkersLost, check_client, compute, task
+from eo_ssl.corpus.engine import WorkersLost, check_client, compute, ordered, task
 from eo_ssl.corpus.fragments import Recipe
 from eo_ssl.corpus.jobs import Failure, Job, Survey, guarded_cut, guarded_finish, guarded_survey, make_whole
 from eo_ssl.corpus.snapshots import Snapshot
@@ -220,10 +220,9 @@ def _make(
             else:
                 jobs.append(Job(product, survey, config, card, store, staging / name))
         step = _Counter("cutting", sum(max(len(job.survey.parts), 1) + 1 for job in jobs), progress)
-        results = _without_losses(
-            [job.product for job in jobs],
-            compute([_graph(job, number) for number, job in enumerate(jobs)], client=client, done=step),
-        )
+        graphs = [_graph(job, number) for number, job in enumerate(jobs)]
+        packs, parts = [pack for pack, _ in graphs], [part for _, parts in graphs for part in parts]
+        results = _without_losses([job.product for job in jobs], compute(packs, client=client, done=step, inner=parts))
         made = [Recipe(**result) for result in results if not isinstance(result, Failure)]
         failures += [result for result in results if isinstance(result, Failure)]
     finally:
@@ -243,18 +242,24 @@ def _staging(store: Store) -> Path:
     return staging
 
 
-def _graph(job: Job, position: int) -> Any:
-    """Return the tasks of one fragment: its parts, then the packing. The graph grows with products, not with tiles.
+def _graph(job: Job, position: int) -> tuple[Any, list[Any]]:
+    """Return the last task of one fragment, the packing, and the tasks it waits for, its parts. The graph grows with products, not with tiles.
 
-    Dask decides by name between tasks that are ready, the last first of those that lead to one: with random names the largest part may begin last.
+    Products come in order, and the largest part of a product first, or the last worker begins it when all others are done. On one machine Dask
+    decides by name between tasks that lead to one, the last first; on a cluster by priority.
     """
     name = f"{job.folder.parent.name}-{position:09d}"  # of this run, because a cluster may serve several
     if not isinstance(job.store, Folder):
-        return task(partial(make_whole, job))(dask_key_name=f"make-{name}")
+        return task(partial(make_whole, job))(dask_key_name=f"make-{name}"), []
     cut = task(partial(guarded_cut, job))  # bound, because Dask would search a plain argument for tasks, field by field
-    count = max(len(job.survey.parts), 1)
-    parts = [cut(part, dask_key_name=f"cut-{name}-{count - part:03d}") for part in range(count)]
-    return task(partial(guarded_finish, job))(parts, dask_key_name=f"pack-{name}")
+    sizes = job.survey.sizes or (0,)
+    rank = sorted(range(len(sizes)), key=lambda part: (sizes[part], -part))
+    parts: dict[int, Any] = {}
+    for place, part in enumerate(rank, 1):
+        with ordered(place / (len(rank) + 1) - position - 1):
+            parts[part] = cut(part, dask_key_name=f"cut-{name}-{place:03d}")
+    pack = task(partial(guarded_finish, job))([parts[part] for part in range(len(sizes))], dask_key_name=f"pack-{name}")
+    return pack, list(parts.values())
 
 
 def _superseded(

@@ -56,6 +56,8 @@ class Survey:
     "planned; filters may keep fewer"
     parts: tuple[tuple[int, int], ...]
     "runs of regions, one per task; empty for chips"
+    sizes: tuple[int, ...] = ()
+    "tiles of each run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +157,10 @@ def survey(product: Product, config: IngestConfig) -> Survey:
             "use edge pad or a smaller size_px"
         )
     shard = tiles_per_shard(Layout(stream, encoding, config.codec).shape, np.dtype(encoding.dtype).itemsize)
-    parts = plan_groups(regions_of(raster, stream), least=2 * shard, most=max(2 * shard, -(-tiles // MAX_PARTS)))
-    return Survey(product.product_id, checksum, product.nbytes, stream, encoding, tiles, tuple(parts))
+    regions = regions_of(raster, stream)
+    parts = plan_groups(regions, least=2 * shard, most=max(2 * shard, -(-tiles // MAX_PARTS)))
+    sizes = tuple(sum(len(region.tiles) for region in regions[first:last]) for first, last in parts)
+    return Survey(product.product_id, checksum, product.nbytes, stream, encoding, tiles, tuple(parts), sizes)
 
 
 def cut_part(job: Job, number: int) -> Part:
