@@ -133,6 +133,16 @@ def test_what_no_worker_survives_is_put_aside_and_the_rest_goes_on(cluster, tmp_
     )  # tried again by the next run, because nothing is known against its files
 
 
+def test_who_shared_a_worker_with_a_deadly_product_is_not_put_aside(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A single worker dies with whatever waits in its queue; only the product that kills it whenever it is alone is to blame."""
+    products = scenes(rng, 3)
+    (tmp_path / "marks").mkdir()
+    bad = deadly(products[1], marks=tmp_path / "marks", lives=99, when="checksum")
+    with workers(1) as one:
+        report = run([products[0], bad, products[2]], tmp_path / "c", one.scheduler_address)
+    assert [name for name, _ in report.quarantined] == ["fake/1"] and report.tiles == 32
+
+
 def test_a_scheduler_without_workers_is_not_waited_for_for_ever(
     tmp_path: Path, rng: np.random.Generator, monkeypatch
 ) -> None:

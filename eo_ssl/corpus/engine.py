@@ -100,6 +100,10 @@ def _on_cluster(tasks: Sequence[Any], inner: Sequence[Any], address: str, done: 
             results.append(_result(client, future, library.KilledWorker))
             if done:
                 done()
+        lost = [number for number, result in enumerate(results) if isinstance(result, WorkersLost)]
+        for number in lost if len(lost) > 1 else ():  # alone, for it may only have shared the worker of another one
+            client.retry([futures[number]])
+            results[number] = _result(client, futures[number], library.KilledWorker)
         return results
 
 
