@@ -11,8 +11,12 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
+from eo_ssl.encoder.elsewhere import foreign_encoder
+from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures
 from eo_ssl.encoder.protocol import Encoder, content
+from eo_ssl.encoder.specs import is_spec
 from eo_ssl.encoder.vit import Pooling, VitEncoder, check_fit, identity
 from eo_ssl.encoder.weight_free import ImageStats, RandomFeatures, RandomResNet
 from eo_ssl.errors import UserError, nearest
@@ -75,29 +79,40 @@ def load_encoder(
     preprocessing: Preprocessing | None = None,
     architecture: VitConfig | None = None,
     seed: int = 0,
+    images: Tensor | None = None,
 ) -> Encoder:
-    """Return a trained encoder from its folder or weights file, or a weight-free one by its name.
+    """Return a trained encoder from its folder or weights file, one made elsewhere by its spec, or a weight-free one by its name.
 
     Args:
-        source: folder of a finished pretraining, an ``encoder.safetensors``, or one of `WEIGHT_FREE`.
-        preprocessing: contract of a weight-free encoder; a trained one brings its own.
+        source: folder of a finished pretraining, an ``encoder.safetensors``, one of `WEIGHT_FREE` or `FITTED`, or a spec such as
+            ``torchgeo:ResNet50_Weights.SENTINEL2_ALL_MOCO``, ``timm:resnet50.a1_in1k?contract=imagenet`` or ``remoteclip:FILE``
+            (`elsewhere.foreign_encoder`).
+        preprocessing: contract of a weight-free encoder, or instead of the published one of a foreign encoder; a trained one of ours
+            brings its own.
         architecture: of ``random_init``; None for a ViT-Ti with patches of at most 8 px.
-        seed: of random weights.
+        seed: of random weights, or of the patches of a fitted encoder.
+        images: [n, C, H, W] float32, training images prepared by the contract, which a fitted encoder takes its filters from.
 
     Raises:
         UserError: no such encoder, an unfinished folder, a damaged file, or a contract given where it does not belong.
     """
     name = str(source)
-    if name in WEIGHT_FREE:
+    if is_spec(name):
+        if architecture is not None:
+            raise UserError(f"expected no architecture for {name}, got one; its name says it")
+        return foreign_encoder(name, preprocessing=preprocessing, seed=seed)
+    if name in (*WEIGHT_FREE, *FITTED):
         if preprocessing is None:
             raise UserError(
                 f"expected a preprocessing contract for the weight-free encoder {name}, got none; make one from training statistics"
             )
+        if name in FITTED:
+            return _fitted(name, preprocessing, images, seed)
         return _weight_free(name, preprocessing, architecture, seed)
     path = Path(source)
     if not path.exists():
         raise UserError(
-            f"expected an encoder folder or one of {', '.join(WEIGHT_FREE)}, got {name!r}{nearest(name, WEIGHT_FREE)}"
+            f"expected an encoder folder or one of {', '.join((*WEIGHT_FREE, *FITTED))}, got {name!r}{nearest(name, (*WEIGHT_FREE, *FITTED))}"
         )
     if preprocessing is not None or architecture is not None:
         raise UserError(
@@ -107,6 +122,14 @@ def load_encoder(
         require(path, "pretrain")
         path = path / ENCODER_FILE
     return _read(path)
+
+
+def _fitted(name: str, preprocessing: Preprocessing, images: Tensor | None, seed: int) -> Encoder:
+    if images is None:
+        raise UserError(
+            f"expected training images for {name}, got none; give some that its contract prepared (images=), its filters are cut out of them"
+        )
+    return EmpiricalFeatures.fit(preprocessing, images, seed=seed)
 
 
 def _weight_free(name: str, preprocessing: Preprocessing, architecture: VitConfig | None, seed: int) -> Encoder:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from eo_ssl.encoder.protocol import Frozen, content
+from eo_ssl.encoder.protocol import Frozen, check_multiple, content, resized
 from eo_ssl.errors import UserError
 from eo_ssl.models.vit import VitConfig, mean_patch_token
 from eo_ssl.preprocessing import Preprocessing
@@ -54,6 +56,32 @@ class VitEncoder(Frozen):
     def tokens(self, x: Tensor) -> Tensor:
         """Patch tokens, without class token: [B, C, H, W] -> [B, N, D]."""
         return self._encoded(x)[:, self.model.num_prefix_tokens :]
+
+    def at_size(self, size_px: int) -> Self:
+        """Return this encoder for images of another side, its position codes interpolated (bicubic, antialiased: timm's resampling).
+
+        Sine-cosine codes are interpolated like learned ones: the images show the same ground with more or fewer pixels, so a patch
+        keeps its place in the image, between places seen in training. Codes computed anew would put the patches of a larger image at
+        coordinates that no training image had.
+
+        Raises:
+            UserError: a size that is no multiple of the patch; the nearest ones are named.
+        """
+        check_multiple(size_px, patch_px=self.architecture.patch_size, name=self.name)
+        twin = self._behind(resized(self.preprocessing, size_px))
+        if size_px != self.architecture.img_size:
+            twin.model = copy.deepcopy(self.model)
+            twin.model.set_input_size(img_size=(size_px, size_px))
+            twin.architecture = dataclasses.replace(self.architecture, img_size=size_px)
+        return twin
+
+    def _check_size(self, contract: Preprocessing) -> None:
+        size = self.architecture.img_size
+        if contract.resize != "native" and contract.size_px != size:
+            raise UserError(
+                f"expected a contract of {size} px for {self.name}, got {contract.size_px} px; "
+                f"take `at_size({contract.size_px})` of the encoder first"
+            )
 
     def _encoded(self, x: Tensor) -> Tensor:
         size = self.architecture.img_size

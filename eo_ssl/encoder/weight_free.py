@@ -5,6 +5,7 @@ Image statistics, random convolutional features, and a residual network with ran
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -17,6 +18,7 @@ from eo_ssl.models.vit import seeded_init
 from eo_ssl.preprocessing import Preprocessing
 
 _RCF_BATCH = 16  # images convolved at once: 256 maps of 64 x 64 float32 are 4 MB per image
+FILTER_PX = 3  # side of a filter (METHODS 4.2)
 
 
 def with_holes(valid: Tensor | None) -> Tensor:
@@ -63,19 +65,19 @@ class ImageStats(Frozen):
         return self.features(x)[:, None]
 
 
-class RandomFeatures(Frozen):
-    """Random convolutional features (MOSAIKS, Rolf et al. 2021, doi:10.1038/s41467-021-24638-z): Gaussian 3 x 3 filters, seeded."""
+class FilterFeatures(Frozen):
+    """Mean responses to a bank of 3 x 3 filters, whatever the filters are made of."""
 
     weights: Tensor
     bias: Tensor
 
-    def __init__(self, preprocessing: Preprocessing, *, features: int = 512, bias: float = -1.0, seed: int = 0) -> None:
-        super().__init__("rcf", preprocessing, {"weights": "random", "seed": seed})
-        if features < 2 or features % 2:
-            raise UserError(f"expected an even number of random features, got {features}; each filter gives two")
-        rng = torch.Generator().manual_seed(seed)
-        self.register_buffer("weights", torch.randn(features // 2, len(preprocessing.bands), 3, 3, generator=rng))
-        self.register_buffer("bias", torch.full((features // 2,), bias))
+    def __init__(
+        self, name: str, preprocessing: Preprocessing, provenance: Mapping[str, Any], *, weights: Tensor, bias: float
+    ) -> None:
+        """Keep filters ``weights`` [F, C, 3, 3] float32, one channel for each band of the contract, and their common ``bias``."""
+        super().__init__(name, preprocessing, provenance)
+        self.register_buffer("weights", weights)
+        self.register_buffer("bias", torch.full((len(weights),), bias))
 
     @property
     def dim(self) -> int:
@@ -113,6 +115,29 @@ class RandomFeatures(Frozen):
         """[B, C, H, W] -> [B, (H-2)*(W-2), D]."""
         y = nn.functional.conv2d(x, self.weights, self.bias)
         return torch.cat([y.relu(), (-y).relu()], dim=1).flatten(2).transpose(1, 2)
+
+    def _check_size(self, contract: Preprocessing) -> None:
+        if contract.resize != "native" and contract.size_px < FILTER_PX:
+            raise UserError(
+                f"expected images of at least {FILTER_PX} px for {self.name}, got {contract.size_px} px; choose a larger size"
+            )
+
+
+class RandomFeatures(FilterFeatures):
+    """Random convolutional features (MOSAIKS, Rolf et al. 2021, doi:10.1038/s41467-021-24638-z): Gaussian 3 x 3 filters, seeded."""
+
+    def __init__(self, preprocessing: Preprocessing, *, features: int = 512, bias: float = -1.0, seed: int = 0) -> None:
+        filters = number_of_filters(features)
+        rng = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(filters, len(preprocessing.bands), FILTER_PX, FILTER_PX, generator=rng)
+        super().__init__("rcf", preprocessing, {"weights": "random", "seed": seed}, weights=drawn, bias=bias)
+
+
+def number_of_filters(features: int) -> int:
+    """Half of the features: each filter gives the mean of its positive and of its negative responses."""
+    if features < 2 or features % 2:
+        raise UserError(f"expected an even number of random features, got {features}; each filter gives two")
+    return features // 2
 
 
 class RandomResNet(Frozen):

@@ -48,8 +48,8 @@ class Preprocessing:
     "named conversions applied in order, such as gamma0->gamma0_db; empty for none"
     range: tuple[float, float]
     "bounds of the 1st and 99th percentile of plausible input, in `quantity`"
-    clip: tuple[float, float] | None
-    "bounds applied after conversion, in the final quantity"
+    clip: tuple[float, float] | tuple[tuple[float, float], ...] | None
+    "bounds applied after conversion, in the final quantity: one pair for all bands, or one per band"
     mean: tuple[float, ...]
     "per band, final quantity"
     std: tuple[float, ...]
@@ -78,7 +78,8 @@ class Preprocessing:
         object.__setattr__(self, "quantity", Quantity(self.quantity))
         for name in ("bands", "convert", "range", "mean", "std", "gsd_m"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "clip", None if self.clip is None else tuple(self.clip))
+        if self.clip is not None:
+            object.__setattr__(self, "clip", tuple(tuple(p) if isinstance(p, list | tuple) else p for p in self.clip))
         object.__setattr__(self, "bands", sensor_named(self.sensor).resolve_all(self.bands))
         for field, options in _CHOICES.items():
             value = getattr(self, field)
@@ -95,10 +96,13 @@ class Preprocessing:
                 raise UserError(
                     f"expected a finite mean and a positive std of {band}, got {mean} and {std}; leave out a band that is constant or never valid"
                 )
-        for name in ("range", "clip"):
-            bounds = getattr(self, name)
-            if bounds is not None and not bounds[0] < bounds[1]:
+        for name, bounds in [("range", self.range), *(("clip", pair) for pair in self._clips)]:
+            if len(bounds) != 2 or not bounds[0] < bounds[1]:
                 raise UserError(f"expected {name} as (low, high) with low < high, got {bounds}; correct it")
+        if len(self._clips) not in (0, 1, len(self.bands)):
+            raise UserError(
+                f"expected one pair of clip bounds, or one for each of {len(self.bands)} bands, got {len(self._clips)}; correct it"
+            )
         if self.antialias and self.interpolation not in ("bilinear", "bicubic"):
             raise UserError(
                 f"expected antialias only with bilinear or bicubic, got it with {self.interpolation}; set antialias to false"
@@ -108,6 +112,13 @@ class Preprocessing:
                 f"expected size_px >= 1 and 0 < gsd_m low <= high, got {self.size_px} and {self.gsd_m}; correct them"
             )
         _ = self.final_quantity  # refuses a conversion that does not exist
+
+    @property
+    def _clips(self) -> tuple[tuple[float, float], ...]:
+        """Bounds of all bands together, or of each."""
+        if self.clip is None:
+            return ()
+        return self.clip if isinstance(self.clip[0], tuple) else (self.clip,)
 
     @property
     def final_quantity(self) -> Quantity:
@@ -193,6 +204,16 @@ class Preprocessing:
             )
         return cls(**values)
 
+    def effective(self, height: int, width: int) -> Preprocessing:
+        """Return the contract in the form that all contracts share which do the same to images of this size (pixels).
+
+        What is not resized does not depend on how it would have been: features of equal inputs are computed once.
+        """
+        if self.resize != "native" and (height, width) != (self.size_px, self.size_px):
+            return self
+        size = height if self.resize == "native" else self.size_px
+        return dataclasses.replace(self, size_px=size, resize="native", interpolation="nearest", antialias=False)
+
     @property
     def fingerprint(self) -> str:
         """Sha256 (hex) of the contract."""
@@ -228,10 +249,12 @@ class Preprocessing:
         self._check_values(x, valid, tagged=quantity is not None)
         for name in self.convert:
             x = converted(x, name)
-        if self.clip is not None:
-            x = x.clamp_(*self.clip)
-        x, valid = self._resized(x, valid)
         kept = [channel for channel, i in enumerate(index) if i is not None]
+        if self.clip is not None:
+            pairs = self._clips if len(self._clips) == 1 else [self._clips[channel] for channel in kept]
+            low, high = x.new_tensor(pairs).view(-1, 2, 1, 1).unbind(dim=1)
+            x = x.clamp_(low, high)
+        x, valid = self._resized(x, valid)
         mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         x = x.sub_(mean[:, kept]).div_(std[:, kept])
         x = x.masked_fill_(~valid, 0.0)

@@ -10,11 +10,18 @@ from torch.nn import functional
 
 from eo_ssl.errors import UserError
 
-Interpolation = Literal["bilinear", "bicubic", "nearest", "area"]
+Interpolation = Literal["bilinear", "bicubic", "bilinear-corners", "nearest", "area"]
+"""`bilinear-corners` lets the centres of the corner pixels coincide (align_corners), as kornia's augmentations do; all others their edges."""
 
 KNOWN = 0.5  # weight of measured pixels above which an interpolated one counts as measured
 _ROUNDING = 1e-5  # of a kernel that saw only measured pixels
-_MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact", "area": "area"}  # names in torch
+_MODES = {
+    "bilinear": "bilinear",
+    "bicubic": "bicubic",
+    "bilinear-corners": "bilinear",
+    "nearest": "nearest-exact",
+    "area": "area",
+}  # names in torch
 
 
 def cropped(x: Tensor, valid: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
@@ -52,7 +59,7 @@ def interpolated(
         (values [B, C, size, size] float32, valid [B, C, size, size] bool).
     """
     mode = _MODES[interpolation]
-    aligned = False if mode in ("bilinear", "bicubic") else None
+    aligned = interpolation == "bilinear-corners" if mode in ("bilinear", "bicubic") else None
 
     def resized(image: Tensor) -> Tensor:
         return functional.interpolate(image, size=(size, size), mode=mode, align_corners=aligned, antialias=antialias)

@@ -1,0 +1,120 @@
+"""Networks made elsewhere, asked the same four questions: vector of an image, vectors of its positions, pooling, and input side.
+
+timm's models answer for themselves; torchvision's Swin transformers and TorchGeo's EarthLoc, which TorchGeo has weights of, are asked by type.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models import SwinTransformer
+
+from eo_ssl.encoder.protocol import check_multiple
+from eo_ssl.errors import UserError
+
+
+def pooled(network: Any, x: Tensor) -> Tensor:
+    """Vector of each image by the network's own pooling: [B, C, H, W] -> [B, D]."""
+    vectors: Tensor = network(x)
+    return vectors
+
+
+def positions(network: Any, x: Tensor) -> Tensor:
+    """Vectors of the last map's positions, row by row, without class and register tokens: [B, C, H, W] -> [B, N, D]."""
+    if isinstance(network, SwinTransformer):
+        rows: Tensor = network.norm(network.features(x))  # [B, h, w, D]
+        return rows.flatten(1, 2)
+    if _is_earthloc(network):
+        grid: Tensor = network.backbone(x)  # [B, D, h, w]
+        return grid.flatten(2).transpose(1, 2)
+    out: Tensor = network.forward_features(x)
+    if out.ndim == 3:  # [B, P + N, D]
+        return out[:, getattr(network, "num_prefix_tokens", 0) :]
+    if getattr(network, "output_fmt", "NCHW") == "NHWC":
+        return out.flatten(1, 2)
+    return out.flatten(2).transpose(1, 2)
+
+
+def width(network: Any) -> int:
+    """Length of the vector of an image."""
+    if isinstance(network, SwinTransformer):
+        return int(network.norm.normalized_shape[0])
+    if _is_earthloc(network):
+        return int(network.desc_dim)
+    return int(network.num_classes or getattr(network, "head_hidden_size", network.num_features))
+
+
+def position_width(network: Any) -> int:
+    """Length of the vector of a position."""
+    if _is_earthloc(network):
+        return int(network.backbone.feature_info[-2]["num_chs"])  # its last stage is cut off
+    return int(getattr(network, "num_features", 0) or width(network))
+
+
+def own_pooling(network: Any) -> str:
+    """Name of the network's own pooling, as its library calls it."""
+    if isinstance(network, SwinTransformer):
+        return "avg"
+    if _is_earthloc(network):
+        return "mixvpr"
+    pool, head = getattr(network, "global_pool", None), getattr(network, "head", None)
+    if "Attention" in type(head).__name__:
+        return "attention"
+    if isinstance(pool, str):
+        return pool or "none"
+    if pool is None:
+        pool = getattr(head, "global_pool", head)
+    kind = type(pool).__name__
+    return str(getattr(pool, "pool_type", kind.lower()) or "none")
+
+
+def input_px(network: Any) -> int | None:
+    """Side of the only images that the network takes; None for any."""
+    if _is_earthloc(network):
+        return int(network.image_size)
+    side = getattr(_patches(network), "img_size", None)
+    if side is None or getattr(network, "dynamic_img_size", False):
+        return None
+    return int(side[0])
+
+
+def at_input(network: Any, size_px: int, *, name: str) -> nn.Module:
+    """Return the network for images of another side: itself where it takes any, else a copy with interpolated position codes.
+
+    Raises:
+        UserError: a size that its patches do not tile, or a network whose weights belong to one size.
+    """
+    now = input_px(network)
+    patch = getattr(_patches(network), "patch_size", None)
+    if patch is not None:
+        check_multiple(size_px, patch_px=int(patch[0]), name=name)
+    if now in (None, size_px):
+        kept: nn.Module = network
+        return kept
+    remedy = f"bring the images to {now} px"
+    if not hasattr(network, "set_input_size"):
+        raise UserError(
+            f"expected images of {now} px for {name}, whose weights belong to that size, got {size_px} px; {remedy}"
+        )
+    changed: Any = copy.deepcopy(network)
+    try:
+        changed.set_input_size(img_size=(size_px, size_px))
+    except (AssertionError, RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"expected a size that {name} takes, got {size_px} px ({str(error)[:120]}); {remedy}"
+        ) from error
+    resized: nn.Module = changed
+    return resized
+
+
+def _patches(network: Any) -> Any:
+    """The layer that cuts images into patches, which knows their side and often the images'; None without one."""
+    layers = (getattr(network, name, None) for name in ("patch_embed", "stem"))
+    return next((layer for layer in layers if hasattr(layer, "patch_size")), None)
+
+
+def _is_earthloc(network: Any) -> bool:
+    """By name, so that TorchGeo is imported only where its weights are asked for."""
+    return type(network).__name__ == "EarthLoc"

@@ -1,0 +1,245 @@
+"""TorchGeo's published weights as encoders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from eo_ssl.encoder.contracts import Published, published
+from eo_ssl.encoder.foreign import ForeignEncoder, Form
+from eo_ssl.encoder.specs import Spec
+from eo_ssl.errors import UserError, nearest
+from eo_ssl.models.vit import seeded_init
+from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.preprocessing.conversion import parse
+
+if TYPE_CHECKING:
+    from torchvision.models._api import WeightsEnum
+
+# By enum and not by the metadata's `model`, which calls some ResNet-50 resnet18 and all ResNet-152 resnet50.
+_TIMM = {
+    "ResNet18_Weights": "resnet18",
+    "ResNet50_Weights": "resnet50",
+    "ResNet152_Weights": "resnet152",
+    "ViTSmall16_Weights": "vit_small_patch16_224",
+    "ViTBase16_Weights": "vit_base_patch16_224",
+    "ViTLarge16_Weights": "vit_large_patch16_224",
+    "ViTHuge14_Weights": "vit_huge_patch14_224",
+    "ViTSmall14_DINOv2_Weights": "vit_small_patch14_dinov2",
+    "ViTBase14_DINOv2_Weights": "vit_base_patch14_dinov2",
+}
+_SWIN = {
+    "Swin_T_Weights": "swin_t",
+    "Swin_S_Weights": "swin_s",
+    "Swin_B_Weights": "swin_b",
+    "Swin_V2_T_Weights": "swin_v2_t",
+    "Swin_V2_B_Weights": "swin_v2_b",
+}
+_EARTHLOC = "EarthLoc_Weights"
+_HEADS = ("fc.", "head.")
+_NORM = ("norm.",)
+
+
+def all_weights() -> tuple[WeightsEnum, ...]:
+    """Return every member of every `WeightsEnum` of the installed TorchGeo, by name of the enum."""
+    enums = _enums()
+    return tuple(member for name in sorted(enums) for member in enums[name])
+
+
+def find_weights(name: str) -> WeightsEnum:
+    """Return the member ``Enum.MEMBER``.
+
+    Raises:
+        UserError: TorchGeo has none of that name; the nearest is named.
+    """
+    enums = _enums()
+    enum, _, member = name.partition(".")
+    if enum not in enums:
+        raise UserError(
+            f"expected weights of TorchGeo such as ResNet50_Weights.SENTINEL2_ALL_MOCO, got {name!r}{nearest(enum, enums)}"
+        )
+    if member not in enums[enum].__members__:
+        known = list(enums[enum].__members__)
+        raise UserError(f"expected a member of {enum} ({', '.join(known)}), got {member!r}{nearest(member, known)}")
+    found: WeightsEnum = enums[enum][member]
+    return found
+
+
+def torchgeo_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None, seed: int = 0) -> ForeignEncoder:
+    """Return the encoder of TorchGeo's weights ``spec.name``, or its stand-in with random weights.
+
+    Args:
+        spec: of the route torchgeo.
+        preprocessing: a contract of one's own, for weights whose metadata give none; it must name as many bands as the network has
+            channels.
+        seed: of random weights.
+
+    Raises:
+        UserError: no such weights, none that a contract can express, or a file that is not there.
+    """
+    weights = find_weights(spec.name)
+    how = published(weights) if preprocessing is None else _own(weights, preprocessing)
+    if "quantity" in spec.options:
+        how = replace(how, preprocessing=_taking(how.preprocessing, spec.options["quantity"]))
+    model, architecture = _network(weights, seed=seed)
+    meta = dict(weights.meta)
+    origin: dict[str, Any] = {
+        "weights": "random" if spec.random else str(weights.url),
+        "source": spec.text,
+        "dataset": meta.get("dataset"),
+        "publication": meta.get("publication"),
+        "licence": meta.get("license"),
+        "contract": how.source,
+    }
+    if spec.random:
+        origin["seed"] = seed
+    else:
+        _load(model, hub_state(str(weights.url), name=spec.name, download="download" in spec.options), name=spec.name)
+    pooling: Any = spec.options.get("pooling", "own")
+    form = Form(architecture, pooling=pooling, window_px=how.window_px, blank=how.blank)
+    return ForeignEncoder(model, how.preprocessing, name=spec.text, form=form, provenance=origin)
+
+
+def hub_state(url: str, *, name: str, download: bool) -> Mapping[str, Tensor]:
+    """Return the state dict behind ``url`` from torch's hub folder, fetched only where ``download`` says so.
+
+    Raises:
+        UserError: it is not there, cannot be fetched, has not the hash in its name, or holds more than tensors and plain values.
+    """
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not file.exists():
+        if not download:
+            raise UserError(
+                f"expected the weights of {name} as {file.name} in {file.parent}, got no such file; "
+                f"put it there (from {url}), or allow the download by the option ?download"
+            )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=_hash_in(file.name), progress=False)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"expected the weights of {name} from {url}, got {str(error).strip()[:160]}; fetch the file by other means into {file.parent}"
+            ) from error
+    state = tensors_of(file)
+    nested = state.get("state_dict", state)
+    return nested if isinstance(nested, Mapping) else state
+
+
+def _hash_in(name: str) -> str | None:
+    """First digits of the sha256 that many of these files bear in their name."""
+    found = re.search(r"-([0-9a-f]{8,})\.", name)
+    return found[1] if found else None
+
+
+def tensors_of(file: Path) -> Mapping[str, Any]:
+    """Read a ``torch.save`` file without running any code in it.
+
+    Raises:
+        UserError: it is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        read = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the bytes lead it to
+        raise UserError(
+            f"expected a file of tensors in {file}, got {type(error).__name__}: {str(error).splitlines()[0][:120]}; "
+            "give a state dict that torch.load reads with weights_only"
+        ) from error
+    if not isinstance(read, Mapping):
+        raise UserError(f"expected a state dict in {file}, got {type(read).__name__}; save the model's state_dict()")
+    return read
+
+
+def _taking(contract: Preprocessing, quantity: str) -> Preprocessing:
+    """The contract for images in another quantity that it converts into its own: power for decibels."""
+    if quantity == contract.quantity:
+        return contract
+    convert = (f"{quantity}->{contract.quantity.value}",)
+    source, _ = parse(convert[0])
+    return replace(contract, quantity=source, convert=convert, range=source.plausible)
+
+
+def _own(weights: WeightsEnum, preprocessing: Preprocessing) -> Published:
+    """A contract of one's own instead of the published one."""
+    name, channels = f"{type(weights).__name__}.{weights.name}", weights.meta.get("in_chans")
+    _check_supported(weights)
+    if len(preprocessing.bands) != channels:
+        raise UserError(
+            f"expected a contract with one band for each of {channels} channels of {name}, got {len(preprocessing.bands)}; name them in its order"
+        )
+    return Published(preprocessing, window_px=None, blank=(), source="given by the caller", differs="")
+
+
+def _network(weights: WeightsEnum, *, seed: int) -> tuple[nn.Module, str]:
+    """Network without head and with seeded random weights, and its name."""
+    _check_supported(weights)
+    enum, meta = type(weights).__name__, weights.meta
+    channels = meta["in_chans"]
+    with seeded_init(seed):
+        if enum in _TIMM:
+            name, options = _TIMM[enum], {"img_size": meta["img_size"]} if "img_size" in meta else {}
+            return timm.create_model(name, pretrained=False, in_chans=channels, num_classes=0, **options), name
+        if enum in _SWIN:
+            return _swin(_SWIN[enum], channels, window_px=meta.get("window_size")), _SWIN[enum]
+        from torchgeo.models import EarthLoc
+
+        sizes = {"in_channels": channels, "image_size": meta["image_size"], "desc_dim": meta["desc_dim"]}
+        return EarthLoc(**sizes, backbone=meta["encoder"], pretrained=False), "earthloc"
+
+
+def _check_supported(weights: WeightsEnum) -> None:
+    enum, known = type(weights).__name__, (*_TIMM, *_SWIN, _EARTHLOC)
+    if enum not in known:
+        raise UserError(
+            f"expected weights of an image encoder out of {', '.join(known)}, got {enum}; choose one of these"
+        )
+
+
+def _swin(name: str, channels: int, *, window_px: int | None) -> nn.Module:
+    """A Swin transformer of torchvision without head, with TorchGeo's first layer and attention window."""
+    from torchvision.models import SwinTransformer, swin_transformer
+
+    if name == "swin_b" and window_px is not None:  # swin_b() has a window of 7
+        model: Any = SwinTransformer(
+            [4, 4], 128, [2, 2, 18, 2], [4, 8, 16, 32], [window_px, window_px], stochastic_depth_prob=0.5
+        )
+    else:
+        model = getattr(swin_transformer, name)(weights=None)
+    first = model.features[0][0]
+    model.features[0][0] = nn.Conv2d(channels, first.out_channels, kernel_size=(4, 4), stride=(4, 4))
+    model.head = nn.Identity()
+    headless: nn.Module = model
+    return headless
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
+    """Load all but heads; some published encoders lack the last normalisation, which then stays neutral."""
+    try:
+        missing, unexpected = model.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:
+        raise UserError(
+            f"expected weights of {name}, got others ({str(error).splitlines()[-1].strip()[:120]}); fetch the file again"
+        ) from error
+    lost = [key for key in missing if not key.startswith(_NORM)]
+    more = [key for key in unexpected if not key.startswith((*_HEADS, *_NORM))]
+    if lost or more:
+        raise UserError(
+            f"expected weights of {name}, got a file without {', '.join(lost[:3]) or 'nothing'} and with {', '.join(more[:3]) or 'nothing more'}; "
+            "fetch it again"
+        )
+
+
+def _enums() -> dict[str, Any]:
+    """TorchGeo's enums by name; imported here because it takes seconds and only these weights need it."""
+    import torchgeo.models
+
+    names = [name for name in torchgeo.models.__all__ if name.endswith("_Weights")]
+    found = {name: getattr(torchgeo.models, name) for name in names}
+    return {name: enum for name, enum in found.items() if len(enum)}
