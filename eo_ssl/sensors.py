@@ -115,7 +115,7 @@ class Band:
     name: str
     "canonical name, unique within the sensor"
     wavelength_um: float | None
-    "central wavelength in micrometres; None for radar"
+    "central wavelength in micrometres; None for radar and for cameras that publish none"
     gsd_m: float
     "ground sampling distance of the sensor's own product, in metres; a file may differ and then says so"
     common: str
@@ -232,32 +232,10 @@ _LANDSAT_TM = _landsat(
     {"1": 0.485, "2": 0.560, "3": 0.660, "4": 0.830, "5": 1.650, "6": 11.45, "7": 2.215},
 )
 _LANDSAT_OLI = _landsat(
-    {
-        "1": "coastal",
-        "2": "blue",
-        "3": "green",
-        "4": "red",
-        "5": "nir",
-        "6": "swir16",
-        "7": "swir22",
-        "9": "cirrus",
-        "10": "lwir11",
-        "11": "lwir12",
-    },
+    {"1": "coastal", "2": "blue", "3": "green", "4": "red", "5": "nir", "6": "swir16", "7": "swir22", "9": "cirrus", "10": "lwir11", "11": "lwir12"},
     30.0,
-    {
-        "1": 0.443,
-        "2": 0.482,
-        "3": 0.561,
-        "4": 0.655,
-        "5": 0.865,
-        "6": 1.609,
-        "7": 2.201,
-        "9": 1.373,
-        "10": 10.9,
-        "11": 12.0,
-    },
-)
+    {"1": 0.443, "2": 0.482, "3": 0.561, "4": 0.655, "5": 0.865, "6": 1.609, "7": 2.201, "9": 1.373, "10": 10.9, "11": 12.0},
+)  # fmt: skip
 # HLS v2.0 user guide, table 3: L30 keeps OLI numbers with two digits, S30 keeps Sentinel-2 numbers; all on a 30 m grid.
 _HLS_L30 = tuple(
     Band(f"B{band.name[1:].zfill(2)}", band.wavelength_um, 30.0, band.common, (band.name, *band.aliases))
@@ -306,6 +284,18 @@ SENSORS: dict[str, Sensor] = {
             "generic single-channel SAR image chip",
             (Band("SAR", None, 0.3, "", ("sar", "amplitude", "gray", "grey", "intensity")),),
             (Quantity.AMPLITUDE, Quantity.SIGMA0, Quantity.SIGMA0_DB, Quantity.DN),
+        ),
+        # Aerial cameras and map services publish 8-bit numbers without calibration; ground sampling 0.2 to 30 m, see the cards.
+        Sensor(
+            "aerial_rgb",
+            "8-bit colour image of an aerial camera or map service, near infrared where there is one",
+            (
+                Band("R", None, 1.0, "red", ("RED",)),
+                Band("G", None, 1.0, "green", ("GREEN",)),
+                Band("B", None, 1.0, "blue", ("BLUE",)),
+                Band("NIR", None, 1.0, "nir", ("IR", "N")),
+            ),
+            (Quantity.DN,),
         ),
     )
 }

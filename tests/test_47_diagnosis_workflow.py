@@ -10,7 +10,7 @@ import yaml
 
 from eo_ssl.cards import card_folder
 from eo_ssl.cli import main
-from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.synthetic import ArchiveSpec, make_archive, make_eurosat
 from eo_ssl.workflows.ingest import main as ingest
 
 SPEC = ArchiveSpec(sites=2, dates=2, size_px=144, exact_duplicates=0, near_duplicates=0, reprocessed=0)
@@ -125,3 +125,14 @@ def test_wrong_offsets_give_the_lines_for_the_card(real_data: Path, tmp_path: Pa
     assert main(["doctor", str(real_data), "--card", card]) == 1
     printed = capsys.readouterr().out
     assert yaml.safe_load(printed[printed.index("offset_by_file:") :]) == {"offset_by_file": content["offset_by_file"]}
+
+
+def test_a_benchmark_is_compared_with_its_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    order = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+    make_eurosat(tmp_path / "permuted", per_class=5, bands_order=order)
+    assert main(["doctor", str(tmp_path / "permuted"), "--benchmark", "eurosat", "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)["products"]
+    remedies = {finding["kind"]: finding for finding in found["findings"] if finding["outcome"] == "wrong"}
+    assert remedies["order"]["remedy"]["bands"] == list(order)
+    assert main(["doctor", str(tmp_path / "nothing"), "--benchmark", "eurosat"]) == 2
+    assert "eurosat-train.txt" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from rich.table import Table
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus
 from eo_ssl.diagnosis import Examination, Finding, examine_corpus, examine_products
+from eo_ssl.diagnosis.cardcheck import check_card
 from eo_ssl.diagnosis.examination import offsets_by_file
 from eo_ssl.diagnosis.machine import machine_facts
 from eo_ssl.diagnosis.samples import find_products, list_products
@@ -28,13 +29,21 @@ _NAMED = 6  # products of one finding that are named
 
 
 def main(
-    path: str = "", card: str = "", data: str = "", format: Literal["table", "json"] = "table", json: bool = False
+    path: str = "",
+    card: str = "",
+    benchmark: str = "",
+    variant: str | None = None,
+    data: str = "",
+    format: Literal["table", "json"] = "table",
+    json: bool = False,
 ) -> int:
     """Say what this machine has or, given data, what is wrong with their numbers.
 
     Args:
         path: data to examine: a corpus, a folder or file of the set that `card` describes, or the name of a card; nothing: the machine.
         card: what the files in `path` are: the name of a shipped card or a card file.
+        benchmark: published benchmark whose own copy in `path` is compared with its card (or `card`): bands, unit, statistics.
+        variant: bands, sensor or split of the benchmark.
         data: root of the data when `path` is the name of a card; EO_SSL_DATA when not given.
         format: a table for people or JSON for machines.
         json: the same as `--format json`.
@@ -44,9 +53,9 @@ def main(
     """
     root = Path(data or os.environ.get("EO_SSL_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
     as_json = json or format == "json"
-    if not path and not card:
+    if not path and not card and not benchmark:
         return _machine(root, as_json)
-    examinations = _examined(path, card, root)
+    examinations = _compared(benchmark, variant, card, Path(path or root)) if benchmark else _examined(path, card, root)
     offsets = offsets_by_file(examinations)
     remedied = any(
         found.kind == "offset" and found.outcome in ("wrong", "suspect")
@@ -76,6 +85,18 @@ def _examined(path: str, card: str, root: Path) -> list[Examination]:
             f"expected a corpus or, with --card, the files of a set, got {path} without a card; name one with --card"
         )
     return examine_products(list_products(load_card(path), root))
+
+
+def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> list[Examination]:
+    """Compare the cards of a benchmark with training images of its files."""
+    from eo_ssl.evaluation.benchmarks import benchmark_task  # torch and TorchGeo take seconds to import
+
+    task = benchmark_task(benchmark, root, variant=variant, card=load_card(card) if card else None)
+    cards: list[Any] = [getattr(source, "card") for source in (*task.sources, *task.partners)]  # noqa: B009  (not of the protocol)
+    return [
+        Examination(f"{task.name}/{one.name}", check_card(one, source, positions=task.folds[0].train))
+        for one, source in zip(cards, (*task.sources, *task.partners), strict=True)
+    ]
 
 
 def _machine(root: Path, as_json: bool) -> int:

@@ -1,0 +1,69 @@
+"""EuroSAT (Helber et al. 2019, arXiv 1709.00029) read by TorchGeo's own class, its bands named by the card, not by position."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torchgeo.datasets import DatasetNotFoundError, EuroSAT, EuroSATSpatial
+
+from eo_ssl.cards import Card
+from eo_ssl.errors import UserError
+from eo_ssl.evaluation.benchmarks.images import TorchGeoImages, card_source, check_complete, consecutive, raster_shape
+from eo_ssl.evaluation.benchmarks.request import Request
+from eo_ssl.evaluation.tasks import Task
+from eo_ssl.fingerprints import file_sha256
+
+SIZE_PX = 64
+SPLITS = ("train", "val", "test")
+RGB = ("B04", "B03", "B02")
+RANDOM = "TorchGeo's lists (Neumann et al. 2019), 60/20/20 at random: neighbouring patches are on both sides; blocks are patches"
+SPATIAL = "TorchGeo's EuroSATSpatial, 60/20/20 by longitude: train, validation and test are separate strips; blocks are patches"
+
+
+def load(request: Request) -> Task:
+    """Return EuroSAT: `ms` and `rgb` with the random lists, `spatial` and `spatial-rgb` with the strips by longitude.
+
+    Raises:
+        UserError: no such data set, another layout, or splits of different copies.
+    """
+    spatial = request.variant.startswith("spatial")
+    reader = EuroSATSpatial if spatial else EuroSAT
+    datasets = []
+    for split in SPLITS:
+        try:
+            datasets.append(reader(root=str(request.root), split=split, bands=EuroSAT.all_band_names, download=False))
+        except (DatasetNotFoundError, FileNotFoundError) as error:
+            raise request.absent(f"no {split} split") from error
+        check_complete(request.root / reader.split_filenames[split], len(datasets[-1]))
+    paths = [Path(path) for dataset in datasets for path, _ in dataset.samples]
+    labels = np.array([label for dataset in datasets for _, label in dataset.samples], dtype=np.int64)
+    names: tuple[str, ...] = tuple(datasets[0].classes)
+    if any(tuple(dataset.classes) != names for dataset in datasets):
+        raise UserError(
+            f"expected the same classes in all splits of EuroSAT at {request.root}, got different ones; the copy is incomplete, get it from {request.origin}"
+        )
+    _check_planes(paths[0], request.card)
+    source = card_source(
+        TorchGeoImages(tuple(datasets)),
+        request.card,
+        size=(SIZE_PX, SIZE_PX),
+        content=[[path.name, file_sha256(path)] for path in paths],
+        wanted=RGB if request.variant.endswith("rgb") else None,
+    )
+    fold = consecutive(*(len(dataset) for dataset in datasets))
+    others = "80/20 or random" if spatial else "80/20 or spatial"
+    return Task(
+        request.name, (source,), labels, names, np.arange(len(labels), dtype=np.int64), (fold,), SPATIAL if spatial else RANDOM, "accuracy",
+        (f"not comparable with {others} splits of EuroSAT",),
+    )  # fmt: skip
+
+
+def _check_planes(path: Path, card: Card) -> None:
+    """Refuse files of the RGB release or of another size before TorchGeo picks planes that are not there."""
+    found = raster_shape(path)
+    if found != (len(card.bands), SIZE_PX, SIZE_PX):
+        raise UserError(
+            f"expected EuroSAT images {[len(card.bands), SIZE_PX, SIZE_PX]} (card {card.name}), got {list(found)} in {path.name}; "
+            "use the 13-band files (EuroSATallBands)"
+        )

@@ -1,0 +1,276 @@
+"""Images of a benchmark: stored numbers from its files, named and scaled by its card, and the parts that every task is made of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioIOError
+
+from eo_ssl.cards import Card
+from eo_ssl.errors import UserError
+from eo_ssl.evaluation.features import Matrix, Rows
+from eo_ssl.evaluation.splits import Fold
+from eo_ssl.fingerprints import fingerprint
+from eo_ssl.sensors import Quantity, sensor
+
+Stored = npt.NDArray[Any]
+Masks = Callable[[Rows, Rows], None]
+_THREADS = min(8, os.cpu_count() or 1)
+
+
+class Files(Protocol):
+    """Stored numbers of the images of a benchmark, the bands in the order of its card."""
+
+    def __len__(self) -> int: ...
+    def stored(self, positions: Rows) -> Stored:
+        """Return the images at ``positions``, [n, bands of the card, H, W], as the files hold them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CardSource:
+    """Images whose bands and quantity a card declares, in physical units."""
+
+    files: Files
+    card: Card
+    bands: tuple[str, ...]
+    "those wanted, out of the card's"
+    shape: tuple[int, int, int]
+    "bands wanted, height, width"
+    fingerprint: str
+
+    @property
+    def sensor(self) -> str:
+        """Of the card."""
+        return self.card.sensor
+
+    @property
+    def quantity(self) -> Quantity:
+        """After the card's offset and scale."""
+        return self.card.quantity
+
+    @property
+    def gsd_m(self) -> float:
+        """Of the images, metres."""
+        return self.card.gsd_m
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, positions: Rows, out: Matrix) -> None:
+        """Fill ``out`` [n, C, H, W] with physical values at ``positions``, NaN where the card or the file says invalid."""
+        stored = self.files.stored(positions)
+        whole = (len(positions), len(self.card.bands), *self.shape[1:])
+        if stored.shape != whole:
+            raise UserError(
+                f"expected images {list(whole[1:])} of the bands {', '.join(self.card.bands)} (card {self.card.name}), got {list(stored.shape[1:])}; "
+                "fetch the files of that layout or name the card that describes these"
+            )
+        planes = [self.card.bands.index(band) for band in self.bands]
+        if planes != list(range(len(planes))):
+            stored = stored[:, planes]
+        elif len(planes) < stored.shape[1]:
+            stored = stored[:, : len(planes)]
+        np.add(stored, np.float32(self.card.offset), out=out, casting="unsafe")
+        out *= np.float32(self.card.scale)
+        if self.card.nodata is not None:
+            out[stored == self.card.nodata] = np.nan
+        if stored.dtype.kind == "f":
+            out[~np.isfinite(out)] = np.nan
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedCardSource(CardSource):
+    """Images with a class for each pixel."""
+
+    masks: Masks
+
+    def read_masks(self, positions: Rows, out: Rows) -> None:
+        """Fill ``out`` [n, H, W] int64 with the class of each pixel, -1 where there is none."""
+        self.masks(positions, out)
+
+
+def chosen_bands(card: Card, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the bands of a task by name: all of the card's in file order, or those wanted.
+
+    Raises:
+        UserError: the card does not have one of them.
+    """
+    if wanted is None:
+        return card.bands
+    names = sensor(card.sensor).resolve_all(wanted)
+    lacking = [name for name in names if name not in card.bands]
+    if lacking:
+        raise UserError(
+            f"expected card {card.name} to list {', '.join(names)}, got none of {', '.join(lacking)}; correct `bands`"
+        )
+    return names
+
+
+def card_source(
+    files: Files, card: Card, *, size: tuple[int, int], content: object, wanted: Sequence[str] | None = None, masks: Masks | None = None
+) -> CardSource:  # fmt: skip
+    """Return the images of ``files`` as the card declares them.
+
+    Args:
+        files: stored numbers.
+        card: bands in file order, quantity, scale, offset, nodata.
+        size: height and width of an image.
+        content: what the fingerprint of the images is made of, besides the card and the choice of bands.
+        wanted: bands of the task; None for all in file order.
+        masks: fills class indices, for segmentation.
+    """
+    bands = chosen_bands(card, wanted)
+    identity = fingerprint([card.to_json(), bands, content])
+    shape = (len(bands), *size)
+    if masks is None:
+        return CardSource(files, card, bands, shape, identity)
+    return MaskedCardSource(files, card, bands, shape, identity, masks)
+
+
+def consecutive(train: int, validation: int, test: int) -> Fold:
+    """Return the fold of images that stand split after split: train, validation, test."""
+    parts = np.split(np.arange(train + validation + test, dtype=np.int64), [train, train + validation])
+    return Fold(parts[0], parts[2], parts[1])
+
+
+def numbered(names: Sequence[str]) -> Rows:
+    """Return equal numbers for equal names, int64 [n]: the blocks of a bootstrap."""
+    return np.unique(np.array(names, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
+
+
+def read_planes(path: Path, *, planes: int, size: tuple[int, int] | None = None, times: int = 1) -> Stored:
+    """Return the bands of one raster [planes, H, W] in the file's own type.
+
+    Args:
+        path: of the raster.
+        planes: bands that it must have.
+        size: height and width wanted; None for those of the file.
+        times: how many times coarser than ``size`` the file must be; it is brought there by bilinear interpolation.
+
+    Raises:
+        UserError: no such file, not a raster, or another number of bands or pixels.
+    """
+    try:
+        with rasterio.open(path) as file:
+            if file.count != planes:
+                raise UserError(
+                    f"expected {planes} bands in {path}, got {file.count}; this is another version of the data set, fetch the one that the card describes"
+                )
+            own = (file.height * times, file.width * times)
+            if size is not None and size != own:
+                wanted = [size[0] // times, size[1] // times]
+                raise UserError(
+                    f"expected {wanted} pixels in {path}, got {[file.height, file.width]}; this is another version of the data set, fetch it again"
+                )
+            if size is None or times == 1:
+                return np.asarray(file.read())
+            shape = (planes, *size)
+            return np.asarray(file.read(out_shape=shape, out_dtype="float32", resampling=Resampling.bilinear))
+    except RasterioIOError as error:
+        raise UserError(
+            f"expected a readable raster at {path}, got {str(error).splitlines()[0]}; fetch the file again"
+        ) from error
+
+
+def raster_shape(path: Path) -> tuple[int, int, int]:
+    """Return bands, height and width of a raster.
+
+    Raises:
+        UserError: no such file, or not a raster.
+    """
+    try:
+        with rasterio.open(path) as file:
+            return int(file.count), int(file.height), int(file.width)
+    except RasterioIOError as error:
+        raise UserError(
+            f"expected a readable raster at {path}, got {str(error).splitlines()[0]}; fetch the file again"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Rasters:
+    """One multi-band raster per image."""
+
+    paths: tuple[Path, ...]
+    planes: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def stored(self, positions: Rows) -> Stored:
+        """Return the images at ``positions``."""
+        return gathered(lambda at: read_planes(self.paths[at], planes=self.planes), positions.tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class TorchGeoImages:
+    """Images as TorchGeo's own class gives them, all splits one after the other."""
+
+    splits: tuple[Any, ...]
+    "one data set of TorchGeo each"
+
+    def __len__(self) -> int:
+        return sum(len(split) for split in self.splits)
+
+    def stored(self, positions: Rows) -> Stored:
+        """Return the images at ``positions``, [n, planes of the file, H, W] float32, numbers of the files."""
+        starts = np.cumsum([0, *(len(split) for split in self.splits)])
+
+        def image(at: int) -> Stored:
+            part = int(np.searchsorted(starts, at, side="right")) - 1
+            return np.asarray(self.splits[part][at - int(starts[part])]["image"].numpy())
+
+        return gathered(image, positions.tolist())
+
+
+def gathered(read: Callable[[int], Stored], numbers: Sequence[int]) -> Stored:
+    """Return what ``read`` gives for each of ``numbers`` as one array, read by several threads: small files wait for the disk."""
+
+    def one(number: int) -> Stored:
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # or GDAL lists the folder at every open
+            return read(number)
+
+    with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="eo-ssl-images") as pool:
+        return stacked(list(pool.map(one, numbers)))
+
+
+def stacked(images: list[Stored]) -> Stored:
+    """Return images of one size as one array.
+
+    Raises:
+        UserError: they differ in size.
+    """
+    sizes = sorted({image.shape for image in images})
+    if len(sizes) > 1:
+        raise UserError(
+            f"expected images of one size, got {', '.join(str(list(size)) for size in sizes[:3])}; the copy is damaged, fetch it again"
+        )
+    return np.stack(images)
+
+
+def list_lines(path: Path) -> list[str]:
+    """Return the non-empty lines of a list of files."""
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def check_complete(path: Path, found: int) -> None:
+    """Refuse a split of which images are absent: TorchGeo leaves them out without a word, and the number is that of another test.
+
+    Raises:
+        UserError: fewer images than lines in the list.
+    """
+    listed = len(list_lines(path))
+    if found != listed:
+        raise UserError(
+            f"expected the {listed} images that {path} lists, got {found}; the copy is incomplete, fetch it again"
+        )
