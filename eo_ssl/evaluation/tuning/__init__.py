@@ -1,0 +1,8 @@
+"""Trained protocols: an encoder, or a head on its maps, is fitted to a task by gradient descent, and the test items are answered."""
+
+from __future__ import annotations
+
+from eo_ssl.evaluation.tuning.choices import KINDS, TUNED, Tuned, Tuning, check_tuned, describe
+from eo_ssl.evaluation.tuning.prediction import predict_tuned
+
+__all__ = ["KINDS", "TUNED", "Tuned", "Tuning", "check_tuned", "describe", "predict_tuned"]

@@ -1,0 +1,172 @@
+"""Batches of a task: images through the encoder's contract and what they are, one batch at a time, read ahead by a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eo_ssl.errors import UserError
+from eo_ssl.evaluation.features import Rows, Source
+from eo_ssl.evaluation.tasks import IGNORED, MaskedSource, Task
+from eo_ssl.evaluation.tuning.choices import Augmentation
+from eo_ssl.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some images of a task as the encoder takes them."""
+
+    image: Tensor
+    "[b, C, H, W] float32, output of the contract"
+    valid: Tensor
+    "[b, C, H, W] bool, where the image was measured"
+    target: Tensor
+    """classification: int64 [b]; multilabel: float32 [b, K]; regression: float32 [b]; segmentation: int64 [b, H', W'] of the source's
+    own size"""
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The images of a batch that one source holds."""
+
+    source: Source
+    places: Rows
+    "in the batch"
+    image: Tensor
+    "[p, C, H, W] float32, physical values"
+    mask: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Where batches of a task come from."""
+
+    task: Task
+    preprocessing: Preprocessing
+    device: str
+
+    def batches(self, groups: Iterable[Rows]) -> Iterator[Batch]:
+        """Yield a batch for each group of positions in the task, in that order; the next one is read meanwhile.
+
+        Raises:
+            UserError: the contract refuses the images, sources give inputs or masks of different sizes, or a mask holds a class that
+                the task does not have.
+        """
+        waiting = iter(groups)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="eo-ssl-read") as pool:
+            first = next(waiting, None)
+            ahead = None if first is None else (first, pool.submit(self._read, first))
+            while ahead is not None:
+                rows, pieces = ahead[0], ahead[1].result()
+                following = next(waiting, None)
+                ahead = None if following is None else (following, pool.submit(self._read, following))
+                yield self._assembled(rows, pieces)
+
+    def masks(self, groups: Iterable[Rows]) -> Iterator[Tensor]:
+        """Yield the masks of each group of positions alone, int64 [b, H', W'] in the order of their sources."""
+        for rows in groups:
+            for _, source, positions in self._located(rows):
+                yield self._mask(source, positions)
+
+    def _located(self, rows: Rows) -> list[tuple[Rows, Source, Rows]]:
+        """Places in the batch, source, and positions in that source."""
+        starts = np.cumsum([0, *(len(source) for source in self.task.sources)])
+        of = np.searchsorted(starts, rows, side="right") - 1
+        placed = [(number, np.flatnonzero(of == number)) for number in np.unique(of).tolist()]
+        return [(places, self.task.sources[number], rows[places] - starts[number]) for number, places in placed]
+
+    def _read(self, rows: Rows) -> list[_Piece]:
+        pieces = []
+        for places, source, positions in self._located(rows):
+            image = torch.empty((len(positions), *source.shape), dtype=torch.float32)
+            source.read(positions, image.numpy())
+            mask = self._mask(source, positions) if self.task.kind == "segmentation" else None
+            pieces.append(_Piece(source, places, image, mask))
+        return pieces
+
+    def _mask(self, source: Source, positions: Rows) -> Tensor:
+        mask = torch.full((len(positions), *source.shape[1:]), IGNORED, dtype=torch.int64)
+        cast(MaskedSource, source).read_masks(positions, mask.numpy())
+        classes = len(self.task.class_names)
+        if mask.numel() and not (int(mask.min()) >= IGNORED and int(mask.max()) < classes):
+            raise UserError(
+                f"expected classes 0 ... {classes - 1} or {IGNORED} (ignored) in the masks of {self.task.name}, "
+                f"got {int(mask.min())} ... {int(mask.max())}; check the dataset's class table"
+            )
+        return mask
+
+    def _assembled(self, rows: Rows, pieces: list[_Piece]) -> Batch:
+        given = []
+        for piece in pieces:
+            source = piece.source
+            image = piece.image.to(self.device)
+            given.append(self.preprocessing(image, bands=source.bands, quantity=source.quantity, sensor=source.sensor))
+        sizes = {tuple(image.shape[1:]) for image, _ in given}
+        mask_sizes = {tuple(piece.mask.shape[1:]) for piece in pieces if piece.mask is not None}
+        if len(sizes) > 1 or len(mask_sizes) > 1:
+            raise UserError(
+                f"expected inputs and masks of one size in {self.task.name}, got {sorted(sizes)} and {sorted(mask_sizes)}; "
+                "use a contract with resize = to_size, or one task per size"
+            )
+        order = torch.from_numpy(np.argsort(np.concatenate([piece.places for piece in pieces])))
+        image, valid = (torch.cat(parts)[order.to(self.device)] for parts in zip(*given, strict=True))
+        if self.task.kind == "segmentation":
+            target = torch.cat([piece.mask for piece in pieces if piece.mask is not None])[order]
+        else:
+            target = torch.from_numpy(self.task.labels[rows])
+            target = target if self.task.kind == "classification" else target.to(torch.float32)
+        return Batch(image, valid, target.to(self.device))
+
+
+def in_order(rows: Rows, *, size: int) -> list[Rows]:
+    """Return ``rows`` cut into groups of ``size``, the last one smaller."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def shuffled(rows: Rows, *, size: int, steps: int, generator: torch.Generator) -> Iterator[Rows]:
+    """Yield ``steps`` groups of ``size`` positions: permutations of ``rows`` one after the other, so that all come equally often."""
+    order = np.empty(0, dtype=np.int64)
+    for _ in range(steps):
+        while len(order) < size:
+            order = np.concatenate([order, rows[torch.randperm(len(rows), generator=generator).numpy()]])
+        group, order = order[:size], order[size:]
+        yield group
+
+
+def augmented(batch: Batch, how: Augmentation, *, masked: bool, generator: torch.Generator) -> Batch:
+    """Return ``batch`` with each image under a symmetry drawn anew, its validity and mask with it.
+
+    Images that are not square keep their sides: they are flipped only.
+    """
+    if how == "none":
+        return batch
+    square = batch.image.shape[-1] == batch.image.shape[-2] and (
+        not masked or batch.target.shape[-1] == batch.target.shape[-2]
+    )
+    choices = _DIHEDRAL if how == "dihedral" and square else _FLIPS
+    drawn = torch.randint(len(choices), (len(batch),), generator=generator)
+    moved = [choices[number] for number in drawn.tolist()]
+    target = _moved(batch.target, moved) if masked else batch.target
+    return Batch(_moved(batch.image, moved), _moved(batch.valid, moved), target)
+
+
+_Symmetry = tuple[int, bool]  # quarter turns, then a mirror
+_DIHEDRAL: tuple[_Symmetry, ...] = tuple((turns, mirrored) for turns in range(4) for mirrored in (False, True))
+_FLIPS: tuple[_Symmetry, ...] = ((0, False), (0, True), (2, False), (2, True))
+
+
+def _moved(x: Tensor, symmetries: list[_Symmetry]) -> Tensor:
+    """Each of [b, ..., H, W] under its own symmetry."""
+    turned = [torch.rot90(one, turns, (-2, -1)) for one, (turns, _) in zip(x, symmetries, strict=True)]
+    return torch.stack(
+        [one.flip(-1) if mirrored else one for one, (_, mirrored) in zip(turned, symmetries, strict=True)]
+    )

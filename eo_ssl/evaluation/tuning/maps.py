@@ -1,0 +1,78 @@
+"""Feature maps of an encoder at four depths, with gradients, whatever the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from eo_ssl.encoder import Encoder, ForeignEncoder
+from eo_ssl.errors import UserError
+
+DEPTHS = 4  # a decoder takes maps of four depths (Xiao et al. 2018, UPerNet; Ranftl et al. 2021, DPT)
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """What a decoder sees of a batch."""
+
+    maps: tuple[Tensor, ...]
+    "[B, D, h, w] float32 each, from shallow to deep"
+    prefix: tuple[Tensor | None, ...]
+    "[B, P, D] class and register tokens beside each map, None where the network has none"
+
+
+def network_input(encoder: Encoder, x: Tensor) -> Tensor:
+    """Return what an encoder's network gets of the contract's output [B, C, H, W]: zeros are added for channels without a band."""
+    return encoder.seen(x) if isinstance(encoder, ForeignEncoder) else x
+
+
+def last_map(model: nn.Module, x: Tensor) -> Maps:
+    """Return the deepest map alone, after the network's last norm: a transformer's patch tokens on their grid."""
+    network: Any = model
+    (found,) = network.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
+    return Maps((found,), (None,))
+
+
+def four_maps(model: nn.Module, x: Tensor) -> Maps:
+    """Return the maps at four depths: of evenly spaced blocks where all have one size, else of the last four stages.
+
+    Of twelve blocks these are the outputs of the 3rd, 6th, 9th and 12th; a transformer of fewer than four blocks gives some twice.
+    """
+    network: Any = model
+    reductions = _reductions(model)
+    depth = len(reductions)
+    even = [-(-depth * (number + 1) // DEPTHS) - 1 for number in range(DEPTHS)]
+    taken = even if len(set(reductions)) == 1 else list(range(depth - DEPTHS, depth))
+    kept = sorted(set(taken))
+    prefixed = getattr(network, "num_prefix_tokens", 0) > 0
+    options = {"return_prefix_tokens": True} if prefixed else {}
+    found = network.forward_intermediates(x, indices=kept, intermediates_only=True, **options)
+    by_depth = dict(zip(kept, found, strict=True))
+    pairs = [by_depth[number] if prefixed else (by_depth[number], None) for number in taken]
+    return Maps(tuple(one for one, _ in pairs), tuple(prefix for _, prefix in pairs))
+
+
+def check_maps(encoder: Encoder, model: nn.Module) -> None:
+    """Refuse a network that does not give its maps, or only those of a part of the image.
+
+    Raises:
+        UserError: no `forward_intermediates`, fewer than four stages, or a central window.
+    """
+    reductions = _reductions(model)
+    if not hasattr(model, "forward_intermediates") or not (len(set(reductions)) == 1 or len(reductions) >= DEPTHS):
+        raise UserError(
+            f"expected a timm network with maps at {DEPTHS} depths for a segmentation, got {encoder.name} ({type(model).__name__}); "
+            "give a vision transformer or a residual network"
+        )
+    if isinstance(encoder, ForeignEncoder) and encoder.form.window_px is not None:
+        raise UserError(
+            f"expected an encoder that sees whole images for a segmentation, got {encoder.name}, which sees the central {encoder.form.window_px} px; "
+            f"take `at_size({encoder.form.window_px})` of it"
+        )
+
+
+def _reductions(model: nn.Module) -> list[int]:
+    """Pixels per position of each map that a network has, from shallow to deep."""
+    return [int(stage["reduction"]) for stage in getattr(model, "feature_info", None) or ()]
