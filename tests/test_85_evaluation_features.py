@@ -13,11 +13,13 @@ from eo_ssl.cards import load_card
 from eo_ssl.encoder import load_encoder, save_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation import linear
-from eo_ssl.evaluation.candidates import candidates, features_of, train_contract
+from eo_ssl.evaluation.candidates import candidates, train_contract
+from eo_ssl.evaluation.draws import Amount, draw
+from eo_ssl.evaluation.extraction import features_of
 from eo_ssl.evaluation.features import extract
-from eo_ssl.evaluation.protocols import right
+from eo_ssl.evaluation.protocols import answer
 from eo_ssl.evaluation.splits import Fold
-from eo_ssl.evaluation.tasks import Task, draw
+from eo_ssl.evaluation.tasks import Task
 from eo_ssl.models.vit import VitConfig, make_vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
@@ -167,13 +169,13 @@ def test_standardised_statistics_do_not_care_about_units_and_raw_ones_do(rng: np
     gain, offset = np.tile([9.0, 0.1, 1.0], 4), np.tile([2.0, -1.0, 0.0], 4)
     gain_only = np.arange(12) // 3 == 1  # a standard deviation has a gain but no offset
     other = (base * gain + np.where(gain_only, 0.0, offset)).astype(np.float32)
-    drawn = draw(task, shots=10, draws=3, seed=0)
+    drawn = draw(task, Amount(shots=10), draws=3, seed=0)
     same, different = (
-        [right(task, [x], drawn, protocol=protocol, shots=10) for x in (base, other)]
+        [answer(task, [x], drawn, protocol=protocol, amount=Amount(shots=10), seed=0) for x in (base, other)]
         for protocol in ("knn5-standardised", "knn5")
     )  # type: ignore[misc]
     assert np.array_equal(*same) and not np.array_equal(*different)
-    assert same[0].mean() > 0.75  # the planted class is seen
+    assert (same[0] == task.labels[task.tested]).mean() > 0.75  # the planted class is seen
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +195,7 @@ def eurosats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
 def test_eurosat_in_three_band_orders_gives_the_same_bits(
     eurosats: dict[str, tuple[Path, tuple[str, ...]]], tmp_path: Path
 ) -> None:
-    from eo_ssl.evaluation.eurosat import eurosat_task
+    from eo_ssl.evaluation.benchmarks import benchmark_task
 
     bands = ("B02", "B03", "B04", "B08", "B8A", "B11", "B12")
     wanted = replace(contract(64), bands=bands, mean=(0.1,) * 7, std=(0.05,) * 7)
@@ -204,13 +206,16 @@ def test_eurosat_in_three_band_orders_gives_the_same_bits(
     encoders = [load_encoder(name, preprocessing=wanted) for name in ("imagestats", "rcf")]
     encoders.append(load_encoder(tmp_path / "vit" / "encoder.safetensors"))
     card = load_card("eurosat")
-    tasks = {name: eurosat_task(root, replace(card, bands=order)) for name, (root, order) in eurosats.items()}
+    tasks = {
+        name: benchmark_task("eurosat", root, card=replace(card, bands=order))
+        for name, (root, order) in eurosats.items()
+    }
     for encoder in encoders:
         found = {name: extract(encoder, task.sources[0]).x for name, task in tasks.items()}
         for x in found.values():
             assert np.array_equal(x, found["as published"]), encoder.name
     # And the names matter: read by position, the shuffled files give other features.
-    wrong = eurosat_task(eurosats["reversed"][0], card)
+    wrong = benchmark_task("eurosat", eurosats["reversed"][0], card=card)
     assert not np.array_equal(extract(encoders[0], wrong.sources[0]).x, found["as published"])
     reflectance = np.empty((2, 13, 64, 64), np.float32)
     tasks["as published"].sources[0].read(np.array([0, 44]), reflectance)
@@ -218,25 +223,24 @@ def test_eurosat_in_three_band_orders_gives_the_same_bits(
 
 
 def test_eurosat_keeps_torchgeos_splits_and_learns(eurosats: dict[str, tuple[Path, tuple[str, ...]]]) -> None:
-    from eo_ssl.evaluation.eurosat import eurosat_task
+    from eo_ssl.evaluation.benchmarks import benchmark_task
 
     root, _ = eurosats["as published"]
-    task = eurosat_task(root, load_card("eurosat"))
+    task = benchmark_task("eurosat", root)
     fold = task.folds[0]
     assert (len(fold.train), len(fold.validation), len(fold.test)) == (30, 10, 10) and len(task.class_names) == 10
     assert "60/20/20" in task.split
     x = features_of(candidates(["imagestats"])[0], task).x
-    hits = right(task, x, draw(task, shots=None, draws=5, seed=0), protocol="linear", shots=None)
-    assert hits.shape == (1, 10) and hits.mean() > 0.3  # ten classes
+    drawn = draw(task, Amount(), draws=5, seed=0)
+    answers = answer(task, x, drawn, protocol="linear", amount=Amount(), seed=0)
+    assert answers.shape == (1, 10) and (answers == task.labels[fold.test]).mean() > 0.3  # ten classes
     assert linear.PENALTIES[0] < 1 < linear.PENALTIES[-1]
 
 
 def test_eurosat_absent_says_where_it_comes_from(tmp_path: Path) -> None:
-    from eo_ssl.evaluation.eurosat import eurosat_task
+    from eo_ssl.evaluation.benchmarks import benchmark_task
 
-    with pytest.raises(
-        UserError, match=r"eurosat-train\.txt.*sentinel_2/tif.*fetch it with torchgeo\.datasets\.EuroSAT"
-    ):
-        eurosat_task(tmp_path, load_card("eurosat"))
+    with pytest.raises(UserError, match=r"eurosat-train\.txt.*sentinel_2/tif.*get it from torchgeo\.datasets\.EuroSAT"):
+        benchmark_task("eurosat", tmp_path)
     with pytest.raises(UserError, match="use the card eurosat"):
-        eurosat_task(tmp_path, load_card("mstar_soc"))
+        benchmark_task("eurosat", tmp_path, card=load_card("mstar_soc"))

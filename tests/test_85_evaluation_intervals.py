@@ -7,21 +7,33 @@ import pytest
 from scipy.stats import binomtest
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.intervals import Bootstrap
+from eo_ssl.evaluation.intervals import Bootstrap, verdict
+from eo_ssl.evaluation.metrics import shares
+
+
+class Shares:
+    """A bootstrap of shares of right answers, [draws, items]."""
+
+    def __init__(self, blocks: np.ndarray, *, strata: np.ndarray, **more: int) -> None:
+        self.boot, self.strata = Bootstrap(blocks, **more), strata  # type: ignore[arg-type]
+
+    def interval(self, right: np.ndarray):
+        return self.boot.interval(shares(right.astype(float), self.strata))
+
+    def compare(self, a: np.ndarray, b: np.ndarray):
+        return self.boot.compare(*(shares(right.astype(float), self.strata) for right in (a, b)))
+
+    def verdict(self, a: np.ndarray, b: np.ndarray) -> str:
+        found = self.compare(a, b)
+        return verdict(found, found.p)
 
 
 def bootstrap(
-    n: int,
-    *,
-    draws: int = 1,
-    per_block: int = 1,
-    labels: np.ndarray | None = None,
-    metric: str = "accuracy",
-    seed: int = 0,
-    **more: int,
-) -> Bootstrap:
-    labels = np.zeros(n, dtype=np.int64) if labels is None else labels
-    return Bootstrap(np.arange(n) // per_block, draws=draws, labels=labels, metric=metric, seed=seed, **more)  # type: ignore[arg-type]
+    n: int, *, draws: int = 1, per_block: int = 1, labels: np.ndarray | None = None, seed: int = 0, **more: int
+) -> Shares:
+    """``labels``: of classes that weigh alike; None: items do."""
+    strata = np.zeros(n, dtype=np.int64) if labels is None else labels
+    return Shares(np.arange(n) // per_block, strata=strata, draws=draws, seed=seed, **more)
 
 
 def test_one_draw_of_independent_items_is_the_binomial_interval(rng: np.random.Generator) -> None:
@@ -78,25 +90,24 @@ def test_pairs_share_their_luck(rng: np.random.Generator) -> None:
     boot = bootstrap(1500, draws=5)
     assert boot.interval(b).low < boot.interval(a).high  # type: ignore[operator]
     found = boot.compare(a, b)
-    assert found.verdict == "b" and found.difference == pytest.approx(a.mean() - b.mean())
-    swapped = boot.compare(b, a)
-    assert swapped.verdict == "a" and swapped.low == pytest.approx(-found.high)
+    assert boot.verdict(a, b) == "b" and found.difference == pytest.approx(a.mean() - b.mean())
+    assert boot.verdict(b, a) == "a" and boot.compare(b, a).low == pytest.approx(-found.high)
 
 
 def test_equal_encoders_are_rarely_separated() -> None:
     rng = np.random.default_rng(2)
     boot = bootstrap(400, draws=3, replicates=500)
-    verdicts = [boot.compare(rng.random((3, 400)) < 0.7, rng.random((3, 400)) < 0.7).verdict for _ in range(200)]
+    verdicts = [boot.verdict(rng.random((3, 400)) < 0.7, rng.random((3, 400)) < 0.7) for _ in range(200)]
     assert verdicts.count("not separable") >= 0.93 * 200
     same = rng.random((3, 400)) < 0.7
-    assert boot.compare(same, same).verdict == "not separable"
+    assert boot.verdict(same, same) == "not separable"
 
 
 def test_balanced_accuracy_weighs_classes(rng: np.random.Generator) -> None:
     labels = np.repeat([0, 1], [900, 100])
     scores = (labels == 0)[None]  # always the frequent class
-    assert bootstrap(1000, labels=labels).value(scores) == pytest.approx(0.9)
-    balanced = bootstrap(1000, labels=labels, metric="balanced_accuracy").interval(scores)
+    assert bootstrap(1000).interval(scores).value == pytest.approx(0.9)
+    balanced = bootstrap(1000, labels=labels).interval(scores)
     assert balanced.value == balanced.low == balanced.high == pytest.approx(0.5)
 
 
@@ -104,16 +115,13 @@ def test_a_class_that_lives_in_one_scene_does_not_shift_the_interval() -> None:
     """A replicate without that scene knows nothing of its class: once the value lay below its own interval."""
     labels = np.array([0] * 60 + [1] * 20)  # class 1, always wrong, is in the last of four scenes only
     scores = (labels == 0)[None]
-    found = bootstrap(80, per_block=20, labels=labels, metric="balanced_accuracy").interval(scores)
+    found = bootstrap(80, per_block=20, labels=labels).interval(scores)
     assert found.low is not None
     assert found.high is not None
     assert found.low <= found.value == 0.5 <= found.high
     mixed = np.random.default_rng(3).random((1, 80)) < np.where(labels == 0, 0.6, 0.2)
-    low, high = (
-        getattr(bootstrap(80, per_block=20, labels=labels, metric="balanced_accuracy").interval(mixed), side)
-        for side in ("low", "high")
-    )
-    value = bootstrap(80, per_block=20, labels=labels, metric="balanced_accuracy").value(mixed)
+    low, high = (getattr(bootstrap(80, per_block=20, labels=labels).interval(mixed), side) for side in ("low", "high"))
+    value = shares(mixed.astype(float), labels).value
     assert low < value < high
 
 
@@ -127,14 +135,14 @@ def test_all_right_is_no_proof_of_perfection() -> None:
     assert nothing.value == nothing.low == 0.0 and nothing.high == pytest.approx(1 - oracle.low)
     # Two classes, one of them in two blocks only: four answers that weigh alike, not twenty.
     labels = np.repeat([0, 1], [180, 20])
-    rare = bootstrap(200, draws=5, per_block=10, labels=labels, metric="balanced_accuracy").interval(right)
+    rare = bootstrap(200, draws=5, per_block=10, labels=labels).interval(right)
     assert rare.low == pytest.approx(binomtest(4, 4).proportion_ci(0.95, "exact").low)
 
 
 def test_one_block_has_no_interval() -> None:
     found = bootstrap(50, per_block=50).interval(np.ones((1, 50), dtype=bool))
     assert (found.value, found.low, found.high) == (1.0, None, None)
-    assert bootstrap(50, per_block=50).compare(np.ones((1, 50)), np.zeros((1, 50))).verdict == "not separable"
+    assert bootstrap(50, per_block=50).verdict(np.ones((1, 50)), np.zeros((1, 50))) == "not separable"
 
 
 def test_same_seed_same_bounds_and_bounds_stay_shares(rng: np.random.Generator) -> None:
@@ -144,7 +152,7 @@ def test_same_seed_same_bounds_and_bounds_stay_shares(rng: np.random.Generator) 
 
 
 def test_refuses_other_draws_or_items() -> None:
-    with pytest.raises(UserError, match=r"scores \[5, 40\] on the same draws and items, got \[4, 40\]"):
+    with pytest.raises(UserError, match=r"answers \[5, 40\] on the same draws and items, got \[4, 40\]"):
         bootstrap(40, draws=5).interval(np.ones((4, 40), dtype=bool))
     with pytest.raises(UserError, match="at least one draw"):
         bootstrap(0)

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation import knn, linear
+from eo_ssl.evaluation import knn, linear, sgd
 
 
 def clusters(
@@ -119,3 +119,75 @@ def test_probe_refusals(rng: np.random.Generator) -> None:
         linear.fit(x, y[:5])
     with pytest.raises(UserError, match="C above 0"):
         linear.fit(x, y, penalties=(0.0, 1.0))
+
+
+def test_cosine_neighbours_are_those_of_a_loop(rng: np.random.Generator) -> None:
+    train, test = rng.normal(size=(50, 6)).astype(np.float32), rng.normal(size=(9, 6)).astype(np.float32)
+    rows, weights = knn.similar(train, test, k=7)
+    for query, found, weight in zip(test, rows, weights, strict=True):
+        cosine = [float(query @ one / np.linalg.norm(query) / np.linalg.norm(one)) for one in train]
+        order = np.argsort(cosine)[::-1][:7]
+        assert found.tolist() == order.tolist()
+        expected = np.exp(np.array(cosine)[order] / 0.07)
+        np.testing.assert_allclose(weight / weight.sum(), expected / expected.sum(), rtol=1e-4)
+
+
+def test_weighted_votes_outvote_more_but_farther_neighbours() -> None:
+    labels, weights = np.array([[2, 1, 1], [0, 1, 1]]), np.array([[5.0, 2.0, 2.0], [3.0, 2.0, 2.0]])
+    assert knn.vote(labels, weights).tolist() == [2, 1]
+    assert knn.mean_of(np.array([[0.0, 1.0, 2.0]]), np.array([[1.0, 1.0, 2.0]])).tolist() == [1.25]
+    shares = knn.mean_of(np.array([[[1, 0], [1, 1], [0, 1]]]))
+    np.testing.assert_allclose(shares, [[2 / 3, 2 / 3]])
+
+
+def test_labels_are_fitted_one_by_one_as_scikit_learn_does(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(150, 5)).astype(np.float32)
+    y = np.stack([x[:, 0] > 0.3, x[:, 1] + rng.normal(size=150) > 0, np.ones(150, bool), np.zeros(150, bool)], axis=1)
+    (scorer,) = linear.fit_labels(x, y.astype(np.uint8), penalties=(0.5,))
+    standard = (x - x.mean(axis=0)) / x.std(axis=0)
+    found = scorer.predict(x)
+    for label in (0, 1):
+        oracle = LogisticRegression(C=0.5, tol=1e-8, max_iter=1000).fit(standard, y[:, label])
+        np.testing.assert_allclose(found[:, label], oracle.decision_function(standard), atol=5e-3)
+    assert found[:, 2].min() > 100 and found[:, 3].max() < -100  # what every sample carried, and what none did
+
+
+def test_values_are_fitted_as_the_normal_equations_say(rng: np.random.Generator) -> None:
+    x, y = rng.normal(2, 3, size=(80, 4)).astype(np.float32), rng.normal(size=80).astype(np.float32)
+    (scorer,) = linear.fit_values(x, y, penalties=(0.1,))
+    standard = (x - x.mean(axis=0)) / x.std(axis=0)
+    solved = np.linalg.solve(standard.T @ standard + 10 * np.eye(4), standard.T @ (y - y.mean()))
+    np.testing.assert_allclose(scorer.predict(x)[:, 0], standard @ solved + y.mean(), atol=1e-4)
+
+
+def test_descent_reaches_least_squares(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(200, 3)).astype(np.float32)
+    y = (x @ [1.0, -2.0, 0.5] + 7 + 0.1 * rng.normal(size=200)).astype(np.float32)
+    (scorer,) = sgd.fit(x, y, sgd.Problem("regression", 1), rates=(0.1,), seed=0)  # 200 samples: one batch, no noise
+    solved = np.linalg.lstsq(np.c_[x, np.ones(200)], y, rcond=None)[0]
+    np.testing.assert_allclose(scorer.predict(x)[:, 0], np.c_[x, np.ones(200)] @ solved, atol=1e-3)
+
+
+def test_descent_finds_the_logistic_solution(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(240, 4)).astype(np.float32)
+    y = (x[:, :3] + 0.8 * rng.normal(size=(240, 3))).argmax(axis=1)
+    (scorer,) = sgd.fit(x, y, sgd.Problem("classification", 3), rates=(1.0,), seed=0)
+    standard = (x - x.mean(axis=0)) / x.std(axis=0)
+    oracle = LogisticRegression(C=1e6, tol=1e-8, max_iter=5000).fit(standard, y)
+    scores = scorer.predict(x)
+    scores -= scores.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(scores, oracle.decision_function(standard), atol=0.02)
+    labels = np.eye(3, dtype=np.uint8)[y]
+    (multi,) = sgd.fit(x, labels, sgd.Problem("multilabel", 3), rates=(1.0,), seed=0)
+    one = LogisticRegression(C=1e6, tol=1e-8, max_iter=5000).fit(standard, labels[:, 1])
+    np.testing.assert_allclose(multi.predict(x)[:, 1], one.decision_function(standard), atol=0.02)
+
+
+def test_descent_is_seeded_and_heads_do_not_see_each_other(rng: np.random.Generator) -> None:
+    x, y = rng.normal(size=(600, 4)).astype(np.float32), rng.integers(0, 3, 600)
+    problem = sgd.Problem("classification", 3)
+    alone = sgd.fit(x, y, problem, rates=(0.01,), seed=3)[0]
+    among = sgd.fit(x, y, problem, rates=(0.1, 0.01, 1.0), seed=3)[1]
+    other = sgd.fit(x, y, problem, rates=(0.01,), seed=4)[0]
+    np.testing.assert_allclose(alone.weight, among.weight, rtol=1e-4, atol=1e-6)
+    assert np.abs(alone.weight - other.weight).max() > 1e-4

@@ -15,11 +15,12 @@ from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, Stream, ingest
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.candidates import candidates
+from eo_ssl.evaluation.draws import Amount, draw
 from eo_ssl.evaluation.mstar import mstar_task
-from eo_ssl.evaluation.protocols import check_protocols, right
+from eo_ssl.evaluation.protocols import answer, check_protocols
 from eo_ssl.evaluation.results import Computing, Settings, judge, write_comparisons
 from eo_ssl.evaluation.splits import Places, divide, sites
-from eo_ssl.evaluation.tasks import corpus_task, draw
+from eo_ssl.evaluation.tasks import corpus_task
 from eo_ssl.manifest import require
 from eo_ssl.scene import products
 from eo_ssl.sensors import Quantity
@@ -192,11 +193,11 @@ def chips(rng: np.random.Generator, n: int = 120) -> tuple[tuple[FakeCorpus, str
 
 def test_mstar_controls_see_size_and_clutter_and_nothing_else(rng: np.random.Generator) -> None:
     task = mstar_task(*chips(rng)[:1], clutter=chips(np.random.default_rng(20261121))[1])  # type: ignore[arg-type]
-    drawn = draw(task, shots=5, draws=5, seed=0)
-    size, clutter = (right(task, [control.x], drawn, protocol="knn5", shots=5).mean() for control in task.controls)
-    target = right(
-        task, [task.sources[0].x if hasattr(task.sources[0], "x") else _pixels(task)], drawn, protocol="knn5", shots=5
-    ).mean()
+    drawn = draw(task, Amount(shots=5), draws=5, seed=0)
+    size, clutter, target = (
+        (answer(task, [x], drawn, protocol="knn5", amount=Amount(shots=5), seed=0) == task.labels[task.tested]).mean()
+        for x in (*(control.x for control in task.controls), _pixels(task))
+    )
     assert size == 1.0 and clutter > 0.95 and target < 0.6
     assert task.controls[1].x.shape == (120, 1024) and np.array_equal(task.controls[0].x[:3, 0], [128, 138, 148])
     centre = task.controls[1].x.reshape(-1, 32, 32)[:, 8:24, 8:24]  # 8 .. 24 of 32 lie well inside 24 .. 104 of 128
@@ -223,13 +224,26 @@ def test_mstar_needs_the_crop_of_every_chip(rng: np.random.Generator) -> None:
 
 def test_draws_are_seeded_balanced_and_differ(rng: np.random.Generator) -> None:
     task = mstar_task(*chips(rng)[:1], clutter=chips(np.random.default_rng(20261121))[1])  # type: ignore[arg-type]
-    first, again, other = (draw(task, shots=5, draws=4, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (draw(task, Amount(shots=5), draws=4, seed=seed) for seed in (0, 0, 1))
     flat = [[rows[0].tolist() for rows in drawn] for drawn in (first, again, other)]
     assert flat[0] == flat[1] != flat[2] and len({tuple(rows) for rows in flat[0]}) == 4
     for rows in flat[0]:
         assert np.bincount(task.labels[rows]).tolist() == [5, 5, 5] and set(rows) <= set(task.folds[0].train.tolist())
     with pytest.raises(UserError, match="at least one shot"):
-        draw(task, shots=0, draws=5, seed=0)
+        Amount(shots=0)
+    with pytest.raises(UserError, match="shots or a fraction"):
+        Amount(shots=1, fraction=0.5)
+    with pytest.raises(UserError, match="between 0 and 1, got 1"):
+        Amount(fraction=1.0)
+
+
+def test_a_fraction_takes_its_share_of_each_class(rng: np.random.Generator) -> None:
+    task = mstar_task(*chips(rng)[:1], clutter=chips(np.random.default_rng(20261121))[1])  # type: ignore[arg-type]
+    drawn = draw(task, Amount(fraction=0.25), draws=3, seed=0)
+    counts = [np.bincount(task.labels[rows]).tolist() for (rows,) in drawn]
+    assert counts == [[5, 5, 5]] * 3 and len({tuple(rows) for (rows,) in drawn}) == 3
+    few = draw(task, Amount(fraction=0.001), draws=1, seed=0)[0][0]
+    assert np.bincount(task.labels[few]).tolist() == [1, 1, 1]  # a class without a sample could not be told
 
 
 def test_draws_are_of_chips_not_of_rows(rng: np.random.Generator) -> None:
@@ -242,20 +256,27 @@ def test_draws_are_of_chips_not_of_rows(rng: np.random.Generator) -> None:
     drawn = []
     for part, names in ((small, rows), (moved, [rows[i] for i in order])):
         task = mstar_task(part, clutter=wide)  # type: ignore[arg-type]
-        drawn.append([sorted(names[i]["source"] for i in folds[0]) for folds in draw(task, shots=5, draws=3, seed=0)])
+        drawn.append(
+            [sorted(names[i]["source"] for i in folds[0]) for folds in draw(task, Amount(shots=5), draws=3, seed=0)]
+        )
     assert drawn[0] == drawn[1]
 
 
 def test_one_shot_uses_one_neighbour(rng: np.random.Generator) -> None:
     # With k = 5 over one sample per class every vote ties and the lowest class would always win.
     task = mstar_task(*chips(rng)[:1], clutter=chips(np.random.default_rng(20261121))[1])  # type: ignore[arg-type]
-    hits = right(task, [task.controls[0].x], draw(task, shots=1, draws=5, seed=0), protocol="knn5", shots=1)
-    assert hits.all()
+    one = Amount(shots=1)
+    drawn = draw(task, one, draws=5, seed=0)
+    answers = answer(task, [task.controls[0].x], drawn, protocol="knn5", amount=one, seed=0)
+    assert (answers == task.labels[task.tested]).all()
 
 
 def test_rows_say_everything_and_a_second_run_computes_nothing(rng: np.random.Generator, tmp_path: Path) -> None:
     task = mstar_task(chips(rng, 48)[0], clutter=chips(np.random.default_rng(20261121), 48)[1])  # type: ignore[arg-type]
-    compared, settings = candidates(["imagestats", "rcf"]), Settings(("knn5", "linear"), (1, 5), 5, 0)
+    compared, settings = (
+        candidates(["imagestats", "rcf"]),
+        Settings.of(("knn5", "linear"), shots=(1, 5), draws=5, seed=0),
+    )
     done: list[int] = []
     computing = Computing(progress=done.append)
     rows, comparisons = judge(task, compared, settings, tmp_path, computing=computing)
@@ -288,7 +309,7 @@ def test_rows_say_everything_and_a_second_run_computes_nothing(rng: np.random.Ge
 
 def test_other_clutter_is_another_task_and_another_row(rng: np.random.Generator, tmp_path: Path) -> None:
     # Crops ingested again behind an unchanged stream of chips must not leave the old control in the table.
-    part, settings = chips(rng, 48)[0], Settings(("knn5",), (1,), 2, 0)
+    part, settings = chips(rng, 48)[0], Settings.of(("knn5",), shots=(1,), draws=2, seed=0)
     first, second = (
         mstar_task(part, clutter=chips(np.random.default_rng(seed), 48)[1])  # type: ignore[arg-type]
         for seed in (1, 2)

@@ -11,23 +11,26 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus
-from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidates import Candidate, candidates, passes
+from eo_ssl.evaluation.benchmarks import BENCHMARKS
+from eo_ssl.evaluation.candidates import Candidate, candidates
+from eo_ssl.evaluation.catalogue import Choice, Name, named_task
 from eo_ssl.evaluation.display import show
-from eo_ssl.evaluation.mstar import CLUTTER_PX, SHOTS, mstar_task
-from eo_ssl.evaluation.protocols import PROTOCOLS
+from eo_ssl.evaluation.extraction import passes
+from eo_ssl.evaluation.leaderboard import csv_text, markdown, page
+from eo_ssl.evaluation.methods import DEFAULT
+from eo_ssl.evaluation.mstar import SHOTS
+from eo_ssl.evaluation.neighbours import warned
 from eo_ssl.evaluation.results import Computing, Settings, judge, write_comparisons
-from eo_ssl.evaluation.tasks import HeldOut, Task, corpus_task
-from eo_ssl.manifest import Clock, fingerprint, finish, plan
-
-Kind = Literal["corpus", "mstar_soc", "eurosat"]
+from eo_ssl.evaluation.studies import Grid, Study, study_of
+from eo_ssl.evaluation.tasks import HeldOut, Task
+from eo_ssl.evaluation.tuning import Tuning
+from eo_ssl.manifest import Clock, commit, fingerprint, finish, plan
 
 
 def main(
     encoders: list[str],
-    task: Kind,
+    task: Name,
     data: Path,
     out: Path,
     name: str | None = None,
@@ -36,9 +39,16 @@ def main(
     sensor: str | None = None,
     classes: list[str] | None = None,
     held_out: HeldOut = "unseen",
-    card: str = "eurosat",
+    variant: str | None = None,
+    card: str | None = None,
     protocols: list[str] | None = None,
     shots: list[int] | None = None,
+    fractions: list[float] | None = None,
+    study: Study = "compare",
+    sizes: list[int] | None = None,
+    normalisations: list[str] | None = None,
+    resizers: list[str] | None = None,
+    tuning: Tuning | None = None,
     draws: int = 5,
     seed: int = 0,
     batch_size: int = 64,
@@ -49,9 +59,10 @@ def main(
     """Judge encoders on a task with kNN and linear probes, with intervals and paired comparisons.
 
     Args:
-        encoders: folders of trained encoders and names of weight-free ones (imagestats, rcf, random_init, random_resnet50).
-        task: corpus (labels in a corpus, places held out), mstar_soc (few shots, with controls) or eurosat (TorchGeo's layout).
-        data: the corpus, or the root folder of EuroSAT.
+        encoders: folders of trained encoders, weights of others (torchgeo:ENUM.MEMBER, timm:NAME?contract=..., remoteclip:FILE), and names of
+            weight-free ones (imagestats, rcf, rcf_zca, random_init, random_resnet50).
+        task: corpus (labels in a corpus, places held out), mstar_soc (few shots, with controls), or a published benchmark in its own layout.
+        data: the corpus, or the root folder of the benchmark.
         out: folder that receives the results.
         name: of the task in the results; default: that of the data folder or the task.
         streams: streams of the corpus to use; default: its only one (mstar_soc: its only one but the 128-px crops).
@@ -59,10 +70,18 @@ def main(
         sensor: corpus: name the bands of all streams as those of this sensor by their common names, to judge an encoder on another sensor.
         classes: corpus: label names to tell apart; default: all.
         held_out: corpus: test only tiles outside the corpus's training split, or, for a corpus nothing was trained on, all.
-        card: eurosat: card that says what the bands of the files are.
-        protocols: out of knn5, knn5-standardised, linear; default: all.
+        variant: benchmark: bands, sensor or split, such as rgb or spatial of eurosat; default: the first.
+        card: benchmark: card that says what the bands of the files are; default: the shipped one.
+        protocols: knn5, knn5-standardised, knn20-cosine, linear, linear-sgd on frozen features, finetune, lora; of masks seg-linear, seg-upernet,
+            seg-dpt, seg-finetune; default: knn5, knn5-standardised and linear, or seg-linear.
         shots: training samples per class, 0 for all; default: mstar_soc 1 5 10 20, else all.
-        draws: shot draws per number of shots.
+        fractions: shares of the training samples, such as 0.01 0.1, beside or instead of shots.
+        study: compare encoders; grid: each encoder under its contract against other sizes and normalisations; robustness: on perturbed test images.
+        sizes: grid: sides in pixels that images are brought to beside the contract's.
+        normalisations: grid: out of contract, zscore, divide, minmax, percentile, imagenet; default: all.
+        resizers: grid: out of contract, torchvision, torchvision-no-antialias, kornia; default: contract.
+        tuning: recipe of protocols that train.
+        draws: draws per number of shots or fraction.
         seed: of draws, bootstrap and random weights.
         batch_size: images per forward pass.
         cache: folder where features are kept for the next evaluation.
@@ -70,16 +89,30 @@ def main(
         overwrite: remove results made with another configuration.
     """
     started = Clock()
-    compared = candidates(encoders, seed=seed)
-    chosen = _task(task, data, name, streams, clutter, sensor, classes, held_out, card)
-    default = SHOTS if task == "mstar_soc" else (0,)
-    settings = Settings.of(protocols or PROTOCOLS, shots=default if shots is None else shots, draws=draws, seed=seed)
+    plain = candidates(encoders, seed=seed)
+    choice = Choice(name, streams, clutter, sensor, classes, held_out, variant, card)
+    chosen = warned(named_task(task, data, choice))
+    grid = Grid.of(sizes, normalisations, resizers)
+    compared = study_of(plain, chosen, study, grid=grid, seed=seed)
+    default = () if fractions else SHOTS if task == "mstar_soc" else (0,)
+    settings = Settings.of(
+        protocols or DEFAULT[chosen.kind],
+        kind=chosen.kind,
+        tuning=tuning,
+        shots=default if shots is None else shots,
+        fractions=fractions or (),
+        draws=draws,
+        seed=seed,
+    )
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    inputs = {"task": chosen.fingerprint} | {one.name: one.trained.fingerprint for one in compared if one.trained}
-    if task != "eurosat":
+    inputs = {"task": chosen.fingerprint} | {
+        c.name: c.trained.fingerprint for c in compared if c.trained and not c.reference
+    }
+    if task not in BENCHMARKS:
         inputs["corpus"] = Corpus.open(data).manifest().fingerprint
     state = plan(out, stage="evaluate", config=_config(chosen, compared, settings), inputs=inputs, overwrite=overwrite)
-    _run(chosen, compared, settings, out, Computing(batch_size, cache, where), started, inputs, state == "done")
+    kept = cache or (out / "features" if study != "compare" else None)  # equal inputs of a grid are encoded once
+    _run(chosen, compared, settings, out, Computing(batch_size, kept, where), started, inputs, state == "done")
 
 
 def _config(task: Task, compared: Sequence[Candidate], settings: Settings) -> dict[str, Any]:
@@ -108,6 +141,12 @@ def _run(
         console.print(f"nothing to do: {out} holds these results already")
         return
     write_comparisons(out, comparisons)
+    for suffix, text in (
+        ("md", markdown(rows, comparisons)),
+        ("html", page(rows, comparisons)),
+        ("csv", csv_text(rows)),
+    ):
+        commit(out / f"leaderboard.{suffix}", text.encode())
     summary = {
         "task": task.name,
         "rows": len(rows),
@@ -127,41 +166,3 @@ def _run(
         summary=summary,
     )
     console.print(f"{len(rows)} results in {started.wall_s:.0f} s: {out}")
-
-
-def _task(
-    kind: Kind, data: Path, name: str | None, streams: list[str] | None, clutter: Path | None,
-    sensor: str | None, classes: list[str] | None, held_out: HeldOut, card: str,
-) -> Task:  # fmt: skip
-    """Build the task; options that it has no use for are refused rather than ignored."""
-    by_task: dict[str, dict[str, Any]] = {
-        "corpus": {"clutter": clutter}, "mstar_soc": {"sensor": sensor, "classes": classes},
-        "eurosat": {"clutter": clutter, "sensor": sensor, "classes": classes, "streams": streams},
-    }  # fmt: skip
-    given = [option for option, value in by_task[kind].items() if value is not None]
-    if given:
-        raise UserError(f"expected options of task {kind}, got {', '.join(given)}; leave out what it has no use for")
-    if kind == "eurosat":
-        # TorchGeo takes seconds to import, which the other tasks need not pay.
-        from eo_ssl.evaluation.eurosat import eurosat_task
-
-        return eurosat_task(data, load_card(card), name=name or "eurosat")
-    corpus = Corpus.open(data)
-    if kind == "corpus":
-        parts = [(corpus, stream) for stream in streams or [_only(corpus, list(corpus.streams))]]
-        return corpus_task(parts, name=name or data.name, sensor=sensor, classes=classes, held_out=held_out)
-    crops = Corpus.open(clutter) if clutter is not None else corpus
-    wide = _only(crops, [key for key, stream in crops.streams.items() if stream.size_px == CLUTTER_PX])
-    chips = streams or [_only(corpus, [key for key, stream in corpus.streams.items() if stream.size_px != CLUTTER_PX])]
-    if len(chips) != 1:
-        raise UserError(f"expected one stream of chips for mstar_soc, got {', '.join(chips)}; name one")
-    return mstar_task((corpus, chips[0]), clutter=(crops, wide), name=name or "mstar_soc")
-
-
-def _only(corpus: Corpus, options: Sequence[str]) -> str:
-    if len(options) != 1:
-        raise UserError(
-            f"expected one stream to choose in {corpus.root}, got {', '.join(options) or 'none'} out of {', '.join(corpus.streams)}; name it with "
-            f"--streams, or ingest the crops that are missing (mstar_soc needs a stream of {CLUTTER_PX} px for its clutter control)"
-        )
-    return options[0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eo_ssl.encoder import ENCODER_FILE, WEIGHT_FREE, Encoder, VitEncoder, load_encoder
+from eo_ssl.encoder import ENCODER_FILE, FITTED, WEIGHT_FREE, Encoder, VitEncoder, is_spec, load_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import Matrix, Part, Rows, extract, moments
+from eo_ssl.evaluation.perturbations import Perturbation
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.manifest import fingerprint
+from eo_ssl.evaluation.trainstats import contract_order, train_stats
+from eo_ssl.evaluation.treatments import Treatment
 from eo_ssl.models.vit import VitConfig
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.sensors import FLOOR_DB, Quantity, sensor
+from eo_ssl.sensors import Quantity
+
+BASELINES = (*WEIGHT_FREE, *FITTED)
+"""Encoders that nobody trained, by name."""
+_FITTING = 1024  # training images that the patches of a fitted encoder are cut out of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +41,30 @@ class Candidate:
     "of random_init"
     seed: int
     "of random weights"
+    second: Candidate | None = None
+    "encoder of the second sensor, for a task with partners; a weight-free one serves both"
+    treatment: Treatment | None = None
+    "departure from the contract; None for none"
+    perturbation: Perturbation | None = None
+    "what is done to the test images; None for nothing"
+    reference: str = ""
+    "name of the same encoder under its contract on untouched images, with which alone a departure is compared"
 
     def encoder(self, task: Task, fold: Fold) -> Encoder:
         """Return the encoder to use in ``fold``: a weight-free one is normalised by the fold's training images alone."""
+        found = self._plain(task, fold)
+        if self.treatment is None:
+            return found
+        contract = found.preprocessing
+        percentiles = self.treatment.normalisation == "percentile"
+        stats = train_stats(task, fold.train, contract.bands, convert=contract.convert, percentiles=percentiles)
+        treated = self.treatment.of(contract, stats)
+        if treated.resize == "to_size" and treated.size_px != contract.size_px:
+            found = found.at_size(treated.size_px)
+        return found.with_preprocessing(treated)
+
+    def _plain(self, task: Task, fold: Fold) -> Encoder:
+        """Under its own contract."""
         if self.trained is not None:
             return self.trained
         contract = train_contract(task, fold)
@@ -46,113 +72,108 @@ class Candidate:
             len(contract.bands),
             contract.size_px,
         )
+        name = (
+            (self.reference or self.name).partition("+")[0] if self.second is not None else self.reference or self.name
+        )
         return load_encoder(
-            self.name,
+            name,
             preprocessing=contract,
-            architecture=self.architecture if fits and self.name == "random_init" else None,
+            architecture=self.architecture if fits and name == "random_init" else None,
             seed=self.seed,
+            images=_some(task, fold, contract, seed=self.seed) if name in FITTED else None,
         )
 
     @property
+    def departure(self) -> dict[str, Any] | None:
+        """What differs from the contract and from untouched images, as plain values."""
+        if self.perturbation is not None:
+            return {"perturbation": self.perturbation.name, "about": self.perturbation.about}
+        return None if self.treatment is None else asdict(self.treatment)
+
+    @property
+    def of_each_fold(self) -> bool:
+        """Whether the training images of a fold decide the features, so that each fold needs a pass of its own."""
+        by_contract = self.treatment is None or self.treatment.normalisation in ("contract", "divide")
+        return self.trained is None or not by_contract
+
+    @property
     def pretraining_seeds(self) -> int:
-        """Number of pretraining runs behind the number: one per weights file, none without weights."""
-        return 0 if self.trained is None else 1
+        """Number of pretraining runs behind the number: one per weights file, none without trained weights."""
+        return 0 if self.trained is None or self.trained.provenance.get("weights") == "random" else 1
 
     @property
     def note(self) -> str:
         """What must be said beside a number of this candidate."""
-        if self.trained is not None:
+        if self.perturbation is not None:
+            return f"test images perturbed: {self.perturbation.about}"
+        if self.treatment is not None and self.treatment != Treatment():
+            return f"not as its contract says: {self.treatment.words}"
+        if self.pretraining_seeds:
             return "one pretraining run: its spread over seeds is not in the interval"
-        if self.name == "imagestats":
+        if self.trained is not None:
+            return "random weights of this architecture behind the contract of its weights"
+        if (self.reference or self.name) == "imagestats":
             return "normalised by the training images"
         return f"one draw of random weights (seed {self.seed}), normalised by the training images"
 
 
-@dataclass(frozen=True, slots=True)
-class Extracted:
-    """Features of the images of a task, one matrix per fold."""
-
-    x: tuple[Matrix, ...]
-    "[n, D] float32; NaN for images that the fold neither teaches with nor tests"
-    fingerprint: str
-    "of the encoder (all its folds)"
-    quantity: str
-    bands: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
 def candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidate, ...]:
-    """Return the candidates named by folders, weights files or weight-free names, in the order given.
+    """Return the candidates named by folders, weights files, specs or weight-free names, in the order given.
 
-    ``random_init`` takes the architecture of the first trained encoder where that fits, so that training alone is compared.
+    ``random_init`` takes the architecture of the first trained encoder where that fits, so that training alone is compared. Two names
+    joined by ``+`` are the encoders of the two sensors of a task with partners.
 
     Raises:
         UserError: none, one twice, or an encoder that cannot be loaded.
     """
     if not encoders or len(set(encoders)) < len(encoders):
         raise UserError(
-            f"expected encoders, each once, got {', '.join(encoders) or 'none'}; give folders or names out of {', '.join(WEIGHT_FREE)}"
+            f"expected encoders, each once, got {', '.join(encoders) or 'none'}; give folders, torchgeo: or timm: weights, or {', '.join(BASELINES)}"
         )
-    loaded = {name: load_encoder(name) for name in encoders if name not in WEIGHT_FREE}
+    pairs = [_pair(name) for name in encoders]
+    loaded = {
+        name: load_encoder(name, seed=seed) if is_spec(name) else load_encoder(name)
+        for name in dict.fromkeys(name for pair in pairs for name in pair)
+        if name not in BASELINES
+    }
     architecture = next((one.architecture for one in loaded.values() if isinstance(one, VitEncoder)), None)
     if len({one.fingerprint for one in loaded.values()}) < len(loaded):
         raise UserError(f"expected different encoders, got equal ones among {', '.join(loaded)}; give each once")
     names = [one.name for one in loaded.values()]
-    made = []
-    for name in encoders:
+
+    def made(name: str) -> Candidate:
         trained = loaded.get(name)
         shown = name
         if trained is not None:
-            ambiguous = names.count(trained.name) > 1 or trained.name in WEIGHT_FREE
+            ambiguous = names.count(trained.name) > 1 or trained.name in BASELINES
             shown = str(Path(name).parent if name.endswith(ENCODER_FILE) else name) if ambiguous else trained.name
-        made.append(Candidate(shown, trained, architecture, seed))
-    return tuple(made)
+        return Candidate(shown, trained, architecture, seed)
+
+    found = []
+    for first, *rest in pairs:
+        one, second = made(first), made(rest[0]) if rest else None
+        found.append(one if second is None else replace(one, name=f"{one.name}+{second.name}", second=second))
+    return tuple(found)
 
 
-Used = list[tuple[int, Rows]]
-"for each source of a task: place of its first image in the task, and the positions of the images that are used"
+def _pair(name: str) -> list[str]:
+    """The one or two encoders that ``name`` stands for; a file whose name has a + is one."""
+    parts = name.split("+")
+    return parts if len(parts) == 2 and all(parts) and not Path(name).exists() else [name]
 
 
-def passes(candidate: Candidate, task: Task) -> list[Used]:
-    """Return which images each pass of ``candidate`` looks at: those of any fold for a trained encoder, else those of each fold."""
-    of_folds = [np.concatenate([fold.train, fold.test, fold.validation]) for fold in task.folds]
-    chosen = of_folds if candidate.trained is None else [np.concatenate(of_folds)]
+def _some(task: Task, fold: Fold, contract: Preprocessing, *, seed: int) -> Tensor:
+    """Training images of ``fold``, prepared, to cut patches out of: [n, C, H, W]."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(fold.train)[:_FITTING])
     starts = np.cumsum([0, *(len(source) for source in task.sources)])
-    return [[(int(a), np.unique(rows[(rows >= a) & (rows < b)]) - a) for a, b in pairwise(starts)] for rows in chosen]
-
-
-def features_of(
-    candidate: Candidate,
-    task: Task,
-    *,
-    batch_size: int = 64,
-    cache: Path | None = None,
-    device: str = "cpu",
-    progress: Callable[[int], None] | None = None,
-) -> Extracted:
-    """Return the features of ``task``: one pass for a trained encoder; for a weight-free one a pass per fold over its images alone."""
-    x, prints, notes = [], [], [candidate.note]
-    encoder: Encoder | None = None
-    for fold, used in zip(task.folds, passes(candidate, task), strict=False):  # one pass may serve all folds
-        encoder = candidate.encoder(task, fold)
-        rows = np.full((len(task.labels), encoder.dim), np.nan, dtype=np.float32)  # NaN: nobody may ask for them
-        for source, (first, positions) in zip(task.sources, used, strict=True):
-            part = Part(source, positions)
-            rows[first + positions] = extract(
-                encoder, part, batch_size=batch_size, cache=cache, device=device, progress=progress
-            ).x
-        x.append(rows)
-        prints.append(encoder.fingerprint)
-    assert encoder is not None  # a task has a fold
-    low, high = encoder.preprocessing.gsd_m
-    outside = sorted({source.gsd_m for source in task.sources if not low <= source.gsd_m <= high})
-    if outside:
-        notes.append(
-            f"pixel size {', '.join(f'{g:g}' for g in outside)} m lies outside the {low:g} ... {high:g} m of its training"
-        )
-    features = tuple(x) if candidate.trained is None else (x[0],) * len(task.folds)
-    whole = prints[0] if len(prints) == 1 else fingerprint(prints)
-    return Extracted(features, whole, encoder.preprocessing.quantity.value, encoder.preprocessing.bands, tuple(notes))
+    parts = []
+    for source, (a, b) in zip(task.sources, pairwise(starts), strict=True):
+        own = chosen[(chosen >= a) & (chosen < b)] - a
+        if len(own):
+            image = torch.empty((len(own), *source.shape), dtype=torch.float32)
+            source.read(own, image.numpy())
+            parts.append(contract(image, bands=source.bands, quantity=source.quantity, sensor=source.sensor)[0])
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,41 +196,19 @@ def train_contract(task: Task, fold: Fold) -> Preprocessing:
 
     Test images never enter; bands that are constant or never valid in training are left out.
     """
-    first = task.sources[0]
-    starts = np.cumsum([0, *(len(source) for source in task.sources)])
-    chosen: list[Rows] = [fold.train[(fold.train >= a) & (fold.train < b)] - a for a, b in pairwise(starts)]
-    known = sensor(first.sensor)
-    bands = known.resolve_all(first.bands)
-    orders = []
-    for source in task.sources:
-        have = known.resolve_all(source.bands)
-        absent = [band for band in bands if band not in have]
-        if absent or source.quantity != first.quantity:
-            raise UserError(
-                f"expected the same bands and quantity in all sources of task {task.name}, got one without {', '.join(absent) or first.quantity.value}; "
-                "choose streams that agree"
-            )
-        orders.append([have.index(band) for band in bands])
-    in_db = first.quantity.is_power
-    found = moments(task.sources, chosen, orders=orders, convert=_decibel if in_db else _unchanged)
+    first, bands = task.sources[0], contract_order(task)
+    convert = (f"{first.quantity.value}->{first.quantity.in_db.value}",) if first.quantity.is_power else ()
+    found = train_stats(task, fold.train, bands, convert=convert)
     usable = [
-        i for i in range(len(bands)) if found["count"][i] > 0 and found["std"][i] > 1e-6 * abs(found["mean"][i])
+        i for i in range(len(bands)) if found.count[i] > 0 and found.std[i] > 1e-6 * abs(found.mean[i])
     ]  # rounding
     gsd = [source.gsd_m for source in task.sources]
     contract = Preprocessing.from_stats(
         _Stream(first.sensor, first.quantity, tuple(bands[i] for i in usable), min(gsd), first.shape[1]),
-        _Stats(found["mean"][usable], found["std"][usable]),
-        convert=(f"{first.quantity.value}->{first.quantity.in_db.value}",) if in_db else (),
+        _Stats(found.mean[usable], found.std[usable]),
+        convert=convert,
     )
     return replace(contract, gsd_m=(min(gsd), max(gsd)))
-
-
-def _decibel(x: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(x), x.clamp(min=10 ** (FLOOR_DB / 10)).log10() * 10, x)
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
 
 
 def summary(candidate: Candidate) -> dict[str, Any]:

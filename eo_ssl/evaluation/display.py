@@ -8,38 +8,50 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
+from eo_ssl.evaluation.leaderboard import departures
+from eo_ssl.evaluation.metrics import METRIC_WORDS
 from eo_ssl.evaluation.results import Row
 from eo_ssl.evaluation.tasks import Task
 
 
 def show(console: Console, task: Task, rows: Sequence[Row], comparisons: Sequence[Row]) -> None:
-    """Print one table per protocol (encoders by shots, with intervals), the notes, and who beats whom."""
-    words = f"{task.metric.replace('_', ' ')} in %, 95 % interval over draws and {rows[0]['n_blocks']} blocks of {len(task.tested)} test items"
+    """Print one table per protocol (encoders by amount of training samples, with intervals), the notes, and who beats whom."""
+    words = f"{METRIC_WORDS[task.metric]} in %, 95 % interval over draws and {rows[0]['n_blocks']} blocks of {len(task.tested)} test items"
     console.print(f"{task.name}: {words}\nsplit: {task.split}", soft_wrap=True, highlight=False)
-    for protocol, group in groupby(rows, key=lambda row: row["protocol"]):
-        of = {(row["encoder"], row["shots"]): row for row in group}
-        shots = list(dict.fromkeys(count for _, count in of))
+    plain = [row for row in rows if not row["reference"]]
+    for protocol, group in groupby(plain, key=lambda row: row["protocol"]):
+        of = {(row["encoder"], row["amount"]): row for row in group}
+        amounts = list(dict.fromkeys(amount for _, amount in of))
         table = Table(title=protocol, caption=of[next(iter(of))]["protocol_words"].split(";")[0])
         table.add_column("encoder")
         table.add_column("pretraining seeds", justify="right", max_width=11)
-        for count in shots:
+        for amount in amounts:
             table.add_column(
-                f"{count or 'all'} shots (x {of[next(iter(of))[0], count]['eval_seeds']})",
+                f"{amount} (x {of[next(iter(of))[0], amount]['eval_seeds']})",
                 justify="right",
                 no_wrap=True,
             )
         for name in dict.fromkeys(name for name, _ in of):
             table.add_row(
-                name, str(of[name, shots[0]]["pretraining_seeds"]), *(_number(of[name, count]) for count in shots)
+                name,
+                str(of[name, amounts[0]]["pretraining_seeds"]),
+                *(_number(of[name, amount]) for amount in amounts),
             )
-        Console(width=max(console.width, 48 + 22 * len(shots))).print(table)
-    for note in dict.fromkeys(note for row in rows for note in row["notes"]):
+        Console(width=max(console.width, 48 + 22 * len(amounts))).print(table)
+    for _, title, note, (head, *lines) in departures(rows, comparisons):
+        table = Table(*head, title=title, caption=note)
+        for line in lines:
+            table.add_row(*line)
+        Console(width=max(console.width, 100)).print(table)
+    for note in dict.fromkeys(note for row in plain for note in row["notes"]):
         console.print(f"note: {note}", soft_wrap=True)
-    for (protocol, shots), group in groupby(comparisons, key=lambda one: (one["protocol"], one["shots"])):
+    names = {row["encoder"] for row in plain}
+    between = [one for one in comparisons if {one["a"], one["b"]} <= names]
+    for (protocol, amount), group in groupby(between, key=lambda one: (one["protocol"], one["amount"])):
         for sentence in _verdicts(
-            list(group), [row for row in rows if (row["protocol"], row["shots"]) == (protocol, shots)]
+            list(group), [row for row in plain if (row["protocol"], row["amount"]) == (protocol, amount)]
         ):
-            console.print(f"{protocol}, {shots or 'all'} shots: {sentence}", soft_wrap=True, highlight=False)
+            console.print(f"{protocol}, training samples {amount}: {sentence}", soft_wrap=True, highlight=False)
 
 
 def _number(row: Row) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -196,7 +196,9 @@ def extract(
     Raises:
         UserError: the contract refuses the source, or the encoder gives values that are not finite.
     """
-    key = fingerprint({"encoder": encoder.fingerprint, "source": source.fingerprint, "format": 2})
+    # Contracts that do the same to images of this size share one pass.
+    effective = encoder.with_preprocessing(encoder.preprocessing.effective(*source.shape[1:]))
+    key = fingerprint({"encoder": effective.fingerprint, "source": source.fingerprint, "format": 3})
     kept = None if cache is None else Path(cache) / f"{key}.npz"
     if kept is not None and kept.is_file():
         return Features(_cached(kept, len(source), encoder.dim), encoder.name, key)
@@ -267,41 +269,3 @@ def _batches(source: Source, batch_size: int, device: str) -> Iterator[Tensor]:
             yield image
             if device.startswith("cuda"):
                 torch.cuda.current_stream().synchronize()
-
-
-def moments(
-    sources: Sequence[Source],
-    chosen: Sequence[Rows],
-    *,
-    orders: Sequence[Sequence[int]],
-    convert: Callable[[Tensor], Tensor],
-    batch_size: int = 256,
-) -> dict[str, Any]:
-    """Return count, mean and std (float64 [C]) per band over the valid pixels of the chosen images.
-
-    Used to normalise weight-free encoders with training images alone.
-
-    Args:
-        sources: with the same bands.
-        chosen: positions of each source.
-        orders: for each source, the channel of each band, in one order of bands for all.
-        convert: applied to the values first, e.g. power to dB.
-        batch_size: images read at once.
-    """
-    count: Any = 0
-    total: Any = 0.0
-    square: Any = 0.0
-    for source, positions, order in zip(sources, chosen, orders, strict=True):
-        for start in range(0, len(positions), batch_size):
-            part = np.sort(positions[start : start + batch_size])
-            out = torch.empty((len(part), *source.shape), dtype=torch.float32)
-            source.read(part, out.numpy())
-            values = convert(out[:, list(order)]).to(torch.float64).transpose(0, 1).flatten(1)  # [C, n*H*W]
-            valid = torch.isfinite(values)
-            values = torch.where(valid, values, 0.0)
-            count = count + valid.sum(dim=1)
-            total = total + values.sum(dim=1)
-            square = square + values.square().sum(dim=1)
-    mean = total / count
-    std = (square / count - mean.square()).clamp(min=0).sqrt()
-    return {"count": count.numpy(), "mean": mean.numpy(), "std": std.numpy()}

@@ -14,8 +14,11 @@ from eo_ssl.errors import UserError
 
 Labels = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 Engine = Literal["faiss", "torch"]
 
+TEMPERATURE = 0.07  # Wu et al. 2018, of the weights of cosine neighbours
+_TINY = 1e-12  # a feature vector of zeros is similar to nothing
 _SPARE = 8  # candidates beyond k that a float32 search proposes and float64 distances then rank
 _QUERIES = 1024  # per product of matrices (torch)
 _RANKED = 64  # queries ranked at once: their candidates' vectors stay in the cache
@@ -40,15 +43,40 @@ def predict(
     return vote(train_y[neighbours(train_x, test_x, k=k, engine=engine, device=device)])
 
 
-def vote(labels: Labels) -> Labels:
-    """Return the most frequent class per row of ``labels`` [m, k], the lowest when tied: int64 [m]."""
+def vote(labels: Labels, weights: Floats | None = None) -> Labels:
+    """Return the class of most votes per row of ``labels`` [m, k], the lowest when tied: int64 [m]; ``weights`` [m, k], None for one each."""
     if not len(labels):
         return np.empty(0, dtype=np.int64)
     classes = int(labels.max()) + 1
     flat = (np.arange(len(labels))[:, None] * classes + labels).ravel()
-    counts = np.bincount(flat, minlength=len(labels) * classes).reshape(len(labels), classes)
-    winner: Labels = counts.argmax(axis=1).astype(np.int64)
+    counts = np.bincount(flat, weights=None if weights is None else weights.ravel(), minlength=len(labels) * classes)
+    winner: Labels = counts.reshape(len(labels), classes).argmax(axis=1).astype(np.int64)
     return winner
+
+
+def mean_of(values: npt.NDArray[Any], weights: Floats | None = None) -> Floats:
+    """Return the mean of the neighbours' values [m, k, ...], float64 [m, ...]: vote shares of labels, or a value."""
+    wide = values.astype(np.float64)
+    if weights is None:
+        averaged: Floats = wide.mean(axis=1)
+        return averaged
+    share = weights / weights.sum(axis=1, keepdims=True)
+    weighted: Floats = np.einsum("mk...,mk->m...", wide, share)
+    return weighted
+
+
+def similar(train_x: Matrix, test_x: Matrix, *, k: int) -> tuple[Labels, Floats]:
+    """Return the ``k`` training rows of the greatest cosine similarity and their weights exp(cosine / 0.07), both [m, k].
+
+    The weighted neighbour classifier of Wu et al. 2018 (arXiv 1805.01978, section 3.4), which DINO and MoCo are reported with at k = 20.
+    """
+    train, test = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), _TINY) for x in (train_x, test_x))
+    rows = neighbours(
+        train.astype(np.float32), test.astype(np.float32), k=k
+    )  # on the sphere the nearest is the most similar
+    parts = range(0, len(test), _QUERIES)  # [m, k, D] is never in memory at once
+    cosine = [np.einsum("mkd,md->mk", train[rows[at : at + _QUERIES]], test[at : at + _QUERIES]) for at in parts]
+    return rows, np.exp((np.concatenate(cosine).astype(np.float64) - 1) / TEMPERATURE)
 
 
 def neighbours(train_x: Matrix, test_x: Matrix, *, k: int, engine: Engine = "faiss", device: str = "cpu") -> Labels:

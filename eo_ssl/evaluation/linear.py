@@ -1,4 +1,4 @@
-"""Linear probe: logistic regression by L-BFGS (scikit-learn's), its penalty chosen on validation data."""
+"""Linear probes: logistic regression by L-BFGS for classes and labels, ridge regression for values (scikit-learn's)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from eo_ssl.errors import UserError
@@ -20,6 +20,7 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 PENALTIES = tuple(10.0**power for power in range(-4, 3))  # C: larger is weaker
+_CERTAIN = 1e3  # score of a label that every training sample carries
 _ITERATIONS = 5000
 _TOLERANCE = 1e-4  # largest gradient of the mean loss, scikit-learn's own
 _SMALL = 4_000_000  # numbers in a matrix below which threads wait for each other longer than they work
@@ -47,6 +48,27 @@ class Probe:
         scores = ((x - self.shift) / self.scale) @ self.weight.T + self.bias
         predicted: Labels = self.classes[scores.argmax(axis=1)]
         return predicted
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Fitted linear scores: one per label, or the one value of a regression."""
+
+    weight: Floats
+    "[K, D], on standardised features"
+    bias: Floats
+    "[K]"
+    shift: Floats
+    "[D], subtracted from a feature vector first"
+    scale: Floats
+    "[D], then divided by"
+    penalty: float
+    "C it was fitted with"
+
+    def predict(self, x: Matrix) -> Matrix:
+        """Return the scores of each row of [m, D]: [m, K] float32."""
+        scores: Matrix = (((x - self.shift) / self.scale) @ self.weight.T + self.bias).astype(np.float32)
+        return scores
 
 
 def standardiser(x: Matrix) -> tuple[Floats, Floats]:
@@ -115,6 +137,46 @@ def _compact(data: Floats) -> tuple[Floats, Floats | None]:
         return data, None
     basis: Floats = np.linalg.qr(data.T)[0].T
     return data @ basis.T, basis
+
+
+def fit_labels(x: Matrix, y: npt.NDArray[np.uint8], *, penalties: Sequence[float] = (1.0,)) -> list[Scorer]:
+    """Return one scorer per penalty: for each label a logistic regression of its own (`fit`), scores before the sigmoid.
+
+    Args:
+        x: [n, D] float32.
+        y: [n, K] 0 or 1; a label that all samples or none of them carry is scored by that alone.
+        penalties: values of C.
+
+    Raises:
+        UserError: as `fit`.
+    """
+    weight = np.zeros((len(penalties), y.shape[1], x.shape[1]))
+    bias = np.zeros((len(penalties), y.shape[1]))
+    for label in range(y.shape[1]):
+        for index, probe in enumerate(fit(x, y[:, label].astype(np.int64), penalties=penalties)):
+            if len(probe.classes) == 2:
+                weight[index, label], bias[index, label] = probe.weight[1], probe.bias[1]
+            else:
+                bias[index, label] = _CERTAIN if probe.classes[0] else -_CERTAIN
+    shift, scale = standardiser(x)
+    return [Scorer(weight[i], bias[i], shift, scale, penalty) for i, penalty in enumerate(penalties)]
+
+
+def fit_values(x: Matrix, y: Matrix, *, penalties: Sequence[float] = (1.0,)) -> list[Scorer]:
+    """Return one ridge regression per penalty, minimising ``C * sum_i (error_i)^2 + |w|^2`` with a free bias.
+
+    Args:
+        x: [n, D] float32.
+        y: [n] float32.
+        penalties: values of C.
+    """
+    shift, scale = standardiser(x)
+    data = (x - shift) / scale
+    fitted = []
+    for penalty in penalties:
+        model: Any = Ridge(alpha=1 / penalty).fit(data, y.astype(np.float64))
+        fitted.append(Scorer(model.coef_[None], np.array([model.intercept_]), shift, scale, penalty))
+    return fitted
 
 
 def choose_penalty(accuracies: Floats, penalties: Sequence[float]) -> float:

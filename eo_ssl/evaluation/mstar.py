@@ -63,7 +63,8 @@ def mstar_task(chips: CorpusStream, *, clutter: CorpusStream, name: str = "mstar
     # Chips are separate images of separate targets and depressions (17 degrees train, 15 test): each is its own block.
     return Task(
         name, (corpus_source(corpus, stream, rows=rows),), labels.astype(np.int64), tuple(names.tolist()), np.arange(len(rows), dtype=np.int64), folds,
-        "SOC: train at 17 degrees depression, test at 15; blocks are chips", "accuracy", (), controls, ranked(files.tolist()),
+        "SOC: train at 17 degrees depression, test at 15; blocks are chips", "accuracy",
+        controls=controls, rank=ranked(files.tolist()),
     )  # fmt: skip
 
 

@@ -1,29 +1,32 @@
-"""Protocols: from features and a division to which test items were right, one row per training draw."""
+"""Protocols on frozen features: from vectors and a division to what was answered on the test items, one row per training draw."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from eo_ssl.errors import UserError, nearest
-from eo_ssl.evaluation import knn, linear
+from eo_ssl.evaluation import knn, linear, sgd
+from eo_ssl.evaluation.draws import Amount
 from eo_ssl.evaluation.features import Matrix, Rows
-from eo_ssl.evaluation.intervals import Metric
+from eo_ssl.evaluation.metrics import Answers, measure
 from eo_ssl.evaluation.splits import Fold
-from eo_ssl.evaluation.tasks import Task
+from eo_ssl.evaluation.tasks import Kind, Task
 
-Protocol = Literal["knn5", "knn5-standardised", "linear"]
-PROTOCOLS: tuple[Protocol, ...] = ("knn5", "knn5-standardised", "linear")
-NEIGHBOURS = 5
+Protocol = Literal["knn5", "knn5-standardised", "knn20-cosine", "linear", "linear-sgd"]
+PROTOCOLS: tuple[Protocol, ...] = ("knn5", "knn5-standardised", "knn20-cosine", "linear", "linear-sgd")
+DEFAULT: tuple[Protocol, ...] = ("knn5", "knn5-standardised", "linear")
+NEIGHBOURS, COSINE_NEIGHBOURS = 5, 20
 VALIDATION_FOLDS = 5  # cross-validation inside a training draw, where the benchmark has no validation split
-_WORDS = {
-    "knn5": "k nearest neighbours, k = min(5, shots), L2 on features as they are, uniform votes",
-    "knn5-standardised": "k nearest neighbours, k = min(5, shots), L2 on features standardised by the training draw, uniform votes",
-    "linear": "logistic regression on features standardised by the training draw",
-}
+_VOTES: dict[Kind, str] = {
+    "classification": "votes", "multilabel": "share of votes of each label", "regression": "mean value",
+}  # fmt: skip
+_LINEAR: dict[Kind, str] = {
+    "classification": "logistic regression", "multilabel": "a logistic regression per label", "regression": "ridge regression",
+}  # fmt: skip
 
 
 def check_protocols(names: Sequence[str]) -> tuple[Protocol, ...]:
@@ -42,75 +45,132 @@ def check_protocols(names: Sequence[str]) -> tuple[Protocol, ...]:
     return tuple(protocol for protocol in PROTOCOLS if protocol in names)
 
 
-def describe(protocol: Protocol, *, shots: int | None, has_validation: bool) -> str:
-    """Return the protocol in words, with how C was chosen."""
-    if protocol != "linear":
-        return _WORDS[protocol]
-    if shots == 1:
-        chosen = "C = 1: one sample per class leaves nothing to validate on"
-    elif shots is None and has_validation:
-        chosen = "C chosen on the validation split"
+def describe(protocol: Protocol, *, kind: Kind, amount: Amount, has_validation: bool) -> str:
+    """Return the protocol in words, with how a penalty or learning rate was chosen."""
+    fewer = "" if amount.shots is None else ", shots"
+    if protocol == "knn20-cosine":
+        return (
+            f"k nearest neighbours by cosine, k = min({COSINE_NEIGHBOURS}{fewer or ', samples'}), "
+            f"{_VOTES[kind]} weighted by exp(cosine / {knn.TEMPERATURE})"
+        )
+    if protocol in ("knn5", "knn5-standardised"):
+        how = "as they are" if protocol == "knn5" else "standardised by the training draw"
+        return f"k nearest neighbours, k = min({NEIGHBOURS}{fewer or ', samples'}), L2 on features {how}, uniform {_VOTES[kind]}"
+    name, first = ("C", _LINEAR[kind]) if protocol == "linear" else ("rate", "linear scores fitted by SGD")
+    if amount.shots == 1:
+        chosen = f"{name} = {_fallback(protocol):g}: one sample per class leaves nothing to validate on"
+    elif amount.whole and has_validation:
+        chosen = f"{name} chosen on the validation split"
     else:
-        chosen = f"C chosen by {VALIDATION_FOLDS if shots is None else min(VALIDATION_FOLDS, shots)}-fold validation inside the training samples"
-    return f"{_WORDS[protocol]}; {chosen}"
+        parts = VALIDATION_FOLDS if amount.shots is None else min(VALIDATION_FOLDS, amount.shots)
+        chosen = f"{name} chosen by {parts}-fold validation inside the training samples"
+    return f"{first} on features standardised by the training draw; {chosen}"
 
 
-def right(
-    task: Task, x: Sequence[Matrix], draws: Sequence[Sequence[Rows]], *, protocol: Protocol, shots: int | None
-) -> npt.NDArray[np.bool_]:
-    """Return which test items were classified rightly, bool [draws, items], items in the order of ``task.tested``.
+def answer(
+    task: Task, x: Sequence[Matrix], draws: Sequence[Sequence[Rows]], *, protocol: Protocol, amount: Amount, seed: int
+) -> Answers:
+    """Return what was answered on the test items, [draws, items, ...], items in the order of ``task.tested``.
 
     Args:
-        task: labels and folds.
+        task: labels and folds; no segmentation.
         x: features of all images of the task for each fold, [n, D] float32; the same array where an encoder does not depend on the fold.
         draws: training positions per draw and fold.
-        protocol: how a class is told.
-        shots: per class; None for all training samples.
+        protocol: how an answer is found.
+        amount: of training samples.
+        seed: of stochastic gradient descent.
+
+    Returns:
+        classification: int64 classes [D, n]; multilabel: float32 scores [D, n, K]; regression: float32 values [D, n].
     """
     rows = []
     for drawn in draws:
-        parts = []
-        for fold, train, features in zip(task.folds, drawn, x, strict=True):
-            predicted = _predict(task, fold, features, train, protocol=protocol, shots=shots)
-            parts.append(predicted == task.labels[fold.test])
+        parts = [
+            _predict(task, fold, features, train, protocol=protocol, amount=amount, seed=seed)
+            for fold, train, features in zip(task.folds, drawn, x, strict=True)
+        ]
         rows.append(np.concatenate(parts))
     return np.stack(rows)
 
 
-def _predict(task: Task, fold: Fold, x: Matrix, train: Rows, *, protocol: Protocol, shots: int | None) -> Rows:
-    """Class of each test item of ``fold``, int64 [items]."""
-    y = task.labels[train]
+def _predict(
+    task: Task, fold: Fold, x: Matrix, train: Rows, *, protocol: Protocol, amount: Amount, seed: int
+) -> npt.NDArray[Any]:
+    """Answers on the test items of ``fold``."""
     if protocol == "linear":
-        penalty = _penalty(task, fold, x, train, shots=shots)
-        return linear.fit(x[train], y, penalties=(penalty,))[0].predict(x[fold.test])
-    k = min(NEIGHBOURS, len(train), NEIGHBOURS if shots is None else shots)
-    if protocol == "knn5":
-        return knn.predict(x[train], y, x[fold.test], k=k)
-    shift, scale = linear.standardiser(x[train])
-    standard = [((x[rows] - shift) / scale).astype(np.float32) for rows in (train, fold.test)]
-    return knn.predict(standard[0], y, standard[1], k=k)
+        return _chosen(task, fold, x, train, _linear(task.kind), linear.PENALTIES, _fallback(protocol), amount)
+    if protocol == "linear-sgd":
+        outputs = max(1, len(task.class_names))
 
+        def descend(a: Matrix, b: npt.NDArray[Any], rates: Sequence[float]) -> list[_Model]:
+            fitted = sgd.fit(a, b, sgd.Problem(task.kind, outputs), rates=rates, seed=seed)
+            return [_scored(task.kind, one) for one in fitted]
 
-def _penalty(task: Task, fold: Fold, x: Matrix, train: Rows, *, shots: int | None) -> float:
-    """C of the linear probe: from the validation split, else from folds inside the training samples, whole blocks where there are enough."""
-    if shots == 1:
-        return 1.0
-    if shots is None and len(fold.validation):
-        divisions = [(train, fold.validation)]
+        return _chosen(task, fold, x, train, descend, sgd.RATES, _fallback(protocol), amount)
+    wanted = COSINE_NEIGHBOURS if protocol == "knn20-cosine" else NEIGHBOURS
+    k = min(wanted, len(train), amount.shots or wanted)
+    known, asked = x[train], x[fold.test]
+    weights = None
+    if protocol == "knn20-cosine":
+        rows, weights = knn.similar(known, asked, k=k)
     else:
-        part = _parts(
-            task.labels[train],
-            task.blocks[train] if shots is None else None,
-            VALIDATION_FOLDS if shots is None else min(VALIDATION_FOLDS, shots),
-        )
-        divisions = [(train[part != one], train[part == one]) for one in np.unique(part)]
-    accuracy = np.zeros(len(linear.PENALTIES))
-    for known, held in divisions:
-        if not len(known) or not len(held):
-            continue
-        probes = linear.fit(x[known], task.labels[known], penalties=linear.PENALTIES)
-        accuracy += [_score(probe.predict(x[held]), task.labels[held], task.metric) for probe in probes]
-    return linear.choose_penalty(accuracy, linear.PENALTIES)
+        if protocol == "knn5-standardised":
+            shift, scale = linear.standardiser(known)
+            known, asked = (((one - shift) / scale).astype(np.float32) for one in (known, asked))
+        rows = knn.neighbours(known, asked, k=k)
+    near = task.labels[train][rows]  # [m, k, ...]
+    return knn.vote(near, weights) if task.kind == "classification" else knn.mean_of(near, weights).astype(np.float32)
+
+
+_Model = Callable[[Matrix], npt.NDArray[Any]]
+_Fit = Callable[[Matrix, npt.NDArray[Any], Sequence[float]], list[_Model]]
+
+
+def _linear(kind: Kind) -> _Fit:
+    if kind == "classification":
+        return lambda x, y, penalties: [probe.predict for probe in linear.fit(x, y, penalties=penalties)]
+    fit = linear.fit_labels if kind == "multilabel" else linear.fit_values
+    return lambda x, y, penalties: [_scored(kind, one) for one in fit(x, y, penalties=penalties)]
+
+
+def _scored(kind: Kind, scorer: linear.Scorer) -> _Model:
+    """Turn scores [m, K] into an answer of the task's kind."""
+    if kind == "classification":
+        return lambda x: scorer.predict(x).argmax(axis=1).astype(np.int64)
+    return scorer.predict if kind == "multilabel" else lambda x: scorer.predict(x)[:, 0]
+
+
+def _fallback(protocol: Protocol) -> float:
+    """C, or learning rate, where nothing is left to choose it with."""
+    return 1.0 if protocol == "linear" else 0.01
+
+
+def _chosen(
+    task: Task, fold: Fold, x: Matrix, train: Rows, fit: _Fit, options: Sequence[float], fallback: float, amount: Amount
+) -> npt.NDArray[Any]:
+    """Answers of the model whose option did best on the validation split, else on folds inside the training samples."""
+    option = fallback
+    if amount.shots != 1 and len(train) > 1:
+        score = np.zeros(len(options))
+        for known, held in _divisions(task, fold, train, amount):
+            models = fit(x[known], task.labels[known], options)
+            score += [_score(task, model(x[held]), task.labels[held]) for model in models]
+        option = linear.choose_penalty(score, options)
+    return fit(x[train], task.labels[train], (option,))[0](x[fold.test])
+
+
+def _divisions(task: Task, fold: Fold, train: Rows, amount: Amount) -> list[tuple[Rows, Rows]]:
+    """What is fitted and what is validated on: whole blocks are held out where there are enough."""
+    if amount.whole and len(fold.validation):
+        return [(train, fold.validation)]
+    labels = task.labels[train] if task.kind == "classification" else np.zeros(len(train), dtype=np.int64)
+    part = _parts(
+        labels,
+        task.blocks[train] if amount.shots is None else None,
+        VALIDATION_FOLDS if amount.shots is None else min(VALIDATION_FOLDS, amount.shots),
+    )
+    pairs = [(train[part != one], train[part == one]) for one in np.unique(part)]
+    return [(known, held) for known, held in pairs if len(known) and len(held)]
 
 
 def _parts(labels: Rows, blocks: Rows | None, count: int) -> Rows:
@@ -131,9 +191,10 @@ def _parts(labels: Rows, blocks: Rows | None, count: int) -> Rows:
     return part
 
 
-def _score(predicted: Rows, labels: Rows, metric: Metric) -> float:
-    """Share of right answers, or its mean over the classes that occur."""
-    hit = predicted == labels
-    if metric == "accuracy":
-        return float(hit.mean())
-    return float(np.mean([hit[labels == label].mean() for label in np.unique(labels)]))
+def _score(task: Task, answers: npt.NDArray[Any], truth: npt.NDArray[Any]) -> float:
+    """The task's metric on validation samples; the worst where it is undefined there, or where a descent diverged."""
+    if not np.isfinite(answers).all():
+        return -np.inf
+    if (task.kind == "multilabel" and not truth.any()) or (task.kind == "regression" and np.ptp(truth) == 0):
+        return 0.0  # says nothing of any option
+    return measure(task.metric, answers[None], truth).value

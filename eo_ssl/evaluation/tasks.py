@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +15,34 @@ import pyarrow as pa
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import UserError, nearest
 from eo_ssl.evaluation.features import Matrix, Rows, Source, corpus_source, translated
-from eo_ssl.evaluation.intervals import Metric
+from eo_ssl.evaluation.metrics import Metric
 from eo_ssl.evaluation.splits import Division, Fold, Places, divide
 from eo_ssl.manifest import fingerprint
 
 HeldOut = Literal["unseen", "all"]
+Kind = Literal["classification", "multilabel", "segmentation", "regression"]
+METRICS: dict[Kind, tuple[Metric, ...]] = {
+    "classification": ("accuracy", "balanced_accuracy"),
+    "multilabel": ("micro_ap",),
+    "segmentation": ("miou",),
+    "regression": ("r2",),
+}
+IGNORED = -1
+"""Class of a pixel of a mask that nobody is asked about."""
 CorpusStream = tuple[Corpus, str]
 COLUMNS = (
     "product_id", "row_off", "col_off", "height", "width", "xmin", "ymin", "xmax", "ymax",
     "label", "label_name", "split", "benchmark_split", "source", "source_width_px", "source_height_px",
 )  # fmt: skip
+
+
+@runtime_checkable
+class MaskedSource(Source, Protocol):
+    """Images with a class for each pixel."""
+
+    def read_masks(self, positions: Rows, out: Rows) -> None:
+        """Fill ``out`` [n, H, W] int64 with the class of each pixel, `IGNORED` where there is none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +57,11 @@ class Control:
     @property
     def fingerprint(self) -> str:
         """Of the features."""
-        return fingerprint(
-            [self.name, list(self.x.shape), hashlib.sha256(np.ascontiguousarray(self.x).tobytes()).hexdigest()]
-        )
+        return fingerprint([self.name, list(self.x.shape), _digest(self.x)])
+
+
+def _digest(array: npt.NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)  # no slots: the fingerprint is kept
@@ -51,9 +71,11 @@ class Task:
     name: str
     sources: tuple[Source, ...]
     "with the same bands, by name"
-    labels: Rows
-    "[n] class of each image"
+    labels: npt.NDArray[Any]
+    """classification: int64 [n], class of each image; multilabel: uint8 [n, K], 1 where a label holds; regression: float32 [n], value of
+    each image; segmentation: int64 [n, 0], since the sources hold masks"""
     class_names: tuple[str, ...]
+    "none for a regression"
     blocks: Rows
     "[n] images with equal numbers are resampled together"
     folds: tuple[Fold, ...]
@@ -62,8 +84,15 @@ class Task:
     metric: Metric
     notes: tuple[str, ...] = ()
     controls: tuple[Control, ...] = ()
+    kind: Kind = "classification"
+    partners: tuple[Source, ...] = ()
+    "images of a second sensor on the same ground, in the order of `sources`"
     rank: Rows | None = None
     "[n] place of each image among all by a name that outlives the corpus, so that draws do not depend on row order; None for positions"
+    places: npt.NDArray[np.float64] | None = None
+    "[n, 4] xmin, ymin, xmax, ymax of each image in degrees, NaN without georeference; None where nothing is known"
+    kept: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    "statistics of training images, computed once"
 
     def __post_init__(self) -> None:
         """Check that everything speaks of the same images."""
@@ -71,6 +100,16 @@ class Task:
         if not len(self.labels) == len(self.blocks) == count:
             raise UserError(
                 f"expected a label and a block for each of {count} images, got {len(self.labels)} and {len(self.blocks)}; check task {self.name}"
+            )
+        shape = {"multilabel": (count, len(self.class_names)), "segmentation": (count, 0)}.get(self.kind, (count,))
+        if self.labels.shape != shape or self.metric not in METRICS[self.kind]:
+            raise UserError(
+                f"expected labels {list(shape)} and a metric out of {', '.join(METRICS[self.kind])} for the {self.kind} task {self.name}, "
+                f"got {list(self.labels.shape)} and {self.metric}; check the task"
+            )
+        if self.kind == "segmentation" and not all(isinstance(source, MaskedSource) for source in self.sources):
+            raise UserError(
+                f"expected sources with masks in the segmentation task {self.name}, got one without; check the task"
             )
         tested = self.tested
         if not len(tested) or any(not len(fold.train) for fold in self.folds):
@@ -97,37 +136,17 @@ class Task:
             [
                 self.name,
                 [source.fingerprint for source in self.sources],
-                self.labels.tolist(),
+                [str(self.labels.dtype), list(self.labels.shape), _digest(self.labels)],
                 self.blocks.tolist(),
                 folds,
+                self.kind,
                 self.metric,
                 self.class_names,
+                [source.fingerprint for source in self.partners],
                 None if self.rank is None else self.rank.tolist(),
                 [control.fingerprint for control in self.controls],
             ]
         )
-
-
-def draw(task: Task, *, shots: int | None, draws: int, seed: int) -> list[list[Rows]]:
-    """Return the training positions of each draw and fold: ``shots`` per class without replacement, or all (then one draw).
-
-    A class with fewer samples gives what it has.
-    """
-    if shots is None:
-        return [[fold.train for fold in task.folds]]
-    if shots < 1 or draws < 1:
-        raise UserError(f"expected at least one shot and one draw, got {shots} and {draws}; give positive numbers")
-    chosen = []
-    rank = np.arange(len(task.labels)) if task.rank is None else task.rank
-    for number in range(draws):
-        of_folds = []
-        for index, fold in enumerate(task.folds):
-            rng = np.random.default_rng([seed, shots, number, index])
-            ordered = fold.train[np.argsort(rank[fold.train], kind="stable")]
-            classes = [ordered[task.labels[ordered] == label] for label in range(len(task.class_names))]
-            of_folds.append(np.sort(np.concatenate([rng.permutation(rows)[:shots] for rows in classes])))
-        chosen.append(of_folds)
-    return chosen
 
 
 def corpus_task(
@@ -176,7 +195,8 @@ def corpus_task(
     if sensor is not None:
         notes.append(f"bands of every stream named as {sensor} by common name")
     return Task(
-        name, tuple(sources), labels, names, division.blocks, folds, division.split, metric, tuple(notes), rank=_rank(table)
+        name, tuple(sources), labels, names, division.blocks, folds, division.split, metric, tuple(notes), rank=_rank(table),
+        places=numbers(table, ("xmin", "ymin", "xmax", "ymax")),
     )  # fmt: skip
 
 

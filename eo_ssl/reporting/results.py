@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
 from markupsafe import Markup
 
 from eo_ssl.errors import UserError
+from eo_ssl.evaluation.leaderboard import departures
 from eo_ssl.reporting.artefacts import Product, read_json, read_list
 from eo_ssl.reporting.charts import Axes, Figure, Series, line_chart, whisker, whisker_axis
 from eo_ssl.reporting.svg import Scale, spread
@@ -31,7 +32,7 @@ FACTS = {
 SENTENCES = {"split": "Split", "interval": "Interval", "bands": "Bands", "classes": "Classes"}
 COLUMNS = {
     "protocol": "Protocol",
-    "shots": "Shots",
+    "amount": "Training samples",
     "encoder": "Encoder",
     "value": "Value",
     "low": "Low",
@@ -125,6 +126,8 @@ class Task:
     "full table: (text, number to sort by or None)"
     headline: str
     "one sentence for the top of the page"
+    grids: tuple[Sequence[Any], ...] = ()
+    "title, note and cells of each table of departures from a contract"
 
 
 def read_rows(products: Sequence[Product], encoders: Sequence[Product]) -> list[Row]:
@@ -156,11 +159,17 @@ def tasks(products: Sequence[Product], encoders: Sequence[Product]) -> list[Task
     """The results by task and metric, ready to be drawn."""
     rows = read_rows(products, encoders)
     comparisons = [c for product in products for c in read_list(product.path / "comparisons.json")]
-    rows.sort(key=lambda r: (str(r.data["task"]), str(r.data["metric"])))
+    grids = departures([dict(row.data) for row in rows], comparisons)
+    rows = sorted(
+        (row for row in rows if not row.get("reference")), key=lambda r: (str(r.data["task"]), str(r.data["metric"]))
+    )
+    plain = {str(row.data["encoder"]) for row in rows}
+    comparisons = [c for c in comparisons if {c["a"], c["b"]} <= plain]
     made: list[Task] = []
     for (name, metric), of_task in groupby(rows, key=lambda r: (str(r.data["task"]), str(r.data["metric"]))):
         own = [c for c in comparisons if c.get("task") == name and c.get("metric", metric) == metric]
-        made.append(_task(name, metric, list(of_task), own, len(made)))
+        task = _task(name, metric, list(of_task), own, len(made))
+        made.append(replace(task, grids=tuple(grid for of, *grid in grids if of == name)))
     return made
 
 
@@ -208,8 +217,8 @@ def _group(rows: list[Row], metric: str, axis: tuple[float, float]) -> Group:
     return Group(place_words(first.data), str(first.get("protocol_words") or ""), best_first, tuple(drawn))
 
 
-def _place(row: Row) -> tuple[str, int]:
-    return str(row.data["protocol"]), int(row.get("shots") or 0)
+def _place(row: Row) -> tuple[str, int, float]:
+    return str(row.data["protocol"]), int(row.get("shots") or 0), float(row.get("fraction") or 0)
 
 
 def _notes(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
@@ -250,8 +259,8 @@ def _cell(row: Row, key: str, metric: str) -> tuple[str, float | None]:
     value = row.get(key)
     if key in ("value", "low", "high"):
         return score(value, metric, unit=False), value
-    if key == "shots" and value is None:
-        return "all", None
+    if key == "amount":
+        return str(value or row.get("shots") or "all"), None
     if key == "encoder_fingerprint":
         return short(str(value or "")), None
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 
 MISSING = "–"
 # Metrics that are shares: printed in per cent. Anything else is printed as it is.
-SHARE_METRICS = ("accuracy", "balanced_accuracy", "f1", "macro_f1", "miou", "iou", "map", "mean_average_precision")
+SHARE_METRICS = (
+    "accuracy",
+    "balanced_accuracy",
+    "f1",
+    "macro_f1",
+    "miou",
+    "iou",
+    "map",
+    "mean_average_precision",
+    "micro_ap",
+)
 
 SPELLINGS = {
     "f1": "F1",
@@ -20,6 +30,12 @@ SPELLINGS = {
     "knn": "kNN",
     "knn5": "kNN-5",
     "knn5-standardised": "kNN-5, standardised",
+    "knn20-cosine": "kNN-20, cosine",
+    "linear-sgd": "linear, SGD",
+    "lora": "LoRA",
+    "micro": "micro",
+    "ap": "AP",
+    "r2": "R²",
 }
 
 
@@ -128,9 +144,11 @@ def fixed(value: float | None, decimals: int = 2) -> str:
 
 
 def place_words(data: Mapping[str, object]) -> str:
-    """Where a result stands: protocol, and shots per class where they are few."""
-    shots = data.get("shots")
+    """Where a result stands: protocol, and how many training samples where they are few."""
+    shots, fraction = data.get("shots"), data.get("fraction")
     words = title_of(str(data.get("protocol", "")))
+    if fraction:
+        return f"{words} · {data['amount']} of the training samples"
     return f"{words} · {count(int(str(shots)), 'shot')} per class" if shots else words
 
 

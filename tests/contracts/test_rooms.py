@@ -57,13 +57,20 @@ def python_files(root: Path) -> list[Path]:
     return sorted([*root.glob("eo_ssl/**/*.py"), *root.glob("workflows/*.py")])
 
 
+def docstring(node: ast.FunctionDef) -> int:
+    """Lines of a function's docstring, which for a command says what each option does."""
+    first = node.body[0]
+    words = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    return (first.end_lineno or 0) - first.lineno + 1 if words else 0
+
+
 def test_a_reader_can_hold_each_file_and_function(project_root: Path) -> None:
     long_files = [path.name for path in python_files(project_root) if len(path.read_text().splitlines()) > 350]
     long_functions = [
         f"{path.name}:{node.name}"
         for path in python_files(project_root)
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno + 1 > 60
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno + 1 - docstring(node) > 60
     ]
     assert (long_files, long_functions) == ([], [])
 

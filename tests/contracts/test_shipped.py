@@ -36,7 +36,7 @@ def test_benchmark_cards_agree_with_torchgeo() -> None:
         module, _, cls = card.loader.rpartition(".")
         theirs = getattr(importlib.import_module(module), cls)
         assert card.bands == tuple(theirs.all_band_names), card.name
-        if card.statistics is not None:
+        if card.name == "eurosat" and card.statistics is not None:
             datamodule = importlib.import_module("torchgeo.datamodules.eurosat")
             index = [theirs.all_band_names.index(band) for band in card.bands]
             np.testing.assert_allclose(

@@ -1,0 +1,64 @@
+"""Studies of an encoder: the size x normalisation grid (METHODS 4.1) and robustness to perturbed test images, each against the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal
+
+from eo_ssl.evaluation.candidates import Candidate
+from eo_ssl.evaluation.perturbations import perturbations
+from eo_ssl.evaluation.tasks import Task
+from eo_ssl.evaluation.treatments import NORMALISATIONS, Treatment
+
+Study = Literal["compare", "grid", "robustness"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Which sizes, normalisations and resizers are tried, every one with every other."""
+
+    treatments: tuple[Treatment, ...]
+
+    @classmethod
+    def of(
+        cls, sizes: Sequence[int] | None, normalisations: Sequence[str] | None, resizers: Sequence[str] | None
+    ) -> Grid:
+        """Return the grid; None: the contract's size, all normalisations, the contract's resizer.
+
+        Raises:
+            UserError: a name that does not exist.
+        """
+        chosen: list[Any] = [[None, *(sizes or ())], normalisations or NORMALISATIONS, resizers or ("contract",)]
+        return cls(tuple(Treatment(*one) for one in product(*chosen)))
+
+    def departures(self, candidate: Candidate) -> tuple[Candidate, ...]:
+        """Return ``candidate`` under its contract, then under each treatment."""
+        others = [
+            replace(candidate, name=f"{candidate.name} | {one.words}", treatment=one, reference=candidate.name)
+            for one in self.treatments
+            if one != Treatment()
+        ]
+        return (candidate, *others)
+
+
+def perturbed(candidate: Candidate, task: Task, *, seed: int) -> tuple[Candidate, ...]:
+    """Return ``candidate`` on untouched images, then under each perturbation of the test images."""
+    contract = candidate.encoder(task, task.folds[0]).preprocessing
+    others = [
+        replace(candidate, name=f"{candidate.name} | {one.name}", perturbation=one, reference=candidate.name)
+        for one in perturbations(task.sources[0], contract, seed=seed)
+    ]
+    return (candidate, *others)
+
+
+def study_of(
+    compared: Sequence[Candidate], task: Task, study: Study, *, grid: Grid, seed: int
+) -> tuple[Candidate, ...]:
+    """Return what is judged: the candidates, or each of them followed by its departures."""
+    if study == "compare":
+        return tuple(compared)
+    if study == "grid":
+        return tuple(variant for candidate in compared for variant in grid.departures(candidate))
+    return tuple(variant for candidate in compared for variant in perturbed(candidate, task, seed=seed))
