@@ -1,0 +1,135 @@
+"""What is embedded: an encoder by its name, and the scenes behind a file, a folder or a STAC item."""
+
+from __future__ import annotations
+
+import glob
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eo_ssl.cards import Card
+from eo_ssl.corpus import Corpus
+from eo_ssl.corpus.conditions import rows_where
+from eo_ssl.encoder import FITTED, WEIGHT_FREE, Encoder, load_encoder
+from eo_ssl.errors import UserError
+from eo_ssl.layouts import Stac
+from eo_ssl.manifest import fingerprint
+from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.scene import Product, products
+from eo_ssl.scene.stac import access
+
+_FITTING = 1024  # tiles that the patches of a fitted encoder are cut out of
+
+
+def named_encoder(
+    name: str, *, statistics: tuple[Corpus, str] | None = None, seed: int = 0, window_px: int | None = None
+) -> Encoder:
+    """Return the encoder ``name``; a weight-free one is normalised by the training split of a stream, power as dB.
+
+    Args:
+        name: anything that `load_encoder` takes.
+        statistics: corpus and stream; a trained encoder brings its own contract and asks for none.
+        seed: of random weights.
+        window_px: side of its input, if not its own.
+
+    Raises:
+        UserError: no such encoder, a weight-free one without a stream, or a size that the weights do not take.
+    """
+    found = (
+        load_encoder(name, seed=seed) if name not in (*WEIGHT_FREE, *FITTED) else _weight_free(name, statistics, seed)
+    )
+    contract = found.preprocessing
+    kept = window_px is None or (window_px == contract.size_px and contract.resize != "native")
+    return found if kept else found.at_size(int(window_px or 0))
+
+
+def _weight_free(name: str, statistics: tuple[Corpus, str] | None, seed: int) -> Encoder:
+    if statistics is None:
+        raise UserError(
+            f"expected a corpus whose training tiles say how the input of the weight-free encoder {name} is normalised, got none; give --statistics"
+        )
+    corpus, stream = statistics
+    tag = corpus.stream(stream).stream
+    quantity = tag.quantity.in_db if tag.quantity.is_power else None
+    found = corpus.statistics(stream, quantity)
+    convert = (f"{tag.quantity.value}->{quantity.value}",) if quantity else ()
+    contract = Preprocessing.from_stats(tag, found, convert=convert)
+    images = _training_images(corpus, stream, contract) if name in FITTED else None
+    return load_encoder(name, preprocessing=contract, seed=seed, images=images)
+
+
+def _training_images(corpus: Corpus, stream: str, contract: Preprocessing) -> Tensor:
+    """At most `_FITTING` tiles of the training split at even steps, prepared by ``contract``: [n, C, H, W] float32."""
+    rows = rows_where(corpus, stream, ["split==train"])
+    if not len(rows):
+        raise UserError(
+            f"expected training tiles of {stream} to fit the encoder to, got none; give a stream with a training split"
+        )
+    reader = corpus.stream(stream)
+    tiles = reader.read(rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _FITTING)).astype(np.int64))])
+    tag = reader.stream
+    x, _ = contract(torch.from_numpy(tiles), bands=tag.bands, quantity=tag.quantity, sensor=tag.sensor)
+    return x
+
+
+def is_link(place: str) -> bool:
+    """Return whether ``place`` is a document on the network."""
+    return access.is_link(place)
+
+
+def scenes_at(place: str, card: Card) -> tuple[Product, ...]:
+    """Return the scenes that ``card`` finds at ``place``, in the order of their ids.
+
+    Args:
+        place: a raster or array file, a folder of one or several products, or a STAC item or item collection (path or link).
+        card: what the pixels are; its pattern of files, or its catalogue, gives way to ``place``.
+
+    Raises:
+        UserError: there is nothing at ``place`` that the card fits, or what is there are chips.
+    """
+    narrowed, root = _stac(place, card) if card.reader == "stac" else _files(place, card)
+    found = products(narrowed, root).products
+    if any(product.kind == "chips" for product in found):
+        raise UserError(
+            f"expected scenes at {place}, got the chips of card {card.name}; ingest them and embed the corpus, one vector per tile"
+        )
+    return found
+
+
+def _stac(place: str, card: Card) -> tuple[Card, Path]:
+    start = place if is_link(place) else str(Path(place).resolve())
+    kind = access.document(start).get("type")
+    if kind not in ("Feature", "FeatureCollection"):
+        raise UserError(
+            f"expected a STAC item or item collection at {place}, got {kind or 'an API'}; give the link of one item, or ingest a catalogue first"
+        )
+    sign = card.stac.sign if card.stac else ""
+    return replace(card, stac=Stac(catalog=start, sign=sign)), Path()
+
+
+def _files(place: str, card: Card) -> tuple[Card, Path]:
+    path = Path(place).resolve()
+    if not path.exists():
+        raise UserError(f"expected a file, a folder or a STAC item at {place}, got nothing there; correct the path")
+    if path.is_dir() and path.suffix.upper() != ".SAFE":
+        return card, path
+    if card.reader == "band_folder":
+        raise UserError(
+            f"expected a folder that holds products of card {card.name}, got the file {place}; give the folder"
+        )
+    return replace(card, files=glob.escape(path.name)), path.parent
+
+
+def file_names(found: tuple[Product, ...]) -> list[str]:
+    """Return a file name for the map of each scene: its id without the card's name, letters, digits, dots and dashes only, each once."""
+    stems = [
+        re.sub(r"[^\w.\-]+", "_", product.product_id.partition("/")[2]).strip("._") or "scene" for product in found
+    ]
+    return [
+        f"{stem}.tif" if stems.count(stem) == 1 else f"{stem}-{fingerprint(product.product_id)[:8]}.tif"
+        for stem, product in zip(stems, found, strict=True)
+    ]

@@ -1,0 +1,138 @@
+"""The tiles of a corpus as a table of embeddings: made in parts that outlive a kill, joined into one file.
+
+::
+
+    out/parts/000000.parquet   while it is made: a part is there whole or not at all
+    out/embeddings.parquet     one row group per part
+    out/manifest.json          last
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eo_ssl.corpus import Corpus
+from eo_ssl.embedding.publication import published
+from eo_ssl.embedding.table import Rows, Stored, schema, table, writer
+from eo_ssl.encoder import Encoder
+from eo_ssl.evaluation.features import CorpusSource, Part, corpus_source, extract
+from eo_ssl.manifest import fault, file_sha256
+
+EMBEDDINGS = "embeddings.parquet"
+_PARTS = "parts"
+PART_TILES = 4096  # of a part and a row group: 6 MB of 384 float32, seconds of work that a kill may cost
+
+
+@dataclass(frozen=True, slots=True)
+class TileSettings:
+    """How the tiles of a corpus are embedded."""
+
+    batch_size: int = 64
+    "tiles per forward pass"
+    stored: Stored = "float32"
+    "type of the numbers in the file"
+    part_tiles: int = PART_TILES
+    "tiles per part, rounded up to whole batches, so that a resumed run cuts the same batches"
+    device: str = "cpu"
+
+    @property
+    def step(self) -> int:
+        """Tiles per part."""
+        return -(-max(self.part_tiles, 1) // self.batch_size) * self.batch_size
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what decides the bytes of the table, as plain values."""
+        return {"batch_size": self.batch_size, "stored": self.stored, "part_tiles": self.step}
+
+
+def describe(encoder: Encoder, corpus: Corpus, stream: str) -> dict[str, Any]:
+    """Return what a table of embeddings says of itself: encoder with contract, corpus, and what is owed to the data's owners."""
+    licences = corpus.licences()
+    return {
+        "encoder": {
+            "name": encoder.name,
+            "fingerprint": encoder.fingerprint,
+            "dim": encoder.dim,
+            "preprocessing": encoder.preprocessing.to_json(),
+        },
+        "corpus": {"fingerprint": corpus.fingerprint, "snapshot": corpus.snapshot, "stream": stream},
+        "stream": corpus.streams[stream].to_json(),
+        "licences": [
+            {key: one.get(key) for key in ("card", "licence", "attribution", "non_commercial")} for one in licences
+        ],
+        "non_commercial": any(bool(one.get("non_commercial")) for one in licences),
+    }
+
+
+def embed_tiles(
+    encoder: Encoder,
+    corpus: Corpus,
+    stream: str,
+    *,
+    rows: Rows,
+    out: Path,
+    settings: TileSettings,
+    progress: Callable[[int], None] | None = None,
+) -> str:
+    """Write ``out/embeddings.parquet`` and return its sha256; parts that are there already are kept.
+
+    Memory holds one part, whatever the corpus.
+
+    Args:
+        encoder: any; its own contract is applied.
+        corpus: holds the tiles.
+        stream: their stream.
+        rows: int64 [n], rows of the stream, ascending, each once.
+        out: folder of the product, which the caller began with ``manifest.plan`` and ends with ``manifest.finish``.
+        settings: batch, type and parts.
+        progress: called with the number of tiles finished.
+
+    Raises:
+        UserError: the contract refuses the stream, a number is not finite or does not fit, or the disk is full.
+    """
+    final = out / EMBEDDINGS
+    if not final.is_file():
+        source = corpus_source(corpus, stream)
+        form = schema(encoder.dim, stored=settings.stored, about=describe(encoder, corpus, stream))
+        starts = range(0, len(rows), settings.step)
+        paths = [out / _PARTS / f"{number:06d}.parquet" for number in range(len(starts))]
+        for path, start in zip(paths, starts, strict=True):
+            chosen = rows[start : start + settings.step]
+            if not path.is_file():
+                _write(path, encoder, (corpus, stream, source), chosen, form=form, settings=settings)
+            if progress is not None:
+                progress(len(chosen))
+        fault("before-join")
+        with published(final) as temporary, writer(temporary, form) as joined:
+            for path in paths:
+                part = pq.read_table(path).cast(form)
+                joined.write_table(part, row_group_size=max(part.num_rows, 1))
+    return file_sha256(final)
+
+
+def tidy(out: Path) -> None:
+    """Remove the parts of a finished product."""
+    shutil.rmtree(out / _PARTS, ignore_errors=True)
+
+
+def _write(
+    path: Path,
+    encoder: Encoder,
+    where: tuple[Corpus, str, CorpusSource],
+    rows: Rows,
+    *,
+    form: pa.Schema,
+    settings: TileSettings,
+) -> None:
+    corpus, stream, source = where
+    x = extract(encoder, Part(source, rows), batch_size=settings.batch_size, device=settings.device).x
+    made = table(corpus, stream, rows, x, form=form)
+    with published(path) as temporary, writer(temporary, form) as file:
+        file.write_table(made, row_group_size=max(made.num_rows, 1))

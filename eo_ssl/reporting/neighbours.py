@@ -1,0 +1,209 @@
+"""The neighbours of a tile as one self-contained page: pictures, distances, places and dates, and what made them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+from eo_ssl import __version__
+from eo_ssl.corpus import Corpus
+from eo_ssl.embedding import Distance, Embeddings, Hits, Query
+from eo_ssl.reporting.charts import Figure
+from eo_ssl.reporting.footprints import Boxes, degrees, places, world_map
+from eo_ssl.reporting.galleries import Thumb, draw, rendering_of
+from eo_ssl.reporting.thumbnails import Rendering, choose_rendering, data_uri, render
+from eo_ssl.reporting.wording import MISSING, count, number
+from eo_ssl.sensors import Quantity, sensor
+
+COLUMNS = (
+    "row", "product_id", "row_off", "col_off", "datetime", "split", "label_name", "bbox", "licence", "attribution",
+)  # fmt: skip
+HYPHEN = "\u2011"  # at which no line breaks
+TEMPLATES = ("neighbours.html", "parts.html")
+DISTANCES: dict[Distance, str] = {"cosine": "1 − cosine of the angle between embeddings", "l2": "Euclidean distance"}
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """One line of the table."""
+
+    rank: int
+    distance: float
+    text: str
+    "the distance as printed"
+    row: int
+    product: str
+    window: str
+    date: str
+    place: str
+    split: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class NeighboursView:
+    """Everything the page shows."""
+
+    title: str
+    question: str
+    "what was asked for"
+    facts: tuple[tuple[str, str], ...]
+    query: Thumb
+    thumbs: tuple[Thumb, ...]
+    "the nearest first"
+    caption: str
+    "bands and stretch"
+    lines: tuple[Neighbour, ...]
+    maps: tuple[Figure, ...]
+    "where they lie; none where no tile has a position"
+    details: tuple[tuple[str, str], ...]
+    "fingerprints and contract"
+    owners: tuple[tuple[str, str], ...]
+    "(attribution, licence) of the tiles shown, each pair once"
+
+
+def neighbours_view(
+    table: Embeddings, query: Query, hits: Hits, *, corpus: Corpus, distance: Distance, left_out: str
+) -> NeighboursView:
+    """Make the view of a search.
+
+    Args:
+        table: what was searched.
+        query: what was asked for.
+        hits: what was found.
+        corpus: where the tiles are.
+        distance: how hits were measured.
+        left_out: tiles that were no answer, in words.
+    """
+    about, stream = table.about, table.about["corpus"]["stream"]
+    found = table.take(hits.positions, COLUMNS)
+    asked = [] if query.position is None else table.take(np.array([query.position]), COLUMNS)
+    reader = corpus.stream(stream)
+    rows = np.array([int(line["row"]) for line in [*asked, *found]], dtype=np.int64)
+    rendering = rendering_of(reader, rows) if len(rows) else _of_image(about, query)
+    lines = tuple(_line(i, value, line) for i, (value, line) in enumerate(zip(hits.distance, found, strict=True), 1))
+    captions = [
+        (
+            f"{line.rank} · {line.text} · {(line.date or line.product.rpartition('/')[2]).replace('-', HYPHEN)}",
+            f"{line.rank}. {_words(line)}",
+        )
+        for line in lines
+    ]
+    head = (
+        Thumb(data_uri(render(_arranged(about, query), rendering)), f"Query: {query.words}", "query", query.words)
+        if query.image is not None
+        else draw(reader, rows[:1], captions=[("query", query.words)], rendering=rendering)[0]
+    )
+    known = sensor(str(about["stream"]["sensor"]))
+    encoder = about["encoder"]
+    facts = (
+        ("Encoder", str(encoder["name"])), ("Numbers per tile", number(table.dim)), ("Tiles searched", number(len(table))),
+        ("Distance", distance), ("Left out", left_out), ("Stream", stream), ("Sensor", known.title),
+    )  # fmt: skip
+    details = (
+        ("encoder", str(encoder["fingerprint"])), ("corpus", str(about["corpus"]["fingerprint"])), ("snapshot", str(about["corpus"]["snapshot"])),
+        ("embeddings", table.manifest.fingerprint), ("bands", ", ".join(encoder["preprocessing"]["bands"])),
+        ("quantity", str(encoder["preprocessing"]["quantity"])), ("input", f"{encoder['preprocessing']['size_px']} px"),
+    )  # fmt: skip
+    return NeighboursView(
+        title="What the encoder finds alike",
+        question=query.words,
+        facts=facts,
+        query=head,
+        thumbs=draw(reader, rows[len(asked) :], captions=captions, rendering=rendering),
+        caption=f"{rendering.words}. {DISTANCES[distance]}; the nearest first.",
+        lines=lines,
+        maps=_maps(asked, found),
+        details=details,
+        owners=tuple(dict.fromkeys((str(x["attribution"]), str(x["licence"])) for x in [*asked, *found])),
+    )
+
+
+def render_neighbours(
+    table: Embeddings, query: Query, hits: Hits, *, corpus: Corpus, distance: Distance, left_out: str
+) -> str:
+    """The HTML of a search. Every text in it is escaped; only drawings made here pass as markup."""
+    files = resources.files("eo_ssl.reporting")
+    loader = DictLoader({name: files.joinpath(name).read_text("utf-8") for name in TEMPLATES})
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=number, count=count)
+    return environment.get_template("neighbours.html").render(
+        view=neighbours_view(table, query, hits, corpus=corpus, distance=distance, left_out=left_out),
+        style=Markup(files.joinpath("style.css").read_text("utf-8")),  # our own files, no data in them
+        script=Markup(files.joinpath("script.js").read_text("utf-8")),
+        version=__version__,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        non_commercial=bool(table.about["non_commercial"]),
+    )
+
+
+def _line(rank: int, distance: float, about: Mapping[str, Any]) -> Neighbour:
+    return Neighbour(
+        rank,
+        float(distance),
+        format(float(distance), "#.3g") if distance else "0",
+        int(about["row"]),
+        str(about["product_id"]),
+        f"{about['row_off']},{about['col_off']}",
+        str(about["datetime"])[:10],
+        _place(about["bbox"]),
+        str(about["split"]),
+        str(about["label_name"]),
+    )
+
+
+def _place(box: Mapping[str, float | None]) -> str:
+    """Middle of a footprint in degrees."""
+    if any(value is None for value in box.values()):
+        return MISSING
+    west, south, east, north = (float(box[name] or 0.0) for name in ("xmin", "ymin", "xmax", "ymax"))
+    return f"{degrees(round((south + north) / 2, 4), 'NS')} {degrees(round((west + east) / 2, 4), 'EW')}"
+
+
+def _words(line: Neighbour) -> str:
+    """All that is known of a neighbour, in one line."""
+    known = [f"distance {line.text}", f"row {line.row}", f"{line.product}:{line.window}", line.date, line.place]
+    return ", ".join(word for word in [*known, line.split, line.label] if word and word != MISSING)
+
+
+def _maps(asked: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> tuple[Figure, ...]:
+    """The world with a dot per place of the tiles shown."""
+    bounds = [
+        [float("nan") if line["bbox"][name] is None else float(line["bbox"][name]) for name in ("xmin", "ymin", "xmax", "ymax")]
+        for line in [*asked, *found]
+    ]  # fmt: skip
+    known = [box for box in bounds if all(map(math.isfinite, box))]
+    if not known:
+        return ()
+    groups = places(Boxes(np.array(known), np.full(len(known), "", dtype=np.str_)))
+    among = ", the query among them" if asked else ""
+    words = f"{count(len(groups), 'place')} with {count(len(known), 'tile')}{among}"
+    return (
+        Figure(world_map(groups, alt=f"World map: {words}"), "Where", f"{words}. Longitude and latitude in degrees."),
+    )
+
+
+def _arranged(about: Mapping[str, Any], query: Query) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The query's own image with the stream's bands in the stream's order, NaN for a band it does not have."""
+    assert query.image is not None
+    bands: Sequence[str] = about["stream"]["bands"]
+    empty = np.full(query.image.shape[1:], np.nan, dtype=np.float32)
+    return np.stack([query.image[query.bands.index(band)] if band in query.bands else empty for band in bands])
+
+
+def _of_image(about: Mapping[str, Any], query: Query) -> Rendering:
+    stream = about["stream"]
+    sample = _arranged(about, query)[None]
+    return choose_rendering(
+        sample, bands=stream["bands"], sensor_name=stream["sensor"], quantity=Quantity(stream["quantity"])
+    )

@@ -1,0 +1,161 @@
+"""``eo-ssl embed``: an encoder and a corpus, a file or a STAC item in, a table of embeddings or maps of them out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from eo_ssl import embedding
+from eo_ssl.cards import Card, load_card
+from eo_ssl.corpus import Corpus
+from eo_ssl.corpus.conditions import rows_where
+from eo_ssl.corpus.fragments import discard_leftovers
+from eo_ssl.encoder import Encoder
+from eo_ssl.errors import UserError
+from eo_ssl.manifest import Clock, file_sha256, fingerprint, finish, peak_mb, plan
+
+QUIET = bool(os.environ.get("EO_SSL_QUIET"))
+
+
+def main(
+    encoder: str,
+    source: str,
+    out: Path,
+    card: str | None = None,
+    stream: str | None = None,
+    split: Literal["all", "train", "val", "test"] | None = None,
+    where: list[str] | None = None,
+    snapshot: int | None = None,
+    statistics: Path | None = None,
+    window_px: int | None = None,
+    overlap: float | None = None,
+    stored: Literal["float32", "float16"] = "float32",
+    batch_size: int = 64,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    dask: Literal["threads", "synchronous"] = "threads",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Write the embeddings of a corpus as GeoParquet, one row per tile, or those of scenes as Cloud-Optimized GeoTIFF, one pixel per patch.
+
+    Args:
+        encoder: folder of a trained encoder, a weight-free or a foreign one by name.
+        source: a corpus; or, with a card, a raster file, a folder of products, a STAC item or item collection (path or link).
+        out: folder that receives the embeddings.
+        card: scenes: what their pixels mean, a shipped name or a YAML file; a file does not say so itself.
+        stream: of a corpus (or of `statistics`); may be left out when there is only one.
+        split: corpus: tiles of one split; default: all.
+        where: corpus: conditions that tiles must meet, such as `[cloud_fraction<0.2]`.
+        snapshot: corpus: number of the snapshot; the latest when left out.
+        statistics: scenes: corpus whose training split normalises the input of a weight-free encoder.
+        window_px: scenes: side of the windows, if not the encoder's own input.
+        overlap: scenes: share of a window that the next one covers again; default 0.5.
+        stored: type of the numbers in the file.
+        batch_size: tiles or windows per forward pass.
+        device: where the encoder runs; auto takes a GPU where there is one.
+        dask: scenes: how tasks are scheduled.
+        seed: of random weights.
+        overwrite: replace embeddings made with another configuration.
+    """
+    where_it_runs = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if card is not None:
+        _refuse("scenes", split=split, where=where, snapshot=snapshot)
+        known = None if statistics is None else _stream(Corpus.open(statistics), stream)
+        model = embedding.named_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
+        settings = embedding.SceneSettings(
+            0.5 if overlap is None else overlap, batch_size=batch_size, stored=stored, dask=dask, device=where_it_runs
+        )
+        _scenes(model, source, load_card(card), out, settings, overwrite)
+        return
+    _refuse("a corpus", statistics=statistics, window_px=window_px, overlap=overlap)
+    if embedding.is_link(source) or Path(source).is_file():
+        raise UserError(
+            f"expected --card for the scene {source}, got none; a file does not say what its numbers are, see `eo-ssl inspect cards`"
+        )
+    corpus, name = _stream(Corpus.open(source, snapshot=snapshot), stream)
+    model = embedding.named_encoder(encoder, statistics=(corpus, name), seed=seed)
+    chosen = {"stream": name, "snapshot": corpus.snapshot, "split": split or "all", "where": where or []}
+    _tiles(model, corpus, out, embedding.TileSettings(batch_size, stored, device=where_it_runs), chosen, overwrite)
+
+
+def _tiles(
+    model: Encoder, corpus: Corpus, out: Path, settings: embedding.TileSettings, config: dict[str, Any], overwrite: bool
+) -> None:
+    """Embed a stream of a corpus."""
+    console, clock, name = Console(), Clock(), config["stream"]
+    by_split = [] if config["split"] == "all" else [f"split=={config['split']}"]
+    rows = rows_where(corpus, name, by_split + config["where"])
+    if not len(rows):
+        raise UserError(
+            f"expected tiles of {name} that meet {', '.join(by_split + config['where'])}, got none; choose others"
+        )
+    config = {"encoder": model.name, **config, **settings.to_json()}
+    inputs = {"encoder": model.fingerprint, "corpus": corpus.fingerprint}
+    if plan(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite) == "done":
+        embedding.tidy(out)
+        console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
+        return
+    discard_leftovers(out)
+    with Progress(console=Console(stderr=True), transient=True, disable=QUIET) as bars:
+        bar = bars.add_task(f"embedding {len(rows)} tiles with {model.name}", total=len(rows))
+        product = embedding.embed_tiles(
+            model, corpus, name, rows=rows, out=out, settings=settings, progress=lambda done: bars.advance(bar, done)
+        )
+    summary = {"tiles": len(rows), "dim": model.dim, "corpus": str(corpus.root), "licences": corpus.licences()}
+    finish(out, stage="embed", config=config, inputs=inputs, product=product, started=clock, summary=summary)
+    embedding.tidy(out)
+    console.print(
+        f"{len(rows)} tiles of {name}, {model.dim} numbers each, in {clock.wall_s:.0f} s, peak {peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}",
+        soft_wrap=True,
+    )
+
+
+def _scenes(
+    model: Encoder, source: str, card: Card, out: Path, settings: embedding.SceneSettings, overwrite: bool
+) -> None:
+    """Embed every scene at a place."""
+    console, clock, found = Console(), Clock(), embedding.scenes_at(source, card)
+    scenes = fingerprint([[one.product_id, one.checksum()] for one in found])
+    inputs = {"encoder": model.fingerprint, "scenes": scenes}
+    config = {"encoder": model.name, "card": card.name, "window_px": model.preprocessing.size_px, **settings.to_json()}
+    if plan(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite) == "done":
+        console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
+        return
+    discard_leftovers(out)
+    low, high = model.preprocessing.gsd_m
+    if not 0.98 * low <= card.gsd_m <= 1.02 * high:  # decimated copies round their pixel size
+        console.print(
+            f"note: {model.name} saw pixels of {low:g} to {high:g} m in training, these are of {card.gsd_m:g} m"
+        )
+    files: dict[str, str] = {}
+    for product, name in zip(found, embedding.file_names(found), strict=True):
+        if not (out / name).is_file():
+            with console.status(f"embedding {product.product_id} with {model.name}"):
+                tags = {"EO_SSL_NON_COMMERCIAL": str(bool(card.non_commercial)).lower()}
+                mapped = embedding.embed_scene(model, product.open(), out / name, settings=settings, tags=tags)
+            console.print(
+                f"{name}: {mapped.shape[0]} x {mapped.shape[1]} patches of {mapped.windows} windows in {mapped.blocks} blocks, "
+                f"{mapped.valid:.0%} valid, peak {peak_mb():.0f} MB",
+                soft_wrap=True,
+            )
+        files[name] = file_sha256(out / name)
+    terms = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")}
+    summary = {"files": files, "dim": model.dim, "licences": [{"card": card.name, **terms}]}
+    finish(out, stage="embed", config=config, inputs=inputs, product=fingerprint(files), started=clock, summary=summary)
+    console.print(f"{len(files)} maps in {clock.wall_s:.0f} s: {out.resolve()}", soft_wrap=True)
+
+
+def _stream(corpus: Corpus, name: str | None) -> tuple[Corpus, str]:
+    only = next(iter(corpus.streams)) if len(corpus.streams) == 1 else ""  # of several one must be named
+    return corpus, corpus.stream(name or only).stream.name
+
+
+def _refuse(kind: str, **given: Any) -> None:
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise UserError(f"expected options of {kind}, got {', '.join(names)}; leave out what it has no use for")

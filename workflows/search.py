@@ -1,0 +1,133 @@
+"""``eo-ssl search``: a tile, a place or an image in, the tiles most like it out, as a table and as a page to look at."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from eo_ssl import embedding
+from eo_ssl.cards import load_card
+from eo_ssl.encoder import FITTED, WEIGHT_FREE
+from eo_ssl.errors import UserError
+from eo_ssl.manifest import Clock, commit, finish, plan
+from eo_ssl.reporting.neighbours import COLUMNS, render_neighbours
+from eo_ssl.reporting.wording import MISSING
+
+
+def main(
+    embeddings: Path,
+    like: str | None = None,
+    lonlat: str | None = None,
+    image: Path | None = None,
+    k: int = 12,
+    distance: embedding.Distance = "cosine",
+    elsewhere: bool = False,
+    encoder: str | None = None,
+    card: str | None = None,
+    seed: int = 0,
+    corpus: Path | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Find the tiles whose embeddings are embedding.nearest to that of a tile, a place on Earth or an image; print them, and draw a page of them.
+
+    The search is exact and reads the table piece by piece. Give one of like, lonlat and image.
+
+    Args:
+        embeddings: folder that `eo-ssl embed` made of a corpus.
+        like: a row of the stream, or PRODUCT:ROW,COL for the tile with that pixel.
+        lonlat: longitude,latitude in degrees; write --lonlat=-3.7,40.4 where the first is negative.
+        image: a scene of one's own, whose middle is the question; needs encoder and card.
+        k: neighbours.
+        distance: cosine or l2.
+        elsewhere: leave out tiles on the same ground as the query: other dates and copies.
+        encoder: image: the encoder that made the table.
+        card: image: what its pixels mean.
+        seed: image: of a weight-free encoder's random weights, as in `eo-ssl embed`.
+        corpus: where the tiles are, for the pictures; default: where they were when they were embedded.
+        out: folder that receives the page index.html; none is drawn when left out.
+        overwrite: replace a page of another search.
+    """
+    console, clock, table = Console(), Clock(), embedding.Embeddings.open(embeddings)
+    query = _query(table, {"like": like, "lonlat": lonlat, "image": image}, encoder, card, corpus, seed)
+    without = set() if query.position is None else {query.position}
+    if elsewhere:
+        if query.position is None:
+            raise UserError("expected elsewhere with a tile of the table, got it with an image; leave it out")
+        without |= set(embedding.on_same_ground(table, query.position))
+    hits = embedding.nearest(table, query.vector, k=k, distance=distance, without=without)
+    _print(console, table, query, hits, distance)
+    if out is None:
+        return
+    tiles = table.corpus(corpus)
+    config = {"query": query.words, "k": k, "distance": distance, "elsewhere": elsewhere}
+    inputs = {"embeddings": table.manifest.fingerprint}
+    left_out = "the query and its ground" if elsewhere else "the query" if without else "nothing"
+    page = out / "index.html"
+    if plan(out, stage="search", config=config, inputs=inputs, overwrite=overwrite) == "done":
+        console.print(f"nothing to do: {page} is made from this search already", soft_wrap=True)
+        return
+    html = render_neighbours(table, query, hits, corpus=tiles, distance=distance, left_out=left_out).encode()
+    page.unlink(missing_ok=True)  # of a run that was killed before its manifest
+    commit(page, html)
+    made = hashlib.sha256(html).hexdigest()
+    finish(out, stage="search", config=config, inputs=inputs, product=made, started=clock, summary={"bytes": len(html)})
+    console.print(f"page: {page.resolve()}", soft_wrap=True)
+
+
+def _query(
+    table: embedding.Embeddings,
+    asked: dict[str, str | Path | None],
+    encoder: str | None,
+    card: str | None,
+    corpus: Path | None,
+    seed: int,
+) -> embedding.Query:
+    given = [name for name, value in asked.items() if value is not None]
+    if len(given) != 1:
+        raise UserError(
+            f"expected one of like, lonlat and image, got {', '.join(given) or 'none'}; ask for one thing at a time"
+        )
+    if asked["image"] is None:
+        foreign = [name for name, value in (("encoder", encoder), ("card", card)) if value is not None]
+        if foreign:
+            raise UserError(
+                f"expected encoder and card with an image only, got {', '.join(foreign)}; the table holds the embeddings of its tiles"
+            )
+        if asked["like"] is not None:
+            return embedding.like(table, str(asked["like"]))
+        return embedding.at(table, *embedding.degrees(str(asked["lonlat"])))
+    if encoder is None or card is None:
+        raise UserError(
+            "expected --encoder and --card with an image, got one of them or none; the card says what its numbers are"
+        )
+    statistics = (table.corpus(corpus), table.about["corpus"]["stream"]) if encoder in (*WEIGHT_FREE, *FITTED) else None
+    found = embedding.scenes_at(str(asked["image"]), load_card(card))
+    if len(found) != 1:
+        raise UserError(
+            f"expected one image at {asked['image']}, got {len(found)}; give a file with one scene, or a card with one layer"
+        )
+    return embedding.of_image(table, embedding.named_encoder(encoder, statistics=statistics, seed=seed), found[0])
+
+
+def _print(
+    console: Console, table: embedding.Embeddings, query: embedding.Query, hits: embedding.Hits, distance: str
+) -> None:
+    shown = Table(title=escape(f"like {query.words}"), title_justify="left")
+    for name in ("", distance, "row", "tile", "date", "place", "split", "label"):
+        shown.add_column(name, overflow="fold")
+    for rank, (value, about) in enumerate(zip(hits.distance, table.take(hits.positions, COLUMNS), strict=True), 1):
+        box = about["bbox"]
+        place = (
+            MISSING
+            if box["xmin"] is None
+            else f"{(box['xmin'] + box['xmax']) / 2:.4f}, {(box['ymin'] + box['ymax']) / 2:.4f}"
+        )
+        tile = escape(f"{about['product_id']}:{about['row_off']},{about['col_off']}")
+        known = about["datetime"][:10], place, about["split"], escape(about["label_name"])
+        shown.add_row(str(rank), f"{value:.4g}", str(about["row"]), tile, *known)
+    console.print(shown)
