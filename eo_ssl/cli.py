@@ -5,13 +5,14 @@ Only the module of the command that runs is imported, so that ``eo-ssl --help`` 
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from argparse import ArgumentError, Namespace
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from eo_ssl import __version__
 from eo_ssl.errors import UserError, nearest
@@ -21,15 +22,18 @@ COMMANDS = {
     "pair": "pair the tiles of two streams on the same ground (radar and optical, seasons) and measure how well they fit",
     "curate": "choose a balanced, diverse subset of a corpus and say what was left out and why",
     "pretrain": "train an encoder on a corpus with MAE, I-JEPA or SimCLR, pruning while it trains if asked to",
-    "evaluate": "judge encoders on a task with kNN and linear probes, with intervals and paired comparisons",
+    "evaluate": "judge encoders on a task with kNN, probes and fine-tuning, with intervals and paired comparisons",
+    "export": "write an encoder as a bundle that timm, TorchGeo and onnxruntime open, check one, or push one to the hub",
+    "embed": "write the embeddings of a corpus as GeoParquet, or of scenes as Cloud-Optimized GeoTIFF",
+    "search": "find the tiles most like a tile, a place or an image, and draw a page of them",
     "report": "turn products into one self-contained HTML page",
     "run": "run a list of the commands above from one configuration and report on all of it",
     "inspect": "say what a product, a card or a configuration holds",
     "doctor": "say what this machine has or, given data, what is wrong with their numbers: offsets, units, band order, nodata",
 }
 _POSITIONAL = {"inspect"}
-_FIRST = {"doctor": "path"}
-"""Commands whose first argument may stand without its name."""
+_FIRST = {"doctor": ("path",), "export": ("encoder",), "embed": ("encoder", "source"), "search": ("embeddings",)}
+"""Commands whose first arguments may stand without their names."""
 
 _HELP = """usage: eo-ssl [--version] <command> [options]
 
@@ -86,8 +90,10 @@ def run_command(command: str, arguments: Sequence[str]) -> int | None:
         UserError: an unknown option or configuration key (naming the nearest), a value of the wrong type, a missing option.
     """
     workflow = import_module(f"eo_ssl.workflows.{command}").main
-    if command in _FIRST and arguments and not arguments[0].startswith("-"):
-        arguments = [f"--{_FIRST[command]}", *arguments]
+    for place, name in enumerate(_FIRST.get(command, ())):
+        if len(arguments) <= 2 * place or arguments[2 * place].startswith("-"):
+            break
+        arguments = [*arguments[: 2 * place], f"--{name}", *arguments[2 * place :]]
     _, call = parse(command, workflow, arguments)
     result = call()
     return result if isinstance(result, int) else None
@@ -123,19 +129,39 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
 
 
 def _spell(arguments: Sequence[str], workflow: Callable[..., Any]) -> list[str]:
-    """Accept ``--dry-run`` for ``--dry_run true``: dashes in option names, and switches without a value."""
+    """Accept ``--dry-run`` for ``--dry_run true``, and ``--shots 1 5`` for ``--shots '[1, 5]'``: dashes, switches and lists as one types them."""
     hints = get_type_hints(workflow)
-    spelled = []
-    for argument, following in zip(arguments, [*arguments, "--"][1:], strict=True):
+    spelled: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
         if not argument.startswith("--"):
             spelled.append(argument)
             continue
         name, equals, value = argument.partition("=")
         name = "--" + name[2:].replace("-", "_")
-        if hints.get(name[2:]) is bool and not equals and following.lower() not in ("true", "false"):
+        if hints.get(name[2:]) is bool and not equals and (not waiting or waiting[0].lower() not in ("true", "false")):
             equals, value = "=", "true"
+        item = _item(hints.get(name[2:]))
+        if item is not None:
+            values = [value] if equals else []
+            while waiting and not waiting[0].startswith("--"):
+                values.append(waiting.pop(0))
+            if values and not (len(values) == 1 and values[0].startswith("[")):
+                equals, value = "=", f"[{', '.join(json.dumps(one) if item is str else one for one in values)}]"
+            elif values:
+                equals, value = "=", values[0]
         spelled.append(name + equals + value)
     return spelled
+
+
+def _item(hint: Any) -> type | None:
+    """What a list option holds, None for other options and for lists of anything but words and numbers."""
+    for one in (hint, *get_args(hint)):
+        if get_origin(one) is list and get_args(one)[0] in (str, int, float):
+            found: type = get_args(one)[0]
+            return found
+    return None
 
 
 def _sentence(parser: Any, message: str) -> str:

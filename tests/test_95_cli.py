@@ -33,6 +33,17 @@ def test_a_wrong_value_says_what_was_expected(capsys: pytest.CaptureFixture[str]
     assert "xml" in sentence
 
 
+def test_lists_are_typed_as_words() -> None:
+    def workflow(names: list[str], shots: list[int] | None = None, out: Path = Path(), quiet: bool = False) -> None: ...
+
+    expected = ["--names", "a b", "torchgeo:X?size=64"], ["--shots", "1", "5"], ["--out", "o"], ["--quiet"]
+    assert _spell([word for part in expected for word in part], workflow) == [
+        '--names=["a b", "torchgeo:X?size=64"]', "--shots=[1, 5]", "--out", "o", "--quiet=true",
+    ]  # fmt: skip
+    assert _spell(["--names", "one"], workflow) == ['--names=["one"]']
+    assert _spell(["--names", "[a, b]", "--shots=5"], workflow) == ["--names=[a, b]", "--shots=[5]"]
+
+
 def test_debug_shows_the_stack_trace() -> None:
     with pytest.raises(UserError):
         main(["inspect", "nowhere", "--debug"])

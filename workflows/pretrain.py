@@ -134,7 +134,7 @@ def _train(material: Material, recipe: Recipe, model: VitChoice, out: Path, over
         pruning=None if recipe.prune is None else Pruning.over(material, DynamicSchedule(recipe.prune)),
         probe=make_probe(material.pool, material.held_out, material.classes),
     )
-    origin = {"inputs": material.inputs, "config": config}
+    origin = {"inputs": material.inputs, "config": config, "licences": material.licences}
     product = save_encoder(
         out,
         trained.embedder,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -158,6 +158,8 @@ class Material:
     """Tiles left out because a benchmark tests on them."""
     identities: npt.NDArray[np.object_]
     """[N], sha256 (bytes) of the pixels: equal for tiles that are exact duplicates."""
+    licences: list[dict[str, Any]]
+    """Licence and attribution of each card, and whether it is non-commercial: the encoder carries them."""
 
 
 def gather(choice: Choice) -> Material:
@@ -200,6 +202,7 @@ def gather(choice: Choice) -> Material:
         | _numbered([(f"subset {path.name}", manifest.fingerprint) for path, manifest in subsets.items()]),
         left_out=int(tested.sum()),
         identities=column["pixels_sha256"],
+        licences=[licence for corpus in corpora for licence in corpus.licences()],
     )
 
 

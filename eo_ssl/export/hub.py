@@ -1,0 +1,92 @@
+"""A bundle on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from eo_ssl.errors import UserError
+from eo_ssl.export.timm_folder import TIMM_FOLDER
+from eo_ssl.manifest import MANIFEST, require
+
+_KEPT_BACK = (MANIFEST,)
+"""It records the command as typed, with folders of the machine it ran on."""
+
+
+class Api(Protocol):
+    """The part of `huggingface_hub.HfApi` that a push calls."""
+
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any: ...  # noqa: D102
+    def upload_folder(  # noqa: D102
+        self, *, repo_id: str, folder_path: str, path_in_repo: str, ignore_patterns: list[str], commit_message: str
+    ) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """One file of a push."""
+
+    source: Path
+    target: str
+    "path in the repository"
+    nbytes: int
+
+
+def sendings(folder: Path) -> list[Sending]:
+    """Return what a push of a bundle sends: its files, and timm's two once more at the root, where ``hf-hub:`` looks for them.
+
+    Raises:
+        UserError: the folder is no finished bundle.
+    """
+    names = list(require(folder, "export").summary["files"])
+    top = [name for name in names if name.startswith(f"{TIMM_FOLDER}/")]
+    pairs = [(name, name) for name in names] + [(name, name.removeprefix(f"{TIMM_FOLDER}/")) for name in top]
+    return [Sending(folder / name, target, (folder / name).stat().st_size) for name, target in pairs]
+
+
+def push(folder: Path, repo: str, *, private: bool = True, api: Api | None = None) -> list[Sending]:
+    """Upload a bundle to the repository ``repo`` of the Hugging Face hub, created where it does not exist.
+
+    Args:
+        folder: a finished bundle.
+        repo: owner/name.
+        private: whether a new repository is private.
+        api: of the hub; None for the one of the logged-in user.
+
+    Raises:
+        UserError: a name without an owner, the folder is no bundle, or the hub refuses.
+    """
+    check_repo(repo)
+    sent = sendings(folder)
+    hub = _api() if api is None else api
+    message = f"export of {folder.name}"
+    try:
+        hub.create_repo(repo, private=private, exist_ok=True)
+        for source in (folder, folder / TIMM_FOLDER):
+            hub.upload_folder(
+                repo_id=repo,
+                folder_path=str(source),
+                path_in_repo=".",
+                ignore_patterns=[*_KEPT_BACK, ".*"],
+                commit_message=message,
+            )
+    except (OSError, ValueError) as error:  # HfHubHTTPError is an OSError
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"expected the hub to take {repo}, got {said[:200]}; log in with `hf auth login` and push again"
+        ) from error
+    return sent
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what is no owner/name."""
+    owner, slash, name = repo.partition("/")
+    if not (slash and owner and name) or "/" in name:
+        raise UserError(f"expected a repository as owner/name, got {repo!r}; add the owner")
+
+
+def _api() -> Api:
+    from huggingface_hub import HfApi
+
+    return HfApi()

@@ -1,0 +1,95 @@
+"""The encoder as an ONNX graph, from its normalised input or, with the contract inside, from physical values."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from eo_ssl.encoder import VitEncoder
+from eo_ssl.errors import UserError
+from eo_ssl.export.standalone import transforms_of
+
+ENCODER_GRAPH = "onnx/encoder.onnx"
+PHYSICAL_GRAPH = "onnx/encoder_physical.onnx"
+GRAPHS = (ENCODER_GRAPH, PHYSICAL_GRAPH)
+LARGEST = 2_000_000_000  # bytes; a protobuf message ends at 2 GiB
+OPSET = 18  # of the ONNX standard operators
+
+
+def require_onnx() -> None:
+    """Refuse where the packages that write and check graphs are missing.
+
+    Raises:
+        UserError: naming them.
+    """
+    absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise UserError(
+            f"expected the packages onnx, onnxscript and onnxruntime, got no {', '.join(absent)}; install eo_ssl[export], or export with --onnx false"
+        )
+
+
+class _Graph(nn.Module):
+    """Features of an encoder, of its input or of physical values at its input size."""
+
+    def __init__(self, encoder: VitEncoder, *, physical: bool) -> None:
+        super().__init__()
+        contract = json.loads(json.dumps(encoder.preprocessing.to_json()))
+        self.before: nn.Module = transforms_of(contract, resize=False) if physical else nn.Identity()
+        self.encoder = encoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, D]."""
+        return self.encoder.features(self.before(image))
+
+
+def graph_bytes(encoder: VitEncoder, *, physical: bool) -> bytes:
+    """Return the graph ``image`` [batch, C, s, s] float32 -> ``features`` [batch, D] float32, the batch free.
+
+    Args:
+        encoder: whose native size s the graph takes; another size is interpolated before, as preprocess.json says.
+        physical: take values in the contract's quantity; conversion, clipping, normalisation and invalid pixels (not finite -> mean)
+            are part of the graph.
+
+    Raises:
+        UserError: more weights than one file can hold.
+    """
+    require_onnx()
+    size = sum(parameter.numel() * parameter.element_size() for parameter in encoder.model.parameters())
+    if size > LARGEST:
+        raise UserError(
+            f"expected at most 2 GB of weights for one ONNX file, got {size / 1e9:.1f} GB; export with --onnx false"
+        )
+    module = _Graph(encoder, physical=physical).eval()
+    side = encoder.architecture.img_size
+    example = torch.zeros(2, encoder.architecture.in_chans, side, side)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["features"],
+            dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())
+
+
+def onnx_features(path: Path, x: Tensor) -> Tensor:
+    """Return what onnxruntime computes for ``x`` [n, C, s, s], on one thread of the CPU: features [n, D]."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (features,) = session.run(["features"], {"image": x.numpy()})
+    return torch.from_numpy(features)

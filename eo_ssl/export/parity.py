@@ -1,0 +1,115 @@
+"""The parity file: generated images, what each configuration makes of them, and how closely every route must give the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import functional
+
+from eo_ssl.encoder import VitEncoder
+from eo_ssl.errors import UserError
+from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.preprocessing.conversion import converted
+
+PARITY_FILE = "parity.safetensors"
+IMAGES = 4
+ATOL = 1e-5  # of features, whose standard deviation over channels is about 1 after the last norm
+RTOL = 1e-5
+RTOL_ONNX = 1e-4  # another runtime sums in another order
+_SCALES = ((4, 0.7), (16, 0.5), (None, 0.5))  # cells a side and weight of the noise that an image is a sum of
+
+
+def parity_images(contract: Preprocessing, *, size_px: int, seed: int = 0) -> Tensor:
+    """Return images around the contract's means, [4, C, size_px, size_px] float32 in its input quantity.
+
+    The last one has invalid pixels: a corner of all bands, and a strip of one.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    shape = (IMAGES, len(contract.bands))
+    noise = torch.zeros(*shape, size_px, size_px)
+    for cells, weight in _SCALES:
+        side = size_px if cells is None else min(cells, size_px)
+        drawn = torch.randn(*shape, side, side, generator=rng)
+        noise += weight * functional.interpolate(drawn, size=(size_px, size_px), mode="bilinear", align_corners=False)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (contract.mean, contract.std))
+    images = mean + std * noise
+    for name in reversed(contract.convert):
+        images = converted(images, "->".join(reversed(name.split("->"))))
+    images = images.clamp(*contract.range)
+    images[-1, :, : size_px // 4, : size_px // 4] = torch.nan
+    images[-1, 0, size_px // 2, :] = torch.nan
+    return images
+
+
+@torch.inference_mode()
+def expected(encoder: VitEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the encoder's input [n, C, s, s] float32 and features [n, D] float32 of physical images."""
+    contract = encoder.preprocessing
+    x, valid = contract(images, bands=contract.bands, quantity=contract.quantity, sensor=contract.sensor)
+    return x, encoder.features(x, valid=valid)
+
+
+def mean_cosine(a: Tensor, b: Tensor) -> float:
+    """Mean over images of the cosine between two feature vectors, [n, D] each."""
+    return float(functional.cosine_similarity(a.double(), b.double(), dim=1).mean())
+
+
+def cosine_between(features: Tensor) -> float:
+    """Mean cosine between the features [n, D] of different images: what `mean_cosine` is to be read against."""
+    unit = functional.normalize(features.double(), dim=1)
+    count = len(unit)
+    return float(((unit @ unit.T).sum() - count) / (count * (count - 1)))
+
+
+def to_bytes(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """Return the bytes of the parity file: ``images``, ``<configuration>.input`` and ``<configuration>.features``."""
+    tolerances = {"atol": ATOL, "rtol": RTOL, "rtol_onnx": RTOL_ONNX}
+    plain = {key: value.contiguous() for key, value in tensors.items()}
+    return bytes(safetensors.torch.save(plain, {"parity": json.dumps({**tolerances, **facts}, sort_keys=True)}))
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """What a bundle says its routes must give."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def input(self, configuration: str) -> Tensor:
+        """[n, C, s, s] float32, what the contract of the configuration makes of the images."""
+        return self.tensors[f"{configuration}.input"].clone()
+
+    def features(self, configuration: str) -> Tensor:
+        """[n, D] float32."""
+        return self.tensors[f"{configuration}.features"]
+
+
+def read(folder: Path, configurations: Sequence[str] = ("native",)) -> Parity:
+    """Return the parity file of the bundle ``folder``, which holds these configurations.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder / PARITY_FILE
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
+            facts = json.loads((file.metadata() or {})["parity"])
+            _ = (
+                [tensors[f"{name}.{part}"] for name in configurations for part in ("input", "features")],
+                tensors["images"],
+            )
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UserError(
+            f"expected a parity file at {path}, got {type(error).__name__}; export the encoder again into another folder"
+        ) from error
+    return Parity(tensors, facts)

@@ -1,0 +1,161 @@
+"""Whether a bundle opens everywhere: each route loads it as its users do, and its features are compared with the parity file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eo_ssl.errors import UserError
+from eo_ssl.export import contract_file, parity
+from eo_ssl.export.onnx_graph import ENCODER_GRAPH, PHYSICAL_GRAPH, onnx_features
+from eo_ssl.export.parity import ATOL, RTOL, RTOL_ONNX, Parity
+from eo_ssl.export.stac_item import check_item
+from eo_ssl.export.timm_folder import timm_features
+from eo_ssl.export.torchgeo_checkpoints import classification_features, segmentation_features
+from eo_ssl.export.weights_enum import enum_features, load_weights_module
+from eo_ssl.manifest import require
+
+# What foreign loaders raise over a file that is not what they expect.
+_LOADING = (RuntimeError, KeyError, ValueError, TypeError, AttributeError, OSError, AssertionError, ImportError)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One route of a bundle, tried."""
+
+    route: str
+    "how it was loaded"
+    passed: bool
+    difference: float | None
+    "largest absolute difference from the parity file; None where nothing could be compared"
+    tolerance: str
+    said: str = ""
+    "what went wrong, or was left out"
+
+
+def verify(folder: Path) -> list[Check]:
+    """Load a bundle through every route it holds and compare features with its parity file.
+
+    ``weights.py`` of the bundle is imported, as its users import it: verify what you made or trust.
+
+    Raises:
+        UserError: the folder is no finished bundle, or its contract or parity file cannot be read.
+    """
+    folder = Path(folder).resolve()
+    manifest = require(folder, "export")
+    content = contract_file.read(folder)
+    measured = parity.read(folder, tuple(content["configurations"]))
+    checks = [_files(folder, manifest.summary.get("files", {})), _contract(content, measured)]
+    checks += _compared(
+        "timm local-dir", lambda: {"": timm_features(folder, measured.input("native"))}, measured, "native"
+    )
+    if "torchgeo" in content["configurations"]:
+        checks += _torchgeo(folder, content, measured)
+    for graph, source in ((ENCODER_GRAPH, "native.input"), (PHYSICAL_GRAPH, "images")):
+        if (folder / graph).exists():
+            run = partial(onnx_features, folder / graph, measured.tensors[source])
+            checks += _compared(f"onnxruntime {graph}", partial(_one, run), measured, "native", RTOL_ONNX)
+    return [*checks, _item(folder)]
+
+
+def _torchgeo(folder: Path, content: Mapping[str, Any], measured: Parity) -> list[Check]:
+    configuration, options = (
+        "torchgeo",
+        {"model": content["configurations"]["torchgeo"]["model"], "pooling": content["pooling"]},
+    )
+    x = measured.input(configuration)
+    routes: dict[str, Callable[[], dict[str, Tensor]]] = {
+        "torchgeo ClassificationTask": lambda: {"": classification_features(folder, x, **options)},
+        "torchgeo SemanticSegmentationTask (dpt)": lambda: {"": segmentation_features(folder, x, **options)},
+        "torchgeo WeightsEnum": lambda: enum_features(folder, x, **options),
+    }
+    checks = [check for name, route in routes.items() for check in _compared(name, route, measured, configuration)]
+
+    def transformed() -> dict[str, Tensor]:
+        return {"": load_weights_module(folder).WEIGHTS.transforms(measured.tensors["images"])}
+
+    return checks + _judged("WeightsEnum transforms", transformed, x, RTOL)
+
+
+def _one(run: Callable[[], Tensor]) -> dict[str, Tensor]:
+    return {"": run()}
+
+
+def _compared(
+    name: str, route: Callable[[], Mapping[str, Tensor]], measured: Parity, configuration: str, rtol: float = RTOL
+) -> list[Check]:
+    return _judged(name, route, measured.features(configuration), rtol)
+
+
+def _judged(name: str, route: Callable[[], Mapping[str, Tensor]], wanted: Tensor, rtol: float) -> list[Check]:
+    """One check for each tensor of a route; what its loader raises fails the route and not the others."""
+    tolerance = f"{ATOL:g} + {rtol:g} x value"
+    try:
+        found = route()
+    except (UserError, *_LOADING) as error:
+        said = (str(error).strip().splitlines() or [""])[0][:200]
+        return [Check(name, False, None, tolerance, f"{type(error).__name__}: {said}")]
+    return [_close(f"{name} {detail}".strip(), got, wanted, rtol, tolerance) for detail, got in found.items()]
+
+
+def _close(name: str, got: Tensor, wanted: Tensor, rtol: float, tolerance: str) -> Check:
+    if got.shape != wanted.shape:
+        return Check(name, False, None, tolerance, f"expected {tuple(wanted.shape)}, got {tuple(got.shape)}")
+    passed = torch.allclose(got, wanted, atol=ATOL, rtol=rtol)
+    said = "" if passed else "loaded, but other weights or another order of channels"
+    return Check(name, passed, float((got - wanted).abs().max()), tolerance, said)
+
+
+def _files(folder: Path, recorded: Mapping[str, str]) -> Check:
+    """Checksums of the manifest."""
+    if not recorded:
+        return Check("checksums", False, None, "equal", "the manifest names no files")
+    wrong = [name for name, digest in recorded.items() if _digest(folder / name) != digest]
+    return Check(
+        f"checksums of {len(recorded)} files",
+        not wrong,
+        None,
+        "equal",
+        f"other bytes: {', '.join(wrong)}" if wrong else "",
+    )
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _contract(content: Mapping[str, Any], measured: Parity) -> Check:
+    """Whether the contract still gives the inputs of the parity file, for every configuration."""
+    name = "preprocess.json"
+
+    def largest() -> Iterable[float]:
+        for configuration in content["configurations"]:
+            contract = contract_file.contract_of(content, configuration)
+            x, _ = contract(
+                measured.tensors["images"], bands=contract.bands, quantity=contract.quantity, sensor=contract.sensor
+            )
+            yield float((x - measured.input(configuration)).abs().max())
+
+    try:
+        difference = max(largest())
+    except (UserError, *_LOADING) as error:
+        return Check(name, False, None, f"{ATOL:g}", str(error)[:200])
+    return Check(name, difference <= ATOL, difference, f"{ATOL:g}")
+
+
+def _item(folder: Path) -> Check:
+    try:
+        said = check_item(folder)
+    except (UserError, *_LOADING) as error:
+        return Check("STAC item (MLM)", False, None, "valid", f"{type(error).__name__}: {str(error)[:200]}")
+    return Check("STAC item (MLM)", True, None, "valid", said)

@@ -1,0 +1,147 @@
+"""``eo-ssl export``: an encoder as a bundle that opens in timm, TorchGeo and onnxruntime, the check that it does, and the push to the hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from eo_ssl.corpus import Corpus
+from eo_ssl.encoder import VitEncoder, load_encoder
+from eo_ssl.errors import UserError
+from eo_ssl.export import Bundle, Check, Options, export, sendings, terms_of
+from eo_ssl.export import push as upload
+from eo_ssl.export import verify as checks_of
+from eo_ssl.export.hub import check_repo
+from eo_ssl.manifest import require
+
+
+def main(
+    encoder: Path | None = None,
+    out: Path | None = None,
+    verify: Path | None = None,
+    name: str | None = None,
+    corpus: list[Path] | Path | None = None,
+    results: Path | None = None,
+    onnx: bool = True,
+    onnx_preprocessing: bool = False,
+    licence: str = "other",
+    publication: str = "not stated",
+    repo: str = "not stated",
+    push: str | None = None,
+    private: bool = True,
+    dry_run: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """Write an encoder as a bundle for timm, TorchGeo, onnxruntime and catalogues, or check one.
+
+    Args:
+        encoder: folder of a finished pretraining, or an encoder.safetensors.
+        out: folder that receives the bundle; a bundle that is there already is only pushed.
+        verify: a bundle to check instead: each route is loaded as its users do and its features compared.
+        name: of the encoder in the bundle; default: that of its folder.
+        corpus: corpus, or list of corpora, the encoder was trained on, for their licences and attributions in the model card.
+        results: folder of an evaluation of this encoder, for its numbers in the model card.
+        onnx: write an ONNX graph that takes the normalised input.
+        onnx_preprocessing: write a second graph that takes physical values.
+        licence: of the weights, as the Hugging Face hub spells it.
+        publication: address of a publication.
+        repo: address of the code.
+        push: owner/name of a repository of the Hugging Face hub to upload the bundle to.
+        private: whether a new repository is private.
+        dry_run: with push: list what would be sent, and send nothing.
+        overwrite: replace a bundle made with other options.
+
+    Returns:
+        0, or 1 when verify found a route that does not give the encoder's features.
+    """
+    console = Console()
+    if verify is not None:
+        if encoder is not None or out is not None or push is not None:
+            raise UserError("expected verify alone, got it with encoder, out or push; export first, then verify")
+        return _show(console, checks_of(verify))
+    if encoder is None or out is None:
+        raise UserError(
+            "expected an encoder and out, or verify, got neither pair; give `eo-ssl export ENCODER --out FOLDER`"
+        )
+    if dry_run and push is None:
+        raise UserError("expected dry_run with push, got it alone; an export itself sends nothing")
+    if push is not None:
+        check_repo(push)
+    loaded = load_encoder(encoder)
+    if name is not None and isinstance(loaded, VitEncoder):
+        loaded.name = name
+    corpora = corpus if isinstance(corpus, list) else [corpus] if corpus else []
+    given = {one.manifest().fingerprint: one.licences() for one in map(Corpus.open, corpora)}
+    options = Options(
+        onnx=onnx,
+        onnx_preprocessing=onnx_preprocessing,
+        terms=terms_of(loaded.provenance, given),
+        results=_rows(results, loaded.fingerprint),
+        results_fingerprint=require(results, "evaluate").fingerprint if results else "",
+        licence=licence,
+        publication=publication,
+        repo=repo,
+        overwrite=overwrite,
+    )
+    bundle = export(loaded, out, options=options)
+    _tell(console, bundle)
+    if push is not None:
+        _push(console, out, push, private=private, dry_run=dry_run)
+    return 0
+
+
+def _rows(results: Path | None, encoder: str) -> tuple[dict[str, Any], ...]:
+    """Rows of the evaluation that are of this encoder under its own contract."""
+    if results is None:
+        return ()
+    require(results, "evaluate")
+    rows = [json.loads(path.read_text()) for path in sorted((results / "rows").glob("*.json"))]
+    found = [row for row in rows if row["encoder_fingerprint"] == encoder and not row.get("reference")]
+    if not found:
+        raise UserError(
+            f"expected results of this encoder in {results}, got those of others; evaluate it, or leave results out"
+        )
+    return tuple(found)
+
+
+def _tell(console: Console, bundle: Bundle) -> None:
+    summary = bundle.manifest.summary
+    if not bundle.made:
+        console.print(f"nothing to do: {bundle.folder} holds this bundle already", soft_wrap=True)
+    if summary["torchgeo"] is None:
+        console.print(f"timm route only: {summary['torchgeo_left_out']}", soft_wrap=True)
+    else:
+        console.print(
+            f"TorchGeo routes as {summary['torchgeo']}: mean cosine of features, native against 224 px, "
+            f"{summary['cosine_native_to_torchgeo']:.4f} (between different images {summary['cosine_between_images']:.4f})",
+            soft_wrap=True,
+        )
+    restricted = {None: "not known (give the corpora)", True: "forbidden", False: "allowed"}[summary["non_commercial"]]
+    restricted = restricted.replace("allowed", "not forbidden by the data")
+    console.print(f"commercial use: {restricted}", soft_wrap=True)
+    console.print(
+        f"{len(bundle.files)} files: {bundle.folder.resolve()}; check them with `eo-ssl export --verify`",
+        soft_wrap=True,
+    )
+
+
+def _push(console: Console, folder: Path, repo: str, *, private: bool, dry_run: bool) -> None:
+    sent = sendings(folder) if dry_run else upload(folder, repo, private=private)
+    for one in sent:
+        console.print(f"{one.nbytes:>12,} {repo}/{one.target}", soft_wrap=True, highlight=False)
+    console.print(
+        f"{len(sent)} files, {sum(one.nbytes for one in sent) / 1e6:.1f} MB {'would be' if dry_run else ''} sent to {repo}"
+    )
+
+
+def _show(console: Console, checks: list[Check]) -> int:
+    for check in checks:
+        difference = "" if check.difference is None else f"{check.difference:.1e} of {check.tolerance}"
+        verdict = "passed" if check.passed else f"FAILED {check.said}"
+        console.print(f"{check.route:<72} {difference:<28} {verdict}", soft_wrap=True, highlight=False, markup=False)
+    failed = sum(not check.passed for check in checks)
+    console.print(f"{len(checks) - failed} of {len(checks)} passed")
+    return int(failed > 0)
