@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ONLY ?=
 
-.PHONY: install install-dev demo test lint bench clean
+.PHONY: install install-dev demo test lint bench grids clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -33,6 +33,9 @@ test: lint
 
 bench: install-dev
 	@$(BIN)/python -m bench $(ONLY)
+
+grids: install-dev
+	$(BIN)/python -m bench.grids
 
 clean:
 	rm -rf runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -202,6 +202,22 @@ def test_only_test_images_are_perturbed(rng: np.random.Generator) -> None:
     assert others[0].note.startswith("test images perturbed: reflectance + 0.1")
 
 
+def test_a_foreign_network_may_take_the_training_images_statistics(rng: np.random.Generator, tmp_path: Path) -> None:
+    task = planted(rng, 60)
+    name = "timm:resnet18@random?contract=training"
+    (one,) = candidates([name], seed=4)
+    encoder = one.encoder(task, task.folds[0])
+    stats = train_stats(task, task.folds[0].train, BANDS)
+    np.testing.assert_allclose(encoder.preprocessing.mean, stats.mean)
+    assert encoder.preprocessing.bands == BANDS and (one.pretraining_seeds, one.of_each_fold) == (0, True)
+    settings = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
+    compared = study_of((one,), task, "grid", grid=Grid.of([32], ["divide"], None), seed=0)
+    rows, _ = judge(task, compared, settings, tmp_path, computing=Computing())
+    assert [row["reference"] for row in rows] == ["", name, name] and "training images" in rows[0]["notes"][0]
+    with pytest.raises(UserError, match=r"or that of a task's training images by \?contract=training"):
+        candidates(["timm:resnet18@random"])
+
+
 def test_departures_of_weight_free_encoders_follow_the_fold(rng: np.random.Generator) -> None:
     task = planted(rng)
     for made in (ImageStats, RandomFeatures):

@@ -20,6 +20,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Options of each route; `size` brings images to a side, `pooling=mean` replaces the network's own, `quantity=sigma0` takes power where dB
 were trained on."""
 _RANDOM = "@random"
+_BY_TRAINING = "contract=training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +75,15 @@ def parse_spec(source: str) -> Spec:
                 f"expected options out of {', '.join(OPTIONS[route])} for {route}, got {option!r}{nearest(option, OPTIONS[route])}; leave it out"
             )
     return Spec(route, name, random, MappingProxyType(options))
+
+
+def by_training(source: str) -> str | None:
+    """Return ``source`` without ``contract=training``, which leaves the contract to whoever has training images; None if it says no such thing."""
+    if not is_spec(source):
+        return None
+    head, _, query = source.partition("?")
+    options = query.split("&")
+    if _BY_TRAINING not in options:
+        return None
+    rest = "&".join(option for option in options if option != _BY_TRAINING)
+    return f"{head}?{rest}" if rest else head

@@ -67,7 +67,7 @@ def _contract(spec: Spec, preprocessing: Preprocessing | None) -> Preprocessing:
     if named is None:
         raise UserError(
             f"expected a preprocessing contract for {spec.text}, got none; give one (preprocessing=), "
-            "or name its own for red, green and blue by ?contract=imagenet"
+            "name its own for red, green and blue by ?contract=imagenet, or that of a task's training images by ?contract=training"
         )
     if named != "imagenet":
         raise UserError(

@@ -13,7 +13,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eo_ssl.encoder import ENCODER_FILE, FITTED, WEIGHT_FREE, Encoder, VitEncoder, is_spec, load_encoder
+from eo_ssl.encoder import (
+    ENCODER_FILE,
+    FITTED,
+    WEIGHT_FREE,
+    Encoder,
+    VitEncoder,
+    by_training,
+    is_spec,
+    load_encoder,
+)
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.perturbations import Perturbation
 from eo_ssl.evaluation.splits import Fold
@@ -72,9 +81,10 @@ class Candidate:
             len(contract.bands),
             contract.size_px,
         )
-        name = (
-            (self.reference or self.name).partition("+")[0] if self.second is not None else self.reference or self.name
-        )
+        name = self.reference or self.name
+        foreign = by_training(name)
+        if foreign is not None:
+            return load_encoder(foreign, preprocessing=contract, seed=self.seed)
         return load_encoder(
             name,
             preprocessing=contract,
@@ -99,7 +109,9 @@ class Candidate:
     @property
     def pretraining_seeds(self) -> int:
         """Number of pretraining runs behind the number: one per weights file, none without trained weights."""
-        return 0 if self.trained is None or self.trained.provenance.get("weights") == "random" else 1
+        if self.trained is None:
+            return int(by_training(self.reference or self.name) is not None and "@random" not in self.name)
+        return int(self.trained.provenance.get("weights") != "random")
 
     @property
     def note(self) -> str:
@@ -108,6 +120,8 @@ class Candidate:
             return f"test images perturbed: {self.perturbation.about}"
         if self.treatment is not None and self.treatment != Treatment():
             return f"not as its contract says: {self.treatment.words}"
+        if by_training(self.reference or self.name) is not None:
+            return "normalised by the training images, whatever its weights were trained with"
         if self.pretraining_seeds:
             return "one pretraining run: its spread over seeds is not in the interval"
         if self.trained is not None:
@@ -134,7 +148,7 @@ def candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidate, ..
     loaded = {
         name: load_encoder(name, seed=seed) if is_spec(name) else load_encoder(name)
         for name in dict.fromkeys(name for pair in pairs for name in pair)
-        if name not in BASELINES
+        if name not in BASELINES and by_training(name) is None
     }
     architecture = next((one.architecture for one in loaded.values() if isinstance(one, VitEncoder)), None)
     if len({one.fingerprint for one in loaded.values()}) < len(loaded):
