@@ -26,6 +26,7 @@ from eo_ssl.evaluation.studies import Grid, study_of
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.trainstats import TrainStats, train_stats
 from eo_ssl.evaluation.treatments import NORMALISATIONS, Treatment
+from eo_ssl.evaluation.twins import Twin
 from planted import BANDS, GAMMA0, TOA, Images, contract, planted, vit
 
 
@@ -188,6 +189,26 @@ def test_robustness_sees_what_hurts_and_what_does_not(rng: np.random.Generator, 
     assert page(rows, comparisons).count("<table>") == 2
     lines = csv_text(rows).splitlines()
     assert len(lines) == 1 + len(rows) and lines[1].startswith("planted,imagestats")
+
+
+def test_the_same_ground_again_stands_among_the_perturbations(rng: np.random.Generator) -> None:
+    task = planted(rng)
+    other = Images(task.sources[0].x[::-1].copy())  # type: ignore[attr-defined]
+    twin = Twin("season", "the same ground, of all tiles", other, 1.0)  # type: ignore[arg-type]
+    plain, *tried = study_of(
+        candidates(["imagestats"]), replace(task, twins=((twin,),)), "robustness", grid=Grid(()), seed=0
+    )
+    (season,) = [one for one in tried if one.name == "imagestats | other season"]
+    fold, clean = task.folds[0], features_of(plain, task).x[0]
+    seen = features_of(season, replace(task, twins=((twin,),))).x[0]
+    encoder = plain.encoder(task, fold)
+    assert np.array_equal(seen[fold.train], clean[fold.train])
+    np.testing.assert_allclose(seen[fold.test], extract(encoder, other).x[fold.test], rtol=1e-6)
+    assert not [
+        one
+        for one in study_of(candidates(["imagestats"]), task, "robustness", grid=Grid(()), seed=0)
+        if "other" in one.name
+    ]
 
 
 def test_only_test_images_are_perturbed(rng: np.random.Generator) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import pytest
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, Stream, ingest
 from eo_ssl.errors import UserError
+from eo_ssl.evaluation import twins
 from eo_ssl.evaluation.candidates import candidates
 from eo_ssl.evaluation.draws import Amount, draw
+from eo_ssl.evaluation.features import CorpusSource
 from eo_ssl.evaluation.mstar import mstar_task
 from eo_ssl.evaluation.protocols import answer, check_protocols
 from eo_ssl.evaluation.results import Computing, Settings, judge, write_comparisons
@@ -34,6 +36,7 @@ CROP = Stream("sar_chip", Quantity.AMPLITUDE, ("SAR",), 0.3, 128)
 DEFAULTS: dict[str, Any] = {
     "product_id": "p", "row_off": 0, "col_off": 0, "height": 8, "width": 8, "xmin": None, "ymin": None, "xmax": None, "ymax": None, "label": 0,
     "label_name": "", "split": "train", "benchmark_split": "", "source": "", "source_width_px": None, "source_height_px": None,
+    "month": None, "orbit": "", "attribution": "",
 }  # fmt: skip
 TYPES = {
     "xmin": pa.float64(),
@@ -42,6 +45,7 @@ TYPES = {
     "ymax": pa.float64(),
     "source_width_px": pa.int32(),
     "source_height_px": pa.int32(),
+    "month": pa.int32(),
 }
 
 
@@ -148,6 +152,42 @@ def test_cross_sensor_task_by_translated_names(rng: np.random.Generator) -> None
     assert any("named as sentinel2_l1c" in note for note in task.notes)
     with pytest.raises(UserError, match="expected one sensor in task scenes"):
         corpus_task(parts, name="scenes", held_out="all")  # type: ignore[arg-type]
+
+
+def test_generated_data_are_said_to_be(rng: np.random.Generator) -> None:
+    labels = np.arange(40) % 2
+    rows = [
+        {"product_id": f"p{i // 10}", "label": int(v), "label_name": str(v), "attribution": "Synthetic data"}
+        for i, v in enumerate(labels)
+    ]
+    part = FakeCorpus().add(S2, tiles(rng, S2, labels), rows)
+    assert any("generated data" in note for note in corpus_task([part], name="t", held_out="all").notes)  # type: ignore[list-item]
+    assert not any("generated" in note for note in corpus_task(scenes(rng)[:1], name="t", held_out="all").notes)  # type: ignore[arg-type]
+
+
+def test_twins_are_the_same_ground_at_another_time_or_from_the_other_side(rng: np.random.Generator) -> None:
+    """Rows of three places: one seen in January, June and July, one in January and February, one without georeference."""
+    box = {"xmin": 1.0, "ymin": 2.0, "xmax": 1.01, "ymax": 2.01}
+    there = {**box, "xmin": 3.0, "xmax": 3.01}
+    rows = [
+        {**box, "month": 1, "orbit": "R1-ascending"}, {**box, "month": 6, "orbit": "R2-descending"}, {**box, "month": 7, "orbit": "R1-ascending"},
+        {**there, "month": 1, "orbit": "R3-descending"}, {**there, "month": 2, "orbit": "R3-ascending"}, {"month": 1}, {"month": 7},
+    ]  # fmt: skip
+    rows = [{**row, "product_id": f"p{i % 2}", "label": i % 2, "label_name": "ab"[i % 2]} for i, row in enumerate(rows)]
+    radar = Stream("sentinel1_rtc", Quantity.GAMMA0, ("VV", "VH"), 10.0, 8)
+    corpus, stream = FakeCorpus().add(radar, rng.random((7, 2, 8, 8)), rows)
+    table = corpus.index(stream, columns=list(twins.COLUMNS))
+    source = CorpusSource(
+        corpus.stream(stream), np.arange(7), "sentinel1_rtc", Quantity.GAMMA0, ("VV", "VH"), 10.0, (2, 8, 8), "x"
+    )  # type: ignore[arg-type]
+    season, orbit = twins.twins_of(source, table)
+    assert season.source.rows.tolist() == [2, 0, 0, 3, 4, 5, 6]  # six months apart, then five; a month is no season
+    assert orbit.source.rows.tolist() == [1, 2, 1, 4, 3, 5, 6]  # the nearest in time from the other side
+    assert "43 % of the tiles" in season.about and season.source.fingerprint != source.fingerprint
+    optical = replace(source, sensor="sentinel2_l1c", quantity=TOA)
+    assert [twin.name for twin in twins.twins_of(optical, table)] == ["season"]
+    some = replace(source, rows=np.array([1, 4]))
+    assert twins.twins_of(some, table)[0].source.rows.tolist() == [0, 4]  # also a tile that no label is known of
 
 
 def test_tiles_that_pretraining_saw_are_not_tested(rng: np.random.Generator) -> None:

@@ -136,7 +136,7 @@ def _on_perturbed(
         if perturbation.contract is not None:
             encoder = encoder.with_preprocessing(perturbation.contract(encoder.preprocessing))
         changed = rows.copy()
-        for source, (a, b) in zip(task.sources, pairwise(starts), strict=True):
+        for source, (a, b) in zip(perturbation.instead or task.sources, pairwise(starts), strict=True):
             asked = np.sort(fold.test[(fold.test >= a) & (fold.test < b)])
             part = Part(PerturbedSource(source, perturbation), asked - a)
             changed[asked] = extract(encoder, part, batch_size=batch_size, cache=cache, device=device).x

@@ -32,6 +32,8 @@ class Perturbation:
     "band that is not given"
     crop_px: int | None = None
     "side of the centre that is given alone"
+    instead: tuple[Source, ...] = ()
+    "images taken in place of those of each source; none for the same"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any, Literal
 
 from eo_ssl.evaluation.candidates import Candidate
-from eo_ssl.evaluation.perturbations import perturbations
+from eo_ssl.evaluation.perturbations import Perturbation, perturbations
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.treatments import NORMALISATIONS, Treatment
 
@@ -46,11 +46,23 @@ class Grid:
 def perturbed(candidate: Candidate, task: Task, *, seed: int) -> tuple[Candidate, ...]:
     """Return ``candidate`` on untouched images, then under each perturbation of the test images."""
     contract = candidate.encoder(task, task.folds[0]).preprocessing
+    tried = (*perturbations(task.sources[0], contract, seed=seed), *again(task))
     others = [
         replace(candidate, name=f"{candidate.name} | {one.name}", perturbation=one, reference=candidate.name)
-        for one in perturbations(task.sources[0], contract, seed=seed)
+        for one in tried
     ]
     return (candidate, *others)
+
+
+def again(task: Task) -> tuple[Perturbation, ...]:
+    """Return the perturbations that show the same ground again (`twins`), where every source has such tiles."""
+    names = [name for name in ("season", "orbit") if all(name in [twin.name for twin in own] for own in task.twins)]
+    found = []
+    for name in names if task.twins else ():
+        chosen = [next(twin for twin in own if twin.name == name) for own in task.twins]
+        about = "; ".join(dict.fromkeys(twin.about for twin in chosen))
+        found.append(Perturbation(f"other {name}", about, instead=tuple(twin.source for twin in chosen)))
+    return tuple(found)
 
 
 def study_of(

@@ -17,6 +17,8 @@ from eo_ssl.errors import UserError, nearest
 from eo_ssl.evaluation.features import Matrix, Rows, Source, corpus_source, translated
 from eo_ssl.evaluation.metrics import Metric
 from eo_ssl.evaluation.splits import Division, Fold, Places, divide
+from eo_ssl.evaluation.twins import COLUMNS as AGAIN
+from eo_ssl.evaluation.twins import Twin, twins_of
 from eo_ssl.manifest import fingerprint
 
 HeldOut = Literal["unseen", "all"]
@@ -32,7 +34,7 @@ IGNORED = -1
 CorpusStream = tuple[Corpus, str]
 COLUMNS = (
     "product_id", "row_off", "col_off", "height", "width", "xmin", "ymin", "xmax", "ymax",
-    "label", "label_name", "split", "benchmark_split", "source", "source_width_px", "source_height_px",
+    "label", "label_name", "split", "benchmark_split", "source", "source_width_px", "source_height_px", "attribution",
 )  # fmt: skip
 
 
@@ -91,6 +93,8 @@ class Task:
     "[n] place of each image among all by a name that outlives the corpus, so that draws do not depend on row order; None for positions"
     places: npt.NDArray[np.float64] | None = None
     "[n, 4] xmin, ymin, xmax, ymax of each image in degrees, NaN without georeference; None where nothing is known"
+    twins: tuple[tuple[Twin, ...], ...] = ()
+    "of each source"
     kept: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     "statistics of training images, computed once"
 
@@ -188,6 +192,8 @@ def corpus_task(
     notes = [f"{dropped} test tiles left out: their class has no training tile in the fold"] if dropped else []
     if len(np.unique(division.blocks)) < 10:
         notes.append(f"only {len(np.unique(division.blocks))} blocks: the interval is wide and rough")
+    if any(str(text).startswith("Synthetic") for text in table["attribution"].to_pylist()):
+        notes.append("generated data, no satellite's: what holds here may not hold there")
     if len({source.sensor for source in sources}) > 1:
         raise UserError(
             f"expected one sensor in task {name}, got {', '.join(sorted({s.sensor for s in sources}))}; name the bands of one with `sensor`"
@@ -197,6 +203,10 @@ def corpus_task(
     return Task(
         name, tuple(sources), labels, names, division.blocks, folds, division.split, metric, tuple(notes), rank=_rank(table),
         places=numbers(table, ("xmin", "ymin", "xmax", "ymax")),
+        twins=tuple(
+            twins_of(source, corpus.index(stream, columns=list(AGAIN)))
+            for source, (corpus, stream) in zip(sources, corpora, strict=True)
+        ),
     )  # fmt: skip
 
 
