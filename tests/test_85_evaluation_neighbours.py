@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyproj
 import pytest
 
+from eo_ssl.evaluation.benchmarks import benchmark_task
 from eo_ssl.evaluation.neighbours import beside_training, warned
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
+from eo_ssl.synthetic import make_eurosat
 from planted import planted
 
 
@@ -42,3 +46,17 @@ def test_the_warning_is_a_note(rng: np.random.Generator) -> None:
     assert warned(quiet) is quiet and warned(planted(rng)).notes == ()
     lost = replace(quiet, places=np.full((64, 4), np.nan))
     assert beside_training(lost) == 0.0
+
+
+def test_eurosat_knows_where_its_patches_lie(tmp_path: Path) -> None:
+    root = make_eurosat(tmp_path, per_class=4)
+    task = benchmark_task("eurosat", root)
+    assert task.places is not None
+    geod = pyproj.Geod(ellps="WGS84")
+    for left, bottom, right, top in task.places[::7]:
+        middle = (bottom + top) / 2
+        wide, high = geod.inv(left, middle, right, middle)[2], geod.inv(left, bottom, left, top)[2]
+        assert 640 <= wide < 700 and 640 <= high < 700  # 64 pixels of 10 m, and the corners of a turned square
+    # Patches moved onto their neighbours' ground are seen to be beside them.
+    moved = replace(task, places=np.repeat(task.places[:1], len(task.labels), axis=0))
+    assert beside_training(task) == 0.0 and beside_training(moved) == 1.0

@@ -9,7 +9,14 @@ from torchgeo.datasets import DatasetNotFoundError, EuroSAT, EuroSATSpatial
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import TorchGeoImages, card_source, check_complete, consecutive, raster_shape
+from eo_ssl.evaluation.benchmarks.images import (
+    TorchGeoImages,
+    card_source,
+    check_complete,
+    consecutive,
+    raster_places,
+    raster_shape,
+)
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import file_sha256
@@ -55,7 +62,7 @@ def load(request: Request) -> Task:
     others = "80/20 or random" if spatial else "80/20 or spatial"
     return Task(
         request.name, (source,), labels, names, np.arange(len(labels), dtype=np.int64), (fold,), SPATIAL if spatial else RANDOM, "accuracy",
-        (f"not comparable with {others} splits of EuroSAT",),
+        (f"not comparable with {others} splits of EuroSAT",), places=raster_places(paths),
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import rasterio
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioIOError
+from rasterio.warp import transform_bounds
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
@@ -274,3 +275,16 @@ def check_complete(path: Path, found: int) -> None:
         raise UserError(
             f"expected the {listed} images that {path} lists, got {found}; the copy is incomplete, fetch it again"
         )
+
+
+def raster_places(paths: Sequence[Path]) -> npt.NDArray[np.float64]:
+    """Return xmin, ymin, xmax, ymax of each raster in degrees, float64 [n, 4]; NaN for one without georeference."""
+
+    def place(path: Path) -> tuple[float, float, float, float]:
+        with rasterio.open(path) as file:
+            if file.crs is None:
+                return (np.nan,) * 4
+            return transform_bounds(file.crs, "OGC:CRS84", *file.bounds)  # type: ignore[no-any-return]
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return np.array(list(pool.map(place, paths)), dtype=np.float64).reshape(-1, 4)
