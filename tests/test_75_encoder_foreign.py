@@ -344,3 +344,10 @@ def test_specs_are_read_strictly() -> None:
         from eo_ssl.models.vit import VitConfig
 
         load_encoder("timm:resnet18@random", architecture=VitConfig())
+
+
+def test_images_that_vanish_in_the_strides_are_refused_in_a_sentence() -> None:
+    encoder = load("timm:convnext_atto@random", preprocessing=contract(16))
+    with pytest.raises(UserError, match=r"large enough for the network's strides, got 16 x 16 px.*\?size=64"):
+        encoder.features(batch(size=16))
+    assert encoder.at_size(64).features(batch(size=64)).shape[0] == 2

@@ -6,6 +6,8 @@ timm's models answer for themselves; torchvision's Swin transformers and TorchGe
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,9 +17,27 @@ from eo_ssl.encoder.protocol import check_multiple
 from eo_ssl.errors import UserError
 
 
+@contextmanager
+def _large_enough(x: Tensor) -> Iterator[None]:
+    """Say in a sentence that images vanish in a network's strides.
+
+    Raises:
+        UserError: a map smaller than the next kernel.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "Kernel size can't be greater" not in str(error):
+            raise
+        raise UserError(
+            f"expected images large enough for the network's strides, got {x.shape[2]} x {x.shape[3]} px; bring them to a larger side, such as ?size=64"
+        ) from error
+
+
 def pooled(network: Any, x: Tensor) -> Tensor:
     """Vector of each image by the network's own pooling: [B, C, H, W] -> [B, D]."""
-    vectors: Tensor = network(x)
+    with _large_enough(x):
+        vectors: Tensor = network(x)
     return vectors
 
 
@@ -29,7 +49,8 @@ def positions(network: Any, x: Tensor) -> Tensor:
     if _is_earthloc(network):
         grid: Tensor = network.backbone(x)  # [B, D, h, w]
         return grid.flatten(2).transpose(1, 2)
-    out: Tensor = network.forward_features(x)
+    with _large_enough(x):
+        out: Tensor = network.forward_features(x)
     if out.ndim == 3:  # [B, P + N, D]
         return out[:, getattr(network, "num_prefix_tokens", 0) :]
     if getattr(network, "output_fmt", "NCHW") == "NHWC":
