@@ -264,6 +264,7 @@ def test_published_values_stand_beside_the_rows_they_belong_to() -> None:
     }
     assert published_value({**row, **other}) == 0.464
     for change in (
+        {"n_test": 80},
         {"task": "eurosat-spatial"},
         {"amount": "5 per class"},
         {"protocol": "linear"},
