@@ -148,7 +148,10 @@ def _spell(arguments: Sequence[str], workflow: Callable[..., Any]) -> list[str]:
             while waiting and not waiting[0].startswith("--"):
                 values.append(waiting.pop(0))
             if values and not (len(values) == 1 and values[0].startswith("[")):
-                equals, value = "=", f"[{', '.join(json.dumps(one) if item is str else one for one in values)}]"
+                equals, value = (
+                    "=",
+                    f"[{', '.join(one if item in (int, float) else json.dumps(one) for one in values)}]",
+                )
             elif values:
                 equals, value = "=", values[0]
         spelled.append(name + equals + value)
@@ -158,7 +161,7 @@ def _spell(arguments: Sequence[str], workflow: Callable[..., Any]) -> list[str]:
 def _item(hint: Any) -> type | None:
     """What a list option holds, None for other options and for lists of anything but words and numbers."""
     for one in (hint, *get_args(hint)):
-        if get_origin(one) is list and get_args(one)[0] in (str, int, float):
+        if get_origin(one) is list and get_args(one)[0] in (str, Path, int, float):
             found: type = get_args(one)[0]
             return found
     return None

@@ -34,13 +34,20 @@ def test_a_wrong_value_says_what_was_expected(capsys: pytest.CaptureFixture[str]
 
 
 def test_lists_are_typed_as_words() -> None:
-    def workflow(names: list[str], shots: list[int] | None = None, out: Path = Path(), quiet: bool = False) -> None: ...
+    def workflow(
+        names: list[str],
+        inputs: list[Path] | None = None,
+        shots: list[int] | None = None,
+        out: Path = Path(),
+        quiet: bool = False,
+    ) -> None: ...
 
     expected = ["--names", "a b", "torchgeo:X?size=64"], ["--shots", "1", "5"], ["--out", "o"], ["--quiet"]
     assert _spell([word for part in expected for word in part], workflow) == [
         '--names=["a b", "torchgeo:X?size=64"]', "--shots=[1, 5]", "--out", "o", "--quiet=true",
     ]  # fmt: skip
     assert _spell(["--names", "one"], workflow) == ['--names=["one"]']
+    assert _spell(["--inputs", "a/b", "c"], workflow) == ['--inputs=["a/b", "c"]']
     assert _spell(["--names", "[a, b]", "--shots=5"], workflow) == ["--names=[a, b]", "--shots=[5]"]
 
 

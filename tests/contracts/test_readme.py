@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from eo_ssl.cards import load_card
-from eo_ssl.cli import COMMANDS
+from eo_ssl.cli import COMMANDS, parse
 
 
 def blocks(root: Path, language: str) -> list[str]:
@@ -34,6 +34,9 @@ def test_commands_and_their_options_exist(project_root: Path) -> None:
         known = {"config", *get_type_hints(import_module(f"eo_ssl.workflows.{command}").main)}
         options = {word[2:].replace("-", "_") for word in arguments if word.startswith("--")}
         assert options <= known, (command, options - known)
+        named = arguments if arguments and arguments[0].startswith("--") else []
+        if named and "--verify" not in named:
+            parse(command, import_module(f"eo_ssl.workflows.{command}").main, named)  # values of the right type
 
 
 def test_make_targets_exist(project_root: Path) -> None:
