@@ -178,7 +178,7 @@ def test_a_prefix_that_loads_nothing_is_caught(copy: Path) -> None:
     ClassificationTask("vit_small_patch16_224", weights=str(copy / CLASSIFICATION_FILE), in_channels=2, num_classes=3)
     found = failed(verify(copy))
     assert found["torchgeo ClassificationTask"] == "loaded, but other weights or another order of channels"
-    assert set(found) == {"torchgeo ClassificationTask", "checksums of 10 files"}
+    assert set(found) == {"torchgeo ClassificationTask", "checksums of 12 files"}
 
 
 def test_swapped_channels_and_missing_heads_are_caught(copy: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
+import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,6 +253,28 @@ def test_three_lines_fine_tune_in_torchgeo(tmp_path: Path, monkeypatch: pytest.M
     x, _ = contract(images, bands=bands, quantity="toa_reflectance", sensor="sentinel2_l1c")
     assert len(seen) == 4  # three steps of training, one of validation
     torch.testing.assert_close(seen[3], x)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning", "ignore:.*does not have many workers.*")
+def test_the_lines_of_the_readme_fine_tune(project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lines,) = re.findall(r"```python\n(import sys\n.*?)```", (project_root / "README.md").read_text(), flags=re.DOTALL)
+    quiet = (
+        "max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False"
+    )
+    (tmp_path / "tuned.py").write_text(
+        lines.replace("max_epochs=10", f"{quiet}, accelerator='cpu'").replace("=64", "=10")
+    )
+    bands = ("B02", "B8A", "B11")
+    architecture = VitConfig("vit_tiny_patch16_224", img_size=64, in_chans=len(bands), patch_size=16)
+    bundle = export(encoder(architecture, optical(64, bands)), tmp_path / "bundle", options=Options(onnx=False)).folder
+    make_eurosat(tmp_path / "eurosat", per_class=5)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "weights", raising=False)
+    tuned = runpy.run_path("tuned.py")["task"].model.state_dict()
+    exported = torch.load(bundle / CLASSIFICATION_FILE, weights_only=True)["state_dict"]
+    change = [(tuned[key.removeprefix("model.")] - value).abs().max() for key, value in exported.items()]
+    assert 0 < max(change) < 0.1  # of one step of training from the exported weights, not from random ones
 
 
 def test_a_mean_pooled_encoder_gets_its_classifier_behind_the_mean(tmp_path: Path) -> None:

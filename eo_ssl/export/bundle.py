@@ -13,6 +13,7 @@ from torch import Tensor
 from eo_ssl.encoder import Encoder, VitEncoder
 from eo_ssl.errors import UserError
 from eo_ssl.export import contract_file, parity
+from eo_ssl.export.bench_adapter import bench_files
 from eo_ssl.export.configurations import at_224, torchgeo_name
 from eo_ssl.export.contract_file import PREPROCESS_FILE
 from eo_ssl.export.model_card import CARD_FILE, Facts, model_card
@@ -144,6 +145,8 @@ def _files(leaving: _Leaving, options: Options) -> Iterator[tuple[str, Callable[
     yield PARITY_FILE, lambda: parity.to_bytes(leaving.tensors, said)
     yield TIMM_CONFIG, lambda: timm_config(encoder, licence=options.licence)
     yield TIMM_WEIGHTS, lambda: timm_weights(encoder)
+    for name, data in bench_files(encoder).items():
+        yield name, partial(bytes, data)
     method, dataset, weights = method_of(encoder), dataset_of(encoder), ""
     if other is not None:
         meta = enum_meta(other, dataset=dataset, method=method, publication=options.publication, repo=options.repo)
