@@ -15,7 +15,7 @@ from torch import Tensor
 from eo_ssl.errors import UserError
 from eo_ssl.export import contract_file, parity
 from eo_ssl.export.onnx_graph import ENCODER_GRAPH, PHYSICAL_GRAPH, onnx_features
-from eo_ssl.export.parity import ATOL, RTOL, RTOL_ONNX, Parity
+from eo_ssl.export.parity import TOLERANCE, Parity
 from eo_ssl.export.stac_item import check_item
 from eo_ssl.export.timm_folder import timm_features
 from eo_ssl.export.torchgeo_checkpoints import classification_features, segmentation_features
@@ -61,7 +61,7 @@ def verify(folder: Path) -> list[Check]:
     for graph, source in ((ENCODER_GRAPH, "native.input"), (PHYSICAL_GRAPH, "images")):
         if (folder / graph).exists():
             run = partial(onnx_features, folder / graph, measured.tensors[source])
-            checks += _compared(f"onnxruntime {graph}", partial(_one, run), measured, "native", RTOL_ONNX)
+            checks += _compared(f"onnxruntime {graph}", partial(_one, run), measured, "native")
     return [*checks, _item(folder)]
 
 
@@ -81,7 +81,7 @@ def _torchgeo(folder: Path, content: Mapping[str, Any], measured: Parity) -> lis
     def transformed() -> dict[str, Tensor]:
         return {"": load_weights_module(folder).WEIGHTS.transforms(measured.tensors["images"])}
 
-    return checks + _judged("WeightsEnum transforms", transformed, x, RTOL)
+    return checks + _judged("WeightsEnum transforms", transformed, x)
 
 
 def _one(run: Callable[[], Tensor]) -> dict[str, Tensor]:
@@ -89,28 +89,27 @@ def _one(run: Callable[[], Tensor]) -> dict[str, Tensor]:
 
 
 def _compared(
-    name: str, route: Callable[[], Mapping[str, Tensor]], measured: Parity, configuration: str, rtol: float = RTOL
+    name: str, route: Callable[[], Mapping[str, Tensor]], measured: Parity, configuration: str
 ) -> list[Check]:
-    return _judged(name, route, measured.features(configuration), rtol)
+    return _judged(name, route, measured.features(configuration))
 
 
-def _judged(name: str, route: Callable[[], Mapping[str, Tensor]], wanted: Tensor, rtol: float) -> list[Check]:
+def _judged(name: str, route: Callable[[], Mapping[str, Tensor]], wanted: Tensor) -> list[Check]:
     """One check for each tensor of a route; what its loader raises fails the route and not the others."""
-    tolerance = f"{ATOL:g} + {rtol:g} x value"
     try:
         found = route()
     except (UserError, *_LOADING) as error:
         said = (str(error).strip().splitlines() or [""])[0][:200]
-        return [Check(name, False, None, tolerance, f"{type(error).__name__}: {said}")]
-    return [_close(f"{name} {detail}".strip(), got, wanted, rtol, tolerance) for detail, got in found.items()]
+        return [Check(name, False, None, f"{TOLERANCE:g}", f"{type(error).__name__}: {said}")]
+    return [_close(f"{name} {detail}".strip(), got, wanted) for detail, got in found.items()]
 
 
-def _close(name: str, got: Tensor, wanted: Tensor, rtol: float, tolerance: str) -> Check:
+def _close(name: str, got: Tensor, wanted: Tensor) -> Check:
     if got.shape != wanted.shape:
-        return Check(name, False, None, tolerance, f"expected {tuple(wanted.shape)}, got {tuple(got.shape)}")
-    passed = torch.allclose(got, wanted, atol=ATOL, rtol=rtol)
+        return Check(name, False, None, f"{TOLERANCE:g}", f"expected {tuple(wanted.shape)}, got {tuple(got.shape)}")
+    passed = torch.allclose(got, wanted, atol=TOLERANCE, rtol=0)
     said = "" if passed else "loaded, but other weights or another order of channels"
-    return Check(name, passed, float((got - wanted).abs().max()), tolerance, said)
+    return Check(name, passed, float((got - wanted).abs().max()), f"{TOLERANCE:g}", said)
 
 
 def _files(folder: Path, recorded: Mapping[str, str]) -> Check:
@@ -149,8 +148,8 @@ def _contract(content: Mapping[str, Any], measured: Parity) -> Check:
     try:
         difference = max(largest())
     except (UserError, *_LOADING) as error:
-        return Check(name, False, None, f"{ATOL:g}", str(error)[:200])
-    return Check(name, difference <= ATOL, difference, f"{ATOL:g}")
+        return Check(name, False, None, f"{TOLERANCE:g}", str(error)[:200])
+    return Check(name, difference <= TOLERANCE, difference, f"{TOLERANCE:g}")
 
 
 def _item(folder: Path) -> Check:

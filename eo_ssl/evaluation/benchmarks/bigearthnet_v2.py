@@ -87,7 +87,7 @@ def load(request: Request) -> Task:
     counts = [table["split"].count(split) for split in SPLITS]
     tiles = [_tile(name) for name in table["patch_id"]]
     return Task(
-        request.name, (sources[0],), _labels(table["labels"], class_names, request), class_names, numbered(tiles), (consecutive(*counts),), SPLIT, "micro_ap",
+        request.name, (sources[0],), _labels(table["labels"], class_names, request), class_names, numbered(tiles), (consecutive(*counts, names=table["patch_id"]),), SPLIT, "micro_ap",
         ("not comparable with BigEarthNet v1, whose labels, patches and split differ", "20 and 60 m bands brought to 10 m by bilinear interpolation"),
         kind="multilabel", partners=tuple(sources[1:]),
     )  # fmt: skip

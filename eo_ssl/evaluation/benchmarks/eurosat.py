@@ -58,7 +58,7 @@ def load(request: Request) -> Task:
         content=[[path.name, file_sha256(path)] for path in paths],
         wanted=RGB if request.variant.endswith("rgb") else None,
     )
-    fold = consecutive(*(len(dataset) for dataset in datasets))
+    fold = consecutive(*(len(dataset) for dataset in datasets), names=[path.name for path in paths])
     others = "80/20 or random" if spatial else "80/20 or spatial"
     return Task(
         request.name, (source,), labels, names, np.arange(len(labels), dtype=np.int64), (fold,), SPATIAL if spatial else RANDOM, "accuracy",

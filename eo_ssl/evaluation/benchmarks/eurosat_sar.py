@@ -48,7 +48,7 @@ def load(request: Request) -> Task:
     content = [[path.name, file_sha256(path)] for path in paths]
     source = card_source(TorchGeoImages(tuple(datasets)), request.card, size=wanted[1:], content=content)
     labels = np.array([classes.index(kind) for kind in found], dtype=np.int64)
-    fold = consecutive(*(len(dataset) for dataset in datasets))
+    fold = consecutive(*(len(dataset) for dataset in datasets), names=names)
     return Task(
         request.name, (source,), labels, classes, np.arange(len(labels), dtype=np.int64), (fold,), SPLIT, "accuracy",
         ("classes are numbered in another order than those of EuroSAT",),

@@ -101,7 +101,7 @@ def load(request: Request) -> Task:
     labels = np.array([of[name] for name in names], dtype=np.int64)
     content = [[path.name, file_sha256(path)] for path in paths]
     source = card_source(Samples(paths), request.card, size=(SIZE_PX, SIZE_PX), content=content)
-    fold = consecutive(*(len(partition.get(split, [])) for split in ("train", "valid", "test")))
+    fold = consecutive(*(len(partition.get(split, [])) for split in ("train", "valid", "test")), names=names)
     return Task(
         request.name, (source,), labels, tuple(classes), np.arange(len(labels), dtype=np.int64), (fold,), SPLIT, "accuracy",
         ("bands by what the planes are: the arrays called 08A to 12 hold B09, B10, B11, B12, B8A",),

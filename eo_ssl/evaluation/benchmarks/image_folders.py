@@ -76,6 +76,6 @@ def load(request: Request) -> Task:
     labels = np.array([label for dataset in datasets for _, label in dataset.samples], dtype=np.int64)
     content = [[path.name, file_sha256(path)] for path in paths]
     source = card_source(TorchGeoImages(tuple(datasets)), request.card, size=(SIZE_PX, SIZE_PX), content=content)
-    fold = consecutive(*(len(dataset) for dataset in datasets))
+    fold = consecutive(*(len(dataset) for dataset in datasets), names=[path.name for path in paths])
     blocks = np.arange(len(labels), dtype=np.int64)
     return Task(request.name, (source,), labels, names, blocks, (fold,), SPLIT, "accuracy", (folder.note,))

@@ -138,8 +138,26 @@ def card_source(
     return MaskedCardSource(files, card, bands, shape, identity, masks)
 
 
-def consecutive(train: int, validation: int, test: int) -> Fold:
-    """Return the fold of images that stand split after split: train, validation, test."""
+def consecutive(train: int, validation: int, test: int, *, names: Sequence[object] | None) -> Fold:
+    """Return the fold of images that stand split after split: train, validation, test.
+
+    Args:
+        train: number of training images, the first ones.
+        validation: number of validation images.
+        test: number of test images.
+        names: of all images, which tell them apart; None where files number their images and name none.
+
+    Raises:
+        UserError: an image is named twice: it would be trained on and tested, or counted twice.
+    """
+    seen: dict[object, int] = {}
+    for at, name in enumerate(names or ()):
+        if seen.setdefault(name, at) != at:
+            ends = ("train", train), ("validation", train + validation), ("test", train + validation + test)
+            first, second = (next(split for split, end in ends if one < end) for one in (seen[name], at))
+            raise UserError(
+                f"expected each image in one split, got {name} in {first} and again in {second}; fetch the lists of the splits again"
+            )
     parts = np.split(np.arange(train + validation + test, dtype=np.int64), [train, train + validation])
     return Fold(parts[0], parts[2], parts[1])
 

@@ -77,7 +77,7 @@ def load(request: Request) -> Task:
     parts = (arrays["train_x"], arrays["test_x"])
     content = [path.stat().st_size, labels.tolist()]
     source = card_source(Arrays(parts), request.card, size=(SIZE_PX, SIZE_PX), content=content)
-    fold = consecutive(parts[0].shape[3], 0, parts[1].shape[3])
+    fold = consecutive(parts[0].shape[3], 0, parts[1].shape[3], names=None)
     return Task(
         request.name, (source,), labels, CLASS_NAMES, np.arange(len(labels), dtype=np.int64), (fold,), SPLIT, "accuracy",
         ("near its ceiling: statistics of pixels alone reach 99.6 %",),

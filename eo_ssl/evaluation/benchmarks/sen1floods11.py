@@ -89,6 +89,6 @@ def load(request: Request) -> Task:
     events = [chip.rpartition("_")[0] for chip in chips]
     blocks = np.arange(len(chips), dtype=np.int64) if bolivia else numbered(events)
     return Task(
-        request.name, (sources[0],), np.zeros((len(chips), 0), dtype=np.int64), CLASS_NAMES, blocks, (consecutive(*counts),), SPLITS[bolivia], "miou",
+        request.name, (sources[0],), np.zeros((len(chips), 0), dtype=np.int64), CLASS_NAMES, blocks, (consecutive(*counts, names=chips),), SPLITS[bolivia], "miou",
         ("hand labels only; the weak labels of the publication are not used",), kind="segmentation", partners=tuple(sources[1:]),
     )  # fmt: skip

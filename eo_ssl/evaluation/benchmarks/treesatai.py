@@ -57,7 +57,7 @@ def load(request: Request) -> Task:
         )
     content = [request.variant, files, *(file_sha256(path) for path in (*lists.values(), labels_path))]
     source = card_source(Rasters(paths, len(request.card.bands)), request.card, size=wanted[1:], content=content)
-    fold = consecutive(len(names["train"]), 0, len(names["test"]))
+    fold = consecutive(len(names["train"]), 0, len(names["test"]), names=files)
     return Task(
         request.name, (source,), labels, classes, np.arange(len(files), dtype=np.int64), (fold,), SPLIT, "micro_ap",
         ("genera at their own share of a plot count alike: a label is present or not",), kind="multilabel",
