@@ -95,28 +95,30 @@ class PerturbedSource:
 def perturbations(source: Source, contract: Preprocessing, *, seed: int = 0) -> tuple[Perturbation, ...]:
     """Return what can be tried on images like those of ``source`` for an encoder with ``contract``.
 
-    All: gain (10 %; 1 dB of power, Sentinel-1's absolute accuracy), half the resolution, and the centre alone, half the input size.
-    Reflectance: also the offset of baseline 04 left in or subtracted twice, noise, each band missing in turn and filled with its mean.
-    Power: also speckle of 5 looks, and each band missing in turn.
+    All: gain (10 %; of radar 1 dB, Sentinel-1's absolute accuracy), noise (of radar speckle of 5 looks), each of several bands missing
+    in turn and filled with its mean, half the resolution, and the centre alone, half the input size. Reflectance: also the offset of
+    baseline 04 left in or subtracted twice.
     """
-    found = []
-    if source.quantity.is_reflectance:
+    quantity, found = source.quantity, []
+    if quantity.is_reflectance:
         found += [
             Perturbation("offset +0.1", "reflectance + 0.1: the offset of baseline 04.00 left in", _added(OFFSET)),
             Perturbation("offset -0.1", "reflectance - 0.1: the offset subtracted twice", _added(-OFFSET)),
-            Perturbation("noise", "Gaussian noise of standard deviation 0.01", _noise(0.01, seed)),
         ]
-        found += [_without(band) for band in contract.bands if len(contract.bands) > 1]
-    if source.quantity.is_power:
-        found.append(Perturbation("speckle", "multiplied by gamma noise of mean 1 and 5 looks", _speckle(5.0, seed)))
-        found += [_without(band) for band in contract.bands if len(contract.bands) > 1]
-    if not source.quantity.is_db:
-        gain = 10**0.1 if source.quantity.is_power else 1.1
-        words = "1 dB" if source.quantity.is_power else "10 %"
-        found.append(Perturbation("gain", f"values raised by {words}", _scaled(gain)))
+    if quantity.is_power or quantity.is_db or quantity == Quantity.AMPLITUDE:
+        found.append(
+            Perturbation("speckle", "power times gamma noise of mean 1 and 5 looks", _speckle(5.0, quantity, seed))
+        )
+        raised = _added(1.0) if quantity.is_db else _scaled(10 ** (0.1 if quantity.is_power else 0.05))
+        found.append(Perturbation("gain", "power raised by 1 dB", raised))
+    else:
+        std = 0.01 if quantity.is_reflectance else 2.55  # a hundredth of what 8 bits hold
+        found.append(Perturbation("noise", f"Gaussian noise of standard deviation {std:g}", _noise(std, seed)))
+        found.append(Perturbation("gain", "values raised by 10 %", _scaled(1.1)))
+    found += [_without(band) for band in contract.bands if len(contract.bands) > 1]
     half = min(source.shape[1:]) // 2
     if half:
-        found.append(Perturbation("half resolution", "means of 2 x 2 pixels in place of each", _halved()))
+        found.append(Perturbation("half resolution", "means of 2 x 2 pixels in place of each", _halved(quantity)))
         found.append(Perturbation("centre half", f"only the centre of {half} px is given", crop_px=half))
     return tuple(found)
 
@@ -152,21 +154,27 @@ def _noise(std: float, seed: int) -> Pixels:
     return change
 
 
-def _speckle(looks: float, seed: int) -> Pixels:
+def _speckle(looks: float, quantity: Quantity, seed: int) -> Pixels:
     def change(out: Matrix, positions: Rows) -> None:
         for image, position in zip(out, positions.tolist(), strict=True):
-            image *= np.random.default_rng([seed, position]).gamma(looks, 1 / looks, image.shape).astype(np.float32)
+            gamma = np.random.default_rng([seed, position]).gamma(looks, 1 / looks, image.shape)
+            if quantity.is_db:
+                image += (10 * np.log10(gamma)).astype(np.float32)
+            else:
+                image *= (gamma if quantity.is_power else np.sqrt(gamma)).astype(np.float32)
 
     return change
 
 
-def _halved() -> Pixels:
-    """Means of 2 x 2 pixels, each repeated: the size stays, the resolution halves."""
+def _halved(quantity: Quantity) -> Pixels:
+    """Means of 2 x 2 pixels, each repeated: the size stays, the resolution halves. Decibels are averaged as power."""
 
     def change(out: Matrix, _: Rows) -> None:
         height, width = (side // 2 * 2 for side in out.shape[2:])
         whole = out[:, :, :height, :width]
-        blocks = whole.reshape(*out.shape[:2], height // 2, 2, width // 2, 2).mean(axis=(3, 5))
+        fine = 10 ** (whole / 10) if quantity.is_db else whole
+        blocks = fine.reshape(*out.shape[:2], height // 2, 2, width // 2, 2).mean(axis=(3, 5))
+        blocks = 10 * np.log10(blocks) if quantity.is_db else blocks
         whole[...] = blocks.repeat(2, axis=2).repeat(2, axis=3)
 
     return change
