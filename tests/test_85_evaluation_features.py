@@ -163,7 +163,7 @@ def test_power_is_normalised_in_decibel(rng: np.random.Generator) -> None:
 
 
 def test_standardised_statistics_do_not_care_about_units_and_raw_ones_do(rng: np.random.Generator) -> None:
-    # METHODS 4.4 (a), (b): any positive affine map per band leaves kNN on standardised image statistics alone.
+    # Any positive affine map per band leaves kNN on standardised image statistics alone.
     task = two_classes(rng, 120)
     base = features_of(candidates(["imagestats"])[0], task).x[0]
     gain, offset = np.tile([9.0, 0.1, 1.0], 4), np.tile([2.0, -1.0, 0.0], 4)

@@ -1,4 +1,4 @@
-"""Empirical random convolutional features: filters that are whitened patches of training images (METHODS 4.2, "ZCA-RCF")."""
+"""Empirical random convolutional features: filters that are whitened patches of training images ("ZCA-RCF" of Corley et al. 2024, arXiv 2305.13456)."""
 
 from __future__ import annotations
 

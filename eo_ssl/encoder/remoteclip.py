@@ -1,4 +1,4 @@
-"""RemoteCLIP's image tower as an encoder (Liu et al. 2024, doi:10.1109/TGRS.2024.3390838; METHODS 5): OpenCLIP's keys in timm's models."""
+"""RemoteCLIP's image tower as an encoder (Liu et al. 2024, doi:10.1109/TGRS.2024.3390838): OpenCLIP's keys in timm's models."""
 
 from __future__ import annotations
 

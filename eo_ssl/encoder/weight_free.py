@@ -1,4 +1,4 @@
-"""Encoders that need no training, the honest baselines of every result (METHODS 4.2).
+"""Encoders that need no training, the honest baselines of every result (Corley et al. 2024, arXiv 2305.13456).
 
 Image statistics, random convolutional features, and a residual network with random weights.
 """
@@ -18,7 +18,7 @@ from eo_ssl.models.vit import seeded_init
 from eo_ssl.preprocessing import Preprocessing
 
 _RCF_BATCH = 16  # images convolved at once: 256 maps of 64 x 64 float32 are 4 MB per image
-FILTER_PX = 3  # side of a filter (METHODS 4.2)
+FILTER_PX = 3  # side of a filter, as Corley et al. use
 
 
 def with_holes(valid: Tensor | None) -> Tensor:
@@ -27,7 +27,7 @@ def with_holes(valid: Tensor | None) -> Tensor:
 
 
 class ImageStats(Frozen):
-    """Mean, standard deviation (unbiased), maximum and minimum of each band: 4C numbers, no weights (METHODS 4.2)."""
+    """Mean, standard deviation (unbiased), maximum and minimum of each band: 4C numbers, no weights."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__("imagestats", preprocessing, {"weights": "none"})
@@ -141,7 +141,7 @@ def number_of_filters(features: int) -> int:
 
 
 class RandomResNet(Frozen):
-    """ResNet-50 (timm) with random weights, batch normalisation with mean 0 and variance 1 (METHODS 4.2)."""
+    """ResNet-50 (timm) with random weights, batch normalisation with mean 0 and variance 1."""
 
     def __init__(self, preprocessing: Preprocessing, *, seed: int = 0) -> None:
         super().__init__("random_resnet50", preprocessing, {"weights": "random", "seed": seed})

@@ -1,4 +1,4 @@
-"""k nearest neighbours: L2, uniform votes, ties to the lowest class (METHODS 4.1), exact and independent of the engine."""
+"""k nearest neighbours: L2, uniform votes, ties to the lowest class (Corley et al. 2024, arXiv 2305.13456), exact and independent of the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies of an encoder: the size x normalisation grid (METHODS 4.1) and robustness to perturbed test images, each against the contract."""
+"""Studies of an encoder against its contract: the size x normalisation grid (Corley et al. 2024, arXiv 2305.13456) and perturbed test images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deliberate departures from an encoder's contract, in size, normalisation and resizing, to measure what they cost (METHODS 4.1)."""
+"""Deliberate departures from an encoder's contract, in size, normalisation and resizing, to measure what they cost (Corley et al. 2024, arXiv 2305.13456)."""
 
 from __future__ import annotations
 

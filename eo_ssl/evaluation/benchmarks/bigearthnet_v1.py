@@ -53,8 +53,9 @@ def load(request: Request) -> Task:
         content = [kind, *(file_sha256(path) for path in lists)]
         sources.append(card_source(band_folders(folders[kind], card), card, size=(SIZE_PX, SIZE_PX), content=content))
     products = [pair[0].rsplit("_", 2)[0] for pair in pairs]
+    fold = consecutive(*counts, names=[pair[0] for pair in pairs])
     return Task(
-        request.name, (sources[0],), _labels(folders[kinds[0]]), CLASS_NAMES, numbered(products), (consecutive(*counts, names=[pair[0] for pair in pairs]),), SPLIT, "micro_ap",
+        request.name, (sources[0],), _labels(folders[kinds[0]]), CLASS_NAMES, numbered(products), (fold,), SPLIT, "micro_ap",
         ("not comparable with BigEarthNet v2, whose labels, patches and split differ", "20 and 60 m bands brought to 10 m by bilinear interpolation"),
         kind="multilabel", partners=tuple(sources[1:]),
     )  # fmt: skip

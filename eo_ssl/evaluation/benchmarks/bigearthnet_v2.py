@@ -85,9 +85,10 @@ def load(request: Request) -> Task:
         content = [kind, file_sha256(request.root / BigEarthNetV2.dir_file_names["metadata"])]
         sources.append(card_source(band_folders(folders, card), card, size=(SIZE_PX, SIZE_PX), content=content))
     counts = [table["split"].count(split) for split in SPLITS]
+    fold = consecutive(*counts, names=table["patch_id"])
     tiles = [_tile(name) for name in table["patch_id"]]
     return Task(
-        request.name, (sources[0],), _labels(table["labels"], class_names, request), class_names, numbered(tiles), (consecutive(*counts, names=table["patch_id"]),), SPLIT, "micro_ap",
+        request.name, (sources[0],), _labels(table["labels"], class_names, request), class_names, numbered(tiles), (fold,), SPLIT, "micro_ap",
         ("not comparable with BigEarthNet v1, whose labels, patches and split differ", "20 and 60 m bands brought to 10 m by bilinear interpolation"),
         kind="multilabel", partners=tuple(sources[1:]),
     )  # fmt: skip

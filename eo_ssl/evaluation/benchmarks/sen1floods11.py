@@ -86,9 +86,10 @@ def load(request: Request) -> Task:
         size = raster_shape(paths[0])[1:]
         files = Rasters(paths, len(card.bands))
         sources.append(card_source(files, card, size=size, content=content, masks=masks))
+    fold = consecutive(*counts, names=chips)
     events = [chip.rpartition("_")[0] for chip in chips]
     blocks = np.arange(len(chips), dtype=np.int64) if bolivia else numbered(events)
     return Task(
-        request.name, (sources[0],), np.zeros((len(chips), 0), dtype=np.int64), CLASS_NAMES, blocks, (consecutive(*counts, names=chips),), SPLITS[bolivia], "miou",
+        request.name, (sources[0],), np.zeros((len(chips), 0), dtype=np.int64), CLASS_NAMES, blocks, (fold,), SPLITS[bolivia], "miou",
         ("hand labels only; the weak labels of the publication are not used",), kind="segmentation", partners=tuple(sources[1:]),
     )  # fmt: skip
