@@ -230,7 +230,7 @@ def test_three_lines_fine_tune_in_torchgeo(tmp_path: Path, monkeypatch: pytest.M
 
     checkpoint = str(bundle / CLASSIFICATION_FILE)
     data = EuroSATDataModule(root=root, bands=WEIGHTS.meta["bands"], batch_size=10)
-    data.aug = samples(scale=1e-4)
+    data.aug = samples("toa_reflectance", scale=1e-4)
     torch.manual_seed(0)
     task = ClassificationTask("vit_tiny_patch16_224", weights=checkpoint, in_channels=6, num_classes=10, lr=1e-4)
     before = {key: value.clone() for key, value in task.model.state_dict().items()}

@@ -101,7 +101,11 @@ state = WEIGHTS.get_state_dict(progress=True)
 path = pathlib.Path(WEIGHTS.url.removeprefix("file://"))
 assert hashlib.sha256(path.read_bytes()).hexdigest()[:8] == path.stem.rsplit("-", 1)[1]
 assert state["patch_embed.proj.weight"].shape == (192, 4, 16, 16)
-batch = samples(scale=1e-4, offset=-1000)({"image": torch.full((2, 4, 64, 64), 2000.0), "label": torch.zeros(2)})
+try:
+    samples("boa_reflectance", scale=1e-4)
+except ValueError as error:
+    assert "expected toa_reflectance, got boa_reflectance; take an encoder" in str(error)
+batch = samples("toa_reflectance", scale=1e-4, offset=-1000)({"image": torch.full((2, 4, 64, 64), 2000.0), "label": torch.zeros(2)})
 assert batch["image"].shape == (2, 4, 224, 224)
 print(*(f"{float(v):.4f}" for v in batch["image"].mean(dim=(0, 2, 3))))
 """

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.encoder import VitEncoder, load_encoder
+from eo_ssl.encoder import FITTED, WEIGHT_FREE, VitEncoder, load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.export import Bundle, Check, Options, export, sendings, terms_of
 from eo_ssl.export import push as upload
@@ -70,6 +70,10 @@ def main(
         raise UserError("expected dry_run with push, got it alone; an export itself sends nothing")
     if push is not None:
         check_repo(push)
+    if str(encoder) in (*WEIGHT_FREE, *FITTED):
+        raise UserError(
+            f"expected a trained encoder, got {encoder}, which has no weights to hand over; export what `eo-ssl pretrain` made"
+        )
     loaded = load_encoder(encoder)
     if name is not None and isinstance(loaded, VitEncoder):
         loaded.name = name

@@ -104,7 +104,7 @@ def load_encoder(
     if name in (*WEIGHT_FREE, *FITTED):
         if preprocessing is None:
             raise UserError(
-                f"expected a preprocessing contract for the weight-free encoder {name}, got none; make one from training statistics"
+                f"expected a preprocessing contract for the weight-free encoder {name}, got none; make one from training statistics (`eo-ssl evaluate` does)"
             )
         if name in FITTED:
             return _fitted(name, preprocessing, images, seed)
@@ -112,7 +112,8 @@ def load_encoder(
     path = Path(source)
     if not path.exists():
         raise UserError(
-            f"expected an encoder folder or one of {', '.join((*WEIGHT_FREE, *FITTED))}, got {name!r}{nearest(name, (*WEIGHT_FREE, *FITTED))}"
+            f"expected an encoder folder or one of {', '.join((*WEIGHT_FREE, *FITTED))}, got {name!r}{nearest(name, (*WEIGHT_FREE, *FITTED))}; "
+            "give the folder that `eo-ssl pretrain` wrote"
         )
     if preprocessing is not None or architecture is not None:
         raise UserError(

@@ -128,8 +128,8 @@ def _stored(encoder: VitEncoder) -> str:
     """The transform of samples for data as they are usually stored."""
     quantity = encoder.preprocessing.quantity
     if quantity.is_reflectance:
-        return "samples(scale=1e-4)  # the contract, for data stored as reflectance x 10,000"
-    return f"samples(scale=1.0)  # the contract, for data stored as {quantity.value}"
+        return f'samples("{quantity.value}", scale=1e-4)  # the contract, for data stored as reflectance x 10,000'
+    return f'samples("{quantity.value}", scale=1.0)  # the contract, for data stored as they are'
 
 
 def _training(encoder: VitEncoder, facts: Facts) -> str:

@@ -45,8 +45,14 @@ class {enum}(WeightsEnum):  # type: ignore[misc]
 WEIGHTS = {enum}.{member}
 
 
-def samples(*, scale: float, offset: float = 0.0) -> Samples:
-    """Return the transform of TorchGeo samples or batches that store (physical value / scale) - offset."""
+def samples(quantity: str, *, scale: float, offset: float = 0.0) -> Samples:
+    """Return the transform of TorchGeo samples or batches of ``quantity`` that store (physical value / scale) - offset.
+
+    Raises:
+        ValueError: another quantity than that of training.
+    """
+    if quantity != CONTRACT["quantity"]:
+        raise ValueError(f"expected {{CONTRACT['quantity']}}, got {{quantity}}; take an encoder that was trained on {{quantity}}")
     return Samples(WEIGHTS.transforms, scale=scale, offset=offset)
 
 
