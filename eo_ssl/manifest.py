@@ -15,8 +15,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -34,7 +34,6 @@ UNFINISHED = "unfinished.json"
 _RECORDED_PACKAGES = (
     "eo_ssl", "numpy", "xarray", "dask", "zarr", "rasterio", "torch", "lightning", "timm", "torchgeo", "faiss-cpu",
 )  # fmt: skip
-
 
 _hits: dict[str, int] = {}
 
@@ -60,24 +59,41 @@ def fault(point: str) -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def commit(path: Path, data: bytes) -> bool:
-    """Create ``path`` with ``data``, whole or not at all; return False, leaving the file alone, if it exists already.
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Yield a name beside ``path`` to write to before `commit`, removed afterwards, or by ``discard_leftovers`` after a kill."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    finally:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            temporary.unlink()
+
+
+def commit(path: Path, data: bytes | Path) -> bool:
+    """Create ``path``, whole or not at all; return False, leaving the file alone, if it exists already.
 
     Temporary file in the same folder, fsync, hard link to the final name, fsync of the folder. Of two racing writers one wins and
     the other is told.
 
+    Args:
+        path: final name.
+        data: the bytes, or the file that holds them, written under a name of `beside`.
+
     Raises:
         UserError: when the folder cannot be written or the disk is full; nothing is left behind under the final name.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            fault("after-temp-write")
-            file.flush()
-            fault("before-fsync")
-            os.fsync(file.fileno())
+    with beside(path) as temporary:
+        if isinstance(data, Path):
+            temporary = data
+        else:
+            temporary.write_bytes(data)
+        fault("after-temp-write")
+        fault("before-fsync")
+        sync_folder(temporary)
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -85,36 +101,19 @@ def commit(path: Path, data: bytes) -> bool:
         fault("after-link")
         sync_folder(path.parent)
         return True
-    except OSError as error:
-        raise explain_os_error(error, path) from error
-    finally:
-        _discard(temporary)
 
 
 def replace(path: Path, data: bytes) -> None:
     """Put ``data`` at ``path`` atomically, replacing what is there: for what may change (logs, checkpoints, a corpus's manifest)."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with beside(path) as temporary:
+        temporary.write_bytes(data)
+        sync_folder(temporary)
         temporary.replace(path)
         sync_folder(path.parent)
-    except OSError as error:
-        raise explain_os_error(error, path) from error
-    finally:
-        _discard(temporary)
-
-
-def _discard(temporary: Path) -> None:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
+    """Make the names in ``folder`` durable, or the bytes of a file."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -216,11 +215,11 @@ def plan(
             return answer  # type: ignore[return-value]
         if found.get("stage") != stage or not {"config", "inputs"} <= set(found):
             raise UserError(  # not even with overwrite: what goes would be a corpus, or a folder of somebody else's
-                f"expected {folder} to be free or a {stage} product, got {_kind(found, name)}; give another output folder"
+                f"expected {folder} to be free or a product of {stage}, got {_kind(found, name)}; give another output folder"
             )
         if not overwrite:
             raise UserError(
-                f"expected {folder} to be free or made by the same command, got a {stage} product that differs in "
+                f"expected {folder} to be free or made by the same command, got a product of {stage} that differs in "
                 f"{_difference(found, wanted)}; give another output folder or --overwrite"
             )
         shutil.rmtree(folder)
@@ -326,7 +325,7 @@ def require(folder: Path, stage: str | tuple[str, ...]) -> Manifest:
         )
     if found.get("stage") not in stages:
         raise UserError(
-            f"expected a {wanted} product at {folder}, got a {found.get('stage')} product; give the folder `eo-ssl {stages[0]}` made"
+            f"expected a product of {wanted} at {folder}, got one of {found.get('stage')}; give the folder `eo-ssl {stages[0]}` made"
         )
     version = found.get("schema_version")
     if version not in (SCHEMA_VERSION, SCHEMA_VERSION - 1):

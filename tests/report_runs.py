@@ -12,13 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embeddings import save_vit, write_card, write_scene
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.curation import Context, DynamicConfig, DynamicSchedule, Hierarchical, curate
 from eo_ssl.curation.subset import write_subset
+from eo_ssl.export import Options, export
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.scene import products
 from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.workflows.embed import main as embed
+from exported import TINY_8, encoder, radar
 
 HOSTILE = "<script>window.hacked=1</script>"
 HOSTILE_NAME = "<img src=x onerror=window.hacked=2>"
@@ -38,7 +42,7 @@ def shared_run(factory: pytest.TempPathFactory) -> Path:
 
 
 def make_run(folder: Path) -> Path:
-    """Write corpora, a subset, an encoder's log with two pruning events, and results; return the run folder."""
+    """Write corpora, a subset, an encoder's log with two pruning events, results, a bundle and embeddings; return the run folder."""
     run = folder / "run"
     make_archive(folder / "archive", seed=3, spec=SPEC)
     for name, card in (("optical", "sample_s2_l2a"), ("radar", "sample_s1_rtc")):
@@ -58,6 +62,12 @@ def make_run(folder: Path) -> Path:
     embeddings = make_subset(run / "optical", run / "subset")
     make_encoder(run / HOSTILE_NAME, embeddings)
     make_results(run / "judged")
+    export(encoder(TINY_8, radar(32)), run / "bundle", options=Options(onnx=False))
+    embed(str(save_vit(folder / "vit")), str(run / "optical"), run / "embedded")
+    for name in ("a", "b"):
+        image = np.random.default_rng(4).uniform(0, 0.4, (3, 48, 80)).astype(np.float32)
+        write_scene(folder / "scenes" / f"{name}.tif", image)
+    embed(str(folder / "vit"), str(folder / "scenes"), run / "maps", card=write_card(folder / "card.yaml"))
     return run
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from eo_ssl import manifest
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, canonical_json, commit, fingerprint, finish, plan, require
+from eo_ssl.manifest import Clock, beside, canonical_json, commit, fingerprint, finish, plan, require
 
 
 def make(folder: Path, config: dict[str, object], **inputs: str) -> None:
@@ -47,12 +47,24 @@ def test_commit_creates_once_and_tells_the_loser(tmp_path: Path) -> None:
     assert [item.name for item in path.parent.iterdir()] == ["file"]
 
 
+BESIDE = """
+with beside(path) as temporary:
+    temporary.write_bytes(b'x' * 100000)
+    commit(path, temporary)
+"""
+
+
 @pytest.mark.parametrize(
     ("point", "there"), [("after-temp-write", False), ("before-fsync", False), ("after-link", True)]
 )
-def test_a_kill_inside_commit_leaves_the_file_whole_or_absent(tmp_path: Path, point: str, there: bool) -> None:
+@pytest.mark.parametrize("written", ["commit(path, b'x' * 100000)", BESIDE])
+def test_a_kill_inside_commit_leaves_the_file_whole_or_absent(
+    tmp_path: Path, point: str, there: bool, written: str
+) -> None:
     path, log = tmp_path / "file", tmp_path / "log"
-    code = f"from pathlib import Path; from eo_ssl.manifest import commit; commit(Path({str(path)!r}), b'x' * 100000)"
+    code = (
+        f"from pathlib import Path\nfrom eo_ssl.manifest import beside, commit\npath = Path({str(path)!r})\n{written}"
+    )
     environment = {**os.environ, "EO_SSL_FAULT": point, "EO_SSL_FAULT_LOG": str(log)}
     killed = subprocess.run([sys.executable, "-c", code], env=environment, start_new_session=True, check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -97,7 +109,7 @@ def test_overwrite_never_removes_what_another_command_or_programme_made(tmp_path
         ("site", "a manifest.json that is not of this library"),
         ("subset", "a product of stage curate"),
     ):
-        with pytest.raises(UserError, match=f"or a report product, got {words}; give another output folder"):
+        with pytest.raises(UserError, match=f"or a product of report, got {words}; give another output folder"):
             plan(tmp_path / folder, stage="report", config={}, inputs={}, overwrite=True)
         assert (tmp_path / folder / "manifest.json").is_file()
 
@@ -113,7 +125,7 @@ def test_manifest_round_trip_and_requirements(tmp_path: Path) -> None:
         {"kept": 5},
         {"corpus": "aa"},
     )
-    with pytest.raises(UserError, match=r"expected a ingest product at .*, got a curate product"):
+    with pytest.raises(UserError, match=r"expected a product of ingest at .*, got one of curate"):
         require(folder, "ingest")
     with pytest.raises(UserError, match="got no such folder; make it with `eo-ssl pretrain`"):
         require(tmp_path / "nowhere", "pretrain")
@@ -132,6 +144,22 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypa
     with pytest.raises(UserError, match="got a full disk; free some space and run the same command again"):
         commit(tmp_path / "file", b"data")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_written_beside_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    with pytest.raises(RuntimeError), beside(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert list(path.parent.iterdir()) == []
+    for data, made in ((b"first", True), (b"second", False)):
+        with beside(path) as temporary:
+            temporary.write_bytes(data)
+            assert commit(path, temporary) is made
+    assert path.read_bytes() == b"first"
+    assert [item.name for item in path.parent.iterdir()] == ["file"]
+    with pytest.raises(UserError, match=r"expected to write .*file, got No such file"), beside(path) as temporary:
+        commit(path, temporary)  # nothing was written
 
 
 def test_an_unwritable_path_is_one_sentence(tmp_path: Path) -> None:

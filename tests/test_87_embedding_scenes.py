@@ -293,6 +293,22 @@ def test_refusals_of_the_command_say_what_to_do(rng: np.random.Generator, tmp_pa
         main(encoder, str(tmp_path / "absent.tif"), tmp_path / "o", card=card)
     with pytest.raises(UserError, match="18"):
         main(encoder, scene, tmp_path / "o", card=card, window_px=18)
+    top = str(save_vit(tmp_path / "top", sensor="sentinel2_l1c", quantity="toa_reflectance"))
+    with pytest.raises(
+        UserError, match="expected a scene of sentinel2_l1c for top, got one of sentinel2_l2a; give another"
+    ):
+        main(top, scene, tmp_path / "o", card=card)
+    with pytest.raises(UserError, match="at least one window per forward pass, got 0"):
+        main(encoder, scene, tmp_path / "o", card=card, batch_size=0)
+    with pytest.raises(UserError, match="expected an overlap from 0 to below 1, got 1"):
+        main(encoder, scene, tmp_path / "o", card=card, overlap=1.0)
+    for missing in ("bands", "quantity"):
+        text = "\n".join(line for line in CARD.splitlines() if not line.startswith(missing))
+        with pytest.raises(UserError, match=f"to have the key '{missing}', got none; add it"):
+            main(encoder, scene, tmp_path / "o", card=write_card(tmp_path / "less.yaml", text))
+    more = CARD.replace("[B02, B03, B04]", "[B02, B03, B04, B08]")
+    with pytest.raises(UserError, match=r"expected 4 bands in .* as card more lists, got 3; correct `bands`"):
+        main(encoder, scene, tmp_path / "o", card=write_card(tmp_path / "more.yaml", more))
     assert not (tmp_path / "o").exists()
 
 

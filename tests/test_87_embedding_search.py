@@ -160,7 +160,7 @@ def test_an_image_of_ones_own_finds_its_tile(
     known = write_card(tmp_path / "card.yaml", CARD.replace("bands: [B02, B03, B04]", shuffled))
     main(folder, image=image, encoder=str(encoder), card=known, k=2, out=tmp_path / "page")
     printed = capsys.readouterr().out
-    assert re.search(r"│ 1 +│ \d\.?\d*(e-\d+)? +│ 21 ", printed), printed
+    assert re.search(r"^1 +\d\.?\d*(e-\d+)? +21 ", printed, flags=re.MULTILINE), printed
     assert "Query: the middle of" in (tmp_path / "page" / "index.html").read_text()
 
 
@@ -202,9 +202,12 @@ REFUSED = {
     "no tile there": ({"lonlat": "0,0"}, r"where there is none \(the nearest lies \d{4}\.\d km away\)"),
     "latitude first": ({"lonlat": "45,95"}, r"longitude \(-180 ... 180\) comes first"),
     "no numbers": ({"lonlat": "nine"}, "expected longitude,latitude such as"),
-    "k": ({"like": "0", "k": 0}, "expected k of at least 1"),
+    "k": ({"like": "0", "k": 0}, "expected k of at least 1 neighbour, got 0; give a larger --k"),
     "encoder without image": ({"like": "0", "encoder": "x"}, "expected encoder and card with an image only, got encoder"),
-    "image alone": ({"image": Path("x.tif")}, "expected --encoder and --card with an image"),
+    "image alone": ({"image": Path("x.tif")}, "expected --encoder and --card with an image, got neither"),
+    "image without encoder": ({"image": Path("x.tif"), "card": "c"}, "with an image, got --card; the card says"),
+    "nothing": ({"like": " "}, "expected a row such as 17"),
+    "a power": ({"like": "17²"}, "expected a row such as 17"),
 }  # fmt: skip
 
 

@@ -199,7 +199,8 @@ def test_a_killed_run_repeats_at_most_one_part_and_gives_the_same_file(
     monkeypatch.setattr(tiles, "extract", lambda e, s, **k: (embedded.append(len(s)), real(e, s, **k))[1])
     monkeypatch.setattr("eo_ssl.embedding.TileSettings", lambda *a, **k: TileSettings(*a, part_tiles=16, **k))
     main(str(encoder), str(corpus), out, stream=name, batch_size=8)
-    assert sum(embedded) == max(0, count - 16 * len(finished))  # what was finished is not made again
+    assert embedded[0] == 1  # the check of one tile
+    assert sum(embedded[1:]) == max(0, count - 16 * len(finished))  # what was finished is not made again
     main(str(encoder), str(corpus), tmp_path / "whole", stream=name, batch_size=8)
     assert file_sha256(out / EMBEDDINGS) == file_sha256(tmp_path / "whole" / EMBEDDINGS)
     assert sorted(path.name for path in out.iterdir()) == [EMBEDDINGS, "manifest.json"]
@@ -231,10 +232,27 @@ def test_filters_of_a_fitted_encoder_are_patches_of_training_tiles_alone(corpus:
 
 def test_what_does_not_fit_is_refused_with_the_remedy(corpus: Path, encoder: Path, tmp_path: Path) -> None:
     radar = stream_of(corpus, "sentinel1_rtc")
-    with pytest.raises(UserError, match="expected bands of sentinel2_l2a, got bands of sentinel1_rtc; translate"):
+    with pytest.raises(
+        UserError,
+        match=f"expected a stream of sentinel2_l2a for vit, got {radar} of sentinel1_rtc; name {optical(corpus)} with --stream",
+    ):
         main(str(encoder), str(corpus), tmp_path / "a", stream=radar)
-    with pytest.raises(UserError, match="expected a stream of"):
-        main(str(encoder), str(corpus), tmp_path / "b")  # of two streams one must be named
+    for named, got in ((None, "none"), ("s2", "s2")):
+        with pytest.raises(
+            UserError, match=rf"the 2 streams of .* \({radar}, {optical(corpus)}\), got {got}; name one with --stream"
+        ):
+            main(str(encoder), str(corpus), tmp_path / "b", stream=named)
+    with pytest.raises(UserError, match=r"or a scene with --card, at .*, got nothing there; correct the path"):
+        main(str(encoder), str(tmp_path / "nowhere"), tmp_path / "b")
+    with pytest.raises(
+        UserError, match=r"or --card for a folder of scenes, got the folder .* and no card; see `eo-ssl inspect cards`"
+    ):
+        main(str(encoder), str(tmp_path), tmp_path / "b")
+    with pytest.raises(UserError, match="at least one tile per forward pass, got 0"):
+        main(str(encoder), str(corpus), tmp_path / "b", stream=optical(corpus), batch_size=0)
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="expected a GPU for --device cuda, got none"):
+            main(str(encoder), str(corpus), tmp_path / "b", stream=optical(corpus), device="cuda")
     wrong = save_vit(tmp_path / "top", sensor="sentinel2_l2a", quantity="dn", range=(0.0, 1e4))
     with pytest.raises(UserError, match="expected dn, got boa_reflectance; convert the values first"):
         main(str(wrong), str(corpus), tmp_path / "c", stream=optical(corpus))
@@ -243,3 +261,5 @@ def test_what_does_not_fit_is_refused_with_the_remedy(corpus: Path, encoder: Pat
         main(str(other), str(corpus), tmp_path / "d", stream=optical(corpus))
     with pytest.raises(UserError, match="expected options of a corpus, got window_px; leave out"):
         main(str(encoder), str(corpus), tmp_path / "e", stream=optical(corpus), window_px=32)
+    # A folder that was begun used to be left behind, and the right command into it was refused as another configuration.
+    assert not any((tmp_path / name).exists() for name in "abcde")

@@ -226,6 +226,9 @@ def test_products_are_found_by_their_manifests_in_the_order_of_the_flow(run: Pat
         ("curate", "subset"),
         ("pretrain", HOSTILE_NAME),
         ("evaluate", "judged"),
+        ("export", "bundle"),
+        ("embed", "embedded"),
+        ("embed", "maps"),
     ]
     assert find([run / "radar", run]) == found  # given twice, listed once
 
@@ -305,11 +308,14 @@ def test_a_result_without_an_interval_says_so_and_one_without_a_value_is_refused
 
 
 def test_the_page_is_whole_self_contained_and_escaped(run: Path) -> None:
-    page = render_page(collect([run], title=f"A run {HOSTILE}", note=f"Proves the pipeline {HOSTILE}"))
+    report = collect([run], title=f"A run {HOSTILE}", note=f"Proves the pipeline {HOSTILE}")
+    page = render_page(report)
     elements = Elements(page)
     assert len(page.encode()) < 8e6
-    assert [a["id"] for a in elements.of("section") + elements.of("header") if a.get("id")].__len__() == len(SECTIONS)
-    assert {name for name, _ in SECTIONS} <= {a.get("id") for _, a in elements.found}
+    assert [a["id"] for a in elements.of("section") + elements.of("header") if a.get("id")].__len__() == len(
+        report.sections
+    )
+    assert {name for name, _ in report.sections} <= {a.get("id") for _, a in elements.found}
     assert page.count(HOSTILE) == 0 and page.count(HOSTILE_NAME) == 0
     assert (
         page.count("&lt;script&gt;window.hacked=1&lt;/script&gt;") >= 6
@@ -327,7 +333,7 @@ def test_the_page_is_whole_self_contained_and_escaped(run: Path) -> None:
     assert "the readiness gate postponed 1 event" in page
 
 
-@pytest.mark.parametrize("part", ["radar", "subset", HOSTILE_NAME, "judged"])
+@pytest.mark.parametrize("part", ["radar", "subset", HOSTILE_NAME, "judged", "bundle", "embedded", "maps"])
 def test_any_part_of_the_flow_makes_a_page(run: Path, part: str) -> None:
     page = render_page(collect([run / part]))
     ids = {attributes.get("id") for _, attributes in Elements(page).found}

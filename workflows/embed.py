@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
@@ -62,25 +61,24 @@ def main(
         seed: of random weights.
         overwrite: replace embeddings made with another configuration.
     """
-    where_it_runs = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    runs_on = embedding.device_named(device)
     if card is not None:
         _refuse("scenes", split=split, where=where, snapshot=snapshot)
-        known = None if statistics is None else _stream(Corpus.open(statistics), stream)
-        model = embedding.named_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
         settings = embedding.SceneSettings(
-            0.5 if overlap is None else overlap, batch_size=batch_size, stored=stored, dask=dask, device=where_it_runs
+            0.5 if overlap is None else overlap, batch_size=batch_size, stored=stored, dask=dask, device=runs_on
         )
-        _scenes(model, source, load_card(card), out, settings, overwrite)
+        meaning = load_card(card)
+        known = None if statistics is None else embedding.stream_at(str(statistics), stream)
+        model = embedding.named_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
+        place = source if embedding.is_link(source) else str(Path(source).resolve())
+        where_from = {"source": place, "card_at": str(Path(card).resolve()) if Path(card).is_file() else card}
+        _scenes(model, where_from, meaning, out, settings, overwrite)
         return
     _refuse("a corpus", statistics=statistics, window_px=window_px, overlap=overlap)
-    if embedding.is_link(source) or Path(source).is_file():
-        raise UserError(
-            f"expected --card for the scene {source}, got none; a file does not say what its numbers are, see `eo-ssl inspect cards`"
-        )
-    corpus, name = _stream(Corpus.open(source, snapshot=snapshot), stream)
+    corpus, name = embedding.stream_at(source, stream, snapshot=snapshot)
     model = embedding.named_encoder(encoder, statistics=(corpus, name), seed=seed)
     chosen = {"stream": name, "snapshot": corpus.snapshot, "split": split or "all", "where": where or []}
-    _tiles(model, corpus, out, embedding.TileSettings(batch_size, stored, device=where_it_runs), chosen, overwrite)
+    _tiles(model, corpus, out, embedding.TileSettings(batch_size, stored, device=runs_on), chosen, overwrite)
 
 
 def _tiles(
@@ -94,6 +92,7 @@ def _tiles(
         raise UserError(
             f"expected tiles of {name} that meet {', '.join(by_split + config['where'])}, got none; choose others"
         )
+    embedding.check_tiles(model, corpus, name, row=int(rows[0]), settings=settings)
     config = {"encoder": model.name, **config, **settings.to_json()}
     inputs = {"encoder": model.fingerprint, "corpus": corpus.fingerprint}
     if plan(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite) == "done":
@@ -116,12 +115,17 @@ def _tiles(
 
 
 def _scenes(
-    model: Encoder, source: str, card: Card, out: Path, settings: embedding.SceneSettings, overwrite: bool
+    model: Encoder, place: dict[str, str], card: Card, out: Path, settings: embedding.SceneSettings, overwrite: bool
 ) -> None:
     """Embed every scene at a place."""
-    console, clock, found = Console(), Clock(), embedding.scenes_at(source, card)
-    scenes = fingerprint([[one.product_id, one.checksum()] for one in found])
-    inputs = {"encoder": model.fingerprint, "scenes": scenes}
+    console, clock, found = Console(), Clock(), embedding.scenes_at(place["source"], card)
+    embedding.check_scene(model, found[0].open(), settings=settings)
+    scenes = {
+        name: {"id": one.product_id, "checksum": one.checksum()}
+        for name, one in zip(embedding.file_names(found), found, strict=True)
+    }
+    made_of = fingerprint([[one["id"], one["checksum"]] for one in scenes.values()])
+    inputs = {"encoder": model.fingerprint, "scenes": made_of}
     config = {"encoder": model.name, "card": card.name, "window_px": model.preprocessing.size_px, **settings.to_json()}
     if plan(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite) == "done":
         console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
@@ -133,7 +137,7 @@ def _scenes(
             f"note: {model.name} saw pixels of {low:g} to {high:g} m in training, these are of {card.gsd_m:g} m"
         )
     files: dict[str, str] = {}
-    for product, name in zip(found, embedding.file_names(found), strict=True):
+    for product, name in zip(found, scenes, strict=True):
         if not (out / name).is_file():
             with console.status(f"embedding {product.product_id} with {model.name}"):
                 tags = {"EO_SSL_NON_COMMERCIAL": str(bool(card.non_commercial)).lower()}
@@ -145,14 +149,9 @@ def _scenes(
             )
         files[name] = file_sha256(out / name)
     terms = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")}
-    summary = {"files": files, "dim": model.dim, "licences": [{"card": card.name, **terms}]}
+    summary = {"files": files, "dim": model.dim, "scenes": scenes, **place, "licences": [{"card": card.name, **terms}]}
     finish(out, stage="embed", config=config, inputs=inputs, product=fingerprint(files), started=clock, summary=summary)
-    console.print(f"{len(files)} maps in {clock.wall_s:.0f} s: {out.resolve()}", soft_wrap=True)
-
-
-def _stream(corpus: Corpus, name: str | None) -> tuple[Corpus, str]:
-    only = next(iter(corpus.streams)) if len(corpus.streams) == 1 else ""  # of several one must be named
-    return corpus, corpus.stream(name or only).stream.name
+    console.print(f"maps of scenes: {len(files)}, in {clock.wall_s:.0f} s: {out.resolve()}", soft_wrap=True)
 
 
 def _refuse(kind: str, **given: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -15,7 +16,7 @@ from eo_ssl.encoder import FITTED, WEIGHT_FREE
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, commit, finish, plan
 from eo_ssl.reporting.neighbours import COLUMNS, render_neighbours
-from eo_ssl.reporting.wording import MISSING
+from eo_ssl.reporting.wording import MISSING, shortened
 
 
 def main(
@@ -33,7 +34,7 @@ def main(
     out: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Find the tiles whose embeddings are embedding.nearest to that of a tile, a place on Earth or an image; print them, and draw a page of them.
+    """Find the tiles whose embeddings are nearest to that of a tile, a place on Earth or an image; print them, and draw a page of them.
 
     The search is exact and reads the table piece by piece. Give one of like, lonlat and image.
 
@@ -60,15 +61,17 @@ def main(
             raise UserError("expected elsewhere with a tile of the table, got it with an image; leave it out")
         without |= set(embedding.on_same_ground(table, query.position))
     hits = embedding.nearest(table, query.vector, k=k, distance=distance, without=without)
-    _print(console, table, query, hits, distance)
     if out is None:
+        _print(console, table, query, hits, distance)
         return
     tiles = table.corpus(corpus)
     config = {"query": query.words, "k": k, "distance": distance, "elsewhere": elsewhere}
     inputs = {"embeddings": table.manifest.fingerprint}
     left_out = "the query and its ground" if elsewhere else "the query" if without else "nothing"
     page = out / "index.html"
-    if plan(out, stage="search", config=config, inputs=inputs, overwrite=overwrite) == "done":
+    state = plan(out, stage="search", config=config, inputs=inputs, overwrite=overwrite)
+    _print(console, table, query, hits, distance)
+    if state == "done":
         console.print(f"nothing to do: {page} is made from this search already", soft_wrap=True)
         return
     html = render_neighbours(table, query, hits, corpus=tiles, distance=distance, left_out=left_out).encode()
@@ -102,8 +105,9 @@ def _query(
             return embedding.like(table, str(asked["like"]))
         return embedding.at(table, *embedding.degrees(str(asked["lonlat"])))
     if encoder is None or card is None:
+        given = [name for name, value in (("--encoder", encoder), ("--card", card)) if value is not None]
         raise UserError(
-            "expected --encoder and --card with an image, got one of them or none; the card says what its numbers are"
+            f"expected --encoder and --card with an image, got {', '.join(given) or 'neither'}; the card says what its numbers are"
         )
     statistics = (table.corpus(corpus), table.about["corpus"]["stream"]) if encoder in (*WEIGHT_FREE, *FITTED) else None
     found = embedding.scenes_at(str(asked["image"]), load_card(card))
@@ -117,17 +121,26 @@ def _query(
 def _print(
     console: Console, table: embedding.Embeddings, query: embedding.Query, hits: embedding.Hits, distance: str
 ) -> None:
-    shown = Table(title=escape(f"like {query.words}"), title_justify="left")
-    for name in ("", distance, "row", "tile", "date", "place", "split", "label"):
-        shown.add_column(name, overflow="fold")
+    heads = ("", distance, "row", "date", "lon,lat", "label", "tile")
+    lines = []
     for rank, (value, about) in enumerate(zip(hits.distance, table.take(hits.positions, COLUMNS), strict=True), 1):
-        box = about["bbox"]
-        place = (
-            MISSING
-            if box["xmin"] is None
-            else f"{(box['xmin'] + box['xmax']) / 2:.4f}, {(box['ymin'] + box['ymax']) / 2:.4f}"
-        )
-        tile = escape(f"{about['product_id']}:{about['row_off']},{about['col_off']}")
-        known = about["datetime"][:10], place, about["split"], escape(about["label_name"])
-        shown.add_row(str(rank), f"{value:.4g}", str(about["row"]), tile, *known)
+        known = about["datetime"][:10] or MISSING, _place(about["bbox"]), about["label_name"] or MISSING
+        tile = f"{about['product_id'].rpartition('/')[2]}:{about['row_off']},{about['col_off']}"
+        lines.append((str(rank), f"{value:.4g}", str(about["row"]), *known, tile))
+    widths = [max(map(len, column)) + 2 for column in zip(heads, *lines, strict=True)]
+    room = max(console.width - sum(widths[:-1]), 16)
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for name in heads:
+        shown.add_column(name, no_wrap=True, justify="right" if name in ("", distance, "row") else "left")
+    for line in lines:
+        shown.add_row(*map(escape, line[:-1]), escape(shortened(line[-1], room)))
+    console.print(f"like {query.words}", soft_wrap=True, highlight=False, markup=False)
     console.print(shown)
+
+
+def _place(box: dict[str, float | None]) -> str:
+    """Middle of a footprint as --lonlat takes it."""
+    west, south, east, north = (box[name] for name in ("xmin", "ymin", "xmax", "ymax"))
+    if west is None or south is None or east is None or north is None:
+        return MISSING
+    return f"{(west + east) / 2:.4f},{(south + north) / 2:.4f}"

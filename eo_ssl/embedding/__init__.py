@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from eo_ssl.embedding.inputs import file_names, is_link, named_encoder, scenes_at
+from eo_ssl.embedding.inputs import (
+    device_named,
+    file_names,
+    is_link,
+    named_encoder,
+    reopened,
+    scenes_at,
+    stream_at,
+)
 from eo_ssl.embedding.queries import Query, at, degrees, like, of_image
-from eo_ssl.embedding.scenes import Mapped, SceneSettings, embed_scene
+from eo_ssl.embedding.scenes import Mapped, SceneSettings, check_scene, embed_scene
 from eo_ssl.embedding.search import Distance, Embeddings, Hits, nearest, on_same_ground
-from eo_ssl.embedding.tiles import EMBEDDINGS, TileSettings, embed_tiles, tidy
+from eo_ssl.embedding.spectrum import Spectrum
+from eo_ssl.embedding.table import numbers_of
+from eo_ssl.embedding.tiles import EMBEDDINGS, TileSettings, check_tiles, embed_tiles, tidy
 
 __all__ = [
     "Distance",
@@ -16,9 +26,13 @@ __all__ = [
     "Mapped",
     "Query",
     "SceneSettings",
+    "Spectrum",
     "TileSettings",
     "at",
+    "check_scene",
+    "check_tiles",
     "degrees",
+    "device_named",
     "embed_scene",
     "embed_tiles",
     "file_names",
@@ -26,8 +40,11 @@ __all__ = [
     "like",
     "named_encoder",
     "nearest",
+    "numbers_of",
     "of_image",
     "on_same_ground",
+    "reopened",
     "scenes_at",
+    "stream_at",
     "tidy",
 ]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eo_ssl.cards import Card
+from eo_ssl.cards import Card, load_card
 from eo_ssl.corpus import Corpus
 from eo_ssl.corpus.conditions import rows_where
 from eo_ssl.encoder import FITTED, WEIGHT_FREE, Encoder, load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.layouts import Stac
-from eo_ssl.manifest import fingerprint
+from eo_ssl.manifest import MANIFEST, UNFINISHED, fingerprint
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.scene import Product, products
 from eo_ssl.scene.stac import access
@@ -74,6 +76,44 @@ def _training_images(corpus: Corpus, stream: str, contract: Preprocessing) -> Te
     tag = reader.stream
     x, _ = contract(torch.from_numpy(tiles), bands=tag.bands, quantity=tag.quantity, sensor=tag.sensor)
     return x
+
+
+def stream_at(place: str, name: str | None, *, snapshot: int | None = None) -> tuple[Corpus, str]:
+    """Return the corpus at ``place`` and the stream ``name`` of it, or its only one where none is named.
+
+    Raises:
+        UserError: there is nothing, a scene (which needs a card) or another folder; no such stream, or none of several is named.
+    """
+    path = Path(place)
+    if is_link(place) or path.is_file():
+        raise UserError(
+            f"expected --card for the scene {place}, got none; a file does not say what its numbers are, see `eo-ssl inspect cards`"
+        )
+    if "://" not in place and not path.exists():
+        raise UserError(f"expected a corpus, or a scene with --card, at {place}, got nothing there; correct the path")
+    if "://" not in place and not any((path / file).exists() for file in (MANIFEST, UNFINISHED)):
+        raise UserError(
+            f"expected a corpus, or --card for a folder of scenes, got the folder {place} and no card; see `eo-ssl inspect cards`"
+        )
+    corpus = Corpus.open(place, snapshot=snapshot)
+    known = tuple(corpus.streams)
+    chosen = known[0] if name is None and len(known) == 1 else name
+    if chosen not in known:
+        raise UserError(
+            f"expected one of the {len(known)} streams of {place} ({', '.join(known)}), got {chosen or 'none'}; name one with --stream"
+        )
+    return corpus, chosen
+
+
+def device_named(asked: str) -> str:
+    """Return the torch device for auto, cpu or cuda.
+
+    Raises:
+        UserError: cuda where torch finds no GPU.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError("expected a GPU for --device cuda, got none that torch can use; leave --device out")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
 
 
 def is_link(place: str) -> bool:
@@ -133,3 +173,30 @@ def file_names(found: tuple[Product, ...]) -> list[str]:
         f"{stem}.tif" if stems.count(stem) == 1 else f"{stem}-{fingerprint(product.product_id)[:8]}.tif"
         for stem, product in zip(stems, found, strict=True)
     ]
+
+
+def reopened(summary: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str, Product], str]:
+    """Return the scenes behind some maps of a product by the name of the map, and why those that are absent are.
+
+    Nothing is fetched from the network, and a scene that has changed since is left out.
+
+    Args:
+        summary: of the product's manifest: ``source``, ``card_at`` and ``scenes``, id and checksum by name of the map.
+        names: of maps.
+    """
+    recorded = summary.get("scenes", {})
+    if not recorded or is_link(str(summary["source"])):
+        where = "lie on the network" if recorded else "are not recorded"
+        return {}, f"Its scenes {where}, hence no pictures of them."
+    try:
+        found = {one.product_id: one for one in scenes_at(str(summary["source"]), load_card(str(summary["card_at"])))}
+        same = {}
+        for name in names:
+            scene = found.get(recorded[name]["id"])
+            if scene is not None and scene.checksum() == recorded[name]["checksum"]:
+                same[name] = scene
+    except UserError as error:
+        return {}, f"Its scenes could not be opened again, hence no pictures of them: {error}."
+    return same, "" if len(same) == len(
+        names
+    ) else "Some of its scenes are gone or have changed, hence no pictures of them."

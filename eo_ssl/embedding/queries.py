@@ -45,7 +45,7 @@ def like(table: Embeddings, text: str) -> Query:
     Raises:
         UserError: another form, or no such tile in the table.
     """
-    if text.strip().isdigit():
+    if text.strip().isdecimal():
         return _of_row(table, int(text))
     window = _WINDOW.fullmatch(text.strip())
     if window is None:

@@ -8,21 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
+from eo_ssl.embedding.table import Matrix, Stored
 from eo_ssl.embedding.windows import Range
 from eo_ssl.errors import UserError
 
-Matrix = npt.NDArray[np.float32]
-Stored = Literal["float32", "float16"]
 _BLOCK_BYTES = 16_000_000  # of a compressed block: all bands of its pixels lie together
 _WORK_BLOCK_PX = 64  # of the uncompressed file that is written first, one band after the other
 

@@ -18,14 +18,14 @@ from dask.delayed import Delayed
 from torch import nn
 
 from eo_ssl.corpus.engine import compute
-from eo_ssl.embedding.publication import published
-from eo_ssl.embedding.raster import Canvas, Georeference, Stored, optimise
+from eo_ssl.embedding.raster import Canvas, Georeference, optimise
+from eo_ssl.embedding.table import Matrix, Stored
 from eo_ssl.embedding.windows import Axis, Range, plan
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
+from eo_ssl.manifest import beside, commit
 from eo_ssl.sensors import Quantity, convert
 
-Matrix = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
 _Delayed: Any = Delayed  # not typed
 Scheduler = Literal["threads", "synchronous"]
@@ -46,6 +46,13 @@ class SceneSettings:
     stored: Stored = "float32"
     dask: Scheduler = "threads"
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Refuse an empty batch."""
+        if self.batch_size < 1:
+            raise UserError(
+                f"expected at least one window per forward pass, got {self.batch_size}; give --batch_size 64"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return what decides the values of a map, as plain values."""
@@ -134,17 +141,30 @@ def embed_scene(
     )
     down, right = scene.axes
     known = {**scene.tags, **tags}
-    with published(path) as temporary:
-        work = temporary.with_name(temporary.name.replace(path.name, f"{path.name}.work", 1))
-        try:
-            shape = (down.length, right.length)
-            with Canvas(work, bands=encoder.dim, shape=shape, where=where, tags=known) as canvas:
-                (valid,) = compute([scene.graph(canvas)], client=settings.dask, done=progress)
-            optimise(work, temporary, bands=encoder.dim, stored=settings.stored)
-        finally:
-            work.unlink(missing_ok=True)
+    with beside(path) as temporary, beside(path.with_name(f"{path.name}.work")) as work:
+        shape = (down.length, right.length)
+        with Canvas(work, bands=encoder.dim, shape=shape, where=where, tags=known) as canvas:
+            (valid,) = compute([scene.graph(canvas)], client=settings.dask, done=progress)
+        optimise(work, temporary, bands=encoder.dim, stored=settings.stored)
+        commit(path, temporary)
     windows = len(down.starts) * len(right.starts)
     return Mapped(shape, windows, down.groups * right.groups, valid / (shape[0] * shape[1]))
+
+
+def check_scene(encoder: Encoder, cube: xr.Dataset, *, settings: SceneSettings) -> None:
+    """Embed an empty window of a scene, so that what cannot be embedded is refused before a product is begun.
+
+    Raises:
+        UserError: another sensor, quantity or bands than the encoder's, or an overlap or a size that cannot be.
+    """
+    wanted, given = encoder.preprocessing.sensor, str(cube.attrs["sensor"])
+    if wanted != given:
+        raise UserError(
+            f"expected a scene of {wanted} for {encoder.name}, got one of {given}; give another scene, or another encoder"
+        )
+    scene = Scene(encoder, cube, settings)
+    side = scene.lattice.window_px
+    scene.tokens(np.full((1, len(scene.bands), side, side), np.nan, dtype=np.float32))
 
 
 class Scene:
@@ -229,7 +249,7 @@ class Scene:
         for first in range(0, len(corners), self.settings.batch_size):
             batch = corners[first : first + self.settings.batch_size]
             images = [pixels[:, _window(y * patch, size), _window(x * patch, size)] for _, _, y, x in batch]
-            for (m, n, y, x), tokens in zip(batch, self._tokens(np.stack(images)), strict=True):
+            for (m, n, y, x), tokens in zip(batch, self.tokens(np.stack(images)), strict=True):
                 weight = (down.weights[m][:, None] * right.weights[n]).astype(np.float32)
                 total[_window(y, side), _window(x, side)] += weight[..., None] * tokens
         return (rows[0], columns[0]), total, cells >= self.settings.min_valid
@@ -260,7 +280,7 @@ class Scene:
         out[:, : part.shape[1], : part.shape[2]] = convert(part, source=source, target=self.quantity)
         return out
 
-    def _tokens(self, images: Matrix) -> Matrix:
+    def tokens(self, images: Matrix) -> Matrix:
         """Tokens of windows [n, C, size, size] as [n, side, side, D] float32."""
         contract, side = self.encoder.preprocessing, self.lattice.side
         with self._forward, torch.inference_mode():

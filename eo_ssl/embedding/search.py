@@ -38,7 +38,7 @@ class Embeddings:
             UserError: there is none, it is unfinished, or it holds maps of scenes.
         """
         manifest = require(folder, "embed")
-        if not (folder / EMBEDDINGS).is_file():
+        if "files" in manifest.summary:
             raise UserError(
                 f"expected a table of embeddings in {folder}, got maps of scenes; search works on the tiles of a corpus, so embed one"
             )
@@ -46,7 +46,12 @@ class Embeddings:
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.folder / EMBEDDINGS)
+        try:
+            return pq.ParquetFile(self.folder / EMBEDDINGS)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(
+                f"expected a table of embeddings at {self.folder / EMBEDDINGS}, got {error}; remove the folder and embed the corpus again"
+            ) from error
 
     @cached_property
     def about(self) -> Mapping[str, Any]:
@@ -149,10 +154,11 @@ def nearest(
     Raises:
         UserError: k below 1, or a query of another length.
     """
-    if k < 1 or query.shape != (table.dim,):
+    if k < 1:
+        raise UserError(f"expected k of at least 1 neighbour, got {k}; give a larger --k")
+    if query.shape != (table.dim,):
         raise UserError(
-            f"expected k of at least 1 and a query of {table.dim} numbers, got {k} and {list(query.shape)}; "
-            "take the query from the encoder that made the table"
+            f"expected a query of {table.dim} numbers, got {list(query.shape)}; take it from the encoder that made the table"
         )
     wanted = k + len(without)
     position, value = np.empty(0, dtype=np.int64), np.empty(0)

@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.embedding.publication import published
 from eo_ssl.embedding.table import Rows, Stored, schema, table, writer
 from eo_ssl.encoder import Encoder
+from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import CorpusSource, Part, corpus_source, extract
-from eo_ssl.manifest import fault, file_sha256
+from eo_ssl.manifest import beside, commit, fault, file_sha256
 
 EMBEDDINGS = "embeddings.parquet"
 _PARTS = "parts"
@@ -42,6 +43,11 @@ class TileSettings:
     "tiles per part, rounded up to whole batches, so that a resumed run cuts the same batches"
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        """Refuse an empty batch."""
+        if self.batch_size < 1:
+            raise UserError(f"expected at least one tile per forward pass, got {self.batch_size}; give --batch_size 64")
+
     @property
     def step(self) -> int:
         """Tiles per part."""
@@ -50,6 +56,21 @@ class TileSettings:
     def to_json(self) -> dict[str, Any]:
         """Return what decides the bytes of the table, as plain values."""
         return {"batch_size": self.batch_size, "stored": self.stored, "part_tiles": self.step}
+
+
+def check_tiles(encoder: Encoder, corpus: Corpus, stream: str, *, row: int, settings: TileSettings) -> None:
+    """Embed one tile, so that what cannot be embedded is refused before a product is begun.
+
+    Raises:
+        UserError: another sensor, quantity or bands than the encoder's, or values that it refuses.
+    """
+    wanted, given = encoder.preprocessing.sensor, corpus.streams[stream].sensor
+    if wanted != given:
+        fitting = [name for name, one in corpus.streams.items() if one.sensor == wanted]
+        remedy = f"name {' or '.join(fitting)} with --stream" if fitting else "embed a corpus of that sensor"
+        raise UserError(f"expected a stream of {wanted} for {encoder.name}, got {stream} of {given}; {remedy}")
+    one = Part(corpus_source(corpus, stream), np.array([row]))
+    extract(encoder, one, batch_size=1, device=settings.device)
 
 
 def describe(encoder: Encoder, corpus: Corpus, stream: str) -> dict[str, Any]:
@@ -110,10 +131,12 @@ def embed_tiles(
             if progress is not None:
                 progress(len(chosen))
         fault("before-join")
-        with published(final) as temporary, writer(temporary, form) as joined:
-            for path in paths:
-                part = pq.read_table(path).cast(form)
-                joined.write_table(part, row_group_size=max(part.num_rows, 1))
+        with beside(final) as temporary:
+            with writer(temporary, form) as joined:
+                for path in paths:
+                    part = pq.read_table(path).cast(form)
+                    joined.write_table(part, row_group_size=max(part.num_rows, 1))
+            commit(final, temporary)
     return file_sha256(final)
 
 
@@ -134,5 +157,7 @@ def _write(
     corpus, stream, source = where
     x = extract(encoder, Part(source, rows), batch_size=settings.batch_size, device=settings.device).x
     made = table(corpus, stream, rows, x, form=form)
-    with published(path) as temporary, writer(temporary, form) as file:
-        file.write_table(made, row_group_size=max(made.num_rows, 1))
+    with beside(path) as temporary:
+        with writer(temporary, form) as file:
+            file.write_table(made, row_group_size=max(made.num_rows, 1))
+        commit(path, temporary)

@@ -14,7 +14,7 @@ from typing import Any
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import MANIFEST, Manifest, require
 
-STAGES = ("ingest", "pair", "curate", "pretrain", "evaluate")
+STAGES = ("ingest", "pair", "curate", "pretrain", "evaluate", "export", "embed")
 DEEPEST = 4  # folder levels below an input: run / stage / product
 
 

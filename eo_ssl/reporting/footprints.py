@@ -14,11 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from eo_ssl.reporting.charts import Figure
 from eo_ssl.reporting.svg import drawing, nice_ticks, px, tag
+from eo_ssl.reporting.wording import count
 
 WIDTH_PX = 360.0
+MOST_PLACES = 6  # close-ups
 MOST_BOXES = 2500  # per close-up: more are invisible at this width
 SPLITS = ("train", "val", "test")
+BOUNDS = ("xmin", "ymin", "xmax", "ymax")  # west, south, east, north in index and tables
 LEAST_PX = 4.0  # side of a footprint that is too small to be seen
 NEAR_DEG = 0.75  # footprints nearer than this share a close-up
 TROPIC_DEG = 23.44  # obliquity of the ecliptic, 2000
@@ -71,6 +75,31 @@ def places(boxes: Boxes) -> list[Boxes]:
     of_row = np.array([group[(int(a), int(b))] for a, b in unique], dtype=np.int64)[inverse.reshape(-1)]
     groups = [boxes.take(np.flatnonzero(of_row == i)) for i in range(found)]
     return sorted(groups, key=lambda g: (-len(g), g.extent))
+
+
+def maps(boxes: Boxes, name: str, *, most: int = MOST_PLACES) -> tuple[tuple[Figure, ...], int]:
+    """The world and close-ups of the places with most tiles; the number of places without a close-up."""
+    if not len(boxes):
+        return (), 0
+    groups = places(boxes)
+    alt = f"World map of {name}: {count(len(groups), 'place')} with {count(len(boxes), 'tile')}"
+    world = Figure(
+        world_map(groups, alt=alt),
+        "Where",
+        "One dot per place; its area grows with the number of tiles. Longitude and latitude in degrees.",
+    )
+    figures = [world]
+    legend = tuple((split, split) for split in SPLITS if (boxes.split == split).any())
+    for group in groups[:most]:
+        west, south, east, north = group.extent
+        words = f"{degrees(round((south + north) / 2, 2), 'NS')} {degrees(round((west + east) / 2, 2), 'EW')}"
+        drawn = f" (every {math.ceil(len(group) / MOST_BOXES)}th drawn)" if len(group) > MOST_BOXES else ""
+        tiles = count(len(group), "tile")
+        n_spots = len(np.unique(group.bounds.round(4), axis=0))
+        tiles += f" at {count(n_spots, 'position')}" if n_spots < len(group) else ""
+        drawing = close_up(group, alt=f"Footprints of {tiles} around {words}")
+        figures.append(Figure(drawing, words, f"{tiles}{drawn}, coloured by split.", legend))
+    return tuple(figures), len(groups) - len(groups[:most])
 
 
 def world_map(groups: Sequence[Boxes], *, alt: str) -> Markup:

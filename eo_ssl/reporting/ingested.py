@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,33 +13,21 @@ import pyarrow as pa
 from eo_ssl.corpus import Corpus
 from eo_ssl.reporting.artefacts import Product
 from eo_ssl.reporting.charts import Figure, columns
-from eo_ssl.reporting.footprints import MOST_BOXES, SPLITS, Boxes, close_up, degrees, places, world_map
+from eo_ssl.reporting.footprints import BOUNDS, SPLITS, Boxes, maps
 from eo_ssl.reporting.galleries import Gallery, draw, rendering_of, spread_rows
-from eo_ssl.reporting.quality import Quality, quality_views, unknown_columns
+from eo_ssl.reporting.quality import FRACTIONS, Quality, quality_views, unknown_columns
 from eo_ssl.reporting.spectra import BandPlot, band_plots
-from eo_ssl.reporting.wording import count, number, size
-from eo_ssl.sensors import Quantity, sensor
+from eo_ssl.reporting.wording import count, number, quantity_words, size
+from eo_ssl.sensors import sensor
 
-MOST_PLACES = 6  # close-ups per corpus
 TILES_SHOWN = 24  # per stream
 MOST_VALUES = 12  # lines of a table of counts
 GROUPED = {"processing_baseline": "Processing baseline", "orbit": "Orbit", "label_name": "Label"}
 MONTHS = ("J", "F", "M", "A", "M", "J", "J", "A", "S", "O", "N", "D")
 COLUMNS = (
-    *("product_id", "split", "label_name", "datetime", "month", "orbit", "processing_baseline", "epsg", "source"),
-    *(
-        "xmin",
-        "ymin",
-        "xmax",
-        "ymax",
-        "valid_fraction",
-        "cloud_fraction",
-        "shadow_fraction",
-        "snow_fraction",
-        "saturated_fraction",
-    ),
-    *("licence", "attribution"),
-)
+    "product_id", "split", "label_name", "datetime", "month", "orbit", "processing_baseline", "epsg", "source", "licence", "attribution",
+    *BOUNDS, *FRACTIONS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +99,7 @@ def corpus_view(product: Product, position: int) -> CorpusView:
     n_tiles = sum(table.num_rows for table in tables.values())
     nbytes = int(described["nbytes"])
     boxes, placeless = _boxes(list(tables.values()))
-    maps, left_out = _maps(boxes, product.name)
+    figures, left_out = maps(boxes, product.name)
     notes = []
     if left_out:
         notes.append(f"{count(left_out, 'further place')} on the world map only.")
@@ -133,7 +120,7 @@ def corpus_view(product: Product, position: int) -> CorpusView:
             ("Fingerprint", corpus.fingerprint[:12]),
             *((("Use", "non-commercial only"),) if described["non_commercial"] else ()),
         ),
-        maps=maps,
+        maps=figures,
         map_note=" ".join(notes),
         streams=streams,
         left_out=_left_out(corpus, product),
@@ -186,12 +173,6 @@ def _stream_view(corpus: Corpus, name: str, index: pa.Table, *, n_products: int)
     )
 
 
-def quantity_words(quantity: Quantity) -> str:
-    """A quantity as a reader knows it: `top-of-atmosphere reflectance`, `gamma0 (linear power)`."""
-    words = quantity.value.replace("toa_", "top-of-atmosphere ").replace("boa_", "surface ").removesuffix("_db")
-    return words + (" (linear power)" if quantity.is_power else " (dB)" if quantity.is_db else "")
-
-
 def _dates_words(days: list[str]) -> str:
     known = sorted({d for d in days if d})
     if not known:
@@ -241,10 +222,7 @@ def _boxes(tables: list[pa.Table]) -> tuple[Boxes, int]:
     for table in tables:
         parts.append(
             np.stack(
-                [
-                    table.column(c).to_numpy(zero_copy_only=False).astype(np.float64)
-                    for c in ("xmin", "ymin", "xmax", "ymax")
-                ],
+                [table.column(c).to_numpy(zero_copy_only=False).astype(np.float64) for c in BOUNDS],
                 axis=1,
             )
         )
@@ -253,31 +231,6 @@ def _boxes(tables: list[pa.Table]) -> tuple[Boxes, int]:
     known = np.isfinite(bounds).all(axis=1)
     split = np.concatenate(splits) if splits else np.empty(0, np.str_)
     return Boxes(bounds[known], split[known]), int((~known).sum())
-
-
-def _maps(boxes: Boxes, name: str) -> tuple[tuple[Figure, ...], int]:
-    """The world and close-ups of the places with most tiles; the number of places without a close-up."""
-    if not len(boxes):
-        return (), 0
-    groups = places(boxes)
-    alt = f"World map of {name}: {count(len(groups), 'place')} with {count(len(boxes), 'tile')}"
-    world = Figure(
-        world_map(groups, alt=alt),
-        "Where",
-        "One dot per place; its area grows with the number of tiles. Longitude and latitude in degrees.",
-    )
-    figures = [world]
-    legend = tuple((split, split) for split in SPLITS if (boxes.split == split).any())
-    for group in groups[:MOST_PLACES]:
-        west, south, east, north = group.extent
-        words = f"{degrees(round((south + north) / 2, 2), 'NS')} {degrees(round((west + east) / 2, 2), 'EW')}"
-        drawn = f" (every {math.ceil(len(group) / MOST_BOXES)}th drawn)" if len(group) > MOST_BOXES else ""
-        tiles = count(len(group), "tile")
-        n_spots = len(np.unique(group.bounds.round(4), axis=0))
-        tiles += f" at {count(n_spots, 'position')}" if n_spots < len(group) else ""
-        drawing = close_up(group, alt=f"Footprints of {tiles} around {words}")
-        figures.append(Figure(drawing, words, f"{tiles}{drawn}, coloured by split.", legend))
-    return tuple(figures), len(groups) - len(groups[:MOST_PLACES])
 
 
 def _left_out(corpus: Corpus, product: Product) -> tuple[tuple[str, str], ...]:

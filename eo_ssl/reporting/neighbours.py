@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import resources
 from typing import Any
 
 import numpy as np
-from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup
 
-from eo_ssl import __version__
 from eo_ssl.corpus import Corpus
 from eo_ssl.embedding import Distance, Embeddings, Hits, Query
 from eo_ssl.reporting.charts import Figure
-from eo_ssl.reporting.footprints import Boxes, degrees, places, world_map
+from eo_ssl.reporting.footprints import BOUNDS, Boxes, degrees, places, world_map
 from eo_ssl.reporting.galleries import Thumb, draw, rendering_of
+from eo_ssl.reporting.templates import rendered
 from eo_ssl.reporting.thumbnails import Rendering, choose_rendering, data_uri, render
 from eo_ssl.reporting.wording import MISSING, count, number
 from eo_ssl.sensors import Quantity, sensor
@@ -27,7 +23,6 @@ COLUMNS = (
     "row", "product_id", "row_off", "col_off", "datetime", "split", "label_name", "bbox", "licence", "attribution",
 )  # fmt: skip
 HYPHEN = "\u2011"  # at which no line breaks
-TEMPLATES = ("neighbours.html", "parts.html")
 DISTANCES: dict[Distance, str] = {"cosine": "1 − cosine of the angle between embeddings", "l2": "Euclidean distance"}
 
 
@@ -130,19 +125,10 @@ def neighbours_view(
 def render_neighbours(
     table: Embeddings, query: Query, hits: Hits, *, corpus: Corpus, distance: Distance, left_out: str
 ) -> str:
-    """The HTML of a search. Every text in it is escaped; only drawings made here pass as markup."""
-    files = resources.files("eo_ssl.reporting")
-    loader = DictLoader({name: files.joinpath(name).read_text("utf-8") for name in TEMPLATES})
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(number=number, count=count)
-    return environment.get_template("neighbours.html").render(
+    """The HTML of a search."""
+    return rendered(
+        "neighbours.html",
         view=neighbours_view(table, query, hits, corpus=corpus, distance=distance, left_out=left_out),
-        style=Markup(files.joinpath("style.css").read_text("utf-8")),  # our own files, no data in them
-        script=Markup(files.joinpath("script.js").read_text("utf-8")),
-        version=__version__,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         non_commercial=bool(table.about["non_commercial"]),
     )
 
@@ -166,7 +152,7 @@ def _place(box: Mapping[str, float | None]) -> str:
     """Middle of a footprint in degrees."""
     if any(value is None for value in box.values()):
         return MISSING
-    west, south, east, north = (float(box[name] or 0.0) for name in ("xmin", "ymin", "xmax", "ymax"))
+    west, south, east, north = (float(box[name] or 0.0) for name in BOUNDS)
     return f"{degrees(round((south + north) / 2, 4), 'NS')} {degrees(round((west + east) / 2, 4), 'EW')}"
 
 
@@ -179,7 +165,7 @@ def _words(line: Neighbour) -> str:
 def _maps(asked: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> tuple[Figure, ...]:
     """The world with a dot per place of the tiles shown."""
     bounds = [
-        [float("nan") if line["bbox"][name] is None else float(line["bbox"][name]) for name in ("xmin", "ymin", "xmax", "ymax")]
+        [float("nan") if line["bbox"][name] is None else float(line["bbox"][name]) for name in BOUNDS]
         for line in [*asked, *found]
     ]  # fmt: skip
     known = [box for box in bounds if all(map(math.isfinite, box))]

@@ -4,35 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 
-from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup
-
-from eo_ssl import __version__
 from eo_ssl.cards import list_cards, load_card
 from eo_ssl.reporting import provenance, wording
 from eo_ssl.reporting.artefacts import Product, find, of_stage
 from eo_ssl.reporting.curated import SubsetView, subset_view
+from eo_ssl.reporting.embedded import LINE_HEAD, EmbeddingView, embedding_view
+from eo_ssl.reporting.exported import BundleView, bundle_view
 from eo_ssl.reporting.ingested import CorpusView, corpus_view
 from eo_ssl.reporting.paired import PairView, pair_views
 from eo_ssl.reporting.pruning import HEAD, PruningView, pruning_views
 from eo_ssl.reporting.results import KIND_WORDS, Task, tasks
+from eo_ssl.reporting.templates import rendered
 from eo_ssl.reporting.training import Training, trainings
 
-TEMPLATES = (
-    "page.html",
-    "parts.html",
-    "ingested.html",
-    "paired.html",
-    "curated.html",
-    "training.html",
-    "results.html",
-    "provenance.html",
-)
-PAIRED = ("paired", "How pairs fit")  # shown when there are any, after what was ingested
 SECTIONS = (
     ("overview", "Overview"),
     ("ingested", "What was ingested"),
@@ -41,6 +27,12 @@ SECTIONS = (
     ("results", "Results"),
     ("provenance", "Provenance"),
 )
+# section that stands only where there is something to show -> its name, and the section it precedes
+OPTIONAL = {
+    "paired": ("How pairs fit", "curated"),
+    "exported": ("What was handed off", "provenance"),
+    "embedded": ("What was embedded", "provenance"),
+}
 DEFAULT_TITLE = "From archive to believable number"
 
 
@@ -66,6 +58,20 @@ class Report:
     "section 4"
     tasks: tuple[Task, ...]
     "section 5"
+    bundles: tuple[BundleView, ...]
+    "after section 5, if there are any"
+    embeddings: tuple[EmbeddingView, ...]
+    "after section 5, if there are any"
+
+    @property
+    def sections(self) -> tuple[tuple[str, str], ...]:
+        """(id, name) of the sections of this page, in order."""
+        there = {"paired": self.pairings, "exported": self.bundles, "embedded": self.embeddings}
+        found: list[tuple[str, str]] = []
+        for section in SECTIONS:
+            found += [(id_, name) for id_, (name, before) in OPTIONAL.items() if before == section[0] and there[id_]]
+            found.append(section)
+        return tuple(found)
 
     @property
     def numbers(self) -> tuple[tuple[str, str], ...]:
@@ -90,6 +96,11 @@ class Report:
     def flow(self) -> tuple[tuple[str, str, str], ...]:
         """(section, stage, what it made) along the flow; an empty text where a stage is not there."""
         corpora, subsets, rows = self.corpora, self.subsets, sum(len(g.rows) for t in self.tasks for g in t.groups)
+        embedded = sum(e.n_rows for e in self.embeddings)
+        left = (
+            ("exported", "Hand-off", wording.count(len(self.bundles), "bundle") if self.bundles else ""),
+            ("embedded", "Embeddings", wording.count(embedded, "row or map", "rows and maps") if embedded else ""),
+        )
         return (
             ("ingested", "Corpus", wording.count(len(corpora), "corpus", "corpora") if corpora else ""),
             (
@@ -103,6 +114,7 @@ class Report:
                 "Evaluation",
                 f"{wording.count(rows, 'row')}, {wording.count(len(self.tasks), 'task')}" if rows else "",
             ),
+            *(stage for stage in left if stage[2]),
         )
 
 
@@ -129,28 +141,20 @@ def collect(inputs: Sequence[Path], *, title: str = DEFAULT_TITLE, note: str = "
         prunings=tuple(pruning_views(encoders)),
         trainings=tuple(trainings(encoders)),
         tasks=tuple(tasks(of_stage(products, "evaluate"), encoders)),
+        bundles=tuple(bundle_view(p, i) for i, p in enumerate(of_stage(products, "export"))),
+        embeddings=tuple(embedding_view(p, i) for i, p in enumerate(of_stage(products, "embed"))),
     )
 
 
 def render_page(report: Report) -> str:
-    """The HTML of a report. Every text in it is escaped; only drawings made here pass as markup."""
-    files = resources.files("eo_ssl.reporting")
-    loader = DictLoader({name: files.joinpath(name).read_text("utf-8") for name in TEMPLATES})
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        number=wording.number, short=wording.short, count=wording.count, share=wording.share, title_of=wording.title_of
-    )
-    return environment.get_template("page.html").render(
+    """The HTML of a report."""
+    return rendered(
+        "page.html",
         report=report,
-        sections=(*SECTIONS[:2], PAIRED, *SECTIONS[2:]) if report.pairings else SECTIONS,
-        style=Markup(files.joinpath("style.css").read_text("utf-8")),  # our own files, no data in them
-        script=Markup(files.joinpath("script.js").read_text("utf-8")),
-        version=__version__,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        sections=report.sections,
         kinds=KIND_WORDS,
         pruning_head=HEAD,
+        line_head=LINE_HEAD,
         steps=provenance.steps(report.products),
         packages=provenance.packages(report.products),
         cost=provenance.total_cost(report.products),
@@ -160,11 +164,12 @@ def render_page(report: Report) -> str:
 
 
 def owners(report: Report) -> list[tuple[str, str, list[str]]]:
-    """(attribution, licence, corpora) of all data shown, each once."""
+    """(attribution, licence, products) of all data behind the page, each once."""
     found: dict[tuple[str, str], list[str]] = {}
-    for corpus in report.corpora:
-        for licence, attribution in corpus.owners:
-            found.setdefault((attribution, licence), []).append(corpus.name)
+    views: list[CorpusView | BundleView | EmbeddingView] = [*report.corpora, *report.bundles, *report.embeddings]
+    for view in views:
+        for licence, attribution in view.owners:
+            found.setdefault((attribution, licence), []).append(view.name)
     return [(attribution, licence, names) for (attribution, licence), names in found.items()]
 
 

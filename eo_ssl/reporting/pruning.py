@@ -60,14 +60,14 @@ def _view(name: str, anchor: str, events: list[CurationReport]) -> PruningView:
                 done,
                 "Cluster entropy",
                 ("pool before", "pool after"),
-                (_before_entropy, _after_entropy),
+                (lambda e: e.before.cluster_entropy, lambda e: e.after.cluster_entropy),
                 "Higher is more even.",
             ),
             _curve(
                 done,
                 "Gini of cluster sizes",
                 ("pool before", "pool after"),
-                (_before_gini, _after_gini),
+                (lambda e: e.before.cluster_gini, lambda e: e.after.cluster_gini),
                 "Lower is more even.",
             ),
             _curve(
@@ -116,19 +116,3 @@ def _line(event: CurationReport) -> tuple[str, ...]:
         gate,
         duration(event.cost.select_s),
     )
-
-
-def _before_entropy(event: CurationReport) -> float | None:
-    return event.before.cluster_entropy
-
-
-def _after_entropy(event: CurationReport) -> float | None:
-    return event.after.cluster_entropy
-
-
-def _before_gini(event: CurationReport) -> float | None:
-    return event.before.cluster_gini
-
-
-def _after_gini(event: CurationReport) -> float | None:
-    return event.after.cluster_gini

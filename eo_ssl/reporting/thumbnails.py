@@ -115,12 +115,12 @@ def render(tile: FloatArray, rendering: Rendering) -> npt.NDArray[np.uint8]:
     return np.moveaxis(np.rint(rgba).astype(np.uint8), 0, -1)
 
 
-def data_uri(rgba: npt.NDArray[np.uint8]) -> str:
-    """A WebP of the picture as a `data:` URI, halved until it is at most `SIDE_PX` wide and high."""
+def data_uri(rgba: npt.NDArray[np.uint8], *, side_px: int = SIDE_PX) -> str:
+    """A WebP of the picture as a `data:` URI, halved until it is at most `side_px` wide and high."""
     opaque = bool((rgba[..., 3] == 255).all())
     picture = Image.fromarray(np.ascontiguousarray(rgba[..., :3] if opaque else rgba))
     factor = 1
-    while max(picture.size) / factor > SIDE_PX:
+    while max(picture.size) / factor > side_px:
         factor *= 2
     if factor > 1:
         picture = picture.reduce(factor)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from eo_ssl.sensors import Quantity
 
 MISSING = "–"
 # Metrics that are shares: printed in per cent. Anything else is printed as it is.
@@ -130,6 +132,14 @@ def short(text: str, length: int = 12) -> str:
     return text[:length]
 
 
+def shortened(text: str, width: int) -> str:
+    """`text` in at most `width` characters, its middle left out where it is longer: ends tell names apart."""
+    if len(text) <= width:
+        return text
+    head = max(width - 1, 1) // 2
+    return f"{text[:head]}…{text[len(text) - max(width - 1 - head, 0) :]}"
+
+
 def title_of(name: str) -> str:
     """A name made of words joined by underscores, as words: the first letter large, acronyms as they are usually written."""
     first, *rest = name.replace("_", " ").split() or [""]
@@ -164,3 +174,19 @@ def flat(config: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]
         else:
             rows.append((name, MISSING if value is None else str(value)))
     return rows
+
+
+def quantity_words(quantity: Quantity) -> str:
+    """A quantity as a reader knows it: `top-of-atmosphere reflectance`, `gamma0 (linear power)`."""
+    words = quantity.value.replace("toa_", "top-of-atmosphere ").replace("boa_", "surface ").removesuffix("_db")
+    return words + (" (linear power)" if quantity.is_power else " (dB)" if quantity.is_db else "")
+
+
+def commercial_words(forbidden: bool | None) -> str:
+    """What the licences of the data say of commercial use; None where they are not known."""
+    return {None: "not known", True: "forbidden", False: "not forbidden by the data"}[forbidden]
+
+
+def owners_of(licences: Iterable[Mapping[str, object]]) -> tuple[tuple[str, str], ...]:
+    """(licence, attribution) of some sources, each pair once."""
+    return tuple(dict.fromkeys((str(one.get("licence") or ""), str(one.get("attribution") or "")) for one in licences))

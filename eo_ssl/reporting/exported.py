@@ -1,0 +1,133 @@
+"""What left the house: bundles, with what each of their files opens in, what they take as input and what may be done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eo_ssl.export import contract_file
+from eo_ssl.export.contract_file import PREPROCESS_FILE
+from eo_ssl.export.model_card import CARD_FILE
+from eo_ssl.export.onnx_graph import ENCODER_GRAPH, PHYSICAL_GRAPH
+from eo_ssl.export.parity import PARITY_FILE
+from eo_ssl.export.stac_item import ITEM_FILE
+from eo_ssl.export.timm_folder import TIMM_CONFIG, TIMM_FOLDER, TIMM_WEIGHTS
+from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILE
+from eo_ssl.export.weights_enum import WEIGHTS_FILE
+from eo_ssl.reporting.artefacts import Product
+from eo_ssl.reporting.wording import MISSING, commercial_words, count, fixed, number, owners_of, size
+from eo_ssl.sensors import sensor
+
+FILE_WORDS = {
+    CARD_FILE: "model card",
+    PREPROCESS_FILE: "the contract, for machines and in words",
+    PARITY_FILE: "images and the features every route must give",
+    TIMM_CONFIG: "architecture, for timm",
+    TIMM_WEIGHTS: "weights, for timm",
+    CLASSIFICATION_FILE: "checkpoint for classification",
+    SEGMENTATION_FILE: "checkpoint for segmentation",
+    WEIGHTS_FILE: "WeightsEnum with its transforms",
+    ENCODER_GRAPH: "graph from the normalised input",
+    PHYSICAL_GRAPH: "graph from physical values",
+    ITEM_FILE: "STAC item with the machine-learning model extension",
+    ".pth": "bare state dict",
+    "bench": "model of torchgeo-bench",
+}
+POOLING = {"cls": "class token", "mean": "mean of the patch tokens"}
+
+
+@dataclass(frozen=True, slots=True)
+class BundleView:
+    """One bundle."""
+
+    name: str
+    "folder name"
+    anchor: str
+    "id in the page"
+    sentence: str
+    "which encoder"
+    facts: tuple[tuple[str, str], ...]
+    "input, features, licence, sizes"
+    change: str
+    "what the change to 224 px does, or why there is no such configuration"
+    routes: tuple[tuple[str, str], ...]
+    "(library, the line that opens it)"
+    contracts: tuple[tuple[str, tuple[str, ...]], ...]
+    "(configuration, sentences in the order they are carried out)"
+    files: tuple[tuple[str, str, str, str], ...]
+    "(path, what it is, size, sha256)"
+    owners: tuple[tuple[str, str], ...]
+    "(licence, attribution) of the training data, each pair once"
+
+
+def bundle_view(product: Product, position: int) -> BundleView:
+    """Everything the page shows about one bundle; weights are not opened."""
+    content = contract_file.read(product.path)
+    summary, native = product.manifest.summary, content["configurations"]["native"]
+    contract = contract_file.contract_of(content, "native")
+    paths = {name: product.path / name for name in summary["files"]}
+    sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
+    pooled = POOLING[content["pooling"]]
+    cosine = summary["cosine_native_to_torchgeo"]
+    return BundleView(
+        name=product.name,
+        anchor=f"bundle-{position + 1}",
+        sentence=f"The encoder {content['name']} in {count(len(paths), 'file')} that open without this library.",
+        facts=(
+            ("Encoder", str(content["name"])),
+            ("Input", f"{count(len(contract.bands), 'band')}, {native['input'][1]} px"),
+            ("Sensor", sensor(contract.sensor).title),
+            ("Features", f"{number(int(content['dim']))} numbers, {pooled}"),
+            ("Licence of the weights", str(product.manifest.config["licence"])),
+            ("Commercial use", commercial_words(summary["non_commercial"])),
+            ("Cosine native to 224 px", MISSING if cosine is None else fixed(cosine, 4)),
+            ("Size", size(sum(sizes.values()))),
+        ),
+        change=_change(summary, int(native["input"][1])),
+        routes=tuple(_routes(content, summary, product.path.name)),
+        contracts=tuple(
+            (
+                f"{name.replace('native', 'As trained').replace('torchgeo', 'For TorchGeo')}, {one['input'][1]} px",
+                tuple(one["words"]),
+            )
+            for name, one in sorted(content["configurations"].items())
+        ),
+        files=tuple(
+            (
+                name,
+                FILE_WORDS.get(name) or FILE_WORDS.get(Path(name).suffix) or FILE_WORDS.get(Path(name).parts[0], ""),
+                size(sizes[name]) if name in sizes else MISSING,
+                digest,
+            )
+            for name, digest in sorted(summary["files"].items())
+        ),
+        owners=owners_of(summary["licences"]),
+    )
+
+
+def _change(summary: Mapping[str, Any], size_px: int) -> str:
+    if summary["torchgeo"] is None:
+        return f"No files for TorchGeo: {summary['torchgeo_left_out']}. timm opens the encoder as it is."
+    return (
+        f"TorchGeo's tasks take 224 px, so the encoder leaves for them as {summary['torchgeo']} with resampled positions. "
+        f"The mean cosine between features at {size_px} px and at 224 px is {fixed(summary['cosine_native_to_torchgeo'], 4)}; "
+        f"between those of different images it is {fixed(summary['cosine_between_images'], 4)}."
+    )
+
+
+def _routes(content: Mapping[str, Any], summary: Mapping[str, Any], folder: str) -> Iterator[tuple[str, str]]:
+    """Library and the line that opens the bundle in it, for the files that are there."""
+    files, model = summary["files"], summary["torchgeo"]
+    chans = len(content["configurations"]["native"]["preprocessing"]["bands"])
+    lines = (
+        (TIMM_WEIGHTS, "timm", f'timm.create_model("local-dir:{folder}/{TIMM_FOLDER}", pretrained=True)'),
+        (CLASSIFICATION_FILE, "TorchGeo", f'ClassificationTask("{model}", weights="{folder}/{CLASSIFICATION_FILE}", in_channels={chans})'),
+        (SEGMENTATION_FILE, "TorchGeo", f'SemanticSegmentationTask("dpt", "tu-{model}", weights="{folder}/{SEGMENTATION_FILE}", in_channels={chans})'),
+        (WEIGHTS_FILE, "TorchGeo", f'from weights import WEIGHTS; ClassificationTask("{model}", weights=WEIGHTS, in_channels={chans})'),
+        (ENCODER_GRAPH, "onnxruntime", f'InferenceSession("{folder}/{ENCODER_GRAPH}")'),
+        (PHYSICAL_GRAPH, "onnxruntime", f'InferenceSession("{folder}/{PHYSICAL_GRAPH}")'),
+        (ITEM_FILE, "pystac", f'pystac.Item.from_file("{folder}/{ITEM_FILE}")'),
+    )  # fmt: skip
+    return ((library, line) for name, library, line in lines if name in files)
