@@ -110,7 +110,7 @@ def test_probe_knows_only_classes_it_saw(rng: np.random.Generator) -> None:
 
 
 def test_strongest_of_equal_penalties_is_chosen() -> None:
-    assert linear.choose_penalty(np.array([0.5, 0.8, 0.8, 0.7]), (0.01, 0.1, 1.0, 10.0)) == 0.1
+    assert linear.choose_penalty(np.array([0.5, 0.8, 0.8, 0.7]), (0.01, 0.1, 1.0, 10.0), fallback=1.0) == 0.1
 
 
 def test_probe_refusals(rng: np.random.Generator) -> None:

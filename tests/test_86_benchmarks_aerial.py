@@ -10,26 +10,13 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
+from benchmark_reading import images, sizes
 from eo_ssl.cards import load_card
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks import benchmark_task
-from eo_ssl.evaluation.features import Source
-from eo_ssl.evaluation.tasks import Task
 from eo_ssl.sensors import Quantity, translate_bands
 from eo_ssl.synthetic.benchmarks import make_resisc45, make_sat6, make_treesatai, make_ucmerced
 from eo_ssl.synthetic.benchmarks.aerial import SAT6_CLASSES
-
-
-def images(source: Source, positions: list[int] | None = None) -> np.ndarray:
-    rows = np.arange(len(source)) if positions is None else np.array(positions)
-    out = np.empty((len(rows), *source.shape), dtype=np.float32)
-    source.read(rows.astype(np.int64), out)
-    return out
-
-
-def sizes(task: Task) -> tuple[int, int, int]:
-    (fold,) = task.folds
-    return len(fold.train), len(fold.validation), len(fold.test)
 
 
 @pytest.fixture(scope="module")

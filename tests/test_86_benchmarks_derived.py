@@ -12,29 +12,16 @@ import numpy as np
 import pytest
 import rasterio
 
+from benchmark_reading import images, sizes
 from eo_ssl.cards import load_card
 from eo_ssl.diagnosis.cardcheck import check_card
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks import benchmark_task
 from eo_ssl.evaluation.benchmarks.geobench import KEYS, MEuroSat
-from eo_ssl.evaluation.features import Source
-from eo_ssl.evaluation.tasks import Task
 from eo_ssl.sensors import Quantity, sensor
 from eo_ssl.synthetic import EUROSAT_BANDS
 from eo_ssl.synthetic.benchmarks import make_bigearthnet_v1, make_eurosat_sar, make_m_eurosat
 from eo_ssl.synthetic.eurosat import eurosat_chip
-
-
-def images(source: Source, positions: list[int] | None = None) -> np.ndarray:
-    rows = np.arange(len(source)) if positions is None else np.array(positions)
-    out = np.empty((len(rows), *source.shape), dtype=np.float32)
-    source.read(rows.astype(np.int64), out)
-    return out
-
-
-def sizes(task: Task) -> tuple[int, int, int]:
-    (fold,) = task.folds
-    return len(fold.train), len(fold.validation), len(fold.test)
 
 
 @pytest.fixture(scope="module")

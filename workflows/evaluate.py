@@ -16,12 +16,13 @@ from eo_ssl.evaluation.benchmarks import BENCHMARKS
 from eo_ssl.evaluation.candidates import Candidate, candidates
 from eo_ssl.evaluation.catalogue import Choice, Name, named_task
 from eo_ssl.evaluation.display import show
-from eo_ssl.evaluation.extraction import passes
+from eo_ssl.evaluation.extraction import images
 from eo_ssl.evaluation.leaderboard import csv_text, markdown, page
 from eo_ssl.evaluation.methods import DEFAULT
 from eo_ssl.evaluation.mstar import SHOTS
 from eo_ssl.evaluation.neighbours import warned
-from eo_ssl.evaluation.results import Computing, Settings, judge, write_comparisons
+from eo_ssl.evaluation.results import judge, write_comparisons
+from eo_ssl.evaluation.settings import Computing, Settings
 from eo_ssl.evaluation.studies import Grid, Study, study_of
 from eo_ssl.evaluation.tasks import HeldOut, Task
 from eo_ssl.evaluation.tuning import Tuning
@@ -60,7 +61,8 @@ def main(
 
     Args:
         encoders: folders of trained encoders, weights of others (torchgeo:ENUM.MEMBER, timm:NAME?contract=..., remoteclip:FILE), and names of
-            weight-free ones (imagestats, rcf, rcf_zca, random_init, random_resnet50).
+            weight-free ones (imagestats, rcf, rcf_zca, random_init, random_resnet50; rcf@3 for seed 3); NAME=FOLDER,FOLDER,FOLDER for
+            one recipe pretrained with several seeds, which are resampled too; two joined by + for a task of two sensors.
         task: corpus (labels in a corpus, places held out), mstar_soc (few shots, with controls), or a published benchmark in its own layout.
         data: the corpus, or the root folder of the benchmark.
         out: folder that receives the results.
@@ -105,9 +107,9 @@ def main(
         seed=seed,
     )
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    inputs = {"task": chosen.fingerprint} | {
-        c.name: c.trained.fingerprint for c in compared if c.trained and not c.reference
-    }
+    inputs = {"task": chosen.fingerprint}
+    for one in plain:
+        inputs |= one.weights
     if task not in BENCHMARKS:
         inputs["corpus"] = Corpus.open(data).manifest().fingerprint
     state = plan(out, stage="evaluate", config=_config(chosen, compared, settings), inputs=inputs, overwrite=overwrite)
@@ -131,9 +133,8 @@ def _run(
 ) -> None:
     """Judge, print and finish the product ``out``; a finished one is printed again and left alone."""
     console = Console()
-    images = sum(len(rows) for one in compared for used in passes(one, task) for _, rows in used)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("features", total=images)
+        bar = progress.add_task("features", total=sum(images(one, task) for one in compared))
         counted = dataclasses.replace(computing, progress=lambda count: progress.advance(bar, count))
         rows, comparisons = judge(task, compared, settings, out, computing=counted)
     show(console, task, rows, comparisons)

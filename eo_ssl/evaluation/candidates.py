@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from eo_ssl.encoder import (
 )
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.perturbations import Perturbation
+from eo_ssl.evaluation.recipes import check_alike, check_seeds, parse_entry, pretraining_seed
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.trainstats import contract_order, train_stats
@@ -40,7 +41,7 @@ _FITTING = 1024  # training images that the patches of a fitted encoder are cut 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One encoder to compare."""
+    """One encoder to compare, or one recipe of which several runs differ in their seed."""
 
     name: str
     "unique among the candidates"
@@ -50,6 +51,8 @@ class Candidate:
     "of random_init"
     seed: int
     "of random weights"
+    source: str = ""
+    "what a weight-free encoder is made of: its name or spec"
     second: Candidate | None = None
     "encoder of the second sensor, for a task with partners; a weight-free one serves both"
     treatment: Treatment | None = None
@@ -58,6 +61,14 @@ class Candidate:
     "what is done to the test images; None for nothing"
     reference: str = ""
     "name of the same encoder under its contract on untouched images, with which alone a departure is compared"
+    repeats: tuple[Candidate, ...] = ()
+    "all runs of the recipe, by seed, the first of which stands here; none where there is one only"
+
+    @property
+    def runs(self) -> tuple[Candidate, ...]:
+        """Every run by itself, used as this candidate is."""
+        used = [replace(one, treatment=self.treatment, perturbation=self.perturbation) for one in self.repeats]
+        return tuple(used) or (self,)
 
     def encoder(self, task: Task, fold: Fold) -> Encoder:
         """Return the encoder to use in ``fold``: a weight-free one is normalised by the fold's training images alone."""
@@ -81,16 +92,15 @@ class Candidate:
             len(contract.bands),
             contract.size_px,
         )
-        name = self.reference or self.name
-        foreign = by_training(name)
+        foreign = by_training(self.source)
         if foreign is not None:
             return load_encoder(foreign, preprocessing=contract, seed=self.seed)
         return load_encoder(
-            name,
+            self.source,
             preprocessing=contract,
-            architecture=self.architecture if fits and name == "random_init" else None,
+            architecture=self.architecture if fits and self.source == "random_init" else None,
             seed=self.seed,
-            images=_some(task, fold, contract, seed=self.seed) if name in FITTED else None,
+            images=_some(task, fold, contract, seed=self.seed) if self.source in FITTED else None,
         )
 
     @property
@@ -107,11 +117,37 @@ class Candidate:
         return self.trained is None or not by_contract
 
     @property
-    def pretraining_seeds(self) -> int:
-        """Number of pretraining runs behind the number: one per weights file, none without trained weights."""
+    def pretrained(self) -> bool:
+        """Whether somebody trained the weights."""
         if self.trained is None:
-            return int(by_training(self.reference or self.name) is not None and "@random" not in self.name)
-        return int(self.trained.provenance.get("weights") != "random")
+            return by_training(self.source) is not None and "@random" not in self.source
+        return self.trained.provenance.get("weights") != "random"
+
+    @property
+    def pretraining_seeds(self) -> int:
+        """Number of pretraining runs behind the number: none without trained weights."""
+        return len(self.runs) if self.pretrained else 0
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the weights of each run, where there are several."""
+        return tuple(one.of_seed for one in self.repeats)
+
+    @property
+    def of_seed(self) -> int:
+        """Seed of the weights."""
+        return self.seed if self.trained is None else pretraining_seed(self.name, self.trained)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Fingerprints of the trained weights by what they are called in a manifest."""
+        named = {}
+        for run in self.runs:
+            name = f"{self.name}, {run.name}" if self.repeats else self.name
+            for place, one in ((name, run), (f"{name}, second sensor", run.second)):
+                if one is not None and one.trained is not None:
+                    named[place] = one.trained.fingerprint
+        return named
 
     @property
     def note(self) -> str:
@@ -120,14 +156,19 @@ class Candidate:
             return f"test images perturbed: {self.perturbation.about}"
         if self.treatment is not None and self.treatment != Treatment():
             return f"not as its contract says: {self.treatment.words}"
-        if by_training(self.reference or self.name) is not None:
+        if by_training(self.source) is not None:
             return "normalised by the training images, whatever its weights were trained with"
-        if self.pretraining_seeds:
+        seeds = ", ".join(map(str, self.seeds))
+        if self.pretrained and self.repeats:
+            return f"{len(self.runs)} pretraining runs (seeds {seeds}): their spread is in the interval"
+        if self.pretrained:
             return "one pretraining run: its spread over seeds is not in the interval"
         if self.trained is not None:
             return "random weights of this architecture behind the contract of its weights"
-        if (self.reference or self.name) == "imagestats":
+        if self.source == "imagestats":
             return "normalised by the training images"
+        if self.repeats:
+            return f"{len(self.runs)} draws of random weights (seeds {seeds}), normalised by the training images"
         return f"one draw of random weights (seed {self.seed}), normalised by the training images"
 
 
@@ -135,54 +176,91 @@ def candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidate, ..
     """Return the candidates named by folders, weights files, specs or weight-free names, in the order given.
 
     ``random_init`` takes the architecture of the first trained encoder where that fits, so that training alone is compared. Two names
-    joined by ``+`` are the encoders of the two sensors of a task with partners.
+    joined by ``+`` are the encoders of the two sensors of a task with partners; runs joined by commas differ in their seed alone and
+    are one candidate, as in ``mae=runs/0,runs/1`` or ``random=rcf@0,rcf@1`` (``recipes.parse_entry``).
 
     Raises:
-        UserError: none, one twice, or an encoder that cannot be loaded.
+        UserError: none, one twice, an encoder that cannot be loaded, or runs that differ in more than their seed.
     """
-    if not encoders or len(set(encoders)) < len(encoders):
+    entries = [parse_entry(text) for text in encoders]
+    runs = [run for entry in entries for run in entry.runs]
+    if not runs or len(set(runs)) < len(runs):
         raise UserError(
             f"expected encoders, each once, got {', '.join(encoders) or 'none'}; give folders, torchgeo: or timm: weights, or {', '.join(BASELINES)}"
         )
-    pairs = [_pair(name) for name in encoders]
     loaded = {
         name: load_encoder(name, seed=seed) if is_spec(name) else load_encoder(name)
-        for name in dict.fromkeys(name for pair in pairs for name in pair)
-        if name not in BASELINES and by_training(name) is None
+        for name in dict.fromkeys(name for run in runs for name in run)
+        if _drawn(name) is None and by_training(name) is None
     }
-    architecture = next((one.architecture for one in loaded.values() if isinstance(one, VitEncoder)), None)
     if len({one.fingerprint for one in loaded.values()}) < len(loaded):
         raise UserError(f"expected different encoders, got equal ones among {', '.join(loaded)}; give each once")
+    architecture = next((one.architecture for one in loaded.values() if isinstance(one, VitEncoder)), None)
     names = [one.name for one in loaded.values()]
 
     def made(name: str) -> Candidate:
         trained = loaded.get(name)
-        shown = name
-        if trained is not None:
-            ambiguous = names.count(trained.name) > 1 or trained.name in BASELINES
-            shown = str(Path(name).parent if name.endswith(ENCODER_FILE) else name) if ambiguous else trained.name
-        return Candidate(shown, trained, architecture, seed)
+        if trained is None:
+            source, drawn = _drawn(name) or (name, None)
+            return Candidate(name, None, architecture, seed if drawn is None else drawn, source)
+        ambiguous = names.count(trained.name) > 1 or trained.name in BASELINES
+        path = str(Path(name).parent if name.endswith(ENCODER_FILE) else name)
+        return Candidate(path if ambiguous else trained.name, trained, architecture, seed)
 
-    found = []
-    for first, *rest in pairs:
-        one, second = made(first), made(rest[0]) if rest else None
-        found.append(one if second is None else replace(one, name=f"{one.name}+{second.name}", second=second))
+    found = [_recipe(entry.name, [[made(name) for name in run] for run in entry.runs]) for entry in entries]
+    shown = [one.name for one in found]
+    if len(set(shown)) < len(shown):
+        raise UserError(f"expected a name of its own for each encoder, got {', '.join(shown)}; write NAME=FOLDER")
     return tuple(found)
 
 
-def _pair(name: str) -> list[str]:
-    """The one or two encoders that ``name`` stands for; a file whose name has a + is one."""
-    parts = name.split("+")
-    return parts if len(parts) == 2 and all(parts) and not Path(name).exists() else [name]
+def _recipe(name: str | None, runs: Sequence[Sequence[Candidate]]) -> Candidate:
+    """One candidate of runs that differ in their seed; each run is one encoder, or one for each of two sensors."""
+    if len(runs) > 1:
+        for same in zip_longest(*runs):
+            _check_runs(same)
+    joined = [
+        replace(run[0], name="+".join(one.name for one in run), second=run[1] if len(run) > 1 else None) for run in runs
+    ]
+    if len(joined) > 1:
+        joined.sort(key=lambda run: run.of_seed)
+    shown = name or ",".join(run.name for run in joined)
+    if shown in BASELINES and joined[0].source != shown:
+        raise UserError(f"expected a name that is no other encoder's for {joined[0].name}, got {shown}; choose another")
+    return replace(joined[0], name=shown, repeats=tuple(joined) if len(joined) > 1 else ())
+
+
+def _check_runs(runs: Sequence[Candidate | None]) -> None:
+    """Refuse runs that differ in more than their seed."""
+    found = [run for run in runs if run is not None]
+    trained = {run.name: run.trained for run in found if run.trained is not None}
+    sources = {run.source for run in found}
+    if len(trained) == len(runs):
+        seeds = {name: pretraining_seed(name, encoder) for name, encoder in trained.items()}
+        check_alike(trained)
+        check_seeds(seeds)
+    elif len(found) == len(runs) and len(sources) == 1 and sources <= set(BASELINES):
+        check_seeds({run.name: run.seed for run in found})
+    else:
+        names = ", ".join(run.name for run in found)
+        raise UserError(
+            f"expected runs of one recipe, each of as many sensors, got {names}; give them as encoders of their own, with a space between"
+        )
+
+
+def _drawn(name: str) -> tuple[str, int | None] | None:
+    """A weight-free encoder and the seed of its random weights, where ``name@seed`` gives one; None for an encoder with weights."""
+    source, at, seed = name.partition("@")
+    if source not in BASELINES or (at and (not seed.isdecimal() or source == "imagestats")):
+        return None
+    return source, int(seed) if at else None
 
 
 def _some(task: Task, fold: Fold, contract: Preprocessing, *, seed: int) -> Tensor:
     """Training images of ``fold``, prepared, to cut patches out of: [n, C, H, W]."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(fold.train)[:_FITTING])
-    starts = np.cumsum([0, *(len(source) for source in task.sources)])
+    chosen = np.random.default_rng(seed).permutation(fold.train)[:_FITTING]
     parts = []
-    for source, (a, b) in zip(task.sources, pairwise(starts), strict=True):
-        own = chosen[(chosen >= a) & (chosen < b)] - a
+    for source, (_, own) in zip(task.sources, task.by_source(chosen), strict=True):
         if len(own):
             image = torch.empty((len(own), *source.shape), dtype=torch.float32)
             source.read(own, image.numpy())
@@ -223,13 +301,3 @@ def train_contract(task: Task, fold: Fold) -> Preprocessing:
         convert=convert,
     )
     return replace(contract, gsd_m=(min(gsd), max(gsd)))
-
-
-def summary(candidate: Candidate) -> dict[str, Any]:
-    """Return what a manifest keeps of a candidate."""
-    trained = candidate.trained
-    return {
-        "name": candidate.name,
-        "fingerprint": None if trained is None else trained.fingerprint,
-        "seed": candidate.seed,
-    }

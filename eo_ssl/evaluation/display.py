@@ -16,7 +16,8 @@ from eo_ssl.evaluation.tasks import Task
 
 def show(console: Console, task: Task, rows: Sequence[Row], comparisons: Sequence[Row]) -> None:
     """Print one table per protocol (encoders by amount of training samples, with intervals), the notes, and who beats whom."""
-    words = f"{METRIC_WORDS[task.metric]} in %, 95 % interval over draws and {rows[0]['n_blocks']} blocks of {len(task.tested)} test items"
+    drawn = "pretraining seeds (where there are several), draws" if any("runs" in row for row in rows) else "draws"
+    words = f"{METRIC_WORDS[task.metric]} in %, 95 % interval over {drawn} and {rows[0]['n_blocks']} blocks of {len(task.tested)} test items"
     console.print(f"{task.name}: {words}\nsplit: {task.split}", soft_wrap=True, highlight=False)
     plain = [row for row in rows if not row["reference"]]
     for protocol, group in groupby(plain, key=lambda row: row["protocol"]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,18 @@ from eo_ssl.errors import UserError
 from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.features import Matrix, Part, Rows, extract
 from eo_ssl.evaluation.perturbations import Perturbation, PerturbedSource
-from eo_ssl.evaluation.tasks import Task
+from eo_ssl.evaluation.tasks import Control, Task
 from eo_ssl.manifest import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """Features of the images of a task, one matrix per fold."""
+    """Features of the images of a task, one matrix per fold, and what stands beside numbers made of them."""
 
     x: tuple[Matrix, ...]
-    "[n, D] float32; NaN for images that the fold neither teaches with nor tests"
+    "[n, D] float32; NaN for images that the fold neither teaches with nor tests; none where nobody asked for them"
     fingerprint: str
-    "of the encoder (all its folds)"
+    "of the encoder (all its folds, all its runs)"
     quantity: str
     bands: tuple[str, ...]
     pooling: str
@@ -41,8 +40,19 @@ def passes(candidate: Candidate, task: Task) -> list[Used]:
     """Return which images each pass of ``candidate`` looks at: those of any fold for a trained encoder, else those of each fold."""
     of_folds = [np.concatenate([fold.train, fold.test, fold.validation]) for fold in task.folds]
     chosen = of_folds if candidate.of_each_fold else [np.concatenate(of_folds)]
-    starts = np.cumsum([0, *(len(source) for source in task.sources)])
-    return [[(int(a), np.unique(rows[(rows >= a) & (rows < b)]) - a) for a, b in pairwise(starts)] for rows in chosen]
+    return [task.by_source(rows) for rows in chosen]
+
+
+def images(candidate: Candidate, task: Task) -> int:
+    """Return the number of images that `features_of` says are finished, over all runs of ``candidate``."""
+    if candidate.repeats:
+        return sum(images(run, task) for run in candidate.runs)
+    if candidate.perturbation is not None:
+        return images(replace(candidate, perturbation=None), task) + len(task.tested)
+    if task.partners:
+        first, second = _sensors(candidate, task)
+        return images(*first) + images(*second)
+    return sum(len(rows) for used in passes(candidate, task) for _, rows in used)
 
 
 def features_of(
@@ -54,33 +64,49 @@ def features_of(
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Extracted:
-    """Return the features of ``task``: one pass for a trained encoder; for a weight-free one a pass per fold over its images alone."""
+    """Return the features of ``task`` by a single run: one pass of a trained encoder; of a weight-free one a pass per fold over its images."""
+    how: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "device": device, "progress": progress}
+    described = about(candidate, task)  # refuses what does not fit first
     if candidate.perturbation is not None:
-        return _on_perturbed(candidate, task, candidate.perturbation, batch_size=batch_size, cache=cache, device=device)
-    if task.partners or candidate.second is not None:
-        return _on_both(candidate, task, batch_size=batch_size, cache=cache, device=device, progress=progress)
-    x, prints = [], []
-    for fold, used in zip(task.folds, passes(candidate, task), strict=False):  # one pass may serve all folds
-        encoder = candidate.encoder(task, fold)
-        rows = np.full((len(task.labels), encoder.dim), np.nan, dtype=np.float32)  # NaN: nobody may ask for them
-        for source, (first, positions) in zip(task.sources, used, strict=True):
-            part = Part(source, positions)
-            rows[first + positions] = extract(
-                encoder, part, batch_size=batch_size, cache=cache, device=device, progress=progress
-            ).x
-        x.append(rows)
-        prints.append(encoder.fingerprint)
-    features = tuple(x) if candidate.of_each_fold else (x[0],) * len(task.folds)
-    whole = prints[0] if len(prints) == 1 else fingerprint(prints)
-    return replace(about(candidate, task), x=features, fingerprint=whole)
+        x = _on_perturbed(replace(candidate, perturbation=None), task, candidate.perturbation, **how)
+    elif task.partners:
+        first, second = (features_of(*one, **how).x for one in _sensors(candidate, task))
+        x = [np.concatenate(pair, axis=1) for pair in zip(first, second, strict=True)]
+    else:
+        x = []
+        for fold, used in zip(task.folds, passes(candidate, task), strict=False):  # one pass may serve all folds
+            encoder = candidate.encoder(task, fold)
+            rows = np.full((len(task.labels), encoder.dim), np.nan, dtype=np.float32)  # NaN: nobody may ask for them
+            for source, (first_row, positions) in zip(task.sources, used, strict=True):
+                rows[first_row + positions] = extract(encoder, Part(source, positions), **how).x
+            x.append(rows)
+    return replace(described, x=tuple(x) if len(x) == len(task.folds) else (x[0],) * len(task.folds))
 
 
-def about(candidate: Candidate, task: Task) -> Extracted:
-    """Return what stands beside a number of ``candidate`` on ``task``, without features."""
-    folds = task.folds if candidate.of_each_fold else task.folds[:1]
-    encoders = [candidate.encoder(task, fold) for fold in folds]
-    contract, prints = encoders[0].preprocessing, [one.fingerprint for one in encoders]
-    notes, (low, high) = [candidate.note], contract.gsd_m
+def about(one: Candidate | Control, task: Task) -> Extracted:
+    """Return what stands beside a number of ``one`` on ``task``, without features.
+
+    Raises:
+        UserError: as many encoders as the task has no sensors for, or too few.
+    """
+    if isinstance(one, Control):
+        first = task.sources[0]
+        return Extracted((), one.fingerprint, first.quantity.value, first.bands, "", (one.note,))
+    if one.repeats:
+        each = [about(run, task) for run in one.runs]
+        return _renamed(each[0], one, [run.fingerprint for run in each])
+    if one.perturbation is not None:
+        if task.partners:
+            raise UserError(
+                f"expected a task of one sensor for a study of perturbations, got {task.name}; choose a variant with one"
+            )
+        clean = about(replace(one, perturbation=None), task)
+        return _renamed(clean, one, [clean.fingerprint, one.perturbation.name, one.perturbation.about])
+    if task.partners or one.second is not None:
+        return _of_both(*(about(*each) for each in _sensors(one, task)))
+    encoders = [one.encoder(task, fold) for fold in (task.folds if one.of_each_fold else task.folds[:1])]
+    contract, prints = encoders[0].preprocessing, [encoder.fingerprint for encoder in encoders]
+    notes, (low, high) = [one.note], contract.gsd_m
     outside = sorted({source.gsd_m for source in task.sources if not low <= source.gsd_m <= high})
     if outside:
         notes.append(
@@ -91,8 +117,26 @@ def about(candidate: Candidate, task: Task) -> Extracted:
     return Extracted((), whole, contract.quantity.value, contract.bands, pooling, tuple(notes))
 
 
-def _on_both(candidate: Candidate, task: Task, **how: Any) -> Extracted:
-    """Features of both sensors of a task with partners, one after the other."""
+def _renamed(extracted: Extracted, candidate: Candidate, identity: list[str]) -> Extracted:
+    """The same of other images, or of more runs: the fingerprint and the first note are the candidate's own."""
+    return replace(extracted, fingerprint=fingerprint(identity), notes=(candidate.note, *extracted.notes[1:]))
+
+
+def _of_both(first: Extracted, second: Extracted) -> Extracted:
+    """What stands beside the features of two sensors."""
+    note = "features of two sensors, one after the other"
+    return Extracted(
+        (),
+        fingerprint([first.fingerprint, second.fingerprint]),
+        f"{first.quantity} and {second.quantity}",
+        (*first.bands, *second.bands),
+        " and ".join(dict.fromkeys((first.pooling, second.pooling))),
+        tuple(dict.fromkeys((*first.notes, *second.notes, note))),
+    )
+
+
+def _sensors(candidate: Candidate, task: Task) -> tuple[tuple[Candidate, Task], tuple[Candidate, Task]]:
+    """The encoder of each sensor of a task with partners, and the task of that sensor alone."""
     if not task.partners:
         raise UserError(
             f"expected one encoder for {task.name}, which has one sensor, got {candidate.name}; name encoders one by one"
@@ -102,44 +146,23 @@ def _on_both(candidate: Candidate, task: Task, **how: Any) -> Extracted:
             f"expected an encoder for each of the two sensors of {task.name}, got {candidate.name}; join two by +, in the order "
             f"{task.sources[0].sensor}+{task.partners[0].sensor}"
         )
-    first = features_of(
-        replace(candidate, second=None, name=candidate.name.partition("+")[0]), replace(task, partners=()), **how
-    )
-    other = replace(task, sources=task.partners, partners=())
-    second = features_of(candidate.second or candidate, other, **how)
-    x = tuple(np.concatenate(pair, axis=1) for pair in zip(first.x, second.x, strict=True))
-    note = "features of two sensors, one after the other"
-    return Extracted(
-        x,
-        fingerprint([first.fingerprint, second.fingerprint]),
-        f"{first.quantity} and {second.quantity}",
-        (*first.bands, *second.bands),
-        " and ".join(dict.fromkeys((first.pooling, second.pooling))),
-        tuple(dict.fromkeys((*first.notes, *second.notes, note))),
-    )
+    if "sensors" not in task.kept:  # once: each has statistics of its own to keep
+        task.kept["sensors"] = replace(task, partners=()), replace(task, sources=task.partners, partners=())
+    first, other = task.kept["sensors"]
+    return (replace(candidate, second=None), first), (candidate.second or candidate, other)
 
 
-def _on_perturbed(
-    candidate: Candidate, task: Task, perturbation: Perturbation, *, batch_size: int, cache: Path | None, device: str
-) -> Extracted:
+def _on_perturbed(plain: Candidate, task: Task, perturbation: Perturbation, **how: Any) -> list[Matrix]:
     """Features of untouched training images and of perturbed test images."""
-    if task.partners:
-        raise UserError(
-            f"expected a task of one sensor for a study of perturbations, got {task.name}; choose a variant with one"
-        )
-    plain = replace(candidate, perturbation=None)
-    clean = features_of(plain, task, batch_size=batch_size, cache=cache, device=device)
-    starts = np.cumsum([0, *(len(source) for source in task.sources)])
     x = []
-    for fold, rows in zip(task.folds, clean.x, strict=True):
+    for fold, clean in zip(task.folds, features_of(plain, task, **how).x, strict=True):
         encoder = plain.encoder(task, fold)
         if perturbation.contract is not None:
             encoder = encoder.with_preprocessing(perturbation.contract(encoder.preprocessing))
-        changed = rows.copy()
-        for source, (a, b) in zip(perturbation.instead or task.sources, pairwise(starts), strict=True):
-            asked = np.sort(fold.test[(fold.test >= a) & (fold.test < b)])
-            part = Part(PerturbedSource(source, perturbation), asked - a)
-            changed[asked] = extract(encoder, part, batch_size=batch_size, cache=cache, device=device).x
+        changed = clean.copy()
+        sources = perturbation.instead or task.sources
+        for source, (first, positions) in zip(sources, task.by_source(fold.test), strict=True):
+            part = Part(PerturbedSource(source, perturbation), positions)
+            changed[first + positions] = extract(encoder, part, **how).x
         x.append(changed)
-    whole = fingerprint([clean.fingerprint, perturbation.name, perturbation.about])
-    return replace(clean, x=tuple(x), fingerprint=whole, notes=(candidate.note, *clean.notes[1:]))
+    return x

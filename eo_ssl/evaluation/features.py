@@ -77,12 +77,10 @@ class CorpusSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Some images of a source."""
+class Derived:
+    """Images of another source under its tags."""
 
     source: Source
-    positions: Rows
-    "in the source"
 
     @property
     def sensor(self) -> str:
@@ -108,6 +106,14 @@ class Part:
     def shape(self) -> tuple[int, int, int]:
         """Bands, height, width of each image."""
         return self.source.shape
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Derived):
+    """Some images of a source."""
+
+    positions: Rows
+    "in the source"
 
     @property
     def fingerprint(self) -> str:
@@ -201,7 +207,10 @@ def extract(
     key = fingerprint({"encoder": effective.fingerprint, "source": source.fingerprint, "format": 3})
     kept = None if cache is None else Path(cache) / f"{key}.npz"
     if kept is not None and kept.is_file():
-        return Features(_cached(kept, len(source), encoder.dim), encoder.name, key)
+        found = Features(_cached(kept, len(source), encoder.dim), encoder.name, key)
+        if progress is not None:
+            progress(len(source))
+        return found
     if isinstance(encoder, nn.Module):
         encoder.to(device)
     x = np.empty((len(source), encoder.dim), dtype=np.float32)

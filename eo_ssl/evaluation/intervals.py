@@ -1,11 +1,13 @@
-"""How far a number can be believed: bootstrap over shot draws and test items together, and paired comparisons.
+"""How far a number can be believed: bootstrap over pretraining seeds, shot draws and test items together, and paired comparisons.
 
-What an item adds to a metric is known for each training draw (`metrics`). Draws differ by the training samples they happened to take,
-items by the scene they come from, so both are resampled; the items of one block (a scene) are taken or left together.
+What an item adds to a metric is known for each run and training draw (`metrics`). Runs differ by their seed, draws by the training
+samples they happened to take, items by the scene they come from, so all are resampled; the items of one block (a scene) are taken or
+left together.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -43,9 +45,9 @@ class Comparison:
 
 
 class Bootstrap:
-    """Resampled draws and blocks of one test, shared by all encoders so that comparisons are paired.
+    """Resampled draws and blocks of one test, shared by all encoders so that comparisons are paired, and each recipe's own runs.
 
-    Of D draws and G blocks, D - 1 and G - 1 are drawn with replacement: the variance of a mean of n - 1 out of n equals its unbiased
+    Of D draws and G blocks (and S runs), D - 1 and G - 1 (and S - 1) are drawn with replacement: the variance of a mean of n - 1 out of n equals its unbiased
     estimate s^2 / n (Rao and Wu 1988, doi:10.1080/01621459.1988.10478591), which matters for 5 draws or 3 scenes. A replicate is
     linear in the terms of the items (`metrics`): one that misses the scene with all snow in it has no accuracy on snow, and averaging
     the classes that are left would shift it.
@@ -67,7 +69,7 @@ class Bootstrap:
             raise UserError(
                 f"expected at least one draw and one test item with a block, got {draws} draws and {len(blocks)} items; check the task"
             )
-        self.draws = draws
+        self.draws, self._seed = draws, seed
         self._blocks = np.unique(blocks, return_inverse=True)[1].astype(np.int64)
         self.n_blocks = int(self._blocks.max()) + 1
         rng = np.random.default_rng(seed)
@@ -80,19 +82,26 @@ class Bootstrap:
         Where every answer is right, or every one wrong, resampling finds no spread, which is no proof that there is none: the bounds
         are then the exact binomial ones (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404) of as many answers as there are blocks.
         """
-        value, (low, high) = measured.value, self._bounds(measured.value, measured.terms)
-        if low is None or high is None:
+        value = measured.value
+        if self.n_blocks < 2:
             return Interval(value, None, None)
+        low, high = _bounds(value, *self._moved([measured]))
         if value in (0.0, 1.0) and not measured.terms.any():
             share = ((1 - LEVEL) / 2) ** (1 / self._answers(measured.strata))
             return Interval(value, share, 1.0) if value else Interval(value, 0.0, 1 - share)
         return Interval(value, max(measured.least, low), min(1.0, high))
 
     def compare(self, a: Measured, b: Measured) -> Comparison:
-        """Return a - b on the same draws and items."""
-        difference, terms = a.value - b.value, self._checked(a.terms) - self._checked(b.terms)
-        low, high = self._bounds(difference, terms)
-        return Comparison(difference, low, high, self._chance(difference, terms))
+        """Return a - b on the same draws and items, and on the same runs where both are of the same."""
+        difference = a.value - b.value
+        if self.n_blocks < 2:
+            return Comparison(difference, None, None, None)
+        moved, freedom = self._moved([a, b])
+        low, high = _bounds(difference, moved, freedom)
+        spread = float(moved.std())
+        if spread < _ROUNDING:
+            return Comparison(difference, low, high, 1.0 if abs(difference) < _ROUNDING else 0.0)
+        return Comparison(difference, low, high, float(2 * student.sf(abs(difference) / spread, freedom)))
 
     def _answers(self, strata: Ints) -> int:
         """Independent answers: blocks, but of no class more than of the rarest, since classes weigh alike."""
@@ -100,50 +109,68 @@ class Bootstrap:
         met = np.unique(strata * self.n_blocks + self._blocks) // self.n_blocks  # a class once per block that has it
         return min(self.n_blocks, classes * int(np.bincount(met).min()))
 
-    def _bounds(self, value: float, terms: Floats) -> tuple[float | None, float | None]:
-        if self.n_blocks < 2:
-            return None, None
-        sums = self._sums(terms)
-        low, high = np.quantile(self._both(sums), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        tail = (1 + LEVEL) / 2  # few draws or few scenes say little about their own spread
-        wide = float(student.ppf(tail, self._freedom(sums)) / normal.ppf(tail))
-        return value + wide * float(low), value + wide * float(high)
+    def _moved(self, sides: Sequence[Measured]) -> tuple[Floats, float]:
+        """Deviation of each replicate [R] of one side, or of the first minus the second, and its degrees of freedom.
 
-    def _chance(self, difference: float, terms: Floats) -> float | None:
-        if self.n_blocks < 2:
-            return None
-        sums = self._sums(terms)
-        spread = float(self._both(sums).std())
-        if spread < _ROUNDING:
-            return 1.0 if abs(difference) < _ROUNDING else 0.0
-        return float(2 * student.sf(abs(difference) / spread, self._freedom(sums)))
+        Freedom of a sum of variances: Satterthwaite 1946, doi:10.2307/3002019.
+        """
+        split = [self._by_run(side) for side in sides]  # [S, D, n]
+        mean = [one.mean(axis=0) for one in split]
+        shared = self._sums(mean[0] if len(mean) == 1 else mean[0] - mean[1])  # [D, G]
+        moved = _replicates(shared, self._draw_weights, self._block_weights)
+        once = np.ones((1, self.draws)), np.ones((1, self.n_blocks))
+        by_draw = _replicates(shared, self._draw_weights, once[1])
+        by_block = _replicates(shared, once[0], self._block_weights)
+        known = [(by_draw, self.draws - 1), (by_block, self.n_blocks - 1)]
+        for name, terms in _own(sides, split).items():
+            sums = [self._sums(one) for one in terms]
+            away = self._run_weights(name, len(sums)) - 1 / len(sums)  # [R, S], from the mean over the runs
+            by_run = [_replicates(one, self._draw_weights, self._block_weights) for one in sums]
+            moved = moved + (away * np.stack(by_run, axis=1)).sum(axis=1)
+            known.append((away @ np.stack([one.sum() / self.draws for one in sums]), len(sums) - 1))
+        variances = [(float(one.var()), free) for one, free in known]
+        variances = [(variance, free) for variance, free in variances if variance > 0 and free > 0]
+        total = sum(variance for variance, _ in variances)
+        if total < _ROUNDING**2:
+            return moved, float("inf")
+        return moved, float(total**2 / sum(variance**2 / free for variance, free in variances))
+
+    def _run_weights(self, name: str, count: int) -> Floats:
+        """Share of each run of the recipe ``name`` in each replicate, [R, S]: the same for every number of that recipe."""
+        rng = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
+        weights = _multiplicities(rng, count, len(self._draw_weights))
+        shares: Floats = weights / weights.sum(axis=1, keepdims=True)
+        return shares
 
     def _sums(self, terms: Floats) -> Floats:
         """Terms per draw and block, [D, G]."""
-        rows = [np.bincount(self._blocks, weights=row) for row in self._checked(terms)]
-        return np.stack(rows).astype(np.float64)
+        return np.stack([np.bincount(self._blocks, weights=row) for row in terms]).astype(np.float64)
 
-    def _both(self, sums: Floats) -> Floats:
-        """Deviation of each replicate, [R]."""
-        return _replicates(sums, self._draw_weights, self._block_weights)
-
-    def _freedom(self, sums: Floats) -> float:
-        """Degrees of freedom of a sum of two variances (Satterthwaite 1946, doi:10.2307/3002019)."""
-        once = np.ones((1, self.draws)), np.ones((1, self.n_blocks))
-        by_draw = float(_replicates(sums, self._draw_weights, once[1]).var())
-        by_block = float(_replicates(sums, once[0], self._block_weights).var())
-        known = [(v, n) for v, n in ((by_draw, self.draws - 1), (by_block, self.n_blocks - 1)) if v > 0 and n > 0]
-        total = sum(variance for variance, _ in known)
-        if total < _ROUNDING**2:
-            return float("inf")
-        return float(total**2 / sum(variance**2 / free for variance, free in known))
-
-    def _checked(self, terms: Floats) -> Floats:
-        if terms.shape != (self.draws, len(self._blocks)):
+    def _by_run(self, side: Measured) -> Floats:
+        """Terms [S, D, n]."""
+        runs, rows = side.runs.count, side.runs.count * self.draws
+        if side.terms.shape != (rows, len(self._blocks)):
             raise UserError(
-                f"expected answers [{self.draws}, {len(self._blocks)}] on the same draws and items, got {list(terms.shape)}; evaluate both alike"
+                f"expected answers [{rows}, {len(self._blocks)}] on the same draws and items, got {list(side.terms.shape)}; evaluate both alike"
             )
-        return terms
+        return side.terms.reshape(runs, self.draws, -1)
+
+
+def _bounds(value: float, moved: Floats, freedom: float) -> tuple[float, float]:
+    """Percentile bounds, wider by Student's t: few runs, draws or scenes say little about their own spread."""
+    tail = (1 + LEVEL) / 2
+    low, high = np.quantile(moved, [1 - tail, tail])
+    wide = float(student.ppf(tail, freedom) / normal.ppf(tail))
+    return value + wide * float(low), value + wide * float(high)
+
+
+def _own(sides: Sequence[Measured], split: Sequence[Floats]) -> dict[str, Floats]:
+    """Terms [S, D, n] of each recipe of several runs, signed; the difference where both sides are of one recipe."""
+    own: dict[str, Floats] = {}
+    for sign, side, terms in zip((1, -1), sides, split, strict=False):
+        if side.runs.count > 1:
+            own[side.runs.name] = sign * terms + own.get(side.runs.name, 0.0)
+    return own
 
 
 def _replicates(sums: Floats, draw_weights: Floats, block_weights: Floats) -> Floats:

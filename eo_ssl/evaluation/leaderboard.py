@@ -85,11 +85,11 @@ def _tables(rows: Sequence[Row], comparisons: Sequence[Row]) -> list[tuple[str, 
     for group in _groups(rows):
         first = group[0]
         place = f"{first['task']}, {first['protocol']}, training samples: {first['amount']}"
+        plain = [row for row in group if not row["reference"]]
         words = (
-            f"{METRIC_WORDS[first['metric']]} of {first['n_test']} test items in {first['n_blocks']} blocks; {first['interval']}; "
+            f"{METRIC_WORDS[first['metric']]} of {first['n_test']} test items in {first['n_blocks']} blocks; {_intervals(plain or group)}; "
             f"split: {first['split']}"
         )
-        plain = [row for row in group if not row["reference"]]
         cells = [["encoder", "value", "95 % interval", "pretraining seeds"]]
         cells += [
             [row["encoder"], _share(row["value"]), _bounds(row), str(row["pretraining_seeds"])]
@@ -98,6 +98,16 @@ def _tables(rows: Sequence[Row], comparisons: Sequence[Row]) -> list[tuple[str, 
         tables.append((place, words, cells))
         tables += [(title, note, grid) for _, title, note, grid in departures(group, comparisons)]
     return tables
+
+
+def _intervals(rows: Sequence[Row]) -> str:
+    """What the intervals resampled; where that differs, whose."""
+    of: dict[str, list[str]] = {}
+    for row in rows:
+        of.setdefault(row["interval"], []).append(row["encoder"])
+    if len(of) == 1:
+        return next(iter(of))
+    return "; ".join(f"{', '.join(names)}: {words}" for words, names in of.items())
 
 
 def _grid(place: str, reference: Row, departed: Sequence[Row], comparisons: Sequence[Row]) -> tuple[str, str, Cells]:

@@ -27,11 +27,9 @@ _SMALL = 4_000_000  # numbers in a matrix below which threads wait for each othe
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """A fitted linear classifier."""
+class Linear:
+    """Fitted linear scores."""
 
-    classes: Labels
-    "[K], ascending: the classes that had a sample"
     weight: Floats
     "[K, D], on standardised features"
     bias: Floats
@@ -43,32 +41,32 @@ class Probe:
     penalty: float
     "C it was fitted with"
 
-    def predict(self, x: Matrix) -> Labels:
-        """Return the class of each row of [m, D]: the largest score, the lowest class when tied."""
-        scores = ((x - self.shift) / self.scale) @ self.weight.T + self.bias
-        predicted: Labels = self.classes[scores.argmax(axis=1)]
-        return predicted
+    def scores(self, x: Matrix) -> Floats:
+        """Return the scores of each row of [m, D]: [m, K] float64."""
+        scored: Floats = ((x - self.shift) / self.scale) @ self.weight.T + self.bias
+        return scored
 
 
 @dataclass(frozen=True, slots=True)
-class Scorer:
-    """Fitted linear scores: one per label, or the one value of a regression."""
-
-    weight: Floats
-    "[K, D], on standardised features"
-    bias: Floats
-    "[K]"
-    shift: Floats
-    "[D], subtracted from a feature vector first"
-    scale: Floats
-    "[D], then divided by"
-    penalty: float
-    "C it was fitted with"
+class Scorer(Linear):
+    """One score per label, or the one value of a regression."""
 
     def predict(self, x: Matrix) -> Matrix:
         """Return the scores of each row of [m, D]: [m, K] float32."""
-        scores: Matrix = (((x - self.shift) / self.scale) @ self.weight.T + self.bias).astype(np.float32)
-        return scores
+        return self.scores(x).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe(Linear):
+    """A classifier."""
+
+    classes: Labels
+    "[K], ascending: the classes that had a sample"
+
+    def predict(self, x: Matrix) -> Labels:
+        """Return the class of each row of [m, D]: the largest score, the lowest class when tied."""
+        predicted: Labels = self.classes[self.scores(x).argmax(axis=1)]
+        return predicted
 
 
 def standardiser(x: Matrix) -> tuple[Floats, Floats]:
@@ -104,7 +102,7 @@ def fit(x: Matrix, y: Labels, *, penalties: Sequence[float] = (1.0,), standardis
     shift, scale = standardiser(x) if standardise else (np.zeros(x.shape[1]), np.ones(x.shape[1]))
     classes = np.unique(y)
     if len(classes) == 1:
-        return [Probe(classes, np.zeros((1, x.shape[1])), np.zeros(1), shift, scale, c) for c in penalties]
+        return [Probe(np.zeros((1, x.shape[1])), np.zeros(1), shift, scale, c, classes) for c in penalties]
     with threadpool_limits(1 if x.size < _SMALL else None):
         data, basis = _compact((x - shift) / scale)
     model: Any = LogisticRegression(tol=_TOLERANCE, max_iter=_ITERATIONS, warm_start=True)
@@ -123,7 +121,7 @@ def fit(x: Matrix, y: Labels, *, penalties: Sequence[float] = (1.0,), standardis
         weight, bias = model.coef_ @ basis if basis is not None else model.coef_.copy(), model.intercept_.copy()
         if len(classes) == 2:  # one row of scores for the second class
             weight, bias = np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
-        fitted[penalty] = Probe(classes, weight, bias, shift, scale, penalty)
+        fitted[penalty] = Probe(weight, bias, shift, scale, penalty, classes)
     return [fitted[penalty] for penalty in penalties]
 
 
@@ -179,7 +177,10 @@ def fit_values(x: Matrix, y: Matrix, *, penalties: Sequence[float] = (1.0,)) -> 
     return fitted
 
 
-def choose_penalty(accuracies: Floats, penalties: Sequence[float]) -> float:
-    """Return the penalty of the best validation accuracy [P], the strongest (smallest C) among equals."""
+def choose_penalty(accuracies: Floats, penalties: Sequence[float], *, fallback: float) -> float:
+    """Return the penalty of the best validation accuracy [P], the strongest (smallest C) among equals.
+
+    Where all are equal nothing was chosen, and it is ``fallback``.
+    """
     best = np.flatnonzero(accuracies >= accuracies.max() - 1e-12).tolist()
-    return min(penalties[i] for i in best)
+    return fallback if len(best) == len(penalties) else min(penalties[i] for i in best)

@@ -8,7 +8,7 @@ the paired comparison of two encoders.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,20 +31,31 @@ METRIC_WORDS: dict[Metric, str] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Runs:
+    """Trainings of one recipe that differ in their seed."""
+
+    count: int = 1
+    name: str = ""
+    "of the recipe: runs of one name are the same runs, and their luck is shared"
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
-    """A metric over draws and items."""
+    """A metric over draws and items, of one run or of several."""
 
     value: float
-    "mean over the draws"
+    "mean over the draws, and over the runs"
     terms: Floats
-    "[draws, items]; the terms of a draw sum to its own value minus the mean, and the terms of an item say how much it lifts the value"
+    """[runs * draws, items], run after run; the terms of a row sum to its own value minus the mean, and the terms of an item say how much
+    it lifts the value"""
     strata: Ints
     "[items]: classes that weigh alike, all 0 where items do"
     least: float
     "the worst that the metric can be"
+    runs: Runs = Runs()
 
 
-def measure(metric: Metric, answers: Answers, truth: Answers) -> Measured:
+def measure(metric: Metric, answers: Answers, truth: Answers, *, runs: Runs = Runs()) -> Measured:
     """Return ``metric`` of what was answered on the test items.
 
     Args:
@@ -53,6 +64,7 @@ def measure(metric: Metric, answers: Answers, truth: Answers) -> Measured:
         answers: accuracies: [D, n] int64 classes; micro_ap: [D, n, K] scores; miou: [D, n, K, K] pixel counts, truth by
             prediction, ignored pixels left out; r2: [D, n] values.
         truth: accuracies: [n] int64 classes; micro_ap: [n, K] 0 or 1; miou: unused; r2: [n] values.
+        runs: what the D rows stand for: the draws of each run, run after run.
 
     Raises:
         UserError: no draw, no item, another number of items than the truth, or a metric that the items leave undefined.
@@ -67,7 +79,7 @@ def measure(metric: Metric, answers: Answers, truth: Answers) -> Measured:
         )
     if metric in ("accuracy", "balanced_accuracy"):
         strata = np.zeros(len(truth), dtype=np.int64) if metric == "accuracy" else truth.astype(np.int64)
-        return shares((answers == truth).astype(np.float64), strata)
+        return replace(shares((answers == truth).astype(np.float64), strata), runs=runs)
     options: dict[Metric, Callable[..., tuple[float, Floats]]] = {
         "micro_ap": _average_precision,
         "miou": _mean_iou,
@@ -77,7 +89,7 @@ def measure(metric: Metric, answers: Answers, truth: Answers) -> Measured:
     value = float(np.mean(values))
     share = (np.array(values) - value)[:, None] / answers.shape[1]  # a draw's own luck, borne by all items alike
     least = -np.inf if metric == "r2" else 0.0
-    return Measured(value, np.stack(terms) + share, np.zeros(answers.shape[1], dtype=np.int64), least)
+    return Measured(value, np.stack(terms) + share, np.zeros(answers.shape[1], dtype=np.int64), least, runs)
 
 
 def shares(right: Floats, strata: Ints) -> Measured:

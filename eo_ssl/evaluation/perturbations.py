@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from eo_ssl.evaluation.features import Matrix, Rows, Source
+from eo_ssl.evaluation.features import Derived, Matrix, Rows, Source
 from eo_ssl.manifest import fingerprint
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
@@ -37,32 +37,16 @@ class Perturbation:
 
 
 @dataclass(frozen=True, slots=True)
-class PerturbedSource:
+class PerturbedSource(Derived):
     """Images of another source with one perturbation; their tags stay, since nobody noticed."""
 
-    source: Source
     perturbation: Perturbation
-
-    @property
-    def sensor(self) -> str:
-        """That of the source."""
-        return self.source.sensor
-
-    @property
-    def quantity(self) -> Quantity:
-        """That of the source."""
-        return self.source.quantity
 
     @property
     def bands(self) -> tuple[str, ...]:
         """Those of the source, a dropped one under a name that no contract asks for."""
         dropped = self.perturbation.dropped
         return tuple(f"no {band}" if band == dropped else band for band in self.source.bands)
-
-    @property
-    def gsd_m(self) -> float:
-        """That of the source, metres."""
-        return self.source.gsd_m
 
     @property
     def shape(self) -> tuple[int, int, int]:

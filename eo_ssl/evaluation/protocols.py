@@ -57,13 +57,14 @@ def describe(protocol: Protocol, *, kind: Kind, amount: Amount, has_validation: 
         how = "as they are" if protocol == "knn5" else "standardised by the training draw"
         return f"k nearest neighbours, k = min({NEIGHBOURS}{fewer or ', samples'}), L2 on features {how}, uniform {_VOTES[kind]}"
     name, first = ("C", _LINEAR[kind]) if protocol == "linear" else ("rate", "linear scores fitted by SGD")
+    alike = f" ({_fallback(protocol):g} where all score alike there)"
     if amount.shots == 1:
         chosen = f"{name} = {_fallback(protocol):g}: one sample per class leaves nothing to validate on"
     elif amount.whole and has_validation:
-        chosen = f"{name} chosen on the validation split"
+        chosen = f"{name} chosen on the validation split{alike}"
     else:
         parts = VALIDATION_FOLDS if amount.shots is None else min(VALIDATION_FOLDS, amount.shots)
-        chosen = f"{name} chosen by {parts}-fold validation inside the training samples"
+        chosen = f"{name} chosen by {parts}-fold validation inside the training samples{alike}"
     return f"{first} on features standardised by the training draw; {chosen}"
 
 
@@ -141,21 +142,24 @@ def _scored(kind: Kind, scorer: linear.Scorer) -> _Model:
 
 
 def _fallback(protocol: Protocol) -> float:
-    """C, or learning rate, where nothing is left to choose it with."""
+    """C, or learning rate, where nothing can choose it: scikit-learn's own C, and a rate in the middle of those tried."""
     return 1.0 if protocol == "linear" else 0.01
 
 
 def _chosen(
     task: Task, fold: Fold, x: Matrix, train: Rows, fit: _Fit, options: Sequence[float], fallback: float, amount: Amount
 ) -> npt.NDArray[Any]:
-    """Answers of the model whose option did best on the validation split, else on folds inside the training samples."""
+    """Answers of the model whose option did best on the validation split, else on folds inside the training samples.
+
+    A split that says nothing of any option (without a positive, of one value, of one item) leaves the fallback.
+    """
     option = fallback
     if amount.shots != 1 and len(train) > 1:
         score = np.zeros(len(options))
         for known, held in _divisions(task, fold, train, amount):
             models = fit(x[known], task.labels[known], options)
             score += [_score(task, model(x[held]), task.labels[held]) for model in models]
-        option = linear.choose_penalty(score, options)
+        option = linear.choose_penalty(score, options, fallback=fallback)
     return fit(x[train], task.labels[train], (option,))[0](x[fold.test])
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -96,7 +97,7 @@ class Task:
     twins: tuple[tuple[Twin, ...], ...] = ()
     "of each source"
     kept: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
-    "statistics of training images, computed once"
+    "statistics of training images and the tasks of each sensor, made once"
 
     def __post_init__(self) -> None:
         """Check that everything speaks of the same images."""
@@ -131,6 +132,11 @@ class Task:
     def tested(self) -> Rows:
         """Positions of all test items, fold after fold."""
         return np.concatenate([np.empty(0, dtype=np.int64), *(fold.test for fold in self.folds)])
+
+    def by_source(self, rows: Rows) -> list[tuple[int, Rows]]:
+        """Return for each source the place of its first image in the task, and its own positions of those of ``rows`` it holds, ascending."""
+        starts = np.cumsum([0, *(len(source) for source in self.sources)])
+        return [(int(a), np.unique(rows[(rows >= a) & (rows < b)]) - a) for a, b in pairwise(starts)]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -86,8 +85,7 @@ _Part = tuple[Source, Rows, list[int]]
 def _parts(task: Task, train: Rows, bands: Sequence[str]) -> Iterator[_Part]:
     """Each source, the positions wanted of it, and the channel of each band."""
     first = task.sources[0]
-    starts = np.cumsum([0, *(len(source) for source in task.sources)])
-    for source, (a, b) in zip(task.sources, pairwise(starts), strict=True):
+    for source, (_, positions) in zip(task.sources, task.by_source(train), strict=True):
         have = sensor(first.sensor).resolve_all(source.bands)
         absent = [band for band in bands if band not in have]
         if absent or source.quantity != first.quantity:
@@ -95,7 +93,7 @@ def _parts(task: Task, train: Rows, bands: Sequence[str]) -> Iterator[_Part]:
                 f"expected the same bands and quantity in all sources of task {task.name}, got one without {', '.join(absent) or first.quantity.value}; "
                 "choose streams that agree"
             )
-        yield source, np.sort(train[(train >= a) & (train < b)]) - a, [have.index(band) for band in bands]
+        yield source, positions, [have.index(band) for band in bands]
 
 
 def _values(parts: Sequence[_Part], convert: Sequence[str]) -> Iterator[Tensor]:
