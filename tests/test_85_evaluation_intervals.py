@@ -108,7 +108,8 @@ def test_balanced_accuracy_weighs_classes(rng: np.random.Generator) -> None:
     scores = (labels == 0)[None]  # always the frequent class
     assert bootstrap(1000).interval(scores).value == pytest.approx(0.9)
     balanced = bootstrap(1000, labels=labels).interval(scores)
-    assert balanced.value == balanced.low == balanced.high == pytest.approx(0.5)
+    assert balanced.value == pytest.approx(0.5)
+    assert balanced.high - balanced.low < 0.03  # type: ignore[operator]
 
 
 def test_a_class_that_lives_in_one_scene_does_not_shift_the_interval() -> None:

@@ -14,6 +14,7 @@ from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.features import Matrix, Part, Rows, extract
 from eo_ssl.evaluation.perturbations import Perturbation, PerturbedSource
 from eo_ssl.evaluation.tasks import Control, Task
+from eo_ssl.evaluation.trainstats import check_scale
 from eo_ssl.manifest import fingerprint
 
 
@@ -106,6 +107,8 @@ def about(one: Candidate | Control, task: Task) -> Extracted:
         return _of_both(*(about(*each) for each in _sensors(one, task)))
     encoders = [one.encoder(task, fold) for fold in (task.folds if one.of_each_fold else task.folds[:1])]
     contract, prints = encoders[0].preprocessing, [encoder.fingerprint for encoder in encoders]
+    if one.pretrained and one.treatment is None:
+        check_scale(task, task.folds[0].train, contract)
     notes, (low, high) = [one.note], contract.gsd_m
     outside = sorted({source.gsd_m for source in task.sources if not low <= source.gsd_m <= high})
     if outside:

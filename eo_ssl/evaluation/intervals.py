@@ -18,6 +18,7 @@ from scipy.stats import t as student
 
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.metrics import Floats, Ints, Measured
+from eo_ssl.evaluation.rarity import freedom, unseen
 
 LEVEL = 0.95
 REPLICATES = 2000
@@ -81,12 +82,15 @@ class Bootstrap:
 
         Where every answer is right, or every one wrong, resampling finds no spread, which is no proof that there is none: the bounds
         are then the exact binomial ones (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404) of as many answers as there are blocks.
+        There are none of a metric that is no share of answers.
         """
         value = measured.value
         if self.n_blocks < 2:
             return Interval(value, None, None)
         low, high = _bounds(value, *self._moved([measured]))
         if value in (0.0, 1.0) and not measured.terms.any():
+            if measured.shares is None:
+                return Interval(value, None, None)
             share = ((1 - LEVEL) / 2) ** (1 / self._answers(measured.strata))
             return Interval(value, share, 1.0) if value else Interval(value, 0.0, 1 - share)
         return Interval(value, max(measured.least, low), min(1.0, high))
@@ -116,12 +120,13 @@ class Bootstrap:
         """
         split = [self._by_run(side) for side in sides]  # [S, D, n]
         mean = [one.mean(axis=0) for one in split]
-        shared = self._sums(mean[0] if len(mean) == 1 else mean[0] - mean[1])  # [D, G]
+        common = mean[0] if len(mean) == 1 else mean[0] - mean[1]  # [D, n]
+        shared = self._sums(common)  # [D, G]
         moved = _replicates(shared, self._draw_weights, self._block_weights)
         once = np.ones((1, self.draws)), np.ones((1, self.n_blocks))
         by_draw = _replicates(shared, self._draw_weights, once[1])
         by_block = _replicates(shared, once[0], self._block_weights)
-        known = [(by_draw, self.draws - 1), (by_block, self.n_blocks - 1)]
+        known = [(by_draw, self.draws - 1), (by_block, freedom(shared.mean(axis=0)))]
         for name, terms in _own(sides, split).items():
             sums = [self._sums(one) for one in terms]
             away = self._run_weights(name, len(sums)) - 1 / len(sums)  # [R, S], from the mean over the runs
@@ -129,11 +134,23 @@ class Bootstrap:
             moved = moved + (away * np.stack(by_run, axis=1)).sum(axis=1)
             known.append((away @ np.stack([one.sum() / self.draws for one in sums]), len(sums) - 1))
         variances = [(float(one.var()), free) for one, free in known]
+        variances.append(self._unseen(sides, common.mean(axis=0)))
+        moved = _widened(moved, variances[-1][0])
         variances = [(variance, free) for variance, free in variances if variance > 0 and free > 0]
         total = sum(variance for variance, _ in variances)
         if total < _ROUNDING**2:
             return moved, float("inf")
         return moved, float(total**2 / sum(variance**2 / free for variance, free in variances))
+
+    def _unseen(self, sides: Sequence[Measured], terms: Floats) -> tuple[float, float]:
+        """Variance that few items of a class do not show, and its freedom; none where both sides answered alike (`rarity`)."""
+        shares = [side.shares for side in sides if side.shares is not None]
+        if len(shares) < len(sides):
+            return 0.0, 1.0
+        paired, share = len(shares) == 2, shares[0] - shares[1] if len(shares) == 2 else shares[0]
+        if paired and not share.any() and not terms.any():
+            return 0.0, 1.0
+        return unseen(sides[0].strata, self._blocks, terms, share, paired=paired)
 
     def _run_weights(self, name: str, count: int) -> Floats:
         """Share of each run of the recipe ``name`` in each replicate, [R, S]: the same for every number of that recipe."""
@@ -154,6 +171,18 @@ class Bootstrap:
                 f"expected answers [{rows}, {len(self._blocks)}] on the same draws and items, got {list(side.terms.shape)}; evaluate both alike"
             )
         return side.terms.reshape(runs, self.draws, -1)
+
+
+def _widened(moved: Floats, variance: float) -> Floats:
+    """Replicates [R] with ``variance`` more, their shape kept; of a normal distribution where they have none."""
+    if not variance:
+        return moved
+    own = float(moved.var())
+    if own > _ROUNDING**2:
+        wider: Floats = moved * np.sqrt(1 + variance / own)
+        return wider
+    spread: Floats = np.sqrt(variance) * normal.ppf((np.arange(len(moved)) + 0.5) / len(moved))
+    return spread
 
 
 def _bounds(value: float, moved: Floats, freedom: float) -> tuple[float, float]:

@@ -52,6 +52,8 @@ class Measured:
     "[items]: classes that weigh alike, all 0 where items do"
     least: float
     "the worst that the metric can be"
+    shares: Floats | None = None
+    "[K] of right answers in each class, whose mean is the value; None for a metric that is no share"
     runs: Runs = Runs()
 
 
@@ -89,7 +91,7 @@ def measure(metric: Metric, answers: Answers, truth: Answers, *, runs: Runs = Ru
     value = float(np.mean(values))
     share = (np.array(values) - value)[:, None] / answers.shape[1]  # a draw's own luck, borne by all items alike
     least = -np.inf if metric == "r2" else 0.0
-    return Measured(value, np.stack(terms) + share, np.zeros(answers.shape[1], dtype=np.int64), least, runs)
+    return Measured(value, np.stack(terms) + share, np.zeros(answers.shape[1], dtype=np.int64), least, runs=runs)
 
 
 def shares(right: Floats, strata: Ints) -> Measured:
@@ -98,7 +100,7 @@ def shares(right: Floats, strata: Ints) -> Measured:
     counts = np.bincount(strata).astype(np.float64)  # [K]
     mean = np.bincount(strata, weights=right.mean(axis=0)) / counts  # [K]
     terms = (right - mean[strata]) / (counts[strata] * len(counts))
-    return Measured(float(mean.mean()), terms, strata, 0.0)
+    return Measured(float(mean.mean()), terms, strata, 0.0, mean)
 
 
 def _average_precision(scores: Floats, truth: Ints) -> tuple[float, Floats]:

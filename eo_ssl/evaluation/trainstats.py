@@ -13,11 +13,13 @@ from torch import Tensor
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import Rows, Source
 from eo_ssl.evaluation.tasks import Task
+from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.preprocessing.conversion import converted
 from eo_ssl.sensors import sensor
 
 Floats = npt.NDArray[np.float64]
 _BATCH = 256  # images read at once
+_SOME = 64  # images looked at to tell a scale
 _BINS = 4096  # of the histogram that percentiles are read from: a bin is 1/4096 of the band's range
 
 
@@ -60,6 +62,23 @@ def train_stats(
         task.kept[key] = _computed(list(_parts(task, train, bands)), len(bands), convert, percentiles)
     found: TrainStats = task.kept[key]
     return found
+
+
+def check_scale(task: Task, train: Rows, contract: Preprocessing) -> None:
+    """Compare some training images with those that ``contract`` was made of: a scale applied twice shows in no single dark image.
+
+    Raises:
+        UserError: their brightest pixel is far below the training means, or power is called decibels.
+    """
+    source = task.sources[0]
+    bands = [band for band in contract.bands if band in source.bands]
+    if not bands or (source.sensor, source.quantity) != (contract.sensor, contract.quantity):
+        return  # refused by the contract itself, in its own words
+    some = train[np.unique(np.linspace(0, len(train) - 1, _SOME).astype(np.int64))]
+    stats = train_stats(task, some, bands)
+    ends = torch.from_numpy(np.stack([stats.low, stats.high])).float()[:, :, None, None]  # [2, C, 1, 1]
+    known = torch.isfinite(ends)
+    contract.check_scale(torch.where(known, ends, 0.0), known)
 
 
 def _computed(parts: Sequence[_Part], bands: int, convert: Sequence[str], percentiles: bool) -> TrainStats:

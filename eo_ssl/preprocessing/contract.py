@@ -298,9 +298,21 @@ class Preprocessing:
     def _check_values(self, x: Tensor, valid: Tensor, *, tagged: bool) -> None:
         check_range(x, valid, quantity=self.quantity, bounds=self.range)
         if not tagged:
-            in_power = self.final_quantity.is_db and not self.quantity.is_db
-            means = [10 ** (mean / 10) for mean in self.mean] if in_power else self.mean
-            check_scale(x, valid, quantity=self.quantity, means=means)
+            self.check_scale(x, valid)
+
+    def check_scale(self, x: Tensor, valid: Tensor) -> None:
+        """Refuse values in `quantity` that are far below those of training, or linear power called decibels.
+
+        Args:
+            x: [B, C, H, W] float32, any bands of the contract, 0 where invalid.
+            valid: [B, C, H, W] bool.
+
+        Raises:
+            UserError: nothing but values that look scaled twice, or no negative decibel.
+        """
+        in_power = self.final_quantity.is_db and not self.quantity.is_db
+        means = [10 ** (mean / 10) for mean in self.mean] if in_power else self.mean
+        check_scale(x, valid, quantity=self.quantity, means=means)
 
     def _resized(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Bring [B, C, H, W] values and their mask to the contract's geometry."""

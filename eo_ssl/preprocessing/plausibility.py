@@ -67,6 +67,6 @@ def check_scale(x: Tensor, valid: Tensor, *, quantity: Quantity, means: Sequence
     brightest, largest = max(abs(mean) for mean in means), float(x.abs().max())
     if largest < TOO_DARK * brightest:
         raise UserError(
-            f"expected {quantity.value} of about {brightest:.3g} in the brightest band, got at most {largest:.3g} in the whole batch; "
+            f"expected {quantity.value} of about {brightest:.3g} in the brightest band, got at most {largest:.3g} in all images; "
             "the values seem to have been scaled twice, so leave out one division"
         )

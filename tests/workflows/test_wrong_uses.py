@@ -76,6 +76,18 @@ def test_input_that_was_scaled_already(contract: Preprocessing) -> None:
         contract(image() * 10_000, bands=BANDS, quantity=TOA, sensor="sentinel2_l1c")
 
 
+def test_a_data_set_that_a_card_divides_again(
+    refused: Callable[..., str], eurosat: Path, ours: Path, project_root: Path, tmp_path: Path
+) -> None:
+    card = tmp_path / "again.yaml"
+    text = (project_root / "datasets" / "eurosat.yaml").read_text()
+    assert "scale: 1.0e-4\n" in text
+    card.write_text(text.replace("scale: 1.0e-4\n", "scale: 1.0e-8\n"))
+    options = ("--task", "eurosat", "--data", eurosat, "--card", card, "--out", tmp_path / "o")
+    said = refused("evaluate", "--encoders", ours, *options)
+    assert "scaled twice, so leave out one division" in said
+
+
 def test_a_band_that_is_missing_without_a_policy(contract: Preprocessing) -> None:
     with pytest.raises(UserError, match=r"without B10; add them, or choose missing = fill_mean or zero"):
         contract(image()[:, :12], bands=[b for b in BANDS if b != "B10"], quantity=TOA, sensor="sentinel2_l1c")
