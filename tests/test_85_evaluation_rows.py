@@ -13,9 +13,10 @@ from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.candidates import candidates
+from eo_ssl.evaluation.intervals import holm
 from eo_ssl.evaluation.mstar import mstar_task
 from eo_ssl.evaluation.protocols import check_protocols
-from eo_ssl.evaluation.results import judge, write_comparisons
+from eo_ssl.evaluation.results import judge
 from eo_ssl.evaluation.settings import Computing, Settings
 from eo_ssl.manifest import require
 from eo_ssl.scene import products
@@ -47,16 +48,16 @@ def test_rows_say_everything_and_a_second_run_computes_nothing(rng: np.random.Ge
         )
     assert {row["encoder"] for row in rows} == {"imagestats", "rcf", "control: chip size only", "control: clutter only"}
     size = [c for c in comparisons if c["a"] == "imagestats" and c["b"].startswith("control: chip size")]
-    assert {c["verdict"] for c in size} == {"b"}  # a target that tells nothing loses to the size of the chip
+    assert "a" not in {c["verdict"] for c in size} and "b" in {
+        c["verdict"] for c in size
+    }  # the size of the chip tells more
+    assert {c["family"] for c in comparisons} == {len(comparisons)}  # of all tables, not of each
+    assert [c["p_holm"] for c in comparisons] == holm([c["p"] for c in comparisons])
     done.clear()
     (next((tmp_path / "rows").iterdir())).unlink()  # killed before its last row
     assert judge(task, compared, settings, tmp_path, computing=computing) == (rows, comparisons) and sum(done) <= 48
     done.clear()
     assert judge(task, compared, settings, tmp_path, computing=computing)[0] == rows and not done
-    write_comparisons(tmp_path, comparisons)
-    write_comparisons(tmp_path, comparisons)
-    with pytest.raises(UserError, match="other comparisons"):
-        write_comparisons(tmp_path, comparisons[:1])
 
 
 def test_other_clutter_is_another_task_and_another_row(rng: np.random.Generator, tmp_path: Path) -> None:

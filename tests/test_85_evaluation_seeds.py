@@ -189,8 +189,8 @@ def test_a_recipe_is_one_line_everywhere(rng: np.random.Generator, saved: Saved,
     assert sum(done) == (3 + 1 + 2) * 60 + 3 * 60  # asked alone, the same seeds come out of the cache
     assert len(list((tmp_path / "f").iterdir())) == 6
     table, web = markdown(rows, comparisons), page(rows, comparisons)
-    assert table.count("\n| mae |") == 1 and "mae: 95% bootstrap" in table and "3 pretraining seeds" in web
-    (line,) = [line for line in csv.DictReader(csv_text(rows).splitlines()) if line["encoder"] == "mae"]
+    assert table.count("\n| mae [1] |") == 1 and "mae: 95% bootstrap" in table and "3 pretraining seeds" in web
+    (line,) = [line for line in csv.DictReader(csv_text(rows, comparisons).splitlines()) if line["encoder"] == "mae"]
     assert line["pretraining_seeds"] == "3" and float(line["value"]) == mae["value"]
     done.clear()
     again = candidates(

@@ -132,9 +132,13 @@ def test_the_grid_finds_what_was_planted_and_runs_each_distinct_input_once(
     assert sum(passes) == distinct * len(task.labels)
     values = {row["encoder"]: row["value"] for row in rows}
     assert values["ours"] == values["ours | 16 px, contract"] > 0.9
-    assert {c["a"] for c in comparisons} == {"ours"} and {c["family"] for c in comparisons} == {8}
+    assert {c["a"] for c in comparisons} == {"ours"} and len(comparisons) == 8
+    assert {c["family"] for c in comparisons} == {distinct - 1}  # what nobody can tell apart is no comparison
     alike = next(c for c in comparisons if c["b"] == "ours | 16 px, contract")
     assert (alike["difference"], alike["verdict"]) == (0.0, "not separable")
+    table = markdown(rows, comparisons)
+    assert table.count("| contract's = 16 px | contract |") == 3 and table.count("| 24 px | contract |") == 3
+    assert "corrected for 5 distinct comparisons (Holm), 5 of them here, since of 8 departures 3 have the same" in table
 
 
 def test_perturbations_are_what_they_say(rng: np.random.Generator) -> None:
@@ -188,7 +192,7 @@ def test_robustness_sees_what_hurts_and_what_does_not(rng: np.random.Generator, 
     table = markdown(rows, comparisons)
     assert "| without B08 |" in table and "| worse |" in table and "Holm" in table
     assert page(rows, comparisons).count("<table>") == 2
-    lines = csv_text(rows).splitlines()
+    lines = csv_text(rows, comparisons).splitlines()
     assert len(lines) == 1 + len(rows) and lines[1].startswith("planted,imagestats")
 
 

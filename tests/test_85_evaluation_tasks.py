@@ -11,7 +11,7 @@ from eo_ssl.corpus import Stream
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation import twins
 from eo_ssl.evaluation.features import CorpusSource
-from eo_ssl.evaluation.splits import Places, divide, sites
+from eo_ssl.evaluation.splits import Fold, Places, divide, sites
 from eo_ssl.evaluation.tasks import corpus_task
 from eo_ssl.sensors import Quantity
 from fake_corpora import L5, S2, TOA, FakeCorpus, tiles
@@ -103,21 +103,28 @@ def test_twins_are_the_same_ground_at_another_time_or_from_the_other_side(rng: n
         {**box, "month": 1, "orbit": "R1-ascending"}, {**box, "month": 6, "orbit": "R2-descending"}, {**box, "month": 7, "orbit": "R1-ascending"},
         {**there, "month": 1, "orbit": "R3-descending"}, {**there, "month": 2, "orbit": "R3-ascending"}, {"month": 1}, {"month": 7},
     ]  # fmt: skip
-    rows = [{**row, "product_id": f"p{i % 2}", "label": i % 2, "label_name": "ab"[i % 2]} for i, row in enumerate(rows)]
+    rows = [{**row, "product_id": f"p{i % 2}", "label": 0, "label_name": "a"} for i, row in enumerate(rows)]
     radar = Stream("sentinel1_rtc", Quantity.GAMMA0, ("VV", "VH"), 10.0, 8)
     corpus, stream = FakeCorpus().add(radar, rng.random((7, 2, 8, 8)), rows)
     table = corpus.index(stream, columns=list(twins.COLUMNS))
     source = CorpusSource(
         corpus.stream(stream), np.arange(7), "sentinel1_rtc", Quantity.GAMMA0, ("VV", "VH"), 10.0, (2, 8, 8), "x"
     )  # type: ignore[arg-type]
-    season, orbit = twins.twins_of(source, table)
+
+    def tested(count: int) -> list[Fold]:
+        return [Fold(np.empty(0, dtype=np.int64), np.arange(count), np.empty(0, dtype=np.int64))]
+
+    season, orbit = twins.twins_of(source, table, tested(7))
     assert season.source.rows.tolist() == [2, 0, 0, 3, 4, 5, 6]  # six months apart, then five; a month is no season
     assert orbit.source.rows.tolist() == [1, 2, 1, 4, 3, 5, 6]  # the nearest in time from the other side
-    assert "43 % of the tiles" in season.about and season.source.fingerprint != source.fingerprint
+    assert "43 % of the test tiles" in season.about and season.source.fingerprint != source.fingerprint
     optical = replace(source, sensor="sentinel2_l1c", quantity=TOA)
-    assert [twin.name for twin in twins.twins_of(optical, table)] == ["season"]
+    assert [twin.name for twin in twins.twins_of(optical, table, tested(7))] == ["season"]
     some = replace(source, rows=np.array([1, 4]))
-    assert twins.twins_of(some, table)[0].source.rows.tolist() == [0, 4]  # also a tile that no label is known of
+    assert twins.twins_of(some, table, tested(2))[0].source.rows.tolist() == [
+        0,
+        4,
+    ]  # also a tile that is not of the task
 
 
 def test_tiles_that_pretraining_saw_are_not_tested(rng: np.random.Generator) -> None:

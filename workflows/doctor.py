@@ -17,7 +17,7 @@ from rich.table import Table
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus
 from eo_ssl.diagnosis import Examination, Finding, examine_corpus, examine_products
-from eo_ssl.diagnosis.cardcheck import check_card
+from eo_ssl.diagnosis.cardcheck import check_card, is_generated
 from eo_ssl.diagnosis.examination import offsets_by_file
 from eo_ssl.diagnosis.machine import machine_facts
 from eo_ssl.diagnosis.samples import find_products, list_products
@@ -92,9 +92,10 @@ def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> lis
     from eo_ssl.evaluation.benchmarks import benchmark_task  # torch and TorchGeo take seconds to import
 
     task = benchmark_task(benchmark, root, variant=variant, card=load_card(card) if card else None)
+    made = is_generated(root)
     cards: list[Any] = [getattr(source, "card") for source in (*task.sources, *task.partners)]  # noqa: B009  (not of the protocol)
     return [
-        Examination(f"{task.name}/{one.name}", check_card(one, source, positions=task.folds[0].train))
+        Examination(f"{task.name}/{one.name}", check_card(one, source, positions=task.folds[0].train, generated=made))
         for one, source in zip(cards, (*task.sources, *task.partners), strict=True)
     ]
 

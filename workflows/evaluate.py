@@ -5,28 +5,30 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus
+from eo_ssl.evaluation.admission import admitted
 from eo_ssl.evaluation.benchmarks import BENCHMARKS
 from eo_ssl.evaluation.candidates import Candidate, candidates
 from eo_ssl.evaluation.catalogue import Choice, Name, named_task
 from eo_ssl.evaluation.display import show
 from eo_ssl.evaluation.extraction import images
-from eo_ssl.evaluation.leaderboard import csv_text, markdown, page
-from eo_ssl.evaluation.methods import DEFAULT
+from eo_ssl.evaluation.folders import Folder
+from eo_ssl.evaluation.methods import DEFAULT, trains
 from eo_ssl.evaluation.mstar import SHOTS
 from eo_ssl.evaluation.neighbours import warned
-from eo_ssl.evaluation.results import judge, write_comparisons
+from eo_ssl.evaluation.results import SUPERSEDED, judge
 from eo_ssl.evaluation.settings import Computing, Settings
 from eo_ssl.evaluation.studies import Grid, Study, study_of
 from eo_ssl.evaluation.tasks import HeldOut, Task
 from eo_ssl.evaluation.tuning import Tuning
-from eo_ssl.manifest import Clock, commit, fingerprint, finish, plan
+from eo_ssl.evaluation.workload import training_ahead
+from eo_ssl.manifest import Clock
 
 
 def main(
@@ -65,7 +67,7 @@ def main(
             one recipe pretrained with several seeds, which are resampled too; two joined by + for a task of two sensors.
         task: corpus (labels in a corpus, places held out), mstar_soc (few shots, with controls), or a published benchmark in its own layout.
         data: the corpus, or the root folder of the benchmark.
-        out: folder that receives the results.
+        out: folder that receives the results; one that has results of the same task and seed is added to.
         name: of the task in the results; default: that of the data folder or the task.
         streams: streams of the corpus to use; default: its only one (mstar_soc: its only one but the 128-px crops).
         clutter: mstar_soc: corpus with 128-px crops of the same chips for the clutter control; default: data.
@@ -88,7 +90,7 @@ def main(
         batch_size: images per forward pass.
         cache: folder where features are kept for the next evaluation.
         device: where encoders run; auto takes a GPU where there is one.
-        overwrite: remove results made with another configuration.
+        overwrite: remove results of another task, seed, number of draws or tuning.
     """
     started = Clock()
     plain = candidates(encoders, seed=seed)
@@ -106,64 +108,38 @@ def main(
         draws=draws,
         seed=seed,
     )
+    chosen = admitted(chosen, compared, settings)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    inputs = {"task": chosen.fingerprint}
-    for one in plain:
-        inputs |= one.weights
+    inputs = {name: weights for one in plain for name, weights in one.weights.items()}
     if task not in BENCHMARKS:
         inputs["corpus"] = Corpus.open(data).manifest().fingerprint
-    state = plan(out, stage="evaluate", config=_config(chosen, compared, settings), inputs=inputs, overwrite=overwrite)
+    folder = Folder.begin(out, chosen, settings, inputs=inputs, overwrite=overwrite)
     kept = cache or (out / "features" if study != "compare" else None)  # equal inputs of a grid are encoded once
-    _run(chosen, compared, settings, out, Computing(batch_size, kept, where), started, inputs, state == "done")
-
-
-def _config(task: Task, compared: Sequence[Candidate], settings: Settings) -> dict[str, Any]:
-    return {"encoders": [one.name for one in compared], "task": task.name, **dataclasses.asdict(settings)}
+    _run(chosen, compared, settings, folder, Computing(batch_size, kept, where), started)
 
 
 def _run(
     task: Task,
     compared: Sequence[Candidate],
     settings: Settings,
-    out: Path,
+    folder: Folder,
     computing: Computing,
     started: Clock,
-    inputs: dict[str, str],
-    done: bool,
 ) -> None:
-    """Judge, print and finish the product ``out``; a finished one is printed again and left alone."""
-    console = Console()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("features", total=sum(images(one, task) for one in compared))
+    """Judge, print and finish ``folder``; a finished one is printed again and left alone."""
+    console, aside = Console(), Console(stderr=True)
+    ahead, frozen = training_ahead(task, compared, settings), not all(map(trains, settings.protocols))
+    if ahead.steps:
+        aside.print(f"to train, at most: {ahead.words}", soft_wrap=True)
+    with Progress(console=aside, transient=True) as progress:
+        total = ahead.images + (sum(images(one, task) for one in compared) if frozen else 0)
+        bar = progress.add_task("training" if ahead.steps else "features", total=total)
         counted = dataclasses.replace(computing, progress=lambda count: progress.advance(bar, count))
-        rows, comparisons = judge(task, compared, settings, out, computing=counted)
+        rows, comparisons = judge(task, compared, settings, folder.path, computing=counted)
     show(console, task, rows, comparisons)
-    if done:
-        console.print(f"nothing to do: {out} holds these results already")
+    if (folder.path / SUPERSEDED).is_dir():
+        console.print(f"note: {folder.path / SUPERSEDED} holds results of weights that were replaced", soft_wrap=True)
+    if not folder.finish(task, rows, comparisons, started=started):
+        console.print(f"nothing to do: {folder.path} holds these results already")
         return
-    write_comparisons(out, comparisons)
-    for suffix, text in (
-        ("md", markdown(rows, comparisons)),
-        ("html", page(rows, comparisons)),
-        ("csv", csv_text(rows)),
-    ):
-        commit(out / f"leaderboard.{suffix}", text.encode())
-    summary = {
-        "task": task.name,
-        "rows": len(rows),
-        "test_items": len(task.tested),
-        "classes": len(task.class_names),
-        "split": task.split,
-    }
-    product = fingerprint([rows, comparisons])
-    finish(
-        out,
-        stage="evaluate",
-        config=_config(task, compared, settings),
-        inputs=inputs,
-        product=product,
-        started=started,
-        seed=settings.seed,
-        summary=summary,
-    )
-    console.print(f"{len(rows)} results in {started.wall_s:.0f} s: {out}")
+    console.print(f"{len(rows)} results in {started.wall_s:.0f} s: {folder.path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,10 +12,11 @@ from scipy.optimize import linear_sum_assignment
 
 from eo_ssl.cards import Card
 from eo_ssl.diagnosis.examination import examine
-from eo_ssl.diagnosis.findings import CERTAIN, Finding
+from eo_ssl.diagnosis.findings import CERTAIN, TELLING, Finding
 from eo_ssl.diagnosis.order import reorder
 from eo_ssl.diagnosis.samples import WINDOW_PX, WINDOWS, Sample
 from eo_ssl.errors import UserError
+from eo_ssl.manifest import MANIFEST, require
 from eo_ssl.sensors import Quantity
 
 Doubles = npt.NDArray[np.float64]
@@ -23,6 +25,9 @@ _LEAST_IMAGES = 16  # fewer say too little about a whole set
 _SIGMAS = 6.0  # standard errors, over images, that a quoted number may be off
 _MEAN_SLACK, _STD_SLACK = 0.05, 0.1
 "part of the standard deviation that mean and standard deviation may be off however many images: a subset is no random sample"
+
+
+_GENERATED = "generated images: only bands, unit and range are compared; the statistics of the card are those of the published set"
 
 
 class Images(Protocol):
@@ -70,7 +75,12 @@ class _Moments:
 
 
 def check_card(
-    card: Card, images: Images, *, positions: npt.NDArray[np.int64] | None = None, count: int = 128
+    card: Card,
+    images: Images,
+    *,
+    positions: npt.NDArray[np.int64] | None = None,
+    count: int = 128,
+    generated: bool = False,
 ) -> tuple[Finding, ...]:
     """Return what images say of the card they were read by: everything `examine` looks at, and the card's statistics.
 
@@ -79,9 +89,11 @@ def check_card(
         images: read by this card.
         positions: images to look at, those of the training split for statistics of it; None for all.
         count: at most so many of them are read, evenly spaced; up to 256.
+        generated: the images are no satellite's (`is_generated`), so that statistics of a published set are not compared with them.
 
     Returns:
-        Findings of all outcomes. One that is `wrong` names what to put into the card (`remedy`), unless the files are at fault.
+        Findings of all outcomes. One that is `wrong` names what to put into the card (`remedy`), unless the files are at fault or it
+        takes all images to know.
 
     Raises:
         UserError: no images, or no positive count.
@@ -91,8 +103,21 @@ def check_card(
     except _Unreadable as error:
         return (Finding(kind="metadata", outcome="wrong", llr=CERTAIN, sentence=str(error)),)
     findings = examine(sample).findings
-    statistics = check_statistics(card, sample, findings)
+    if generated:
+        return (*findings, _finding("cannot tell", _GENERATED)) if card.statistics else findings
+    statistics = check_statistics(card, sample, findings, of=len(images) if positions is None else len(positions))
     return (*findings, statistics) if statistics else findings
+
+
+def is_generated(folder: Path) -> bool:
+    """Whether ``folder`` says that this library generated the images in it."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        require(folder, "synthetic")
+    except UserError:
+        return False
+    return True
 
 
 def sample_images(
@@ -132,13 +157,16 @@ def _read(images: Images, chosen: npt.NDArray[np.int64], count: int) -> npt.NDAr
     return out
 
 
-def check_statistics(card: Card, sample: Sample, findings: tuple[Finding, ...]) -> Finding | None:
+def check_statistics(
+    card: Card, sample: Sample, findings: tuple[Finding, ...], *, of: int | None = None
+) -> Finding | None:
     """Return what images say of the card's statistics; None where it quotes none.
 
     Args:
         card: quotes statistics in stored numbers (dn) or in its own quantity.
         sample: images read by this card.
         findings: of `examine` on the sample: a wrong order or scale is put right first, so that one mistake is said once.
+        of: number of images that the sample was taken from; None for those of the sample.
     """
     quoted = card.statistics
     if quoted is None:
@@ -167,7 +195,7 @@ def check_statistics(card: Card, sample: Sample, findings: tuple[Finding, ...]) 
         found = _Moments(*(getattr(seen, key)[at] for key in _Moments.__slots__))
         if found.fits(mean, std):
             return _finding("fine", f"the statistics are those of {len(sample.windows)} images", llr=-CERTAIN)
-    return _against(card, sample, _moments(sample), mean, std)
+    return _against(card, sample, mean, std, of=len(sample.windows) if of is None else of)
 
 
 def _moments(sample: Sample) -> _Moments:
@@ -182,44 +210,64 @@ def _moments(sample: Sample) -> _Moments:
     return _Moments(mean, std, first.std(axis=0) / root, terms.std(axis=0) / root, np.nanstd(flat, axis=2).mean(axis=0))
 
 
-def _against(card: Card, sample: Sample, seen: _Moments, mean: Doubles, std: Doubles) -> Finding:
+def _against(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, of: int) -> Finding:
     """Return the finding for statistics that are not those of the images: what they are instead, if that can be said."""
+    seen = _moments(sample)
     off_mean, off_std = seen.misses(mean, std)
     worst = [sample.bands[k] for k in np.flatnonzero((off_mean > 1) | (off_std > 1))]
-    names = ", ".join(worst)
-    sentence = f"the statistics of {names} are not those of the images"
     distance = np.abs(mean[:, None] - seen.mean[None]) / seen.std[None] + np.abs(np.log(std[:, None] / seen.std[None]))
     quoted, planes = linear_sum_assignment(distance)
     turned = planes[np.argsort(quoted)]
-    factor = float(np.median(np.concatenate([np.abs(mean / seen.mean), std / seen.std])))
+    factor = _round(float(np.median(np.concatenate([np.abs(mean / seen.mean), std / seen.std]))))
     moved = turned != np.arange(len(turned))
+    remedy: dict[str, Any] = {}
     if len(worst) > 1 and moved.any() and _permuted(seen, turned).fits(mean, std):
         order = ", ".join(sample.bands[k] for k in turned)
         sentence = f"the statistics stand in another order than the bands: {order}"
+        remedy = _put(card, sample, mean[np.argsort(turned)], std[np.argsort(turned)], how="in the order of the bands")
     elif seen.fits(mean / factor, std / factor):
         sentence = f"the statistics are {factor:.4g} times those of the images: another unit than {card.statistics.unit if card.statistics else ''}"
+        remedy = _put(card, sample, mean / factor, std / factor, how=f"divided by {factor:.4g}")
     elif (off_mean <= 1).all() and bool((np.abs(std - seen.within) <= _STD_SLACK * seen.std).all()):
-        sentence = "the standard deviations are means of those inside single images, not those of all pixels"
-    return _finding("wrong", sentence, llr=CERTAIN, bands=tuple(worst), remedy=_put(card, sample, seen))
+        sentence = "the standard deviations are means of those inside single images, not those of all pixels: compute them anew over the whole set"
+    else:
+        images = (
+            f"{len(sample.windows)} images" if of == len(sample.windows) else f"{len(sample.windows)} of {of} images"
+        )
+        sentence = (
+            f"the statistics of {', '.join(worst)} are not those of the {images} looked at: so few prove nothing about the statistics of a "
+            "whole set, so keep published ones and ask whether these are its files"
+        )
+        return _finding("suspect", sentence, llr=TELLING, bands=tuple(worst))
+    return _finding("wrong", sentence, llr=CERTAIN, bands=tuple(worst), remedy=remedy)
+
+
+def _round(factor: float) -> float:
+    """A factor that is a power of ten up to the spread of a sample is that power."""
+    whole = 10.0 ** round(np.log10(factor))
+    return float(whole) if abs(factor / whole - 1) <= _MEAN_SLACK else factor
 
 
 def _permuted(seen: _Moments, order: npt.NDArray[Any]) -> _Moments:
     return _Moments(*(getattr(seen, key)[order] for key in _Moments.__slots__))
 
 
-def _put(card: Card, sample: Sample, seen: _Moments) -> dict[str, Any]:
-    """Return the statistics for the card, in its order and unit; empty when only some of its bands were read."""
+def _put(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, how: str) -> dict[str, Any]:
+    """Return quoted statistics put right, for the card, in its order and unit; empty when only some of its bands were read.
+
+    They are the numbers of the whole set that the card quotes, never those of the few images looked at.
+    """
     if card.statistics is None or set(sample.bands) != set(card.bands):
         return {}
     at = [sample.bands.index(name) for name in card.bands]
-    mean, std = seen.mean[at], seen.std[at]
+    mean, std = mean[at], std[at]
     if card.statistics.unit == "dn":
         mean, std = mean / card.scale - card.offset, std / abs(card.scale)
     new = replace(
         card.statistics,
-        mean=tuple(float(f"{value:.6g}") for value in mean),
-        std=tuple(float(f"{value:.6g}") for value in std),
-        source=f"{len(sample.windows)} images of the files",
+        mean=tuple(float(f"{value:.10g}") for value in mean),
+        std=tuple(float(f"{value:.10g}") for value in std),
+        source=f"{card.statistics.source}, {how}",
     )
     return {"statistics": {key: getattr(new, key) for key in ("mean", "std", "unit", "source")}}
 

@@ -52,7 +52,7 @@ class Candidate:
     seed: int
     "of random weights"
     source: str = ""
-    "what a weight-free encoder is made of: its name or spec"
+    "what it is made of: a path, a spec, or the name of a weight-free one"
     second: Candidate | None = None
     "encoder of the second sensor, for a task with partners; a weight-free one serves both"
     treatment: Treatment | None = None
@@ -205,7 +205,9 @@ def candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidate, ..
             return Candidate(name, None, architecture, seed if drawn is None else drawn, source)
         ambiguous = names.count(trained.name) > 1 or trained.name in BASELINES
         path = str(Path(name).parent if name.endswith(ENCODER_FILE) else name)
-        return Candidate(path if ambiguous else trained.name, trained, architecture, seed)
+        return Candidate(
+            path if ambiguous else trained.name, trained, architecture, seed, name if is_spec(name) else path
+        )
 
     found = [_recipe(entry.name, [[made(name) for name in run] for run in entry.runs]) for entry in entries]
     shown = [one.name for one in found]

@@ -27,16 +27,13 @@ def show(console: Console, task: Task, rows: Sequence[Row], comparisons: Sequenc
         table.add_column("encoder")
         table.add_column("pretraining seeds", justify="right", max_width=11)
         for amount in amounts:
-            table.add_column(
-                f"{amount} (x {of[next(iter(of))[0], amount]['eval_seeds']})",
-                justify="right",
-                no_wrap=True,
-            )
+            drawn = next(row["eval_seeds"] for (_, other), row in of.items() if other == amount)
+            table.add_column(f"{amount} (x {drawn})", justify="right", no_wrap=True)
         for name in dict.fromkeys(name for name, _ in of):
             table.add_row(
                 name,
-                str(of[name, amounts[0]]["pretraining_seeds"]),
-                *(_number(of[name, amount]) for amount in amounts),
+                next(str(row["pretraining_seeds"]) for (of_name, _), row in of.items() if of_name == name),
+                *(_number(of[name, amount]) if (name, amount) in of else "" for amount in amounts),
             )
         Console(width=max(console.width, 48 + 22 * len(amounts))).print(table)
     for _, title, note, (head, *lines) in departures(rows, comparisons):

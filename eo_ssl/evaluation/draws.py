@@ -47,10 +47,11 @@ class Amount:
 def draw(task: Task, amount: Amount, *, draws: int, seed: int) -> list[list[Rows]]:
     """Return the training positions of each draw and fold, ascending: ``amount`` without replacement, or all (then one draw).
 
-    A class with fewer samples than shots gives what it has; a fraction takes at least one sample of a class.
+    A class with fewer samples than shots gives what it has; a fraction takes at least one sample of a class (`short`). Draws of one
+    and the same samples are one draw.
 
     Raises:
-        UserError: no draw, or shots where an image has no single class.
+        UserError: no draw, shots where an image has no single class, or an amount that no class has.
     """
     if draws < 1:
         raise UserError(f"expected at least one draw, got {draws}; give a positive number")
@@ -60,10 +61,10 @@ def draw(task: Task, amount: Amount, *, draws: int, seed: int) -> list[list[Rows
         raise UserError(
             f"expected a fraction for the {task.kind} task {task.name}, whose images have no single class, got {amount.shots} shots; use --fractions"
         )
-    one_class = np.zeros(sum(len(source) for source in task.sources), dtype=np.int64)
-    labels = task.labels if task.kind == "classification" else one_class
+    _check_amount(task, amount)
+    labels = _classes(task)
     rank = np.arange(len(labels)) if task.rank is None else task.rank
-    chosen = []
+    chosen: dict[bytes, list[Rows]] = {}
     for number in range(draws):
         of_folds = []
         for index, fold in enumerate(task.folds):
@@ -72,11 +73,58 @@ def draw(task: Task, amount: Amount, *, draws: int, seed: int) -> list[list[Rows
             ordered = fold.train[np.argsort(rank[fold.train], kind="stable")]
             classes = [ordered[labels[ordered] == label] for label in range(int(labels.max()) + 1)]
             of_folds.append(np.sort(np.concatenate([_taken(rows, amount, rng) for rows in classes])))
-        chosen.append(of_folds)
-    return chosen
+        chosen.setdefault(b"|".join(rows.tobytes() for rows in of_folds), of_folds)
+    return list(chosen.values())
+
+
+def short(task: Task, amount: Amount) -> tuple[str, ...]:
+    """Return what must be said beside a number where some classes cannot give ``amount``; nothing where all can.
+
+    Classes are counted in each fold that has training samples of them.
+    """
+    counts = [] if amount.whole else _counts(task)
+    lacking = [count for count in counts if _asked(amount, count) < (amount.shots or 1)]
+    if not lacking:
+        return ()
+    of = f"{len(lacking)} of {len(counts)} classes" + (" (over all folds)" if len(task.folds) > 1 else "")
+    sizes = " to ".join(map(str, dict.fromkeys((min(lacking), max(lacking)))))
+    if amount.shots is not None:
+        return (f"{of} have fewer than {amount.shots} training samples ({sizes}), all of which are taken",)
+    return (f"{of} have too few training samples ({sizes}) for {amount.words}: one of each is taken",)
+
+
+def _classes(task: Task) -> Rows:
+    """Class of each image; one for all where an image has no single class."""
+    return task.labels if task.kind == "classification" else np.zeros(len(task.labels), dtype=np.int64)
+
+
+def _counts(task: Task) -> list[int]:
+    """Training samples of each class in each fold that has some."""
+    labels = _classes(task)
+    return [count for fold in task.folds for count in np.bincount(labels[fold.train]).tolist() if count]
+
+
+def _check_amount(task: Task, amount: Amount) -> None:
+    """Refuse an amount that no class has: its name would be that of another amount."""
+    most = max(_counts(task))
+    asked = _asked(amount, most)
+    if amount.shots is not None and asked < amount.shots:
+        raise UserError(
+            f"expected at most {most} shots for {task.name}, the training samples of its largest class, got {amount.shots}; give fewer, or 0 for all"
+        )
+    if amount.fraction is not None and asked < 1:
+        each = "its largest class" if task.kind == "classification" else "the task"
+        raise UserError(
+            f"expected a fraction that takes a sample of {task.name}, got {amount.fraction:g} of the {most} training samples of {each}; "
+            f"give {1 / most:.2g} or more"
+        )
+
+
+def _asked(amount: Amount, count: int) -> int:
+    """Samples out of ``count`` that the amount asks for, as far as they are there."""
+    return min(amount.shots, count) if amount.shots is not None else round((amount.fraction or 0) * count)
 
 
 def _taken(rows: Rows, amount: Amount, rng: np.random.Generator) -> Rows:
-    count = amount.shots if amount.fraction is None else max(1, round(amount.fraction * len(rows)))
     shuffled: Rows = rng.permutation(rows)
-    return shuffled[:count]
+    return shuffled[: max(1, _asked(amount, len(rows)))]

@@ -31,6 +31,8 @@ class Extracted:
     pooling: str
     "how a feature vector is made; empty where there is one way only"
     notes: tuple[str, ...]
+    input_px: int | None = None
+    "side of what the encoder is given, pixels; None where images of the task, or of its sensors, differ in it"
 
 
 Used = list[tuple[int, Rows]]
@@ -117,7 +119,9 @@ def about(one: Candidate | Control, task: Task) -> Extracted:
         )
     whole = prints[0] if len(prints) == 1 else fingerprint(prints)
     pooling = str(getattr(encoders[0], "pooling", ""))
-    return Extracted((), whole, contract.quantity.value, contract.bands, pooling, tuple(notes))
+    sides = {contract.effective(*source.shape[1:]).size_px for source in task.sources}
+    side = sides.pop() if len(sides) == 1 else None
+    return Extracted((), whole, contract.quantity.value, contract.bands, pooling, tuple(notes), side)
 
 
 def _renamed(extracted: Extracted, candidate: Candidate, identity: list[str]) -> Extracted:

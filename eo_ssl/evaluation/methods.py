@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from torch import nn
@@ -77,23 +78,30 @@ def trained_answers(
     config: tuning.Tuning,
     device: str,
     progress: Callable[[int], None] | None,
+    parts: Path | None = None,
 ) -> Answers:
     """Return what networks trained on each draw answer on the test items, [draws, items, ...], items in the order of ``task.tested``.
+
+    Every finished training of a draw, fold and rate is kept in the folder ``parts``, which must be of these arguments alone.
 
     Raises:
         UserError: test images that are perturbed, or what `tuning.predict_tuned` refuses.
     """
     if candidate.perturbation is not None:
         raise UserError(
-            f"expected a protocol on frozen features for perturbed images, got {method}; choose out of {', '.join(protocols.PROTOCOLS)}"
+            f"expected a protocol on frozen features for the study robustness, got {method}; choose out of {', '.join(protocols.PROTOCOLS)}, "
+            "or another study"
         )
     rows = []
-    for drawn in draws:
-        parts = [
-            tuning.predict_tuned(
-                task, fold, candidate.encoder(task, fold), train, protocol=method, config=config, device=device, progress=progress
-            )
-            for fold, train in zip(task.folds, drawn, strict=True)
-        ]  # fmt: skip
-        rows.append(np.concatenate(parts))
+    for number, drawn in enumerate(draws):
+        of_folds = []
+        for index, (fold, train) in enumerate(zip(task.folds, drawn, strict=True)):
+            own = None if parts is None else parts / f"draw{number}-fold{index}"
+            encoder = candidate.encoder(task, fold)
+            of_folds.append(
+                tuning.predict_tuned(
+                    task, fold, encoder, train, protocol=method, config=config, device=device, progress=progress, parts=own
+                )
+            )  # fmt: skip
+        rows.append(np.concatenate(of_folds))
     return np.stack(rows)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
+import numpy as np
+
+from eo_ssl.errors import UserError
 from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.perturbations import Perturbation, perturbations
 from eo_ssl.evaluation.tasks import Task
@@ -61,16 +64,28 @@ def again(task: Task) -> tuple[Perturbation, ...]:
     for name in names if task.twins else ():
         chosen = [next(twin for twin in own if twin.name == name) for own in task.twins]
         about = "; ".join(dict.fromkeys(twin.about for twin in chosen))
-        found.append(Perturbation(f"other {name}", about, instead=tuple(twin.source for twin in chosen)))
+        tested = [len(positions) for _, positions in task.by_source(task.tested)]
+        share = np.average([twin.share for twin in chosen], weights=tested)
+        shown = f"other {name}" if share == 1 else f"other {name} ({100 * share:.0f} % of the tiles)"
+        found.append(Perturbation(shown, about, instead=tuple(twin.source for twin in chosen)))
     return tuple(found)
 
 
 def study_of(
     compared: Sequence[Candidate], task: Task, study: Study, *, grid: Grid, seed: int
 ) -> tuple[Candidate, ...]:
-    """Return what is judged: the candidates, or each of them followed by its departures."""
+    """Return what is judged: the candidates, or each of them followed by its departures.
+
+    Raises:
+        UserError: robustness on masks, whose heads are trained and would be trained anew for each perturbation.
+    """
     if study == "compare":
         return tuple(compared)
+    if study == "robustness" and task.kind == "segmentation":
+        raise UserError(
+            f"expected a task of classes, labels or values for the study robustness, got {task.name}, a task of masks; its studies are "
+            "compare and grid"
+        )
     if study == "grid":
         return tuple(variant for candidate in compared for variant in grid.departures(candidate))
     return tuple(variant for candidate in compared for variant in perturbed(candidate, task, seed=seed))

@@ -210,8 +210,8 @@ def corpus_task(
         name, tuple(sources), labels, names, division.blocks, folds, division.split, metric, tuple(notes), rank=_rank(table),
         places=numbers(table, ("xmin", "ymin", "xmax", "ymax")),
         twins=tuple(
-            twins_of(source, corpus.index(stream, columns=list(AGAIN)))
-            for source, (corpus, stream) in zip(sources, corpora, strict=True)
+            twins_of(source, corpus.index(stream, columns=list(AGAIN)), folds, first=sum(map(len, sources[:number])))
+            for number, (source, (corpus, stream)) in enumerate(zip(sources, corpora, strict=True))
         ),
     )  # fmt: skip
 

@@ -120,7 +120,7 @@ def test_the_same_commands_do_nothing_and_say_so(run: Path, capsys: pytest.Captu
 
 
 def test_the_python_of_the_readme_runs_on_a_finished_run(run: Path, project_root: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (project_root / "README.md").read_text(), flags=re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", (project_root / "README.md").read_text(), flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(code.replace("runs/demo", str(run / "run")).replace("s2_boa_12b_10m_64px", STREAM), names)
     assert names["tiles"].shape == (3, 12, 32, 32)

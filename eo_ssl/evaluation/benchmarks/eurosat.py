@@ -9,6 +9,7 @@ from torchgeo.datasets import DatasetNotFoundError, EuroSAT, EuroSATSpatial
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
+from eo_ssl.evaluation.benchmarks.coverage import incomplete
 from eo_ssl.evaluation.benchmarks.images import (
     TorchGeoImages,
     card_source,
@@ -36,12 +37,13 @@ def load(request: Request) -> Task:
     """
     spatial = request.variant.startswith("spatial")
     reader = EuroSATSpatial if spatial else EuroSAT
+    lists = [request.root / reader.split_filenames[split] for split in SPLITS]
     datasets = []
     for split in SPLITS:
         try:
             datasets.append(reader(root=str(request.root), split=split, bands=EuroSAT.all_band_names, download=False))
         except (DatasetNotFoundError, FileNotFoundError) as error:
-            raise request.absent(f"no {split} split") from error
+            raise incomplete(request, lists, request.root / reader.base_dir) from error
         check_complete(request.root / reader.split_filenames[split], len(datasets[-1]))
     paths = [Path(path) for dataset in datasets for path, _ in dataset.samples]
     labels = np.array([label for dataset in datasets for _, label in dataset.samples], dtype=np.int64)

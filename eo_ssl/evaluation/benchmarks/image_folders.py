@@ -10,6 +10,7 @@ import numpy as np
 from torchgeo.datasets import RESISC45, DatasetNotFoundError, UCMerced
 
 from eo_ssl.errors import UserError
+from eo_ssl.evaluation.benchmarks.coverage import incomplete
 from eo_ssl.evaluation.benchmarks.images import TorchGeoImages, card_source, check_complete, consecutive
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
@@ -57,15 +58,15 @@ def load(request: Request) -> Task:
         UserError: no such data set, lists that name no images, or splits of different copies.
     """
     folder = _FOLDERS[request.name.partition("-")[0]]
+    lists = {split: request.root / folder.lists.format(split) for split in ("train", "val", "test")}
     datasets = []
-    for split in ("train", "val", "test"):
-        path = request.root / folder.lists.format(split)
+    for split, path in lists.items():
         if not path.is_file():
             raise request.absent(f"no {path.name}")
         try:
             datasets.append(folder.reader(root=str(request.root), split=split, download=False))
         except (DatasetNotFoundError, FileNotFoundError) as error:
-            raise request.absent(f"no images of {path.name} in {folder.images}") from error
+            raise incomplete(request, list(lists.values()), request.root / folder.images) from error
         check_complete(path, len(datasets[-1]))
     names: tuple[str, ...] = tuple(datasets[0].classes)
     if any(tuple(dataset.classes) != names for dataset in datasets):

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from eo_ssl.evaluation.tuning.choices import KINDS, TUNED, Tuned, Tuning, check_tuned, describe
 from eo_ssl.evaluation.tuning.prediction import predict_tuned
+from eo_ssl.evaluation.tuning.work import Work, work_of
 
-__all__ = ["KINDS", "TUNED", "Tuned", "Tuning", "check_tuned", "describe", "predict_tuned"]
+__all__ = ["KINDS", "TUNED", "Tuned", "Tuning", "Work", "check_tuned", "describe", "predict_tuned", "work_of"]

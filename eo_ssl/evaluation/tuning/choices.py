@@ -157,7 +157,7 @@ def describe(protocol: Tuned, config: Tuning) -> str:
     chosen = (
         f"rate {rates[0]:g}"
         if len(rates) == 1
-        else f"rate out of {', '.join(f'{rate:g}' for rate in rates)} by validation"
+        else f"rate out of {', '.join(f'{rate:g}' for rate in rates)} by validation (the middle one where all score alike)"
     )
     kept = ", best of ten states on a declared validation split" if config.selection == "best" else ""
     precision = "" if config.precision == "float32" else f", {config.precision} where matrices are multiplied"

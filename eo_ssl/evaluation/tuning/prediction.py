@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +18,8 @@ from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.tuning.choices import Tuning, check_tuned
 from eo_ssl.evaluation.tuning.network import check_network
 from eo_ssl.evaluation.tuning.objective import Answered
-from eo_ssl.evaluation.tuning.training import Fitted, Job, answers, fit
+from eo_ssl.evaluation.tuning.parts import Part, kept
+from eo_ssl.evaluation.tuning.training import Job, answers, fit
 
 PARTS = 5  # a fifth of the training samples is held out where there is no validation split
 
@@ -30,13 +34,14 @@ def predict_tuned(
     config: Tuning,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
+    parts: Path | None = None,
 ) -> Answered:
     """Return what a network trained on ``train`` answers on the test items of ``fold``.
 
     All of ``fold.train`` and a declared validation split: every rate is fitted once, and the split chooses rate and state. Otherwise a
-    fifth of ``train`` is held out in whole blocks to choose the rate, with which all of ``train`` is fitted anew, to the last state;
-    where nothing can be held out the middle rate is taken. Neither test items nor, for fewer samples, the validation split are looked
-    at. Equal seeds give equal bits on a CPU with the same number of threads.
+    fifth of ``train`` is held out in whole blocks to choose the rate, with which all of ``train`` is fitted anew, to the last state.
+    Where nothing can be held out, or all score alike there, the middle rate is taken. Neither test items nor, for fewer samples, the
+    validation split are looked at. Equal seeds give equal bits on a CPU with the same number of threads.
 
     Args:
         task: images and what they are.
@@ -47,6 +52,7 @@ def predict_tuned(
         config: the recipe.
         device: torch device.
         progress: called with the number of images that passed through a network.
+        parts: folder for what each finished training found, which one that was stopped goes on from; of these arguments alone.
 
     Returns:
         classification: int64 [m]; multilabel: float32 scores [m, K]; regression: float32 [m]; segmentation: int64 [m, K, K] pixels of
@@ -54,51 +60,63 @@ def predict_tuned(
 
     Raises:
         UserError: a protocol for another kind of task, an encoder without a network, a second sensor, a contract that cuts masks, no
-            training sample, or a loss that is not finite at any rate.
+            training sample, a loss that is not finite at any rate, or a damaged part.
     """
     known = check_tuned(protocol, task.kind)
     check_network(encoder)
     _check_task(task, encoder, train)
     job = Job(task, encoder, known, config, device, progress)
-    rates = config.tried(known)
-    if config.selection == "best" and len(fold.validation) and len(train) == len(fold.train):
-        fitted = _best(job, train, rates, fold.validation)
-    else:
-        fitted = fit(job, train, rate=_rate(job, fold, train, rates))
-    found = answers(job, fitted.network, fitted.objective, fold.test) if fitted.finite else np.full(1, np.nan)
+    found = kept(parts, "answers", partial(_answered, job, fold, train, parts)).answers
     if not np.isfinite(found).all():
         raise UserError(
-            f"expected a finite loss of {encoder.name} on {task.name}, got NaN or infinity at a rate of {', '.join(f'{rate:g}' for rate in rates)}; "
-            "give lower rates"
+            f"expected a finite loss of {encoder.name} on {task.name}, got NaN or infinity at a rate of "
+            f"{', '.join(f'{rate:g}' for rate in config.tried(known))}; give lower rates"
         )
     return found
 
 
-def _best(job: Job, train: Rows, rates: Sequence[float], validation: Rows) -> Fitted:
-    """The fit that scores best on the validation split, at the lowest rate of equals."""
-    best: Fitted | None = None
-    for rate in rates:
-        fitted = fit(job, train, rate=rate, chosen_by=validation)
-        if best is None or fitted.score > best.score:  # one network is kept at a time
-            best = fitted
-    assert best is not None  # there is a rate
-    return best
+def _answered(job: Job, fold: Fold, train: Rows, parts: Path | None) -> Part:
+    """Answers on the test items by the rate that validation chose."""
+    rates, choice = job.config.tried(job.protocol), choice_of(job.task, fold, train, job.config)
+    middle = rates[len(rates) // 2]
+    tried = []
+    if choice.states or (len(choice.held) and len(rates) > 1):
+        for rate in rates:
+            made = partial(_tried, job, choice, fold.test, rate)
+            tried.append(kept(parts, f"rate-{rate!r}", made))
+        chosen = choose_penalty(np.array([one.score for one in tried]), rates, fallback=middle)
+        if choice.states:
+            return tried[rates.index(chosen)]
+        return _tried(job, Choice(train, choice.held[:0], states=False), fold.test, chosen)
+    return _tried(job, Choice(train, choice.held[:0], states=False), fold.test, middle)
 
 
-def _rate(job: Job, fold: Fold, train: Rows, rates: Sequence[float]) -> float:
-    """The rate whose last state scores best on held-out samples, the lowest of equals; the middle one where none can be held out."""
-    if len(rates) == 1:
-        return rates[0]
-    whole = len(fold.validation) and len(train) == len(fold.train)
-    taught, held = (train, fold.validation) if whole else held_out(job.task, train)
-    if not len(held):
-        return rates[len(rates) // 2]
-    scores = []
-    for rate in rates:
-        fitted = fit(job, taught, rate=rate)
-        found = answers(job, fitted.network, fitted.objective, held) if fitted.finite else np.full(1, np.nan)
-        scores.append(fitted.objective.score(job.task, held, found))
-    return choose_penalty(np.array(scores), rates)
+def _tried(job: Job, choice: Choice, test: Rows, rate: float) -> Part:
+    """One training: what it scores on the held-out samples, or, where there are none or they chose its state, what it answers."""
+    fitted = fit(job, choice.taught, rate=rate, chosen_by=choice.held if choice.states else None)
+    asked = test if choice.states or not len(choice.held) else choice.held
+    found = answers(job, fitted.network, fitted.objective, asked) if fitted.finite else np.full(1, np.nan)
+    if asked is test:
+        return Part(fitted.score, found)
+    return Part(fitted.objective.score(job.task, choice.held, found))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is fitted to choose a rate."""
+
+    taught: Rows
+    held: Rows
+    "what scores each rate; none where nothing can be held out"
+    states: bool
+    "whether it also chooses among the states of a training, which then answers itself"
+
+
+def choice_of(task: Task, fold: Fold, train: Rows, config: Tuning) -> Choice:
+    """Return what chooses the rate: the declared validation split for all training samples, else a part of these."""
+    if len(fold.validation) and len(train) == len(fold.train):
+        return Choice(train, fold.validation, states=config.selection == "best")
+    return Choice(*held_out(task, train), states=False)
 
 
 def held_out(task: Task, train: Rows) -> tuple[Rows, Rows]:

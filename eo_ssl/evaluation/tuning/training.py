@@ -70,10 +70,8 @@ def fit(job: Job, rows: Rows, *, rate: float, chosen_by: Rows | None = None) -> 
         UserError: images, masks or network do not fit.
     """
     config = job.config
-    # At least two: a decoder that normalises over the batch cannot learn from one pooled position.
-    size = max(2, min(config.batch_size, len(rows)))
-    steps = max(LEAST_STEPS, config.epochs * len(rows) // size) if config.steps is None else config.steps
-    checks = {round(steps * (number + 1) / CHECKS) for number in range(CHECKS)}
+    size, steps = length(config, len(rows))
+    checks = checked(steps)
     best, kept = -np.inf, None
     with seeded(config.seed, job.device):
         network, objective = _made(job, rows)
@@ -93,6 +91,18 @@ def fit(job: Job, rows: Rows, *, rate: float, chosen_by: Rows | None = None) -> 
     if job.protocol == "lora":
         lora.merge(network.encoder.model)
     return Fitted(network.eval(), objective, finite=True, score=np.nan if kept is None else best)
+
+
+def length(config: Tuning, count: int) -> tuple[int, int]:
+    """Return the images of a step and the number of steps with which ``count`` samples are fitted."""
+    # At least two: a decoder that normalises over the batch cannot learn from one pooled position.
+    size = max(2, min(config.batch_size, count))
+    return size, max(LEAST_STEPS, config.epochs * count // size) if config.steps is None else config.steps
+
+
+def checked(steps: int) -> set[int]:
+    """Return the steps, from 1, after which the validation split looks at the network."""
+    return {max(1, round(steps * (number + 1) / CHECKS)) for number in range(CHECKS)}
 
 
 def answers(job: Job, network: Network, objective: Objective, rows: Rows) -> Answered:
