@@ -13,6 +13,22 @@ class UserError(ValueError):
     """
 
 
+def expect(condition: object, *, expected: str, got: object, remedy: str) -> None:
+    """Raise a `UserError` in the one form of this library unless ``condition`` holds: one line per check.
+
+    Args:
+        condition: what must be true.
+        expected: what should have come, after the word "expected".
+        got: what came instead, after the word "got".
+        remedy: what to do about it.
+
+    Raises:
+        UserError: "expected {expected}, got {got}; {remedy}".
+    """
+    if not condition:
+        raise UserError(f"expected {expected}, got {got}; {remedy}")
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest of ``options``, or an empty string when none is close."""
     by_lower = {option.lower(): option for option in options}

@@ -1,18 +1,16 @@
 """How a product comes into being: the one commit primitive, and the manifest that is written last.
 
 A product is a folder. Its files reach their final names first, ``manifest.json`` last; a folder without it is unfinished and the same
-command resumes it. ``commit`` is the only way a file of a product appears: create if absent, whole or not at all.
+command resumes it.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
 import resource
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +21,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from eo_ssl.commits import beside as beside
+from eo_ssl.commits import commit as commit
+from eo_ssl.commits import explain_os_error as explain_os_error
+from eo_ssl.commits import fault as fault
+from eo_ssl.commits import replace as replace
+from eo_ssl.commits import sync_folder as sync_folder
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import canonical_json as canonical_json
 from eo_ssl.fingerprints import file_sha256 as file_sha256
@@ -34,108 +38,6 @@ UNFINISHED = "unfinished.json"
 _RECORDED_PACKAGES = (
     "eo_ssl", "numpy", "xarray", "dask", "zarr", "rasterio", "torch", "lightning", "timm", "torchgeo", "faiss-cpu",
 )  # fmt: skip
-
-_hits: dict[str, int] = {}
-
-
-def fault(point: str) -> None:
-    """Die here, with the whole process group, when ``EO_SSL_FAULT`` names this point (``point`` or ``point:n`` for its n-th hit).
-
-    Crash tests need a real SIGKILL at a known line; without the variable this costs one look-up.
-    """
-    wanted = os.environ.get("EO_SSL_FAULT")
-    if wanted is None:
-        return
-    _hits[point] = _hits.get(point, 0) + 1
-    name, _, number = wanted.partition(":")
-    if point != name or _hits[point] != int(number or 1):
-        return
-    log = os.environ.get("EO_SSL_FAULT_LOG")
-    if log:
-        with open(log, "a") as file:
-            file.write(f"{point}\n")
-            file.flush()
-            os.fsync(file.fileno())
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-@contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """Yield a name beside ``path`` to write to before `commit`, removed afterwards, or by ``discard_leftovers`` after a kill."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-    except OSError as error:
-        raise explain_os_error(error, path) from error
-    finally:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            temporary.unlink()
-
-
-def commit(path: Path, data: bytes | Path) -> bool:
-    """Create ``path``, whole or not at all; return False, leaving the file alone, if it exists already.
-
-    Temporary file in the same folder, fsync, hard link to the final name, fsync of the folder. Of two racing writers one wins and
-    the other is told.
-
-    Args:
-        path: final name.
-        data: the bytes, or the file that holds them, written under a name of `beside`.
-
-    Raises:
-        UserError: when the folder cannot be written or the disk is full; nothing is left behind under the final name.
-    """
-    with beside(path) as temporary:
-        if isinstance(data, Path):
-            temporary = data
-        else:
-            temporary.write_bytes(data)
-        fault("after-temp-write")
-        fault("before-fsync")
-        sync_folder(temporary)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        fault("after-link")
-        sync_folder(path.parent)
-        return True
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` atomically, replacing what is there: for what may change (logs, checkpoints, a corpus's manifest)."""
-    with beside(path) as temporary:
-        temporary.write_bytes(data)
-        sync_folder(temporary)
-        temporary.replace(path)
-        sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable, or the bytes of a file."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def explain_os_error(error: OSError, path: Path) -> UserError:
-    """Return the sentence a person needs for a failed write to ``path``."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"expected room to write {path}, got a full disk; free some space and run the same command again to resume"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(
-            f"expected to be allowed to write {path}, got {error.strerror}; choose another output folder or change its permissions"
-        )
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return UserError(f"expected {path.parent} to be a folder, got a file on the way; choose another output folder")
-    return UserError(
-        f"expected to write {path}, got {error.strerror or error}; check the folder and run the same command again"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +169,60 @@ def finish(
     write(folder / MANIFEST, manifest.to_bytes())
     (folder / UNFINISHED).unlink(missing_ok=True)
     return manifest
+
+
+@dataclass(slots=True)
+class OpenProduct:
+    """A product between its beginning and its manifest; made by `open_product`."""
+
+    folder: Path
+    "where its files go"
+    stage: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    state: Literal["new", "resume", "done"]
+    "done: it is there already, made with this configuration and these inputs"
+    started: Clock = field(default_factory=Clock)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.state == "done"
+
+    @property
+    def nothing_to_do(self) -> str:
+        """The sentence for a product that is there already."""
+        return f"nothing to do: {self.folder} is made with this configuration already"
+
+    def sign(self, product: str, *, seed: int | None = None, summary: Mapping[str, Any] | None = None) -> Manifest:
+        """Write the manifest, the last file of the product, whose fingerprint is ``product``."""
+        made: dict[str, Any] = {"stage": self.stage, "config": self.config, "inputs": self.inputs}
+        self.state = "done"
+        return finish(self.folder, **made, product=product, started=self.started, seed=seed, summary=summary)
+
+
+@contextmanager
+def open_product(
+    folder: Path, *, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str], overwrite: bool = False
+) -> Iterator[OpenProduct]:
+    """Begin, resume, refuse or find done the product ``folder``; the block makes its files and signs it.
+
+    Args:
+        folder: of the product.
+        stage: the command that makes it.
+        config: the resolved configuration.
+        inputs: fingerprint of every input, by role.
+        overwrite: remove a product of the same stage that was made otherwise.
+
+    Raises:
+        UserError: as `plan`.
+        RuntimeError: the block ended without signing a product that was not done.
+    """
+    state = plan(folder, stage=stage, config=config, inputs=inputs, overwrite=overwrite)
+    product = OpenProduct(folder, stage, config, inputs, state)
+    yield product
+    if not product.done:
+        raise RuntimeError(f"the product {folder} was left without its manifest")
 
 
 def describe(

@@ -1,0 +1,115 @@
+"""The one commit primitive: how a file appears under its final name, whole or not at all, and how faults are planted there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from eo_ssl.errors import UserError
+
+_hits: dict[str, int] = {}
+
+
+def fault(point: str) -> None:
+    """Die here, with the whole process group, when ``EO_SSL_FAULT`` names this point (``point`` or ``point:n`` for its n-th hit).
+
+    Crash tests need a real SIGKILL at a known line; without the variable this costs one look-up.
+    """
+    wanted = os.environ.get("EO_SSL_FAULT")
+    if wanted is None:
+        return
+    _hits[point] = _hits.get(point, 0) + 1
+    name, _, number = wanted.partition(":")
+    if point != name or _hits[point] != int(number or 1):
+        return
+    log = os.environ.get("EO_SSL_FAULT_LOG")
+    if log:
+        with open(log, "a") as file:
+            file.write(f"{point}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Yield a name beside ``path`` to write to before `commit`, removed afterwards, or by ``discard_leftovers`` after a kill."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    finally:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            temporary.unlink()
+
+
+def commit(path: Path, data: bytes | Path) -> bool:
+    """Create ``path``, whole or not at all; return False, leaving the file alone, if it exists already.
+
+    Temporary file in the same folder, fsync, hard link to the final name, fsync of the folder. Of two racing writers one wins and
+    the other is told.
+
+    Args:
+        path: final name.
+        data: the bytes, or the file that holds them, written under a name of `beside`.
+
+    Raises:
+        UserError: when the folder cannot be written or the disk is full; nothing is left behind under the final name.
+    """
+    with beside(path) as temporary:
+        if isinstance(data, Path):
+            temporary = data
+        else:
+            temporary.write_bytes(data)
+        fault("after-temp-write")
+        fault("before-fsync")
+        sync_folder(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        fault("after-link")
+        sync_folder(path.parent)
+        return True
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path`` atomically, replacing what is there: for what may change (logs, checkpoints, a corpus's manifest)."""
+    with beside(path) as temporary:
+        temporary.write_bytes(data)
+        sync_folder(temporary)
+        temporary.replace(path)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable, or the bytes of a file."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def explain_os_error(error: OSError, path: Path) -> UserError:
+    """Return the sentence a person needs for a failed write to ``path``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"expected room to write {path}, got a full disk; free some space and run the same command again to resume"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(
+            f"expected to be allowed to write {path}, got {error.strerror}; choose another output folder or change its permissions"
+        )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return UserError(f"expected {path.parent} to be a folder, got a file on the way; choose another output folder")
+    return UserError(
+        f"expected to write {path}, got {error.strerror or error}; check the folder and run the same command again"
+    )
