@@ -7,7 +7,6 @@ command resumes it.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import shutil
