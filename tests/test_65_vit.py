@@ -7,69 +7,72 @@ import timm
 import torch
 
 from eo_ssl.errors import UserError
-from eo_ssl.models import (
-    VitConfig,
-    embed_patches,
-    encode_tokens,
-    make_vit,
-    mean_patch_token,
-    sincos_positions,
-    split_patches,
-)
+from eo_ssl.models import BackboneConfig, View, Vit, VitBackbone, sincos_positions, split_patches
 
-TINY = VitConfig(img_size=32, in_chans=5, patch_size=8, depth=2)
+BANDS = ("B02", "B03", "B04", "B08", "B8A")
+TINY = Vit(patch_size=8, depth=2)
 
 
-def _image(config: VitConfig = TINY, batch: int = 3) -> torch.Tensor:
-    shape = (batch, config.in_chans, config.img_size, config.img_size)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+def built(model: Vit = TINY, *, size_px: int = 32, bands: int = 5, seed: int = 3) -> VitBackbone:
+    return model.build(BANDS[:bands], size_px, seed).eval()
+
+
+def view(backbone: VitBackbone, batch: int = 3) -> View:
+    size = backbone.config.size_px
+    image = torch.randn(batch, len(backbone.bands), size, size, generator=torch.Generator().manual_seed(1))
+    return View(image, torch.ones_like(image, dtype=torch.bool), backbone.bands)
 
 
 @pytest.mark.parametrize(
-    "config",
+    "backbone",
     [
-        TINY,
-        VitConfig(img_size=32, in_chans=2, patch_size=16, depth=1, position="learned"),
-        VitConfig("vit_small_patch14_reg4_dinov2", img_size=28, in_chans=3, patch_size=14, depth=2),
-        VitConfig("vit_base_patch16_clip_224", img_size=32, in_chans=3, patch_size=16, depth=1),
+        built(),
+        built(Vit(patch_size=16, depth=1, position="learned"), bands=2),
+        built(Vit("vit_small_patch14_reg4_dinov2", patch_size=14, depth=2), size_px=28, bands=3),
+        built(Vit("vit_base_patch16_clip_224", patch_size=16, depth=1), bands=3),
     ],
     ids=["sincos", "learned", "registers", "norm_pre"],
 )
-def test_all_tokens_equal_timms_own_forward(config):
-    vit = make_vit(config, seed=3).eval()
-    image = _image(config)
-    assert torch.equal(encode_tokens(vit, image), vit.forward_features(image))
+def test_all_tokens_equal_timms_own_forward(backbone):
+    seen = view(backbone)
+    theirs = backbone.network.forward_features(seen.image)
+    tokens = backbone(seen)
+    assert torch.equal(torch.cat([tokens.prefix, tokens.patches], dim=1), theirs)
+    assert torch.equal(tokens.pooled, theirs[:, backbone.network.num_prefix_tokens :].mean(dim=1))
     # The path that embeds named patches alone must agree with the convolution when every patch is named.
-    every = torch.arange(config.grid[0] * config.grid[1]).expand(len(image), -1)
-    torch.testing.assert_close(encode_tokens(vit, image, every), vit.forward_features(image), rtol=1e-4, atol=1e-5)
+    every = torch.arange(backbone.grid[0] * backbone.grid[1]).expand(len(seen), -1)
+    torch.testing.assert_close(backbone.visible(seen, every).patches, tokens.patches, rtol=1e-4, atol=1e-5)
 
 
 def test_plain_timm_loads_the_state_dict():
-    vit = make_vit(TINY, seed=3).eval()
+    backbone = built()
     plain = timm.create_model(
         "vit_tiny_patch16_224", img_size=32, patch_size=8, in_chans=5, num_classes=0, depth=2
     ).eval()
-    plain.load_state_dict(vit.state_dict(), strict=True)
-    image = _image()
-    assert torch.equal(plain(image), vit(image))
+    plain.load_state_dict(backbone.network.state_dict(), strict=True)
+    seen = view(backbone)
+    assert torch.equal(plain(seen.image), backbone(seen).prefix[:, 0])
 
 
 def test_visible_tokens_do_not_depend_on_hidden_pixels_nor_on_their_order():
-    vit = make_vit(TINY).eval()
-    image = _image()
+    backbone = built()
+    seen = view(backbone)
     keep = torch.tensor([[0, 5, 10], [3, 2, 1], [15, 8, 7]])
-    tokens = encode_tokens(vit, image, keep)
+    tokens = backbone.visible(seen, keep).patches
     hidden = torch.ones(3, 16, dtype=torch.bool).scatter(1, keep, False)
-    pixels = hidden.view(3, 1, 4, 1, 4, 1).expand(3, 5, 4, 8, 4, 8).reshape(image.shape)
-    assert torch.equal(encode_tokens(vit, torch.where(pixels, 1e6, image), keep), tokens)
-    turned = encode_tokens(vit, image, keep.flip(1))
-    torch.testing.assert_close(turned[:, 1:].flip(1), tokens[:, 1:], rtol=1e-4, atol=1e-5)
-    # and each visible token does carry its own position: another position gives another token
-    assert not torch.allclose(embed_patches(vit, image, keep), embed_patches(vit, image, (keep + 1) % 16))
+    pixels = hidden.view(3, 1, 4, 1, 4, 1).expand(3, 5, 4, 8, 4, 8).reshape(seen.image.shape)
+    poisoned = View(torch.where(pixels, 1e6, seen.image), seen.valid, seen.bands)
+    assert torch.equal(backbone.visible(poisoned, keep).patches, tokens)
+    turned = backbone.visible(seen, keep.flip(1)).patches
+    torch.testing.assert_close(turned.flip(1), tokens, rtol=1e-4, atol=1e-5)
+    # and each visible token does carry its own position: the same pixels elsewhere give another token
+    rolled = View(seen.image.roll(8, dims=3), seen.valid, seen.bands)
+    same = backbone.visible(rolled, torch.tensor([[1], [4], [9]])).patches
+    assert not torch.allclose(same, backbone.visible(seen, torch.tensor([[0], [7], [8]])).patches)
 
 
 def test_patches_are_cut_where_an_index_loop_cuts_them():
-    image = _image(batch=2)
+    image = view(built(), 2).image
     patches = split_patches(image, 8)
     for row in range(4):
         for col in range(4):
@@ -91,33 +94,45 @@ def test_the_seed_alone_decides_the_weights_and_global_randomness_is_left_alone(
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
-    first, second, other = make_vit(TINY, seed=1), make_vit(TINY, seed=1), make_vit(TINY, seed=2)
+    first, second, other = built(seed=1), built(seed=1), built(seed=2)
     assert torch.equal(torch.rand(3), wanted)
     same = [torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
     assert all(same)
-    assert not torch.equal(first.patch_embed.proj.weight, other.patch_embed.proj.weight)
+    assert not torch.equal(first.network.patch_embed.proj.weight, other.network.patch_embed.proj.weight)
 
 
 def test_mean_of_patches_leaves_out_class_and_register_tokens():
-    vit = make_vit(VitConfig("vit_small_patch14_reg4_dinov2", img_size=28, patch_size=14, depth=1))
-    tokens = torch.zeros(1, 9, 384)
-    tokens[:, 5:] = 2.0  # one class token and four registers first
-    assert torch.equal(mean_patch_token(vit, tokens), torch.full((1, 384), 2.0))
+    backbone = built(Vit("vit_small_patch14_reg4_dinov2", patch_size=14, depth=1), size_px=28, bands=3)
+    tokens = backbone(view(backbone, 1))
+    assert tokens.prefix.shape == (1, 5, 384) and tokens.patches.shape == (1, 4, 384)  # a class token, four registers
+    assert torch.equal(tokens.pooled, tokens.patches.mean(dim=1))
+    classes = built(Vit("vit_small_patch14_reg4_dinov2", patch_size=14, depth=1, pooling="cls"), size_px=28, bands=3)
+    assert torch.equal(classes(view(classes, 1)).pooled, tokens.prefix[:, 0])
 
 
-def test_config_round_trip_and_refusals():
-    assert VitConfig.from_json(TINY.to_json()) == TINY
-    with pytest.raises(UserError, match="no field 'patch_sise'; did you mean 'patch_size'"):
-        VitConfig.from_json({"patch_sise": 8})
-    with pytest.raises(UserError, match="patch 7 and image 64: choose a divisor"):
-        VitConfig(patch_size=7)
+def test_fixed_codes_stay_fixed_at_another_size():
+    for position, trained in (("sincos", False), ("learned", True)):
+        larger = built(Vit(patch_size=8, depth=1, position=position)).at_size(64)
+        assert larger.network.pos_embed.requires_grad is trained and larger.grid == (8, 8)
+
+
+def test_an_architecture_comes_back_from_a_file_and_refuses_what_it_is_not():
+    values = BackboneConfig(TINY, BANDS, 32).to_json()
+    assert Vit.from_json(values, pooling="mean") == TINY
+    with pytest.raises(UserError, match="got 'patch_sise'; did you mean 'patch_size'"):
+        Vit.from_json({"patch_sise": 8}, pooling="mean")
+    with pytest.raises(UserError, match="patch 7 and image 64; choose a divisor"):
+        built(Vit(patch_size=7), size_px=64)
     with pytest.raises(UserError, match="vit_tinny_patch16_224'; did you mean 'vit_tiny_patch16_224'"):
-        make_vit(VitConfig("vit_tinny_patch16_224"))
+        built(Vit("vit_tinny_patch16_224"))
     with pytest.raises(
         UserError, match="vision transformer with a class token and position embeddings, got 'vit_base_patch16_gap_224'"
     ):
-        make_vit(VitConfig("vit_base_patch16_gap_224", depth=1))
+        built(Vit("vit_base_patch16_gap_224", depth=1))
     with pytest.raises(UserError, match="takes no patch or image size"):
-        make_vit(VitConfig("resnet18"))
+        built(Vit("resnet18"))
+    for wrong in ({"depth": 0}, {"patch_size": 0}, {"position": "rotary"}, {"pooling": "max"}):
+        with pytest.raises(UserError, match=f"expected .*{next(iter(wrong)).split('_')[0]}"):
+            Vit(**wrong)
     with pytest.raises(UserError, match="multiple of 4, got 10"):
         sincos_positions((2, 2), 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,25 @@ import timm
 import torch
 from torchgeo.models import RCF
 
-from eo_ssl.encoder import ENCODER_FILE, WEIGHT_FREE, Encoder, RandomFeatures, VitEncoder, load_encoder, save_encoder
+from eo_ssl.encoder import (
+    ENCODER_FILE,
+    WEIGHT_FREE,
+    Encoder,
+    RandomFeatures,
+    TrainedEncoder,
+    load_encoder,
+    save_encoder,
+)
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.candidates import candidates
 from eo_ssl.manifest import Clock, finish
-from eo_ssl.models.vit import VitConfig, make_vit
+from eo_ssl.models import BackboneConfig, Vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
 
 BANDS = ("B02", "B03", "B04")
-SMALL = VitConfig(img_size=16, in_chans=3, patch_size=8, depth=2)
+SMALL = Vit(patch_size=8, depth=2)
+BANDS = ("B02", "B03", "B04")
 
 
 def contract(size_px: int = 16, **changes: object) -> Preprocessing:
@@ -37,14 +47,9 @@ def batch(size: int = 16, n: int = 20) -> torch.Tensor:
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
-def save(folder: Path, **changes: object) -> str:
-    options = {
-        "architecture": SMALL,
-        "preprocessing": contract(),
-        "pooling": "mean",
-        "provenance": {"seed": 4, "objective": "mae"},
-    }
-    return save_encoder(folder, make_vit(SMALL, seed=4), **{**options, **changes})  # type: ignore[arg-type]
+def save(folder: Path, *, model: Vit = SMALL, seed: int = 4, **changes: object) -> str:
+    options = {"preprocessing": contract(), "provenance": {"seed": 4, "objective": "mae"}}
+    return save_encoder(folder, model.build(BANDS, 16, seed), **{**options, **changes})  # type: ignore[arg-type]
 
 
 def test_random_features_equal_torchgeos_with_the_same_filters() -> None:
@@ -108,19 +113,20 @@ def test_random_resnet_is_timms_with_neutral_normalisation() -> None:
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_saved_encoder_comes_back(tmp_path: Path, pooling: str) -> None:
-    fingerprint = save(tmp_path, pooling=pooling)
+    model = replace(SMALL, pooling=pooling)  # type: ignore[arg-type]
+    fingerprint = save(tmp_path, model=model)
     back = load_encoder(tmp_path / ENCODER_FILE)
-    assert isinstance(back, VitEncoder)
+    assert isinstance(back, TrainedEncoder)
     assert (back.fingerprint, back.preprocessing, back.architecture, back.pooling) == (
         fingerprint,
         contract(),
-        SMALL,
+        BackboneConfig(model, BANDS, 16),
         pooling,
     )
     assert back.provenance == {"seed": 4, "objective": "mae"}
-    x, model = batch(), make_vit(SMALL, seed=4).eval()
+    x, network = batch(), SMALL.build(BANDS, 16, 4).network.eval()
     with torch.inference_mode():
-        encoded = model.forward_features(x)
+        encoded = network.forward_features(x)
         assert torch.equal(back.features(x), encoded[:, 0] if pooling == "cls" else encoded[:, 1:].mean(dim=1))
         assert torch.equal(back.tokens(x), encoded[:, 1:])
 
@@ -144,16 +150,9 @@ def test_equal_encoders_are_equal_bytes(tmp_path: Path) -> None:
 def test_fingerprint_sees_weights_contract_and_pooling_but_not_provenance(tmp_path: Path) -> None:
     same = [save(tmp_path / "a"), save(tmp_path / "b", provenance={})]
     other = [
-        save(tmp_path / "c", pooling="cls"),
+        save(tmp_path / "c", model=replace(SMALL, pooling="cls")),
         save(tmp_path / "d", preprocessing=contract(clip=(0.0, 1.0))),
-        save_encoder(
-            tmp_path / "e",
-            make_vit(SMALL, seed=5),
-            architecture=SMALL,
-            preprocessing=contract(),
-            pooling="mean",
-            provenance={},
-        ),
+        save(tmp_path / "e", seed=5, provenance={}),
     ]
     assert same[0] == same[1] and len({*same, *other}) == 4
 
@@ -198,11 +197,11 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it carries its own"):
         load_encoder(tmp_path / ENCODER_FILE, preprocessing=contract())
     with pytest.raises(UserError, match="expected no other encoder"):
-        save(tmp_path, pooling="cls")
-    with pytest.raises(UserError, match="3 bands and 24 px, got 3 bands and 16 px"):
+        save(tmp_path, model=replace(SMALL, pooling="cls"))
+    with pytest.raises(UserError, match="bands B02, B03, B04 and 24 px, got one for B02, B03, B04 and 16 px"):
         save(tmp_path / "x", preprocessing=contract(24))
-    with pytest.raises(UserError, match="expected pooling cls or mean"):
-        save(tmp_path / "x", pooling="max")
+    with pytest.raises(UserError, match="expected pooling out of mean, cls, got 'max'"):
+        replace(SMALL, pooling="max")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="even number"):
         RandomFeatures(contract(), features=7)
     with pytest.raises(UserError, match="pass the output of its preprocessing"):

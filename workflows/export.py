@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.encoder import FITTED, WEIGHT_FREE, VitEncoder, load_encoder
+from eo_ssl.encoder import FITTED, WEIGHT_FREE, TrainedEncoder, load_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.export import Bundle, Check, Options, export, sendings, terms_of
+from eo_ssl.export import Bundle, Check, Options, collect_terms, export, list_uploads
 from eo_ssl.export import push as upload
 from eo_ssl.export import verify as checks_of
 from eo_ssl.export.hub import check_repo
@@ -75,14 +75,14 @@ def main(
             f"expected a trained encoder, got {encoder}, which has no weights to hand over; export what `eo-ssl pretrain` made"
         )
     loaded = load_encoder(encoder)
-    if name is not None and isinstance(loaded, VitEncoder):
+    if name is not None and isinstance(loaded, TrainedEncoder):
         loaded.name = name
     corpora = corpus if isinstance(corpus, list) else [corpus] if corpus else []
     given = {one.manifest().fingerprint: one.licences() for one in map(Corpus.open, corpora)}
     options = Options(
         onnx=onnx,
         onnx_preprocessing=onnx_preprocessing,
-        terms=terms_of(loaded.provenance, given),
+        terms=collect_terms(loaded.provenance, given),
         results=_rows(results, loaded.fingerprint),
         results_fingerprint=require(results, "evaluate").fingerprint if results else "",
         licence=licence,
@@ -117,10 +117,13 @@ def _tell(console: Console, bundle: Bundle) -> None:
         console.print(f"nothing to do: {bundle.folder} holds this bundle already", soft_wrap=True)
     if summary["torchgeo"] is None:
         console.print(f"timm route only: {summary['torchgeo_left_out']}", soft_wrap=True)
+    elif summary["cosine_native_to_torchgeo"] is None:
+        console.print(f"TorchGeo routes as {summary['torchgeo']}, as it was trained", soft_wrap=True)
     else:
         console.print(
-            f"TorchGeo routes as {summary['torchgeo']}: mean cosine of features, native against 224 px, "
-            f"{summary['cosine_native_to_torchgeo']:.4f} (between different images {summary['cosine_between_images']:.4f})",
+            f"TorchGeo routes as {summary['torchgeo']}: mean cosine of features, native against 224 px,"
+            f" {summary['cosine_native_to_torchgeo']:.4f}"
+            f" (between different images {summary['cosine_between_images']:.4f})",
             soft_wrap=True,
         )
     restricted = {None: "not known (give the corpora)", True: "forbidden", False: "allowed"}[summary["non_commercial"]]
@@ -133,7 +136,7 @@ def _tell(console: Console, bundle: Bundle) -> None:
 
 
 def _push(console: Console, folder: Path, repo: str, *, private: bool, dry_run: bool) -> None:
-    sent = sendings(folder) if dry_run else upload(folder, repo, private=private)
+    sent = list_uploads(folder) if dry_run else upload(folder, repo, private=private)
     for one in sent:
         console.print(f"{one.nbytes:>12,} {repo}/{one.target}", soft_wrap=True, highlight=False)
     console.print(

@@ -13,7 +13,7 @@ from eo_ssl.curation import DynamicConfig, DynamicSchedule
 from eo_ssl.curation.report import to_plain
 from eo_ssl.encoder import save_encoder
 from eo_ssl.manifest import OpenProduct, fingerprint, open_product
-from eo_ssl.models import Architecture, Backbone, Vit, VitBackbone
+from eo_ssl.models import Architecture, Backbone, Vit
 from eo_ssl.objectives import Mae, Method, Objective, ViewSpec, derive_seed, override_views
 from eo_ssl.pretraining import (
     DataSelection,
@@ -190,16 +190,9 @@ def _save(objective: Objective, data: TrainingData, product: OpenProduct) -> str
 
 
 def _save_one(folder: Path, embedder: Backbone, data: TrainingData, product: OpenProduct, stream: str) -> str:
+    """Write the encoder of ``stream`` to ``folder`` and return its fingerprint."""
     origin = {"inputs": dict(data.inputs), "config": dict(product.config), "licences": data.licences}
-    assert isinstance(embedder, VitBackbone)
-    return save_encoder(
-        folder,
-        embedder.network,
-        architecture=embedder.config,
-        preprocessing=data.items.contracts[stream],
-        pooling=embedder.pooling,
-        provenance=origin,
-    )
+    return save_encoder(folder, embedder, preprocessing=data.items.contracts[stream], provenance=origin)
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from eo_ssl.encoder.weight_free import FILTER_PX, FilterFeatures, number_of_filters
+from eo_ssl.encoder.weight_free import FILTER_PX, FilterFeatures, count_filters
 from eo_ssl.errors import UserError
 from eo_ssl.preprocessing import Preprocessing
 
@@ -30,7 +30,7 @@ class EmpiricalFeatures(FilterFeatures):
                 "cut them out of images prepared by it"
             )
         origin = {"weights": "training patches", "seed": seed, "patches": len(patches)}
-        super().__init__("rcf_zca", preprocessing, origin, weights=whitened(patches), bias=_BIAS)
+        super().__init__("rcf_zca", preprocessing, origin, weights=whiten_patches(patches), bias=_BIAS)
 
     @classmethod
     def fit(cls, preprocessing: Preprocessing, images: Tensor, *, features: int = 512, seed: int = 0) -> Self:
@@ -49,7 +49,7 @@ class EmpiricalFeatures(FilterFeatures):
             raise UserError(
                 f"expected training images [n, C, H, W] for rcf_zca, got {list(images.shape)}; give the contract's output on some"
             )
-        index, top, left = patch_places(
+        index, top, left = draw_patches(
             len(images),
             height=images.shape[2],
             width=images.shape[3],
@@ -63,7 +63,7 @@ class EmpiricalFeatures(FilterFeatures):
         return cls(preprocessing, patches, seed=seed)
 
 
-def patch_places(
+def draw_patches(
     n: int, *, height: int, width: int, bands: int, features: int = 512, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return where the patches are cut: image, first row and first column, int64 [F] each, for F = features / 2.
@@ -79,7 +79,7 @@ def patch_places(
         features: twice the number of patches.
         seed: of the draw.
     """
-    filters = number_of_filters(features)
+    filters = count_filters(features)
     if n < 1 or min(height, width) <= FILTER_PX:
         raise UserError(
             f"expected training images of more than {FILTER_PX} px to cut patches from, got {n} of {height} x {width} px; "
@@ -93,7 +93,7 @@ def patch_places(
     return index, top, left
 
 
-def whitened(patches: Tensor) -> Tensor:
+def whiten_patches(patches: Tensor) -> Tensor:
     """Filters [F, C, 3, 3] float32 of patches [F, C, 3, 3]: own mean removed, unit norm, whitened twice.
 
     With the covariance S = P'P/F of the normalised patches P and W = (S + 1e-3)^(-1/2), ZCA's matrix, the filters are P W W' =

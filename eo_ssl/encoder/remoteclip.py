@@ -11,10 +11,10 @@ from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.models import byobnet, vision_transformer
 from torch import Tensor
 
-from eo_ssl.encoder.display import display_contract
-from eo_ssl.encoder.foreign import ForeignEncoder, Form
-from eo_ssl.encoder.specs import Spec
-from eo_ssl.encoder.torchgeo_weights import tensors_of
+from eo_ssl.encoder.external import ExternalEncoder, Readout
+from eo_ssl.encoder.rgb_contract import make_rgb_contract
+from eo_ssl.encoder.specs import ExternalSpec
+from eo_ssl.encoder.torchgeo_weights import read_tensors
 from eo_ssl.errors import UserError
 from eo_ssl.models import seeded_init
 from eo_ssl.preprocessing import Preprocessing
@@ -29,7 +29,9 @@ _PATCH_TO_TOWER = {32: "ViT-B-32", 14: "ViT-L-14"}
 _SIZE = 224  # px; bicubic, as OpenCLIP prepares images for all three towers
 
 
-def remoteclip_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None, seed: int = 0) -> ForeignEncoder:
+def load_remoteclip(
+    spec: ExternalSpec, *, preprocessing: Preprocessing | None = None, seed: int = 0
+) -> ExternalEncoder:
     """Return RemoteCLIP's image tower; its vector is the projected one that CLIP compares with text, not scaled to unit length.
 
     Args:
@@ -50,9 +52,9 @@ def remoteclip_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None
             raise UserError(
                 f"expected a file of RemoteCLIP's weights, got no {file}; its authors publish RemoteCLIP-ViT-B-32.pt and others, fetch one"
             )
-        state = _visual(tensors_of(file), file)
+        state = _visual(read_tensors(file), file)
         tower = _tower(state, file)
-    contract = preprocessing or display_contract(
+    contract = preprocessing or make_rgb_contract(
         spec, mean=OPENAI_CLIP_MEAN, std=OPENAI_CLIP_STD, size_px=_SIZE, interpolation="bicubic"
     )
     if len(contract.bands) != 3:
@@ -70,7 +72,9 @@ def remoteclip_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None
         origin["weights"] = Path(spec.name).name
     name = spec.text if spec.random else f"remoteclip:{Path(spec.name).stem}"
     pooling: Any = spec.options.get("pooling", "own")
-    return ForeignEncoder(model, contract, name=name, form=Form(architecture, pooling=pooling), provenance=origin)
+    return ExternalEncoder(
+        model, contract, name=name, readout=Readout(architecture, pooling=pooling), provenance=origin
+    )
 
 
 def _visual(read: Mapping[str, Any], file: Path) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ _BY_TRAINING = "contract=training"
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class ExternalSpec:
     """One encoder made elsewhere."""
 
     route: str
@@ -54,7 +54,7 @@ def is_spec(source: str) -> bool:
     return source.partition(":")[0] in OPTIONS
 
 
-def parse_spec(source: str) -> Spec:
+def parse_spec(source: str) -> ExternalSpec:
     """Read ``route:name[@random][?option=value&...]``.
 
     Raises:
@@ -74,10 +74,10 @@ def parse_spec(source: str) -> Spec:
             raise UserError(
                 f"expected options out of {', '.join(OPTIONS[route])} for {route}, got {option!r}{nearest(option, OPTIONS[route])}; leave it out"
             )
-    return Spec(route, name, random, MappingProxyType(options))
+    return ExternalSpec(route, name, random, MappingProxyType(options))
 
 
-def by_training(source: str) -> str | None:
+def strip_task_contract(source: str) -> str | None:
     """Return ``source`` without ``contract=training``, which leaves the contract to whoever has training images; None if it says no such thing."""
     if not is_spec(source):
         return None

@@ -7,10 +7,10 @@ from typing import Any
 
 import timm
 
-from eo_ssl.encoder.display import display_contract
-from eo_ssl.encoder.foreign import ForeignEncoder, Form
-from eo_ssl.encoder.networks import at_input, input_px
-from eo_ssl.encoder.specs import Spec
+from eo_ssl.encoder.adapters import get_input_px, resize_input
+from eo_ssl.encoder.external import ExternalEncoder, Readout
+from eo_ssl.encoder.rgb_contract import make_rgb_contract
+from eo_ssl.encoder.specs import ExternalSpec
 from eo_ssl.errors import UserError, nearest
 from eo_ssl.models import seeded_init
 from eo_ssl.preprocessing import Preprocessing
@@ -20,7 +20,7 @@ _KERNELS: dict[str, Interpolation] = {"bilinear": "bilinear", "bicubic": "bicubi
 _FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
 
 
-def timm_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None, seed: int = 0) -> ForeignEncoder:
+def load_timm(spec: ExternalSpec, *, preprocessing: Preprocessing | None = None, seed: int = 0) -> ExternalEncoder:
     """Return timm's model ``spec.name`` behind ``preprocessing``, or behind its own photographic contract where the spec says so.
 
     Weights of three colours are brought to other channels as timm does it, repeated and rescaled: a start for training rather than an
@@ -52,13 +52,15 @@ def timm_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None, seed
         origin |= {"weights": where, "licence": model.pretrained_cfg.get("license")}
         if len(contract.bands) != model.pretrained_cfg.get("input_size", (3,))[0]:
             origin["first_layer"] = "repeated over the bands and rescaled (timm)"
-    if contract.resize != "native" and input_px(model) not in (None, contract.size_px):
-        model = at_input(model, contract.size_px, name=spec.text)
+    if contract.resize != "native" and get_input_px(model) not in (None, contract.size_px):
+        model = resize_input(model, contract.size_px, name=spec.text)
     pooling: Any = spec.options.get("pooling", "own")
-    return ForeignEncoder(model, contract, name=spec.text, form=Form(spec.name, pooling=pooling), provenance=origin)
+    return ExternalEncoder(
+        model, contract, name=spec.text, readout=Readout(spec.name, pooling=pooling), provenance=origin
+    )
 
 
-def _contract(spec: Spec, preprocessing: Preprocessing | None) -> Preprocessing:
+def _contract(spec: ExternalSpec, preprocessing: Preprocessing | None) -> Preprocessing:
     named = spec.options.get("contract")
     if preprocessing is not None:
         if named is not None:
@@ -78,7 +80,7 @@ def _contract(spec: Spec, preprocessing: Preprocessing | None) -> Preprocessing:
         raise UserError(
             f"expected a configuration of {spec.text} for three colours, got none; give a contract (preprocessing=)"
         )
-    return display_contract(
+    return make_rgb_contract(
         spec,
         mean=tuple(own.mean),
         std=tuple(own.std),
@@ -87,7 +89,7 @@ def _contract(spec: Spec, preprocessing: Preprocessing | None) -> Preprocessing:
     )
 
 
-def _trained(spec: Spec, *, channels: int) -> tuple[Any, str]:
+def _trained(spec: ExternalSpec, *, channels: int) -> tuple[Any, str]:
     """Model with trained weights from a file, timm's cache or, where allowed, the network; and where they were."""
     overlay: dict[str, Any] | None = None
     given = spec.options.get("file")
@@ -112,7 +114,7 @@ def _trained(spec: Spec, *, channels: int) -> tuple[Any, str]:
     return model, where
 
 
-def _cached(spec: Spec) -> Path:
+def _cached(spec: ExternalSpec) -> Path:
     """File of the weights in the local cache of the model hub."""
     from huggingface_hub import constants, try_to_load_from_cache
 

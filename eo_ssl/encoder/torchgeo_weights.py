@@ -13,9 +13,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.encoder.contracts import Published, published
-from eo_ssl.encoder.foreign import ForeignEncoder, Form
-from eo_ssl.encoder.specs import Spec
+from eo_ssl.encoder.contracts import PublishedContract, derive_contract
+from eo_ssl.encoder.external import ExternalEncoder, Readout
+from eo_ssl.encoder.specs import ExternalSpec
 from eo_ssl.errors import UserError, nearest
 from eo_ssl.models import seeded_init
 from eo_ssl.preprocessing import Preprocessing
@@ -48,7 +48,7 @@ _HEADS = ("fc.", "head.")
 _NORM = ("norm.",)
 
 
-def all_weights() -> tuple[WeightsEnum, ...]:
+def list_weights() -> tuple[WeightsEnum, ...]:
     """Return every member of every `WeightsEnum` of the installed TorchGeo, by name of the enum."""
     enums = _enums()
     return tuple(member for name in sorted(enums) for member in enums[name])
@@ -73,7 +73,7 @@ def find_weights(name: str) -> WeightsEnum:
     return found
 
 
-def torchgeo_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None, seed: int = 0) -> ForeignEncoder:
+def load_torchgeo(spec: ExternalSpec, *, preprocessing: Preprocessing | None = None, seed: int = 0) -> ExternalEncoder:
     """Return the encoder of TorchGeo's weights ``spec.name``, or its stand-in with random weights.
 
     Args:
@@ -86,7 +86,7 @@ def torchgeo_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None, 
         UserError: no such weights, none that a contract can express, or a file that is not there.
     """
     weights = find_weights(spec.name)
-    how = published(weights) if preprocessing is None else _own(weights, preprocessing)
+    how = derive_contract(weights) if preprocessing is None else _own(weights, preprocessing)
     if "quantity" in spec.options:
         how = replace(how, preprocessing=_taking(how.preprocessing, spec.options["quantity"]))
     model, architecture = _network(weights, seed=seed)
@@ -102,13 +102,15 @@ def torchgeo_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None, 
     if spec.random:
         origin["seed"] = seed
     else:
-        _load(model, hub_state(str(weights.url), name=spec.name, download="download" in spec.options), name=spec.name)
+        _load(
+            model, read_hub_state(str(weights.url), name=spec.name, download="download" in spec.options), name=spec.name
+        )
     pooling: Any = spec.options.get("pooling", "own")
-    form = Form(architecture, pooling=pooling, window_px=how.window_px, blank=how.blank)
-    return ForeignEncoder(model, how.preprocessing, name=spec.text, form=form, provenance=origin)
+    readout = Readout(architecture, pooling=pooling, window_px=how.window_px, blank=how.blank)
+    return ExternalEncoder(model, how.preprocessing, name=spec.text, readout=readout, provenance=origin)
 
 
-def hub_state(url: str, *, name: str, download: bool) -> Mapping[str, Tensor]:
+def read_hub_state(url: str, *, name: str, download: bool) -> Mapping[str, Tensor]:
     """Return the state dict behind ``url`` from torch's hub folder, fetched only where ``download`` says so.
 
     Raises:
@@ -128,7 +130,7 @@ def hub_state(url: str, *, name: str, download: bool) -> Mapping[str, Tensor]:
             raise UserError(
                 f"expected the weights of {name} from {url}, got {str(error).strip()[:160]}; fetch the file by other means into {file.parent}"
             ) from error
-    state = tensors_of(file)
+    state = read_tensors(file)
     nested = state.get("state_dict", state)
     return nested if isinstance(nested, Mapping) else state
 
@@ -139,7 +141,7 @@ def _hash_in(name: str) -> str | None:
     return found[1] if found else None
 
 
-def tensors_of(file: Path) -> Mapping[str, Any]:
+def read_tensors(file: Path) -> Mapping[str, Any]:
     """Read a ``torch.save`` file without running any code in it.
 
     Raises:
@@ -166,7 +168,7 @@ def _taking(contract: Preprocessing, quantity: str) -> Preprocessing:
     return replace(contract, quantity=source, convert=convert, range=source.plausible)
 
 
-def _own(weights: WeightsEnum, preprocessing: Preprocessing) -> Published:
+def _own(weights: WeightsEnum, preprocessing: Preprocessing) -> PublishedContract:
     """A contract of one's own instead of the published one."""
     name, channels = f"{type(weights).__name__}.{weights.name}", weights.meta.get("in_chans")
     _check_supported(weights)
@@ -174,7 +176,7 @@ def _own(weights: WeightsEnum, preprocessing: Preprocessing) -> Published:
         raise UserError(
             f"expected a contract with one band for each of {channels} channels of {name}, got {len(preprocessing.bands)}; name them in its order"
         )
-    return Published(preprocessing, window_px=None, blank=(), source="given by the caller", differs="")
+    return PublishedContract(preprocessing, window_px=None, blank=(), source="given by the caller", differs="")
 
 
 def _network(weights: WeightsEnum, *, seed: int) -> tuple[nn.Module, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from eo_ssl.export.bundle import Bundle, Options, export
-from eo_ssl.export.hub import push, sendings
-from eo_ssl.export.terms import Terms, terms_of
+from eo_ssl.export.hub import Upload, list_uploads, push
+from eo_ssl.export.terms import Terms, collect_terms
 from eo_ssl.export.verification import Check, verify
 
-__all__ = ["Bundle", "Check", "Options", "Terms", "export", "push", "sendings", "terms_of", "verify"]
+__all__ = ["Bundle", "Check", "Options", "Terms", "export", "Upload", "collect_terms", "list_uploads", "push", "verify"]

@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.encoder import VitEncoder
+from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.errors import UserError
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import sensor
 
 PREPROCESS_FILE = "preprocess.json"
 FORMAT = 1
+POOLINGS = ("cls", "mean", "avg")
 _REMEDY = "export the encoder again with this version"
 
 
-def document(encoder: VitEncoder, other: VitEncoder | None, *, reason: str) -> dict[str, Any]:
+def describe_configurations(encoder: TrainedEncoder, other: TrainedEncoder | None, *, reason: str) -> dict[str, Any]:
     """Return the content of ``preprocess.json``.
 
     Args:
@@ -39,21 +40,21 @@ def document(encoder: VitEncoder, other: VitEncoder | None, *, reason: str) -> d
     }
 
 
-def _configuration(encoder: VitEncoder) -> dict[str, Any]:
+def _configuration(encoder: TrainedEncoder) -> dict[str, Any]:
     contract = encoder.preprocessing
     return {
-        "model": encoder.architecture.timm_name,
+        "model": encoder.architecture.model.name,
         "architecture": encoder.architecture.to_json(),
-        "input": [len(contract.bands), encoder.architecture.img_size, encoder.architecture.img_size],
+        "input": [len(contract.bands), encoder.architecture.size_px, encoder.architecture.size_px],
         "unit": contract.quantity.unit,
         "final_quantity": contract.final_quantity.value,
         "final_unit": contract.final_quantity.unit,
         "preprocessing": contract.to_json(),
-        "words": words(contract),
+        "words": describe_contract(contract),
     }
 
 
-def words(contract: Preprocessing) -> list[str]:
+def describe_contract(contract: Preprocessing) -> list[str]:
     """Return the contract as sentences, in the order in which they are carried out."""
     known = sensor(contract.sensor)
     said = [
@@ -100,13 +101,13 @@ def read(folder: Path) -> dict[str, Any]:
         pooling = content["pooling"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"expected an exported contract in {path}, got {type(error).__name__}; {_REMEDY}") from error
-    if found != FORMAT or pooling not in ("cls", "mean"):
+    if found != FORMAT or pooling not in POOLINGS:
         raise UserError(
-            f"expected format {FORMAT} and pooling cls or mean in {path}, got {found} and {pooling}; {_REMEDY}"
+            f"expected format {FORMAT} and pooling out of {', '.join(POOLINGS)} in {path}, got {found} and {pooling}; {_REMEDY}"
         )
     return content
 
 
-def contract_of(content: Mapping[str, Any], configuration: str) -> Preprocessing:
+def get_contract(content: Mapping[str, Any], configuration: str) -> Preprocessing:
     """Return the contract of an exported configuration (native, torchgeo)."""
     return Preprocessing.from_json(content["configurations"][configuration]["preprocessing"])

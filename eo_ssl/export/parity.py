@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
-from eo_ssl.encoder import VitEncoder
+from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.errors import UserError
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.preprocessing.conversion import converted
@@ -26,7 +26,7 @@ TOLERANCE = 1e-5  # of features, whose standard deviation over channels is about
 _SCALES = ((4, 0.7), (16, 0.5), (None, 0.5))  # cells a side and weight of the noise that an image is a sum of
 
 
-def parity_images(contract: Preprocessing, *, size_px: int, seed: int = 0) -> Tensor:
+def generate_images(contract: Preprocessing, *, size_px: int, seed: int = 0) -> Tensor:
     """Return images around the contract's means, [4, C, size_px, size_px] float32 in its input quantity.
 
     The last one has invalid pixels: a corner of all bands, and a strip of one.
@@ -49,7 +49,7 @@ def parity_images(contract: Preprocessing, *, size_px: int, seed: int = 0) -> Te
 
 
 @torch.inference_mode()
-def expected(encoder: VitEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
+def compute_reference(encoder: TrainedEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the encoder's input [n, C, s, s] float32 and features [n, D] float32 of physical images."""
     contract = encoder.preprocessing
     x, valid = contract(images, bands=contract.bands, quantity=contract.quantity, sensor=contract.sensor)
@@ -61,7 +61,7 @@ def mean_cosine(a: Tensor, b: Tensor) -> float:
     return float(functional.cosine_similarity(a.double(), b.double(), dim=1).mean())
 
 
-def cosine_between(features: Tensor) -> float:
+def measure_similarity(features: Tensor) -> float:
     """Mean cosine between the features [n, D] of different images: what `mean_cosine` is to be read against."""
     unit = functional.normalize(features.double(), dim=1)
     count = len(unit)

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.encoder import VitEncoder
+from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.errors import UserError
-from eo_ssl.export.model_card import CARD_FILE, Facts
+from eo_ssl.export.model_card import CARD_FILE, BundleFacts
 from eo_ssl.export.onnx_graph import PHYSICAL_GRAPH
 from eo_ssl.export.timm_folder import TIMM_FOLDER
-from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILE
+from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILES
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import sensor
 
@@ -24,6 +24,7 @@ _RESIZE = {
     "nearest": "interpolation-nearest", "area": "interpolation-area",
 }  # fmt: skip
 _EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"  # wavelengths of the bands
+_DECODERS = {"dpt": "DPT", "unet": "U-Net"}
 _ALWAYS = ("1900-01-01T00:00:00Z", "9999-12-31T23:59:59Z")  # a model is of no date; the core asks for one or a range
 
 
@@ -37,10 +38,10 @@ def require_stac_model() -> None:
         raise UserError("expected the package stac-model, got none; install eo_ssl[export]")
 
 
-def item_bytes(
-    encoder: VitEncoder,
+def make_item(
+    encoder: TrainedEncoder,
     content: Mapping[str, Any],
-    facts: Facts,
+    facts: BundleFacts,
     *,
     licence: str,
     non_commercial: bool | None,
@@ -59,7 +60,7 @@ def item_bytes(
     import torch
     from stac_model.schema import MLModelExtension, MLModelProperties
 
-    native = content["configurations"]["native"]
+    native, options = content["configurations"]["native"], encoder.architecture.timm_options
     properties = {
         "start_datetime": _ALWAYS[0],
         "end_datetime": _ALWAYS[1],
@@ -72,7 +73,7 @@ def item_bytes(
     item = pystac.Item(id=encoder.name, geometry=None, bbox=None, datetime=None, properties=properties)
     model = MLModelProperties(
         name=encoder.name,
-        architecture=f"ViT ({native['model']})",
+        architecture=f"{encoder.architecture.model.short} ({native['model']})",
         tasks={_TASK},
         framework="pytorch",
         framework_version=torch.__version__.partition("+")[0],
@@ -82,9 +83,9 @@ def item_bytes(
         hyperparameters={
             "objective": facts.method,
             "pooling": encoder.pooling,
-            "patch_size": encoder.architecture.patch_size,
+            **({"patch_size": options["patch_size"]} if "patch_size" in options else {}),
         },
-        input=[model_input(native)],
+        input=[describe_input(native)],
         output=[_output(encoder.dim)],
     )
     MLModelExtension.ext(item, add_if_missing=True).apply(model)
@@ -94,7 +95,7 @@ def item_bytes(
     return json.dumps(item.to_dict(include_self_link=False, transform_hrefs=False), indent=1, sort_keys=True).encode()
 
 
-def model_input(configuration: Mapping[str, Any]) -> dict[str, Any]:
+def describe_input(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """Return the extension's input of a configuration of preprocess.json: bands by name, one scaling for each, in their order."""
     contract = Preprocessing.from_json(configuration["preprocessing"])
     scaling = [
@@ -134,7 +135,7 @@ def _band(band: Any) -> dict[str, Any]:
     return found
 
 
-def _assets(encoder: VitEncoder, content: Mapping[str, Any], facts: Facts) -> dict[str, dict[str, Any]]:
+def _assets(encoder: TrainedEncoder, content: Mapping[str, Any], facts: BundleFacts) -> dict[str, dict[str, Any]]:
     """Files by key; what takes another input than the item says carries its own description of it."""
     model, weights = ["mlm:model"], ["mlm:weights"]
     known = sensor(encoder.preprocessing.sensor)
@@ -143,13 +144,17 @@ def _assets(encoder: VitEncoder, content: Mapping[str, Any], facts: Facts) -> di
         "timm": _asset(f"{TIMM_FOLDER}/model.safetensors", "timm local-dir", model + weights, "safetensors", bands),
     }
     if facts.torchgeo is not None:
-        own = {"mlm:input": [model_input(content["configurations"]["torchgeo"])]}
+        own = {"mlm:input": [describe_input(content["configurations"]["torchgeo"])]}
         found |= {
             "torchgeo_classification": _asset(
                 CLASSIFICATION_FILE, "TorchGeo ClassificationTask", weights, "torch.save", own
             ),
             "torchgeo_segmentation": _asset(
-                SEGMENTATION_FILE, "TorchGeo SemanticSegmentationTask (DPT)", weights, "torch.save", own
+                SEGMENTATION_FILES[facts.decoder],
+                f"TorchGeo SemanticSegmentationTask ({_DECODERS[facts.decoder]})",
+                weights,
+                "torch.save",
+                own,
             ),
             "weights": _asset(facts.weights, "state dict, see weights.py", weights, "torch.save", own),
         }

@@ -100,7 +100,7 @@ class FillInvalid(nn.Module):
         return torch.where(torch.isnan(x), 0.0, x)
 
 
-class Samples(nn.Module):
+class SampleTransforms(nn.Module):
     """Transforms of the ``image`` of a TorchGeo sample or batch, whose stored numbers are first brought to the contract's quantity.
 
     Physical value = (stored + offset) * scale, such as scale = 1e-4 for reflectance stored as whole numbers.
@@ -115,7 +115,7 @@ class Samples(nn.Module):
         return {**sample, "image": self.transforms((sample["image"].float() + self.offset) * self.scale)}
 
 
-def transforms_of(contract: dict[str, Any], *, resize: bool = True) -> nn.Sequential:
+def make_transforms(contract: dict[str, Any], *, resize: bool = True) -> nn.Sequential:
     """Return what a contract of ``preprocess.json`` does to images, all its bands given in its order."""
     steps: list[nn.Module] = [MarkInvalid()]
     steps += [ToDecibel() if name.endswith("_db") else ToPower() for name in contract["convert"]]

@@ -40,7 +40,7 @@ class Terms:
         }
 
 
-def terms_of(provenance: Mapping[str, Any], given: Mapping[str, Sequence[Licence]]) -> Terms:
+def collect_terms(provenance: Mapping[str, Any], given: Mapping[str, Sequence[Licence]]) -> Terms:
     """Return the licences an encoder carries itself, or those of the corpora it was trained on.
 
     Args:

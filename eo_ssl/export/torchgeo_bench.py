@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchgeo_bench.models.interface import BenchModel
 
-from eo_ssl.export.standalone import read_contract, transforms_of
+from eo_ssl.export.standalone import make_transforms, read_contract
 
 SENSORS = {"sentinel2": ("s2",), "sentinel1": ("s1", "sar")}
 "Beginning of a contract's sensor -> sensors of the benchmark's bands."
@@ -39,7 +39,7 @@ DARK = 0.05
 "Reflectance that the brightest pixel of a data set exceeds; below it, reflectance was divided once more."
 
 
-class Encoder(BenchModel):  # type: ignore[misc]
+class BundleEncoder(BenchModel):  # type: ignore[misc]
     """A frozen encoder that gives torchgeo-bench its features [B, D].
 
     Args:
@@ -74,15 +74,16 @@ class Encoder(BenchModel):  # type: ignore[misc]
         bundle = Path(__file__).resolve().parents[1]
         contract = read_contract(bundle, "native")
         check_settings(contract, quantity=quantity, image_size=image_size, normalization=normalization)
-        found = channels(bands, contract, rename=rename or {}, missing=missing)
+        found = match_channels(bands, contract, rename=rename or {}, missing=missing)
         said = {name: bands[i] for name, i in zip(contract["bands"], found, strict=True) if i is not None}
         check_statistics(said, contract, scale=scale, offset=offset)
         self.scale, self.offset, self.channels = float(scale), float(offset), found
-        size: dict[str, Any] = {} if size_px is None else {"img_size": size_px}
-        self.backbone = timm.create_model(f"local-dir:{bundle / 'timm'}", pretrained=True, **size)
+        self.backbone: Any = timm.create_model(f"local-dir:{bundle / 'timm'}", pretrained=True)
+        if size_px is not None and hasattr(self.backbone, "set_input_size"):  # a residual network takes any size
+            self.backbone.set_input_size(img_size=(size_px, size_px))
         if size_px is not None and size_px != contract["size_px"]:
             contract = {**contract, "size_px": size_px, "resize": "to_size"}
-        self.transforms = transforms_of(contract)
+        self.transforms = make_transforms(contract)
 
     def normalize_inputs(self, images: Tensor) -> Tensor:
         """Stored numbers [B, channels of the data set, H, W] -> the encoder's input [B, C, S, S]."""
@@ -113,7 +114,7 @@ def check_settings(contract: Mapping[str, Any], *, quantity: str, image_size: in
         )
 
 
-def channels(
+def match_channels(
     bands: Sequence[Any], contract: Mapping[str, Any], *, rename: Mapping[str, str], missing: str
 ) -> list[int | None]:
     """Return the channel of each band of the contract, in its order; None for one that is missing and takes its mean."""

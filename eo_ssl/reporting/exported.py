@@ -35,7 +35,7 @@ FILE_WORDS = {
     ".pth": "bare state dict",
     "bench": "model of torchgeo-bench",
 }
-POOLING = {"cls": "class token", "mean": "mean of the patch tokens"}
+POOLING = {"cls": "class token", "mean": "mean of the patch tokens", "avg": "mean of the last map's positions"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def bundle_view(product: Product, position: int) -> BundleView:
     """Everything the page shows about one bundle; weights are not opened."""
     content = contract_file.read(product.path)
     summary, native = product.manifest.summary, content["configurations"]["native"]
-    contract = contract_file.contract_of(content, "native")
+    contract = contract_file.get_contract(content, "native")
     paths = {name: product.path / name for name in summary["files"]}
     sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
     pooled = POOLING[content["pooling"]]
@@ -110,6 +110,8 @@ def bundle_view(product: Product, position: int) -> BundleView:
 def _change(summary: Mapping[str, Any], size_px: int) -> str:
     if summary["torchgeo"] is None:
         return f"No files for TorchGeo: {summary['torchgeo_left_out']}. timm opens the encoder as it is."
+    if summary["cosine_native_to_torchgeo"] is None:
+        return f"TorchGeo's tasks take the encoder as it was trained, as {summary['torchgeo']}, and images of any size."
     return (
         f"TorchGeo's tasks take 224 px, so the encoder leaves for them as {summary['torchgeo']} with resampled positions. "
         f"The mean cosine between features at {size_px} px and at 224 px is {fixed(summary['cosine_native_to_torchgeo'], 4)}; "

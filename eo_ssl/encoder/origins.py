@@ -158,7 +158,7 @@ RULES: tuple[tuple[str, Origin | str], ...] = (
 """First rule whose pattern fits ``Enum.MEMBER``: what it was trained on, or why no contract expresses it."""
 
 
-def origin_of(name: str) -> Origin:
+def find_origin(name: str) -> Origin:
     """Return what the weights ``Enum.MEMBER`` were trained on.
 
     Raises:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from eo_ssl.encoder.published import RGB
-from eo_ssl.encoder.specs import Spec
+from eo_ssl.encoder.origins import RGB
+from eo_ssl.encoder.specs import ExternalSpec
 from eo_ssl.errors import UserError
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.preprocessing.interpolation import Interpolation
@@ -17,8 +17,8 @@ _BYTE = 255.0  # of an 8-bit image
 _ANY_GSD = (1e-3, 1e5)  # metres; photographs have no ground sampling distance, so that none is outside
 
 
-def display_contract(
-    spec: Spec,
+def make_rgb_contract(
+    spec: ExternalSpec,
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -56,7 +56,7 @@ def display_contract(
     )  # fmt: skip
 
 
-def _white(spec: Spec, *, sensor: str, quantity: Quantity) -> float:
+def _white(spec: ExternalSpec, *, sensor: str, quantity: Quantity) -> float:
     """Value that is shown as 1."""
     given = spec.options.get("white")
     if sensor == RGB and given is None:
