@@ -11,10 +11,9 @@ from rich.console import Console
 from eo_ssl.corpus import Corpus
 from eo_ssl.encoder import FITTED, WEIGHT_FREE, TrainedEncoder, load_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.export import Bundle, Check, Options, collect_terms, export, list_uploads
+from eo_ssl.export import Bundle, Check, Options, check_repo, collect_terms, export, list_uploads
 from eo_ssl.export import push as upload
 from eo_ssl.export import verify as checks_of
-from eo_ssl.export.hub import check_repo
 from eo_ssl.manifest import require
 
 

@@ -6,7 +6,7 @@ from eo_ssl.encoder.contracts import PublishedContract, derive_contract
 from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures, draw_patches
 from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.loading import WEIGHT_FREE, load_encoder
-from eo_ssl.encoder.protocol import Encoder, EncoderBase
+from eo_ssl.encoder.protocol import Encoder, EncoderBase, hash_tensors
 from eo_ssl.encoder.specs import is_spec, strip_task_contract
 from eo_ssl.encoder.storage import ENCODER_FILE, save_encoder
 from eo_ssl.encoder.torchgeo_weights import list_weights
@@ -29,6 +29,7 @@ __all__ = [
     "TrainedEncoder",
     "derive_contract",
     "draw_patches",
+    "hash_tensors",
     "is_spec",
     "list_weights",
     "load_encoder",

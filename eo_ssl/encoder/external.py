@@ -19,7 +19,7 @@ from eo_ssl.encoder.adapters import (
     pool_images,
     resize_input,
 )
-from eo_ssl.encoder.protocol import EncoderBase, hash_encoder, resize_contract
+from eo_ssl.encoder.protocol import EncoderBase, hash_tensors, resize_contract
 from eo_ssl.errors import UserError
 from eo_ssl.preprocessing import Preprocessing
 
@@ -77,7 +77,7 @@ class ExternalEncoder(EncoderBase):
     def fingerprint(self) -> str:
         """Sha256 over weights, architecture, pooling, window and contract."""
         readout = {**dataclasses.asdict(self.readout), "pooling": self.pooling, "blank": list(self.readout.blank)}
-        return hash_encoder(self.model.state_dict(), {"form": readout, "preprocessing": self.preprocessing.to_json()})
+        return hash_tensors(self.model.state_dict(), {"form": readout, "preprocessing": self.preprocessing.to_json()})
 
     def features(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, D] by the named pooling; missing pixels are the band's mean."""

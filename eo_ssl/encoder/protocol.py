@@ -109,7 +109,7 @@ class EncoderBase(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Sha256 over weights and contract; provenance and the order of the file do not enter."""
-        return hash_encoder(
+        return hash_tensors(
             self.state_dict(), {"encoder": type(self).__name__, "preprocessing": self.preprocessing.to_json()}
         )
 
@@ -238,7 +238,7 @@ def check_multiple(size_px: int, *, patch_px: int, name: str) -> None:
     )
 
 
-def hash_encoder(tensors: Mapping[str, Tensor], identity: Mapping[str, Any]) -> str:
+def hash_tensors(tensors: Mapping[str, Tensor], identity: Mapping[str, Any]) -> str:
     """Fingerprint of named tensors (name, dtype, shape, bytes) together with plain values."""
     rows = []
     for key in sorted(tensors):

@@ -11,7 +11,7 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
-from eo_ssl.encoder.protocol import hash_encoder
+from eo_ssl.encoder.protocol import hash_tensors
 from eo_ssl.encoder.trained import TrainedEncoder, check_fit, describe_identity
 from eo_ssl.errors import UserError, expect
 from eo_ssl.manifest import canonical_json, commit
@@ -49,7 +49,7 @@ def save_encoder(
         "provenance": canonical_json(provenance),
     }
     path = Path(folder) / ENCODER_FILE
-    saved = hash_encoder(tensors, describe_identity(config, preprocessing))
+    saved = hash_tensors(tensors, describe_identity(config, preprocessing))
     committed = commit(path, _sort_header(safetensors.torch.save(tensors, metadata)))
     expect(
         committed or read_encoder(path).fingerprint == saved,

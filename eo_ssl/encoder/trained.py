@@ -8,8 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.encoder.adapters import get_input_px, get_patch_px
-from eo_ssl.encoder.protocol import EncoderBase, check_multiple, hash_encoder, resize_contract
+from eo_ssl.encoder.adapters import get_patch_px
+from eo_ssl.encoder.protocol import EncoderBase, check_multiple, hash_tensors, resize_contract
 from eo_ssl.errors import expect
 from eo_ssl.models import Backbone, BackboneConfig, Tokens, View
 from eo_ssl.preprocessing import Preprocessing
@@ -54,7 +54,7 @@ class TrainedEncoder(EncoderBase):
     @property
     def fingerprint(self) -> str:
         """Sha256 over weights, architecture, pooling and contract."""
-        return hash_encoder(self.model.state_dict(), describe_identity(self.architecture, self.preprocessing))
+        return hash_tensors(self.model.state_dict(), describe_identity(self.architecture, self.preprocessing))
 
     def features(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         """Pooled vectors: [B, C, H, W] -> [B, D]; missing pixels are the band's mean, as in training."""
@@ -87,7 +87,7 @@ class TrainedEncoder(EncoderBase):
         )
 
     def _encode(self, x: Tensor) -> Tokens:
-        bands, side = self.architecture.bands, get_input_px(self.model)
+        bands, side = self.architecture.bands, None if get_patch_px(self.model) is None else self.architecture.size_px
         sides = "H, W" if side is None else f"{side}, {side}"
         expect(
             x.ndim == 4 and x.shape[1] == len(bands) and (side is None or tuple(x.shape[2:]) == (side, side)),

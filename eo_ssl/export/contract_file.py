@@ -86,7 +86,7 @@ def to_bytes(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, indent=1, sort_keys=True).encode()
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_configurations(folder: Path) -> dict[str, Any]:
     """Return the content of a bundle's ``preprocess.json``.
 
     Raises:

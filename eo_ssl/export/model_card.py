@@ -15,7 +15,7 @@ from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION
 
 CARD_FILE = "README.md"
 _TASKS_MODULE = Path(__file__).with_name("torchgeo_tasks.py")
-_POOLED = {"cls": "class token", "mean": "mean of the patch tokens", "avg": "mean of the last map's positions"}
+POOLED = {"cls": "class token", "mean": "mean of the patch tokens", "avg": "mean of the last map's positions"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _summary(encoder: TrainedEncoder, facts: BundleFacts) -> str:
     return (
         f"A {config.model.title} ({config.model.name}, {count / 1e6:.1f} million parameters{patches}) for "
         f"{len(contract.bands)} bands of {contract.sensor}, trained without labels ({facts.method}) at {config.size_px} px. "
-        f"A feature vector is the {_POOLED[encoder.pooling]}, {encoder.dim} numbers."
+        f"A feature vector is the {POOLED[encoder.pooling]}, {encoder.dim} numbers."
     )
 
 

@@ -54,7 +54,7 @@ def verify(folder: Path) -> list[Check]:
     """
     folder = Path(folder).resolve()
     manifest = require(folder, "export")
-    content = contract_file.read(folder)
+    content = contract_file.read_configurations(folder)
     measured = parity.read(folder, tuple(content["configurations"]))
     recorded = manifest.summary.get("files", {})
     checks = [_files(folder, recorded), _contract(content, measured)]
