@@ -8,7 +8,7 @@ from eo_ssl.preprocessing import Preprocessing
 
 
 def tabulate_weights() -> str:
-    """Return Markdown: a row per member with its contract, the sources as numbered notes, and the refused members with the reason."""
+    """Return Markdown: a row per member with its contract, sources as notes, and refused members with the reason."""
     rows, refused = [], []
     notes: dict[str, int] = {}
     for weights in list_weights():
@@ -33,10 +33,19 @@ def tabulate_weights() -> str:
     head = "| weights | sensor | quantity | bands, in the order of the channels | normalisation | size, px | from |"
     return "\n".join(
         [
-            head, "|---|---|---|---|---|---|---|", *rows, "", "From:", "", *(f"{number}. {text}" for text, number in notes.items()), "",
-            "| refused | reason |", "|---|---|", *refused,
+            head,
+            "|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            "From:",
+            "",
+            *(f"{number}. {text}" for text, number in notes.items()),
+            "",
+            "| refused | reason |",
+            "|---|---|",
+            *refused,
         ]
-    )  # fmt: skip
+    )
 
 
 def _bands(how: PublishedContract) -> str:

@@ -1,4 +1,4 @@
-"""``eo-ssl export``: an encoder as a bundle that opens in timm, TorchGeo and onnxruntime, the check that it does, and the push to the hub."""
+"""``eo-ssl export``: an encoder as a bundle for timm, TorchGeo and onnxruntime, its check, and its push to the hub."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def main(
         out: folder that receives the bundle; a bundle that is there already is only pushed.
         verify: a bundle to check instead: each route is loaded as its users do and its features compared.
         name: of the encoder in the bundle; default: that of its folder.
-        corpus: corpus, or list of corpora, the encoder was trained on, for their licences and attributions in the model card.
+        corpus: corpus, or list of corpora, the encoder was trained on, for their licences and attributions in the
+            model card.
         results: folder of an evaluation of this encoder, for its numbers in the model card.
         onnx: write an ONNX graph that takes the normalised input.
         onnx_preprocessing: write a second graph that takes physical values.
@@ -71,7 +72,8 @@ def main(
         check_repo(push)
     if str(encoder) in (*WEIGHT_FREE, *FITTED):
         raise UserError(
-            f"expected a trained encoder, got {encoder}, which has no weights to hand over; export what `eo-ssl pretrain` made"
+            f"expected a trained encoder, got {encoder}, which has no weights to hand over; export what `eo-ssl"
+            " pretrain` made"
         )
     loaded = load_encoder(encoder)
     if name is not None and isinstance(loaded, TrainedEncoder):
@@ -139,7 +141,8 @@ def _push(console: Console, folder: Path, repo: str, *, private: bool, dry_run: 
     for one in sent:
         console.print(f"{one.nbytes:>12,} {repo}/{one.target}", soft_wrap=True, highlight=False)
     console.print(
-        f"{len(sent)} files, {sum(one.nbytes for one in sent) / 1e6:.1f} MB {'would be' if dry_run else ''} sent to {repo}"
+        f"{len(sent)} files, {sum(one.nbytes for one in sent) / 1e6:.1f} MB {'would be' if dry_run else ''} sent to"
+        f" {repo}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Encoders: anything that maps the input of its preprocessing contract to features; trained ones saved and loaded, external ones by name."""
+"""Encoders: images behind a preprocessing contract to features; trained ones from files, external ones by name."""
 
 from __future__ import annotations
 

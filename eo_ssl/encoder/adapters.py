@@ -1,6 +1,7 @@
-"""Networks of any library under one interface: vector of an image, vectors of its positions, pooling, input and patch side.
+"""Networks of any library under one interface: vectors of images and of positions, pooling, input and patch side.
 
-timm's models answer for themselves; torchvision's Swin transformers and TorchGeo's EarthLoc, which TorchGeo has weights of, are asked by type.
+timm's models answer for themselves; torchvision's Swin transformers and TorchGeo's EarthLoc, which TorchGeo has
+weights of, are asked by type.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def _large_enough(x: Tensor) -> Iterator[None]:
         if "Kernel size can't be greater" not in str(error):
             raise
         raise UserError(
-            f"expected images large enough for the network's strides, got {x.shape[2]} x {x.shape[3]} px; bring them to a larger side, such as ?size=64"
+            f"expected images large enough for the network's strides, got {x.shape[2]} x {x.shape[3]} px; bring them"
+            " to a larger side, such as ?size=64"
         ) from error
 
 
@@ -108,7 +110,7 @@ def get_patch_px(network: Any) -> int | None:
 
 
 def resize_input(network: Any, size_px: int, *, name: str) -> nn.Module:
-    """Return the network for images of another side: itself where it takes any, else a copy with interpolated position codes.
+    """Return the network for images of another side: itself where it takes any, else with interpolated position codes.
 
     Raises:
         UserError: a size that its patches do not tile, or a network whose weights belong to one size.

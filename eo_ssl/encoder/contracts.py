@@ -49,7 +49,8 @@ def derive_contract(weights: WeightsEnum) -> PublishedContract:
     named = origin.bands or tuple(meta.get("bands") or ())
     if not named or len(named) != meta.get("in_chans"):
         raise UserError(
-            f"expected metadata of {name} that name its {meta.get('in_chans', 'unknown number of')} bands, got {', '.join(named) or 'none'}; "
+            f"expected metadata of {name} that name its {meta.get('in_chans', 'unknown number of')} bands, got"
+            f" {', '.join(named) or 'none'}; "
             "give a contract of your own (preprocessing=)"
         )
     steps = read_steps(weights.transforms, channels=len(named), name=name)
@@ -128,7 +129,8 @@ class Steps:
 def read_steps(transforms: nn.Module, *, channels: int, name: str) -> Steps:
     """Return what ``transforms`` do, a torchvision transform, a sequence of them or nothing.
 
-    Normalisations one after another are one: with y = (x - M) / S, (y - m) / s = (x - (M + m S)) / (S s). They commute with
+    Normalisations one after another are one: with y = (x - M) / S, (y - m) / s = (x - (M + m S)) / (S s). They
+    commute with
     interpolation, whose weights add up to one, and with cropping; a crop before an interpolation does not.
 
     Args:

@@ -48,7 +48,7 @@ class Readout:
 
 
 class ExternalEncoder(EncoderBase):
-    """A network of timm, torchvision or TorchGeo with a contract, so that images reach it by name of band and in its unit."""
+    """A network of timm, torchvision or TorchGeo with a contract: images reach it by name of band and in its unit."""
 
     def __init__(
         self,
@@ -92,7 +92,8 @@ class ExternalEncoder(EncoderBase):
     def at_size(self, size_px: int) -> Self:
         """Return this encoder for whole images brought to another side.
 
-        At the size it has nothing changes, a published central window included; at any other it sees the whole image. Position codes
+        At the size it has nothing changes, a published central window included; at any other it sees the whole image.
+        Position codes
         are interpolated (bicubic, antialiased: timm's resampling).
 
         Raises:
@@ -113,12 +114,13 @@ class ExternalEncoder(EncoderBase):
         changed = self.readout.window_px is not None and contract.size_px != self.preprocessing.size_px
         if contract.resize != "native" and (changed or seen != wanted):
             raise UserError(
-                f"expected a contract of {self.preprocessing.size_px if changed else wanted} px for {self.name}, got {contract.size_px} px; "
+                f"expected a contract of {self.preprocessing.size_px if changed else wanted} px for {self.name}, got"
+                f" {contract.size_px} px; "
                 f"take `at_size({contract.size_px})` of the encoder first"
             )
 
     def seen(self, x: Tensor) -> Tensor:
-        """What the network gets of the contract's output [B, C, H, W]: central window, and zeros where it has channels without a band."""
+        """What the network gets of the contract's output [B, C, H, W]: its window, zeros for channels without a band."""
         contract, side = self.preprocessing, x.shape[-1]
         wanted = get_input_px(self.model) if self.readout.window_px is None else contract.size_px
         if (

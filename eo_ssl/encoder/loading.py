@@ -39,20 +39,25 @@ def load_encoder(
     seed: int = 0,
     images: Tensor | None = None,
 ) -> Encoder:
-    """Return a trained encoder from its folder or weights file, an external one by its spec, or a weight-free one by its name.
+    """Return an encoder: a trained one from its folder or file, an external one by its spec, a weight-free one by name.
 
     Args:
-        source: folder of a finished pretraining, an ``encoder.safetensors``, one of `WEIGHT_FREE` or `FITTED`, or a spec such as
+        source: folder of a finished pretraining, an ``encoder.safetensors``, one of `WEIGHT_FREE` or `FITTED`, or a
+            spec such as
             ``torchgeo:ResNet50_Weights.SENTINEL2_ALL_MOCO?size=64``, ``timm:resnet50.a1_in1k?contract=imagenet`` or
             ``remoteclip:FILE`` (`route:name[@random][?option=value&...]`, see `specs.OPTIONS`).
-        preprocessing: contract of a weight-free encoder, or instead of the published one of an external encoder; a trained one
+        preprocessing: contract of a weight-free encoder, or instead of the published one of an external encoder; a
+            trained one
             brings its own.
-        architecture: of ``random_init``, such as that of a `TrainedEncoder`; None for a ViT-Ti with patches of at most 8 px.
+        architecture: of ``random_init``, such as that of a `TrainedEncoder`; None for a ViT-Ti with patches of at
+            most 8 px.
         seed: of random weights, or of the patches of a fitted encoder.
-        images: [n, C, H, W] float32, training images prepared by the contract, which a fitted encoder takes its filters from.
+        images: [n, C, H, W] float32, training images prepared by the contract, which a fitted encoder takes its
+            filters from.
 
     Raises:
-        UserError: no such encoder, an unfinished folder, a folder of several encoders, a damaged file, or a contract given where
+        UserError: no such encoder, an unfinished folder, a folder of several encoders, a damaged file, or a contract
+            given where
             it does not belong.
     """
     name = str(source)

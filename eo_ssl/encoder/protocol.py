@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -25,7 +26,7 @@ _SAMPLED = 4096  # values of a batch that are looked at
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What evaluation asks of an encoder: call it with physical values, or ``features`` with the output of its ``preprocessing``."""
+    """What is asked of an encoder: call it with physical values, or ``features`` with its contract's output."""
 
     @property
     def preprocessing(self) -> Preprocessing: ...  # noqa: D102
@@ -45,7 +46,7 @@ class Encoder(Protocol):
         quantity: Quantity | str | None,
         sensor: str,
     ) -> Tensor:
-        """Physical values [B, C, H, W] or [C, H, W] -> one vector per image, [B, D] float32; see `EncoderBase.forward`."""
+        """Physical values [B, C, H, W] or [C, H, W] -> vectors [B, D] float32; see `EncoderBase.forward`."""
         ...
 
     def features(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
@@ -70,7 +71,7 @@ class Encoder(Protocol):
 
 
 class EncoderBase(nn.Module):
-    """Name, contract and origin of an encoder, made in evaluation mode, and the call that prepares images by the contract."""
+    """Name, contract and origin of an encoder, and the call that prepares images by the contract and encodes them."""
 
     def __init__(self, name: str, preprocessing: Preprocessing, provenance: Mapping[str, Any]) -> None:
         super().__init__()
@@ -127,7 +128,8 @@ class EncoderBase(nn.Module):
         """Return this encoder behind ``contract``, weights shared.
 
         Raises:
-            UserError: other bands, or another order of them, than the weights were made for; a size that they do not take.
+            UserError: other bands, or another order of them, than the weights were made for; a size that they do not
+                take.
         """
         expect(
             contract.bands == self.preprocessing.bands,
@@ -166,14 +168,14 @@ class EncoderBase(nn.Module):
 
     def _device(self) -> torch.device:
         """Where its weights are."""
-        tensor = next((*self.parameters(), *self.buffers()), None)
+        tensor = next(chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if tensor is None else tensor.device
 
     def _check_size(self, contract: Preprocessing) -> None:
         """Refuse a size that the weights do not take; these take any."""
 
     def _with_contract(self, contract: Preprocessing) -> Self:
-        """A twin that shares all weights; registries of parts are copied so that a part can be exchanged in the twin alone."""
+        """A twin that shares all weights, with registries of its own so that a part can be exchanged in it alone."""
         twin = copy.copy(self)
         for registry in ("_modules", "_buffers", "_parameters"):
             twin.__dict__[registry] = dict(self.__dict__[registry])

@@ -1,4 +1,7 @@
-"""RemoteCLIP's image tower as an encoder (Liu et al. 2024, doi:10.1109/TGRS.2024.3390838): OpenCLIP's keys in timm's models."""
+"""RemoteCLIP's image tower as an encoder: OpenCLIP's keys in timm's models.
+
+Liu et al. 2024, doi:10.1109/TGRS.2024.3390838.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +35,12 @@ _SIZE = 224  # px; bicubic, as OpenCLIP prepares images for all three towers
 def load_remoteclip(
     spec: ExternalSpec, *, preprocessing: Preprocessing | None = None, seed: int = 0
 ) -> ExternalEncoder:
-    """Return RemoteCLIP's image tower; its vector is the projected one that CLIP compares with text, not scaled to unit length.
+    """Return RemoteCLIP's image tower; its vector is the one that CLIP compares with text, not scaled to unit length.
 
     Args:
         spec: of the route remoteclip; its name is the file, or one of `TOWERS` with ``@random``.
-        preprocessing: a contract for three bands of one's own; None for CLIP's, on 8-bit colour images unless the spec names a sensor.
+        preprocessing: a contract for three bands of one's own; None for CLIP's, on 8-bit colour images unless the
+            spec names a sensor.
         seed: of random weights.
 
     Raises:
@@ -50,7 +54,8 @@ def load_remoteclip(
         file = Path(spec.name)
         if not file.is_file():
             raise UserError(
-                f"expected a file of RemoteCLIP's weights, got no {file}; its authors publish RemoteCLIP-ViT-B-32.pt and others, fetch one"
+                f"expected a file of RemoteCLIP's weights, got no {file}; its authors publish RemoteCLIP-ViT-B-32.pt"
+                " and others, fetch one"
             )
         state = _visual(read_tensors(file), file)
         tower = _tower(state, file)
@@ -59,7 +64,8 @@ def load_remoteclip(
     )
     if len(contract.bands) != 3:
         raise UserError(
-            f"expected a contract for red, green and blue for {spec.text}, got {len(contract.bands)} bands; choose three"
+            f"expected a contract for red, green and blue for {spec.text}, got {len(contract.bands)} bands; choose"
+            " three"
         )
     architecture, dim = TOWERS[tower]
     with seeded_init(seed):
@@ -86,7 +92,8 @@ def _visual(read: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
     found = {key: value for key, value in bare.items() if key.startswith("visual.") and isinstance(value, Tensor)}
     if not found:
         raise UserError(
-            f"expected keys that begin with visual. in {file}, got {', '.join(list(bare)[:3]) or 'none'}; give the state dict of an OpenCLIP model"
+            f"expected keys that begin with visual. in {file}, got {', '.join(list(bare)[:3]) or 'none'}; give the"
+            " state dict of an OpenCLIP model"
         )
     return found
 
@@ -109,5 +116,6 @@ def _load(model: Any, state: dict[str, Tensor], file: Path) -> None:
         model.load_state_dict(converter.checkpoint_filter_fn(state, model))
     except (RuntimeError, KeyError) as error:
         raise UserError(
-            f"expected the complete image tower of OpenCLIP in {file}, got {str(error).splitlines()[-1].strip()[:120]}; fetch the file again"
+            f"expected the complete image tower of OpenCLIP in {file}, got"
+            f" {str(error).splitlines()[-1].strip()[:120]}; fetch the file again"
         ) from error

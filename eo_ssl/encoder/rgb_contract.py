@@ -1,4 +1,4 @@
-"""Contracts of networks trained on colour photographs: red, green and blue in 0 ... 1, then the statistics of their training set."""
+"""Contracts of networks of colour photographs: red, green and blue in 0 ... 1, then their training statistics."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def make_rgb_contract(
     size_px: int,
     interpolation: Interpolation,
 ) -> Preprocessing:
-    """Return the contract of a network of photographs for the sensor that ``spec`` names; 8-bit colour images where it names none.
+    """Return the contract of a network of photographs for the sensor of ``spec``; 8-bit colour images without one.
 
-    Another sensor's images have no white of their own: ``white`` says which value is shown as 1, above which all is cut off.
+    Another sensor's images have no white of their own: ``white`` says which value is shown as 1, above which all is
+    cut off.
 
     Args:
         spec: with the options ``sensor`` and ``white``.
@@ -44,16 +45,27 @@ def make_rgb_contract(
     absent = [colour for colour in _COLOURS if colour not in by_common]
     if absent:
         raise UserError(
-            f"expected a sensor with bands for red, green and blue for {spec.text}, got {known.name}; choose an optical one"
+            f"expected a sensor with bands for red, green and blue for {spec.text}, got {known.name}; choose an"
+            " optical one"
         )
     quantity = known.quantities[0]
     white = _white(spec, sensor=known.name, quantity=quantity)
     return Preprocessing(
-        sensor=known.name, quantity=quantity, bands=tuple(by_common[colour] for colour in _COLOURS), convert=(),
-        range=(0.0, _BYTE) if known.name == RGB else quantity.plausible, clip=(0.0, white),
-        mean=tuple(m * white for m in mean), std=tuple(s * white for s in std), size_px=size_px, gsd_m=_ANY_GSD, resize="to_size",
-        interpolation=interpolation, antialias=True, missing="refuse",
-    )  # fmt: skip
+        sensor=known.name,
+        quantity=quantity,
+        bands=tuple(by_common[colour] for colour in _COLOURS),
+        convert=(),
+        range=(0.0, _BYTE) if known.name == RGB else quantity.plausible,
+        clip=(0.0, white),
+        mean=tuple(m * white for m in mean),
+        std=tuple(s * white for s in std),
+        size_px=size_px,
+        gsd_m=_ANY_GSD,
+        resize="to_size",
+        interpolation=interpolation,
+        antialias=True,
+        missing="refuse",
+    )
 
 
 def _white(spec: ExternalSpec, *, sensor: str, quantity: Quantity) -> float:

@@ -25,9 +25,10 @@ FORMAT = 1  # of the metadata inside the weights file
 def save_encoder(
     folder: Path, backbone: Backbone, *, preprocessing: Preprocessing, provenance: Mapping[str, Any]
 ) -> str:
-    """Write ``folder/encoder.safetensors``, weights with contract, architecture and provenance inside, and return its fingerprint.
+    """Write ``folder/encoder.safetensors``, contract and provenance inside, and return the encoder's fingerprint.
 
-    The state dict is plain timm; equal content gives equal bytes. The caller's manifest makes the folder a finished product.
+    The state dict is plain timm; equal content gives equal bytes. The caller's manifest makes the folder a finished
+    product.
 
     Args:
         folder: of the encoder.

@@ -1,4 +1,4 @@
-"""Any model of timm as an encoder; it sees images through a contract that is given, never through a silent ImageNet one."""
+"""Any model of timm as an encoder, behind a contract that is given, never a silent ImageNet one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ _FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors
 
 
 def load_timm(spec: ExternalSpec, *, preprocessing: Preprocessing | None = None, seed: int = 0) -> ExternalEncoder:
-    """Return timm's model ``spec.name`` behind ``preprocessing``, or behind its own photographic contract where the spec says so.
+    """Return timm's model ``spec.name`` behind ``preprocessing``, or its photographic contract where the spec says so.
 
-    Weights of three colours are brought to other channels as timm does it, repeated and rescaled: a start for training rather than an
+    Weights of three colours are brought to other channels as timm does it, repeated and rescaled: a start for
+    training rather than an
     encoder, and said in the provenance.
 
     Args:
-        spec: of the route timm; `?contract=imagenet` takes the mean, standard deviation, size and interpolation of the weights' own
+        spec: of the route timm; `?contract=imagenet` takes the mean, standard deviation, size and interpolation of
+            the weights' own
             configuration for red, green and blue.
         preprocessing: contract; as many bands as the network gets channels.
         seed: of random weights.
@@ -69,11 +71,13 @@ def _contract(spec: ExternalSpec, preprocessing: Preprocessing | None) -> Prepro
     if named is None:
         raise UserError(
             f"expected a preprocessing contract for {spec.text}, got none; give one (preprocessing=), "
-            "name its own for red, green and blue by ?contract=imagenet, or that of a task's training images by ?contract=training"
+            "name its own for red, green and blue by ?contract=imagenet, or that of a task's training images by"
+            " ?contract=training"
         )
     if named != "imagenet":
         raise UserError(
-            f"expected contract=imagenet for {spec.text}, got {named!r}; it stands for the statistics of its own training"
+            f"expected contract=imagenet for {spec.text}, got {named!r}; it stands for the statistics of its own"
+            " training"
         )
     own = timm.get_pretrained_cfg(spec.name)
     if own is None or own.interpolation not in _KERNELS or own.input_size[0] != len(own.mean) or own.input_size[0] != 3:
@@ -108,7 +112,8 @@ def _trained(spec: ExternalSpec, *, channels: int) -> tuple[Any, str]:
         )
     except Exception as error:  # whatever the file's bytes or the network lead the libraries to
         raise UserError(
-            f"expected weights of {spec.text} in {where}, got {type(error).__name__}: {str(error).strip().splitlines()[-1][:120]}; "
+            f"expected weights of {spec.text} in {where}, got {type(error).__name__}:"
+            f" {str(error).strip().splitlines()[-1][:120]}; "
             "give a file of this model"
         ) from error
     return model, where
@@ -121,7 +126,8 @@ def _cached(spec: ExternalSpec) -> Path:
     own = timm.get_pretrained_cfg(spec.name)
     if own is None or not own.hf_hub_id:
         raise UserError(
-            f"expected a model of timm with published weights, got {spec.name}; add @random for random weights, or give ?file=PATH"
+            f"expected a model of timm with published weights, got {spec.name}; add @random for random weights, or"
+            " give ?file=PATH"
         )
     hub = own.hf_hub_id
     repository = f"{hub}{own.architecture}.{own.tag}" if hub.endswith("/") else hub
@@ -131,6 +137,7 @@ def _cached(spec: ExternalSpec) -> Path:
         if isinstance(found, str):
             return Path(found)
     raise UserError(
-        f"expected the weights of {spec.text} as {names[0]} of {repository} in {constants.HF_HUB_CACHE}, got no such file; "
+        f"expected the weights of {spec.text} as {names[0]} of {repository} in {constants.HF_HUB_CACHE}, got no such"
+        " file; "
         "give it by the option ?file=PATH, or allow the download by ?download"
     )

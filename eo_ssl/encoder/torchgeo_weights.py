@@ -64,7 +64,8 @@ def find_weights(name: str) -> WeightsEnum:
     enum, _, member = name.partition(".")
     if enum not in enums:
         raise UserError(
-            f"expected weights of TorchGeo such as ResNet50_Weights.SENTINEL2_ALL_MOCO, got {name!r}{nearest(enum, enums)}"
+            "expected weights of TorchGeo such as ResNet50_Weights.SENTINEL2_ALL_MOCO, got"
+            f" {name!r}{nearest(enum, enums)}"
         )
     if member not in enums[enum].__members__:
         known = list(enums[enum].__members__)
@@ -78,7 +79,8 @@ def load_torchgeo(spec: ExternalSpec, *, preprocessing: Preprocessing | None = N
 
     Args:
         spec: of the route torchgeo.
-        preprocessing: a contract of one's own, for weights whose metadata give none; it must name as many bands as the network has
+        preprocessing: a contract of one's own, for weights whose metadata give none; it must name as many bands as
+            the network has
             channels.
         seed: of random weights.
 
@@ -114,7 +116,8 @@ def read_hub_state(url: str, *, name: str, download: bool) -> Mapping[str, Tenso
     """Return the state dict behind ``url`` from torch's hub folder, fetched only where ``download`` says so.
 
     Raises:
-        UserError: it is not there, cannot be fetched, has not the hash in its name, or holds more than tensors and plain values.
+        UserError: it is not there, cannot be fetched, has not the hash in its name, or holds more than tensors and
+            plain values.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not file.exists():
@@ -128,7 +131,8 @@ def read_hub_state(url: str, *, name: str, download: bool) -> Mapping[str, Tenso
             torch.hub.download_url_to_file(url, str(file), hash_prefix=_hash_in(file.name), progress=False)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"expected the weights of {name} from {url}, got {str(error).strip()[:160]}; fetch the file by other means into {file.parent}"
+                f"expected the weights of {name} from {url}, got {str(error).strip()[:160]}; fetch the file by other"
+                f" means into {file.parent}"
             ) from error
     state = read_tensors(file)
     nested = state.get("state_dict", state)
@@ -174,7 +178,8 @@ def _own(weights: WeightsEnum, preprocessing: Preprocessing) -> PublishedContrac
     _check_supported(weights)
     if len(preprocessing.bands) != channels:
         raise UserError(
-            f"expected a contract with one band for each of {channels} channels of {name}, got {len(preprocessing.bands)}; name them in its order"
+            f"expected a contract with one band for each of {channels} channels of {name}, got"
+            f" {len(preprocessing.bands)}; name them in its order"
         )
     return PublishedContract(preprocessing, window_px=None, blank=(), source="given by the caller", differs="")
 
@@ -227,13 +232,15 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
         missing, unexpected = model.load_state_dict(dict(state), strict=False)
     except RuntimeError as error:
         raise UserError(
-            f"expected weights of {name}, got others ({str(error).splitlines()[-1].strip()[:120]}); fetch the file again"
+            f"expected weights of {name}, got others ({str(error).splitlines()[-1].strip()[:120]}); fetch the file"
+            " again"
         ) from error
     lost = [key for key in missing if not key.startswith(_NORM)]
     more = [key for key in unexpected if not key.startswith((*_HEADS, *_NORM))]
     if lost or more:
         raise UserError(
-            f"expected weights of {name}, got a file without {', '.join(lost[:3]) or 'nothing'} and with {', '.join(more[:3]) or 'nothing more'}; "
+            f"expected weights of {name}, got a file without {', '.join(lost[:3]) or 'nothing'} and with"
+            f" {', '.join(more[:3]) or 'nothing more'}; "
             "fetch it again"
         )
 

@@ -22,7 +22,7 @@ FILTER_PX = 3  # side of a filter, as Corley et al. use
 
 
 def find_incomplete(valid: Tensor | None) -> Tensor:
-    """Images of [B, C, H, W] bool that miss a pixel, int64 [b]; the others keep their bits, whatever else is in the batch."""
+    """Images of [B, C, H, W] bool that miss a pixel, int64 [b]; others keep their bits whatever is in the batch."""
     return torch.empty(0, dtype=torch.int64) if valid is None else (~valid).flatten(1).any(dim=1).nonzero().squeeze(1)
 
 
@@ -38,7 +38,7 @@ class ImageStats(EncoderBase):
         return 4 * len(self.preprocessing.bands)
 
     def features(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, 4C]: all means, all standard deviations, all maxima, all minima, over the measured pixels.
+        """[B, C, H, W] -> [B, 4C]: means, standard deviations, maxima, minima of the bands, over the measured pixels.
 
         A band without any gives four zeros, the band's mean.
         """
@@ -75,7 +75,7 @@ class FilterFeatures(EncoderBase):
     def __init__(
         self, name: str, preprocessing: Preprocessing, provenance: Mapping[str, Any], *, weights: Tensor, bias: float
     ) -> None:
-        """Keep filters ``weights`` [F, C, 3, 3] float32, one channel for each band of the contract, and their common ``bias``."""
+        """Keep filters ``weights`` [F, C, 3, 3] float32, a channel for each band, and their common ``bias``."""
         super().__init__(name, preprocessing, provenance)
         self.register_buffer("weights", weights)
         self.register_buffer("bias", torch.full((len(weights),), bias))
@@ -86,9 +86,10 @@ class FilterFeatures(EncoderBase):
         return 2 * self.weights.shape[0]
 
     def features(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, D]: means of relu(y), then of relu(-y), y = filters * x + bias where a filter lies inside the image.
+        """[B, C, H, W] -> [B, D]: means of relu(y), then of relu(-y), y = filters * x + bias inside the image.
 
-        Filters that touch a missing pixel are left out, except of bands without any pixel, and where no filter would remain.
+        Filters that touch a missing pixel are left out, except of bands without any pixel, and where no filter would
+        remain.
         """
         self.check_prepared(x)
         out = torch.cat([self._pooled(part) for part in torch.split(x, _RCF_BATCH)])
@@ -122,12 +123,16 @@ class FilterFeatures(EncoderBase):
     def _check_size(self, contract: Preprocessing) -> None:
         if contract.resize != "native" and contract.size_px < FILTER_PX:
             raise UserError(
-                f"expected images of at least {FILTER_PX} px for {self.name}, got {contract.size_px} px; choose a larger size"
+                f"expected images of at least {FILTER_PX} px for {self.name}, got {contract.size_px} px; choose a"
+                " larger size"
             )
 
 
 class RandomFeatures(FilterFeatures):
-    """Random convolutional features (MOSAIKS, Rolf et al. 2021, doi:10.1038/s41467-021-24638-z): Gaussian 3 x 3 filters, seeded."""
+    """Random convolutional features: seeded Gaussian 3 x 3 filters.
+
+    MOSAIKS, Rolf et al. 2021, doi:10.1038/s41467-021-24638-z.
+    """
 
     def __init__(self, preprocessing: Preprocessing, *, features: int = 512, bias: float = -1.0, seed: int = 0) -> None:
         filters = count_filters(features)

@@ -1,4 +1,4 @@
-"""The hand-off: an encoder as a bundle that timm, TorchGeo, onnxruntime and catalogues open, and the proof that they do."""
+"""Export: an encoder as a bundle that timm, TorchGeo, onnxruntime and catalogues open, and the check that they do."""
 
 from __future__ import annotations
 

@@ -14,8 +14,9 @@ BENCH_CONFIG = f"{BENCH_FOLDER}/model/eo_ssl.yaml"
 _SHARED = "from eo_ssl.export.standalone import make_transforms, read_contract\n"
 _CONFIG = """# {name} for torchgeo-bench 0.4, Python 3.12 or later. With BUNDLE the folder that holds preprocess.json:
 #
-#   PYTHONPATH=BUNDLE/{folder} torchgeo-bench run --config-dir BUNDLE/{folder} model=eo_ssl dataset.names=[...] dataset.bands=all \\
-#     dataset.image_size=null dataset.normalization=model_native model.quantity={quantity} model.scale=... model.offset=...
+#   PYTHONPATH=BUNDLE/{folder} torchgeo-bench run --config-dir BUNDLE/{folder} model=eo_ssl dataset.names=[...] \\
+#     dataset.bands=all dataset.image_size=null dataset.normalization=model_native \\
+#     model.quantity={quantity} model.scale=... model.offset=...
 _target_: eo_ssl_encoder.BundleEncoder
 name: {quoted}
 quantity: ???  # what (stored + offset) * scale is in the data set; the encoder takes {quantity}

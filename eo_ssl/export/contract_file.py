@@ -1,4 +1,7 @@
-"""``preprocess.json``: the contract of each exported configuration, for machines and in words; every exported transform is read from it."""
+"""``preprocess.json``: the contract of each exported configuration, for machines and in words.
+
+Every exported transform is read from it.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,8 @@ def describe_contract(contract: Preprocessing) -> list[str]:
     known = sensor(contract.sensor)
     said = [
         f"Bands of {known.title} by name, in this order: {', '.join(contract.bands)}.",
-        f"Values are {contract.quantity.value.replace('_', ' ')} (unit {contract.quantity.unit}), offset and scale of the product applied once; "
+        f"Values are {contract.quantity.value.replace('_', ' ')} (unit {contract.quantity.unit}), offset and scale of"
+        " the product applied once; "
         f"between {contract.range[0]:g} and {contract.range[1]:g}.",
         "A pixel that is not finite is invalid.",
     ]
@@ -73,8 +77,10 @@ def describe_contract(contract: Preprocessing) -> list[str]:
     else:
         smooth = "with" if contract.antialias else "without"
         said.append(
-            f"Interpolate to {contract.size_px} x {contract.size_px} pixels ({contract.interpolation}, {smooth} antialias), valid pixels only: "
-            "values times mask and mask pass through the same kernel and are divided; below half the weight a pixel is invalid."
+            f"Interpolate to {contract.size_px} x {contract.size_px} pixels ({contract.interpolation}, {smooth}"
+            " antialias), valid pixels only: "
+            "values times mask and mask pass through the same kernel and are divided; below half the weight a pixel is"
+            " invalid."
         )
     said.append("Subtract the mean and divide by the standard deviation of each band.")
     said.append("An invalid pixel becomes 0, its band's mean.")
@@ -103,7 +109,8 @@ def read_configurations(folder: Path) -> dict[str, Any]:
         raise UserError(f"expected an exported contract in {path}, got {type(error).__name__}; {_REMEDY}") from error
     if found != FORMAT or pooling not in POOLINGS:
         raise UserError(
-            f"expected format {FORMAT} and pooling out of {', '.join(POOLINGS)} in {path}, got {found} and {pooling}; {_REMEDY}"
+            f"expected format {FORMAT} and pooling out of {', '.join(POOLINGS)} in {path}, got {found} and {pooling};"
+            f" {_REMEDY}"
         )
     return content
 

@@ -34,7 +34,7 @@ class Upload:
 
 
 def list_uploads(folder: Path) -> list[Upload]:
-    """Return what a push of a bundle sends: its files, and timm's two once more at the root, where ``hf-hub:`` looks for them.
+    """Return the files that a push of a bundle sends, timm's two once more at the root, where ``hf-hub:`` looks.
 
     Raises:
         UserError: the folder is no finished bundle.

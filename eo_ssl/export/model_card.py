@@ -79,8 +79,10 @@ def render_model_card(
         "## Training\n\n" + _training(encoder, facts),
         "## Results\n\n" + _results(results),
         "## Data, attribution, licence\n\n" + _terms(terms, licence),
-        "## Checks\n\n`parity.safetensors` holds generated images, the inputs made of them and the features every route must give, to 1e-5 "
-        "(onnxruntime: 1e-4 of the value besides). `eo-ssl export --verify FOLDER` loads each route as its users do and compares.",
+        "## Checks\n\n`parity.safetensors` holds generated images, the inputs made of them and the features every"
+        " route must give, to 1e-5 "
+        "(onnxruntime: 1e-4 of the value besides). `eo-ssl export --verify FOLDER` loads each route as its users do"
+        " and compares.",
     ]
     return ("\n\n".join(parts) + "\n").encode()
 
@@ -92,7 +94,8 @@ def _summary(encoder: TrainedEncoder, facts: BundleFacts) -> str:
     patches = "" if patch is None else f", patches of {patch} px"
     return (
         f"A {config.model.title} ({config.model.name}, {count / 1e6:.1f} million parameters{patches}) for "
-        f"{len(contract.bands)} bands of {contract.sensor}, trained without labels ({facts.method}) at {config.size_px} px. "
+        f"{len(contract.bands)} bands of {contract.sensor}, trained without labels ({facts.method}) at"
+        f" {config.size_px} px. "
         f"A feature vector is the {POOLED[encoder.pooling]}, {encoder.dim} numbers."
     )
 
@@ -101,7 +104,8 @@ def _loading(encoder: TrainedEncoder, facts: BundleFacts) -> str:
     chans, size = len(encoder.architecture.bands), encoder.architecture.size_px
     timm_lines = (
         '```python\nimport timm\n\nmodel = timm.create_model("local-dir:timm", pretrained=True).eval()\n'
-        f"features = model(x)  # x [n, {chans}, {size}, {size}] normalised as preprocess.json says -> [n, {encoder.dim}]\n```"
+        f"features = model(x)  # x [n, {chans}, {size}, {size}] normalised as preprocess.json says -> [n,"
+        f" {encoder.dim}]\n```"
     )
     listed = "\n".join(f"- `{name}` with onnxruntime, `image` -> `features`." for name in facts.graphs)
     graphs = [listed] if listed else []
@@ -135,8 +139,10 @@ def _loading_torchgeo(encoder: TrainedEncoder, facts: BundleFacts) -> list[str]:
     change = (
         f"TorchGeo's tasks take 224 px. Positions were resampled for that, patches stay"
         f" {encoder.architecture.timm_options['patch_size']} px, images are interpolated. "
-        f"This changes what is computed: the mean cosine between the features of an image at {size} px and at 224 px is **{facts.change:.4f}**, "
-        f"between those of different images at {size} px it is {facts.apart:.4f}. Both are over the images of the parity file, which are generated "
+        f"This changes what is computed: the mean cosine between the features of an image at {size} px and at 224 px"
+        f" is **{facts.change:.4f}**, "
+        f"between those of different images at {size} px it is {facts.apart:.4f}. Both are over the images of the"
+        " parity file, which are generated "
         "noise around the training means and not scenes."
     )
     return [lines.strip(), change]
@@ -190,7 +196,8 @@ def _results(results: Sequence[Mapping[str, Any]]) -> str:
 def _terms(terms: Terms, licence: str) -> str:
     if not terms.licences:
         return (
-            f"Licence of the weights: {licence}. **The licences of the training data are not stated here**: the export was made without its corpora, "
+            f"Licence of the weights: {licence}. **The licences of the training data are not stated here**: the export"
+            " was made without its corpora, "
             "so whether commercial use is allowed is not known."
         )
     lines = [

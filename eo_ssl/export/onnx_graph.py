@@ -30,7 +30,8 @@ def require_onnx() -> None:
     absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if absent:
         raise UserError(
-            f"expected the packages onnx, onnxscript and onnxruntime, got no {', '.join(absent)}; install eo_ssl[export], or export with --onnx false"
+            f"expected the packages onnx, onnxscript and onnxruntime, got no {', '.join(absent)}; install"
+            " eo_ssl[export], or export with --onnx false"
         )
 
 
@@ -53,7 +54,8 @@ def export_graph(encoder: TrainedEncoder, *, physical: bool) -> bytes:
 
     Args:
         encoder: whose native size s the graph takes; another size is interpolated before, as preprocess.json says.
-        physical: take values in the contract's quantity; conversion, clipping, normalisation and invalid pixels (not finite -> mean)
+        physical: take values in the contract's quantity; conversion, clipping, normalisation and invalid pixels (not
+            finite -> mean)
             are part of the graph.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The parity file: generated images, what each configuration makes of them, and how closely every route must give the same."""
+"""The parity file: generated images, the features of each configuration, and the tolerance of every route."""
 
 from __future__ import annotations
 
@@ -108,6 +108,7 @@ def read(folder: Path, configurations: Sequence[str] = ("native",)) -> Parity:
             )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(
-            f"expected a parity file at {path}, got {type(error).__name__}; export the encoder again into another folder"
+            f"expected a parity file at {path}, got {type(error).__name__}; export the encoder again into another"
+            " folder"
         ) from error
     return Parity(tensors, facts)

@@ -1,4 +1,4 @@
-"""The bundle as a STAC item with the machine learning model extension (MLM), written through its own library, stac-model."""
+"""The bundle as a STAC item with the machine learning model extension (MLM), written through stac-model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from eo_ssl.sensors import sensor
 ITEM_FILE = "stac_item.json"
 _TASK = "similarity-search"  # of the extension's list, the one that features without a head serve
 _RESIZE = {
-    "bilinear": "interpolation-linear", "bilinear-corners": "interpolation-linear", "bicubic": "interpolation-cubic",
-    "nearest": "interpolation-nearest", "area": "interpolation-area",
-}  # fmt: skip
+    "bilinear": "interpolation-linear",
+    "bilinear-corners": "interpolation-linear",
+    "bicubic": "interpolation-cubic",
+    "nearest": "interpolation-nearest",
+    "area": "interpolation-area",
+}
 _EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"  # wavelengths of the bands
 _DECODERS = {"dpt": "DPT", "unet": "U-Net"}
 _ALWAYS = ("1900-01-01T00:00:00Z", "9999-12-31T23:59:59Z")  # a model is of no date; the core asks for one or a range
@@ -96,7 +99,7 @@ def make_item(
 
 
 def describe_input(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the extension's input of a configuration of preprocess.json: bands by name, one scaling for each, in their order."""
+    """Return the extension's input of a configuration of preprocess.json: bands by name, a scaling for each."""
     contract = Preprocessing.from_json(configuration["preprocessing"])
     scaling = [
         {"type": "z-score", "mean": mean, "stddev": std} for mean, std in zip(contract.mean, contract.std, strict=True)
@@ -190,7 +193,7 @@ def _asset(href: str, title: str, roles: list[str], kind: str, more: Mapping[str
 
 
 def check_item(folder: Path) -> str:
-    """Check a bundle's item: the core by pystac's own schema, the extension by stac-model's types, every asset by its file.
+    """Check a bundle's item: the core by pystac's schema, the extension by stac-model's types, every asset by its file.
 
     Returns:
         The schema of the extension.

@@ -1,6 +1,7 @@
-"""The preprocessing contract in ``preprocess.json`` as torchvision transforms; needs torch and torchvision, nothing else.
+"""The preprocessing contract of ``preprocess.json`` as torchvision transforms; needs torch and torchvision alone.
 
-This file stands at the head of a bundle's ``weights.py``. Input is [..., C, H, W] float32 in the contract's quantity with the contract's
+This file stands at the head of a bundle's ``weights.py``. Input is [..., C, H, W] float32 in the contract's quantity
+with the contract's
 bands in its order; pixels that are not finite are invalid and become the band's mean, which is 0 after normalisation.
 """
 
@@ -101,7 +102,7 @@ class FillInvalid(nn.Module):
 
 
 class SampleTransforms(nn.Module):
-    """Transforms of the ``image`` of a TorchGeo sample or batch, whose stored numbers are first brought to the contract's quantity.
+    """Transforms of the ``image`` of a TorchGeo sample or batch, brought to the contract's quantity first.
 
     Physical value = (stored + offset) * scale, such as scale = 1e-4 for reflectance stored as whole numbers.
     """

@@ -21,7 +21,8 @@ TIMM_WEIGHTS = f"{TIMM_FOLDER}/model.safetensors"
 def make_timm_config(encoder: TrainedEncoder, *, licence: str) -> bytes:
     """Return ``config.json``.
 
-    The channels, mean and std of ``pretrained_cfg`` are the contract's: timm falls back to ImageNet's where they are absent.
+    The channels, mean and std of ``pretrained_cfg`` are the contract's: timm falls back to ImageNet's where they are
+    absent.
     """
     architecture, contract = encoder.architecture, encoder.preprocessing
     network: Any = encoder.model
@@ -45,7 +46,10 @@ def make_timm_config(encoder: TrainedEncoder, *, licence: str) -> bytes:
             "first_conv": own["first_conv"],
             "classifier": own["classifier"],
             "license": licence,
-            "description": f"mean and std are of {contract.final_quantity.value}, bands {' '.join(contract.bands)}: see preprocess.json",
+            "description": (
+                f"mean and std are of {contract.final_quantity.value}, bands {' '.join(contract.bands)}:"
+                " see preprocess.json"
+            ),
         },
     }
     return json.dumps(config, indent=1).encode()

@@ -1,6 +1,7 @@
 """The encoder as checkpoints that TorchGeo's tasks load by their path.
 
-TorchGeo reads Lightning checkpoints only, takes the weights by a prefix that depends on a hyperparameter, and loads what fits: a wrong
+TorchGeo reads Lightning checkpoints only, takes the weights by a prefix that depends on a hyperparameter, and loads
+what fits: a wrong
 prefix loads nothing and says nothing. The routes are therefore judged by their features.
 """
 

@@ -1,4 +1,4 @@
-"""The configuration in which TorchGeo's tasks can name an encoder: they build a timm name at its own size, with bands and nothing else."""
+"""The timm name from which TorchGeo's tasks build an encoder's network: they pass bands on and nothing else."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def find_torchgeo_name(config: BackboneConfig) -> TorchGeoNaming:
 
 
 def resize_for_torchgeo(encoder: TrainedEncoder, model: str) -> TrainedEncoder:
-    """Return the encoder as TorchGeo names it: itself where it takes any size, else at 224 px with patches as large as they were.
+    """Return the encoder as TorchGeo names it: itself where it takes any size, else at 224 px with equal patches.
 
     Images of another size are interpolated to 224 px as the contract says.
     """

@@ -1,4 +1,4 @@
-"""Whether a bundle opens everywhere: each route loads it as its users do, and its features are compared with the parity file."""
+"""The check of a bundle: each route loads it as its users do, and its features are compared with the parity file."""
 
 from __future__ import annotations
 

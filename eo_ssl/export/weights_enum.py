@@ -52,7 +52,9 @@ def samples(quantity: str, *, scale: float, offset: float = 0.0) -> SampleTransf
         ValueError: another quantity than that of training.
     """
     if quantity != CONTRACT["quantity"]:
-        raise ValueError(f"expected {{CONTRACT['quantity']}}, got {{quantity}}; take an encoder that was trained on {{quantity}}")
+        raise ValueError(
+            f"expected {{CONTRACT['quantity']}}, got {{quantity}}; take an encoder that was trained on {{quantity}}"
+        )
     return SampleTransforms(WEIGHTS.transforms, scale=scale, offset=offset)
 
 
@@ -65,7 +67,7 @@ def register() -> None:
 
 
 def make_weights_files(encoder: TrainedEncoder, meta: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the ``.pth``, named with the first 8 letters of its sha256, and ``weights.py``, by their path in the bundle.
+    """Return the ``.pth``, named with 8 letters of its sha256, and ``weights.py``, by their path in the bundle.
 
     Args:
         encoder: the configuration that TorchGeo can name.
@@ -112,7 +114,10 @@ def describe_weights(
         "repo": repo,
         "ssl_method": method,
         "bands": list(contract.bands),
-        "normalization": f"z-score of {contract.final_quantity.value} per band: mean and std in preprocess.json, applied by transforms",
+        "normalization": (
+            f"z-score of {contract.final_quantity.value} per band: mean and std in preprocess.json,"
+            " applied by transforms"
+        ),
         "unit": contract.quantity.unit,
         "quantity": contract.quantity.value,
         "level": contract.sensor,
@@ -153,7 +158,7 @@ def load_weights_module(folder: Path) -> ModuleType:
 
 
 def run_enum(folder: Path, x: Tensor, *, model: str, pooling: str) -> dict[str, Tensor]:
-    """Return features [n, D] of ``x`` through the enumeration: by TorchGeo's task, and by TorchGeo's own function where it has one."""
+    """Return features [n, D] of ``x`` through the enumeration: by TorchGeo's task and function, where it has one."""
     from torchgeo.models import get_model, list_models
 
     from eo_ssl.export.torchgeo_tasks import ClassificationTask
