@@ -58,7 +58,7 @@ def copy(bundle: Bundle, tmp_path: Path) -> Path:
 
 
 def failed(checks: list[Check]) -> dict[str, str]:
-    return {check.route: check.said for check in checks if not check.passed}
+    return {check.route: check.reason for check in checks if not check.passed}
 
 
 def test_every_route_gives_the_features(bundle: Bundle) -> None:

@@ -40,7 +40,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def test_every_route_gives_the_features(bundle: Bundle) -> None:
     checks = [check for check in verify(bundle.folder) if "checksums" not in check.route]
-    assert {check.route: check.said for check in checks if not check.passed} == {}
+    assert {check.route: check.reason for check in checks if not check.passed} == {}
     assert {check.route for check in checks} == ROUTES
     assert max(check.difference for check in checks if check.difference is not None) <= 1e-5
     measured = read(bundle.folder, ("native", "torchgeo"))
@@ -113,11 +113,11 @@ def test_the_benchmarks_adapter_takes_any_size(
 def test_a_network_of_bottlenecks_opens_everywhere(tmp_path: Path) -> None:
     bundle = export(encoder(ResNet("resnet50"), radar(32)), tmp_path / "resnet50", options=Options())
     checks = verify(bundle.folder)
-    assert {check.route: check.said for check in checks if not check.passed} == {}
+    assert {check.route: check.reason for check in checks if not check.passed} == {}
     assert max(check.difference for check in checks if check.difference is not None) <= 1e-5
 
 
 def test_a_network_that_segmentation_models_does_not_have_comes_from_timm(tmp_path: Path) -> None:
     bundle = export(encoder(ResNet("resnet26d"), radar(32)), tmp_path / "deep_stem", options=Options(onnx=False))
-    assert {check.route: check.said for check in verify(bundle.folder) if not check.passed} == {}
+    assert {check.route: check.reason for check in verify(bundle.folder) if not check.passed} == {}
     assert '"unet", "tu-resnet26d"' in (bundle.folder / "README.md").read_text()

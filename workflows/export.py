@@ -34,7 +34,7 @@ def main(
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> int:
-    """Write an encoder as a bundle for timm, TorchGeo, onnxruntime and catalogues, or check one.
+    """Write an encoder as a bundle for timm, TorchGeo, onnxruntime and catalogues, or check file.
 
     Args:
         encoder: folder of a finished pretraining, or an encoder.safetensors.
@@ -79,7 +79,7 @@ def main(
     if name is not None and isinstance(loaded, TrainedEncoder):
         loaded.name = name
     corpora = corpus if isinstance(corpus, list) else [corpus] if corpus else []
-    given = {one.manifest().fingerprint: one.licences() for one in map(Corpus.open, corpora)}
+    given = {opened.manifest().fingerprint: opened.licences() for opened in map(Corpus.open, corpora)}
     options = Options(
         onnx=onnx,
         onnx_preprocessing=onnx_preprocessing,
@@ -104,12 +104,12 @@ def _rows(results: Path | None, encoder: str) -> tuple[dict[str, Any], ...]:
         return ()
     require(results, "evaluate")
     rows = [json.loads(path.read_text()) for path in sorted((results / "rows").glob("*.json"))]
-    found = [row for row in rows if row["encoder_fingerprint"] == encoder and not row.get("reference")]
-    if not found:
+    chosen = [row for row in rows if row["encoder_fingerprint"] == encoder and not row.get("reference")]
+    if not chosen:
         raise UserError(
             f"expected results of this encoder in {results}, got those of others; evaluate it, or leave results out"
         )
-    return tuple(found)
+    return tuple(chosen)
 
 
 def _tell(console: Console, bundle: Bundle) -> None:
@@ -138,10 +138,10 @@ def _tell(console: Console, bundle: Bundle) -> None:
 
 def _push(console: Console, folder: Path, repo: str, *, private: bool, dry_run: bool) -> None:
     sent = list_uploads(folder) if dry_run else upload(folder, repo, private=private)
-    for one in sent:
-        console.print(f"{one.nbytes:>12,} {repo}/{one.target}", soft_wrap=True, highlight=False)
+    for file in sent:
+        console.print(f"{file.nbytes:>12,} {repo}/{file.target}", soft_wrap=True, highlight=False)
     console.print(
-        f"{len(sent)} files, {sum(one.nbytes for one in sent) / 1e6:.1f} MB {'would be' if dry_run else ''} sent to"
+        f"{len(sent)} files, {sum(file.nbytes for file in sent) / 1e6:.1f} MB {'would be' if dry_run else ''} sent to"
         f" {repo}"
     )
 
@@ -149,7 +149,7 @@ def _push(console: Console, folder: Path, repo: str, *, private: bool, dry_run: 
 def _show(console: Console, checks: list[Check]) -> int:
     for check in checks:
         difference = "" if check.difference is None else f"{check.difference:.1e} of {check.tolerance}"
-        verdict = "passed" if check.passed else f"FAILED {check.said}"
+        verdict = "passed" if check.passed else f"FAILED {check.reason}"
         console.print(f"{check.route:<72} {difference:<28} {verdict}", soft_wrap=True, highlight=False, markup=False)
     failed = sum(not check.passed for check in checks)
     console.print(f"{len(checks) - failed} of {len(checks)} passed")

@@ -223,12 +223,12 @@ def find_origin(name: str) -> Origin:
     Raises:
         UserError: no contract can express it, or nothing is known of these weights.
     """
-    for pattern, found in RULES:
+    for pattern, origin in RULES:
         if fnmatchcase(name, pattern):
-            if isinstance(found, Origin):
-                return found
-            remedy = "" if "preprocessing=" in found else "; choose other weights"
-            raise UserError(f"expected weights that a contract can express, got {name}: {found}{remedy}")
+            if isinstance(origin, Origin):
+                return origin
+            remedy = "" if "preprocessing=" in origin else "; choose other weights"
+            raise UserError(f"expected weights that a contract can express, got {name}: {origin}{remedy}")
     raise UserError(
         f"expected weights whose origin is known here, got {name} without; "
         "state sensor, quantity, bands and normalisation in a contract of your own (preprocessing=)"

@@ -89,13 +89,13 @@ def _visual(read: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
     bare = (
         {str(key).removeprefix("module."): value for key, value in state.items()} if isinstance(state, Mapping) else {}
     )
-    found = {key: value for key, value in bare.items() if key.startswith("visual.") and isinstance(value, Tensor)}
-    if not found:
+    tower = {key: value for key, value in bare.items() if key.startswith("visual.") and isinstance(value, Tensor)}
+    if not tower:
         raise UserError(
             f"expected keys that begin with visual. in {file}, got {', '.join(list(bare)[:3]) or 'none'}; give the"
             " state dict of an OpenCLIP model"
         )
-    return found
+    return tower
 
 
 def _tower(state: Mapping[str, Tensor], file: Path) -> str:

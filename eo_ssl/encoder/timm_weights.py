@@ -133,9 +133,9 @@ def _cached(spec: ExternalSpec) -> Path:
     repository = f"{hub}{own.architecture}.{own.tag}" if hub.endswith("/") else hub
     names = [own.hf_hub_filename] if own.hf_hub_filename else list(_FILES)
     for name in names:
-        found = try_to_load_from_cache(repository, name)
-        if isinstance(found, str):
-            return Path(found)
+        path = try_to_load_from_cache(repository, name)
+        if isinstance(path, str):
+            return Path(path)
     raise UserError(
         f"expected the weights of {spec.text} as {names[0]} of {repository} in {constants.HF_HUB_CACHE}, got no such"
         " file; "

@@ -70,8 +70,8 @@ def find_weights(name: str) -> WeightsEnum:
     if member not in enums[enum].__members__:
         known = list(enums[enum].__members__)
         raise UserError(f"expected a member of {enum} ({', '.join(known)}), got {member!r}{nearest(member, known)}")
-    found: WeightsEnum = enums[enum][member]
-    return found
+    weights: WeightsEnum = enums[enum][member]
+    return weights
 
 
 def load_torchgeo(spec: ExternalSpec, *, preprocessing: Preprocessing | None = None, seed: int = 0) -> ExternalEncoder:
@@ -141,8 +141,8 @@ def read_hub_state(url: str, *, name: str, download: bool) -> Mapping[str, Tenso
 
 def _hash_in(name: str) -> str | None:
     """First digits of the sha256 that many of these files bear in their name."""
-    found = re.search(r"-([0-9a-f]{8,})\.", name)
-    return found[1] if found else None
+    digits = re.search(r"-([0-9a-f]{8,})\.", name)
+    return digits[1] if digits else None
 
 
 def read_tensors(file: Path) -> Mapping[str, Any]:
@@ -250,5 +250,5 @@ def _enums() -> dict[str, Any]:
     import torchgeo.models
 
     names = [name for name in torchgeo.models.__all__ if name.endswith("_Weights")]
-    found = {name: getattr(torchgeo.models, name) for name in names}
-    return {name: enum for name, enum in found.items() if len(enum)}
+    enums = {name: getattr(torchgeo.models, name) for name in names}
+    return {name: enum for name, enum in enums.items() if len(enum)}

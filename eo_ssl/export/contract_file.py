@@ -60,31 +60,31 @@ def _configuration(encoder: TrainedEncoder) -> dict[str, Any]:
 def describe_contract(contract: Preprocessing) -> list[str]:
     """Return the contract as sentences, in the order in which they are carried out."""
     known = sensor(contract.sensor)
-    said = [
+    sentences = [
         f"Bands of {known.title} by name, in this order: {', '.join(contract.bands)}.",
         f"Values are {contract.quantity.value.replace('_', ' ')} (unit {contract.quantity.unit}), offset and scale of"
         " the product applied once; "
         f"between {contract.range[0]:g} and {contract.range[1]:g}.",
         "A pixel that is not finite is invalid.",
     ]
-    said += [f"Convert {name.replace('->', ' to ')}." for name in contract.convert]
+    sentences += [f"Convert {name.replace('->', ' to ')}." for name in contract.convert]
     if contract.clip is not None:
-        said.append(f"Clip to {json.dumps(contract.clip)}.")
+        sentences.append(f"Clip to {json.dumps(contract.clip)}.")
     if contract.resize == "native":
-        said.append("Images are not resized.")
+        sentences.append("Images are not resized.")
     elif contract.resize == "crop":
-        said.append(f"Take the central {contract.size_px} x {contract.size_px} pixels.")
+        sentences.append(f"Take the central {contract.size_px} x {contract.size_px} pixels.")
     else:
         smooth = "with" if contract.antialias else "without"
-        said.append(
+        sentences.append(
             f"Interpolate to {contract.size_px} x {contract.size_px} pixels ({contract.interpolation}, {smooth}"
             " antialias), valid pixels only: "
             "values times mask and mask pass through the same kernel and are divided; below half the weight a pixel is"
             " invalid."
         )
-    said.append("Subtract the mean and divide by the standard deviation of each band.")
-    said.append("An invalid pixel becomes 0, its band's mean.")
-    return said
+    sentences.append("Subtract the mean and divide by the standard deviation of each band.")
+    sentences.append("An invalid pixel becomes 0, its band's mean.")
+    return sentences
 
 
 def to_bytes(content: Mapping[str, Any]) -> bytes:
@@ -101,15 +101,15 @@ def read_configurations(folder: Path) -> dict[str, Any]:
     path = folder / PREPROCESS_FILE
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
-        found = content["format"]
-        for one in (content["configurations"]["native"], *content["configurations"].values()):
-            _ = [one[key] for key in ("model", "input", "preprocessing", "words")]
+        format_ = content["format"]
+        for configuration in (content["configurations"]["native"], *content["configurations"].values()):
+            _ = [configuration[key] for key in ("model", "input", "preprocessing", "words")]
         pooling = content["pooling"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"expected an exported contract in {path}, got {type(error).__name__}; {_REMEDY}") from error
-    if found != FORMAT or pooling not in POOLINGS:
+    if format_ != FORMAT or pooling not in POOLINGS:
         raise UserError(
-            f"expected format {FORMAT} and pooling out of {', '.join(POOLINGS)} in {path}, got {found} and {pooling};"
+            f"expected format {FORMAT} and pooling out of {', '.join(POOLINGS)} in {path}, got {format_} and {pooling};"
             f" {_REMEDY}"
         )
     return content

@@ -72,9 +72,9 @@ def push(folder: Path, repo: str, *, private: bool = True, api: Api | None = Non
                 commit_message=message,
             )
     except (OSError, ValueError) as error:  # HfHubHTTPError is an OSError
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"expected the hub to take {repo}, got {said[:200]}; log in with `hf auth login` and push again"
+            f"expected the hub to take {repo}, got {reason[:200]}; log in with `hf auth login` and push again"
         ) from error
     return sent
 

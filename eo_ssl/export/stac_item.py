@@ -132,10 +132,10 @@ def _output(dim: int) -> dict[str, Any]:
 
 
 def _band(band: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": band.name, "gsd": band.gsd_m}
+    fields: dict[str, Any] = {"name": band.name, "gsd": band.gsd_m}
     if band.wavelength_um is not None:
-        found["eo:center_wavelength"] = band.wavelength_um
-    return found
+        fields["eo:center_wavelength"] = band.wavelength_um
+    return fields
 
 
 def _assets(encoder: TrainedEncoder, content: Mapping[str, Any], facts: BundleFacts) -> dict[str, dict[str, Any]]:
@@ -143,12 +143,12 @@ def _assets(encoder: TrainedEncoder, content: Mapping[str, Any], facts: BundleFa
     model, weights = ["mlm:model"], ["mlm:weights"]
     known = sensor(encoder.preprocessing.sensor)
     bands = {"bands": [_band(known.band(name)) for name in encoder.preprocessing.bands]}
-    found: dict[str, dict[str, Any]] = {
+    assets: dict[str, dict[str, Any]] = {
         "timm": _asset(f"{TIMM_FOLDER}/model.safetensors", "timm local-dir", model + weights, "safetensors", bands),
     }
     if facts.torchgeo is not None:
         own = {"mlm:input": [describe_input(content["configurations"]["torchgeo"])]}
-        found |= {
+        assets |= {
             "torchgeo_classification": _asset(
                 CLASSIFICATION_FILE, "TorchGeo ClassificationTask", weights, "torch.save", own
             ),
@@ -165,20 +165,20 @@ def _assets(encoder: TrainedEncoder, content: Mapping[str, Any], facts: BundleFa
         inside = bands | (
             {"description": "takes physical values, the contract is inside"} if name == PHYSICAL_GRAPH else {}
         )
-        found[Path(name).stem] = _asset(name, "ONNX graph", model, "onnx", inside)
-    found["preprocess"] = {
+        assets[Path(name).stem] = _asset(name, "ONNX graph", model, "onnx", inside)
+    assets["preprocess"] = {
         "href": "./preprocess.json",
         "title": "preprocessing contract",
         "media_type": "application/json",
         "roles": ["metadata"],
     }
-    found["card"] = {
+    assets["card"] = {
         "href": f"./{CARD_FILE}",
         "title": "model card",
         "media_type": "text/markdown",
         "roles": ["overview"],
     }
-    return found
+    return assets
 
 
 def _asset(href: str, title: str, roles: list[str], kind: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -217,8 +217,8 @@ def check_item(folder: Path) -> str:
     if extension != SCHEMA_URI:
         wrong.append(f"extension {extension} instead of {SCHEMA_URI}")
     model = MLModelProperties(**{key: value for key, value in item["properties"].items() if key.startswith("mlm:")})
-    for one in model.input:
-        count = {len(one.bands or ()), len(one.value_scaling or ()), int(one.input.shape[1])}
+    for entry in model.input:
+        count = {len(entry.bands or ()), len(entry.value_scaling or ()), int(entry.input.shape[1])}
         if len(count) != 1:
             wrong.append(f"bands, scalings and channels differ in number: {sorted(count)}")
     wrong += [f"no file {asset['href']}" for asset in item["assets"].values() if not (folder / asset["href"]).is_file()]

@@ -96,10 +96,10 @@ class BundleEncoder(BenchModel):  # type: ignore[misc]
         bundle = Path(__file__).resolve().parents[1]
         contract = read_contract(bundle, "native")
         check_settings(contract, quantity=quantity, image_size=image_size, normalization=normalization)
-        found = match_channels(bands, contract, rename=rename or {}, missing=missing)
-        said = {name: bands[i] for name, i in zip(contract["bands"], found, strict=True) if i is not None}
-        check_statistics(said, contract, scale=scale, offset=offset)
-        self.scale, self.offset, self.channels = float(scale), float(offset), found
+        indices = match_channels(bands, contract, rename=rename or {}, missing=missing)
+        by_name = {name: bands[i] for name, i in zip(contract["bands"], indices, strict=True) if i is not None}
+        check_statistics(by_name, contract, scale=scale, offset=offset)
+        self.scale, self.offset, self.channels = float(scale), float(offset), indices
         self.backbone: Any = timm.create_model(f"local-dir:{bundle / 'timm'}", pretrained=True)
         if size_px is not None and hasattr(self.backbone, "set_input_size"):  # a residual network takes any size
             self.backbone.set_input_size(img_size=(size_px, size_px))
@@ -144,7 +144,7 @@ def match_channels(
     """Return the channel of each band of the contract, in its order; None for one that takes its mean."""
     if missing not in ("refuse", "mean"):
         raise ValueError(f"expected missing out of refuse, mean, got {missing!r}; set one of them")
-    allowed = next((found for start, found in SENSORS.items() if contract["sensor"].startswith(start)), ())
+    allowed = next((names for start, names in SENSORS.items() if contract["sensor"].startswith(start)), ())
     if not allowed:
         raise ValueError(
             f"expected an encoder of Sentinel-1 or Sentinel-2, got one of {contract['sensor']}; the benchmark has no"

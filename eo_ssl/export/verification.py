@@ -40,7 +40,7 @@ class Check:
     difference: float | None
     "largest absolute difference from the parity file; None where nothing could be compared"
     tolerance: str
-    said: str = ""
+    reason: str = ""
     "what went wrong, or was left out"
 
 
@@ -100,19 +100,19 @@ def _compared(
 def _judged(name: str, route: Callable[[], Mapping[str, Tensor]], wanted: Tensor) -> list[Check]:
     """One check for each tensor of a route; what its loader raises fails the route and not the others."""
     try:
-        found = route()
+        features = route()
     except (UserError, *_LOADING) as error:
-        said = (str(error).strip().splitlines() or [""])[0][:200]
-        return [Check(name, False, None, f"{TOLERANCE:g}", f"{type(error).__name__}: {said}")]
-    return [_close(f"{name} {detail}".strip(), got, wanted) for detail, got in found.items()]
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        return [Check(name, False, None, f"{TOLERANCE:g}", f"{type(error).__name__}: {reason}")]
+    return [_close(f"{name} {detail}".strip(), got, wanted) for detail, got in features.items()]
 
 
 def _close(name: str, got: Tensor, wanted: Tensor) -> Check:
     if got.shape != wanted.shape:
         return Check(name, False, None, f"{TOLERANCE:g}", f"expected {tuple(wanted.shape)}, got {tuple(got.shape)}")
     passed = torch.allclose(got, wanted, atol=TOLERANCE, rtol=0)
-    said = "" if passed else "loaded, but other weights or another order of channels"
-    return Check(name, passed, float((got - wanted).abs().max()), f"{TOLERANCE:g}", said)
+    reason = "" if passed else "loaded, but other weights or another order of channels"
+    return Check(name, passed, float((got - wanted).abs().max()), f"{TOLERANCE:g}", reason)
 
 
 def _files(folder: Path, recorded: Mapping[str, str]) -> Check:
@@ -157,7 +157,7 @@ def _contract(content: Mapping[str, Any], measured: Parity) -> Check:
 
 def _item(folder: Path) -> Check:
     try:
-        said = check_item(folder)
+        reason = check_item(folder)
     except (UserError, *_LOADING) as error:
         return Check("STAC item (MLM)", False, None, "valid", f"{type(error).__name__}: {str(error)[:200]}")
-    return Check("STAC item (MLM)", True, None, "valid", said)
+    return Check("STAC item (MLM)", True, None, "valid", reason)

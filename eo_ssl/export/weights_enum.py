@@ -165,9 +165,9 @@ def run_enum(folder: Path, x: Tensor, *, model: str, pooling: str) -> dict[str, 
 
     weights = load_weights_module(folder).WEIGHTS
     task = ClassificationTask(model=model, weights=weights, in_channels=x.shape[1], num_classes=2)
-    found = {"ClassificationTask(weights=enum)": pool_features(task.model, x, pooling=pooling)}
+    features = {"ClassificationTask(weights=enum)": pool_features(task.model, x, pooling=pooling)}
     if model in list_models():
-        found[f"torchgeo.models.{model}(weights=enum)"] = pool_features(
+        features[f"torchgeo.models.{model}(weights=enum)"] = pool_features(
             get_model(model, weights=weights), x, pooling=pooling
         )
-    return found
+    return features
