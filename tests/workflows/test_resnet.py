@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_archive(folder / "archive", seed=1, spec=SPEC)
     ingest = ["--card", "sample_s2_l2a", "--data", str(folder / "archive"), "--out", str(folder / "corpus")]
     assert main(["ingest", *ingest, "--size_px", "32", "--dask", "synchronous"]) == 0
-    options = ["--objective", "SimClr", *MODEL, "--steps", "4", "--batch_size", "8"]
+    options = ["--objective", "SimClr", *MODEL, "--steps", "4", "--batch_size", "8", "--loggers", "[]"]
     assert main(["pretrain", "--corpus", str(folder / "corpus"), "--out", str(folder / "encoder"), *options]) == 0
     return folder
 
