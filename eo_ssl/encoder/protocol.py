@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -70,7 +71,7 @@ class Encoder(Protocol):
         ...
 
 
-class EncoderBase(nn.Module):
+class EncoderBase(nn.Module, ABC):
     """Name, contract and origin of an encoder, and the call that prepares images by the contract and encodes them."""
 
     def __init__(self, name: str, preprocessing: Preprocessing, provenance: Mapping[str, Any]) -> None:
@@ -100,12 +101,18 @@ class EncoderBase(nn.Module):
         Raises:
             UserError: another sensor or quantity, implausible values, missing bands, or no such array.
         """
-        features: Any = self.features
         x, valid = self.preprocessing(
             _as_batch(images).to(self._device()), bands=bands, quantity=quantity, sensor=sensor
         )
-        vectors: Tensor = features(x, valid=valid)
-        return vectors
+        return self.features(x, valid=valid)
+
+    @abstractmethod
+    def features(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] float32, output of the contract -> one vector per image, [B, D] float32."""
+
+    @abstractmethod
+    def tokens(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] float32, output of the contract -> one vector per position, [B, N, D] float32, row by row."""
 
     @property
     def fingerprint(self) -> str:
