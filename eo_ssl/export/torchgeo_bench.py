@@ -100,9 +100,10 @@ class BundleEncoder(BenchModel):  # type: ignore[misc]
         by_name = {name: bands[i] for name, i in zip(contract["bands"], indices, strict=True) if i is not None}
         check_statistics(by_name, contract, scale=scale, offset=offset)
         self.scale, self.offset, self.channels = float(scale), float(offset), indices
-        self.backbone: Any = timm.create_model(f"local-dir:{bundle / 'timm'}", pretrained=True)
-        if size_px is not None and hasattr(self.backbone, "set_input_size"):  # a residual network takes any size
-            self.backbone.set_input_size(img_size=(size_px, size_px))
+        network: Any = timm.create_model(f"local-dir:{bundle / 'timm'}", pretrained=True)
+        if size_px is not None and hasattr(network, "set_input_size"):  # a residual network takes any size
+            network.set_input_size(img_size=(size_px, size_px))
+        self.backbone = network
         if size_px is not None and size_px != contract["size_px"]:
             contract = {**contract, "size_px": size_px, "resize": "to_size"}
         self.transforms = make_transforms(contract)
