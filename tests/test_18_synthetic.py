@@ -18,16 +18,10 @@ import rasterio
 from archives import GSD, SPEC, TINY, hashes, of_sensor, read
 from eo_ssl.cards import load_card
 from eo_ssl.errors import UserError
+from eo_ssl.landcover import CLASS_NAMES, S2_BANDS
 from eo_ssl.manifest import require
-from eo_ssl.synthetic import (
-    CLASS_NAMES,
-    SITES,
-    ArchiveSpec,
-    Truth,
-    make_archive,
-)
-from eo_ssl.synthetic.landcover import S2_BANDS
-from eo_ssl.synthetic.spec import baseline_offset, site_shares
+from eo_ssl.sample import SITES, ArchiveSpec, Truth, make_archive
+from eo_ssl.sample.spec import baseline_offset, site_shares
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +64,7 @@ def test_finished_archive_is_left_alone_and_another_is_refused(tmp_path: Path) -
 def test_killed_archive_is_completed_to_the_same_bytes(tmp_path: Path, point: str) -> None:
     make_archive(tmp_path / "whole", spec=TINY)
     call = (
-        "import sys; from pathlib import Path; from eo_ssl.synthetic import ArchiveSpec, make_archive;"
+        "import sys; from pathlib import Path; from eo_ssl.sample import ArchiveSpec, make_archive;"
         "make_archive(Path(sys.argv[1]), spec=ArchiveSpec(sites=1, dates=1, size_px=96, exact_duplicates=0, near_duplicates=0, reprocessed=0))"
     )
     environment = {**os.environ, "EO_SSL_FAULT": point}

@@ -11,11 +11,7 @@ import rasterio
 from archives import hashes
 from eo_ssl.errors import UserError
 from eo_ssl.sensors import sensor
-from eo_ssl.synthetic import (
-    EUROSAT_BANDS,
-    EUROSAT_CLASSES,
-    make_eurosat,
-)
+from worlds.benchmarks import EUROSAT_BANDS, EUROSAT_CLASSES, make_eurosat
 
 
 def test_torchgeo_opens_the_benchmark_with_b8a_last(tmp_path: Path) -> None:

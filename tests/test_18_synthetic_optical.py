@@ -10,16 +10,9 @@ import numpy as np
 import pytest
 
 from archives import GSD, SPEC, of_sensor, planned_truth, read, repeat
-from eo_ssl.synthetic import (
-    CLASS_NAMES,
-    CLASSES,
-    SITES,
-    ArchiveSpec,
-    Truth,
-    make_archive,
-)
-from eo_ssl.synthetic.acquisitions import sun_position
-from eo_ssl.synthetic.landcover import S2_BANDS, greenness
+from eo_ssl.landcover import CLASS_NAMES, CLASSES, S2_BANDS, greenness
+from eo_ssl.sample import SITES, ArchiveSpec, Truth, make_archive
+from eo_ssl.sample.product_plans import sun_position
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 
 from archives import SPEC, of_sensor, planned_truth, read
-from eo_ssl.synthetic import (
-    CLASS_NAMES,
-    CLASSES,
-    ArchiveSpec,
-    Truth,
-    make_archive,
-)
+from eo_ssl.landcover import CLASS_NAMES, CLASSES
+from eo_ssl.sample import ArchiveSpec, Truth, make_archive
 
 
 @pytest.fixture(scope="module")

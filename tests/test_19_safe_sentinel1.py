@@ -18,7 +18,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from eo_ssl.errors import UserError
-from eo_ssl.synthetic.safe import (
+from worlds.safe import (
     S1GrdSpec,
     S1GrdTruth,
     S1WvSpec,

@@ -17,9 +17,9 @@ from rasterio.features import rasterize
 from shapely.geometry import Polygon
 
 from eo_ssl.errors import UserError
-from eo_ssl.synthetic.safe import S2SafeSpec, S2SafeTruth, make_s2_safe, s2_product, s2_scene
-from eo_ssl.synthetic.safe.s2_scene import rayleigh
-from eo_ssl.synthetic.safe.s2_spec import corner
+from worlds.safe import S2SafeSpec, S2SafeTruth, make_s2_safe, s2_product, s2_scene
+from worlds.safe.s2_scene import rayleigh
+from worlds.safe.s2_spec import corner
 
 SIZE = 120
 BASELINES = ("02.09", "03.01", "04.00", "05.09")

@@ -19,7 +19,7 @@ from eo_ssl.manifest import require
 from eo_ssl.models import VitChoice
 from eo_ssl.objectives import MaeConfig
 from eo_ssl.pretraining import Choice, FitConfig, Pruning, gather
-from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import curate, ingest, pretrain
 
 QUICK = {

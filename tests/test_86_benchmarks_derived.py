@@ -19,9 +19,8 @@ from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks import benchmark_task
 from eo_ssl.evaluation.benchmarks.geobench import KEYS, MEuroSat
 from eo_ssl.sensors import Quantity, sensor
-from eo_ssl.synthetic import EUROSAT_BANDS
-from eo_ssl.synthetic.benchmarks import make_bigearthnet_v1, make_eurosat_sar, make_m_eurosat
-from eo_ssl.synthetic.eurosat import eurosat_chip
+from worlds.benchmarks import EUROSAT_BANDS, make_bigearthnet_v1, make_eurosat_sar, make_m_eurosat
+from worlds.benchmarks.eurosat import eurosat_chip
 
 
 @pytest.fixture(scope="module")

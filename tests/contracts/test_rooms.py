@@ -26,10 +26,11 @@ HEAVY = (
 DATA_HALF = (
     "errors",
     "sensors",
+    "landcover",
     "cards",
     "fingerprints",
     "manifest",
-    "synthetic",
+    "sample",
     "scene",
     "tiling",
     "corpus",
