@@ -1,8 +1,9 @@
 """Land-cover classes of the sample archive: how bright they are, per band and season, and how they scatter.
 
-The numbers are this project's own. Their shape follows what is generally known of such surfaces (spectral libraries, radar
-textbooks): water dark and falling with wavelength, the red edge of green vegetation, soil rising into the short-wave infrared, snow
-bright in the visible and dark beyond 1.5 um; volume scattering over forest, double bounce in towns, specular water.
+The numbers are this project's own. Their shape follows what is generally known of such surfaces (spectral libraries,
+radar textbooks): water dark and falling with wavelength, the red edge of green vegetation, soil rising into the
+short-wave infrared, snow bright in the visible and dark beyond 1.5 um; volume scattering over forest, double bounce in
+towns, specular water.
 """
 
 from __future__ import annotations
@@ -70,16 +71,16 @@ CLOUD = (0.62, 0.62, 0.62, 0.63, 0.64, 0.65, 0.66, 0.67, 0.67, 0.58, 0.45, 0.36)
 WAVELENGTH_UM = tuple(band.wavelength_um or 0.0 for band in sensor("sentinel2_l2a").bands)
 
 
-def table(attribute: str) -> Floats:
+def tabulate(attribute: str) -> Floats:
     """Return one attribute of all classes as float32 [class, ...], rows in the order of `CLASSES`."""
     return np.array([getattr(cover, attribute) for cover in CLASSES], dtype=np.float32)
 
 
-def greenness(classes: Bytes, shift_days: Floats, *, day: int, southern: bool) -> Floats:
+def compute_greenness(classes: Bytes, shift_days: Floats, *, day: int, southern: bool) -> Floats:
     """Return the greenness, 0 dormant to 1 full growth, on a day of the year.
 
-    Forest and grass follow one cosine over the year; crops grow and are harvested within a season of ``growth[2]`` days half width,
-    earlier or later by the parcel's own shift. The year turns round south of the equator.
+    Forest and grass follow one cosine over the year; crops grow and are harvested within a season of ``growth[2]`` days
+    half width, earlier or later by the parcel's own shift. The year turns round south of the equator.
 
     Args:
         classes: [y, x] uint8, places in `CLASSES`.
@@ -92,7 +93,7 @@ def greenness(classes: Bytes, shift_days: Floats, *, day: int, southern: bool) -
     """
     peak = 190.0 + (182.5 if southern else 0.0)
     late = (day - peak - shift_days + 182.5) % 365.0 - 182.5  # days after the peak, in -182.5 ... 182.5
-    growth = table("growth")
+    growth = tabulate("growth")
     floor, amplitude, width = (growth[:, column][classes] for column in range(3))
     yearly = 0.5 + 0.5 * np.cos(2 * np.pi * late / 365.0)
     season = np.exp(-0.5 * (late / np.maximum(width, 1.0)) ** 2)

@@ -10,7 +10,7 @@ import rasterio
 
 from eo_ssl.sample import ArchiveSpec, Truth
 from eo_ssl.sample.product_plans import plan_archive
-from eo_ssl.sample.truth import describe, render
+from eo_ssl.sample.truth import describe_product, render_product
 from eo_ssl.sensors import sensor
 
 SPEC = ArchiveSpec(sites=3, dates=2, size_px=192)  # the third place lies on the southern hemisphere
@@ -40,4 +40,8 @@ def repeat(image: np.ndarray, factor: int) -> np.ndarray:
 
 def planned_truth(seed: int, spec: ArchiveSpec) -> Truth:
     """The truth of an archive that is not written."""
-    return Truth(seed, spec, tuple(describe(plan, render(seed, spec, plan), spec) for plan in plan_archive(seed, spec)))
+    return Truth(
+        seed,
+        spec,
+        tuple(describe_product(plan, render_product(seed, spec, plan), spec) for plan in plan_archive(seed, spec)),
+    )

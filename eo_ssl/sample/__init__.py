@@ -1,7 +1,7 @@
 """The embedded sample archive: a small, seeded, physically plausible Sentinel-1/2 archive whose truth is known.
 
-A public testing API: ``make_archive`` writes raw products as an archive delivers them, and ``Truth`` says what is in them: land cover,
-reflectance, backscatter, clouds, saturated pixels and planted duplicates.
+A public testing API: ``make_archive`` writes raw products as an archive delivers them, and ``Truth`` says what is in
+them: land cover, reflectance, backscatter, clouds, saturated pixels and planted duplicates.
 """
 
 from eo_ssl.sample.product_plans import ProductPlan

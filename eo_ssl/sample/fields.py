@@ -9,16 +9,17 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 
-def smooth_noise(rng: np.random.Generator, size_px: int, *, scale_px: float) -> Floats:
+def draw_smooth_noise(rng: np.random.Generator, size_px: int, *, scale_px: float) -> Floats:
     """Return Gaussian noise blurred by a Gaussian of ``scale_px``, [y, x] float32, mean 0 and standard deviation 1."""
     frequency = _frequency(size_px)
     return _shaped(rng, size_px, np.exp(-2 * (np.pi * scale_px * frequency) ** 2))
 
 
-def fractal(rng: np.random.Generator, size_px: int, *, slope: float, finest_px: float = 2.0) -> Floats:
-    """Return noise whose amplitude falls as frequency^-slope (1/f relief, clouds), [y, x] float32, mean 0, standard deviation 1.
+def draw_fractal(rng: np.random.Generator, size_px: int, *, slope: float, finest_px: float = 2.0) -> Floats:
+    """Return noise whose amplitude falls as frequency^-slope (relief, clouds), [y, x] float32, mean 0 and deviation 1.
 
-    Details below ``finest_px`` are damped, and so is anything longer than half the grid, or one blob would rule the picture.
+    Details below ``finest_px`` are damped, and so is anything longer than half the grid, or one blob would rule the
+    picture.
     """
     frequency = np.maximum(_frequency(size_px), 1.0 / size_px)
     amplitude = np.maximum(frequency, 2.0 / size_px) ** -slope * np.exp(-((frequency * finest_px) ** 2))
@@ -37,11 +38,11 @@ def _shaped(rng: np.random.Generator, size_px: int, amplitude: npt.NDArray[np.fl
     return np.asarray(field / field.std(), dtype=np.float32)
 
 
-def parcels(rng: np.random.Generator, size_px: int, *, length_px: float, width_px: float) -> Ints:
+def draw_parcels(rng: np.random.Generator, size_px: int, *, length_px: float, width_px: float) -> Ints:
     """Return which parcel each pixel belongs to: the cells of a jittered, turned grid, [y, x] int32 from 0.
 
-    Each pixel goes to the nearest of the points near it (a Voronoi partition of a jittered lattice), so that borders are straight and
-    no two parcels are alike.
+    Each pixel goes to the nearest of the points near it (a Voronoi partition of a jittered lattice), so that borders
+    are straight and no two parcels are alike.
     """
     angle = rng.uniform(0.0, np.pi)
     y, x = np.mgrid[0:size_px, 0:size_px].astype(np.float32)
@@ -80,13 +81,13 @@ def blur(image: Floats, *, centre: float = 0.7) -> Floats:
     return image.astype(np.float32)
 
 
-def block_mean(image: npt.NDArray[np.generic], factor: int) -> Floats:
+def average_blocks(image: npt.NDArray[np.generic], factor: int) -> Floats:
     """Return the mean of each ``factor`` x ``factor`` block of ``image`` [y, x], float32 [y / factor, x / factor]."""
     height, width = image.shape
     blocks = image.astype(np.float32).reshape(height // factor, factor, width // factor, factor)
     return np.asarray(blocks.mean(axis=(1, 3)), dtype=np.float32)
 
 
-def spread(image: npt.NDArray[np.generic], factor: int) -> npt.NDArray[np.generic]:
+def repeat_pixels(image: npt.NDArray[np.generic], factor: int) -> npt.NDArray[np.generic]:
     """Return ``image`` [y, x] with every pixel repeated ``factor`` x ``factor`` times."""
     return np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)

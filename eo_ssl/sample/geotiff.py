@@ -14,7 +14,7 @@ from eo_ssl.sample.spec import PIXEL_M, Site
 LARGEST_BLOCK_PX = 192  # divides the default 576 and 288 px; blocks of GeoTIFF are multiples of 16
 
 
-def geotiff(
+def encode_geotiff(
     image: npt.NDArray[np.generic], *, epsg: int, transform: Affine, nodata: float | None, bands: Sequence[str]
 ) -> bytes:
     """Return a GeoTIFF of ``image`` [band, y, x] with its bands described by name; equal input gives equal bytes."""
@@ -45,7 +45,7 @@ def geotiff(
         return bytes(memory.getbuffer())
 
 
-def product_transform(site: Site, *, factor: int = 1) -> Affine:
+def build_transform(site: Site, *, factor: int = 1) -> Affine:
     """Return the transform of a place's grid of ``factor`` x 10 m pixels; all share the upper left corner."""
     size = PIXEL_M * factor
     return Affine(size, 0.0, site.left_m, 0.0, -size, site.top_m)

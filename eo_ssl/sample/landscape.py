@@ -1,4 +1,4 @@
-"""The ground truth below all products of a place: relief, land cover, parcels and the texture that stays from date to date."""
+"""The ground truth below all products of a place: relief, land cover, parcels, and the texture that all dates share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.landcover import CLASS_NAMES, CLASSES, Bytes, table
-from eo_ssl.sample.fields import Floats, block_mean, fractal, parcels, smooth_noise
-from eo_ssl.sample.spec import PIXEL_M, ArchiveSpec, site_shares
+from eo_ssl.landcover import CLASS_NAMES, CLASSES, Bytes, tabulate
+from eo_ssl.sample.fields import Floats, average_blocks, draw_fractal, draw_parcels, draw_smooth_noise
+from eo_ssl.sample.spec import PIXEL_M, ArchiveSpec, compute_site_shares
 
 RELIEF_M = 60.0  # metres, standard deviation of the elevation
 PARCEL_PX = (40.0, 22.0)  # 400 m x 220 m, a typical European field block
@@ -35,19 +35,19 @@ class Landscape:
     brightness: Floats
     "factor on reflectance, mean 1 within each class"
     tilt: Floats
-    "relative change of reflectance per unit of scaled wavelength: soils and roofs differ in colour, not only in brightness"
+    "relative change of reflectance per unit of scaled wavelength: soils and roofs differ in colour as in brightness"
     roughness_db: Floats
     "offset of gamma0 from the class mean, dB"
 
 
 @lru_cache(maxsize=8)
-def landscape(seed: int, spec: ArchiveSpec, site: int) -> Landscape:
+def make_landscape(seed: int, spec: ArchiveSpec, site: int) -> Landscape:
     """Return the landscape of a place, the same for the same arguments."""
     rng = np.random.default_rng([seed, _STREAM, site])
     size = spec.size_px
-    relief = fractal(rng, size, slope=1.9, finest_px=12.0)
-    parcel = parcels(rng, size, length_px=PARCEL_PX[0], width_px=PARCEL_PX[1])
-    classes = land_cover(rng, relief, parcel, counts=class_counts(spec, site))
+    relief = draw_fractal(rng, size, slope=1.9, finest_px=12.0)
+    parcel = draw_parcels(rng, size, length_px=PARCEL_PX[0], width_px=PARCEL_PX[1])
+    classes = place_land_cover(rng, relief, parcel, counts=count_class_pixels(spec, site))
     metres = RELIEF_M * relief
     down, right = np.gradient(metres, PIXEL_M)
     dry = classes != CLASS_NAMES.index("water")  # water is flat
@@ -64,21 +64,22 @@ def landscape(seed: int, spec: ArchiveSpec, site: int) -> Landscape:
     )
 
 
-def class_counts(spec: ArchiveSpec, site: int) -> npt.NDArray[np.int64]:
+def count_class_pixels(spec: ArchiveSpec, site: int) -> npt.NDArray[np.int64]:
     """Return how many pixels of a place each class gets, int64 [class], summing to the size of the place."""
-    exact: npt.NDArray[np.float64] = site_shares(spec)[site] * spec.size_px**2
+    exact: npt.NDArray[np.float64] = compute_site_shares(spec)[site] * spec.size_px**2
     counts = np.floor(exact).astype(np.int64)
     counts[np.argsort(counts - exact)[: spec.size_px**2 - int(counts.sum())]] += 1
     return np.asarray(counts, dtype=np.int64)
 
 
-def land_cover(
+def place_land_cover(
     rng: np.random.Generator, relief: Floats, parcel: npt.NDArray[np.int32], *, counts: npt.NDArray[np.int64]
 ) -> Bytes:
     """Return a class map in which class i has exactly ``counts[i]`` pixels.
 
-    Each class in turn takes the pixels that suit it best among those still free: water the lowest ground and a river, snow the
-    summits, towns the surroundings of a few centres, rock a few dry heights, forest the moist places, crops and grass whole parcels.
+    Each class in turn takes the pixels that suit it best among those still free: water the lowest ground and a river,
+    snow the summits, towns the surroundings of a few centres, rock a few dry heights, forest the moist places, crops
+    and grass whole parcels.
 
     Args:
         rng: source of randomness.
@@ -90,15 +91,15 @@ def land_cover(
         [y, x] uint8.
     """
     size = relief.shape[0]
-    moist = smooth_noise(rng, size, scale_px=30.0)
-    rocky = smooth_noise(rng, size, scale_px=min(60.0, size / 8))
-    grain = smooth_noise(rng, size, scale_px=3.0)
+    moist = draw_smooth_noise(rng, size, scale_px=30.0)
+    rocky = draw_smooth_noise(rng, size, scale_px=min(60.0, size / 8))
+    grain = draw_smooth_noise(rng, size, scale_px=3.0)
     fertile = np.bincount(parcel.ravel(), weights=moist.ravel()) / np.bincount(parcel.ravel())
     field = (0.35 * rng.standard_normal(fertile.size) - fertile).astype(np.float32)[parcel]
     suits = {
-        "water": np.maximum(-relief, 6.0 - river_distance(rng, size)),
+        "water": np.maximum(-relief, 6.0 - draw_river_distance(rng, size)),
         "snow": relief + 0.1 * grain,
-        "built": town_density(rng, relief, int(counts[CLASS_NAMES.index("built")])) + 0.08 * grain,
+        "built": draw_town_density(rng, relief, int(counts[CLASS_NAMES.index("built")])) + 0.08 * grain,
         "bare": rocky + 0.3 * relief + 0.08 * grain,
         "forest": moist + 0.5 * relief + 0.15 * grain,
         "crop": field,
@@ -114,7 +115,7 @@ def land_cover(
     return classes.reshape(relief.shape)
 
 
-def river_distance(rng: np.random.Generator, size_px: int) -> Floats:
+def draw_river_distance(rng: np.random.Generator, size_px: int) -> Floats:
     """Return the distance in pixels to a river that winds from the left to the right border, [y, x] float32."""
     x = np.arange(size_px) / size_px
     waves = np.arange(1, 7)
@@ -127,7 +128,7 @@ def river_distance(rng: np.random.Generator, size_px: int) -> Floats:
     return np.asarray(np.abs(np.arange(size_px)[:, None] - course) / steep, dtype=np.float32)
 
 
-def town_density(rng: np.random.Generator, relief: Floats, pixels: int) -> Floats:
+def draw_town_density(rng: np.random.Generator, relief: Floats, pixels: int) -> Floats:
     """Return how town-like each pixel is, highest at a few centres on moderate ground, [y, x] float32."""
     size = relief.shape[0]
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
@@ -144,21 +145,21 @@ def town_density(rng: np.random.Generator, relief: Floats, pixels: int) -> Float
 def _texture(rng: np.random.Generator, classes: Bytes, of_parcel: Floats) -> tuple[Floats, Floats]:
     """Return the brightness factor and the radar roughness (dB), both [y, x] float32."""
     size = classes.shape[0]
-    fine = smooth_noise(rng, size, scale_px=0.6)
-    medium = smooth_noise(rng, size, scale_px=4.0)
-    streets = street_pattern(rng, size)
+    fine = draw_smooth_noise(rng, size, scale_px=0.6)
+    medium = draw_smooth_noise(rng, size, scale_px=4.0)
+    streets = draw_streets(rng, size)
     built = classes == CLASS_NAMES.index("built")
     fine = np.where(built, 0.5 * fine + streets, fine)
-    sigma = table("texture")[classes]  # (H, W, 3)
+    sigma = tabulate("texture")[classes]  # (H, W, 3)
     log_brightness = sigma[..., 0] * fine + sigma[..., 1] * medium + sigma[..., 2] * of_parcel
     variance = (sigma**2).sum(axis=-1)
     brightness = np.exp(log_brightness - 0.5 * variance)  # the mean of a log-normal factor is 1 with this term
-    rough = 0.6 * smooth_noise(rng, size, scale_px=1.0) + 0.8 * np.where(built, streets, medium)
-    return brightness.astype(np.float32), (table("roughness_db")[classes] * rough).astype(np.float32)
+    rough = 0.6 * draw_smooth_noise(rng, size, scale_px=1.0) + 0.8 * np.where(built, streets, medium)
+    return brightness.astype(np.float32), (tabulate("roughness_db")[classes] * rough).astype(np.float32)
 
 
-def street_pattern(rng: np.random.Generator, size_px: int) -> Floats:
-    """Return a turned grid of dark streets between bright blocks of 80 m, [y, x] float32, about mean 0 and standard deviation 1."""
+def draw_streets(rng: np.random.Generator, size_px: int) -> Floats:
+    """Return a turned grid of dark streets between bright blocks of 80 m, [y, x] float32, about mean 0, deviation 1."""
     angle = rng.uniform(0.0, np.pi / 2)
     y, x = np.mgrid[0:size_px, 0:size_px].astype(np.float32)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -168,7 +169,7 @@ def street_pattern(rng: np.random.Generator, size_px: int) -> Floats:
     return np.where(street, -1.0, 0.7 + 0.6 * roofs).astype(np.float32)
 
 
-def majority(classes: Bytes, factor: int) -> Bytes:
+def vote_majority(classes: Bytes, factor: int) -> Bytes:
     """Return the most frequent class of each ``factor`` x ``factor`` block, the lowest number on a tie, uint8."""
-    shares = np.stack([block_mean(classes == index, factor) for index in range(len(CLASSES))])
+    shares = np.stack([average_blocks(classes == index, factor) for index in range(len(CLASSES))])
     return np.asarray(shares.argmax(axis=0), dtype=np.uint8)

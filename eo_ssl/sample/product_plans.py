@@ -1,4 +1,4 @@
-"""Which products an archive holds: place, date, baseline, orbit, sun, and what is a copy of what. Plans only, no pixels."""
+"""Plans of the products of an archive, no pixels: place, date, baseline, orbit, sun, and what is a copy of what."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Literal
 import numpy as np
 from rasterio.warp import transform
 
-from eo_ssl.sample.spec import PIXEL_M, SITES, ArchiveSpec, Site, baseline_offset
+from eo_ssl.sample.spec import PIXEL_M, SITES, ArchiveSpec, Site, get_baseline_offset
 
 Copy = Literal["", "exact", "near", "reprocessed"]
-LATER_BASELINE = (
-    "05.11"  # what a reprocessed product is delivered under when the archive has no later baseline of its own
-)
+LATER_BASELINE = "05.11"  # of a reprocessed product when the archive has no later baseline of its own
 _STREAM = 2  # of the seed: plans
 _ORBITS = {False: (65, 108), True: (22, 80)}  # relative orbit numbers by hemisphere, Sentinel-2 and Sentinel-1
 FOLDERS = {"sentinel2_l2a": "s2_l2a", "sentinel1_rtc": "s1_rtc"}
@@ -55,7 +53,7 @@ class ProductPlan:
     @property
     def offset(self) -> int:
         """What to add to a stored number before scaling."""
-        return baseline_offset(self.processing_baseline) if self.processing_baseline else 0
+        return get_baseline_offset(self.processing_baseline) if self.processing_baseline else 0
 
     @property
     def day(self) -> int:
@@ -75,9 +73,9 @@ def plan_archive(seed: int, spec: ArchiveSpec) -> tuple[ProductPlan, ...]:
 
 
 def _moment(spec: ArchiveSpec, site_index: int, date_index: int, *, year: int, local_hour: float) -> datetime:
-    """Return the UTC time of a date: evenly spread over the year, a week later from place to place, at a local solar time."""
+    """Return the UTC time of a date: spread evenly over the year, a week later from place to place, at a solar time."""
     day = (20.0 + 7 * site_index + 365.0 * (date_index + 0.5) / spec.dates) % 365.0
-    longitude, _ = centre(SITES[site_index], spec.size_px)
+    longitude, _ = locate_centre(SITES[site_index], spec.size_px)
     noon = datetime(year, 1, 1, tzinfo=UTC) + timedelta(days=int(day))
     return noon + timedelta(minutes=round(60 * (local_hour - longitude / 15.0)))
 
@@ -85,10 +83,10 @@ def _moment(spec: ArchiveSpec, site_index: int, date_index: int, *, year: int, l
 def _optical(rng: np.random.Generator, spec: ArchiveSpec, site_index: int, date_index: int) -> ProductPlan:
     site = SITES[site_index]
     baseline = spec.baselines[(site_index + date_index) % len(spec.baselines)]
-    year = 2023 if baseline_offset(baseline) else 2021
+    year = 2023 if get_baseline_offset(baseline) else 2021
     when = _moment(spec, site_index, date_index, year=year, local_hour=10.5)
     orbit = _ORBITS[site.southern][0] + 3 * site_index
-    zenith, azimuth = sun_position(when, *centre(site, spec.size_px))
+    zenith, azimuth = locate_sun(when, *locate_centre(site, spec.size_px))
     # Skies are either fairly clear or fairly full: a U-shaped draw with the mean asked for.
     cover = rng.beta(0.6, 0.6 * (1 / spec.cloud_cover - 1)) if spec.cloud_cover else 0.0
     return ProductPlan(
@@ -134,7 +132,7 @@ def _radar(rng: np.random.Generator, spec: ArchiveSpec, site_index: int, date_in
 
 
 def _with_copies(rng: np.random.Generator, spec: ArchiveSpec, originals: list[ProductPlan]) -> list[ProductPlan]:
-    """Return ``originals`` and their copies; what is copied is made clear enough that the copies survive a cloud filter."""
+    """Return ``originals`` and their copies; what is copied is clear enough to survive a cloud filter."""
     optical = originals[0].sensor == "sentinel2_l2a"
     order = [int(index) for index in rng.permutation(len(originals))]
     # Only products from before the offset can be reprocessed to one with it, so they choose first.
@@ -155,7 +153,9 @@ def _with_copies(rng: np.random.Generator, spec: ArchiveSpec, originals: list[Pr
 def _copy(original: ProductPlan, copy: Copy, spec: ArchiveSpec) -> ProductPlan:
     identifier = f"{original.product_id[:-1]}2"  # the version at the end
     if copy == "reprocessed":
-        later = next((baseline for baseline in reversed(spec.baselines) if baseline_offset(baseline)), LATER_BASELINE)
+        later = next(
+            (baseline for baseline in reversed(spec.baselines) if get_baseline_offset(baseline)), LATER_BASELINE
+        )
         old, new = (f"_N{baseline.replace('.', '')}_" for baseline in (original.processing_baseline, later))
         changed = replace(original, product_id=identifier.replace(old, new), processing_baseline=later)
     elif copy == "near":
@@ -170,17 +170,18 @@ def _copy(original: ProductPlan, copy: Copy, spec: ArchiveSpec) -> ProductPlan:
     return replace(changed, copy=copy, original=original.product_id)
 
 
-def centre(site: Site, size_px: int) -> tuple[float, float]:
+def locate_centre(site: Site, size_px: int) -> tuple[float, float]:
     """Return longitude and latitude of the middle of a place, degrees."""
     half = size_px * PIXEL_M / 2
     longitudes, latitudes = transform(f"EPSG:{site.epsg}", "EPSG:4326", [site.left_m + half], [site.top_m - half])[:2]
     return float(longitudes[0]), float(latitudes[0])
 
 
-def sun_position(when: datetime, longitude: float, latitude: float) -> tuple[float, float]:
+def locate_sun(when: datetime, longitude: float, latitude: float) -> tuple[float, float]:
     """Return zenith and azimuth of the sun in degrees, to a degree or two (circular orbit, no equation of time).
 
-    Declination -23.44 deg cos(2 pi (day + 10) / 365); spherical triangle pole, zenith, sun (e.g. Iqbal 1983, section 1.5).
+    Declination -23.44 deg cos(2 pi (day + 10) / 365); spherical triangle pole, zenith, sun (e.g. Iqbal 1983, section
+    1.5).
     """
     day = when.timetuple().tm_yday
     declination = np.radians(-23.44 * np.cos(2 * np.pi * (day + 10) / 365.0))

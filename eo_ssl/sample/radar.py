@@ -1,4 +1,4 @@
-"""A Sentinel-1 radiometrically terrain-corrected product from a landscape: gamma0 as linear power with multiplicative speckle."""
+"""A radiometrically terrain-corrected Sentinel-1 product from a landscape: gamma0 in linear power, with speckle."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.landcover import CLASS_NAMES, greenness, table
-from eo_ssl.sample.fields import Floats, blur, smooth_noise
+from eo_ssl.landcover import CLASS_NAMES, compute_greenness, tabulate
+from eo_ssl.sample.fields import Floats, blur, draw_smooth_noise
 from eo_ssl.sample.landscape import Landscape
 from eo_ssl.sample.product_plans import ProductPlan
 from eo_ssl.sample.spec import SITES
 
 POLARISATIONS = ("VV", "VH")
-LEAF_VOLUME_DB = {
-    "VV": 1.0,
-    "VH": 3.0,
-}  # how much more a field in leaf scatters than a bare one; cross-polarisation feels volume
+# How much more a field in leaf scatters than a bare one; cross-polarisation feels volume.
+LEAF_VOLUME_DB = {"VV": 1.0, "VH": 3.0}
 SLOPE_RESIDUAL_DB = 6.0  # dB per unit slope towards the sensor that terrain flattening leaves, about 0.3 dB at 5 %
 KEPT_BITS = 11  # of 23 mantissa bits: relative rounding 2^-12, far below speckle, halves the compressed size
 NEAR_NOISE = 0.01  # relative change between the two copies of a near duplicate
@@ -37,9 +35,9 @@ class RadarScene:
 def render_radar(seed: int, land: Landscape, product: ProductPlan, *, looks: float) -> RadarScene:
     """Return the scene of a product.
 
-    Speckle of L looks multiplies the expected power by a gamma variate of shape L and mean 1, so that variance / mean^2 = 1 / L over a
-    uniform area (Oliver and Quegan 2004, section 4.3). It is drawn for each pixel and polarisation alone; in real products neighbours
-    are correlated by the resampling.
+    Speckle of L looks multiplies the expected power by a gamma variate of shape L and mean 1, so that variance / mean^2
+    = 1 / L over a uniform area (Oliver and Quegan 2004, section 4.3). It is drawn for each pixel and polarisation
+    alone; in real products neighbours are correlated by the resampling.
     """
     key = [product.site_index, product.date_index]
     scene = np.random.default_rng([seed, _SCENE, *key])
@@ -61,18 +59,20 @@ def render_radar(seed: int, land: Landscape, product: ProductPlan, *, looks: flo
 
 def _mean_db(scene: np.random.Generator, land: Landscape, product: ProductPlan) -> dict[str, Floats]:
     """Return the expected gamma0 in dB per polarisation, [y, x] float32."""
-    green = greenness(land.classes, land.shift_days, day=product.day, southern=SITES[product.site_index].southern)
-    growth = table("growth")
+    green = compute_greenness(
+        land.classes, land.shift_days, day=product.day, southern=SITES[product.site_index].southern
+    )
+    growth = tabulate("growth")
     middle = (growth[:, 0] + 0.5 * growth[:, 1])[land.classes]  # class means hold for a field half grown
     crop = np.isin(land.classes, [CLASS_NAMES.index(name) for name in ("crop", "grass")])
     leaf = np.where(crop, green - middle, 0.0)
     wet = 0.5 * scene.standard_normal()  # dB, soil moisture of the day
-    wind = 1.5 * scene.standard_normal() + 0.4 * smooth_noise(scene, land.classes.shape[0], scale_px=25.0)
+    wind = 1.5 * scene.standard_normal() + 0.4 * draw_smooth_noise(scene, land.classes.shape[0], scale_px=25.0)
     weather = np.where(land.classes == CLASS_NAMES.index("water"), wind, wet)
     # A right-looking radar sees the east on a descending pass and the west on an ascending one from the other side.
     facing = land.slope_east if product.orbit.endswith("descending") else -land.slope_east
     common = land.roughness_db + weather + SLOPE_RESIDUAL_DB * np.clip(facing, -0.3, 0.3)
-    base = {"VV": table("vv_db")[land.classes], "VH": table("vh_db")[land.classes]}
+    base = {"VV": tabulate("vv_db")[land.classes], "VH": tabulate("vh_db")[land.classes]}
     return {name: (base[name] + common + LEAF_VOLUME_DB[name] * leaf).astype(np.float32) for name in POLARISATIONS}
 
 
@@ -84,7 +84,7 @@ def _near_range_border(scene: np.random.Generator, size: int) -> npt.NDArray[np.
 
 
 def _shortened(values: npt.NDArray[np.floating]) -> Floats:
-    """Return float32 values rounded to `KEPT_BITS` bits of mantissa (bit rounding, Kloewer et al. 2021), which compress well."""
+    """Return float32 values rounded to `KEPT_BITS` bits of mantissa, which compress well (Kloewer et al. 2021)."""
     dropped = np.uint32(23 - KEPT_BITS)
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     half = np.uint32((1 << int(dropped) - 1) - 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import expect, nearest
 from eo_ssl.landcover import CLASS_NAMES
 
 COARSEST = 6  # 60 m pixels are six 10 m pixels wide
@@ -52,8 +52,8 @@ SITES: tuple[Site, ...] = (
 class ArchiveSpec:
     """Size and content of a sample archive.
 
-    The default gives about 1,200 tiles of 64 px per sensor, in many small places rather than few large ones: a class that occurs in one
-    place alone cannot be tested where another place teaches.
+    The default gives about 1,200 tiles of 64 px per sensor, in many small places rather than few large ones: a class
+    that occurs in one place alone cannot be tested where another place teaches.
     """
 
     sites: int = 8
@@ -92,83 +92,83 @@ class ArchiveSpec:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be made."""
-        if not 1 <= self.sites <= len(SITES):
-            raise UserError(f"expected 1 to {len(SITES)} sites, got {self.sites}; choose a number in between")
-        if self.dates < 1 or self.dates > 36:
-            raise UserError(f"expected 1 to 36 dates, got {self.dates}; choose a number in between")
-        if self.size_px < 96 or self.size_px % COARSEST:
-            raise UserError(
-                f"expected size_px to be a multiple of {COARSEST} of at least 96, got {self.size_px}; try 384"
-            )
+        within = "choose a number in between"
+        expect(1 <= self.sites <= len(SITES), expected=f"1 to {len(SITES)} sites", got=self.sites, remedy=within)
+        expect(1 <= self.dates <= 36, expected="1 to 36 dates", got=self.dates, remedy=within)
+        sides = f"size_px to be a multiple of {COARSEST} of at least 96"
+        expect(self.size_px >= 96 and self.size_px % COARSEST == 0, expected=sides, got=self.size_px, remedy="try 384")
         self._check_shares()
         self._check_ranges()
         self._check_copies()
 
     def _check_shares(self) -> None:
+        classes = f"classes out of {', '.join(CLASS_NAMES)}"
         for name, share in self.shares:
-            if name not in CLASS_NAMES:
-                raise UserError(
-                    f"expected classes out of {', '.join(CLASS_NAMES)}, got {name!r}{nearest(name, CLASS_NAMES)}"
-                )
-            if share <= 0:
-                raise UserError(f"expected positive shares, got {share} for {name}; leave the class out instead")
-        total = sum(share for _, share in self.shares)
-        if abs(total - 1.0) > 1e-6 or len(dict(self.shares)) != len(self.shares):
-            raise UserError(
-                f"expected each class once and shares that sum to 1, got a sum of {total:g}; correct `shares`"
+            expect(
+                name in CLASS_NAMES, expected=classes, got=repr(name), remedy=f"correct it{nearest(name, CLASS_NAMES)}"
             )
+            expect(
+                share > 0, expected="positive shares", got=f"{share} for {name}", remedy="leave the class out instead"
+            )
+        total = sum(share for _, share in self.shares)
+        whole = abs(total - 1.0) <= 1e-6 and len(dict(self.shares)) == len(self.shares)
+        once = "each class once and shares that sum to 1"
+        expect(whole, expected=once, got=f"a sum of {total:g}", remedy="correct `shares`")
 
     def _check_ranges(self) -> None:
-        if not self.sensors or not set(self.sensors) <= set(SENSORS):
-            raise UserError(f"expected sensors out of {', '.join(SENSORS)}, got {self.sensors}; correct `sensors`")
-        if self.looks <= 0:
-            raise UserError(f"expected looks > 0, got {self.looks}; 1 is single-look, 4.4 Sentinel-1 IW at 10 m")
-        if not 0.0 <= self.cloud_cover <= 0.6 or not 0.0 <= self.edge_share <= 1.0:
-            raise UserError(
-                f"expected cloud_cover in 0-0.6 and edge_share in 0-1, got {self.cloud_cover} and {self.edge_share}"
-            )
-        if not self.baselines:
-            raise UserError("expected at least one processing baseline, got none; give ('05.09',)")
+        sensors, known = f"sensors out of {', '.join(SENSORS)}", set(self.sensors) <= set(SENSORS)
+        expect(self.sensors and known, expected=sensors, got=self.sensors, remedy="correct `sensors`")
+        typical = "1 is single-look, 4.4 Sentinel-1 IW at 10 m"
+        expect(self.looks > 0, expected="looks > 0", got=self.looks, remedy=typical)
+        expect(
+            0.0 <= self.cloud_cover <= 0.6,
+            expected="cloud_cover in 0-0.6",
+            got=self.cloud_cover,
+            remedy="choose a share in between",
+        )
+        expect(
+            0.0 <= self.edge_share <= 1.0,
+            expected="edge_share in 0-1",
+            got=self.edge_share,
+            remedy="choose a share in between",
+        )
+        expect(self.baselines, expected="at least one processing baseline", got="none", remedy="give ('05.09',)")
         for baseline in self.baselines:
-            baseline_offset(baseline)
+            get_baseline_offset(baseline)
+        expect(self.saturated >= 0, expected="saturated >= 0", got=self.saturated, remedy="give areas per product")
 
     def _check_copies(self) -> None:
-        optical = "sentinel2_l2a" in self.sensors
-        copies = (self.exact_duplicates, self.near_duplicates, self.reprocessed if optical else 0)
-        if min(copies) < 0 or sum(copies) > self.sites * self.dates:
-            raise UserError(
-                f"expected 0 to {self.sites * self.dates} copies in all, one per product, got {copies}; ask for fewer"
-            )
-        early = sum(
-            baseline_offset(self.baselines[(s + d) % len(self.baselines)]) == 0
-            for s in range(self.sites)
-            for d in range(self.dates)
+        reprocessed = self.reprocessed if "sentinel2_l2a" in self.sensors else 0
+        copies, originals = (self.exact_duplicates, self.near_duplicates, reprocessed), self.sites * self.dates
+        possible = min(copies) >= 0 and sum(copies) <= originals
+        wanted = f"0 to {originals} copies in all, one per product"
+        expect(possible, expected=wanted, got=copies, remedy="ask for fewer")
+        taken = [self.baselines[(s + d) % len(self.baselines)] for s in range(self.sites) for d in range(self.dates)]
+        early = sum(get_baseline_offset(baseline) == 0 for baseline in taken)
+        before = f"at most {early} reprocessed products, as many as have a baseline before 04.00"
+        expect(
+            reprocessed <= early, expected=before, got=reprocessed, remedy="ask for fewer or add '03.01' to `baselines`"
         )
-        if optical and self.reprocessed > early:
-            raise UserError(
-                f"expected at most {early} reprocessed products, as many as have a baseline before 04.00, got {self.reprocessed}"
-            )
-        if self.saturated < 0:
-            raise UserError(f"expected saturated >= 0, got {self.saturated}; give the number of areas per product")
 
 
-def baseline_offset(baseline: str) -> int:
-    """Return the offset that turns a stored number into reflectance x 10,000: 0 before processing baseline 04.00, -1000 from it on.
+def get_baseline_offset(baseline: str) -> int:
+    """Return what turns a stored number into reflectance x 10,000: 0 before processing baseline 04.00, then -1000.
 
     Raises:
         UserError: when the text is not of the form "05.09".
     """
     major, dot, minor = baseline.partition(".")
-    if not (dot and major.isdigit() and minor.isdigit()):
-        raise UserError(f"expected a processing baseline such as '05.09', got {baseline!r}; give major.minor")
+    numeric = dot and major.isdigit() and minor.isdigit()
+    expect(numeric, expected="a processing baseline such as '05.09'", got=repr(baseline), remedy="give major.minor")
     return -1000 if (int(major), int(minor)) >= OFFSET_SINCE else 0
 
 
-def site_shares(spec: ArchiveSpec) -> npt.NDArray[np.float64]:
-    """Return the share of each class in each place, float64 [site, class]: rows sum to 1 and columns average to ``spec.shares``.
+def compute_site_shares(spec: ArchiveSpec) -> npt.NDArray[np.float64]:
+    """Return the share of each class in each place, float64 [site, class].
 
-    Places differ (a harbour has water, the plain has fields), the archive as a whole keeps the shares asked for: iterative
-    proportional fitting (Deming and Stephan 1940) of the emphases to both margins.
+    Rows sum to 1 and columns average to ``spec.shares``. Places differ (a harbour has water, the plain has fields), the
+    archive as a whole keeps the shares asked for: iterative proportional fitting (Deming and Stephan 1940) of the
+    emphases to both margins.
     """
     wanted = np.array([dict(spec.shares).get(name, 0.0) for name in CLASS_NAMES])
     shares: npt.NDArray[np.float64] = (

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, expect, nearest
 from eo_ssl.landcover import CLASS_NAMES, CLASSES, S2_BANDS, UNKNOWN, Bytes
-from eo_ssl.sample.fields import Floats, spread
-from eo_ssl.sample.landscape import class_counts, landscape
+from eo_ssl.sample.fields import Floats, repeat_pixels
+from eo_ssl.sample.landscape import count_class_pixels, make_landscape
 from eo_ssl.sample.optical import FACTOR, OpticalScene, render_optical
 from eo_ssl.sample.product_plans import ProductPlan
 from eo_ssl.sample.radar import POLARISATIONS, RadarScene, render_radar
@@ -23,6 +23,7 @@ from eo_ssl.sample.spec import COARSEST, SITES, ArchiveSpec
 
 TRUTH = "truth.json"
 TRUTH_VERSION = 1
+Scene = TypeVar("Scene", OpticalScene, RadarScene)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +75,11 @@ class Truth:
             UserError: there is no finished archive, or one of another version.
         """
         path = Path(folder) / TRUTH
-        if not path.is_file():
-            raise UserError(
-                f"expected a finished sample archive at {folder}, got no {TRUTH}; make it with make_archive"
-            )
+        whole = f"a finished sample archive at {folder}"
+        expect(path.is_file(), expected=whole, got=f"no {TRUTH}", remedy="make it with make_archive")
         value = json.loads(path.read_bytes())
-        if value.get("version") != TRUTH_VERSION:
-            raise UserError(
-                f"expected a sample archive of version {TRUTH_VERSION} at {folder}, got {value.get('version')}; make it again"
-            )
+        version, known = value.get("version"), f"a sample archive of version {TRUTH_VERSION} at {folder}"
+        expect(version == TRUTH_VERSION, expected=known, got=version, remedy="make it again")
         return cls.from_json(value)
 
     @classmethod
@@ -117,7 +114,7 @@ class Truth:
     @property
     def shares(self) -> dict[str, float]:
         """Name -> share of all pixels of all places, as planted."""
-        counts = np.sum([class_counts(self.spec, site) for site in range(self.spec.sites)], axis=0)
+        counts = np.sum([count_class_pixels(self.spec, site) for site in range(self.spec.sites)], axis=0)
         return {name: float(counts[label] / counts.sum()) for label, name in self.classes.items()}
 
     @property
@@ -143,31 +140,30 @@ class Truth:
         names = [place.name for place in SITES[: self.spec.sites]]
         if site not in names:
             raise UserError(f"expected a place out of {', '.join(names)}, got {site!r}{nearest(site, names)}")
-        return landscape(self.seed, self.spec, names.index(site)).classes.copy()
+        return make_landscape(self.seed, self.spec, names.index(site)).classes.copy()
 
     def label(self, product_id: str) -> Bytes:
-        """Return the labels stored with a product, [y, x] uint8 at 10 m: the class map, 255 where the product has no data."""
+        """Return the labels stored with a product, [y, x] uint8 at 10 m: the class map, 255 without data."""
         plan = self.product(product_id).acquisition
         labels = self.class_map(plan.site)
         labels[self.nodata(product_id)] = UNKNOWN
         return labels
 
     def reflectance(self, product_id: str, *, band: str | None = None) -> Floats:
-        """Return the exact reflectance of an optical product before it was rounded to integers, NaN where saturated or without data.
+        """Return the exact reflectance of an optical product before rounding, NaN where saturated or without data.
 
         Args:
             product_id: an optical product.
             band: a band to return at its own resolution; None for all.
 
         Returns:
-            [y, x] float32 at the band's own resolution, or [band, y, x] float32 at 10 m in the order of the sensor's bands, with
-            every coarser pixel repeated (nearest neighbour). A reader's value differs by at most 0.00005.
+            [y, x] float32 at the band's own resolution, or [band, y, x] float32 at 10 m in the order of the sensor's
+            bands, with every coarser pixel repeated (nearest neighbour). A reader's value differs by at most 0.00005.
         """
         scene = self.optical_scene(product_id)
         if band is None:
-            return np.stack(
-                [np.asarray(spread(scene.reflectance[name], FACTOR[name]), dtype=np.float32) for name in S2_BANDS]
-            )
+            planes = [repeat_pixels(scene.reflectance[name], FACTOR[name]) for name in S2_BANDS]
+            return np.stack(planes).astype(np.float32)
         if band not in S2_BANDS:
             raise UserError(f"expected a band out of {', '.join(S2_BANDS)}, got {band!r}{nearest(band, S2_BANDS)}")
         return scene.reflectance[band].copy()
@@ -179,7 +175,8 @@ class Truth:
     def gamma0(self, product_id: str, *, speckle: bool = False) -> Floats:
         """Return the backscatter of a radar product, [VV VH, y, x] float32 linear power.
 
-        Without speckle it is the expected value, defined everywhere; with it, what was stored, NaN beyond the edge of the swath.
+        Without speckle it is the expected value, defined everywhere; with it, what was stored, NaN beyond the edge of
+        the swath.
         """
         scene = self.radar_scene(product_id)
         return np.stack([(scene.observed if speckle else scene.gamma0)[name] for name in POLARISATIONS])
@@ -188,35 +185,37 @@ class Truth:
         """Return where a product has no data, [y, x] bool at 10 m."""
         if self.product(product_id).acquisition.sensor == "sentinel1_rtc":
             return np.isnan(self.radar_scene(product_id).observed["VV"])
-        return np.asarray(spread(self.optical_scene(product_id).nodata, COARSEST), dtype=bool)
+        return np.asarray(repeat_pixels(self.optical_scene(product_id).nodata, COARSEST), dtype=bool)
 
     def optical_scene(self, product_id: str) -> OpticalScene:
         """Return all that was rendered for an optical product."""
-        return render(self.seed, self.spec, self._planned(product_id, "sentinel2_l2a"))  # type: ignore[return-value]
+        return self._render(product_id, OpticalScene)
 
     def radar_scene(self, product_id: str) -> RadarScene:
         """Return all that was rendered for a radar product."""
-        return render(self.seed, self.spec, self._planned(product_id, "sentinel1_rtc"))  # type: ignore[return-value]
+        return self._render(product_id, RadarScene)
 
-    def _planned(self, product_id: str, wanted: str) -> ProductPlan:
+    def _render(self, product_id: str, kind: type[Scene]) -> Scene:
         plan = self.product(product_id).acquisition
-        if plan.sensor != wanted:
+        scene = render_product(self.seed, self.spec, plan)
+        if not isinstance(scene, kind):
+            wanted = "an optical" if kind is OpticalScene else "a radar"
             raise UserError(
-                f"expected a product of {wanted}, got {product_id} of {plan.sensor}; reflectance is optical, gamma0 is radar"
+                f"expected {wanted} product, got {product_id} of {plan.sensor}; reflectance is optical, gamma0 is radar"
             )
-        return plan
+        return scene
 
 
 @lru_cache(maxsize=2)  # a product is asked for band by band
-def render(seed: int, spec: ArchiveSpec, plan: ProductPlan) -> OpticalScene | RadarScene:
+def render_product(seed: int, spec: ArchiveSpec, plan: ProductPlan) -> OpticalScene | RadarScene:
     """Return the scene of a planned product: a pure function of its arguments."""
-    land = landscape(seed, spec, plan.site_index)
+    land = make_landscape(seed, spec, plan.site_index)
     if plan.sensor == "sentinel1_rtc":
         return render_radar(seed, land, plan, looks=spec.looks)
     return render_optical(seed, land, plan, saturated=spec.saturated, noise_key=1 if plan.copy == "near" else 0)
 
 
-def describe(plan: ProductPlan, scene: OpticalScene | RadarScene, spec: ArchiveSpec) -> ProductTruth:
+def describe_product(plan: ProductPlan, scene: OpticalScene | RadarScene, spec: ArchiveSpec) -> ProductTruth:
     """Return the entry of a rendered product."""
     if isinstance(scene, RadarScene):
         beyond = float(np.isnan(scene.observed["VV"]).mean())

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eo_ssl.landcover import S2_BANDS
-from eo_ssl.sample.fields import block_mean
+from eo_ssl.sample.fields import average_blocks
 from eo_ssl.sensors import sensor
 from worlds.benchmarks.pixels import backscatter_db, surface_codes
 from worlds.benchmarks.writing import raster_bytes, shared_out, write_benchmark
@@ -126,7 +126,7 @@ def band_files(folder: str, *, seed: int, label: int, number: int) -> Iterator[t
     name = folder.rpartition("/")[2]
     for band, codes in surface_codes(seed, label, number, bands=S2_BANDS, size_px=SIZE_PX).items():
         factor = _FACTOR[band]
-        plane = np.rint(block_mean(codes, factor)).astype(np.uint16) if factor > 1 else codes
+        plane = np.rint(average_blocks(codes, factor)).astype(np.uint16) if factor > 1 else codes
         yield (
             f"{folder}/{name}_{band}.tif",
             raster_bytes(plane[None], bands=(band,), number=number, pixel_m=10.0 * factor),

@@ -10,11 +10,11 @@ import numpy.typing as npt
 from affine import Affine
 
 from eo_ssl.errors import UserError
-from eo_ssl.landcover import CLASS_NAMES, S2_BANDS, Bytes, table
+from eo_ssl.landcover import CLASS_NAMES, S2_BANDS, Bytes, tabulate
 from eo_ssl.manifest import Clock, commit, file_sha256, fingerprint, finish, plan
-from eo_ssl.sample.fields import Floats, block_mean, blur, parcels, smooth_noise, spread
-from eo_ssl.sample.geotiff import geotiff
-from eo_ssl.sample.landscape import street_pattern
+from eo_ssl.sample.fields import Floats, average_blocks, blur, draw_parcels, draw_smooth_noise, repeat_pixels
+from eo_ssl.sample.geotiff import encode_geotiff
+from eo_ssl.sample.landscape import draw_streets
 from eo_ssl.sample.optical import NOISE, QUANTIFICATION
 from eo_ssl.sample.spec import PIXEL_M, SITES
 from eo_ssl.sensors import sensor
@@ -77,7 +77,7 @@ def make_eurosat(folder: Path, *, seed: int = 0, per_class: int = 10, bands_orde
             image = eurosat_chip(seed, label, number)
             site = SITES[number % len(SITES)]
             corner = Affine(PIXEL_M, 0.0, site.left_m + 640.0 * number, 0.0, -PIXEL_M, site.top_m - 640.0 * label)
-            commit(path, geotiff(image[planes], epsg=site.epsg, transform=corner, nodata=None, bands=order))
+            commit(path, encode_geotiff(image[planes], epsg=site.epsg, transform=corner, nodata=None, bands=order))
     for split, numbers in _splits(per_class).items():
         lines = [
             f"{name}_{number}.jpg\n" for name in EUROSAT_CLASSES for number in numbers
@@ -108,14 +108,14 @@ def eurosat_chip(seed: int, label: int, number: int) -> npt.NDArray[np.uint16]:
     """Return chip ``number`` of class ``label``, [13, 64, 64] uint16 in the order of `EUROSAT_BANDS`."""
     rng = np.random.default_rng([seed, 7, label, number])
     cover, growth, brightness = _scene(rng, EUROSAT_CLASSES[label])
-    sigma = table("texture")[cover]
-    fine, medium = smooth_noise(rng, CHIP_PX, scale_px=0.6), smooth_noise(rng, CHIP_PX, scale_px=4.0)
+    sigma = tabulate("texture")[cover]
+    fine, medium = draw_smooth_noise(rng, CHIP_PX, scale_px=0.6), draw_smooth_noise(rng, CHIP_PX, scale_px=4.0)
     light = brightness * np.exp(sigma[..., 0] * fine + sigma[..., 1] * medium) * rng.uniform(0.75, 1.25)
     haze = rng.uniform(0.8, 1.3)
     planes = []
     for index, band in enumerate(EUROSAT_BANDS):
         below = S2_BANDS.index(band) if band != "B10" else S2_BANDS.index("B11")
-        dormant, green = table("dormant")[:, below], table("green")[:, below]
+        dormant, green = tabulate("dormant")[:, below], tabulate("green")[:, below]
         surface = blur(((dormant[cover] + growth * (green - dormant)[cover]) * light).astype(np.float32))
         top = haze * _PATH[index] + _PASSES[index] * surface
         seen = _resolved(top.astype(np.float32), _FACTOR[band])
@@ -128,13 +128,13 @@ def _resolved(image: Floats, factor: int) -> Floats:
     """Return ``image`` [y, x] as a band of coarser pixels shows it, on the 10 m grid (nearest neighbour)."""
     padding = -CHIP_PX % factor  # 64 is no multiple of 6
     padded = np.pad(image, (0, padding), mode="edge")
-    return np.asarray(spread(block_mean(padded, factor), factor)[:CHIP_PX, :CHIP_PX], dtype=np.float32)
+    return np.asarray(repeat_pixels(average_blocks(padded, factor), factor)[:CHIP_PX, :CHIP_PX], dtype=np.float32)
 
 
 def _scene(rng: np.random.Generator, name: str) -> tuple[Bytes, Floats, Floats]:
     """Return the land cover (places in `CLASSES`), greenness 0-1 and brightness factor of a chip, each [64, 64]."""
-    patch = smooth_noise(rng, CHIP_PX, scale_px=6.0)
-    field = parcels(rng, CHIP_PX, length_px=26.0, width_px=15.0)
+    patch = draw_smooth_noise(rng, CHIP_PX, scale_px=6.0)
+    field = draw_parcels(rng, CHIP_PX, length_px=26.0, width_px=15.0)
     number = int(field.max()) + 1
     line = _line_distance(rng)
     grass, crop, forest, built, bare, water = (
@@ -163,9 +163,9 @@ def _scene(rng: np.random.Generator, name: str) -> tuple[Bytes, Floats, Floats]:
         cover = np.where(rows > rng.uniform(-0.2, 0.8), bare, np.where(patch > 0.8, grass, crop))
         growth = uniform
     elif name == "Residential":
-        garden = smooth_noise(rng, CHIP_PX, scale_px=1.2) > rng.uniform(-0.3, 1.6)
+        garden = draw_smooth_noise(rng, CHIP_PX, scale_px=1.2) > rng.uniform(-0.3, 1.6)
         cover = np.where(garden, np.where(patch > 0.5, forest, grass), built)
-        brightness = np.where(cover == built, np.exp(0.2 * street_pattern(rng, CHIP_PX)), 1.0)
+        brightness = np.where(cover == built, np.exp(0.2 * draw_streets(rng, CHIP_PX)), 1.0)
     elif name == "River":
         cover = np.where(line + 1.5 * patch < rng.uniform(4.0, 8.0), water, np.where(patch > 0, forest, farmland))
     else:

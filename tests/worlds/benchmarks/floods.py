@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from eo_ssl.errors import UserError
-from eo_ssl.sample.fields import smooth_noise
+from eo_ssl.sample.fields import draw_smooth_noise
 from eo_ssl.sensors import sensor
 from worlds.benchmarks.pixels import backscatter_db, top_codes
 from worlds.benchmarks.writing import raster_bytes, shared_out, write_benchmark
@@ -68,7 +68,7 @@ def _chip(chip: str, *, seed: int, number: int, size_px: int) -> Iterator[tuple[
     rows, columns = np.indices((size_px, size_px))
     angle = rng.uniform(0.0, 2.0 * np.pi)
     distance = (rows - size_px / 2) * np.sin(angle) + (columns - size_px / 2) * np.cos(angle)
-    water = distance + 3.0 * smooth_noise(rng, size_px, scale_px=4.0) > 0
+    water = distance + 3.0 * draw_smooth_noise(rng, size_px, scale_px=4.0) > 0
     optical = np.where(
         water,
         *(top_codes(seed, label, number, bands=_BANDS, size_px=size_px) for label in (_SEA, _CROP)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.landcover import CLASSES, S2_BANDS, table
-from eo_ssl.sample.fields import Floats, smooth_noise
+from eo_ssl.landcover import CLASSES, S2_BANDS, tabulate
+from eo_ssl.sample.fields import Floats, draw_smooth_noise
 from eo_ssl.sample.optical import QUANTIFICATION
 from worlds.benchmarks.eurosat import CHIP_PX, EUROSAT_BANDS, eurosat_chip
 
@@ -29,10 +29,10 @@ def surface_codes(seed: int, label: int, number: int, *, bands: tuple[str, ...],
     """Return patch ``number`` of class ``label`` at the surface: band -> [y, x] uint16, reflectance x 10,000, each at 10 m."""
     rng = np.random.default_rng([seed, 11, label, number])
     cover, growth = label % len(CLASSES), rng.uniform(0.2, 0.9)
-    sigma = table("texture")[cover]
-    fine, medium = smooth_noise(rng, size_px, scale_px=0.6), smooth_noise(rng, size_px, scale_px=4.0)
+    sigma = tabulate("texture")[cover]
+    fine, medium = draw_smooth_noise(rng, size_px, scale_px=0.6), draw_smooth_noise(rng, size_px, scale_px=4.0)
     light = rng.uniform(0.85, 1.15) * np.exp(sigma[0] * fine + sigma[1] * medium)
-    dormant, green = table("dormant")[cover], table("green")[cover]
+    dormant, green = tabulate("dormant")[cover], tabulate("green")[cover]
     spectrum = dormant + growth * (green - dormant)
     return {
         band: np.clip(np.rint(spectrum[S2_BANDS.index(band)] * light * QUANTIFICATION), 1, 65_534).astype(np.uint16)
@@ -44,7 +44,7 @@ def backscatter_db(seed: int, label: int, number: int, *, size_px: int) -> dict[
     """Return patch ``number`` of class ``label`` in dB: VV and VH -> [y, x] float32, with speckle of `LOOKS` looks."""
     rng = np.random.default_rng([seed, 13, label, number])
     cover = CLASSES[label % len(CLASSES)]
-    ground = cover.roughness_db * smooth_noise(rng, size_px, scale_px=3.0) + rng.normal(0.0, 1.0)
+    ground = cover.roughness_db * draw_smooth_noise(rng, size_px, scale_px=3.0) + rng.normal(0.0, 1.0)
     patch = {}
     for name, level in (("VV", cover.vv_db), ("VH", cover.vh_db)):
         speckle = rng.gamma(LOOKS, 1.0 / LOOKS, (size_px, size_px))

@@ -12,7 +12,7 @@ from affine import Affine
 
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, commit, fingerprint, finish, plan
-from eo_ssl.sample.geotiff import geotiff
+from eo_ssl.sample.geotiff import encode_geotiff
 from eo_ssl.sample.spec import SITES
 
 
@@ -40,7 +40,7 @@ def raster_bytes(image: npt.NDArray[Any], *, bands: tuple[str, ...], number: int
     """Return a GeoTIFF of ``image`` [band, y, x]; ``number`` chooses one of the invented places and a spot in it."""
     site = SITES[number % len(SITES)]
     corner = Affine(pixel_m, 0.0, site.left_m + 1200.0 * number, 0.0, -pixel_m, site.top_m - 1200.0 * number)
-    return geotiff(image, epsg=site.epsg, transform=corner, nodata=None, bands=bands)
+    return encode_geotiff(image, epsg=site.epsg, transform=corner, nodata=None, bands=bands)
 
 
 def shared_out(count: int) -> tuple[range, range, range]:

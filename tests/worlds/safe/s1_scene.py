@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.sample.fields import Floats, fractal, smooth_noise
+from eo_ssl.sample.fields import Floats, draw_fractal, draw_smooth_noise
 from worlds.safe.s1_geometry import Geometry
 from worlds.safe.s1_luts import (
     AzimuthBlock,
@@ -130,8 +130,8 @@ def backscatter(shape: tuple[int, int], polarisation: str, *, seed: int) -> Floa
     lines, samples = shape
     side = max(shape) + max(shape) % 2
     rng = np.random.default_rng([seed, _LAND])  # all polarisations see the same land
-    relief = fractal(rng, side, slope=1.5, finest_px=4.0)[:lines, :samples]
-    fields = smooth_noise(rng, side, scale_px=9.0)[:lines, :samples]
+    relief = draw_fractal(rng, side, slope=1.5, finest_px=4.0)[:lines, :samples]
+    fields = draw_smooth_noise(rng, side, scale_px=9.0)[:lines, :samples]
     land = _MEAN_DB[polarisation] + 1.8 * relief + 1.2 * fields
     water = _WATER_DB[polarisation] + 0.4 * fields
     lake = 1.0 / (1.0 + np.exp(-12.0 * (-relief - 0.9)))

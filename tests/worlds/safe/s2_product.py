@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.sample.fields import block_mean
+from eo_ssl.sample.fields import average_blocks
 from worlds.safe.container import Draft, drafted, write_raster
 from worlds.safe.s2_metadata import product_xml, view_angles
 from worlds.safe.s2_scene import (
@@ -221,7 +221,7 @@ def _masks(draft: Draft, spec: S2SafeSpec) -> list[tuple[str, str]]:
             ("MSK_SNWPRB", snow, "SnowPrbMask"),
         ):
             for gsd, suffix in ((20, ""), (60, "_1")):
-                image = percent if gsd == 20 else np.rint(block_mean(percent, 3)).astype(np.uint8)
+                image = percent if gsd == 20 else np.rint(average_blocks(percent, 3)).astype(np.uint8)
                 name = f"{folder}/{kind}_{gsd}m.jp2"
                 _jp2(draft, spec, name, image, gsd=gsd, identifier=f"{identifier}{suffix}_Tile1_Data")
                 masks.append((kind, name))

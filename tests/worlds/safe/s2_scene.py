@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.sample.fields import Floats, block_mean, fractal, smooth_noise, spread
-from eo_ssl.sample.landscape import landscape
+from eo_ssl.sample.fields import Floats, average_blocks, draw_fractal, draw_smooth_noise, repeat_pixels
+from eo_ssl.sample.landscape import make_landscape
 from eo_ssl.sample.optical import QUANTIFICATION, SATURATED_BANDS, SATURATED_DN, render_optical
-from eo_ssl.sample.product_plans import ProductPlan, sun_position
+from eo_ssl.sample.product_plans import ProductPlan, locate_sun
 from eo_ssl.sample.spec import COARSEST, ArchiveSpec
 from eo_ssl.sensors import sensor
 from worlds.safe.s2_spec import GSD_M, S2SafeSpec
@@ -73,7 +73,7 @@ def _part(seed: int, size: int, when: str, tile: str, cover: float, veil: bool, 
         cloud_cover=cover,
         edge=False,
     )
-    land = landscape(seed, ArchiveSpec(size_px=size), 0)
+    land = make_landscape(seed, ArchiveSpec(size_px=size), 0)
     scene = render_optical(seed, land, product, saturated=saturated, noise_key=0)
     rng = np.random.default_rng([seed, _STREAM])
     cirrus = _cirrus(rng, size) if veil else np.zeros((size // COARSEST,) * 2, dtype=np.float32)
@@ -82,24 +82,26 @@ def _part(seed: int, size: int, when: str, tile: str, cover: float, veil: bool, 
         # Saturated areas keep a value here; they are masked where the product is written.
         filled = np.where(np.isnan(values), np.float32(1.5), values)
         factor = GSD_M[band] // 10
-        surface[band] = filled + np.float32(CIRRUS_BRIGHTNESS) * spread(cirrus, COARSEST // factor).astype(np.float32)
+        surface[band] = filled + np.float32(CIRRUS_BRIGHTNESS) * repeat_pixels(cirrus, COARSEST // factor).astype(
+            np.float32
+        )
     scl = scene.scl.copy()
-    veiled = np.asarray(spread(cirrus > 0.25, COARSEST // 2), dtype=bool)
+    veiled = np.asarray(repeat_pixels(cirrus > 0.25, COARSEST // 2), dtype=bool)
     scl[veiled & np.isin(scl, (4, 5, 6))] = 10
-    opacity = block_mean(np.isin(scene.scl, (8, 9)), 3)
+    opacity = average_blocks(np.isin(scene.scl, (8, 9)), 3)
     surface["B10"] = _water_vapour_band(rng, cirrus, opacity)
     return Part(surface, scl, _probability(rng, scl), scene.saturated)
 
 
 def _cirrus(rng: np.random.Generator, size: int) -> Floats:
     """Return a veil over about a seventh of the scene, [y, x] float32 at 60 m, 0-1."""
-    field = fractal(rng, size // COARSEST, slope=2.0, finest_px=4.0)
+    field = draw_fractal(rng, size // COARSEST, slope=2.0, finest_px=4.0)
     return np.asarray(np.clip((field - 1.0) / 1.2, 0.0, 1.0), dtype=np.float32)
 
 
 def _water_vapour_band(rng: np.random.Generator, cirrus: Floats, opacity: Floats) -> Floats:
     """Return B10: the air below 6 km is opaque at 1.37 um, so that only cirrus and high cloud tops are bright; [y, x] at 60 m."""
-    floor = 0.0022 + 0.0004 * smooth_noise(rng, cirrus.shape[0], scale_px=4.0)
+    floor = 0.0022 + 0.0004 * draw_smooth_noise(rng, cirrus.shape[0], scale_px=4.0)
     noise = 0.0002 * rng.standard_normal(cirrus.shape)
     clear = np.clip(floor + noise, 0.001, 0.004)
     return np.asarray(clear + 0.004 * opacity + 0.8 * CIRRUS_BRIGHTNESS * cirrus, dtype=np.float32)
@@ -117,7 +119,7 @@ def sun(spec: S2SafeSpec, column_m: float | None = None, row_m: float | None = N
     """Return zenith and azimuth of the sun in degrees, at the middle of the product or at a place in it."""
     middle = spec.extent_m / 2
     longitude, latitude = spec.position(middle if column_m is None else column_m, middle if row_m is None else row_m)
-    return sun_position(spec.sensing_time, longitude, latitude)
+    return locate_sun(spec.sensing_time, longitude, latitude)
 
 
 def rayleigh(band: str, sun_zenith_deg: float) -> tuple[float, float]:
@@ -154,12 +156,12 @@ def swath_edge(spec: S2SafeSpec, gsd_m: int) -> Bools:
     top, bottom = rng.uniform(0.05, 0.22, size=2) * size if spec.edge else (0.0, 0.0)
     rows, columns = np.mgrid[0:size, 0:size]
     wedge = columns < np.floor(top + (bottom - top) * rows / size)
-    return np.asarray(spread(wedge, 60 // gsd_m), dtype=bool)
+    return np.asarray(repeat_pixels(wedge, 60 // gsd_m), dtype=bool)
 
 
 def saturated(spec: S2SafeSpec, gsd_m: int) -> Bools:
     """Return the saturated areas, bool [y, x] at 10 or 20 m."""
-    return np.asarray(spread(repeated(part(spec).saturated, spec.size_px // 2), 20 // gsd_m), dtype=bool)
+    return np.asarray(repeat_pixels(repeated(part(spec).saturated, spec.size_px // 2), 20 // gsd_m), dtype=bool)
 
 
 def stored(spec: S2SafeSpec, band: str, gsd_m: int | None = None) -> npt.NDArray[np.uint16]:
@@ -175,14 +177,14 @@ def stored(spec: S2SafeSpec, band: str, gsd_m: int | None = None) -> npt.NDArray
     values = part_reflectance(spec, band)
     numbers = np.rint(values.astype(np.float64) * QUANTIFICATION)
     if gsd_m > own:
-        numbers = np.rint(block_mean(numbers, gsd_m // own))
+        numbers = np.rint(average_blocks(numbers, gsd_m // own))
     part_numbers = np.clip(numbers - spec.offset, 1, SATURATED_DN - 1).astype(np.uint16)
     if gsd_m < own:
-        part_numbers = np.asarray(spread(part_numbers, own // gsd_m), dtype=np.uint16)
+        part_numbers = np.asarray(repeat_pixels(part_numbers, own // gsd_m), dtype=np.uint16)
     image = repeated(part_numbers, spec.size_px * 10 // gsd_m)
     if band in SATURATED_BANDS:
         spots = saturated(spec, min(gsd_m, 20))
-        image[spots if gsd_m <= 20 else block_mean(spots, 3) > 0] = SATURATED_DN
+        image[spots if gsd_m <= 20 else average_blocks(spots, 3) > 0] = SATURATED_DN
     image[swath_edge(spec, gsd_m)] = 0
     return np.asarray(image, dtype=np.uint16)
 
@@ -231,4 +233,4 @@ def classes_60m(spec: S2SafeSpec) -> npt.NDArray[np.uint8]:
     """Return opaque cloud, cirrus and snow as in MSK_CLASSI, uint8 0 or 1 [3, y, x] at 60 m: more than half of the 20 m pixels."""
     scl = scene_classes(spec)
     kinds = ((8, 9), (10,), (11,))
-    return np.stack([(block_mean(np.isin(scl, kind), 3) > 0.5).astype(np.uint8) for kind in kinds])
+    return np.stack([(average_blocks(np.isin(scl, kind), 3) > 0.5).astype(np.uint8) for kind in kinds])

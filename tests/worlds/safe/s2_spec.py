@@ -13,7 +13,7 @@ from affine import Affine
 from rasterio.warp import transform
 
 from eo_ssl.errors import UserError
-from eo_ssl.sample.spec import COARSEST, PIXEL_M, baseline_offset
+from eo_ssl.sample.spec import COARSEST, PIXEL_M, get_baseline_offset
 from eo_ssl.sensors import sensor
 
 SMALLEST_PX, FULL_PX = 96, 10_980  # side in 10 m pixels: what the landscape can fill, what a real tile has
@@ -82,13 +82,13 @@ class S2SafeSpec:
             raise UserError(
                 f"expected seed >= 0, cloud_cover in 0-0.6 and saturated >= 0, got {self.seed}, {self.cloud_cover} and {self.saturated}"
             )
-        baseline_offset(self.baseline)
+        get_baseline_offset(self.baseline)
         corner(self.tile)
 
     @property
     def offset(self) -> int:
         """What the product says to add to a stored number: -1000 from baseline 04.00 on, else 0."""
-        return baseline_offset(self.baseline)
+        return get_baseline_offset(self.baseline)
 
     @property
     def start(self) -> Moment:

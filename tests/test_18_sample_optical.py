@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from archives import GSD, SPEC, of_sensor, planned_truth, read, repeat
-from eo_ssl.landcover import CLASS_NAMES, CLASSES, S2_BANDS, greenness
+from eo_ssl.landcover import CLASS_NAMES, CLASSES, S2_BANDS, compute_greenness
 from eo_ssl.sample import SITES, ArchiveSpec, Truth, make_archive
-from eo_ssl.sample.product_plans import sun_position
+from eo_ssl.sample.product_plans import locate_sun
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_greenness_peaks_where_it_was_told_to() -> None:
     year = np.arange(1, 366)
     for shift, southern, peak in ((0.0, False, 190), (20.0, False, 210), (0.0, True, 7)):
         curve = [
-            float(greenness(crop, np.full((1, 1), shift, np.float32), day=int(day), southern=southern)[0, 0])
+            float(compute_greenness(crop, np.full((1, 1), shift, np.float32), day=int(day), southern=southern)[0, 0])
             for day in year
         ]
         assert abs(int(year[np.argmax(curve)]) - peak) <= 1
@@ -245,7 +245,7 @@ def test_shadows_lie_away_from_the_sun_at_a_cloud_height() -> None:
 def test_sun_stands_where_astronomy_puts_it(
     when: datetime, longitude: float, latitude: float, zenith: float, azimuth: float
 ) -> None:
-    got = sun_position(when, longitude, latitude)
+    got = locate_sun(when, longitude, latitude)
     assert got[0] == pytest.approx(zenith, abs=0.7)
     assert abs((got[1] - azimuth + 180) % 360 - 180) < 1.0
 

@@ -21,7 +21,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.landcover import CLASS_NAMES, S2_BANDS
 from eo_ssl.manifest import require
 from eo_ssl.sample import SITES, ArchiveSpec, Truth, make_archive
-from eo_ssl.sample.spec import baseline_offset, site_shares
+from eo_ssl.sample.spec import compute_site_shares, get_baseline_offset
 
 
 @pytest.fixture(scope="module")
@@ -165,14 +165,14 @@ def test_cards_describe_the_files(archive: tuple[Path, Truth]) -> None:
                 assert (
                     sidecar[card.metadata.offset]
                     == plan.offset
-                    == baseline_offset(sidecar[card.metadata.processing_baseline])
+                    == get_baseline_offset(sidecar[card.metadata.processing_baseline])
                 )
 
 
 @pytest.mark.parametrize("sites", [1, 3, 8])
 def test_places_differ_but_the_archive_keeps_its_shares(sites: int) -> None:
     spec = ArchiveSpec(sites=sites)
-    shares, wanted = site_shares(spec), dict(spec.shares)
+    shares, wanted = compute_site_shares(spec), dict(spec.shares)
     np.testing.assert_allclose(shares.sum(axis=1), 1.0, atol=1e-12)
     np.testing.assert_allclose(shares.mean(axis=0), [wanted[name] for name in CLASS_NAMES], atol=1e-6)
     assert sites == 1 or shares[0, CLASS_NAMES.index("water")] > 1.3 * wanted["water"]  # the harbour
