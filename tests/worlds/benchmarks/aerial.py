@@ -12,8 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.io import savemat
 
-from worlds.benchmarks.pixels import surface_codes
-from worlds.benchmarks.writing import raster_bytes, shared_out, write_benchmark
+from worlds.benchmarks.pixels import draw_surface_codes
+from worlds.benchmarks.writing import encode_raster, split_numbers, write_benchmark
 
 Bytes = npt.NDArray[np.uint8]
 _COLOURS = ("B04", "B03", "B02", "B08")  # red, green, blue, near infrared
@@ -24,9 +24,9 @@ SAT6_CLASSES = ("building", "barren land", "trees", "grassland", "road", "water"
 _COVERS = (4, 5, 1, 3, 4, 0)  # of SAT-6's classes, as places in landcover.CLASSES
 
 
-def aerial_bytes(seed: int, label: int, number: int, *, size_px: int) -> Bytes:
+def draw_aerial(seed: int, label: int, number: int, *, size_px: int) -> Bytes:
     """Return patch ``number`` of class ``label`` as red, green, blue and near infrared, [4, y, x] uint8."""
-    codes = surface_codes(seed, label, number, bands=_COLOURS, size_px=size_px)
+    codes = draw_surface_codes(seed, label, number, bands=_COLOURS, size_px=size_px)
     planes = np.stack([codes[band] for band in _COLOURS]) / 10_000 / _WHITE
     return np.clip(np.rint(255 * planes), 0, 255).astype(np.uint8)
 
@@ -37,11 +37,11 @@ def make_sat6(folder: Path, *, seed: int = 0, per_class: int = 5) -> Path:
     Raises:
         UserError: too few patches, or a folder made with other arguments.
     """
-    train, validation, test = shared_out(per_class)
+    train, validation, test = split_numbers(per_class)
     arrays: dict[str, Bytes] = {}
     for name, numbers in (("train", (*train, *validation)), ("test", tuple(test))):
         patches = [(label, number) for number in numbers for label in range(len(SAT6_CLASSES))]
-        images = [aerial_bytes(seed, _COVERS[label], 10 * number + label, size_px=28) for label, number in patches]
+        images = [draw_aerial(seed, _COVERS[label], 10 * number + label, size_px=28) for label, number in patches]
         arrays[f"{name}_x"] = np.moveaxis(np.stack(images), (0, 1), (3, 2))
         arrays[f"{name}_y"] = np.eye(len(SAT6_CLASSES), dtype=np.uint8)[[label for label, _ in patches]].T
     buffer = io.BytesIO()
@@ -62,7 +62,7 @@ def make_ucmerced(folder: Path, *, seed: int = 0, per_class: int = 5, classes: i
     def files() -> Iterator[tuple[str, bytes]]:
         for label, name in enumerate(names):
             for number in range(per_class):
-                image = aerial_bytes(seed, label, number, size_px=256)[:3, : 253 if number == 0 else 256]
+                image = draw_aerial(seed, label, number, size_px=256)[:3, : 253 if number == 0 else 256]
                 yield f"UCMerced_LandUse/Images/{name}/{name}{number:02d}.tif", _picture(image, "TIFF")
         yield from _lists("uc_merced-{}.txt", "{}{:02d}.tif", names, per_class)
 
@@ -81,7 +81,7 @@ def make_resisc45(folder: Path, *, seed: int = 0, per_class: int = 5, classes: i
     def files() -> Iterator[tuple[str, bytes]]:
         for label, name in enumerate(names):
             for number in range(per_class):
-                image = aerial_bytes(seed, label, number, size_px=256)[:3]
+                image = draw_aerial(seed, label, number, size_px=256)[:3]
                 yield f"NWPU-RESISC45/{name}/{name}_{number:03d}.jpg", _picture(image, "JPEG")
         yield from _lists("resisc45-{}.txt", "{}_{:03d}.jpg", names, per_class)
 
@@ -108,11 +108,11 @@ def make_treesatai(folder: Path, *, seed: int = 0, plots: int = 12) -> Path:
         for number, stem in stems.items():
             genus = number % len(_GENERA)
             labels[stem] = [[_GENERA[genus], 0.8], [_GENERA[(genus + 1) % len(_GENERA)], 0.2]]
-            codes = surface_codes(seed, 1 + genus % 2, number, bands=_TREES_S2, size_px=6)
+            codes = draw_surface_codes(seed, 1 + genus % 2, number, bands=_TREES_S2, size_px=6)
             optical = np.stack([codes[band] for band in _TREES_S2])
-            yield f"s2/60m/{stem}", raster_bytes(optical, bands=_TREES_S2, number=number)
-            aerial = aerial_bytes(seed, 1 + genus % 2, number, size_px=304)[[3, 1, 2, 0]]
-            yield f"aerial/60m/{stem}", raster_bytes(aerial, bands=("NIR", "G", "B", "R"), number=number, pixel_m=0.2)
+            yield f"s2/60m/{stem}", encode_raster(optical, bands=_TREES_S2, number=number)
+            aerial = draw_aerial(seed, 1 + genus % 2, number, size_px=304)[[3, 1, 2, 0]]
+            yield f"aerial/60m/{stem}", encode_raster(aerial, bands=("NIR", "G", "B", "R"), number=number, pixel_m=0.2)
         yield "labels/TreeSatBA_v9_60m_multi_labels.json", json.dumps(labels).encode()
         names = list(stems.values())
         yield "train_filenames.lst", "\n".join(names[:-held]).encode()
@@ -128,6 +128,6 @@ def _picture(image: Bytes, kind: str) -> bytes:
 
 
 def _lists(file: str, image: str, names: tuple[str, ...], per_class: int) -> Iterator[tuple[str, bytes]]:
-    for split, numbers in zip(("train", "val", "test"), shared_out(per_class), strict=True):
+    for split, numbers in zip(("train", "val", "test"), split_numbers(per_class), strict=True):
         lines = [image.format(name, number) for name in names for number in numbers]
         yield file.format(split), "".join(f"{line}\n" for line in lines).encode()

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from eo_ssl.landcover import S2_BANDS
 from eo_ssl.sample.fields import average_blocks
 from eo_ssl.sensors import sensor
-from worlds.benchmarks.pixels import backscatter_db, surface_codes
-from worlds.benchmarks.writing import raster_bytes, shared_out, write_benchmark
+from worlds.benchmarks.pixels import draw_backscatter_db, draw_surface_codes
+from worlds.benchmarks.writing import encode_raster, split_numbers, write_benchmark
 
 SIZE_PX = 120
 BIGEARTHNET_CLASSES = (
@@ -60,7 +60,7 @@ def make_bigearthnet_v2(folder: Path, *, seed: int = 0, patches: int = 15) -> Pa
     Raises:
         UserError: too few patches, or a folder made with other arguments.
     """
-    parts = shared_out(patches)
+    parts = split_numbers(patches)
 
     def files() -> Iterator[tuple[str, bytes]]:
         rows = []
@@ -68,7 +68,7 @@ def make_bigearthnet_v2(folder: Path, *, seed: int = 0, patches: int = 15) -> Pa
             for number in numbers:
                 label = number % len(BIGEARTHNET_CLASSES)
                 patch, radar = _names(label, number)
-                rows.append((patch, radar, labels_of(label), split))
+                rows.append((patch, radar, list_labels(label), split))
                 yield from _patch(patch, radar, seed=seed, label=label, number=number)
         buffer = io.BytesIO()
         columns = ("patch_id", "s1_name", "labels", "split")
@@ -93,7 +93,7 @@ def make_bigearthnet_v1(folder: Path, *, seed: int = 0, patches: int = 10) -> Pa
     Raises:
         UserError: too few patches, or a folder made with other arguments.
     """
-    parts = shared_out(patches)
+    parts = split_numbers(patches)
 
     def files() -> Iterator[tuple[str, bytes]]:
         for split, numbers in zip(("train", "val", "test"), parts, strict=True):
@@ -104,8 +104,8 @@ def make_bigearthnet_v1(folder: Path, *, seed: int = 0, patches: int = 10) -> Pa
                 radar = f"S1A_IW_GRDH_1SDV_201706{day}T165043_33UUP_{number}_45"
                 labels = json.dumps({"labels": [_CORINE_LABELS[number % len(_CORINE_LABELS)], "Airports"]}).encode()
                 for folder_name, make in (
-                    (f"BigEarthNet-v1.0/{patch}", band_files),
-                    (f"BigEarthNet-S1-v1.0/{radar}", radar_files),
+                    (f"BigEarthNet-v1.0/{patch}", encode_bands),
+                    (f"BigEarthNet-S1-v1.0/{radar}", encode_radar),
                 ):
                     yield from make(folder_name, seed=seed, label=number, number=number)
                     yield f"{folder_name}/{folder_name.rpartition('/')[2]}_labels_metadata.json", labels
@@ -116,28 +116,28 @@ def make_bigearthnet_v1(folder: Path, *, seed: int = 0, patches: int = 10) -> Pa
     return write_benchmark(folder, seed=seed, config=config, files=files())
 
 
-def labels_of(label: int) -> list[str]:
+def list_labels(label: int) -> list[str]:
     """Return the labels of a patch of class ``label``: its own and that of the next but one."""
     return [BIGEARTHNET_CLASSES[label], BIGEARTHNET_CLASSES[(label + 2) % len(BIGEARTHNET_CLASSES)]]
 
 
-def band_files(folder: str, *, seed: int, label: int, number: int) -> Iterator[tuple[str, bytes]]:
+def encode_bands(folder: str, *, seed: int, label: int, number: int) -> Iterator[tuple[str, bytes]]:
     """Yield one GeoTIFF per Sentinel-2 band, named after its folder, each at its own resolution."""
     name = folder.rpartition("/")[2]
-    for band, codes in surface_codes(seed, label, number, bands=S2_BANDS, size_px=SIZE_PX).items():
+    for band, codes in draw_surface_codes(seed, label, number, bands=S2_BANDS, size_px=SIZE_PX).items():
         factor = _FACTOR[band]
         plane = np.rint(average_blocks(codes, factor)).astype(np.uint16) if factor > 1 else codes
         yield (
             f"{folder}/{name}_{band}.tif",
-            raster_bytes(plane[None], bands=(band,), number=number, pixel_m=10.0 * factor),
+            encode_raster(plane[None], bands=(band,), number=number, pixel_m=10.0 * factor),
         )
 
 
-def radar_files(folder: str, *, seed: int, label: int, number: int) -> Iterator[tuple[str, bytes]]:
+def encode_radar(folder: str, *, seed: int, label: int, number: int) -> Iterator[tuple[str, bytes]]:
     """Yield one GeoTIFF per polarisation in dB, named after its folder."""
     name = folder.rpartition("/")[2]
-    for band, values in backscatter_db(seed, label, number, size_px=SIZE_PX).items():
-        yield f"{folder}/{name}_{band}.tif", raster_bytes(values[None], bands=(band,), number=number)
+    for band, values in draw_backscatter_db(seed, label, number, size_px=SIZE_PX).items():
+        yield f"{folder}/{name}_{band}.tif", encode_raster(values[None], bands=(band,), number=number)
 
 
 def _names(label: int, number: int) -> tuple[str, str]:
@@ -149,8 +149,8 @@ def _names(label: int, number: int) -> tuple[str, str]:
 
 def _patch(patch: str, radar: str, *, seed: int, label: int, number: int) -> Iterator[tuple[str, bytes]]:
     product, scene = patch.rsplit("_", 2)[0], radar.rsplit("_", 3)[0]
-    yield from band_files(f"BigEarthNet-S2/{product}/{patch}", seed=seed, label=label, number=number)
-    yield from radar_files(f"BigEarthNet-S1/{scene}/{radar}", seed=seed, label=label, number=number)
+    yield from encode_bands(f"BigEarthNet-S2/{product}/{patch}", seed=seed, label=label, number=number)
+    yield from encode_radar(f"BigEarthNet-S1/{scene}/{radar}", seed=seed, label=label, number=number)
     codes = np.full((1, SIZE_PX, SIZE_PX), _CORINE, dtype=np.uint16)
     path = f"Reference_Maps/{product}/{patch}/{patch}_reference_map.tif"
-    yield path, raster_bytes(codes, bands=("CLC2018",), number=number)
+    yield path, encode_raster(codes, bands=("CLC2018",), number=number)

@@ -74,7 +74,7 @@ def make_eurosat(folder: Path, *, seed: int = 0, per_class: int = 10, bands_orde
             path = folder / EUROSAT_FOLDER / name / f"{name}_{number}.tif"
             if path.exists():
                 continue
-            image = eurosat_chip(seed, label, number)
+            image = draw_eurosat_chip(seed, label, number)
             site = SITES[number % len(SITES)]
             corner = Affine(PIXEL_M, 0.0, site.left_m + 640.0 * number, 0.0, -PIXEL_M, site.top_m - 640.0 * label)
             commit(path, encode_geotiff(image[planes], epsg=site.epsg, transform=corner, nodata=None, bands=order))
@@ -104,7 +104,7 @@ def _splits(per_class: int) -> dict[str, range]:
     return {"train": range(1, first + 1), "val": range(first + 1, second + 1), "test": range(second + 1, per_class + 1)}
 
 
-def eurosat_chip(seed: int, label: int, number: int) -> npt.NDArray[np.uint16]:
+def draw_eurosat_chip(seed: int, label: int, number: int) -> npt.NDArray[np.uint16]:
     """Return chip ``number`` of class ``label``, [13, 64, 64] uint16 in the order of `EUROSAT_BANDS`."""
     rng = np.random.default_rng([seed, 7, label, number])
     cover, growth, brightness = _scene(rng, EUROSAT_CLASSES[label])

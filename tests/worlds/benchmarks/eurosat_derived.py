@@ -10,9 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from worlds.benchmarks.eurosat import EUROSAT_CLASSES, eurosat_chip
-from worlds.benchmarks.pixels import backscatter_db
-from worlds.benchmarks.writing import raster_bytes, shared_out, write_benchmark
+from worlds.benchmarks.eurosat import EUROSAT_CLASSES, draw_eurosat_chip
+from worlds.benchmarks.pixels import draw_backscatter_db
+from worlds.benchmarks.writing import encode_raster, split_numbers, write_benchmark
 
 M_EUROSAT_KEYS = (
     "01 - Coastal aerosol", "02 - Blue", "03 - Green", "04 - Red", "05 - Vegetation Red Edge", "06 - Vegetation Red Edge",
@@ -31,7 +31,7 @@ def make_m_eurosat(folder: Path, *, seed: int = 0, per_class: int = 3) -> Path:
         UserError: too few samples, or a folder made with other arguments.
     """
     base = "classification_v1.0/m-eurosat"
-    parts = dict(zip(("train", "valid", "test"), shared_out(per_class), strict=True))
+    parts = dict(zip(("train", "valid", "test"), split_numbers(per_class), strict=True))
 
     def files() -> Iterator[tuple[str, bytes]]:
         classes: dict[str, list[str]] = {name: [] for name in EUROSAT_CLASSES}
@@ -53,7 +53,7 @@ def make_m_eurosat(folder: Path, *, seed: int = 0, per_class: int = 3) -> Path:
 def _sample(seed: int, label: int, number: int) -> bytes:
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
-        for name, plane in zip(M_EUROSAT_KEYS, eurosat_chip(seed, label, number), strict=True):
+        for name, plane in zip(M_EUROSAT_KEYS, draw_eurosat_chip(seed, label, number), strict=True):
             file.create_dataset(name, data=plane.astype(np.int16))
     return buffer.getvalue()
 
@@ -64,18 +64,18 @@ def make_eurosat_sar(folder: Path, *, seed: int = 0, per_class: int = 3) -> Path
     Raises:
         UserError: too few patches, or a folder made with other arguments.
     """
-    parts = shared_out(per_class)
+    parts = split_numbers(per_class)
 
     def files() -> Iterator[tuple[str, bytes]]:
         for split, numbers in zip(("train", "val", "test"), parts, strict=True):
             lines = []
             for number in numbers:
                 for label, name in enumerate(EUROSAT_CLASSES):
-                    patch = backscatter_db(seed, 0, 100 * label + number, size_px=64)
+                    patch = draw_backscatter_db(seed, 0, 100 * label + number, size_px=64)
                     image = np.stack([patch["VV"], patch["VH"]]) - patch["VV"].mean() + np.float32(_LEVELS[label])
                     lines.append(f"{name}_{number + 1}.jpg\n")
                     path = f"eurosat_s1/all_imgs/{name}/{name}_{number + 1}.tif"
-                    yield path, raster_bytes(image.astype(np.float32), bands=("VV", "VH"), number=number)
+                    yield path, encode_raster(image.astype(np.float32), bands=("VV", "VH"), number=number)
             yield f"eurosat_s1/eurosat-{split}.txt", "".join(lines).encode()
 
     config = {"layout": "eurosat_sar", "per_class": per_class}

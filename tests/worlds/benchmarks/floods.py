@@ -10,8 +10,8 @@ import numpy as np
 from eo_ssl.errors import UserError
 from eo_ssl.sample.fields import draw_smooth_noise
 from eo_ssl.sensors import sensor
-from worlds.benchmarks.pixels import backscatter_db, top_codes
-from worlds.benchmarks.writing import raster_bytes, shared_out, write_benchmark
+from worlds.benchmarks.pixels import draw_backscatter_db, draw_top_codes
+from worlds.benchmarks.writing import encode_raster, split_numbers, write_benchmark
 
 EVENTS = ("Ghana", "India", "Mekong", "Spain")
 _DATA = "v1.1/data/flood_events/HandLabeled"
@@ -38,7 +38,7 @@ def make_sen1floods11(folder: Path, *, seed: int = 0, per_event: int = 5, size_p
     """
     if size_px < 16:
         raise UserError(f"expected chips of at least 16 px, got {size_px}; ask for larger ones")
-    parts = shared_out(per_event)
+    parts = split_numbers(per_event)
     lists = dict(zip(("train", "valid", "test"), parts, strict=True))
 
     def files() -> Iterator[tuple[str, bytes]]:
@@ -71,14 +71,14 @@ def _chip(chip: str, *, seed: int, number: int, size_px: int) -> Iterator[tuple[
     water = distance + 3.0 * draw_smooth_noise(rng, size_px, scale_px=4.0) > 0
     optical = np.where(
         water,
-        *(top_codes(seed, label, number, bands=_BANDS, size_px=size_px) for label in (_SEA, _CROP)),
+        *(draw_top_codes(seed, label, number, bands=_BANDS, size_px=size_px) for label in (_SEA, _CROP)),
     ).astype(np.int16)
-    radar = {label: backscatter_db(seed, cover, number, size_px=size_px) for label, cover in _RADAR.items()}
+    radar = {label: draw_backscatter_db(seed, cover, number, size_px=size_px) for label, cover in _RADAR.items()}
     power = np.stack([np.where(water, radar[_SEA][name], radar[_CROP][name]) for name in ("VV", "VH")])
     label = water.astype(np.int16)
     label[: size_px // 16] = -1
     power[:, :2, :2] = np.nan
     optical[:, :2, :2] = 0
-    yield f"{_DATA}/S1Hand/{chip}_S1Hand.tif", raster_bytes(power, bands=("VV", "VH"), number=number)
-    yield f"{_DATA}/S2Hand/{chip}_S2Hand.tif", raster_bytes(optical, bands=_BANDS, number=number)
-    yield f"{_DATA}/LabelHand/{chip}_LabelHand.tif", raster_bytes(label[None], bands=("label",), number=number)
+    yield f"{_DATA}/S1Hand/{chip}_S1Hand.tif", encode_raster(power, bands=("VV", "VH"), number=number)
+    yield f"{_DATA}/S2Hand/{chip}_S2Hand.tif", encode_raster(optical, bands=_BANDS, number=number)
+    yield f"{_DATA}/LabelHand/{chip}_LabelHand.tif", encode_raster(label[None], bands=("label",), number=number)

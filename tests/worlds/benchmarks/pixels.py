@@ -8,24 +8,24 @@ import numpy.typing as npt
 from eo_ssl.landcover import CLASSES, S2_BANDS, tabulate
 from eo_ssl.sample.fields import Floats, draw_smooth_noise
 from eo_ssl.sample.optical import QUANTIFICATION
-from worlds.benchmarks.eurosat import CHIP_PX, EUROSAT_BANDS, eurosat_chip
+from worlds.benchmarks.eurosat import CHIP_PX, EUROSAT_BANDS, draw_eurosat_chip
 
 Codes = npt.NDArray[np.uint16]
 LOOKS = 4.4  # of ground-range products in IW mode (Sentinel-1 Product Definition, table 5-1: 4.4 looks)
 
 
-def top_codes(seed: int, label: int, number: int, *, bands: tuple[str, ...], size_px: int) -> Codes:
+def draw_top_codes(seed: int, label: int, number: int, *, bands: tuple[str, ...], size_px: int) -> Codes:
     """Return patch ``number`` of class ``label`` at the top of the atmosphere, [band, y, x] uint16, reflectance x 10,000.
 
     The patch is that of the generated EuroSAT (class modulo ten), repeated by mirroring where it is too small.
     """
-    chip = eurosat_chip(seed, label % 10, number)[[EUROSAT_BANDS.index(band) for band in bands]]
+    chip = draw_eurosat_chip(seed, label % 10, number)[[EUROSAT_BANDS.index(band) for band in bands]]
     if size_px > CHIP_PX:
         chip = np.pad(chip, ((0, 0), (0, size_px - CHIP_PX), (0, size_px - CHIP_PX)), mode="symmetric")
     return np.asarray(chip[:, :size_px, :size_px])
 
 
-def surface_codes(seed: int, label: int, number: int, *, bands: tuple[str, ...], size_px: int) -> dict[str, Codes]:
+def draw_surface_codes(seed: int, label: int, number: int, *, bands: tuple[str, ...], size_px: int) -> dict[str, Codes]:
     """Return patch ``number`` of class ``label`` at the surface: band -> [y, x] uint16, reflectance x 10,000, each at 10 m."""
     rng = np.random.default_rng([seed, 11, label, number])
     cover, growth = label % len(CLASSES), rng.uniform(0.2, 0.9)
@@ -40,7 +40,7 @@ def surface_codes(seed: int, label: int, number: int, *, bands: tuple[str, ...],
     }
 
 
-def backscatter_db(seed: int, label: int, number: int, *, size_px: int) -> dict[str, Floats]:
+def draw_backscatter_db(seed: int, label: int, number: int, *, size_px: int) -> dict[str, Floats]:
     """Return patch ``number`` of class ``label`` in dB: VV and VH -> [y, x] float32, with speckle of `LOOKS` looks."""
     rng = np.random.default_rng([seed, 13, label, number])
     cover = CLASSES[label % len(CLASSES)]

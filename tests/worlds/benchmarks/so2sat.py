@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eo_ssl.sample.optical import QUANTIFICATION
-from worlds.benchmarks.pixels import backscatter_db, top_codes
-from worlds.benchmarks.writing import shared_out, write_benchmark
+from worlds.benchmarks.pixels import draw_backscatter_db, draw_top_codes
+from worlds.benchmarks.writing import split_numbers, write_benchmark
 
 SO2SAT_CLASSES = 17
 SO2SAT_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
@@ -35,7 +35,7 @@ def make_so2sat(folder: Path, *, seed: int = 0, per_class: int = 3) -> Path:
     Raises:
         UserError: too few patches, or a folder made with other arguments.
     """
-    train, validation, test = shared_out(per_class)
+    train, validation, test = split_numbers(per_class)
 
     def files() -> Iterator[tuple[str, bytes]]:
         for offset, version in enumerate(VERSIONS):
@@ -66,14 +66,15 @@ def _file(seed: int, numbers: list[int]) -> bytes:
 
 
 def _optical(seed: int, label: int, number: int) -> Doubles:
-    codes = top_codes(seed, label, number, bands=SO2SAT_BANDS, size_px=SIZE_PX)
+    codes = draw_top_codes(seed, label, number, bands=SO2SAT_BANDS, size_px=SIZE_PX)
     return np.moveaxis(codes / QUANTIFICATION, 0, 2)
 
 
 def _radar(seed: int, label: int, number: int) -> Doubles:
     rng = np.random.default_rng([seed, 17, label, number])
     power = {
-        name: 10.0 ** (values / 10.0) for name, values in backscatter_db(seed, label, number, size_px=SIZE_PX).items()
+        name: 10.0 ** (values / 10.0)
+        for name, values in draw_backscatter_db(seed, label, number, size_px=SIZE_PX).items()
     }
     parts = []
     for name in ("VH", "VV"):

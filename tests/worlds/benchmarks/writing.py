@@ -36,14 +36,14 @@ def write_benchmark(folder: Path, *, seed: int, config: Mapping[str, Any], files
     return folder
 
 
-def raster_bytes(image: npt.NDArray[Any], *, bands: tuple[str, ...], number: int, pixel_m: float = 10.0) -> bytes:
+def encode_raster(image: npt.NDArray[Any], *, bands: tuple[str, ...], number: int, pixel_m: float = 10.0) -> bytes:
     """Return a GeoTIFF of ``image`` [band, y, x]; ``number`` chooses one of the invented places and a spot in it."""
     site = SITES[number % len(SITES)]
     corner = Affine(pixel_m, 0.0, site.left_m + 1200.0 * number, 0.0, -pixel_m, site.top_m - 1200.0 * number)
     return encode_geotiff(image, epsg=site.epsg, transform=corner, nodata=None, bands=bands)
 
 
-def shared_out(count: int) -> tuple[range, range, range]:
+def split_numbers(count: int) -> tuple[range, range, range]:
     """Return the numbers of train, validation and test images out of ``count`` per class: 60/20/20, at least one each.
 
     Raises:

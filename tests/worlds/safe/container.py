@@ -6,18 +6,17 @@ import hashlib
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import rasterio
 
+from eo_ssl.commits import explain_os_error, sync_folder
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import explain_os_error, sync_folder
 
 _ZIP_TIME = (2024, 1, 1, 0, 0, 0)  # of every member: equal products give equal zip files
 _CHUNK = 1 << 20
@@ -54,6 +53,17 @@ class Draft:
         self.objects.append(DataObject(identifier, name, mime, representation))
         return path
 
+    def list_objects(self, algorithm: str) -> list[dict[str, Any]]:
+        """Return all files as the manifest lists them, with size and checksum."""
+        return [
+            {
+                **asdict(entry),
+                "size": (self.root / entry.name).stat().st_size,
+                "digest": self.digest(entry.name, algorithm),
+            }
+            for entry in self.objects
+        ]
+
     def digest(self, name: str, algorithm: str) -> str:
         """Return the checksum of a file, lower-case hexadecimal; ``algorithm`` as the manifests spell it: MD5 or SHA3-256."""
         made = hashlib.new(algorithm.lower().replace("-", "_"), usedforsecurity=False)
@@ -64,7 +74,7 @@ class Draft:
 
 
 @contextmanager
-def drafted(folder: Path, name: str, *, zipped: bool) -> Iterator[tuple[Draft, Path]]:
+def open_draft(folder: Path, name: str, *, zipped: bool) -> Iterator[tuple[Draft, Path]]:
     """Give a draft of ``name`` and the path where it appears, whole, when the block ends; nothing appears when it raises.
 
     Raises:
@@ -111,30 +121,3 @@ def write_raster(path: Path, image: npt.NDArray[Any], **profile: Any) -> None:
         file.write(bands)
     # GDAL keeps what the format has no place for in a side file; a product has none.
     path.with_name(f"{path.name}.aux.xml").unlink(missing_ok=True)
-
-
-def data_object_section(draft: Draft, checksum: Callable[[DataObject], tuple[str, str]]) -> str:
-    """Return the ``dataObject`` elements of a manifest for all files of a draft.
-
-    Args:
-        draft: the product, its files written.
-        checksum: name of the algorithm and digest to print for a file.
-    """
-    rows = []
-    for entry in draft.objects:
-        algorithm, digest = checksum(entry)
-        representation = f' repID="{entry.representation}"' if entry.representation else ""
-        size = (draft.root / entry.name).stat().st_size
-        rows.append(
-            f'    <dataObject ID="{entry.identifier}"{representation}>\n'
-            f'      <byteStream mimeType="{entry.mime}" size="{size}">\n'
-            f'        <fileLocation locatorType="URL" href="./{entry.name}"/>\n'
-            f'        <checksum checksumName="{algorithm}">{digest}</checksum>\n'
-            f"      </byteStream>\n    </dataObject>\n"
-        )
-    return "".join(rows)
-
-
-def numbers(values: npt.ArrayLike, form: str = "{:.6e}") -> str:
-    """Return numbers separated by blanks, as the annotations of both missions write them."""
-    return " ".join(form.format(value) for value in np.asarray(values).ravel().tolist())

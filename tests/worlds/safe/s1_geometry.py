@@ -13,12 +13,12 @@ from worlds.safe.s1_orbit import (
     RADIUS_M,
     Doubles,
     Orbit,
-    elevation,
-    geodetic,
-    ground_point,
-    incidence,
-    orbit_over,
-    range_at,
+    compute_slant_range,
+    convert_to_geodetic,
+    find_orbit,
+    locate_ground_point,
+    measure_elevation,
+    measure_incidence,
 )
 
 _EARTH_M = 6_371_000.0  # radius of the sphere on which ground range is counted
@@ -66,21 +66,21 @@ class Geometry:
 
     def point(self, line: npt.ArrayLike, sample: npt.ArrayLike) -> Doubles:
         """Return the point on the ground, [..., 3] metres in the earth-fixed frame."""
-        return ground_point(self.orbit, self.time(line), self.slant_range(sample), height_m=self.height_m)
+        return locate_ground_point(self.orbit, self.time(line), self.slant_range(sample), height_m=self.height_m)
 
     def locate(self, line: npt.ArrayLike, sample: npt.ArrayLike) -> tuple[Doubles, Doubles]:
         """Return latitude and longitude of pixels in degrees, of the shape that lines and samples broadcast to."""
-        return geodetic(self.point(line, sample), height_m=self.height_m)
+        return convert_to_geodetic(self.point(line, sample), height_m=self.height_m)
 
     def incidence(self, line: npt.ArrayLike, sample: npt.ArrayLike) -> Doubles:
         """Return the incidence angle on the ellipsoid, degrees."""
         lines, samples = np.broadcast_arrays(line, sample)
-        return incidence(self.orbit, self.time(lines), self.point(lines, samples))
+        return measure_incidence(self.orbit, self.time(lines), self.point(lines, samples))
 
     def elevation(self, line: npt.ArrayLike, sample: npt.ArrayLike) -> Doubles:
         """Return the elevation angle at the satellite, degrees."""
         lines, samples = np.broadcast_arrays(line, sample)
-        return elevation(self.orbit, self.time(lines), self.point(lines, samples))
+        return measure_elevation(self.orbit, self.time(lines), self.point(lines, samples))
 
     @property
     def middle_incidence_deg(self) -> float:
@@ -96,7 +96,7 @@ class Geometry:
         return [(float(latitude), float(longitude)) for latitude, longitude in found]
 
 
-def ground_geometry(
+def make_ground_geometry(
     centre: tuple[float, float],
     near_incidence_deg: float,
     *,
@@ -109,7 +109,7 @@ def ground_geometry(
 ) -> Geometry:
     """Return the geometry of an image in ground range around a place (latitude, longitude in degrees)."""
     extent = spacing_m * (samples - 1)
-    near = range_at(near_incidence_deg)
+    near = compute_slant_range(near_incidence_deg)
     bow = np.arccos((RADIUS_M**2 + _EARTH_M**2 - near**2) / (2 * RADIUS_M * _EARTH_M))
     ground = np.linspace(-0.1 * extent, 1.1 * extent, 400)
     slant = np.sqrt(RADIUS_M**2 + _EARTH_M**2 - 2 * RADIUS_M * _EARTH_M * np.cos(bow + ground / _EARTH_M))
@@ -120,13 +120,13 @@ def ground_geometry(
     exact = Polynomial(to_slant)(ground)
     to_ground = _coefficients(exact - near, ground, degree)
     middle = float(Polynomial(to_slant)(extent / 2))
-    orbit = orbit_over(*centre, ascending=ascending, slant_range_m=middle)
+    orbit = find_orbit(*centre, ascending=ascending, slant_range_m=middle)
     interval = _interval(orbit, middle, spacing_m)
     first = -round((lines - 1) / 2 * interval, 6)
     return Geometry(orbit, start, first, interval, lines, samples, spacing_m, near, to_slant, to_ground, height_m)
 
 
-def slant_geometry(
+def make_slant_geometry(
     orbit: Orbit,
     middle_incidence_deg: float,
     *,
@@ -146,7 +146,7 @@ def slant_geometry(
         middle: UTC of time 0.
     """
     azimuth, across = spacing_m
-    distance = range_at(middle_incidence_deg)
+    distance = compute_slant_range(middle_incidence_deg)
     near = float(f"{distance - across * (samples - 1) / 2:.6f}")
     interval = _interval(orbit, distance, azimuth)
     first = -round((lines - 1) / 2 * interval, 6)
@@ -156,7 +156,7 @@ def slant_geometry(
 
 def _interval(orbit: Orbit, slant_range_m: float, spacing_m: float) -> float:
     """Return the time in which the beam moves by ``spacing_m`` on the ground, as printed."""
-    ends = ground_point(orbit, np.array([-0.5, 0.5]), slant_range_m)
+    ends = locate_ground_point(orbit, np.array([-0.5, 0.5]), slant_range_m)
     return float(f"{spacing_m / float(np.linalg.norm(ends[1] - ends[0])):.15e}")
 
 

@@ -12,22 +12,22 @@ import numpy.typing as npt
 from rasterio.control import GroundControlPoint
 
 from eo_ssl.sample.fields import Floats
-from worlds.safe.container import drafted, write_raster
-from worlds.safe.s1_annotation import Image, annotation_xml, calibration_xml, noise_xml, tie_grid
-from worlds.safe.s1_geometry import Geometry, ground_geometry
+from worlds.safe.container import open_draft, write_raster
+from worlds.safe.s1_annotation import Image, place_tie_points, render_annotation, render_calibration, render_noise
+from worlds.safe.s1_geometry import Geometry, make_ground_geometry
 from worlds.safe.s1_luts import Doubles
-from worlds.safe.s1_manifest import add_annotation, manifest, reserve_measurement
+from worlds.safe.s1_manifest import add_annotation, render_manifest, reserve_measurement
 from worlds.safe.s1_scene import (
     NOISE_LEVEL,
     Bools,
     Tables,
-    backscatter,
-    border,
-    calibration_tables,
-    detected,
-    noise_tables,
+    detect,
+    draw_backscatter,
+    draw_border,
+    make_calibration_tables,
+    make_noise_tables,
 )
-from worlds.safe.s1_spec import NEAR_INCIDENCE_DEG, S1GrdSpec, product_name
+from worlds.safe.s1_spec import NEAR_INCIDENCE_DEG, S1GrdSpec, name_product
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class S1GrdTruth:
     @cached_property
     def border(self) -> Bools:
         """Where the border noise is, bool [line, sample]; the same in all polarisations."""
-        return border((self.spec.lines, self.spec.samples), self.spec.border_px, seed=self.spec.seed)
+        return draw_border((self.spec.lines, self.spec.samples), self.spec.border_px, seed=self.spec.seed)
 
     @cached_property
     def sigma0(self) -> dict[str, Floats]:
         """Polarisation -> backscatter without speckle, noise and border, linear power float32 [line, sample]."""
         shape = (self.spec.lines, self.spec.samples)
-        return {name: backscatter(shape, name, seed=self.spec.seed) for name in self.spec.polarisations}
+        return {name: draw_backscatter(shape, name, seed=self.spec.seed) for name in self.spec.polarisations}
 
     @cached_property
     def noise(self) -> dict[str, Doubles]:
@@ -76,7 +76,7 @@ class S1GrdTruth:
 
     def _detected(self, polarisation: str) -> npt.NDArray[np.uint16]:
         key = [self.spec.seed, self.spec.polarisations.index(polarisation)]
-        return detected(
+        return detect(
             self.sigma0[polarisation],
             self.tables[polarisation],
             self.border,
@@ -97,7 +97,7 @@ def make_s1_grd_safe(folder: Path, spec: S1GrdSpec, *, zipped: bool = False) -> 
     Raises:
         UserError: the product exists already or cannot be written.
     """
-    geometry = ground_geometry(
+    geometry = make_ground_geometry(
         spec.centre,
         NEAR_INCIDENCE_DEG[spec.mode],
         lines=spec.lines,
@@ -109,22 +109,22 @@ def make_s1_grd_safe(folder: Path, spec: S1GrdSpec, *, zipped: bool = False) -> 
     )
     images = [_image(spec, geometry, number) for number in range(1, len(spec.polarisations) + 1)]
     prefix = f"{spec.product_type}_1S{spec.polarisation_code}"
-    name = product_name(prefix, geometry.start, images[0].stop, platform=spec.platform, spec=spec)
+    name = name_product(prefix, geometry.start, images[0].stop, platform=spec.platform, spec=spec)
     tables = {image.polarisation: _tables(spec, image) for image in images}
-    with drafted(Path(folder), name, zipped=zipped) as (draft, final):
+    with open_draft(Path(folder), name, zipped=zipped) as (draft, final):
         truth = S1GrdTruth(final, name, spec, geometry, tables)
         for image in images:
             held = tables[image.polarisation]
-            add_annotation(draft, image, "product", annotation_xml(image))
+            add_annotation(draft, image, "product", render_annotation(image))
             if spec.noise != "none":
-                text = noise_xml(image, held.noise, held.azimuth, new_format=spec.new_format)
+                text = render_noise(image, held.noise, held.azimuth, new_format=spec.new_format)
                 add_annotation(draft, image, "noise", text)
-            add_annotation(draft, image, "calibration", calibration_xml(image, held.calibration))
+            add_annotation(draft, image, "calibration", render_calibration(image, held.calibration))
         for image in images:
             place = draft.root / reserve_measurement(draft, image)
-            write_raster(place, truth.dn[image.polarisation], **measurement_profile(image))
+            write_raster(place, truth.dn[image.polarisation], **describe_measurement(image))
         (draft.root / "manifest.safe").write_text(
-            manifest(draft, images, ipf=spec.ipf, polarisations=spec.polarisations)
+            render_manifest(draft, images, ipf=spec.ipf, polarisations=spec.polarisations)
         )
     return truth
 
@@ -148,7 +148,7 @@ def _image(spec: S1GrdSpec, geometry: Geometry, number: int) -> Image:
 
 
 def _tables(spec: S1GrdSpec, image: Image) -> Tables:
-    noise, azimuth = noise_tables(
+    noise, azimuth = make_noise_tables(
         (spec.lines, spec.samples),
         image.bounds,
         spec.swaths,
@@ -156,12 +156,12 @@ def _tables(spec: S1GrdSpec, image: Image) -> Tables:
         step=spec.lut_step,
         level=NOISE_LEVEL[image.polarisation],
     )
-    return Tables(calibration_tables(image.geometry, step=spec.lut_step), noise, azimuth)
+    return Tables(make_calibration_tables(image.geometry, step=spec.lut_step), noise, azimuth)
 
 
-def measurement_profile(image: Image) -> dict[str, Any]:
+def describe_measurement(image: Image) -> dict[str, Any]:
     """Return how the measurement of an image is stored: uncompressed strips of one line and tie points, as in real products."""
-    lines, samples = tie_grid(image.geometry)
+    lines, samples = place_tie_points(image.geometry)
     points = []
     for line in lines:
         latitude, longitude = image.geometry.locate(line, samples)

@@ -34,18 +34,18 @@ class AzimuthBlock:
     values: Doubles
 
 
-def rounded(values: npt.ArrayLike) -> Doubles:
+def round_values(values: npt.ArrayLike) -> Doubles:
     """Return values as a reader finds them: the annotations print six decimals of a mantissa."""
     return np.array([float(f"{value:.6e}") for value in np.asarray(values, dtype=np.float64).ravel()])
 
 
-def knots(count: int, step: int) -> Ints:
+def place_knots(count: int, step: int) -> Ints:
     """Return every ``step``-th number from 0, and the last one: the pixels of real vectors end with an irregular step."""
     regular = np.arange(0, count, step)
     return np.asarray(regular if regular[-1] == count - 1 else np.append(regular, count - 1), dtype=np.int64)
 
 
-def interpolated(vectors: Sequence[Vector], lines: npt.ArrayLike, samples: npt.ArrayLike) -> Doubles:
+def interpolate(vectors: Sequence[Vector], lines: npt.ArrayLike, samples: npt.ArrayLike) -> Doubles:
     """Return a table at pixels, float64 [line, sample]: linear along each vector, then linear between lines; constant beyond the ends.
 
     Sentinel-1 Product Specification S1-RS-MDA-52-7441, section 6.3 (calibration) and 6.4 (noise): bilinear interpolation.
@@ -60,7 +60,7 @@ def interpolated(vectors: Sequence[Vector], lines: npt.ArrayLike, samples: npt.A
     return np.asarray((1.0 - weight) * rows[lower] + weight * rows[lower + 1])
 
 
-def azimuth_factor(blocks: Sequence[AzimuthBlock], lines: npt.ArrayLike, samples: npt.ArrayLike) -> Doubles:
+def interpolate_azimuth(blocks: Sequence[AzimuthBlock], lines: npt.ArrayLike, samples: npt.ArrayLike) -> Doubles:
     """Return the azimuth factor of the noise at pixels, float64 [line, sample], 1 where no block applies."""
     lines, samples = np.asarray(lines), np.asarray(samples)
     factor = np.ones((lines.size, samples.size))
@@ -74,7 +74,7 @@ def azimuth_factor(blocks: Sequence[AzimuthBlock], lines: npt.ArrayLike, samples
     return factor
 
 
-def noise_range_values(pixels: Ints, bounds: Sequence[int], *, level: float) -> Doubles:
+def compute_range_noise(pixels: Ints, bounds: Sequence[int], *, level: float) -> Doubles:
     """Return a range vector of the noise, DN^2: high at the edges of each swath, where the antenna pattern is low.
 
     Args:
@@ -90,7 +90,7 @@ def noise_range_values(pixels: Ints, bounds: Sequence[int], *, level: float) -> 
     return values
 
 
-def scalloping(lines: Ints, *, phase: float, period: float) -> Doubles:
+def compute_scalloping(lines: Ints, *, phase: float, period: float) -> Doubles:
     """Return the azimuth factor of the noise: within each burst it grows towards both ends, to 1.12 as in real IW products."""
     within = ((lines / period + phase) % 1.0) * 2.0 - 1.0
     return np.asarray(1.0 + 0.12 * within**2)

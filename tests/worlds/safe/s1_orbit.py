@@ -62,7 +62,9 @@ class Orbit:
         return turned, moving + spin
 
 
-def ground_point(orbit: Orbit, time: npt.ArrayLike, slant_range_m: npt.ArrayLike, *, height_m: float = 0.0) -> Doubles:
+def locate_ground_point(
+    orbit: Orbit, time: npt.ArrayLike, slant_range_m: npt.ArrayLike, *, height_m: float = 0.0
+) -> Doubles:
     """Return the point to the right of the track at a slant range, at a height above the ellipsoid, [..., 3] metres.
 
     The surface of height h is taken as the ellipsoid whose axes are longer by h; for heights up to 1 km this is right to 2 mm.
@@ -91,7 +93,7 @@ def ground_point(orbit: Orbit, time: npt.ArrayLike, slant_range_m: npt.ArrayLike
     )
 
 
-def geodetic(point: Doubles, *, height_m: float = 0.0) -> tuple[Doubles, Doubles]:
+def convert_to_geodetic(point: Doubles, *, height_m: float = 0.0) -> tuple[Doubles, Doubles]:
     """Return latitude and longitude in degrees of points at a height; the normal of their surface gives the latitude."""
     axes = np.array([SEMI_MAJOR_M + height_m, SEMI_MAJOR_M + height_m, SEMI_MINOR_M + height_m])
     normal = point / axes**2
@@ -99,7 +101,7 @@ def geodetic(point: Doubles, *, height_m: float = 0.0) -> tuple[Doubles, Doubles
     return np.degrees(latitude), np.degrees(np.arctan2(point[..., 1], point[..., 0]))
 
 
-def incidence(orbit: Orbit, time: npt.ArrayLike, point: Doubles) -> Doubles:
+def measure_incidence(orbit: Orbit, time: npt.ArrayLike, point: Doubles) -> Doubles:
     """Return the angle between the line of sight and the normal of the ellipsoid at a point, degrees."""
     sight = orbit.position(time) - point
     normal = point / np.array([SEMI_MAJOR_M, SEMI_MAJOR_M, SEMI_MINOR_M]) ** 2
@@ -107,7 +109,7 @@ def incidence(orbit: Orbit, time: npt.ArrayLike, point: Doubles) -> Doubles:
     return np.asarray(np.degrees(np.arccos(cosine)))
 
 
-def elevation(orbit: Orbit, time: npt.ArrayLike, point: Doubles) -> Doubles:
+def measure_elevation(orbit: Orbit, time: npt.ArrayLike, point: Doubles) -> Doubles:
     """Return the angle between the line of sight and the direction to the centre of the earth at the satellite, degrees."""
     place = orbit.position(time)
     sight = point - place
@@ -115,7 +117,7 @@ def elevation(orbit: Orbit, time: npt.ArrayLike, point: Doubles) -> Doubles:
     return np.asarray(np.degrees(np.arccos(cosine)))
 
 
-def range_at(incidence_deg: float) -> float:
+def compute_slant_range(incidence_deg: float) -> float:
     """Return the slant range at which a sphere is seen under an incidence angle, metres; a good start for the ellipsoid."""
     angle = np.radians(incidence_deg)
     look = np.arcsin(6_371_000.0 * np.sin(angle) / RADIUS_M)
@@ -123,7 +125,7 @@ def range_at(incidence_deg: float) -> float:
 
 
 @lru_cache(maxsize=64)
-def orbit_over(latitude: float, longitude: float, *, ascending: bool, slant_range_m: float) -> Orbit:
+def find_orbit(latitude: float, longitude: float, *, ascending: bool, slant_range_m: float) -> Orbit:
     """Return the orbit from which a place is seen at time 0 at a slant range, by Newton's method on the two angles.
 
     Args:
@@ -134,12 +136,12 @@ def orbit_over(latitude: float, longitude: float, *, ascending: bool, slant_rang
     """
     start = float(np.arcsin(np.clip(np.sin(np.radians(latitude)) / np.sin(_INCLINATION), -0.99, 0.99)))
     argument = start if ascending else np.pi - start
-    sub = geodetic(Orbit(argument, 0.0).position(0.0))
+    sub = convert_to_geodetic(Orbit(argument, 0.0).position(0.0))
     angles = np.array([argument, np.radians(longitude - float(sub[1]))])
     wanted = np.array([latitude, longitude])
 
     def miss(values: Doubles) -> Doubles:
-        seen = geodetic(ground_point(Orbit(float(values[0]), float(values[1])), 0.0, slant_range_m))
+        seen = convert_to_geodetic(locate_ground_point(Orbit(float(values[0]), float(values[1])), 0.0, slant_range_m))
         difference = np.array([float(seen[0]), float(seen[1])]) - wanted
         difference[1] = (difference[1] + 180.0) % 360.0 - 180.0
         return np.asarray(difference, dtype=np.float64)

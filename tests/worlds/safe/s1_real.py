@@ -17,9 +17,9 @@ from rasterio.windows import Window
 
 from eo_ssl.errors import UserError
 from eo_ssl.sample.fields import Floats
-from worlds.safe.container import Draft, drafted
+from worlds.safe.container import Draft, open_draft
 from worlds.safe.s1_luts import AzimuthBlock, Doubles, Ints, Vector
-from worlds.safe.s1_scene import Tables, backscatter, detected
+from worlds.safe.s1_scene import Tables, detect, draw_backscatter
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def make_s1_grd_from_annotation(
     numbers: dict[str, npt.NDArray[np.uint16]] = {}
     shape, start = (0, 0), (0, 0)
     text = members["manifest.safe"].decode()
-    with drafted(Path(folder), name, zipped=False) as (draft, final):
+    with open_draft(Path(folder), name, zipped=False) as (draft, final):
         for key, data in members.items():
             (draft.root / key).parent.mkdir(parents=True, exist_ok=True)
             (draft.root / key).write_bytes(data)
@@ -86,11 +86,11 @@ def make_s1_grd_from_annotation(
             shape = (_number(product, "numberOfLines"), _number(product, "numberOfSamples"))
             start = origin or ((shape[0] - window[0]) // 2, (shape[1] - window[1]) // 2)
             tables = _tables(members, stem)
-            land = sigma0[polarisation] = backscatter(window, polarisation, seed=seed)
+            land = sigma0[polarisation] = draw_backscatter(window, polarisation, seed=seed)
             noise[polarisation] = tables.noise_at(start[0] + np.arange(window[0]), start[1] + np.arange(window[1]))
             key_of = [seed, len(numbers)]
             whole = np.zeros(window, dtype=bool)
-            found = detected(land, tables, whole, looks=looks, key=key_of, empty_border=True, origin=start)
+            found = detect(land, tables, whole, looks=looks, key=key_of, empty_border=True, origin=start)
             numbers[polarisation] = found
             measured = f"measurement/{stem}.tiff"
             _write_sparse(draft.root / measured, found, start, shape, _tie_points(product))

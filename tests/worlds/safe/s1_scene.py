@@ -15,12 +15,12 @@ from worlds.safe.s1_luts import (
     Doubles,
     Ints,
     Vector,
-    azimuth_factor,
-    interpolated,
-    knots,
-    noise_range_values,
-    rounded,
-    scalloping,
+    compute_range_noise,
+    compute_scalloping,
+    interpolate,
+    interpolate_azimuth,
+    place_knots,
+    round_values,
 )
 
 Bools = npt.NDArray[np.bool_]
@@ -44,16 +44,16 @@ class Tables:
 
     def calibration_at(self, lines: npt.ArrayLike, samples: npt.ArrayLike, *, name: str = "sigmaNought") -> Doubles:
         """Return a calibration table at pixels, float64 [line, sample]."""
-        return interpolated(self.calibration[name], lines, samples)
+        return interpolate(self.calibration[name], lines, samples)
 
     def noise_at(self, lines: npt.ArrayLike, samples: npt.ArrayLike) -> Doubles:
         """Return the noise in DN^2 at pixels, float64 [line, sample]; 0 without annotation."""
         if not self.noise:
             return np.zeros((np.size(lines), np.size(samples)))
-        return interpolated(self.noise, lines, samples) * azimuth_factor(self.azimuth, lines, samples)
+        return interpolate(self.noise, lines, samples) * interpolate_azimuth(self.azimuth, lines, samples)
 
 
-def calibration_tables(
+def make_calibration_tables(
     geometry: Geometry, *, step: tuple[int, int], constant: float = BETA_CONSTANT
 ) -> dict[str, list[Vector]]:
     """Return the calibration vectors of an image: sigma0 and gamma0 follow from beta0 by the incidence angle on the ellipsoid.
@@ -62,7 +62,7 @@ def calibration_tables(
     A_sigma = A_beta / sqrt(sin theta), A_gamma = A_sigma sqrt(cos theta). All tables also vary slowly along the track. The last line
     lies beyond the image, as in real products.
     """
-    pixels = knots(geometry.samples, step[1])
+    pixels = place_knots(geometry.samples, step[1])
     tables: dict[str, list[Vector]] = {"sigmaNought": [], "betaNought": [], "gamma": [], "dn": []}
     for line in range(0, geometry.lines + step[0], step[0]):
         theta = np.radians(geometry.incidence(line, pixels))
@@ -70,11 +70,11 @@ def calibration_tables(
         sigma = beta / np.sqrt(np.sin(theta))
         rows = {"sigmaNought": sigma, "betaNought": beta, "gamma": sigma * np.sqrt(np.cos(theta)), "dn": beta}
         for name, values in rows.items():
-            tables[name].append(Vector(line, pixels, rounded(values)))
+            tables[name].append(Vector(line, pixels, round_values(values)))
     return tables
 
 
-def noise_tables(
+def make_noise_tables(
     shape: tuple[int, int],
     bounds: Sequence[int],
     swaths: Sequence[str],
@@ -100,32 +100,32 @@ def noise_tables(
         return [], []
     lines, samples = shape
     vectors = []
-    for index, line in enumerate(knots(lines, step[0])):
-        regular = knots(samples, step[1])
+    for index, line in enumerate(place_knots(lines, step[0])):
+        regular = place_knots(samples, step[1])
         shifted = np.append(regular[:-1] + step[1] // 4, [0, samples - 1])
         pixels: Ints = np.unique(np.minimum(shifted, samples - 1)) if kind == "range" and index % 2 else regular
-        values = noise_range_values(pixels, bounds, level=level * (1.0 + 0.02 * index))
+        values = compute_range_noise(pixels, bounds, level=level * (1.0 + 0.02 * index))
         values[-1] = 0.0
-        vectors.append(Vector(int(line), pixels, rounded(0.0 * values if kind == "zero" else values)))
+        vectors.append(Vector(int(line), pixels, round_values(0.0 * values if kind == "zero" else values)))
     if (
         kind != "range_azimuth" or len(swaths) == 1
     ):  # only the steered beams of IW and EW make noise vary along the track
         return vectors, []
-    along = knots(lines, 10)
+    along = place_knots(lines, 10)
     blocks = [
         AzimuthBlock(
             swath,
             (0, lines - 1),
             (bounds[index], bounds[index + 1] - 1),
             along,
-            rounded(scalloping(along, phase=0.3 * index, period=160.0)),
+            round_values(compute_scalloping(along, phase=0.3 * index, period=160.0)),
         )
         for index, swath in enumerate(swaths)
     ]
     return vectors, blocks
 
 
-def backscatter(shape: tuple[int, int], polarisation: str, *, seed: int) -> Floats:
+def draw_backscatter(shape: tuple[int, int], polarisation: str, *, seed: int) -> Floats:
     """Return sigma0 of a piece of land with a lake, linear power, float32 [line, sample], without speckle."""
     lines, samples = shape
     side = max(shape) + max(shape) % 2
@@ -139,7 +139,7 @@ def backscatter(shape: tuple[int, int], polarisation: str, *, seed: int) -> Floa
     return np.asarray(power, dtype=np.float32)
 
 
-def border(shape: tuple[int, int], width: int, *, seed: int) -> Bools:
+def draw_border(shape: tuple[int, int], width: int, *, seed: int) -> Bools:
     """Return the border noise, bool [line, sample]: ragged at the sides, straight at the first and last lines."""
     lines, samples = shape
     if width == 0:
@@ -153,7 +153,7 @@ def border(shape: tuple[int, int], width: int, *, seed: int) -> Bools:
     return np.asarray(ragged)
 
 
-def detected(
+def detect(
     sigma0: Floats,
     tables: Tables,
     mask: Bools,

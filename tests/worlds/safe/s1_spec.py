@@ -96,7 +96,7 @@ class S1GrdSpec:
     @property
     def new_format(self) -> bool:
         """Whether the noise annotation has vectors along the azimuth, and the border is set to 0 rather than left as low values."""
-        return version(self.ipf) >= NEW_NOISE_SINCE
+        return parse_version(self.ipf) >= NEW_NOISE_SINCE
 
     @property
     def start(self) -> Moment:
@@ -124,34 +124,29 @@ class S1GrdSpec:
         return ("D" if len(self.polarisations) == 2 else "S") + self.polarisations[0][0]
 
 
-def version(ipf: str) -> tuple[int, int]:
+def parse_version(ipf: str) -> tuple[int, int]:
     """Return a processor version as numbers."""
     major, _, minor = ipf.partition(".")
     return int(major), int(minor)
 
 
-def absolute_orbit(when: datetime) -> int:
+def count_orbits(when: datetime) -> int:
     """Return the number of the revolution at a time, to one or two."""
     return max(1, _REFERENCE[0] + (when - _REFERENCE[1]) // _ORBIT)
 
 
-def relative_orbit(absolute: int, platform: str) -> int:
+def number_relative_orbit(absolute: int, platform: str) -> int:
     """Return the relative orbit number, 1-175: (absolute - 73) modulo 175 + 1 for Sentinel-1A, 27 for 1B, 172 for 1C."""
     return (absolute - {"S1A": 73, "S1B": 27, "S1C": 172}.get(platform, 73)) % 175 + 1
 
 
-def product_name(prefix: str, start: datetime, stop: datetime, *, platform: str, spec: object) -> str:
+def name_product(prefix: str, start: datetime, stop: datetime, *, platform: str, spec: object) -> str:
     """Return the name of a product with ``.SAFE``; its last four characters tell products of the same data apart."""
-    absolute = absolute_orbit(start)
+    absolute = count_orbits(start)
     unique = hashlib.md5(repr(spec).encode(), usedforsecurity=False).hexdigest()[:4].upper()
-    return f"{platform}_{prefix}_{start:%Y%m%dT%H%M%S}_{stop:%Y%m%dT%H%M%S}_{absolute:06d}_{data_take(absolute):06X}_{unique}.SAFE"
+    return f"{platform}_{prefix}_{start:%Y%m%dT%H%M%S}_{stop:%Y%m%dT%H%M%S}_{absolute:06d}_{number_data_take(absolute):06X}_{unique}.SAFE"
 
 
-def data_take(absolute: int) -> int:
+def number_data_take(absolute: int) -> int:
     """Return an identifier of the data take."""
     return absolute * 7 + 25_000
-
-
-def clock(when: datetime) -> str:
-    """Return a time as the annotations write it: microseconds, no zone."""
-    return when.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")

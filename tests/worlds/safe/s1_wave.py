@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from eo_ssl.errors import UserError
-from worlds.safe.container import drafted, write_raster
-from worlds.safe.s1_annotation import Image, annotation_xml, calibration_xml, noise_xml
-from worlds.safe.s1_geometry import Geometry, slant_geometry
-from worlds.safe.s1_grd import measurement_profile
+from worlds.safe.container import open_draft, write_raster
+from worlds.safe.s1_annotation import Image, render_annotation, render_calibration, render_noise
+from worlds.safe.s1_geometry import Geometry, make_slant_geometry
+from worlds.safe.s1_grd import describe_measurement
 from worlds.safe.s1_luts import Doubles
-from worlds.safe.s1_manifest import add_annotation, manifest, reserve_measurement
-from worlds.safe.s1_orbit import orbit_over, range_at
-from worlds.safe.s1_scene import Tables, calibration_tables, noise_tables
-from worlds.safe.s1_spec import NEW_NOISE_SINCE, product_name, version
+from worlds.safe.s1_manifest import add_annotation, render_manifest, reserve_measurement
+from worlds.safe.s1_orbit import compute_slant_range, find_orbit
+from worlds.safe.s1_scene import Tables, make_calibration_tables, make_noise_tables
+from worlds.safe.s1_spec import NEW_NOISE_SINCE, name_product, parse_version
 
 AZIMUTH_M = 4.1  # between lines on the ground
 SLANT_M = {"WV1": 1.7, "WV2": 3.1}  # between samples in slant range
@@ -61,7 +61,7 @@ class S1WvSpec:
             raise UserError(
                 f"expected 1-120 vignettes of 1-25 km, got {self.vignettes} of {self.extent_m:g} m; correct the specification"
             )
-        if self.noise != "none" and (self.noise == "new") != (version(self.ipf) >= NEW_NOISE_SINCE):
+        if self.noise != "none" and (self.noise == "new") != (parse_version(self.ipf) >= NEW_NOISE_SINCE):
             raise UserError(
                 f"expected the new noise format from version 002.90 on, got {self.noise} with {self.ipf}; change one of them"
             )
@@ -198,31 +198,31 @@ def make_s1_wv_safe(folder: Path, spec: S1WvSpec, *, zipped: bool = False) -> S1
     vignettes = tuple(_vignette(spec, number) for number in range(1, spec.vignettes + 1))
     images = [vignette.image for vignette in vignettes]
     prefix = f"WV_SLC__1SS{spec.polarisation[0]}"
-    name = product_name(prefix, images[0].geometry.start, images[-1].stop, platform=spec.platform, spec=spec)
-    with drafted(Path(folder), name, zipped=zipped) as (draft, final):
+    name = name_product(prefix, images[0].geometry.start, images[-1].stop, platform=spec.platform, spec=spec)
+    with open_draft(Path(folder), name, zipped=zipped) as (draft, final):
         for vignette in vignettes:
             image, tables = vignette.image, vignette.tables
-            add_annotation(draft, image, "product", annotation_xml(image))
+            add_annotation(draft, image, "product", render_annotation(image))
             if spec.noise != "none":
-                text = noise_xml(image, tables.noise, tables.azimuth, new_format=spec.noise == "new")
+                text = render_noise(image, tables.noise, tables.azimuth, new_format=spec.noise == "new")
                 add_annotation(draft, image, "noise", text)
-            add_annotation(draft, image, "calibration", calibration_xml(image, tables.calibration))
+            add_annotation(draft, image, "calibration", render_calibration(image, tables.calibration))
         for vignette in vignettes:
             place = draft.root / reserve_measurement(draft, vignette.image)
-            profile = measurement_profile(vignette.image)
+            profile = describe_measurement(vignette.image)
             write_raster(place, vignette.numbers(), dtype="complex_int16", **profile)
         (draft.root / "manifest.safe").write_text(
-            manifest(draft, images, ipf=spec.ipf, polarisations=(spec.polarisation,))
+            render_manifest(draft, images, ipf=spec.ipf, polarisations=(spec.polarisation,))
         )
     return S1WvTruth(final, name, spec, vignettes)
 
 
 def _vignette(spec: S1WvSpec, number: int) -> Vignette:
     swath = "WV1" if number % 2 else "WV2"
-    first = orbit_over(*spec.centre, ascending=spec.ascending, slant_range_m=range_at(INCIDENCE_DEG["WV1"]))
+    first = find_orbit(*spec.centre, ascending=spec.ascending, slant_range_m=compute_slant_range(INCIDENCE_DEG["WV1"]))
     later = APART_S * (number - 1)
     across = SLANT_M[swath] / float(np.sin(np.radians(INCIDENCE_DEG[swath])))
-    geometry = slant_geometry(
+    geometry = make_slant_geometry(
         first.later(later),
         INCIDENCE_DEG[swath],
         lines=round(spec.extent_m / AZIMUTH_M),
@@ -246,6 +246,6 @@ def _vignette(spec: S1WvSpec, number: int) -> Vignette:
     kind = {"new": "range_azimuth", "old": "range", "none": "none"}[spec.noise]
     step = (400, 40)
     shape = (geometry.lines, geometry.samples)
-    noise, azimuth = noise_tables(shape, image.bounds, image.swaths, kind=kind, step=step, level=NOISE_LEVEL)
-    calibration = calibration_tables(geometry, step=step, constant=BETA_CONSTANT)
+    noise, azimuth = make_noise_tables(shape, image.bounds, image.swaths, kind=kind, step=step, level=NOISE_LEVEL)
+    calibration = make_calibration_tables(geometry, step=step, constant=BETA_CONSTANT)
     return Vignette(image, Tables(calibration, noise, azimuth), spec)

@@ -12,21 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from eo_ssl.sample.fields import average_blocks
-from worlds.safe.container import Draft, drafted, write_raster
-from worlds.safe.s2_metadata import product_xml, view_angles
+from worlds.safe.container import Draft, open_draft, write_raster
+from worlds.safe.s2_metadata import get_view_angles, render_clouds, render_manifest, render_product, render_tile
 from worlds.safe.s2_scene import (
     Bools,
     Reflectance,
-    classes_60m,
-    cloud_percent,
-    saturated,
-    scene_classes,
-    stored,
-    sun,
-    swath_edge,
+    classify_60m,
+    classify_scene,
+    draw_cloud_probability,
+    draw_swath_edge,
+    measure_sun,
+    place_saturated,
+    quantise_band,
 )
 from worlds.safe.s2_spec import GSD_M, S2SafeSpec
-from worlds.safe.s2_tile import cloud_gml, manifest, tile_xml
 
 _BLOCKS = {10: 1.0, 20: 5 / 8, 60: 3 / 16}  # side of a JPEG 2000 tile relative to that at 10 m
 # Bands of an L2A product by resolution, in the order in which real ones list them.
@@ -61,35 +60,35 @@ class S2SafeTruth:
 
     def dn(self, band: str, gsd_m: int | None = None) -> npt.NDArray[np.uint16]:
         """Return the numbers stored for a band, uint16 [y, x], at its own or another resolution."""
-        return stored(self.spec, band, gsd_m)
+        return quantise_band(self.spec, band, gsd_m)
 
     def nodata(self, gsd_m: int = 10) -> Bools:
         """Return where the swath ends, bool [y, x]."""
-        return swath_edge(self.spec, gsd_m)
+        return draw_swath_edge(self.spec, gsd_m)
 
     def saturated(self, gsd_m: int = 10) -> Bools:
         """Return where blue to near infrared are saturated, bool [y, x] at 10 or 20 m; areas beyond the swath count."""
-        return saturated(self.spec, gsd_m)
+        return place_saturated(self.spec, gsd_m)
 
     @cached_property
     def scl(self) -> npt.NDArray[np.uint8]:
         """Scene classification at 20 m (codes of Sen2Cor), uint8 [y, x]."""
-        return scene_classes(self.spec)
+        return classify_scene(self.spec)
 
     @cached_property
     def cloud_probability(self) -> npt.NDArray[np.uint8]:
         """Percent at 20 m, uint8 [y, x]."""
-        return cloud_percent(self.spec)
+        return draw_cloud_probability(self.spec)
 
     @cached_property
     def opaque(self) -> Bools:
         """Opaque cloud at 60 m as the masks of L1C have it, bool [y, x]."""
-        return np.asarray(classes_60m(self.spec)[0], dtype=bool)
+        return np.asarray(classify_60m(self.spec)[0], dtype=bool)
 
     @cached_property
     def cirrus(self) -> Bools:
         """Cirrus at 60 m as the masks of L1C have it, bool [y, x]."""
-        return np.asarray(classes_60m(self.spec)[1], dtype=bool)
+        return np.asarray(classify_60m(self.spec)[1], dtype=bool)
 
     @cached_property
     def cloud(self) -> Bools:
@@ -99,16 +98,16 @@ class S2SafeTruth:
     @property
     def sun(self) -> tuple[float, float]:
         """Mean zenith and azimuth of the sun, degrees."""
-        return sun(self.spec)
+        return measure_sun(self.spec)
 
     def view(self, band: str) -> tuple[float, float]:
         """Return mean zenith and azimuth under which a band sees the product, degrees."""
-        return view_angles(band)
+        return get_view_angles(band)
 
     @property
     def datetime(self) -> Moment:
-        """Start of the datatake, with the 24 milliseconds that the product's metadata add to its name."""
-        return self.spec.start.replace(microsecond=24000)
+        """Start of the datatake as the metadata have it."""
+        return self.spec.stamped_start
 
 
 def make_s2_safe(folder: Path, spec: S2SafeSpec, *, zipped: bool = False) -> S2SafeTruth:
@@ -124,24 +123,24 @@ def make_s2_safe(folder: Path, spec: S2SafeSpec, *, zipped: bool = False) -> S2S
     Raises:
         UserError: the product exists already or cannot be written.
     """
-    with drafted(Path(folder), spec.name, zipped=zipped) as (draft, final):
+    with open_draft(Path(folder), spec.name, zipped=zipped) as (draft, final):
         images = _images(draft, spec)
         masks = _masks(draft, spec)
-        cover = float(np.isin(scene_classes(spec), (8, 9, 10)).mean() * 100)
+        cover = float(np.isin(classify_scene(spec), (8, 9, 10)).mean() * 100)
         level = spec.level
         place = f"GRANULE/{spec.granule}/MTD_TL.xml"
-        xml = tile_xml(spec, masks, cover)
+        xml = render_tile(spec, masks, cover)
         draft.add(place, xml, identifier=f"S2_Level-{level[1:]}_Tile1_Metadata", mime="application/xml")
-        xml = product_xml(spec, images, cover)
+        xml = render_product(spec, images, cover)
         draft.add(f"MTD_MSI{level}.xml", xml, identifier=f"S2_Level-{level[1:]}_Product_Metadata", mime="text/xml")
-        (draft.root / "manifest.safe").write_text(manifest(spec, draft))
+        (draft.root / "manifest.safe").write_text(render_manifest(spec, draft))
     return S2SafeTruth(final, spec)
 
 
 def _images(draft: Draft, spec: S2SafeSpec) -> list[str]:
     """Write the images and return their names without suffix, in the order of the metadata."""
     if spec.level == "L1C":
-        names = [_image(draft, spec, band, GSD_M[band], stored(spec, band)) for band in spec.bands]
+        names = [_image(draft, spec, band, GSD_M[band], quantise_band(spec, band)) for band in spec.bands]
         return [*names, _image(draft, spec, "TCI", 10, _true_colour(spec, 10))] if spec.complete else names
     names = []
     for gsd in (10, 20, 60):
@@ -149,11 +148,11 @@ def _images(draft: Draft, spec: S2SafeSpec) -> list[str]:
         if not spec.offset:
             copies = tuple(band for band in copies if gsd == 60 or band != "B01")  # B01 at 20 m came with 04.00
         bands = [band for band in spec.bands if GSD_M[band] == gsd or band in copies]
-        names += [_image(draft, spec, band, gsd, stored(spec, band, gsd)) for band in bands]
+        names += [_image(draft, spec, band, gsd, quantise_band(spec, band, gsd)) for band in bands]
         if spec.complete:
             names += _companions(draft, spec, gsd)
         if gsd > 10:
-            scl = scene_classes(spec) if gsd == 20 else scene_classes(spec)[1::3, 1::3]
+            scl = classify_scene(spec) if gsd == 20 else classify_scene(spec)[1::3, 1::3]
             names.append(_image(draft, spec, "SCL", gsd, scl))
     return names
 
@@ -162,7 +161,7 @@ def _companions(draft: Draft, spec: S2SafeSpec, gsd: int) -> list[str]:
     """Write true colour, aerosol and water vapour of one resolution."""
     names = [_image(draft, spec, "TCI", gsd, _true_colour(spec, gsd))]
     for kind, value in (("AOT", AOT_DN), ("WVP", WVP_DN)):
-        constant = np.where(swath_edge(spec, gsd), 0, value).astype(np.uint16)
+        constant = np.where(draw_swath_edge(spec, gsd), 0, value).astype(np.uint16)
         names.append(_image(draft, spec, kind, gsd, constant))
     return names
 
@@ -173,7 +172,7 @@ def _true_colour(spec: S2SafeSpec, gsd: int) -> npt.NDArray[np.uint8]:
     colour = np.clip((np.arange(65_536) + spec.offset) * (255 / 3500), 1, 255).astype(np.uint8)
     colour[0] = 0
     for index, band in enumerate(("B04", "B03", "B02")):
-        image[index] = colour[stored(spec, band, gsd)]
+        image[index] = colour[quantise_band(spec, band, gsd)]
     return image
 
 
@@ -206,18 +205,18 @@ def _jp2(draft: Draft, spec: S2SafeSpec, name: str, image: npt.NDArray[Any], *, 
 def _masks(draft: Draft, spec: S2SafeSpec) -> list[tuple[str, str]]:
     """Write the masks and return type and name of each."""
     folder = f"GRANULE/{spec.granule}/QI_DATA"
-    classes = classes_60m(spec)
+    classes = classify_60m(spec)
     if spec.offset:
         kind, name = "MSK_CLASSI", f"{folder}/MSK_CLASSI_B00.jp2"
         _jp2(draft, spec, name, classes, gsd=60, identifier="ClassiPixelsMask_Band_00m_0_Tile1_Data")
     else:
         kind, name = "MSK_CLOUDS", f"{folder}/MSK_CLOUDS_B00.gml"
-        draft.add(name, cloud_gml(spec, classes), identifier="FineCloudMask_Tile1_Data", mime="application/xml")
+        draft.add(name, render_clouds(spec, classes), identifier="FineCloudMask_Tile1_Data", mime="application/xml")
     masks = [(kind, name)]
     if spec.level == "L2A":
-        snow = np.where(scene_classes(spec) == 11, 97, 0).astype(np.uint8)
+        snow = np.where(classify_scene(spec) == 11, 97, 0).astype(np.uint8)
         for kind, percent, identifier in (
-            ("MSK_CLDPRB", cloud_percent(spec), "CloudPrbMask"),
+            ("MSK_CLDPRB", draw_cloud_probability(spec), "CloudPrbMask"),
             ("MSK_SNWPRB", snow, "SnowPrbMask"),
         ):
             for gsd, suffix in ((20, ""), (60, "_1")):

@@ -42,7 +42,7 @@ class Part:
     "[y, x] at 20 m"
 
 
-def part(spec: S2SafeSpec) -> Part:
+def make_part(spec: S2SafeSpec) -> Part:
     """Return the part that a product repeats: the same for all levels and baselines."""
     return _part(
         spec.seed,
@@ -58,7 +58,7 @@ def part(spec: S2SafeSpec) -> Part:
 @lru_cache(maxsize=2)
 def _part(seed: int, size: int, when: str, tile: str, cover: float, veil: bool, saturated: int) -> Part:
     spec = S2SafeSpec(seed=seed, size_px=size, datetime=when, tile=tile)
-    zenith, azimuth = sun(spec)
+    zenith, azimuth = measure_sun(spec)
     product = ProductPlan(
         product_id="",
         sensor="sentinel2_l2a",
@@ -115,14 +115,14 @@ def _probability(rng: np.random.Generator, scl: npt.NDArray[np.uint8]) -> npt.ND
     return np.asarray(np.where(scl == 0, 0, percent), dtype=np.uint8)
 
 
-def sun(spec: S2SafeSpec, column_m: float | None = None, row_m: float | None = None) -> tuple[float, float]:
+def measure_sun(spec: S2SafeSpec, column_m: float | None = None, row_m: float | None = None) -> tuple[float, float]:
     """Return zenith and azimuth of the sun in degrees, at the middle of the product or at a place in it."""
     middle = spec.extent_m / 2
     longitude, latitude = spec.position(middle if column_m is None else column_m, middle if row_m is None else row_m)
     return locate_sun(spec.sensing_time, longitude, latitude)
 
 
-def rayleigh(band: str, sun_zenith_deg: float) -> tuple[float, float]:
+def compute_rayleigh(band: str, sun_zenith_deg: float) -> tuple[float, float]:
     """Return path reflectance and two-way transmittance of the air in a band, seen from the zenith.
 
     Optical depth by Hansen and Travis (1974), equation 2.30; single scattering, phase function 3/4 (1 + cos^2), scattering angle
@@ -134,22 +134,22 @@ def rayleigh(band: str, sun_zenith_deg: float) -> tuple[float, float]:
     return path, float(np.exp(-depth / 2.0 * (1.0 / mu + 1.0))) * _GASES.get(band, 0.99)
 
 
-def part_reflectance(spec: S2SafeSpec, band: str) -> Floats:
+def compute_reflectance(spec: S2SafeSpec, band: str) -> Floats:
     """Return a band of the part as the product's level has it, float32 [y, x] at its own resolution, everywhere defined."""
-    values = part(spec).surface[band]
+    values = make_part(spec).surface[band]
     if spec.level == "L1C" and band != "B10":
-        path, through = rayleigh(band, sun(spec)[0])
+        path, through = compute_rayleigh(band, measure_sun(spec)[0])
         values = np.float32(path) + np.float32(through) * values
     return np.maximum(values, np.float32(_DARKEST))
 
 
-def repeated(image: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+def repeat_mirrored(image: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     """Return ``image`` [y, x] mirrored at its borders until it has ``size`` pixels a side."""
     more = size - image.shape[0]
     return np.pad(image, (0, more), mode="symmetric") if more else image
 
 
-def swath_edge(spec: S2SafeSpec, gsd_m: int) -> Bools:
+def draw_swath_edge(spec: S2SafeSpec, gsd_m: int) -> Bools:
     """Return where the product has no data, bool [y, x] at ``gsd_m``: a wedge at the left, whole 60 m pixels."""
     size = spec.size_px // COARSEST
     rng = np.random.default_rng([spec.seed, _STREAM, 1])
@@ -159,12 +159,14 @@ def swath_edge(spec: S2SafeSpec, gsd_m: int) -> Bools:
     return np.asarray(repeat_pixels(wedge, 60 // gsd_m), dtype=bool)
 
 
-def saturated(spec: S2SafeSpec, gsd_m: int) -> Bools:
+def place_saturated(spec: S2SafeSpec, gsd_m: int) -> Bools:
     """Return the saturated areas, bool [y, x] at 10 or 20 m."""
-    return np.asarray(repeat_pixels(repeated(part(spec).saturated, spec.size_px // 2), 20 // gsd_m), dtype=bool)
+    return np.asarray(
+        repeat_pixels(repeat_mirrored(make_part(spec).saturated, spec.size_px // 2), 20 // gsd_m), dtype=bool
+    )
 
 
-def stored(spec: S2SafeSpec, band: str, gsd_m: int | None = None) -> npt.NDArray[np.uint16]:
+def quantise_band(spec: S2SafeSpec, band: str, gsd_m: int | None = None) -> npt.NDArray[np.uint16]:
     """Return what the product stores: ``round(10000 rho) - offset``, 0 without data, 65535 saturated; uint16 [y, x].
 
     Args:
@@ -174,18 +176,18 @@ def stored(spec: S2SafeSpec, band: str, gsd_m: int | None = None) -> npt.NDArray
     """
     own = GSD_M[band]
     gsd_m = gsd_m or own
-    values = part_reflectance(spec, band)
+    values = compute_reflectance(spec, band)
     numbers = np.rint(values.astype(np.float64) * QUANTIFICATION)
     if gsd_m > own:
         numbers = np.rint(average_blocks(numbers, gsd_m // own))
     part_numbers = np.clip(numbers - spec.offset, 1, SATURATED_DN - 1).astype(np.uint16)
     if gsd_m < own:
         part_numbers = np.asarray(repeat_pixels(part_numbers, own // gsd_m), dtype=np.uint16)
-    image = repeated(part_numbers, spec.size_px * 10 // gsd_m)
+    image = repeat_mirrored(part_numbers, spec.size_px * 10 // gsd_m)
     if band in SATURATED_BANDS:
-        spots = saturated(spec, min(gsd_m, 20))
+        spots = place_saturated(spec, min(gsd_m, 20))
         image[spots if gsd_m <= 20 else average_blocks(spots, 3) > 0] = SATURATED_DN
-    image[swath_edge(spec, gsd_m)] = 0
+    image[draw_swath_edge(spec, gsd_m)] = 0
     return np.asarray(image, dtype=np.uint16)
 
 
@@ -200,10 +202,12 @@ class Reflectance(Mapping[str, Floats]):
         if band not in self.spec.bands:
             raise KeyError(band)
         gsd = GSD_M[band]
-        image = np.array(repeated(part_reflectance(self.spec, band), self.spec.size_px * 10 // gsd), dtype=np.float32)
+        image = np.array(
+            repeat_mirrored(compute_reflectance(self.spec, band), self.spec.size_px * 10 // gsd), dtype=np.float32
+        )
         if band in SATURATED_BANDS:
-            image[saturated(self.spec, gsd)] = np.nan
-        image[swath_edge(self.spec, gsd)] = np.nan
+            image[place_saturated(self.spec, gsd)] = np.nan
+        image[draw_swath_edge(self.spec, gsd)] = np.nan
         return image
 
     def __iter__(self) -> Iterator[str]:
@@ -215,22 +219,22 @@ class Reflectance(Mapping[str, Floats]):
         return len(self.spec.bands)
 
 
-def scene_classes(spec: S2SafeSpec) -> npt.NDArray[np.uint8]:
+def classify_scene(spec: S2SafeSpec) -> npt.NDArray[np.uint8]:
     """Return the scene classification at 20 m, uint8 [y, x], 0 without data."""
-    classes = np.array(repeated(part(spec).scl, spec.size_px // 2))
-    classes[swath_edge(spec, 20)] = 0
+    classes = np.array(repeat_mirrored(make_part(spec).scl, spec.size_px // 2))
+    classes[draw_swath_edge(spec, 20)] = 0
     return classes
 
 
-def cloud_percent(spec: S2SafeSpec) -> npt.NDArray[np.uint8]:
+def draw_cloud_probability(spec: S2SafeSpec) -> npt.NDArray[np.uint8]:
     """Return the cloud probability at 20 m in percent, uint8 [y, x], 0 without data."""
-    percent = np.array(repeated(part(spec).cloud_probability, spec.size_px // 2))
-    percent[swath_edge(spec, 20)] = 0
+    percent = np.array(repeat_mirrored(make_part(spec).cloud_probability, spec.size_px // 2))
+    percent[draw_swath_edge(spec, 20)] = 0
     return percent
 
 
-def classes_60m(spec: S2SafeSpec) -> npt.NDArray[np.uint8]:
+def classify_60m(spec: S2SafeSpec) -> npt.NDArray[np.uint8]:
     """Return opaque cloud, cirrus and snow as in MSK_CLASSI, uint8 0 or 1 [3, y, x] at 60 m: more than half of the 20 m pixels."""
-    scl = scene_classes(spec)
+    scl = classify_scene(spec)
     kinds = ((8, 9), (10,), (11,))
     return np.stack([(average_blocks(np.isin(scl, kind), 3) > 0.5).astype(np.uint8) for kind in kinds])

@@ -83,7 +83,7 @@ class S2SafeSpec:
                 f"expected seed >= 0, cloud_cover in 0-0.6 and saturated >= 0, got {self.seed}, {self.cloud_cover} and {self.saturated}"
             )
         get_baseline_offset(self.baseline)
-        corner(self.tile)
+        locate_corner(self.tile)
 
     @property
     def offset(self) -> int:
@@ -94,6 +94,21 @@ class S2SafeSpec:
     def start(self) -> Moment:
         """Start of the datatake."""
         return datetime.fromisoformat(self.datetime).astimezone(UTC)
+
+    @property
+    def stamped_start(self) -> Moment:
+        """Start of the datatake, with the 24 milliseconds that the metadata add to the name."""
+        return self.start.replace(microsecond=24000)
+
+    @property
+    def made(self) -> Moment:
+        """When the product was made."""
+        return datetime.fromisoformat(self.generated)
+
+    @property
+    def direction(self) -> str:
+        """Ascending or descending, in lower case."""
+        return "ascending" if self.ascending else "descending"
 
     @property
     def sensing_time(self) -> Moment:
@@ -115,11 +130,10 @@ class S2SafeSpec:
     @property
     def name(self) -> str:
         """``S2A_MSIL1C_<datatake>_N<baseline>_R<orbit>_T<tile>_<generated>.SAFE``."""
-        made = datetime.fromisoformat(self.generated)
         number = self.baseline.replace(".", "")
         return (
             f"{self.platform}_MSI{self.level}_{self.start:%Y%m%dT%H%M%S}_N{number}_R{self.relative_orbit:03d}"
-            f"_T{self.tile}_{made:%Y%m%dT%H%M%S}.SAFE"
+            f"_T{self.tile}_{self.made:%Y%m%dT%H%M%S}.SAFE"
         )
 
     @property
@@ -131,8 +145,19 @@ class S2SafeSpec:
     @property
     def datastrip(self) -> str:
         """Name of the folder of the datastrip."""
-        made, strip = datetime.fromisoformat(self.generated), self.start + timedelta(seconds=3)
-        return f"DS_{self.station}_{made:%Y%m%dT%H%M%S}_S{strip:%Y%m%dT%H%M%S}"
+        strip = self.start + timedelta(seconds=3)
+        return f"DS_{self.station}_{self.made:%Y%m%dT%H%M%S}_S{strip:%Y%m%dT%H%M%S}"
+
+    @property
+    def datastrip_id(self) -> str:
+        """Identifier of the datastrip, as both metadata files have it."""
+        return f"{self.platform}_OPER_MSI_{self.level}_{self.datastrip}_N{self.baseline}"
+
+    @property
+    def tile_id(self) -> str:
+        """Identifier of the granule, as TILE_ID and the list of granules have it."""
+        made = f"{self.station}_{self.made:%Y%m%dT%H%M%S}"
+        return f"{self.platform}_OPER_MSI_{self.level}_TL_{made}_A{self.orbit:06d}_T{self.tile}_N{self.baseline}"
 
     @property
     def station(self) -> str:
@@ -146,17 +171,17 @@ class S2SafeSpec:
 
     def transform(self, gsd_m: int) -> Affine:
         """Return the transform of the grid of ``gsd_m`` metres; all grids share the upper left corner."""
-        _, left, top = corner(self.tile)
+        _, left, top = locate_corner(self.tile)
         return Affine(gsd_m, 0.0, left, 0.0, -gsd_m, top)
 
     @property
     def epsg(self) -> int:
         """UTM zone on WGS 84."""
-        return corner(self.tile)[0]
+        return locate_corner(self.tile)[0]
 
     def position(self, column_m: float, row_m: float) -> tuple[float, float]:
         """Return longitude and latitude of a place so many metres to the right of and below the corner, degrees."""
-        _, left, top = corner(self.tile)
+        _, left, top = locate_corner(self.tile)
         longitude, latitude = transform(f"EPSG:{self.epsg}", "EPSG:4326", [left + column_m], [top - row_m])[:2]
         return float(longitude[0]), float(latitude[0])
 
@@ -166,7 +191,7 @@ class S2SafeSpec:
         return self.size_px * PIXEL_M
 
 
-def corner(tile: str) -> tuple[int, int, int]:
+def locate_corner(tile: str) -> tuple[int, int, int]:
     """Return EPSG code, easting and northing of the upper left corner of a Sentinel-2 tile.
 
     The 100 km square of the grid reference is widened to multiples of 60 m (DMA TM 8358.1, section 3; checked against the metadata of
