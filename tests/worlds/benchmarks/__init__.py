@@ -1,6 +1,7 @@
 """Small benchmarks in the file layouts of the published ones, so that the loaders of the real ones open them.
 
-Pixels are invented but physically plausible, seeded, and the same whatever the layout: a permuted band or a wrong scale shows.
+Pixels are invented but physically plausible, seeded, and the same whatever the layout: a permuted band or a wrong scale
+shows.
 """
 
 from worlds.benchmarks.aerial import make_resisc45, make_sat6, make_treesatai, make_ucmerced

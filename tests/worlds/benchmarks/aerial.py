@@ -52,7 +52,9 @@ def make_sat6(folder: Path, *, seed: int = 0, per_class: int = 5) -> Path:
 
 
 def make_ucmerced(folder: Path, *, seed: int = 0, per_class: int = 5, classes: int = 3) -> Path:
-    """Write a benchmark in the layout of UC Merced (TIFF, 256 x 256, the first image of a class 253 pixels high) and return its root.
+    """Write a benchmark in the layout of UC Merced (TIFF, 256 x 256) and return its root.
+
+    The first image of a class has 253 lines.
 
     Raises:
         UserError: too few images, or a folder made with other arguments.
@@ -92,7 +94,8 @@ def make_resisc45(folder: Path, *, seed: int = 0, per_class: int = 5, classes: i
 def make_treesatai(folder: Path, *, seed: int = 0, plots: int = 12) -> Path:
     """Write a benchmark in the layout of TreeSatAI at 60 m, Sentinel-2 and aerial, and return its root.
 
-    A plot holds its genus with 0.8 of the area and the next one with 0.2; 10 % of the plots, at least one, are the test.
+    A plot holds its genus with 0.8 of the area and the next one with 0.2; 10 % of the plots, at least one, are the
+    test.
 
     Raises:
         UserError: a folder made with other arguments.

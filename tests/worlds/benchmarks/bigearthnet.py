@@ -49,8 +49,9 @@ _FACTOR = {band.name: round(band.gsd_m / 10.0) for band in sensor("sentinel2_l2a
 def make_bigearthnet_v2(folder: Path, *, seed: int = 0, patches: int = 15) -> Path:
     """Write a benchmark in the layout of BigEarthNet v2 and return its root.
 
-    Each patch has 12 GeoTIFFs of Sentinel-2 (uint16, surface reflectance x 10,000; 10, 20 and 60 m bands of 120, 60 and 20 pixels), two
-    of Sentinel-1 (float32, dB) and a reference map. A patch has the label of its class and that of the next but one.
+    Each patch has 12 GeoTIFFs of Sentinel-2 (uint16, surface reflectance x 10,000; 10, 20 and 60 m bands of 120, 60 and
+    20 pixels), two of Sentinel-1 (float32, dB) and a reference map. A patch has the label of its class and that of the
+    next but one.
 
     Args:
         folder: root of the data set; created.
@@ -82,8 +83,8 @@ def make_bigearthnet_v2(folder: Path, *, seed: int = 0, patches: int = 15) -> Pa
 def make_bigearthnet_v1(folder: Path, *, seed: int = 0, patches: int = 10) -> Path:
     """Write a benchmark in the layout of BigEarthNet v1 with Sentinel-1 and return its root.
 
-    Each patch has a folder per sensor with one GeoTIFF per band and a JSON file that names labels out of the 43 of CORINE: the pastures
-    or a wood, and airports, which none of the 19 labels holds.
+    Each patch has a folder per sensor with one GeoTIFF per band and a JSON file that names labels out of the 43 of
+    CORINE: the pastures or a wood, and airports, which none of the 19 labels holds.
 
     Args:
         folder: root of the data set; created.

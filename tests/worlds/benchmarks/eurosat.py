@@ -9,15 +9,19 @@ import numpy as np
 import numpy.typing as npt
 from affine import Affine
 
-from eo_ssl.errors import UserError
+from eo_ssl.commits import commit
+from eo_ssl.errors import expect
+from eo_ssl.fingerprints import file_sha256, fingerprint
 from eo_ssl.landcover import CLASS_NAMES, S2_BANDS, Bytes, tabulate
-from eo_ssl.manifest import Clock, commit, file_sha256, fingerprint, finish, plan
+from eo_ssl.manifest import open_product
 from eo_ssl.sample.fields import Floats, average_blocks, blur, draw_parcels, draw_smooth_noise, repeat_pixels
 from eo_ssl.sample.geotiff import encode_geotiff
 from eo_ssl.sample.landscape import draw_streets
 from eo_ssl.sample.optical import NOISE, QUANTIFICATION
+from eo_ssl.sample.sample_archive import STAGE
 from eo_ssl.sample.spec import PIXEL_M, SITES
 from eo_ssl.sensors import sensor
+from worlds.benchmarks.writing import split_numbers
 
 EUROSAT_CLASSES = (
     "AnnualCrop",
@@ -35,73 +39,60 @@ EUROSAT_CLASSES = (
 EUROSAT_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A")
 EUROSAT_FOLDER = Path("ds", "images", "remote_sensing", "otherDatasets", "sentinel_2", "tif")
 CHIP_PX = 64
-SPLITS = (("train", 0.6), ("val", 0.2), ("test", 0.2))  # shares of Neumann et al. 2019, which TorchGeo's lists follow
-# EuroSAT is L1C: light scattered into the view by clear air, and the share that passes down and up again. B09 lies in a water vapour
-# band and B10 in one that opaque that only cirrus is seen. Own values for a clear continental atmosphere.
+# EuroSAT is L1C: light scattered into the view by clear air, and the share that passes down and up again. B09 lies in a
+# water vapour band, and B10 in one so opaque that only cirrus is seen. Own values for a clear continental atmosphere.
 #            B01    B02    B03    B04    B05    B06    B07    B08    B09    B10     B11    B12    B8A
-_PATH = (0.105, 0.075, 0.043, 0.024, 0.019, 0.015, 0.012, 0.009, 0.005, 0.0011, 0.002, 0.001, 0.008)
-_PASSES = (0.74, 0.80, 0.85, 0.89, 0.90, 0.91, 0.93, 0.93, 0.35, 0.004, 0.94, 0.93, 0.96)
+_PATH_REFLECTANCE = (0.105, 0.075, 0.043, 0.024, 0.019, 0.015, 0.012, 0.009, 0.005, 0.0011, 0.002, 0.001, 0.008)
+_TRANSMITTANCE = (0.74, 0.80, 0.85, 0.89, 0.90, 0.91, 0.93, 0.93, 0.35, 0.004, 0.94, 0.93, 0.96)
 _FACTOR = {band.name: round(band.gsd_m / PIXEL_M) for band in sensor("sentinel2_l1c").bands}
 
 
 def make_eurosat(folder: Path, *, seed: int = 0, per_class: int = 10, bands_order: Sequence[str] | None = None) -> Path:
     """Write a benchmark of 10 x ``per_class`` chips in the layout of EuroSAT (TorchGeo's download) and return its root.
 
-    Chips are 64 x 64 x 13 uint16, top-of-atmosphere reflectance x 10,000 without offset. The pixels depend on the seed alone:
-    another band order permutes the planes and changes nothing else; each plane is described by its band's name.
+    Chips are 64 x 64 x 13 uint16, top-of-atmosphere reflectance x 10,000 without offset. The pixels depend on the seed
+    alone: another band order permutes the planes and changes nothing else; each plane is described by its band's name.
 
     Args:
         folder: root of the data set; created.
         seed: seed of everything random.
-        per_class: chips per class, at least 3, shared 60/20/20 over train, val and test.
+        per_class: chips per class, at least 3, shared 60/20/20 over train, val and test (Neumann et al. 2019).
         bands_order: all 13 bands in the order to write; None for that of EuroSAT, with B8A last.
 
     Raises:
-        UserError: too few chips, an order that is no permutation of the 13 bands, or a folder made with other arguments.
+        UserError: too few chips, an order that is no permutation of the 13 bands, or a folder made with other
+            arguments.
     """
-    started, folder = Clock(), Path(folder)
-    order = _checked(bands_order)
-    if seed < 0:
-        raise UserError(f"expected a seed of 0 or more, got {seed}; choose another")
-    if per_class < 3:
-        raise UserError(f"expected per_class of at least 3, one chip per split, got {per_class}; ask for more")
-    config = {"seed": seed, "per_class": per_class, "bands_order": order}
-    if plan(folder, stage="synthetic", config=config, inputs={}) == "done":
-        return folder
-    planes = [EUROSAT_BANDS.index(band) for band in order]
-    for label, name in enumerate(EUROSAT_CLASSES):
-        for number in range(1, per_class + 1):
-            path = folder / EUROSAT_FOLDER / name / f"{name}_{number}.tif"
-            if path.exists():
-                continue
-            image = draw_eurosat_chip(seed, label, number)
-            site = SITES[number % len(SITES)]
-            corner = Affine(PIXEL_M, 0.0, site.left_m + 640.0 * number, 0.0, -PIXEL_M, site.top_m - 640.0 * label)
-            commit(path, encode_geotiff(image[planes], epsg=site.epsg, transform=corner, nodata=None, bands=order))
-    for split, numbers in _splits(per_class).items():
-        lines = [
-            f"{name}_{number}.jpg\n" for name in EUROSAT_CLASSES for number in numbers
-        ]  # the lists name the RGB files
-        commit(folder / f"eurosat-{split}.txt", "".join(lines).encode())
-    files = {
-        str(path.relative_to(folder)): file_sha256(path) for path in sorted((folder / EUROSAT_FOLDER).glob("*/*.tif"))
-    }
-    finish(folder, stage="synthetic", config=config, inputs={}, product=fingerprint(files), started=started, seed=seed)
+    expect(seed >= 0, expected="a seed of 0 or more", got=seed, remedy="choose another")
+    order = EUROSAT_BANDS if bands_order is None else sensor("sentinel2_l1c").resolve_all(bands_order)
+    missing = ", ".join(sorted(set(EUROSAT_BANDS) - set(order)))
+    whole = sorted(order) == sorted(EUROSAT_BANDS)
+    every = "all 13 bands of EuroSAT in some order"
+    expect(whole, expected=every, got=f"{len(order)} of them", remedy=f"add {missing}")
+    splits = dict(zip(("train", "val", "test"), split_numbers(per_class), strict=True))
+    folder, config = Path(folder), {"seed": seed, "per_class": per_class, "bands_order": order}
+    with open_product(folder, stage=STAGE, config=config, inputs={}) as benchmark:
+        if benchmark.done:
+            return folder
+        digests = {}
+        for label, name in enumerate(EUROSAT_CLASSES):
+            for number in range(1, per_class + 1):
+                path = EUROSAT_FOLDER / name / f"{name}_{number}.tif"
+                commit(folder / path, _encode_chip(seed, label, number, order))
+                digests[str(path)] = file_sha256(folder / path)
+        for split, numbers in splits.items():
+            # The lists name the RGB files, and files count from 1.
+            lines = [f"{name}_{number + 1}.jpg\n" for name in EUROSAT_CLASSES for number in numbers]
+            commit(folder / f"eurosat-{split}.txt", "".join(lines).encode())
+        benchmark.sign(fingerprint(digests), seed=seed)
     return folder
 
 
-def _checked(bands_order: Sequence[str] | None) -> tuple[str, ...]:
-    order = EUROSAT_BANDS if bands_order is None else sensor("sentinel2_l1c").resolve_all(bands_order)
-    if sorted(order) != sorted(EUROSAT_BANDS):
-        missing = ", ".join(sorted(set(EUROSAT_BANDS) - set(order)))
-        raise UserError(f"expected all 13 bands of EuroSAT in some order, got {len(order)} of them; add {missing}")
-    return order
-
-
-def _splits(per_class: int) -> dict[str, range]:
-    held = max(1, round(per_class * SPLITS[1][1]))
-    first, second = per_class - 2 * held, per_class - held
-    return {"train": range(1, first + 1), "val": range(first + 1, second + 1), "test": range(second + 1, per_class + 1)}
+def _encode_chip(seed: int, label: int, number: int, order: Sequence[str]) -> bytes:
+    image = draw_eurosat_chip(seed, label, number)[[EUROSAT_BANDS.index(band) for band in order]]
+    site = SITES[number % len(SITES)]
+    corner = Affine(PIXEL_M, 0.0, site.left_m + 640.0 * number, 0.0, -PIXEL_M, site.top_m - 640.0 * label)
+    return encode_geotiff(image, epsg=site.epsg, transform=corner, nodata=None, bands=order)
 
 
 def draw_eurosat_chip(seed: int, label: int, number: int) -> npt.NDArray[np.uint16]:
@@ -117,7 +108,7 @@ def draw_eurosat_chip(seed: int, label: int, number: int) -> npt.NDArray[np.uint
         below = S2_BANDS.index(band) if band != "B10" else S2_BANDS.index("B11")
         dormant, green = tabulate("dormant")[:, below], tabulate("green")[:, below]
         surface = blur(((dormant[cover] + growth * (green - dormant)[cover]) * light).astype(np.float32))
-        top = haze * _PATH[index] + _PASSES[index] * surface
+        top = haze * _PATH_REFLECTANCE[index] + _TRANSMITTANCE[index] * surface
         seen = _resolved(top.astype(np.float32), _FACTOR[band])
         noisy = seen + (NOISE[0] + NOISE[1] * seen) * rng.standard_normal(seen.shape)
         planes.append(np.clip(np.rint(noisy * QUANTIFICATION), 1, 65_534))

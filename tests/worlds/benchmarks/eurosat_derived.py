@@ -15,17 +15,28 @@ from worlds.benchmarks.pixels import draw_backscatter_db
 from worlds.benchmarks.writing import encode_raster, split_numbers, write_benchmark
 
 M_EUROSAT_KEYS = (
-    "01 - Coastal aerosol", "02 - Blue", "03 - Green", "04 - Red", "05 - Vegetation Red Edge", "06 - Vegetation Red Edge",
-    "07 - Vegetation Red Edge", "08 - NIR", "08A - Vegetation Red Edge", "09 - Water vapour", "10 - SWIR - Cirrus", "11 - SWIR", "12 - SWIR",
-)  # fmt: skip
+    "01 - Coastal aerosol",
+    "02 - Blue",
+    "03 - Green",
+    "04 - Red",
+    "05 - Vegetation Red Edge",
+    "06 - Vegetation Red Edge",
+    "07 - Vegetation Red Edge",
+    "08 - NIR",
+    "08A - Vegetation Red Edge",
+    "09 - Water vapour",
+    "10 - SWIR - Cirrus",
+    "11 - SWIR",
+    "12 - SWIR",
+)
 _LEVELS = (-11.0, -9.5, -12.0, -10.0, -6.0, -12.5, -11.5, -7.5, -15.0, -20.0)  # mean VV of EuroSAT's classes, dB
 
 
 def make_m_eurosat(folder: Path, *, seed: int = 0, per_class: int = 3) -> Path:
     """Write a benchmark in the layout of GEO-Bench's m-eurosat and return its root.
 
-    As in the published one, the planes of EuroSAT (B8A last) go one after the other under names in which 08A follows 08: the array
-    called 08A holds B09, and so on.
+    As in the published one, the planes of EuroSAT (B8A last) go one after the other under names in which 08A follows
+    08: the array called 08A holds B09, and so on.
 
     Raises:
         UserError: too few samples, or a folder made with other arguments.
@@ -59,7 +70,7 @@ def _sample(seed: int, label: int, number: int) -> bytes:
 
 
 def make_eurosat_sar(folder: Path, *, seed: int = 0, per_class: int = 3) -> Path:
-    """Write a benchmark in the layout of EuroSAT-SAR (that of Copernicus-Bench) and return its root: VV and VH in dB, float32.
+    """Write a benchmark in the layout of EuroSAT-SAR (Copernicus-Bench; VV and VH in dB, float32) and return its root.
 
     Raises:
         UserError: too few patches, or a folder made with other arguments.

@@ -7,21 +7,21 @@ from pathlib import Path
 import rasterio
 from rasterio.warp import transform
 
-from eo_ssl.errors import UserError
-from eo_ssl.manifest import commit
+from eo_ssl.commits import commit
+from eo_ssl.errors import expect
 from worlds.benchmarks.eurosat import EUROSAT_FOLDER
 
 
 def add_spatial_lists(root: Path) -> Path:
-    """Write eurosat-spatial-{train,val,test}.txt, 60/20/20 of the images of each class from east to west, and return ``root``.
+    """Write eurosat-spatial-{train,val,test}.txt, 60/20/20 of each class from east to west, and return ``root``.
 
     Raises:
         UserError: no images at ``root``.
     """
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     folders = sorted(path for path in (root / EUROSAT_FOLDER).glob("*") if path.is_dir())
-    if not folders:
-        raise UserError(f"expected a generated EuroSAT at {root}, got no images; make one with make_eurosat first")
+    generated = f"a generated EuroSAT at {root}"
+    expect(folders, expected=generated, got="no images", remedy="make it with make_eurosat first")
     for folder in folders:
         paths = sorted(folder.glob("*.tif"), key=lambda path: (-_longitude(path), path.name))
         held = max(1, round(0.2 * len(paths)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 from eo_ssl.sample.fields import draw_smooth_noise
 from eo_ssl.sensors import sensor
 from worlds.benchmarks.pixels import draw_backscatter_db, draw_top_codes
@@ -24,8 +24,8 @@ _RADAR = {_SEA: 0, _CROP: 2}  # the same as land cover: water, crop
 def make_sen1floods11(folder: Path, *, seed: int = 0, per_event: int = 5, size_px: int = 64) -> Path:
     """Write a benchmark in the layout of Sen1Floods11 v1.1 and return its root.
 
-    Chips show water in one connected half plane with a ragged shore, bright and dark as water is. A border of the label is -1, a corner
-    of the radar image NaN and the same corner of the optical image 0.
+    Chips show water in one connected half plane with a ragged shore, bright and dark as water is. A border of the label
+    is -1, a corner of the radar image NaN and the same corner of the optical image 0.
 
     Args:
         folder: root of the data set; created.
@@ -36,8 +36,7 @@ def make_sen1floods11(folder: Path, *, seed: int = 0, per_event: int = 5, size_p
     Raises:
         UserError: too few or too small chips, or a folder made with other arguments.
     """
-    if size_px < 16:
-        raise UserError(f"expected chips of at least 16 px, got {size_px}; ask for larger ones")
+    expect(size_px >= 16, expected="chips of at least 16 px", got=size_px, remedy="ask for larger ones")
     parts = split_numbers(per_event)
     lists = dict(zip(("train", "valid", "test"), parts, strict=True))
 

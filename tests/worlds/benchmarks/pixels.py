@@ -15,7 +15,7 @@ LOOKS = 4.4  # of ground-range products in IW mode (Sentinel-1 Product Definitio
 
 
 def draw_top_codes(seed: int, label: int, number: int, *, bands: tuple[str, ...], size_px: int) -> Codes:
-    """Return patch ``number`` of class ``label`` at the top of the atmosphere, [band, y, x] uint16, reflectance x 10,000.
+    """Return patch ``number`` of class ``label`` above the atmosphere, [band, y, x] uint16, reflectance x 10,000.
 
     The patch is that of the generated EuroSAT (class modulo ten), repeated by mirroring where it is too small.
     """
@@ -26,7 +26,7 @@ def draw_top_codes(seed: int, label: int, number: int, *, bands: tuple[str, ...]
 
 
 def draw_surface_codes(seed: int, label: int, number: int, *, bands: tuple[str, ...], size_px: int) -> dict[str, Codes]:
-    """Return patch ``number`` of class ``label`` at the surface: band -> [y, x] uint16, reflectance x 10,000, each at 10 m."""
+    """Return patch ``number`` of class ``label`` at the surface: band -> [y, x] uint16, 10 m, reflectance x 10,000."""
     rng = np.random.default_rng([seed, 11, label, number])
     cover, growth = label % len(CLASSES), rng.uniform(0.2, 0.9)
     sigma = tabulate("texture")[cover]

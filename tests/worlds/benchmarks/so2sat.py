@@ -22,10 +22,11 @@ Doubles = npt.NDArray[np.float64]
 
 
 def make_so2sat(folder: Path, *, seed: int = 0, per_class: int = 3) -> Path:
-    """Write a benchmark in the layout of So2Sat, version 3 (three folders) and version 2 (three files), and return its root.
+    """Write a benchmark in the layout of So2Sat, versions 3 (three folders) and 2 (three files), and return its root.
 
-    sen2 [n, 32, 32, 10] is top-of-atmosphere reflectance. sen1 [n, 32, 32, 8] holds VH and VV before a filter as complex numbers
-    (real, imaginary), their intensities after one, and the element of their covariance: all in linear power.
+    sen2 [n, 32, 32, 10] is top-of-atmosphere reflectance. sen1 [n, 32, 32, 8] holds VH and VV before a filter as
+    complex numbers (real, imaginary), their intensities after one, and the element of their covariance: all in linear
+    power.
 
     Args:
         folder: root of the data set; created.
@@ -40,11 +41,11 @@ def make_so2sat(folder: Path, *, seed: int = 0, per_class: int = 3) -> Path:
     def files() -> Iterator[tuple[str, bytes]]:
         for offset, version in enumerate(VERSIONS):
             first = offset * per_class
-            yield f"{version}/training.h5", _file(seed, [first + one for one in (*train, *validation)])
-            yield f"{version}/testing.h5", _file(seed, [first + one for one in test])
+            yield f"{version}/training.h5", _file(seed, [first + number for number in (*train, *validation)])
+            yield f"{version}/testing.h5", _file(seed, [first + number for number in test])
         first = len(VERSIONS) * per_class
         for name, part in (("training", train), ("validation", validation), ("testing", test)):
-            yield f"{name}.h5", _file(seed, [first + one for one in part])
+            yield f"{name}.h5", _file(seed, [first + number for number in part])
 
     return write_benchmark(folder, seed=seed, config={"layout": "so2sat", "per_class": per_class}, files=files())
 
@@ -52,10 +53,10 @@ def make_so2sat(folder: Path, *, seed: int = 0, per_class: int = 3) -> Path:
 def _file(seed: int, numbers: list[int]) -> bytes:
     patches = [(label, number) for number in numbers for label in range(SO2SAT_CLASSES)]
     label = np.zeros((len(patches), SO2SAT_CLASSES))
-    label[np.arange(len(patches)), [one for one, _ in patches]] = 1.0
+    label[np.arange(len(patches)), [kind for kind, _ in patches]] = 1.0
     arrays = {
-        "sen1": np.stack([_radar(seed, *one) for one in patches]),
-        "sen2": np.stack([_optical(seed, *one) for one in patches]),
+        "sen1": np.stack([_radar(seed, *patch) for patch in patches]),
+        "sen2": np.stack([_optical(seed, *patch) for patch in patches]),
         "label": label,
     }
     buffer = io.BytesIO()

@@ -10,9 +10,12 @@ from typing import Any
 import numpy.typing as npt
 from affine import Affine
 
-from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, commit, fingerprint, finish, plan
+from eo_ssl.commits import commit
+from eo_ssl.errors import expect
+from eo_ssl.fingerprints import fingerprint
+from eo_ssl.manifest import open_product
 from eo_ssl.sample.geotiff import encode_geotiff
+from eo_ssl.sample.sample_archive import STAGE
 from eo_ssl.sample.spec import SITES
 
 
@@ -22,17 +25,15 @@ def write_benchmark(folder: Path, *, seed: int, config: Mapping[str, Any], files
     Raises:
         UserError: a negative seed, or a folder made with other arguments.
     """
-    started, folder = Clock(), Path(folder)
-    if seed < 0:
-        raise UserError(f"expected a seed of 0 or more, got {seed}; choose another")
-    whole = {"seed": seed, **config}
-    if plan(folder, stage="synthetic", config=whole, inputs={}) == "done":
-        return folder
-    digests = {}
-    for name, data in files:
-        commit(folder / name, data)
-        digests[name] = hashlib.sha256(data).hexdigest()
-    finish(folder, stage="synthetic", config=whole, inputs={}, product=fingerprint(digests), started=started, seed=seed)
+    expect(seed >= 0, expected="a seed of 0 or more", got=seed, remedy="choose another")
+    folder = Path(folder)
+    with open_product(folder, stage=STAGE, config={"seed": seed, **config}, inputs={}) as benchmark:
+        if not benchmark.done:
+            digests = {}
+            for name, data in files:
+                commit(folder / name, data)
+                digests[name] = hashlib.sha256(data).hexdigest()
+            benchmark.sign(fingerprint(digests), seed=seed)
     return folder
 
 
@@ -49,7 +50,7 @@ def split_numbers(count: int) -> tuple[range, range, range]:
     Raises:
         UserError: fewer than three.
     """
-    if count < 3:
-        raise UserError(f"expected at least 3 images per class, one per split, got {count}; ask for more")
+    enough = "at least 3 images per class, one per split"
+    expect(count >= 3, expected=enough, got=count, remedy="ask for more")
     held = max(1, round(0.2 * count))
     return range(count - 2 * held), range(count - 2 * held, count - held), range(count - held, count)

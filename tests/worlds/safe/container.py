@@ -1,4 +1,4 @@
-"""How a SAFE product comes into being: a folder filled under another name, a manifest with checksums, then one rename or one zip file."""
+"""A SAFE product on disk: a folder filled under another name, a manifest with checksums, then a rename or a zip."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import rasterio
 
 from eo_ssl.commits import explain_os_error, sync_folder
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 
 _ZIP_TIME = (2024, 1, 1, 0, 0, 0)  # of every member: equal products give equal zip files
 _CHUNK = 1 << 20
@@ -65,7 +65,7 @@ class Draft:
         ]
 
     def digest(self, name: str, algorithm: str) -> str:
-        """Return the checksum of a file, lower-case hexadecimal; ``algorithm`` as the manifests spell it: MD5 or SHA3-256."""
+        """Return the checksum of a file in lower-case hexadecimal; ``algorithm`` as manifests spell it (SHA3-256)."""
         made = hashlib.new(algorithm.lower().replace("-", "_"), usedforsecurity=False)
         with (self.root / name).open("rb") as file:
             while chunk := file.read(_CHUNK):
@@ -75,14 +75,13 @@ class Draft:
 
 @contextmanager
 def open_draft(folder: Path, name: str, *, zipped: bool) -> Iterator[tuple[Draft, Path]]:
-    """Give a draft of ``name`` and the path where it appears, whole, when the block ends; nothing appears when it raises.
+    """Yield a draft of ``name`` and the path where it appears, whole, when the block ends; nothing does when it raises.
 
     Raises:
         UserError: the product exists already, or the folder cannot be written.
     """
     final = folder / (f"{name.removesuffix('.SAFE')}.zip" if zipped else name)
-    if final.exists():
-        raise UserError(f"expected no product at {final}, got one; give another folder or remove it")
+    expect(not final.exists(), expected=f"no product at {final}", got="one", remedy="give another folder or remove it")
     # No search for products, however deep, takes the draft for one: nothing in it is called .SAFE or .zip.
     temporary = folder / f".{name}.{os.getpid()}.tmp"
     root, packed = temporary / "product", temporary / "packed"
@@ -100,7 +99,7 @@ def open_draft(folder: Path, name: str, *, zipped: bool) -> Iterator[tuple[Draft
 
 
 def _pack(source: Path, target: Path, name: str) -> None:
-    """Zip all below ``source`` in sorted order as a folder ``name``; JPEG 2000 is compressed already and only stored."""
+    """Zip all below ``source`` in sorted order as a folder ``name``; JPEG 2000, compressed already, is only stored."""
     files = sorted(path for path in source.rglob("*") if path.is_file())
     with zipfile.ZipFile(target, "w") as archive:
         for path in files:

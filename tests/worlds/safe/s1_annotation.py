@@ -13,7 +13,7 @@ from worlds.safe.s1_geometry import Geometry
 from worlds.safe.s1_luts import AzimuthBlock, Ints, Vector
 from worlds.safe.s1_orbit import LIGHT_M_S, RATE
 from worlds.safe.s1_spec import count_orbits, number_data_take, number_relative_orbit
-from worlds.safe.templates import fill_template
+from worlds.safe.templating import fill_template
 
 TIE_LINES, TIE_SAMPLES = 10, 21  # 210 tie points, as a real IW product has
 

@@ -1,4 +1,4 @@
-"""Where the pixels of a Sentinel-1 image lie: lines in time along an orbit, samples in slant range, both as annotated."""
+"""Where the pixels of a Sentinel-1 image lie: lines in time along an orbit, samples in range, both as annotated."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ class Geometry:
         """Latitude and longitude of the corner pixels in the order of real footprints: last line first, and round."""
         last, end = self.lines - 1, self.samples - 1
         places = ((last, 0), (last, end), (0, end), (0, 0))
-        found = [self.locate(line, sample) for line, sample in places]
-        return [(float(latitude), float(longitude)) for latitude, longitude in found]
+        corners = [self.locate(line, sample) for line, sample in places]
+        return [(float(latitude), float(longitude)) for latitude, longitude in corners]
 
 
 def make_ground_geometry(

@@ -71,7 +71,7 @@ class S1GrdTruth:
         return self.tables[polarisation].calibration_at(lines, samples, name=name)
 
     def locate(self, line: npt.ArrayLike, sample: npt.ArrayLike) -> tuple[Doubles, Doubles]:
-        """Return latitude and longitude of pixels in degrees; integers are the middles of pixels, as in the tie points."""
+        """Return latitude and longitude of pixels in degrees; integers are middles of pixels, as in the tie points."""
         return self.geometry.locate(line, sample)
 
     def _detected(self, polarisation: str) -> npt.NDArray[np.uint16]:
@@ -160,7 +160,7 @@ def _tables(spec: S1GrdSpec, image: Image) -> Tables:
 
 
 def describe_measurement(image: Image) -> dict[str, Any]:
-    """Return how the measurement of an image is stored: uncompressed strips of one line and tie points, as in real products."""
+    """Return how the measurement is stored: uncompressed strips of one line, with tie points, as in real products."""
     lines, samples = place_tie_points(image.geometry)
     points = []
     for line in lines:

@@ -1,4 +1,4 @@
-"""Calibration and noise tables of Sentinel-1 products: vectors along the range at some lines, as annotated and as interpolated."""
+"""Calibration and noise tables of Sentinel-1: vectors along the range at some lines, as annotated and interpolated."""
 
 from __future__ import annotations
 
@@ -40,15 +40,16 @@ def round_values(values: npt.ArrayLike) -> Doubles:
 
 
 def place_knots(count: int, step: int) -> Ints:
-    """Return every ``step``-th number from 0, and the last one: the pixels of real vectors end with an irregular step."""
+    """Return every ``step``-th number from 0, and the last one: real vectors end with an irregular step."""
     regular = np.arange(0, count, step)
     return np.asarray(regular if regular[-1] == count - 1 else np.append(regular, count - 1), dtype=np.int64)
 
 
 def interpolate(vectors: Sequence[Vector], lines: npt.ArrayLike, samples: npt.ArrayLike) -> Doubles:
-    """Return a table at pixels, float64 [line, sample]: linear along each vector, then linear between lines; constant beyond the ends.
+    """Return a table at pixels, float64 [line, sample]: linear along each vector, then between lines.
 
-    Sentinel-1 Product Specification S1-RS-MDA-52-7441, section 6.3 (calibration) and 6.4 (noise): bilinear interpolation.
+    Beyond the ends it is constant.     Sentinel-1 Product Specification S1-RS-MDA-52-7441, section 6.3 (calibration)
+    and 6.4 (noise): bilinear interpolation.
     """
     lines, samples = np.asarray(lines, dtype=np.float64), np.asarray(samples, dtype=np.float64)
     rows = np.stack([np.interp(samples, vector.pixels, vector.values) for vector in vectors])
@@ -91,6 +92,6 @@ def compute_range_noise(pixels: Ints, bounds: Sequence[int], *, level: float) ->
 
 
 def compute_scalloping(lines: Ints, *, phase: float, period: float) -> Doubles:
-    """Return the azimuth factor of the noise: within each burst it grows towards both ends, to 1.12 as in real IW products."""
+    """Return the azimuth factor of the noise: in each burst it grows towards both ends, to 1.12 as in real products."""
     within = ((lines / period + phase) % 1.0) * 2.0 - 1.0
     return np.asarray(1.0 + 0.12 * within**2)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from worlds.safe.container import Draft
 from worlds.safe.s1_annotation import Image
-from worlds.safe.templates import fill_template
+from worlds.safe.templating import fill_template
 
 _SCHEMAS = {
     "product": "s1Level1ProductSchema",

@@ -1,9 +1,9 @@
-"""Geometry of a Sentinel-1 product: a circular orbit over the turning earth, and the point that a line and a slant range see.
+"""Geometry of Sentinel-1: a circular orbit over the turning earth, and the point that a line and a slant range see.
 
-All positions are metres in the earth-fixed frame of WGS 84. A pixel is located by the range-Doppler equations (e.g. Curlander and
-McDonough 1991, section 8.2): its distance from the satellite is the slant range, the direction to it is perpendicular to the velocity,
-and it lies at a height above the ellipsoid. They are solved to a micrometre, so that the tie points, the orbit and the range polynomials
-of a product agree with each other as those of real ones do.
+All positions are metres in the earth-fixed frame of WGS 84. A pixel is located by the range-Doppler equations (e.g.
+Curlander and McDonough 1991, section 8.2): its distance from the satellite is the slant range, the direction to it is
+perpendicular to the velocity, and it lies at a height above the ellipsoid. They are solved to a micrometre, so that the
+tie points, the orbit and the range polynomials of a product agree with each other as those of real ones do.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def locate_ground_point(
 ) -> Doubles:
     """Return the point to the right of the track at a slant range, at a height above the ellipsoid, [..., 3] metres.
 
-    The surface of height h is taken as the ellipsoid whose axes are longer by h; for heights up to 1 km this is right to 2 mm.
+    The surface of height h is taken as the ellipsoid whose axes are longer by h; for heights up to 1 km this is right
+    to 2 mm.
     """
     time, distance = np.broadcast_arrays(
         np.asarray(time, dtype=np.float64), np.asarray(slant_range_m, dtype=np.float64)
@@ -94,7 +95,7 @@ def locate_ground_point(
 
 
 def convert_to_geodetic(point: Doubles, *, height_m: float = 0.0) -> tuple[Doubles, Doubles]:
-    """Return latitude and longitude in degrees of points at a height; the normal of their surface gives the latitude."""
+    """Return latitude and longitude in degrees of points at a height; the normal of the surface gives the latitude."""
     axes = np.array([SEMI_MAJOR_M + height_m, SEMI_MAJOR_M + height_m, SEMI_MINOR_M + height_m])
     normal = point / axes**2
     latitude = np.arctan2(normal[..., 2], np.hypot(normal[..., 0], normal[..., 1]))
@@ -110,7 +111,7 @@ def measure_incidence(orbit: Orbit, time: npt.ArrayLike, point: Doubles) -> Doub
 
 
 def measure_elevation(orbit: Orbit, time: npt.ArrayLike, point: Doubles) -> Doubles:
-    """Return the angle between the line of sight and the direction to the centre of the earth at the satellite, degrees."""
+    """Return the angle at the satellite between the line of sight and the centre of the earth, degrees."""
     place = orbit.position(time)
     sight = point - place
     cosine = -(sight * place).sum(-1) / np.linalg.norm(sight, axis=-1) / np.linalg.norm(place, axis=-1)
@@ -118,7 +119,7 @@ def measure_elevation(orbit: Orbit, time: npt.ArrayLike, point: Doubles) -> Doub
 
 
 def compute_slant_range(incidence_deg: float) -> float:
-    """Return the slant range at which a sphere is seen under an incidence angle, metres; a good start for the ellipsoid."""
+    """Return the slant range at which a sphere is seen under an incidence angle, metres; near that of the ellipsoid."""
     angle = np.radians(incidence_deg)
     look = np.arcsin(6_371_000.0 * np.sin(angle) / RADIUS_M)
     return float(6_371_000.0 * np.sin(angle - look) / np.sin(look))

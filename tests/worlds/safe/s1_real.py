@@ -1,4 +1,4 @@
-"""New pixels under the real annotation of a Sentinel-1 ground-range product, so that not everything has the same author."""
+"""New pixels under the real annotation of a Sentinel-1 ground-range product: not everything has the same author."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import rasterio
 from rasterio.control import GroundControlPoint
 from rasterio.windows import Window
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.sample.fields import Floats
 from worlds.safe.container import Draft, open_draft
 from worlds.safe.s1_luts import AzimuthBlock, Doubles, Ints, Vector
@@ -51,8 +51,8 @@ def make_s1_grd_from_annotation(
 ) -> S1RealTruth:
     """Write a product whose metadata are those of ``archive``, byte for byte, and whose measurement is new.
 
-    The measurement has the size that the annotation says but is sparse: a window is filled, the rest is 0 and takes no space. Only the
-    entries of the measurements in the manifest (size and checksum) are changed.
+    The measurement has the size that the annotation says but is sparse: a window is filled, the rest is 0 and takes no
+    space. Only the entries of the measurements in the manifest (size and checksum) are changed.
 
     Args:
         folder: where the product appears; created.
@@ -67,10 +67,9 @@ def make_s1_grd_from_annotation(
     """
     members, name = _members(archive)
     annotations = {key: data for key, data in members.items() if re.fullmatch(r"annotation/[^/]+\.xml", key)}
-    if not annotations or "manifest.safe" not in members:
-        raise UserError(
-            f"expected the annotation of a Sentinel-1 product in {archive}, got none; give another zip file"
-        )
+    usable = annotations and "manifest.safe" in members
+    wanted = f"the annotation of a Sentinel-1 product in {archive}"
+    expect(usable, expected=wanted, got="none", remedy="give another zip file")
     sigma0: dict[str, Floats] = {}
     noise: dict[str, Doubles] = {}
     numbers: dict[str, npt.NDArray[np.uint16]] = {}
@@ -90,10 +89,10 @@ def make_s1_grd_from_annotation(
             noise[polarisation] = tables.noise_at(start[0] + np.arange(window[0]), start[1] + np.arange(window[1]))
             key_of = [seed, len(numbers)]
             whole = np.zeros(window, dtype=bool)
-            found = detect(land, tables, whole, looks=looks, key=key_of, empty_border=True, origin=start)
-            numbers[polarisation] = found
+            stored = detect(land, tables, whole, looks=looks, key=key_of, empty_border=True, origin=start)
+            numbers[polarisation] = stored
             measured = f"measurement/{stem}.tiff"
-            _write_sparse(draft.root / measured, found, start, shape, _tie_points(product))
+            _write_sparse(draft.root / measured, stored, start, shape, _tie_points(product))
             text = _with_measurement(text, draft, measured)
         (draft.root / "manifest.safe").write_text(text)
     return S1RealTruth(final, name, shape, start, sigma0, noise, numbers)
@@ -116,10 +115,10 @@ def _members(archive: Path) -> tuple[dict[str, bytes], str]:
 
 
 def _text(element: Element, path: str) -> str:
-    found = element.findtext(path)
-    if found is None:
-        raise UserError(f"expected {path} in <{element.tag}>, found none; the annotation is incomplete")
-    return found
+    text = element.findtext(path)
+    if text is None:
+        raise UserError(f"expected {path} in <{element.tag}>, got none; the annotation is incomplete")
+    return text
 
 
 def _number(product: Element, name: str) -> int:
@@ -200,8 +199,6 @@ def _with_measurement(text: str, draft: Draft, name: str) -> str:
         rf'size="\d+">(\s*<fileLocation [^>]*href="\./{re.escape(name)}"/>\s*<checksum checksumName="MD5">)[0-9a-f]+<'
     )
     changed, count = re.subn(pattern, rf'size="{size}">\g<1>{digest}<', text)
-    if count != 1:
-        raise UserError(
-            f"expected one entry of {name} in the manifest, got {count}; give the zip file of a GRD product"
-        )
+    entry = f"one entry of {name} in the manifest"
+    expect(count == 1, expected=entry, got=count, remedy="give the zip file of a GRD product")
     return changed

@@ -56,11 +56,11 @@ class Tables:
 def make_calibration_tables(
     geometry: Geometry, *, step: tuple[int, int], constant: float = BETA_CONSTANT
 ) -> dict[str, list[Vector]]:
-    """Return the calibration vectors of an image: sigma0 and gamma0 follow from beta0 by the incidence angle on the ellipsoid.
+    """Return the calibration vectors of an image: sigma0 and gamma0 follow from beta0 by the incidence angle.
 
-    With beta0 = DN^2 / A_beta^2, sigma0 = beta0 sin(theta) and gamma0 = sigma0 / cos(theta) (Small 2011, equations 1 to 3):
-    A_sigma = A_beta / sqrt(sin theta), A_gamma = A_sigma sqrt(cos theta). All tables also vary slowly along the track. The last line
-    lies beyond the image, as in real products.
+    With beta0 = DN^2 / A_beta^2, sigma0 = beta0 sin(theta) and gamma0 = sigma0 / cos(theta) (Small 2011, equations 1 to
+    3): A_sigma = A_beta / sqrt(sin theta), A_gamma = A_sigma sqrt(cos theta). All tables also vary slowly along the
+    track. The last line lies beyond the image, as in real products.
     """
     pixels = place_knots(geometry.samples, step[1])
     tables: dict[str, list[Vector]] = {"sigmaNought": [], "betaNought": [], "gamma": [], "dn": []}
@@ -85,8 +85,8 @@ def make_noise_tables(
 ) -> tuple[list[Vector], list[AzimuthBlock]]:
     """Return the noise vectors of an image of ``shape`` lines and samples.
 
-    As in real products the last line is that of the image, the value at the last pixel is 0, and in the old format the pixels of a
-    vector differ from line to line.
+    As in real products the last line is that of the image, the value at the last pixel is 0, and in the old format the
+    pixels of a vector differ from line to line.
 
     Args:
         shape: lines and samples.
@@ -163,7 +163,7 @@ def detect(
     empty_border: bool,
     origin: tuple[int, int] = (0, 0),
 ) -> npt.NDArray[np.uint16]:
-    """Return what a ground-range product stores: ``DN = round(sqrt(sigma0 A^2 + noise))``, with speckle on the whole power.
+    """Return what a ground-range product stores: ``round(sqrt(sigma0 A^2 + noise))``, speckle on the whole power.
 
     Args:
         sigma0: linear power [line, sample].

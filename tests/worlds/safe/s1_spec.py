@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from datetime import datetime as Moment
 from typing import Literal
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 
 _ORBIT = timedelta(days=12) / 175  # 175 revolutions in twelve days
 _REFERENCE = (
@@ -43,7 +43,7 @@ class S1GrdSpec:
     ipf: str = "003.31"
     "version of the instrument processing facility"
     noise: Literal["range", "range_azimuth", "zero", "none"] = "range_azimuth"
-    "noise vectors along the range (before version 002.90), along range and azimuth (since), all zero as in products of 2015, or no file"
+    "vectors along the range (before version 002.90), along range and azimuth (since), all zero as in 2015, or no file"
     ascending: bool = False
     centre: tuple[float, float] = (44.0, 11.0)
     "latitude and longitude of the middle, degrees"
@@ -62,40 +62,36 @@ class S1GrdSpec:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be made."""
-        if self.mode not in NEAR_INCIDENCE_DEG:
-            raise UserError(f"expected a mode out of {', '.join(NEAR_INCIDENCE_DEG)}, got {self.mode!r}; choose one")
-        if self.polarisations not in (("VV",), ("HH",), ("VV", "VH"), ("HH", "HV")):
-            raise UserError(
-                f"expected VV, VV and VH, HH, or HH and HV, got {self.polarisations}; one satellite pass transmits one polarisation"
-            )
-        if (
-            min(self.lines, self.samples) < 64
-            or self.border_px < 0
-            or 2 * self.border_px >= min(self.lines, self.samples)
-        ):
-            raise UserError(
-                f"expected at least 64 lines and samples and a border below half of them, got {self.lines}, {self.samples} and {self.border_px}"
-            )
-        if (
-            not -75.0 <= self.centre[0] <= 75.0
-            or (self.looks is not None and self.looks <= 0)
-            or min(self.lut_step) < 2
-        ):
-            raise UserError(
-                f"expected a latitude within 75 degrees, looks > 0 and steps >= 2, got {self.centre[0]}, {self.looks} and {self.lut_step}"
-            )
-        if re.fullmatch(r"\d{3}\.\d{2}", self.ipf) is None or re.fullmatch(r"S1[A-Z]", self.platform) is None:
-            raise UserError(
-                f"expected a version such as 003.31 and a platform such as S1A, got {self.ipf} and {self.platform}"
-            )
-        if self.noise in ("range", "range_azimuth") and (self.noise == "range_azimuth") != self.new_format:
-            raise UserError(
-                f"expected noise vectors along the azimuth from version 002.90 on, got {self.noise} with {self.ipf}; change one of them"
-            )
+        modes, pairs = ", ".join(NEAR_INCIDENCE_DEG), (("VV",), ("HH",), ("VV", "VH"), ("HH", "HV"))
+        expect(self.mode in NEAR_INCIDENCE_DEG, expected=f"a mode out of {modes}", got=self.mode, remedy="choose one")
+        expect(
+            self.polarisations in pairs,
+            expected="VV, VV and VH, HH, or HH and HV",
+            got=self.polarisations,
+            remedy="one satellite pass transmits one polarisation",
+        )
+        shape, side = (self.lines, self.samples), min(self.lines, self.samples)
+        expect(side >= 64, expected="at least 64 lines and samples", got=shape, remedy="ask for more")
+        inside = 0 <= 2 * self.border_px < side
+        expect(inside, expected=f"a border of less than half of {shape}", got=self.border_px, remedy="choose less")
+        latitude = self.centre[0]
+        expect(abs(latitude) <= 75.0, expected="a latitude within 75 degrees", got=latitude, remedy="move the product")
+        expect(self.looks is None or self.looks > 0, expected="looks > 0", got=self.looks, remedy="None is no speckle")
+        expect(min(self.lut_step) >= 2, expected="steps of 2 or more", got=self.lut_step, remedy="choose larger ones")
+        spelled = re.fullmatch(r"\d{3}\.\d{2}", self.ipf)
+        expect(spelled, expected="a version such as 003.31", got=self.ipf, remedy="correct `ipf`")
+        known = re.fullmatch(r"S1[A-Z]", self.platform)
+        expect(known, expected="a platform such as S1A", got=self.platform, remedy="correct `platform`")
+        expect(
+            self.noise in ("zero", "none") or (self.noise == "range_azimuth") == self.new_format,
+            expected="noise vectors along the azimuth from version 002.90 on",
+            got=f"{self.noise} with {self.ipf}",
+            remedy="change one of them",
+        )
 
     @property
     def new_format(self) -> bool:
-        """Whether the noise annotation has vectors along the azimuth, and the border is set to 0 rather than left as low values."""
+        """Whether noise has vectors along the azimuth, and the border is set to 0 rather than left as low values."""
         return parse_version(self.ipf) >= NEW_NOISE_SINCE
 
     @property
@@ -136,7 +132,7 @@ def count_orbits(when: datetime) -> int:
 
 
 def number_relative_orbit(absolute: int, platform: str) -> int:
-    """Return the relative orbit number, 1-175: (absolute - 73) modulo 175 + 1 for Sentinel-1A, 27 for 1B, 172 for 1C."""
+    """Return the relative orbit, 1-175: (absolute - 73) modulo 175 + 1 for Sentinel-1A, 27 for 1B, 172 for 1C."""
     return (absolute - {"S1A": 73, "S1B": 27, "S1C": 172}.get(platform, 73)) % 175 + 1
 
 
@@ -144,7 +140,8 @@ def name_product(prefix: str, start: datetime, stop: datetime, *, platform: str,
     """Return the name of a product with ``.SAFE``; its last four characters tell products of the same data apart."""
     absolute = count_orbits(start)
     unique = hashlib.md5(repr(spec).encode(), usedforsecurity=False).hexdigest()[:4].upper()
-    return f"{platform}_{prefix}_{start:%Y%m%dT%H%M%S}_{stop:%Y%m%dT%H%M%S}_{absolute:06d}_{number_data_take(absolute):06X}_{unique}.SAFE"
+    times = f"{start:%Y%m%dT%H%M%S}_{stop:%Y%m%dT%H%M%S}"
+    return f"{platform}_{prefix}_{times}_{absolute:06d}_{number_data_take(absolute):06X}_{unique}.SAFE"
 
 
 def number_data_take(absolute: int) -> int:

@@ -1,4 +1,4 @@
-"""Writing a Sentinel-1 wave-mode product (vignettes of the ocean, single-look complex) in SAFE format, and the truth of it."""
+"""A Sentinel-1 wave-mode product (vignettes of the ocean, single-look complex) in SAFE format, and the truth of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 from worlds.safe.container import open_draft, write_raster
 from worlds.safe.s1_annotation import Image, render_annotation, render_calibration, render_noise
 from worlds.safe.s1_geometry import Geometry, make_slant_geometry
@@ -57,16 +57,17 @@ class S1WvSpec:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be made."""
-        if not 1 <= self.vignettes <= 120 or not 1000.0 <= self.extent_m <= 25_000.0:
-            raise UserError(
-                f"expected 1-120 vignettes of 1-25 km, got {self.vignettes} of {self.extent_m:g} m; correct the specification"
-            )
-        if self.noise != "none" and (self.noise == "new") != (parse_version(self.ipf) >= NEW_NOISE_SINCE):
-            raise UserError(
-                f"expected the new noise format from version 002.90 on, got {self.noise} with {self.ipf}; change one of them"
-            )
-        if not -70.0 <= self.centre[0] <= 70.0:
-            raise UserError(f"expected a latitude within 70 degrees, got {self.centre[0]}; move the product")
+        size = f"{self.vignettes} of {self.extent_m:g} m"
+        fits = 1 <= self.vignettes <= 120 and 1000.0 <= self.extent_m <= 25_000.0
+        expect(fits, expected="1-120 vignettes of 1-25 km", got=size, remedy="correct the specification")
+        expect(
+            self.noise == "none" or (self.noise == "new") == (parse_version(self.ipf) >= NEW_NOISE_SINCE),
+            expected="the new noise format from version 002.90 on",
+            got=f"{self.noise} with {self.ipf}",
+            remedy="change one of them",
+        )
+        latitude = self.centre[0]
+        expect(abs(latitude) <= 70.0, expected="a latitude within 70 degrees", got=latitude, remedy="move the product")
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class Vignette:
     def sigma0(self, lines: npt.ArrayLike, samples: npt.ArrayLike) -> Doubles:
         """Return the backscatter at pixels in closed form, linear power float64 [line, sample].
 
-        ``mean (1 + sum a cos(2 pi (k_x x + k_y y) + phi))`` with x along the track and y across it in metres on the ground from the
-        first pixel, y counted as slant range over the sine of the middle incidence angle.
+        ``mean (1 + sum a cos(2 pi (k_x x + k_y y) + phi))`` with x along the track and y across it in metres on the
+        ground from the first pixel, y counted as slant range over the sine of the middle incidence angle.
         """
         along = AZIMUTH_M * np.asarray(lines, dtype=np.float64)[:, None]
         across = self.ground_spacing_m * np.asarray(samples, dtype=np.float64)[None, :]

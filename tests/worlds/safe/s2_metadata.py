@@ -9,9 +9,10 @@ from rasterio.features import shapes
 from worlds.safe.container import Draft
 from worlds.safe.s2_scene import measure_sun
 from worlds.safe.s2_spec import GSD_M, L1C_BANDS, S2SafeSpec
-from worlds.safe.templates import fill_template
+from worlds.safe.templating import fill_template
 
-# Of Sentinel-2A, from the metadata of its products: shortest, longest, central wavelength (nm), solar irradiance (W/m2/um), gain.
+# Of Sentinel-2A, from the metadata of its products: shortest, longest and central wavelength (nm), solar irradiance
+# (W/m2/um), gain.
 _SPECTRAL = {
     "B01": (412, 456, 442.7, 1884.69, 4.10304067),
     "B02": (456, 533, 492.7, 1959.66, 3.75668157),
@@ -47,7 +48,7 @@ _NODES_M = 5000.0  # between the nodes of the grids of angles
 
 
 def get_view_angles(band: str) -> tuple[float, float]:
-    """Return the mean zenith and azimuth under which a band sees the product, degrees; each looks from its own place."""
+    """Return the mean zenith and azimuth under which a band sees the product, degrees; each looks aside a little."""
     index = L1C_BANDS.index(band)
     return round(7.25 + 0.013 * index, 6), round(104.5 + 0.21 * index, 6)
 

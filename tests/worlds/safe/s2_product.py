@@ -52,7 +52,7 @@ class S2SafeTruth:
 
     @property
     def reflectance(self) -> Reflectance:
-        """Band -> exact reflectance before rounding, float32 [y, x] at the band's own resolution, NaN without data or saturated.
+        """Band -> exact reflectance before rounding, float32 [y, x] own resolution, NaN without data or saturated.
 
         What a reader gets differs by at most 0.00005 (the format's quantization).
         """
@@ -113,7 +113,8 @@ class S2SafeTruth:
 def make_s2_safe(folder: Path, spec: S2SafeSpec, *, zipped: bool = False) -> S2SafeTruth:
     """Write a Sentinel-2 Level-1C or Level-2A product in SAFE format (compact naming) and return what is true of it.
 
-    Lossless JPEG 2000 with 16 bits, so that the saturated value 65535 that the metadata declare can occur. Equal specs give equal bytes.
+    Lossless JPEG 2000 with 16 bits, so that the saturated value 65535 that the metadata declare can occur. Equal specs
+    give equal bytes.
 
     Args:
         folder: where the product appears; created.

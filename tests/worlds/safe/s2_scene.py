@@ -1,4 +1,4 @@
-"""Pixels of a Sentinel-2 SAFE product: the landscape of the sample archive, its reflectance below and above the atmosphere, and masks."""
+"""Pixels of a Sentinel-2 SAFE product: the sample archive's landscape below and above the atmosphere, and its masks."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _cirrus(rng: np.random.Generator, size: int) -> Floats:
 
 
 def _water_vapour_band(rng: np.random.Generator, cirrus: Floats, opacity: Floats) -> Floats:
-    """Return B10: the air below 6 km is opaque at 1.37 um, so that only cirrus and high cloud tops are bright; [y, x] at 60 m."""
+    """Return B10, [y, x] at 60 m: air below 6 km is opaque at 1.37 um, only cirrus and high clouds are bright."""
     floor = 0.0022 + 0.0004 * draw_smooth_noise(rng, cirrus.shape[0], scale_px=4.0)
     noise = 0.0002 * rng.standard_normal(cirrus.shape)
     clear = np.clip(floor + noise, 0.001, 0.004)
@@ -108,7 +108,7 @@ def _water_vapour_band(rng: np.random.Generator, cirrus: Floats, opacity: Floats
 
 
 def _probability(rng: np.random.Generator, scl: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return the cloud probability in percent at 20 m: 90-99 in thick cloud, 50-59 at edges, 20-29 in cirrus, 0-9 elsewhere."""
+    """Return the cloud probability in percent, 20 m: 90-99 in thick cloud, 50-59 at edges, 20-29 in cirrus, 0-9."""
     base = np.zeros(12, dtype=np.uint8)
     base[[8, 9, 10]] = 50, 90, 20
     percent = base[scl] + rng.integers(0, 10, scl.shape, dtype=np.uint8)
@@ -125,8 +125,9 @@ def measure_sun(spec: S2SafeSpec, column_m: float | None = None, row_m: float | 
 def compute_rayleigh(band: str, sun_zenith_deg: float) -> tuple[float, float]:
     """Return path reflectance and two-way transmittance of the air in a band, seen from the zenith.
 
-    Optical depth by Hansen and Travis (1974), equation 2.30; single scattering, phase function 3/4 (1 + cos^2), scattering angle
-    180 degrees less the sun's zenith; transmittance of the diffuse and direct light exp(-tau / 2 (1 / mu + 1)) times that of the gases.
+    Optical depth by Hansen and Travis (1974), equation 2.30; single scattering, phase function 3/4 (1 + cos^2),
+    scattering angle 180 degrees less the sun's zenith; transmittance of the diffuse and direct light exp(-tau / 2 (1 /
+    mu + 1)) times that of the gases.
     """
     wavelength, mu = _WAVELENGTH_UM[band], float(np.cos(np.radians(sun_zenith_deg)))
     depth = 0.008569 * wavelength**-4 * (1.0 + 0.0113 * wavelength**-2 + 0.00013 * wavelength**-4)
@@ -135,7 +136,7 @@ def compute_rayleigh(band: str, sun_zenith_deg: float) -> tuple[float, float]:
 
 
 def compute_reflectance(spec: S2SafeSpec, band: str) -> Floats:
-    """Return a band of the part as the product's level has it, float32 [y, x] at its own resolution, everywhere defined."""
+    """Return a band of the part at the product's level, float32 [y, x] at its own resolution, everywhere defined."""
     values = make_part(spec).surface[band]
     if spec.level == "L1C" and band != "B10":
         path, through = compute_rayleigh(band, measure_sun(spec)[0])
@@ -192,7 +193,7 @@ def quantise_band(spec: S2SafeSpec, band: str, gsd_m: int | None = None) -> npt.
 
 
 class Reflectance(Mapping[str, Floats]):
-    """Band -> exact reflectance before rounding, [y, x] float32 at the band's own resolution; computed when asked for."""
+    """Band -> exact reflectance before rounding, [y, x] float32 at its own resolution; computed when asked for."""
 
     def __init__(self, spec: S2SafeSpec) -> None:
         self.spec = spec
@@ -234,7 +235,7 @@ def draw_cloud_probability(spec: S2SafeSpec) -> npt.NDArray[np.uint8]:
 
 
 def classify_60m(spec: S2SafeSpec) -> npt.NDArray[np.uint8]:
-    """Return opaque cloud, cirrus and snow as in MSK_CLASSI, uint8 0 or 1 [3, y, x] at 60 m: more than half of the 20 m pixels."""
+    """Return opaque cloud, cirrus and snow as in MSK_CLASSI, uint8 0 or 1 [3, y, x]: most of the 20 m pixels."""
     scl = classify_scene(spec)
     kinds = ((8, 9), (10,), (11,))
     return np.stack([(average_blocks(np.isin(scl, kind), 3) > 0.5).astype(np.uint8) for kind in kinds])

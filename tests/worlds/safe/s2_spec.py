@@ -12,7 +12,7 @@ from typing import Literal
 from affine import Affine
 from rasterio.warp import transform
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.sample.spec import COARSEST, PIXEL_M, get_baseline_offset
 from eo_ssl.sensors import sensor
 
@@ -32,7 +32,7 @@ _EPOCHS = {  # absolute orbit and time of one real acquisition, and the absolute
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S2SafeSpec:
-    """Content of one product. The same seed gives the same reflectance whatever level of detail, baseline or checksum is chosen."""
+    """Content of one product; equal seeds give equal reflectance, whatever level, baseline or blocks are chosen."""
 
     level: Literal["L1C", "L2A"] = "L2A"
     baseline: str = "04.00"
@@ -60,28 +60,26 @@ class S2SafeSpec:
     block_px: int = 1024
     "side of a JPEG 2000 tile at 10 m; 5/8 of it at 20 m and 3/16 at 60 m, as in real products"
     complete: bool = True
-    "whether there is a true-colour image and, in L2A, copies of bands at coarser resolution, AOT and WVP; large products need not"
+    "whether there is a true-colour image and, in L2A, AOT, WVP and copies of bands at coarser resolution"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be made."""
-        if self.level not in ("L1C", "L2A"):
-            raise UserError(f"expected the level L1C or L2A, got {self.level!r}; choose one of them")
-        if self.size_px % COARSEST or not SMALLEST_PX <= self.size_px <= FULL_PX:
-            raise UserError(
-                f"expected size_px to be a multiple of {COARSEST} in {SMALLEST_PX}-{FULL_PX}, got {self.size_px}; try 336"
-            )
-        if self.block_px < 256 or self.block_px % 128:
-            raise UserError(
-                f"expected block_px to be a multiple of 128 of at least 256, got {self.block_px}; real products have 1024"
-            )
-        if not re.fullmatch(r"S2[A-Z]", self.platform) or not 1 <= self.relative_orbit <= 143:
-            raise UserError(
-                f"expected a platform such as S2A and a relative orbit 1-143, got {self.platform} and {self.relative_orbit}; correct them"
-            )
-        if self.seed < 0 or not 0.0 <= self.cloud_cover <= 0.6 or self.saturated < 0:
-            raise UserError(
-                f"expected seed >= 0, cloud_cover in 0-0.6 and saturated >= 0, got {self.seed}, {self.cloud_cover} and {self.saturated}"
-            )
+        expect(
+            self.level in ("L1C", "L2A"), expected="the level L1C or L2A", got=self.level, remedy="choose one of them"
+        )
+        sides = f"size_px to be a multiple of {COARSEST} in {SMALLEST_PX}-{FULL_PX}"
+        fits = self.size_px % COARSEST == 0 and SMALLEST_PX <= self.size_px <= FULL_PX
+        expect(fits, expected=sides, got=self.size_px, remedy="try 336")
+        blocks = "block_px to be a multiple of 128 of at least 256"
+        whole = self.block_px >= 256 and self.block_px % 128 == 0
+        expect(whole, expected=blocks, got=self.block_px, remedy="real products have 1024")
+        known = re.fullmatch(r"S2[A-Z]", self.platform)
+        expect(known, expected="a platform such as S2A", got=self.platform, remedy="correct `platform`")
+        orbit, cover = self.relative_orbit, self.cloud_cover
+        expect(1 <= orbit <= 143, expected="a relative orbit in 1-143", got=orbit, remedy="correct `relative_orbit`")
+        expect(self.seed >= 0, expected="a seed of 0 or more", got=self.seed, remedy="choose another")
+        expect(0.0 <= cover <= 0.6, expected="cloud_cover in 0-0.6", got=cover, remedy="choose a share in between")
+        expect(self.saturated >= 0, expected="saturated >= 0", got=self.saturated, remedy="give the number of areas")
         get_baseline_offset(self.baseline)
         locate_corner(self.tile)
 
@@ -194,8 +192,8 @@ class S2SafeSpec:
 def locate_corner(tile: str) -> tuple[int, int, int]:
     """Return EPSG code, easting and northing of the upper left corner of a Sentinel-2 tile.
 
-    The 100 km square of the grid reference is widened to multiples of 60 m (DMA TM 8358.1, section 3; checked against the metadata of
-    real products: 46RER 499980 3100020, 34UCF 300000 6100020).
+    The 100 km square of the grid reference is widened to multiples of 60 m (DMA TM 8358.1, section 3; checked against
+    the metadata of real products: 46RER 499980 3100020, 34UCF 300000 6100020).
 
     Raises:
         UserError: no such square.

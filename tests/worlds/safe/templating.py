@@ -1,4 +1,4 @@
-"""The metadata files of SAFE products: templates in the folder beside this file, filled with what is true of a product."""
+"""The metadata files of SAFE products: templates in the folder beside this file, filled with the truth of a product."""
 
 from __future__ import annotations
 
