@@ -112,6 +112,17 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def test_the_package_knows_nothing_of_its_tests(project_root: Path) -> None:
+    support = {path.stem for path in (project_root / "tests").iterdir()}
+    assert "worlds" in support
+    borrowed = {
+        path.name: names
+        for path in python_files(project_root)
+        if (names := {name.partition(".")[0] for name in imported(path)} & support)
+    }
+    assert borrowed == {}
+
+
 def test_workflows_stand_outside_the_rooms(project_root: Path) -> None:
     """import-linter sees only what lies under eo_ssl/ on disk; the workflows are mapped into the package from beside it."""
     rooms = [path.name for path in project_root.glob("eo_ssl/**/*.py") if "eo_ssl.workflows" in imported(path)]
