@@ -1,5 +1,6 @@
-"""Land-cover classes of the sample archive: how bright they are, per band and season, and how they scatter.
+"""Land-cover classes: end members of reflectance per band and season, and backscatter.
 
+The sample archive is rendered from them, and the doctor explains the spectra of real products as mixtures of them.
 The numbers are this project's own. Their shape follows what is generally known of such surfaces (spectral libraries,
 radar textbooks): water dark and falling with wavelength, the red edge of green vegetation, soil rising into the
 short-wave infrared, snow bright in the visible and dark beyond 1.5 um; volume scattering over forest, double bounce in

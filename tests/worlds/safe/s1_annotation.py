@@ -102,7 +102,7 @@ def render_annotation(image: Image) -> str:
     return fill_template(
         "s1_annotation",
         image=image,
-        near_s=travel_time(geometry.near_m),
+        near_s=compute_travel_time(geometry.near_m),
         states=list_states(geometry),
         attitude_times=[geometry.start + timedelta(seconds=second) for second in range(2)],
         points=list_tie_points(geometry),
@@ -110,7 +110,7 @@ def render_annotation(image: Image) -> str:
     )
 
 
-def travel_time(slant_range_m: float) -> float:
+def compute_travel_time(slant_range_m: float) -> float:
     """Return the time of the pulse to a slant range and back, seconds."""
     return 2 * slant_range_m / LIGHT_M_S
 
@@ -140,7 +140,7 @@ def list_tie_points(geometry: Geometry) -> list[dict[str, Any]]:
     for line in lines:
         columns = {
             "sample": samples,
-            "range_s": travel_time(geometry.slant_range(samples)),
+            "range_s": compute_travel_time(geometry.slant_range(samples)),
             **dict(zip(("latitude", "longitude"), geometry.locate(line, samples), strict=True)),
             "incidence_deg": geometry.incidence(line, samples),
             "elevation_deg": geometry.elevation(line, samples),
