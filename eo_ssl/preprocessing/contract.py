@@ -20,7 +20,7 @@ from eo_ssl.errors import UserError, nearest
 from eo_ssl.manifest import fingerprint
 from eo_ssl.preprocessing.channels import channels_of
 from eo_ssl.preprocessing.conversion import converted, parse
-from eo_ssl.preprocessing.interpolation import Interpolation, cropped, interpolated
+from eo_ssl.preprocessing.interpolation import Interpolation, crop_center, interpolate_masked
 from eo_ssl.preprocessing.plausibility import check_range, check_scale
 from eo_ssl.preprocessing.tags import StatsLike, StreamLike
 from eo_ssl.sensors import Quantity
@@ -319,5 +319,7 @@ class Preprocessing:
         if self.resize == "native" or x.shape[-2:] == (self.size_px, self.size_px):
             return x, valid
         if self.resize == "crop":
-            return cropped(x, valid, size=self.size_px)
-        return interpolated(x, valid, size=self.size_px, interpolation=self.interpolation, antialias=self.antialias)
+            return crop_center(x, valid, size=self.size_px)
+        return interpolate_masked(
+            x, valid, size=self.size_px, interpolation=self.interpolation, antialias=self.antialias
+        )
