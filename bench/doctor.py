@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from eo_ssl.diagnosis import trial
+from bench import power_study
 
 CARDS = (
     "terramesh_s2l1c", "terramesh_s2l2a", "s2_100k", "s2_29rkh_l2a", "ssl4eo_patch_l1c", "eolearn_l1c", "csmask_sentinel2", "s2_19udp_l1c",
@@ -20,12 +20,12 @@ SEEDS, PLANTINGS, MOST = (1, 2, 3), 200, 22
 
 def main() -> None:
     root = Path(os.environ.get("EO_SSL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-    samples = trial.gather(CARDS, root, most=MOST)
-    done = [item for seed in SEEDS for item in trial.run(samples, plantings=PLANTINGS, seed=seed)]
+    samples = power_study.gather_samples(CARDS, root, most=MOST)
+    done = [item for seed in SEEDS for item in power_study.run_study(samples, plantings=PLANTINGS, seed=seed)]
     print(
         f"{len(samples)} samples, seeds {', '.join(map(str, SEEDS))}, {PLANTINGS} plantings and {PLANTINGS} controls each\n"
     )
-    print(trial.table(done))
+    print(power_study.tabulate(done))
     for item in done:
         if item.result in ("missed", "wrong kind", "false alarm", "suspicion"):
             print(f"{item.result}: {item.product_id} {item.planting}", file=sys.stderr)

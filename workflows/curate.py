@@ -14,11 +14,8 @@ from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.corpus.conditions import rows_where
-from eo_ssl.curation import Context, Hierarchical, Random, curate
+from eo_ssl.curation import Context, Hierarchical, Random, curate, resolve_keep, to_plain, write_subset
 from eo_ssl.curation.embeddings import Floats, Rows
-from eo_ssl.curation.report import to_plain
-from eo_ssl.curation.selection import resolve_keep
-from eo_ssl.curation.subset import write_subset
 from eo_ssl.encoder import WEIGHT_FREE, Encoder, load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import CorpusSource, corpus_source, extract

@@ -16,11 +16,18 @@ from rich.table import Table
 
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus
-from eo_ssl.diagnosis import Examination, Finding, examine_corpus, examine_products
-from eo_ssl.diagnosis.cardcheck import check_card, is_generated
-from eo_ssl.diagnosis.examination import offsets_by_file
-from eo_ssl.diagnosis.machine import machine_facts
-from eo_ssl.diagnosis.samples import find_products, list_products
+from eo_ssl.diagnosis import (
+    Examination,
+    Finding,
+    check_card,
+    collect_offsets,
+    describe_machine,
+    examine_corpus,
+    examine_products,
+    find_products,
+    is_generated,
+    list_products,
+)
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import canonical_json
 
@@ -56,7 +63,7 @@ def main(
     if not path and not card and not benchmark:
         return _machine(root, as_json)
     examinations = _compared(benchmark, variant, card, Path(path or root)) if benchmark else _examined(path, card, root)
-    offsets = offsets_by_file(examinations)
+    offsets = collect_offsets(examinations)
     remedied = any(
         found.kind == "offset" and found.outcome in ("wrong", "suspect")
         for item in examinations
@@ -101,7 +108,7 @@ def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> lis
 
 
 def _machine(root: Path, as_json: bool) -> int:
-    facts, missing = machine_facts(root)
+    facts, missing = describe_machine(root)
     if as_json:
         print(canonical_json({**facts, "missing": missing}))
         return int(bool(missing))

@@ -61,7 +61,7 @@ def main(
         seed: of random weights.
         overwrite: replace embeddings made with another configuration.
     """
-    runs_on = embedding.device_named(device)
+    runs_on = embedding.choose_device(device)
     if card is not None:
         _refuse("scenes", split=split, where=where, snapshot=snapshot)
         settings = embedding.SceneSettings(
@@ -69,14 +69,14 @@ def main(
         )
         meaning = load_card(card)
         known = None if statistics is None else embedding.stream_at(str(statistics), stream)
-        model = embedding.named_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
+        model = embedding.prepare_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
         place = source if embedding.is_link(source) else str(Path(source).resolve())
         where_from = {"source": place, "card_at": str(Path(card).resolve()) if Path(card).is_file() else card}
         _scenes(model, where_from, meaning, out, settings, overwrite)
         return
     _refuse("a corpus", statistics=statistics, window_px=window_px, overlap=overlap)
     corpus, name = embedding.stream_at(source, stream, snapshot=snapshot)
-    model = embedding.named_encoder(encoder, statistics=(corpus, name), seed=seed)
+    model = embedding.prepare_encoder(encoder, statistics=(corpus, name), seed=seed)
     chosen = {"stream": name, "snapshot": corpus.snapshot, "split": split or "all", "where": where or []}
     _tiles(model, corpus, out, embedding.TileSettings(batch_size, stored, device=runs_on), chosen, overwrite)
 
@@ -96,7 +96,7 @@ def _tiles(
     config = {"encoder": model.name, **config, **settings.to_json()}
     inputs = {"encoder": model.fingerprint, "corpus": corpus.fingerprint}
     if plan(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite) == "done":
-        embedding.tidy(out)
+        embedding.remove_parts(out)
         console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
         return
     discard_leftovers(out)
@@ -107,7 +107,7 @@ def _tiles(
         )
     summary = {"tiles": len(rows), "dim": model.dim, "corpus": str(corpus.root), "licences": corpus.licences()}
     finish(out, stage="embed", config=config, inputs=inputs, product=product, started=clock, summary=summary)
-    embedding.tidy(out)
+    embedding.remove_parts(out)
     console.print(
         f"{len(rows)} tiles of {name}, {model.dim} numbers each, in {clock.wall_s:.0f} s, peak {peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}",
         soft_wrap=True,
@@ -118,11 +118,11 @@ def _scenes(
     model: Encoder, place: dict[str, str], card: Card, out: Path, settings: embedding.SceneSettings, overwrite: bool
 ) -> None:
     """Embed every scene at a place."""
-    console, clock, found = Console(), Clock(), embedding.scenes_at(place["source"], card)
+    console, clock, found = Console(), Clock(), embedding.find_scenes(place["source"], card)
     embedding.check_scene(model, found[0].open(), settings=settings)
     scenes = {
         name: {"id": one.product_id, "checksum": one.checksum()}
-        for name, one in zip(embedding.file_names(found), found, strict=True)
+        for name, one in zip(embedding.name_maps(found), found, strict=True)
     }
     made_of = fingerprint([[one["id"], one["checksum"]] for one in scenes.values()])
     inputs = {"encoder": model.fingerprint, "scenes": made_of}

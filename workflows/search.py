@@ -59,8 +59,8 @@ def main(
     if elsewhere:
         if query.position is None:
             raise UserError("expected elsewhere with a tile of the table, got it with an image; leave it out")
-        without |= set(embedding.on_same_ground(table, query.position))
-    hits = embedding.nearest(table, query.vector, k=k, distance=distance, without=without)
+        without |= set(embedding.find_same_ground(table, query.position))
+    hits = embedding.find_nearest(table, query.vector, k=k, distance=distance, without=without)
     if out is None:
         _print(console, table, query, hits, distance)
         return
@@ -102,20 +102,20 @@ def _query(
                 f"expected encoder and card with an image only, got {', '.join(foreign)}; the table holds the embeddings of its tiles"
             )
         if asked["like"] is not None:
-            return embedding.like(table, str(asked["like"]))
-        return embedding.at(table, *embedding.degrees(str(asked["lonlat"])))
+            return embedding.query_tile(table, str(asked["like"]))
+        return embedding.query_place(table, *embedding.parse_lonlat(str(asked["lonlat"])))
     if encoder is None or card is None:
         given = [name for name, value in (("--encoder", encoder), ("--card", card)) if value is not None]
         raise UserError(
             f"expected --encoder and --card with an image, got {', '.join(given) or 'neither'}; the card says what its numbers are"
         )
     statistics = (table.corpus(corpus), table.about["corpus"]["stream"]) if encoder in (*WEIGHT_FREE, *FITTED) else None
-    found = embedding.scenes_at(str(asked["image"]), load_card(card))
+    found = embedding.find_scenes(str(asked["image"]), load_card(card))
     if len(found) != 1:
         raise UserError(
             f"expected one image at {asked['image']}, got {len(found)}; give a file with one scene, or a card with one layer"
         )
-    return embedding.of_image(table, embedding.named_encoder(encoder, statistics=statistics, seed=seed), found[0])
+    return embedding.query_image(table, embedding.prepare_encoder(encoder, statistics=statistics, seed=seed), found[0])
 
 
 def _print(

@@ -13,7 +13,7 @@ from eo_ssl.curation.embeddings import Rows
 from eo_ssl.errors import UserError
 
 
-def first_copies(identities: Sequence[Any] | NDArray[Any] | pa.Array | pa.ChunkedArray) -> tuple[Rows, Rows]:
+def find_first_copies(identities: Sequence[Any] | NDArray[Any] | pa.Array | pa.ChunkedArray) -> tuple[Rows, Rows]:
     """Return the first row of every group of equal ``identities`` [n], and for each row the place of its group among them.
 
     ``identities`` is what makes two rows the same, as a rule the column ``pixels_sha256``. The first answer is sorted, int64 [m]; the

@@ -59,7 +59,7 @@ def rescale(points: Floats, scaling: Scaling) -> Floats:
     return centred
 
 
-def distinct_rows(points: Floats) -> Rows:
+def find_distinct_rows(points: Floats) -> Rows:
     """Return the first row of every group of identical rows of ``points`` [n, d], sorted: int64 [m]."""
     # Adding 0 turns -0.0 into 0.0: equal values must have equal bytes.
     raw: NDArray[Any] = (
@@ -68,7 +68,7 @@ def distinct_rows(points: Floats) -> Rows:
     return np.sort(np.unique(raw, return_index=True)[1]).astype(np.int64)
 
 
-def child(rng: np.random.Generator) -> np.random.Generator:
+def derive_generator(rng: np.random.Generator) -> np.random.Generator:
     """Return a generator seeded from ``rng``, independent of how much is drawn from it later.
 
     ``Generator.spawn`` is not used: its counter is no part of the state that a checkpoint keeps.

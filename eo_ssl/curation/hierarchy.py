@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from eo_ssl.curation.embeddings import Floats, Labels, Rows
-from eo_ssl.curation.kmeans import ITERATIONS, assign, fit_centroids, nearest
+from eo_ssl.curation.kmeans import ITERATIONS, assign, find_nearest_centroid, fit_centroids
 
 Resample = Literal["closest", "random"]
 
@@ -105,7 +105,7 @@ def _fit_level(
 ) -> Floats:
     centroids = fit_centroids(points, k, rng=rng, iterations=iterations)
     for _ in range(resampling.rounds):
-        labels, distance = nearest(points, centroids)
+        labels, distance = find_nearest_centroid(points, centroids)
         order = distance if resampling.mode == "closest" else rng.random(len(points))
         chosen = take_per_cluster(labels, np.asarray(order), np.full(k, size, dtype=np.int64))
         if len(chosen) < k:  # empty clusters and tiny samples: fill up at random, so that k stays k

@@ -25,7 +25,7 @@ _CHUNK = 1 << 16
 
 
 @contextmanager
-def faiss_threads() -> Iterator[None]:
+def use_faiss_threads() -> Iterator[None]:
     """Let faiss use the cores this process may use (``OMP_NUM_THREADS`` if set), and put its setting back afterwards."""
     before = faiss.omp_get_max_threads()
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
@@ -38,11 +38,11 @@ def faiss_threads() -> Iterator[None]:
 
 def assign(points: Floats, centroids: Floats) -> Labels:
     """Return the nearest of ``centroids`` [k, d] for each of ``points`` [n, d]: int32 [n]."""
-    with faiss_threads():
+    with use_faiss_threads():
         return faiss.knn(points, centroids, 1)[1][:, 0].astype(np.int32)
 
 
-def nearest(points: Floats, centroids: Floats) -> tuple[Labels, Floats]:
+def find_nearest_centroid(points: Floats, centroids: Floats) -> tuple[Labels, Floats]:
     """Return ``assign`` and the Euclidean distance to the centroid found, float32 [n].
 
     The search expands |x - c|^2, which rounds badly where it is small; the distances are therefore taken anew.

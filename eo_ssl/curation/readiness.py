@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
-from eo_ssl.curation.embeddings import Floats, child, distinct_rows
-from eo_ssl.curation.kmeans import assign, fit_centroids, nearest
+from eo_ssl.curation.embeddings import Floats, derive_generator, find_distinct_rows
+from eo_ssl.curation.kmeans import assign, find_nearest_centroid, fit_centroids
 from eo_ssl.curation.report import Gate
 from eo_ssl.errors import UserError
 
@@ -40,7 +40,7 @@ class Readiness:
             )
 
 
-def ask_readiness(points: Floats, config: Readiness, *, rng: np.random.Generator) -> Gate:
+def judge_readiness(points: Floats, config: Readiness, *, rng: np.random.Generator) -> Gate:
     """Fit k-means on two disjoint random halves of ``points`` float32 [n, d] and compare how they split all of them.
 
     The adjusted Rand index (Hubert & Arabie 1985) is 1 for equal partitions and 0 on average for unrelated ones; the best over
@@ -50,13 +50,13 @@ def ask_readiness(points: Floats, config: Readiness, *, rng: np.random.Generator
     if config.threshold <= 0:
         return Gate(agreement=1.0, threshold=config.threshold, ready=True)
     asked = rng.permutation(len(points))[: config.rows]
-    rows = asked[distinct_rows(points[asked])]
-    # ``distinct_rows`` keeps the random order, so the halves are random.
+    rows = asked[find_distinct_rows(points[asked])]
+    # ``find_distinct_rows`` keeps the random order, so the halves are random.
     left, right = rows[::2], rows[1::2]
     agreement = 0.0
     for k in config.clusters:
         if k <= len(right):
-            splits = [assign(points[rows], _best_fit(points[half], k, child(rng))) for half in (left, right)]
+            splits = [assign(points[rows], _best_fit(points[half], k, derive_generator(rng))) for half in (left, right)]
             agreement = max(agreement, float(adjusted_rand_score(*splits)))
     return Gate(agreement=agreement, threshold=config.threshold, ready=agreement >= config.threshold)
 
@@ -64,4 +64,7 @@ def ask_readiness(points: Floats, config: Readiness, *, rng: np.random.Generator
 def _best_fit(points: Floats, k: int, rng: np.random.Generator) -> Floats:
     """Return the tightest of a few fits: a poor local minimum must not pass for instability."""
     fits = [fit_centroids(points, k, rng=rng) for _ in range(_RESTARTS)]
-    return min(fits, key=lambda centroids: float(np.square(nearest(points, centroids)[1], dtype=np.float64).sum()))
+    return min(
+        fits,
+        key=lambda centroids: float(np.square(find_nearest_centroid(points, centroids)[1], dtype=np.float64).sum()),
+    )

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from eo_ssl.curation.embeddings import Floats, Rows, check_embeddings, child, rescale
+from eo_ssl.curation.embeddings import Floats, Rows, check_embeddings, derive_generator, rescale
 from eo_ssl.curation.packing import pack, unpack
-from eo_ssl.curation.readiness import Readiness, ask_readiness
+from eo_ssl.curation.readiness import Readiness, judge_readiness
 from eo_ssl.curation.report import CurationReport, Gate, to_plain
-from eo_ssl.curation.selection import Context, Selection, curate
 from eo_ssl.curation.selectors import Hierarchical, Selector
+from eo_ssl.curation.subset_selection import Context, Selection, curate
 from eo_ssl.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class DynamicSchedule:
             The ids of the pool to train on from now, int64 sorted, and the report (``postponed`` when the pool did not change).
 
         Raises:
-            UserError: the full set is not the one of the last event, or what ``select`` refuses.
+            UserError: the full set is not the one of the last event, or what ``curate`` refuses.
         """
         raw = check_embeddings(embeddings)
         ids = self._same_set(ids, len(raw))
@@ -116,7 +116,7 @@ class DynamicSchedule:
         context = replace(
             context or Context(), previous=None if self.pool is None else np.flatnonzero(np.isin(ids, self.pool))
         )
-        selection = curate(raw, self.config.keep, child(self._rng), method=self.method, context=context)
+        selection = curate(raw, self.config.keep, derive_generator(self._rng), method=self.method, context=context)
         self.event += 1
         self._advance(at, self.config.interval)
         self.pool = np.sort(ids[selection.rows])
@@ -147,14 +147,20 @@ class DynamicSchedule:
         # keep = 1 is no curation at all, so there is nothing to be ready for.
         if self.event or self.config.keep == 1:
             return None
-        return ask_readiness(rescale(raw, self.method.scaling), self.config.readiness, rng=child(self._rng))
+        return judge_readiness(
+            rescale(raw, self.method.scaling), self.config.readiness, rng=derive_generator(self._rng)
+        )
 
     def _postpone(
         self, raw: Floats, ids: Rows, at: int, gate: Gate, context: Context | None
     ) -> tuple[Rows, CurationReport]:
         # No filter either: until the first event training sees everything.
         selection = curate(
-            raw, 1, child(self._rng), method=self.method, context=replace(context or Context(), identities=None)
+            raw,
+            1,
+            derive_generator(self._rng),
+            method=self.method,
+            context=replace(context or Context(), identities=None),
         )
         self._advance(at, self.config.readiness.retry or self.config.interval)
         note = f"first event postponed to {self.next_at} presentations: agreement {gate.agreement:.3f} of two fits is below {gate.threshold}"

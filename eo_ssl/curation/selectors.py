@@ -8,10 +8,10 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from eo_ssl.curation.embeddings import Floats, Labels, Rows, Scaling, child, distinct_rows
+from eo_ssl.curation.balanced_sampling import allocate, draw
+from eo_ssl.curation.embeddings import Floats, Labels, Rows, Scaling, derive_generator, find_distinct_rows
 from eo_ssl.curation.hierarchy import Hierarchy, Resample, Resampling, fit_hierarchy, plan_levels
-from eo_ssl.curation.kmeans import ITERATIONS, nearest
-from eo_ssl.curation.sampling import allocate, draw
+from eo_ssl.curation.kmeans import ITERATIONS, find_nearest_centroid
 from eo_ssl.errors import UserError
 
 
@@ -32,7 +32,7 @@ class Clusters:
 
 
 @dataclass(frozen=True, slots=True)
-class Pick:
+class SelectorResult:
     """What a selector answers."""
 
     rows: Rows
@@ -51,7 +51,7 @@ class Selector(Protocol):
         """The scale on which it wants its points."""
         ...
 
-    def pick(self, points: Floats, target: int, rng: np.random.Generator) -> Pick:
+    def pick(self, points: Floats, target: int, rng: np.random.Generator) -> SelectorResult:
         """Pick ``target`` (between 1 and n) rows of finite, rescaled ``points`` float32 [n, d]."""
         ...
 
@@ -71,16 +71,16 @@ class Random:
         if self.clusters is not None and self.clusters < 0:
             raise UserError(f"expected clusters >= 0, got {self.clusters}; 0 switches the description off")
 
-    def pick(self, points: Floats, target: int, rng: np.random.Generator) -> Pick:
+    def pick(self, points: Floats, target: int, rng: np.random.Generator) -> SelectorResult:
         """Pick ``target`` rows of ``points`` float32 [n, d] uniformly."""
         rows = np.sort(rng.choice(len(points), target, replace=False)).astype(np.int64)
         if self.clusters == 0:
-            return Pick(rows, None)
+            return SelectorResult(rows, None)
         flat = Hierarchical(
             levels=None if self.clusters is None else (self.clusters,), n_resample=0, scaling=self.scaling
         )
-        clusters, notes = flat.cluster(points, child(rng))
-        return Pick(rows, clusters, notes)
+        clusters, notes = flat.cluster(points, derive_generator(rng))
+        return SelectorResult(rows, clusters, notes)
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
@@ -136,14 +136,14 @@ class Hierarchical:
         sample = points
         if self.fit_rows is not None and self.fit_rows < len(points):
             sample = points[np.sort(rng.choice(len(points), self.fit_rows, replace=False))]
-        sample = sample[distinct_rows(sample)]  # identical rows would give coinciding centroids
+        sample = sample[find_distinct_rows(sample)]  # identical rows would give coinciding centroids
         levels, notes = plan_levels(self.levels, len(sample))
         resampling = Resampling(self.n_resample, self.sample_sizes, self.resample)
         hierarchy = fit_hierarchy(sample, levels, resampling=resampling, rng=rng, iterations=self.iterations)
-        return Clusters(hierarchy, *nearest(points, hierarchy.centroids[0])), notes
+        return Clusters(hierarchy, *find_nearest_centroid(points, hierarchy.centroids[0])), notes
 
-    def pick(self, points: Floats, target: int, rng: np.random.Generator) -> Pick:
+    def pick(self, points: Floats, target: int, rng: np.random.Generator) -> SelectorResult:
         """Pick ``target`` rows of ``points`` float32 [n, d], spread evenly over the tree."""
         clusters, notes = self.cluster(points, rng)
         counts = allocate(clusters.hierarchy, clusters.sizes, target, rng=rng)
-        return Pick(draw(clusters.labels, clusters.distance, counts, eta=self.eta, rng=rng), clusters, notes)
+        return SelectorResult(draw(clusters.labels, clusters.distance, counts, eta=self.eta, rng=rng), clusters, notes)

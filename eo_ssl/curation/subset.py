@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eo_ssl.curation.embeddings import Rows
-from eo_ssl.curation.selection import Selection, selection_table
+from eo_ssl.curation.subset_selection import Selection, tabulate_selection
 from eo_ssl.manifest import commit, fingerprint
 
 SUBSET, DROPPED, REPORT = "subset.parquet", "dropped.parquet", "curation_report.json"
@@ -32,7 +32,7 @@ def write_subset(folder: Path, selection: Selection, rows: Rows) -> str:
     Raises:
         UserError: the folder cannot be written.
     """
-    table = selection_table(selection, rows)
+    table = tabulate_selection(selection, rows)
     kept = table.filter(table["kept"])
     subset = kept.select(["row", "cluster"]).add_column(1, "weight", pa.array(np.ones(len(kept)), pa.float32()))
     dropped = table.filter(pa.array(~table["kept"].to_numpy())).select(["row", "cluster", "reason"])

@@ -14,7 +14,7 @@ from eo_ssl.cards import Card
 from eo_ssl.diagnosis.examination import examine
 from eo_ssl.diagnosis.findings import CERTAIN, TELLING, Finding
 from eo_ssl.diagnosis.order import reorder
-from eo_ssl.diagnosis.samples import WINDOW_PX, WINDOWS, Sample
+from eo_ssl.diagnosis.sampled_windows import WINDOW_PX, WINDOWS, Sample
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import MANIFEST, require
 from eo_ssl.sensors import Quantity

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from eo_ssl.corpus import Corpus
+from eo_ssl.diagnosis.bands import check_bands, check_nodata
 from eo_ssl.diagnosis.findings import CERTAIN, Finding, Outcome
-from eo_ssl.diagnosis.offsets import Traces, check_offset, trace
+from eo_ssl.diagnosis.offsets import Traces, check_offset, extract_traces
 from eo_ssl.diagnosis.order import check_order, reorder
-from eo_ssl.diagnosis.planes import check_nodata, check_planes
 from eo_ssl.diagnosis.polarisation import check_polarisation
-from eo_ssl.diagnosis.samples import Sample, sample_corpus, sample_product
+from eo_ssl.diagnosis.sampled_windows import Sample, sample_corpus, sample_product
 from eo_ssl.diagnosis.units import check_scale, check_unit
 from eo_ssl.errors import UserError
 from eo_ssl.scene import Product
@@ -52,7 +52,7 @@ def examine(sample: Sample) -> Examination:
     fill = check_nodata(sample)
     if fill and fill.outcome == "wrong":
         sample = _without_fill(sample, fill)
-    planes = check_planes(sample)
+    planes = check_bands(sample)
     findings = [*([fill] if fill else []), *planes]
     useless = {name for finding in planes if finding.outcome == "wrong" for name in finding.bands}
     scale = check_scale(sample) or check_unit(sample)
@@ -63,7 +63,7 @@ def examine(sample: Sample) -> Examination:
     order = check_order(sample)
     swapped = check_polarisation(sample)
     findings += [finding for finding in (order, swapped) if finding]
-    traces = trace(reorder(sample, order)) if sample.bands else None
+    traces = extract_traces(reorder(sample, order)) if sample.bands else None
     findings += [check_offset(traces)] if traces else []
     if not sample.file_bands:  # no card says anything that could be repaired there
         findings = [replace(finding, remedy={}) for finding in findings]
@@ -98,7 +98,7 @@ def examine_corpus(corpus: Corpus, *, streams: Sequence[str] = ()) -> list[Exami
     return found
 
 
-def offsets_by_file(examinations: Iterable[Examination]) -> dict[str, float]:
+def collect_offsets(examinations: Iterable[Examination]) -> dict[str, float]:
     """Return the offset of each product whose pixels tell it, as ``offset_by_file`` of its card."""
     entries: dict[str, float] = {}
     for examination in examinations:

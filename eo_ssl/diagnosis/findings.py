@@ -54,7 +54,7 @@ class Finding:
         }
 
 
-def judged(llr: float) -> Outcome:
+def judge(llr: float) -> Outcome:
     """Return the outcome that a log-likelihood ratio against the declaration stands for."""
     if llr >= WRONG:
         return "wrong"
@@ -63,6 +63,6 @@ def judged(llr: float) -> Outcome:
     return "fine" if llr <= -TELLING else "cannot tell"
 
 
-def bounded(llr: float) -> float:
+def clip_ratio(llr: float) -> float:
     """Return the ratio within -20 ... 20."""
     return max(-CERTAIN, min(CERTAIN, llr))

@@ -33,7 +33,7 @@ _DRIVERS = {
 }
 
 
-def machine_facts(data: Path) -> tuple[dict[str, str], list[str]]:
+def describe_machine(data: Path) -> tuple[dict[str, str], list[str]]:
     """Return what was found, by name, and a sentence for everything that is missing; ``data`` is where real sample data are looked for."""
     missing: list[str] = []
     facts = {"python": platform.python_version(), "system": platform.platform()}

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.diagnosis.findings import Finding, bounded, judged
-from eo_ssl.diagnosis.samples import Sample
+from eo_ssl.diagnosis.findings import Finding, clip_ratio, judge
+from eo_ssl.diagnosis.sampled_windows import Sample
 
 QUANTIFICATION = 10_000.0
 STATES = (0.0, 1000.0, -1000.0)
@@ -45,7 +45,7 @@ _RARE = -3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Codec:
+class ParityCounts:
     """Counts of 10 m codes beside the step at 1024, for the three states."""
 
     odd: int
@@ -62,7 +62,7 @@ class Codec:
         return self.odd / self.all < _FEW_ODD
 
 
-def codec(sample: Sample) -> Codec | None:
+def count_parities(sample: Sample) -> ParityCounts | None:
     """Return the parity of the 10 m codes of a surface product, None without whole-numbered codes of such bands."""
     planes = [k for k, name in enumerate(sample.bands) if name in _FINE_BANDS]
     if sample.sensor != "sentinel2_l2a" or not planes:
@@ -77,16 +77,16 @@ def codec(sample: Sample) -> Codec | None:
         chosen = [item for item in whole if item.stepped is wanted]
         if chosen:
             odd, total = sum(item.odd for item in chosen), sum(item.all for item in chosen)
-            return Codec(odd, total, _added(chosen))
+            return ParityCounts(odd, total, _added(chosen))
     return None
 
 
-def _added(counts: list[Codec]) -> tuple[tuple[int, int], ...]:
+def _added(counts: list[ParityCounts]) -> tuple[tuple[int, int], ...]:
     sums = np.sum([item.between for item in counts], axis=0).tolist()
     return tuple((int(odd), int(total)) for odd, total in sums)
 
 
-def _codes(sample: Sample, plane: int) -> Codec | None:
+def _codes(sample: Sample, plane: int) -> ParityCounts | None:
     codes = np.concatenate([window[plane].ravel() for window in sample.windows]).astype(np.float64) * QUANTIFICATION
     codes = codes[np.isfinite(codes)]
     whole = np.rint(codes)
@@ -99,10 +99,10 @@ def _codes(sample: Sample, plane: int) -> Codec | None:
         return int(np.count_nonzero(odd & inside)), int(np.count_nonzero(inside))
 
     above = count(_STEP + 1000, math.inf)
-    return Codec(*above, (count(_STEP, _STEP + 1000), count(_STEP - 1000, _STEP)))
+    return ParityCounts(*above, (count(_STEP, _STEP + 1000), count(_STEP - 1000, _STEP)))
 
 
-def parity(counts: Codec | None, *, set_share: float | None) -> npt.NDArray[np.float64]:
+def score_parity(counts: ParityCounts | None, *, set_share: float | None) -> npt.NDArray[np.float64]:
     """Return the log-likelihoods of the three states from where odd codes end.
 
     Args:
@@ -133,7 +133,7 @@ def _binomial(odd: int, total: int, shares: tuple[float, ...]) -> float:
     return float(np.logaddexp.reduce(logs)) - math.log(len(shares))
 
 
-def darkness(level: float) -> npt.NDArray[np.float64]:
+def score_darkness(level: float) -> npt.NDArray[np.float64]:
     """Return the log-likelihoods of the three states from the 1st percentile (codes) of the darkest band."""
     logs = np.array([_dark(level - state) for state in STATES])
     return np.array([min(log, _DARK_SAYS) for log in logs - logs[0]])
@@ -148,7 +148,7 @@ def _dark(level: float) -> float:
     return math.log(_DARKEST[place][1] / (edges[place + 1] - edges[place]))
 
 
-def cirrus(level: float) -> npt.NDArray[np.float64]:
+def score_cirrus(level: float) -> npt.NDArray[np.float64]:
     """Return the log-likelihoods of the three states from the 10th percentile (codes) of B10, which sees no ground."""
     centre, width = _CIRRUS
     logs = []
@@ -159,7 +159,7 @@ def cirrus(level: float) -> npt.NDArray[np.float64]:
     return np.array(logs) - logs[0]
 
 
-def stated(sample: Sample) -> npt.NDArray[np.float64]:
+def score_metadata(sample: Sample) -> npt.NDArray[np.float64]:
     """Return the log-likelihoods of the three states from what card and metadata say.
 
     A card can forget an offset or declare one too many. To find 1000 too few under a declared 0 somebody before must have taken it off
@@ -194,10 +194,10 @@ class Traces:
     "least 1st percentile over the bands but B10, in codes, and its band"
     cirrus: float | None
     "10th percentile of B10, in codes"
-    codec: Codec | None
+    codec: ParityCounts | None
 
 
-def trace(sample: Sample) -> Traces | None:
+def extract_traces(sample: Sample) -> Traces | None:
     """Return the traces of an offset in a sample whose bands and scale are right; None for other sensors than Sentinel-2."""
     if not sample.sensor.startswith("sentinel2") or not sample.quantity.is_reflectance:
         return None
@@ -208,7 +208,7 @@ def trace(sample: Sample) -> Traces | None:
     low = zip(np.percentile(codes, 1, axis=1).tolist(), sample.bands, strict=True)
     darkest = min(pair for pair in low if pair[1] != "B10")
     level = float(np.percentile(codes[sample.bands.index("B10")], 10)) if "B10" in sample.bands else None
-    return Traces(declared, codes.shape[1], darkest, level, codec(sample))
+    return Traces(declared, codes.shape[1], darkest, level, count_parities(sample))
 
 
 def check_offset(traces: Traces, *, set_share: float | None = None) -> Finding:
@@ -224,20 +224,20 @@ def check_offset(traces: Traces, *, set_share: float | None = None) -> Finding:
         )
     level, band = traces.darkest
     parts = {
-        "darkest": darkness(level),
-        "parity": parity(traces.codec, set_share=set_share),
-        "metadata": stated(traces.declared),
+        "darkest": score_darkness(level),
+        "parity": score_parity(traces.codec, set_share=set_share),
+        "metadata": score_metadata(traces.declared),
     }
     evidence: dict[str, object] = {"darkest": f"{band} {level:.0f}"}
     if traces.cirrus is not None:
-        parts["cirrus"] = cirrus(traces.cirrus)
+        parts["cirrus"] = score_cirrus(traces.cirrus)
         evidence["B10"] = round(traces.cirrus)
     if traces.codec is not None and any(total for _, total in traces.codec.between):
         evidence["odd 1025-2023"] = _share(traces.codec.between[0])
         evidence["odd above 2024"] = _share((traces.codec.odd, traces.codec.all))
     total = np.sum(list(parts.values()), axis=0)
     evidence["log ratios"] = {
-        name: [round(bounded(float(value)), 1) for value in values[1:]]
+        name: [round(clip_ratio(float(value)), 1) for value in values[1:]]
         for name, values in parts.items()
         if values.any()
     }
@@ -250,8 +250,8 @@ def _share(counts: tuple[int, int]) -> str:
 
 def _finding(sample: Sample, total: npt.NDArray[np.float64], evidence: dict[str, object]) -> Finding:
     state = STATES[1] if total[1] >= total[2] else STATES[2]
-    llr = bounded(float(max(total[1], total[2])))
-    outcome = judged(llr)
+    llr = clip_ratio(float(max(total[1], total[2])))
+    outcome = judge(llr)
     right = sample.offset - state / (QUANTIFICATION * sample.scale)
     if outcome in ("wrong", "suspect"):
         what = "1000 are left in" if state > 0 else "1000 were taken off that were never there"

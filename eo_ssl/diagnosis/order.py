@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.diagnosis import footprint, surfaces
-from eo_ssl.diagnosis.findings import TELLING, Finding, Outcome, bounded, judged
-from eo_ssl.diagnosis.samples import Sample
+from eo_ssl.diagnosis.endmembers import compute_unmixing_residual, get_endmembers, match_bands
+from eo_ssl.diagnosis.findings import TELLING, Finding, Outcome, clip_ratio, judge
+from eo_ssl.diagnosis.resolution import score_bands, score_resolution
+from eo_ssl.diagnosis.sampled_windows import Sample
 from eo_ssl.sensors import Quantity
 
 _BLOCK_PX = 12  # two 60 m pixels of a 10 m grid: what is left has the same resolution in every band
@@ -38,21 +39,23 @@ class _Case:
     "[n, plane] reflectance"
     remainders: npt.NDArray[np.float64]
     "[plane, plane] ln(1 - correlation^2)"
-    footprints: npt.NDArray[np.float64]
+    resolutions: npt.NDArray[np.float64]
     top: bool
     shifts: tuple[float, ...] = (0.0,)
     "radiometric offsets, in reflectance, that may still have to be added; an order is judged at the one that suits it best"
 
     def score(self, bands: Bands) -> float:
         """Return the log-likelihood of the planes being ``bands``; spectra and correlations count as of two independent pixels."""
-        ends = surfaces.members(bands, top=self.top)
-        return self.bound(bands) - min(surfaces.misfit(self.spectra + shift, ends) for shift in self.shifts)
+        endmembers = get_endmembers(bands, top=self.top)
+        return self.bound(bands) - min(
+            compute_unmixing_residual(self.spectra + shift, endmembers) for shift in self.shifts
+        )
 
     def bound(self, bands: Bands) -> float:
-        """Return what the score can be at most: footprints and correlations, which cost little, with a perfect fit of the spectra."""
+        """Return what the score can be at most: resolutions and correlations, which cost little, with a perfect fit of the spectra."""
         place = {name: k for k, name in enumerate(bands)}
         edges = [(place[a], place[b]) for a, b in _NEIGHBOURS if a in place and b in place]
-        return footprint.consistency(self.footprints, bands) - sum(float(self.remainders[edge]) for edge in edges)
+        return score_bands(self.resolutions, bands) - sum(float(self.remainders[edge]) for edge in edges)
 
     def gains(self, others: Iterable[Bands], *, over: float) -> dict[Bands, float]:
         """Return the score of each order above ``over``; of those that cannot come near it, the bound."""
@@ -72,11 +75,11 @@ def check_order(sample: Sample) -> Finding | None:
     """Return what the planes say of their order; None for a product without reflectance.
 
     Every exchange of two bands and every move of one band to another place is compared with the declared order, by how well the
-    spectra can be explained by known surfaces and by the footprint each plane shows. From the best the search goes on by exchanges.
+    spectra can be explained by known surfaces and by the resolution that each plane shows. From the best the search goes on by exchanges.
     """
     if not sample.quantity.is_reflectance:
         return None
-    names = surfaces.counterparts(sample.sensor, sample.bands)
+    names = match_bands(sample.sensor, sample.bands)
     spectra = _spectra(sample)
     reason = _why_not(names, spectra)
     if reason:
@@ -84,13 +87,13 @@ def check_order(sample: Sample) -> Finding | None:
     case = _Case(
         spectra[:_SPECTRA],
         _remainders(spectra),
-        footprint.likelihoods(sample),
+        score_resolution(sample),
         sample.quantity is Quantity.TOA_REFLECTANCE,
     ).with_shift(names)
     declared = case.score(names)
     scores = case.gains(_candidates(names), over=declared)
     best, llr = _climb(case, names, declared, scores)
-    outcome: Outcome = judged(llr)
+    outcome: Outcome = judge(llr)
     if outcome in ("wrong", "suspect"):
         return _against(sample, names, best, llr, outcome)
     pairs = [other for other in _exchanges(names) if scores[other] > -TELLING]
@@ -99,15 +102,15 @@ def check_order(sample: Sample) -> Finding | None:
     possible = [what for what, score in mistakes.items() if score > -TELLING]
     evidence = {
         "not told apart": alike,
-        "misfit": round(surfaces.misfit(case.spectra, surfaces.members(names, top=case.top)), 2),
+        "misfit": round(compute_unmixing_residual(case.spectra, get_endmembers(names, top=case.top)), 2),
     }
     if possible:
         sentence = f"the planes fit the declared order and {' or '.join(possible)} about equally well"
-        return Finding(kind="order", outcome="cannot tell", llr=bounded(llr), sentence=sentence, evidence=evidence)
+        return Finding(kind="order", outcome="cannot tell", llr=clip_ratio(llr), sentence=sentence, evidence=evidence)
     sentence = "the declared order explains the planes best" + (
         f"; not told apart: {', '.join(alike)}" if alike else ""
     )
-    llr = bounded(max(mistakes.values(), default=-TELLING))
+    llr = clip_ratio(max(mistakes.values(), default=-TELLING))
     return Finding(kind="order", outcome="fine", llr=llr, sentence=sentence, evidence=evidence)
 
 
@@ -203,7 +206,7 @@ def _against(sample: Sample, names: Bands, best: Bands, llr: float, outcome: Out
     pairs = ", ".join(f"{name} holds {holds[name]}" for name in moved)
     called = [what for what, other in _known(names).items() if other == best]
     return Finding(
-        kind="order", outcome=outcome, llr=bounded(llr), bands=moved,
+        kind="order", outcome=outcome, llr=clip_ratio(llr), bands=moved,
         sentence=f"the planes are in another order{f' ({called[0]})' if called else ''}: {pairs}",
         evidence={"planes are": list(planes), "gain": round(llr, 1)},
         remedy={"bands": [holds[name] for name in sample.file_bands or sample.bands]},

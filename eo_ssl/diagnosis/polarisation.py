@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from eo_ssl.diagnosis.findings import Finding, bounded, judged
-from eo_ssl.diagnosis.samples import Sample
+from eo_ssl.diagnosis.findings import Finding, clip_ratio, judge
+from eo_ssl.diagnosis.sampled_windows import Sample
 
 _GAP_DB, _SPREAD_DB = 7.6, 4.0
 """Median co- minus cross-polarised backscatter over scenes, and its spread: SSL4EO-S12 v1.0 (arXiv 2211.07044) has -12.55 dB in VV and
@@ -27,8 +27,8 @@ def check_polarisation(sample: Sample) -> Finding | None:
             kind="polarisation", outcome="cannot tell", llr=0.0, sentence=f"fewer than {_LEAST} pixels with both"
         )
     gap = float(np.median(own - cross))
-    llr = bounded(-2 * _GAP_DB * gap / _SPREAD_DB**2)
-    outcome, (co, x) = judged(llr), pairs[0]
+    llr = clip_ratio(-2 * _GAP_DB * gap / _SPREAD_DB**2)
+    outcome, (co, x) = judge(llr), pairs[0]
     sentence = {
         "fine": f"{co} lies above {x}",
         "cannot tell": f"{co} and {x} are too close to say which is which",

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.diagnosis.findings import CERTAIN, Finding, bounded, judged
-from eo_ssl.diagnosis.samples import Floats, Sample
+from eo_ssl.diagnosis.findings import CERTAIN, Finding, clip_ratio, judge
+from eo_ssl.diagnosis.sampled_windows import Floats, Sample
 
 _LEAST = 200  # valid values below which nothing is said
 _BRIGHTNESS = (math.log(0.2), 0.8)
@@ -36,7 +36,7 @@ def check_scale(sample: Sample) -> Finding | None:
             kind="scale", outcome="cannot tell", llr=0.0, sentence=f"fewer than {_LEAST} valid values above zero"
         )
     level = float(np.median(values))
-    step = quantum(sample)
+    step = estimate_quantum(sample)
     known = sample.sensor.startswith(("sentinel2", "hls"))
     odd = known and step is not None and abs(step / _QUANTUM - 1) > _SAME_QUANTUM
     ratios = {factor: _size(level / factor) - _size(level) for factor in (*_FACTORS, *_PERCENT)}
@@ -46,7 +46,7 @@ def check_scale(sample: Sample) -> Finding | None:
             factor = step / _QUANTUM
             ratios[factor] = _size(level / factor) - _size(level) + _LATTICE_SAYS
     factor = max(ratios, key=lambda one: ratios[one])
-    llr = bounded(ratios[factor])
+    llr = clip_ratio(ratios[factor])
     evidence: dict[str, object] = {
         "median": float(f"{level:.4g}"),
         "step": None if step is None else float(f"{step:.4g}"),
@@ -55,7 +55,7 @@ def check_scale(sample: Sample) -> Finding | None:
 
 
 def _scaled(sample: Sample, factor: float, llr: float, evidence: dict[str, object]) -> Finding:
-    outcome = judged(llr)
+    outcome = judge(llr)
     sentence = "values have the size of the declared quantity"
     remedy: dict[str, object] = {}
     if outcome in ("wrong", "suspect"):
@@ -68,7 +68,7 @@ def _scaled(sample: Sample, factor: float, llr: float, evidence: dict[str, objec
     return Finding(kind="scale", outcome=outcome, llr=llr, sentence=sentence, evidence=evidence, remedy=remedy)
 
 
-def quantum(sample: Sample) -> float | None:
+def estimate_quantum(sample: Sample) -> float | None:
     """Return the step that all values of most bands are whole multiples of, None when they are not quantised (resampled, compressed)."""
     steps = []
     for plane in range(len(sample.bands)):
@@ -120,12 +120,12 @@ def check_unit(sample: Sample) -> Finding | None:
         "negative": f"{100 * np.mean(values < 0):.1f} %",
     }
     if law == own:
-        return _scaled(sample, factor, bounded(llr), evidence)
-    outcome = judged(bounded(llr))
+        return _scaled(sample, factor, clip_ratio(llr), evidence)
+    outcome = judge(clip_ratio(llr))
     found = quantity.in_db if quantity.is_power else quantity.in_power
     told = outcome in ("wrong", "suspect")
     return Finding(
-        kind="unit", outcome=outcome, llr=bounded(llr), evidence=evidence, remedy={"quantity": found.value} if told else {},
+        kind="unit", outcome=outcome, llr=clip_ratio(llr), evidence=evidence, remedy={"quantity": found.value} if told else {},
         sentence=f"values are {found.value}, not {quantity.value}" if told else "values have the unit of the declared quantity",
     )  # fmt: skip
 

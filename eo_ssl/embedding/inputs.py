@@ -27,7 +27,7 @@ from eo_ssl.scene.stac import access
 _FITTING = 1024  # tiles that the patches of a fitted encoder are cut out of
 
 
-def named_encoder(
+def prepare_encoder(
     name: str, *, statistics: tuple[Corpus, str] | None = None, seed: int = 0, window_px: int | None = None
 ) -> Encoder:
     """Return the encoder ``name``; a weight-free one is normalised by the training split of a stream, power as dB.
@@ -105,7 +105,7 @@ def stream_at(place: str, name: str | None, *, snapshot: int | None = None) -> t
     return corpus, chosen
 
 
-def device_named(asked: str) -> str:
+def choose_device(asked: str) -> str:
     """Return the torch device for auto, cpu or cuda.
 
     Raises:
@@ -121,7 +121,7 @@ def is_link(place: str) -> bool:
     return access.is_link(place)
 
 
-def scenes_at(place: str, card: Card) -> tuple[Product, ...]:
+def find_scenes(place: str, card: Card) -> tuple[Product, ...]:
     """Return the scenes that ``card`` finds at ``place``, in the order of their ids.
 
     Args:
@@ -164,7 +164,7 @@ def _files(place: str, card: Card) -> tuple[Card, Path]:
     return replace(card, files=glob.escape(path.name)), path.parent
 
 
-def file_names(found: tuple[Product, ...]) -> list[str]:
+def name_maps(found: tuple[Product, ...]) -> list[str]:
     """Return a file name for the map of each scene: its id without the card's name, letters, digits, dots and dashes only, each once."""
     stems = [
         re.sub(r"[^\w.\-]+", "_", product.product_id.partition("/")[2]).strip("._") or "scene" for product in found
@@ -175,7 +175,7 @@ def file_names(found: tuple[Product, ...]) -> list[str]:
     ]
 
 
-def reopened(summary: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str, Product], str]:
+def reopen_scenes(summary: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str, Product], str]:
     """Return the scenes behind some maps of a product by the name of the map, and why those that are absent are.
 
     Nothing is fetched from the network, and a scene that has changed since is left out.
@@ -189,7 +189,7 @@ def reopened(summary: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str
         where = "lie on the network" if recorded else "are not recorded"
         return {}, f"Its scenes {where}, hence no pictures of them."
     try:
-        found = {one.product_id: one for one in scenes_at(str(summary["source"]), load_card(str(summary["card_at"])))}
+        found = {one.product_id: one for one in find_scenes(str(summary["source"]), load_card(str(summary["card_at"])))}
         same = {}
         for name in names:
             scene = found.get(recorded[name]["id"])

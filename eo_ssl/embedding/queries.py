@@ -39,7 +39,7 @@ class Query:
     "of the image"
 
 
-def like(table: Embeddings, text: str) -> Query:
+def query_tile(table: Embeddings, text: str) -> Query:
     """Return the query for a tile: its row in the stream (``17``), or ``PRODUCT:ROW,COL`` for the tile that holds that pixel.
 
     Raises:
@@ -85,7 +85,7 @@ def _of_window(table: Embeddings, product: str, row: int, col: int) -> Query:
     )
 
 
-def degrees(text: str) -> tuple[float, float]:
+def parse_lonlat(text: str) -> tuple[float, float]:
     """Return longitude and latitude of ``12.5,41.9``.
 
     Raises:
@@ -100,7 +100,7 @@ def degrees(text: str) -> tuple[float, float]:
     return lon, lat
 
 
-def at(table: Embeddings, lon: float, lat: float) -> Query:
+def query_place(table: Embeddings, lon: float, lat: float) -> Query:
     """Return the query for the tile on the ground at a place; of several the one whose middle is nearest, then the latest.
 
     Args:
@@ -136,7 +136,7 @@ def at(table: Embeddings, lon: float, lat: float) -> Query:
     return _tile(table, best[2])
 
 
-def of_image(table: Embeddings, encoder: Encoder, product: Product) -> Query:
+def query_image(table: Embeddings, encoder: Encoder, product: Product) -> Query:
     """Return the query for the middle of a scene of one's own, cut to the size of the table's tiles.
 
     Raises:

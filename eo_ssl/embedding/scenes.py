@@ -18,9 +18,9 @@ from dask.delayed import Delayed
 from torch import nn
 
 from eo_ssl.corpus.engine import compute
-from eo_ssl.embedding.raster import Canvas, Georeference, optimise
+from eo_ssl.embedding.cog_writer import Canvas, Georeference, optimise
 from eo_ssl.embedding.table import Matrix, Stored
-from eo_ssl.embedding.windows import Axis, Range, plan
+from eo_ssl.embedding.windows import Range, WindowAxis, plan_windows
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import beside, commit
@@ -73,7 +73,7 @@ class Mapped:
 
 
 @dataclass(frozen=True, slots=True)
-class Lattice:
+class TokenGrid:
     """Cells of an encoder's input."""
 
     side: int
@@ -86,7 +86,7 @@ class Lattice:
         return self.side * self.patch_px
 
 
-def lattice(encoder: Encoder) -> Lattice:
+def measure_token_grid(encoder: Encoder) -> TokenGrid:
     """Return how the tokens of ``encoder`` lie on its input: a square of equal patches.
 
     Raises:
@@ -107,7 +107,7 @@ def lattice(encoder: Encoder) -> Lattice:
             f"expected tokens on a square grid of equal patches of {size} px, got {count} tokens of {encoder.name}; "
             "embed a corpus with it, one vector per tile"
         )
-    return Lattice(side, size // side)
+    return TokenGrid(side, size // side)
 
 
 def embed_scene(
@@ -135,7 +135,7 @@ def embed_scene(
     Raises:
         UserError: the contract refuses the scene, a number is not finite, or the disk is full.
     """
-    scene = Scene(encoder, cube, settings)
+    scene = SceneEmbedder(encoder, cube, settings)
     where = Georeference.of_cells(
         str(cube.attrs["crs"]), tuple(cube.attrs["transform"]), patch_px=scene.lattice.patch_px
     )
@@ -162,26 +162,26 @@ def check_scene(encoder: Encoder, cube: xr.Dataset, *, settings: SceneSettings) 
         raise UserError(
             f"expected a scene of {wanted} for {encoder.name}, got one of {given}; give another scene, or another encoder"
         )
-    scene = Scene(encoder, cube, settings)
+    scene = SceneEmbedder(encoder, cube, settings)
     side = scene.lattice.window_px
     scene.tokens(np.full((1, len(scene.bands), side, side), np.nan, dtype=np.float32))
 
 
-class Scene:
+class SceneEmbedder:
     """One scene under one encoder: what each task does."""
 
     def __init__(self, encoder: Encoder, cube: xr.Dataset, settings: SceneSettings) -> None:
         if isinstance(encoder, nn.Module):
             encoder.to(settings.device)
-        self.encoder, self.cube, self.settings, self.lattice = encoder, cube, settings, lattice(encoder)
+        self.encoder, self.cube, self.settings, self.lattice = encoder, cube, settings, measure_token_grid(encoder)
         self._forward = (
             threading.Lock()
         )  # one pass at a time uses all cores; the other workers read and blend meanwhile
         sizes = {"patch_px": self.lattice.patch_px, "side": self.lattice.side}
         cut = {"overlap": settings.overlap, "group": settings.group}
-        self.axes: tuple[Axis, Axis] = (
-            plan(int(cube.sizes["y"]), **sizes, **cut),  # type: ignore[arg-type]
-            plan(int(cube.sizes["x"]), **sizes, **cut),  # type: ignore[arg-type]
+        self.axes: tuple[WindowAxis, WindowAxis] = (
+            plan_windows(int(cube.sizes["y"]), **sizes, **cut),  # type: ignore[arg-type]
+            plan_windows(int(cube.sizes["x"]), **sizes, **cut),  # type: ignore[arg-type]
         )
         self.bands = tuple(str(name) for name in cube["band"].values)
         self.quantity = _accepted(Quantity(str(cube.attrs["quantity"])), encoder.preprocessing.quantity)

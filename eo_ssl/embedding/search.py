@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.embedding.table import Matrix, Rows, about_of, numbers_of
+from eo_ssl.embedding.table import Matrix, Rows, extract_vectors, read_provenance
 from eo_ssl.embedding.tiles import EMBEDDINGS
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
@@ -56,7 +56,7 @@ class Embeddings:
     @cached_property
     def about(self) -> Mapping[str, Any]:
         """What the file says of encoder, corpus, stream and licences."""
-        return about_of(self._file.schema_arrow)
+        return read_provenance(self._file.schema_arrow)
 
     @property
     def dim(self) -> int:
@@ -137,7 +137,7 @@ class Hits:
     "float64 [k]: 1 - cosine, or the Euclidean distance"
 
 
-def nearest(
+def find_nearest(
     table: Embeddings, query: Matrix, *, k: int, distance: Distance = "cosine", without: Collection[int] = ()
 ) -> Hits:
     """Return the ``k`` rows of ``table`` nearest to ``query``, fewer where it has no more.
@@ -163,7 +163,7 @@ def nearest(
     wanted = k + len(without)
     position, value = np.empty(0, dtype=np.int64), np.empty(0)
     for first, part in table.groups(["embedding"]):
-        inside, found = _within(numbers_of(part["embedding"], table.dim), query, k=wanted, distance=distance)
+        inside, found = _within(extract_vectors(part["embedding"], table.dim), query, k=wanted, distance=distance)
         position, value = np.concatenate([position, first + inside]), np.concatenate([value, found])
         order = np.lexsort((position, value))[:wanted]
         position, value = position[order], value[order]
@@ -190,7 +190,7 @@ def _within(x: Matrix, query: Matrix, *, k: int, distance: Distance) -> tuple[Ro
     return np.concatenate([some[rows], none[:k]]), np.concatenate([found, np.ones(len(none[:k]))])
 
 
-def on_same_ground(table: Embeddings, position: int) -> list[int]:
+def find_same_ground(table: Embeddings, position: int) -> list[int]:
     """Return the positions of all tiles at the location of one, itself among them: other dates, and copies, of the same ground."""
     (own,) = table.take(np.array([position]), ["location_id"])
     found: list[int] = []

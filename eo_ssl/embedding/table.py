@@ -42,7 +42,7 @@ _GEO = {
 }
 
 
-def schema(dim: int, *, stored: Stored, about: Mapping[str, Any]) -> pa.Schema:
+def build_schema(dim: int, *, stored: Stored, about: Mapping[str, Any]) -> pa.Schema:
     """Return the schema of a table of embeddings.
 
     Args:
@@ -69,7 +69,7 @@ def schema(dim: int, *, stored: Stored, about: Mapping[str, Any]) -> pa.Schema:
     )
 
 
-def table(corpus: Corpus, stream: str, rows: Rows, x: Matrix, *, form: pa.Schema) -> pa.Table:
+def build_table(corpus: Corpus, stream: str, rows: Rows, x: Matrix, *, form: pa.Schema) -> pa.Table:
     """Return the table of some tiles.
 
     Args:
@@ -102,18 +102,18 @@ def table(corpus: Corpus, stream: str, rows: Rows, x: Matrix, *, form: pa.Schema
     return pa.table([columns[name] for name in form.names], schema=form)
 
 
-def writer(path: Path, form: pa.Schema) -> pq.ParquetWriter:
+def open_writer(path: Path, form: pa.Schema) -> pq.ParquetWriter:
     """Return an open writer; each table written to it becomes a row group."""
     words = [field.name for field in form if pa.types.is_string(field.type)]
     return pq.ParquetWriter(path, form, compression="zstd", use_dictionary=words, write_statistics=True)
 
 
-def numbers_of(column: pa.ChunkedArray, dim: int) -> Matrix:
+def extract_vectors(column: pa.ChunkedArray, dim: int) -> Matrix:
     """Return the column ``embedding`` as float32 [n, D]."""
     flat = np.concatenate([chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks] or [np.empty(0)])
     return np.ascontiguousarray(flat.reshape(-1, dim), dtype=np.float32)
 
 
-def about_of(form: pa.Schema) -> dict[str, Any]:
+def read_provenance(form: pa.Schema) -> dict[str, Any]:
     """Return what the file of this schema says of itself, empty where it is none of ours."""
     return dict(json.loads((form.metadata or {}).get(ABOUT, b"{}")))

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.embedding.table import Rows, Stored, schema, table, writer
+from eo_ssl.embedding.table import Rows, Stored, build_schema, build_table, open_writer
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import CorpusSource, Part, corpus_source, extract
@@ -121,7 +121,7 @@ def embed_tiles(
     final = out / EMBEDDINGS
     if not final.is_file():
         source = corpus_source(corpus, stream)
-        form = schema(encoder.dim, stored=settings.stored, about=describe(encoder, corpus, stream))
+        form = build_schema(encoder.dim, stored=settings.stored, about=describe(encoder, corpus, stream))
         starts = range(0, len(rows), settings.step)
         paths = [out / _PARTS / f"{number:06d}.parquet" for number in range(len(starts))]
         for path, start in zip(paths, starts, strict=True):
@@ -132,7 +132,7 @@ def embed_tiles(
                 progress(len(chosen))
         fault("before-join")
         with beside(final) as temporary:
-            with writer(temporary, form) as joined:
+            with open_writer(temporary, form) as joined:
                 for path in paths:
                     part = pq.read_table(path).cast(form)
                     joined.write_table(part, row_group_size=max(part.num_rows, 1))
@@ -140,7 +140,7 @@ def embed_tiles(
     return file_sha256(final)
 
 
-def tidy(out: Path) -> None:
+def remove_parts(out: Path) -> None:
     """Remove the parts of a finished product."""
     shutil.rmtree(out / _PARTS, ignore_errors=True)
 
@@ -156,8 +156,8 @@ def _write(
 ) -> None:
     corpus, stream, source = where
     x = extract(encoder, Part(source, rows), batch_size=settings.batch_size, device=settings.device).x
-    made = table(corpus, stream, rows, x, form=form)
+    made = build_table(corpus, stream, rows, x, form=form)
     with beside(path) as temporary:
-        with writer(temporary, form) as file:
+        with open_writer(temporary, form) as file:
             file.write_table(made, row_group_size=max(made.num_rows, 1))
         commit(path, temporary)

@@ -26,7 +26,7 @@ Weights = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)  # no slots: what is derived is kept
-class Axis:
+class WindowAxis:
     """Windows along one axis of a scene, in cells."""
 
     length: int
@@ -87,7 +87,7 @@ class Axis:
         return [other for other, (first, end) in spans if first < high and end > low]
 
 
-def plan(length_px: int, *, patch_px: int, side: int, overlap: float, group: int) -> Axis:
+def plan_windows(length_px: int, *, patch_px: int, side: int, overlap: float, group: int) -> WindowAxis:
     """Return the windows along an axis of ``length_px`` pixels.
 
     Args:
@@ -105,4 +105,4 @@ def plan(length_px: int, *, patch_px: int, side: int, overlap: float, group: int
             f"expected an overlap from 0 to below 1, got {overlap:g}; 0.5 blends each place from two windows per axis"
         )
     stride = max(1, round(side * (1 - overlap)))
-    return Axis(-(-length_px // patch_px), side, stride, group)
+    return WindowAxis(-(-length_px // patch_px), side, stride, group)

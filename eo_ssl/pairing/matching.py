@@ -167,7 +167,7 @@ def _nearest(one: pa.Table, two: pa.Table, config: PairConfig, *, same: bool, un
     places = names.dictionary_encode().indices.to_numpy().astype(np.int64)
     place_a, place_b = places[: len(one)], places[len(one) :]
     least, most = round(config.min_days * _DAY_S), round(config.max_days * _DAY_S)
-    partner, gap = nearest_in_time(
+    partner, gap = find_nearest_in_time(
         (place_a, one["seconds"].to_numpy()),
         (place_b, two["seconds"].to_numpy()),
         least=least,
@@ -190,7 +190,7 @@ def _nearest(one: pa.Table, two: pa.Table, config: PairConfig, *, same: bool, un
     return alike
 
 
-def nearest_in_time(
+def find_nearest_in_time(
     first: tuple[Rows, Rows], second: tuple[Rows, Rows], *, least: int, most: int, forward_only: bool
 ) -> tuple[Rows, Rows]:
     """Return for each of ``first`` the nearest in time of ``second`` at the same place.

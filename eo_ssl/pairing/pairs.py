@@ -58,7 +58,7 @@ class PairReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class Pairing:
     """Tables of a pairing: pairs kept, candidates refused, and what was measured per pair of products."""
 
     report: PairReport
@@ -90,7 +90,7 @@ def pair(
     *,
     config: PairConfig,
     progress: Progress | None = None,
-) -> Pairs:
+) -> Pairing:
     """Measure overlap and shift of the candidates and keep those within the bounds.
 
     The shift is one per pair of products (or per place), from the summed correlation of all their tiles with enough overlap; where no
@@ -186,7 +186,7 @@ def _judged(scene: _Scene, config: PairConfig) -> _Scene:
 
 def _assembled(
     corpus: Corpus, streams: tuple[str, str], matching: Matching, scenes: list[_Scene], config: PairConfig
-) -> Pairs:
+) -> Pairing:
     match = matching.match
     reasons = [reason for scene in scenes for reason in scene.reasons]
     per_tile = [scene for scene in scenes for _ in scene.reasons]
@@ -209,7 +209,7 @@ def _assembled(
         pixel_m=max(corpus.streams[name].gsd_m for name in streams),
         config=config.to_json(), corpus_fingerprint=corpus.fingerprint,
     )  # fmt: skip
-    return Pairs(
+    return Pairing(
         report,
         kept,
         table.filter(pa.array([bool(reason) for reason in reasons], pa.bool_())),
@@ -251,7 +251,7 @@ def _scene_table(matching: Matching, scenes: list[_Scene], config: PairConfig) -
     })  # fmt: skip
 
 
-def write_pairs(folder: Path, pairs: Pairs) -> str:
+def write_pairs(folder: Path, pairs: Pairing) -> str:
     """Write the tables and the report of a pairing; return its fingerprint. The caller's manifest finishes the product.
 
     Raises:
@@ -272,8 +272,8 @@ def write_pairs(folder: Path, pairs: Pairs) -> str:
     )
 
 
-def read_pairs(folder: Path) -> Pairs:
+def read_pairs(folder: Path) -> Pairing:
     """Return the pairing that :func:`write_pairs` wrote."""
     report = PairReport(**json.loads((folder / REPORT).read_bytes()))
     kept, rejected, scenes = (pq.read_table(folder / name, partitioning=None) for name in (PAIRS, REJECTED, SCENES))
-    return Pairs(report, kept, rejected, scenes)
+    return Pairing(report, kept, rejected, scenes)

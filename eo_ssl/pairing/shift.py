@@ -66,7 +66,7 @@ class ShiftEstimator:
             first: [C, H, W] of the first image, linear in what edges are (reflectance, dB); NaN invalid.
             second: [D, H, W] of the second; bands need not correspond.
         """
-        fields = [orientation(image) for image in (first, second)]
+        fields = [compute_orientation(image) for image in (first, second)]
         spectra = [np.fft.fft2(field, s=self._spectrum.shape) for field in fields]
         self._spectrum += np.conj(spectra[0]) * spectra[1]
         covers = [np.fft.fft2(field != 0, s=self._spectrum.shape) for field in fields]
@@ -112,7 +112,7 @@ class ShiftEstimator:
         return row + float(steps[peak[0]]), col + float(steps[peak[1]])
 
 
-def orientation(image: Floats) -> npt.NDArray[np.complex128]:
+def compute_orientation(image: Floats) -> npt.NDArray[np.complex128]:
     """Return the doubled-angle orientation of the gradient, complex [H, W], summed over bands, of magnitude at most 1.
 
     Each band counts by its gradient relative to the band's median gradient, so that none dominates by its unit. Zero where a pixel

@@ -9,7 +9,7 @@ from eo_ssl.sensors import sensor as sensor_named
 
 
 @lru_cache(maxsize=256)
-def channels_of(sensor: str, names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[int | None, ...]:
+def find_channels(sensor: str, names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[int | None, ...]:
     """For each wanted band its channel among ``names``; names unknown to the sensor are bands that nobody asked for."""
     known = sensor_named(sensor)
     where: dict[str, int] = {}

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from eo_ssl.errors import UserError, nearest
 from eo_ssl.manifest import fingerprint
-from eo_ssl.preprocessing.channels import channels_of
-from eo_ssl.preprocessing.conversion import converted, parse
+from eo_ssl.preprocessing.channels import find_channels
+from eo_ssl.preprocessing.conversion import apply_conversion, parse_conversion
 from eo_ssl.preprocessing.interpolation import Interpolation, crop_center, interpolate_masked
 from eo_ssl.preprocessing.plausibility import check_range, check_scale
 from eo_ssl.preprocessing.tags import StatsLike, StreamLike
@@ -125,7 +125,7 @@ class Preprocessing:
         """The quantity after all conversions, in which clip, mean and std are expressed."""
         quantity = self.quantity
         for name in self.convert:
-            source, target = parse(name)
+            source, target = parse_conversion(name)
             if source != quantity:
                 raise UserError(
                     f"expected a conversion that starts from {quantity.value}, got {name!r}; order the conversions as a chain"
@@ -248,7 +248,7 @@ class Preprocessing:
         x = torch.where(valid, x, 0.0)  # a copy: the caller's array stays as it is
         self._check_values(x, valid, tagged=quantity is not None)
         for name in self.convert:
-            x = converted(x, name)
+            x = apply_conversion(x, name)
         kept = [channel for channel, i in enumerate(index) if i is not None]
         if self.clip is not None:
             pairs = self._clips if len(self._clips) == 1 else [self._clips[channel] for channel in kept]
@@ -285,7 +285,7 @@ class Preprocessing:
 
     def _order(self, names: tuple[str, ...]) -> tuple[int | None, ...]:
         """Channel of each contract band in the input, None where it is missing."""
-        index = channels_of(self.sensor, names, self.bands)
+        index = find_channels(self.sensor, names, self.bands)
         absent = [band for band, i in zip(self.bands, index, strict=True) if i is None]
         none = len(absent) == len(self.bands)
         if none or (absent and self.missing == "refuse"):

@@ -9,7 +9,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.sensors import FLOOR_DB, Quantity
 
 
-def parse(name: str) -> tuple[Quantity, Quantity]:
+def parse_conversion(name: str) -> tuple[Quantity, Quantity]:
     """Parse ``source->target`` and refuse a pair that no formula on values connects."""
     pair = [part.strip() for part in name.split("->")]
     if len(pair) != 2 or not all(part in list(Quantity) for part in pair):
@@ -24,9 +24,9 @@ def parse(name: str) -> tuple[Quantity, Quantity]:
     )
 
 
-def converted(x: Tensor, name: str) -> Tensor:
+def apply_conversion(x: Tensor, name: str) -> Tensor:
     """Same formula as `sensors.convert`, on tensors of any device."""
-    _, target = parse(name)
+    _, target = parse_conversion(name)
     if target.is_db:
         return x.clamp_(min=10 ** (FLOOR_DB / 10)).log10_().mul_(10.0)
     return torch.pow(10.0, x / 10.0)

@@ -10,7 +10,7 @@ from eo_ssl.curation.hierarchy import Hierarchy, take_per_cluster
 from eo_ssl.errors import UserError
 
 
-def water_fill(sizes: Rows, target: int, *, rng: np.random.Generator) -> Rows:
+def allocate_evenly(sizes: Rows, target: int, *, rng: np.random.Generator) -> Rows:
     """Share ``target`` among children as evenly as their ``sizes`` int64 [m] allow; return the shares, int64 [m].
 
     With the largest integer x such that sum(min(x, s_j)) <= target every child gets min(x, s_j), and the remainder goes one by one to
@@ -48,19 +48,19 @@ def allocate(hierarchy: Hierarchy, sizes: Rows, target: int, *, rng: np.random.G
         up = np.zeros(k, dtype=np.int64)
         np.add.at(up, parent, held[-1])
         held.append(up)
-    shares = water_fill(held[-1], target, rng=rng)
+    shares = allocate_evenly(held[-1], target, rng=rng)
     for parent, below in zip(reversed(hierarchy.parents), reversed(held[:-1]), strict=True):
         down = np.zeros(len(below), dtype=np.int64)
         order = np.argsort(parent, kind="stable")
         groups = np.split(order, np.cumsum(np.bincount(parent, minlength=len(shares)))[:-1])
         for children, share in zip(groups, shares, strict=True):
             if share:
-                down[children] = water_fill(below[children], int(share), rng=rng)
+                down[children] = allocate_evenly(below[children], int(share), rng=rng)
         shares = down
     return shares
 
 
-def standardized_distance(labels: Labels, distance: Floats, k: int) -> NDArray[np.float64]:
+def standardise_distance(labels: Labels, distance: Floats, k: int) -> NDArray[np.float64]:
     """Return z float64 [n]: ``distance`` to the own centroid, less its cluster's mean, over its cluster's deviation (0 where that is 0)."""
     counts = np.maximum(np.bincount(labels, minlength=k), 1)
     wide = distance.astype(np.float64)
@@ -86,5 +86,5 @@ def draw(labels: Labels, distance: Floats, counts: Rows, *, eta: float, rng: np.
         order = np.empty(len(labels), dtype=np.int64)
         order[ranked] = np.arange(len(labels))
         return take_per_cluster(labels, order, counts)
-    key = eta * standardized_distance(labels, distance, len(counts)) + rng.gumbel(size=len(labels))
+    key = eta * standardise_distance(labels, distance, len(counts)) + rng.gumbel(size=len(labels))
     return take_per_cluster(labels, -key, counts)

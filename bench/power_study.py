@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from eo_ssl.cards import load_card
-from eo_ssl.diagnosis.examination import Examination, examine
+from eo_ssl.diagnosis import Examination, Sample, examine, sample_product
 from eo_ssl.diagnosis.findings import Kind
-from eo_ssl.diagnosis.samples import Floats, Sample, sample_product
+from eo_ssl.diagnosis.sampled_windows import Floats
 from eo_ssl.scene import products
 
 Generator = np.random.Generator
@@ -51,12 +51,12 @@ class Trial:
     part: Literal["design", "held out"]
 
 
-def part_of(product_id: str) -> Literal["design", "held out"]:
+def assign_part(product_id: str) -> Literal["design", "held out"]:
     """Return which half a product belongs to, by a checksum of its name: thresholds were set on the design half."""
     return "held out" if zlib.crc32(product_id.encode()) % 2 else "design"
 
 
-def gather(cards: Iterable[str], root: Path, *, most: int) -> list[Sample]:
+def gather_samples(cards: Iterable[str], root: Path, *, most: int) -> list[Sample]:
     """Return samples of the shipped ``cards`` below ``root``, at most ``most`` products of each, evenly spaced in their list.
 
     Raises:
@@ -73,7 +73,7 @@ def gather(cards: Iterable[str], root: Path, *, most: int) -> list[Sample]:
     return samples
 
 
-def run(samples: Sequence[Sample], *, plantings: int, seed: int) -> list[Trial]:
+def run_study(samples: Sequence[Sample], *, plantings: int, seed: int) -> list[Trial]:
     """Return ``plantings`` trials with a mistake, its kinds in turn and its samples drawn by ``seed``, and as many controls.
 
     Controls go round all samples; a sample used again is cut elsewhere (shifted and flipped), so that no two controls are alike.
@@ -88,17 +88,17 @@ def run(samples: Sequence[Sample], *, plantings: int, seed: int) -> list[Trial]:
         sample = _varied(able[int(rng.integers(len(able)))], rng)
         planted = planting.plant(sample, rng)
         result = _result(examine(planted), planting, _moved(sample, planted))
-        trials.append(Trial(sample.product_id, planting.name, result, part_of(sample.product_id)))
+        trials.append(Trial(sample.product_id, planting.name, result, assign_part(sample.product_id)))
     for number in range(plantings):
         sample = _varied(samples[number % len(samples)], rng)
         outcome = examine(sample).outcome
         said: dict[str, Literal["false alarm", "suspicion", "cannot tell", "fine"]]
         said = {"wrong": "false alarm", "suspect": "suspicion", "cannot tell": "cannot tell", "fine": "fine"}
-        trials.append(Trial(sample.product_id, "", said[outcome], part_of(sample.product_id)))
+        trials.append(Trial(sample.product_id, "", said[outcome], assign_part(sample.product_id)))
     return trials
 
 
-def table(trials: Iterable[Trial]) -> str:
+def tabulate(trials: Iterable[Trial]) -> str:
     """Return the trials as a Markdown table: per planting the shares of the results, then the controls."""
     done = list(trials)
     lines = ["| planted | n | " + " | ".join(RESULTS) + " |", "|---|---|" + "---|" * len(RESULTS)]

@@ -12,7 +12,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.diagnosis.samples import Floats, Sample
+from eo_ssl.diagnosis.sampled_windows import Floats, Sample
 from eo_ssl.sensors import sensor
 
 FACTORS = (1, 2, 3, 6)
@@ -27,7 +27,7 @@ _ROUGHNESS = {1: (-0.2, 0.35), 2: (-1.0, 0.25), 3: (-1.4, 0.25), 6: (-2.0, 0.3)}
 differences at one pixel in f only, so the ratio falls as 1/f from about 0.8."""
 
 
-def copies(windows: Sequence[Floats]) -> npt.NDArray[np.float64]:
+def measure_block_width(windows: Sequence[Floats]) -> npt.NDArray[np.float64]:
     """Return [band]: how many pixels wide a block of equal columns (and rows) is on average; NaN for a flat band."""
     shares = []
     for window in windows:
@@ -39,7 +39,7 @@ def copies(windows: Sequence[Floats]) -> npt.NDArray[np.float64]:
     return np.where(share < _FLAT, 1.0 / (1.0 - np.minimum(share, _FLAT)), np.nan)
 
 
-def roughness(windows: Sequence[Floats]) -> npt.NDArray[np.float64]:
+def measure_roughness(windows: Sequence[Floats]) -> npt.NDArray[np.float64]:
     """Return [band]: mean second difference over mean first difference (at lag 2) along rows and columns; NaN where too flat to say."""
     first, second = 0.0, 0.0
     for window in windows:
@@ -52,7 +52,7 @@ def roughness(windows: Sequence[Floats]) -> npt.NDArray[np.float64]:
     return np.where(steps >= _LEAST_STEP, ratio, np.nan)
 
 
-def likelihoods(sample: Sample) -> npt.NDArray[np.float64]:
+def score_resolution(sample: Sample) -> npt.NDArray[np.float64]:
     """Return [band, factor] log-likelihoods of ``FACTORS`` for each plane, 0 for the best; all 0 for a plane that says nothing."""
     windows = [
         window
@@ -62,9 +62,9 @@ def likelihoods(sample: Sample) -> npt.NDArray[np.float64]:
     table = np.zeros((len(sample.bands), len(FACTORS)))
     if not windows:
         return table
-    width = copies(windows)
+    width = measure_block_width(windows)
     copied = bool(np.nanmax(width, initial=1.0) >= 1.5)
-    rough = np.full(len(table), np.nan) if copied else roughness(windows)
+    rough = np.full(len(table), np.nan) if copied else measure_roughness(windows)
     for plane in range(len(table)):
         if copied and np.isfinite(width[plane]):
             far = np.abs(np.log(width[plane] / np.array(FACTORS))) > 0.25
@@ -76,7 +76,7 @@ def likelihoods(sample: Sample) -> npt.NDArray[np.float64]:
     return table
 
 
-def consistency(table: npt.NDArray[np.float64], bands: Sequence[str]) -> float:
+def score_bands(table: npt.NDArray[np.float64], bands: Sequence[str]) -> float:
     """Return the log-likelihood of planes with ``likelihoods`` being ``bands``: the best footprints for 10, 20 and 60 m, finest first."""
     native = {band.name: band.gsd_m for band in sensor("sentinel2_l1c").bands}
     groups = [[k for k, name in enumerate(bands) if native.get(name) == gsd] for gsd in (10.0, 20.0, 60.0)]

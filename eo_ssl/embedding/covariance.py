@@ -16,7 +16,7 @@ _EPSILON = 1e-7  # added to each share of the spectrum (Garrido et al. 2023, equ
 
 
 @dataclass(frozen=True, slots=True)
-class Spectrum:
+class Covariance:
     """Second moments of vectors; memory does not grow with their number."""
 
     count: int
@@ -27,7 +27,7 @@ class Spectrum:
     "float64 [D, D], sum of the outer products of the vectors with themselves"
 
     @classmethod
-    def of(cls, parts: Iterable[Matrix]) -> Spectrum:
+    def of(cls, parts: Iterable[Matrix]) -> Covariance:
         """Return the moments of the rows of all ``parts``, each [n, D] float32 and finite.
 
         Raises:

@@ -7,14 +7,14 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from eo_ssl.diagnosis.findings import CERTAIN, Finding
-from eo_ssl.diagnosis.samples import Sample
+from eo_ssl.diagnosis.sampled_windows import Sample
 
 _LEAST = 1000  # valid pixels below which equality may be chance
 _LEAST_BORDER_PX = 64
 _LEAST_BORDER_SHARE = 0.005
 
 
-def check_planes(sample: Sample) -> list[Finding]:
+def check_bands(sample: Sample) -> list[Finding]:
     """Return constant bands and bands that equal another in every pixel."""
     pixels = sample.pixels()
     if pixels.shape[1] < _LEAST:

@@ -75,7 +75,7 @@ def list_products(card: Card, root: Path) -> tuple[Product, ...]:
     found = products(replace(card, offset_by_file={}), root).products
     if not card.offset_by_file:
         return found
-    offsets = [card.offset_by_file.get(listed_name(product)) for product in found]
+    offsets = [card.offset_by_file.get(find_offset_key(product)) for product in found]
     return tuple(
         replace(product, facts=replace(product.facts, offset=offset))
         for product, offset in zip(found, offsets, strict=True)
@@ -108,7 +108,7 @@ def find_products(card: Card, place: Path) -> tuple[Product, ...]:
     )
 
 
-def listed_name(product: Product) -> str:
+def find_offset_key(product: Product) -> str:
     """Return the key of a product in ``offset_by_file``: its file, or its folder of bands; empty if it describes itself."""
     if product.source is not None or not product.paths:
         return ""
@@ -133,7 +133,7 @@ def sample_product(product: Product) -> Sample:
     by_card = product.source is None
     return Sample(
         product.product_id, card.sensor, card.quantity, product.bands, tuple(windows), tuple(borders),
-        card.scale if by_card else 1.0, product.offset if by_card else 0.0, product.facts.processing_baseline, listed_name(product),
+        card.scale if by_card else 1.0, product.offset if by_card else 0.0, product.facts.processing_baseline, find_offset_key(product),
         product.facts.offset is not None, card.bands if by_card else (),
     )  # fmt: skip
 

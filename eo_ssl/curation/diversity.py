@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eo_ssl.curation.embeddings import Floats, Rows, rescale
-from eo_ssl.curation.kmeans import faiss_threads, nearest
+from eo_ssl.curation.kmeans import find_nearest_centroid, use_faiss_threads
 
 QUERIES = 2000
 "rows that nearest-neighbour figures and the Vendi score are computed on (all rows are searched); bounds their cost"
 
 
-def normalized_entropy(counts: Rows | NDArray[np.float64]) -> float:
+def compute_normalised_entropy(counts: Rows | NDArray[np.float64]) -> float:
     """Return H(counts / sum) / ln k of k counts: 1 when all k are equal, 0 when one holds everything (k = 1 counts as even)."""
     total = float(counts.sum())
     if len(counts) <= 1:
@@ -22,7 +22,7 @@ def normalized_entropy(counts: Rows | NDArray[np.float64]) -> float:
     return float(abs(np.sum(share * np.log(share))) / np.log(len(counts)))
 
 
-def gini(counts: Rows | NDArray[np.float64]) -> float:
+def compute_gini(counts: Rows | NDArray[np.float64]) -> float:
     """Return the Gini coefficient of k counts: 0 when all are equal, 1 - 1/k when one holds everything."""
     ordered = np.sort(np.asarray(counts, dtype=np.float64))
     k, total = len(ordered), ordered.sum()
@@ -31,20 +31,20 @@ def gini(counts: Rows | NDArray[np.float64]) -> float:
     return float(2 * np.sum(np.arange(1, k + 1) * ordered) / (k * total) - (k + 1) / k)
 
 
-def neighbour_distance(points: Floats, *, rng: np.random.Generator, queries: int = QUERIES) -> float:
+def measure_neighbour_distance(points: Floats, *, rng: np.random.Generator, queries: int = QUERIES) -> float:
     """Return the mean cosine distance of up to ``queries`` random rows of ``points`` [n, d] to their nearest other row (0 for n < 2)."""
     if len(points) < 2:
         return 0.0
     unit = rescale(points, "l2")
     asked = _some(len(unit), queries, rng)
-    with faiss_threads():
+    with use_faiss_threads():
         similarity, found = faiss.knn(unit[asked], unit, 2, faiss.METRIC_INNER_PRODUCT)
     # Among identical rows a row need not find itself first; then its first hit is the answer.
     best = np.where(found[:, 0] == asked, similarity[:, 1], similarity[:, 0])
     return float(np.mean(np.maximum(1.0 - best, 0.0), dtype=np.float64))
 
 
-def vendi_score(points: Floats, *, rng: np.random.Generator, rows: int = QUERIES) -> float:
+def compute_vendi_score(points: Floats, *, rng: np.random.Generator, rows: int = QUERIES) -> float:
     """Return exp of the von Neumann entropy of the cosine kernel over n of up to ``rows`` random rows of ``points`` [n, d].
 
     Friedman & Dieng 2023 (arXiv 2210.02410): the effective number of different rows, from 1 (all alike) to n. The kernel's eigenvalues
@@ -57,25 +57,27 @@ def vendi_score(points: Floats, *, rng: np.random.Generator, rows: int = QUERIES
     return float(np.exp(-np.sum(values * np.log(values))))
 
 
-def neighbourhood_radius(
+def measure_neighbourhood_radius(
     points: Floats, *, rng: np.random.Generator, queries: int = QUERIES, neighbour: int = 10
 ) -> float:
     """Return the median Euclidean distance from a row of ``points`` [n, d] to its tenth nearest other row: the radius of ``coverage``."""
     k = min(neighbour + 1, len(points))
-    with faiss_threads():
+    with use_faiss_threads():
         squared, _ = faiss.knn(points[_some(len(points), queries, rng)], points, k)
     return float(np.median(np.sqrt(np.maximum(squared[:, -1], 0.0))))
 
 
-def coverage(points: Floats, pool: Floats, *, radius: float, rng: np.random.Generator, queries: int = QUERIES) -> float:
+def measure_coverage(
+    points: Floats, pool: Floats, *, radius: float, rng: np.random.Generator, queries: int = QUERIES
+) -> float:
     """Return the share of (up to ``queries`` random rows of) ``points`` [n, d] with a row of ``pool`` [m, d] within ``radius``."""
     if not len(pool):
         return 0.0
-    _, distance = nearest(points[_some(len(points), queries, rng)], pool)
+    _, distance = find_nearest_centroid(points[_some(len(points), queries, rng)], pool)
     return float(np.mean(distance <= radius))
 
 
-def turnover(previous: Rows, current: Rows) -> float:
+def measure_turnover(previous: Rows, current: Rows) -> float:
     """Return 1 - |previous and current| / |current|: the share of ``current`` that is new."""
     return 1.0 - len(np.intersect1d(previous, current)) / max(len(current), 1)
 
