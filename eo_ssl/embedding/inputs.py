@@ -56,10 +56,7 @@ def _weight_free(name: str, statistics: tuple[Corpus, str] | None, seed: int) ->
         )
     corpus, stream = statistics
     tag = corpus.stream(stream).stream
-    quantity = tag.quantity.in_db if tag.quantity.is_power else None
-    found = corpus.statistics(stream, quantity)
-    convert = (f"{tag.quantity.value}->{quantity.value}",) if quantity else ()
-    contract = Preprocessing.from_stats(tag, found, convert=convert)
+    contract = Preprocessing.of_stream(tag, corpus.statistics(stream, tag.quantity.in_db_if_power))
     images = _training_images(corpus, stream, contract) if name in FITTED else None
     return load_encoder(name, preprocessing=contract, seed=seed, images=images)
 

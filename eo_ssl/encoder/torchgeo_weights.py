@@ -18,8 +18,7 @@ from eo_ssl.encoder.foreign import ForeignEncoder, Form
 from eo_ssl.encoder.specs import Spec
 from eo_ssl.errors import UserError, nearest
 from eo_ssl.models.vit import seeded_init
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.preprocessing.conversion import parse_conversion
+from eo_ssl.preprocessing import Preprocessing, parse_conversion
 
 if TYPE_CHECKING:
     from torchvision.models._api import WeightsEnum

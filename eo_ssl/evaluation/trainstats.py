@@ -13,8 +13,7 @@ from torch import Tensor
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import Rows, Source
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.preprocessing.conversion import apply_conversion
+from eo_ssl.preprocessing import Preprocessing, apply_conversion
 from eo_ssl.sensors import sensor
 
 Floats = npt.NDArray[np.float64]

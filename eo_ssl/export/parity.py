@@ -17,8 +17,7 @@ from torch.nn import functional
 
 from eo_ssl.encoder import VitEncoder
 from eo_ssl.errors import UserError
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.preprocessing.conversion import apply_conversion
+from eo_ssl.preprocessing import Preprocessing, apply_conversion
 
 PARITY_FILE = "parity.safetensors"
 IMAGES = 4

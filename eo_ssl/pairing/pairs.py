@@ -163,7 +163,7 @@ def _edges_image(reader: StreamReader, rows: npt.NDArray[np.int64], factor: int)
         count, bands, side, _ = tiles.shape
         tiles = tiles.reshape(count, bands, side // factor, factor, side // factor, factor).mean(axis=(3, 5))
     quantity = reader.stream.quantity
-    return convert(tiles, source=quantity, target=quantity.in_db) if quantity.is_power else tiles
+    return convert(tiles, source=quantity, target=quantity.in_db_if_power)
 
 
 def _told(scene: _Scene, config: PairConfig) -> bool:

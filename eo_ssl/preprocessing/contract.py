@@ -16,13 +16,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, expect, nearest
 from eo_ssl.manifest import fingerprint
 from eo_ssl.preprocessing.channels import find_channels
 from eo_ssl.preprocessing.conversion import apply_conversion, parse_conversion
 from eo_ssl.preprocessing.interpolation import Interpolation, crop_center, interpolate_masked
 from eo_ssl.preprocessing.plausibility import check_range, check_scale
-from eo_ssl.preprocessing.tags import StatsLike, StreamLike
+from eo_ssl.preprocessing.pooled_moments import Wide, pool_moments
+from eo_ssl.preprocessing.tags import CountedStats, StatsLike, StreamLike
 from eo_ssl.sensors import Quantity
 from eo_ssl.sensors import sensor as sensor_named
 
@@ -134,51 +135,86 @@ class Preprocessing:
         return quantity
 
     @classmethod
-    def from_stats(
-        cls,
-        stream: StreamLike,
-        stats: StatsLike,
-        *,
-        bands: Sequence[str] | None = None,
-        convert: tuple[str, ...] = (),
-        clip: tuple[float, float] | None = None,
-        size_px: int | None = None,
-        resize: Resize = "to_size",
-    ) -> Preprocessing:
-        """Return the contract of an encoder trained on ``stream``; change further fields with `dataclasses.replace`.
+    def of_stream(cls, stream: StreamLike, stats: StatsLike, *, bands: Sequence[str] | None = None) -> Preprocessing:
+        """Return the contract of an encoder trained on ``stream``; a linear power is normalised in dB, every other quantity as it is.
 
-        Bilinear interpolation with antialias, missing bands refused, and the quantity's plausible range.
+        Bilinear interpolation with antialias, missing bands refused, and the quantity's plausible range; change further fields with
+        `dataclasses.replace`.
 
         Args:
             stream: sensor, quantity, bands, gsd_m and size_px of the training data.
-            stats: `mean` and `std` per stream band in the *final* quantity, training split only.
+            stats: `mean` and `std` per stream band in ``stream.quantity.in_db_if_power``, training split only.
             bands: the bands to use, in input order; None for all of the stream in its order.
-            convert: named conversions from the stream's quantity.
-            clip: bounds in the final quantity.
-            size_px: side of the encoder's input; None for the stream's.
-            resize: how another size is brought to it.
 
         Raises:
-            UserError: a band that the stream lacks, statistics of another length, a band with std 0.
+            UserError: a band that the stream lacks, statistics of another length or quantity, a band with std 0.
         """
-        have, quantity = tuple(stream.bands), Quantity(stream.quantity)
-        if not len(have) == len(stats.mean) == len(stats.std):
-            raise UserError(
-                f"expected statistics of the stream's {len(have)} bands, got {len(stats.mean)} means; take the statistics of this stream"
-            )
-        wanted = have if bands is None else sensor_named(stream.sensor).resolve_all(bands)
-        absent = [band for band in wanted if band not in have]
-        if absent:
-            raise UserError(
-                f"expected bands of the stream ({', '.join(have)}), got {', '.join(absent)}; ingest them or leave them out"
-            )
+        have = tuple(stream.bands)
+        expect(
+            len(have) == len(stats.mean) == len(stats.std),
+            expected=f"statistics of the stream's {len(have)} bands",
+            got=f"{len(stats.mean)} means",
+            remedy="take the statistics of this stream",
+        )
+        wanted = _choose_bands(stream, bands)
         index = [have.index(band) for band in wanted]
+        return cls._of_moments([stream], [stats], wanted, stats.mean[index], stats.std[index])
+
+    @classmethod
+    def of_streams(
+        cls, parts: Sequence[tuple[StreamLike, CountedStats]], *, bands: Sequence[str] | None = None
+    ) -> Preprocessing:
+        """Return the contract of an encoder trained on several streams together, each weighing by its valid pixels.
+
+        Args:
+            parts: streams of one sensor, quantity and size, each with its statistics as `of_stream` takes them.
+            bands: the bands to use, in input order, which all streams must hold; None for those of the first.
+
+        Raises:
+            UserError: streams that do not fit together, or as `of_stream`.
+        """
+        streams, stats = [stream for stream, _ in parts], [stats for _, stats in parts]
+        kinds = {(stream.sensor, Quantity(stream.quantity).value, stream.size_px) for stream in streams}
+        expect(
+            len(kinds) == 1,
+            expected="streams of one sensor, quantity and size",
+            got=" and ".join(map(str, sorted(kinds))) or "none",
+            remedy="choose streams that agree",
+        )
+        wanted = _choose_bands(streams[0], bands)
+        for stream in streams[1:]:
+            _choose_bands(stream, wanted)
+        return cls._of_moments(streams, stats, wanted, *pool_moments(stats, wanted))
+
+    @classmethod
+    def _of_moments(
+        cls, streams: Sequence[StreamLike], stats: Sequence[StatsLike], bands: tuple[str, ...], mean: Wide, std: Wide
+    ) -> Preprocessing:
+        quantity, gsd_m = Quantity(streams[0].quantity), [float(stream.gsd_m) for stream in streams]
+        final = quantity.in_db_if_power
+        others = sorted({Quantity(part.quantity).value for part in stats} - {final.value})
+        expect(
+            not others,
+            expected=f"statistics in {final.value}",
+            got=", ".join(others),
+            remedy="take those in dB of a power",
+        )
         return cls(
-            sensor=stream.sensor, quantity=quantity, bands=wanted, convert=convert, range=quantity.plausible, clip=clip,
-            mean=tuple(float(stats.mean[i]) for i in index), std=tuple(float(stats.std[i]) for i in index),
-            size_px=stream.size_px if size_px is None else size_px, gsd_m=(float(stream.gsd_m), float(stream.gsd_m)),
-            resize=resize, interpolation="bilinear", antialias=True, missing="refuse",
-        )  # fmt: skip
+            sensor=streams[0].sensor,
+            quantity=quantity,
+            bands=bands,
+            convert=() if final == quantity else (f"{quantity.value}->{final.value}",),
+            range=quantity.plausible,
+            clip=None,
+            mean=tuple(float(value) for value in mean),
+            std=tuple(float(value) for value in std),
+            size_px=streams[0].size_px,
+            gsd_m=(min(gsd_m), max(gsd_m)),
+            resize="to_size",
+            interpolation="bilinear",
+            antialias=True,
+            missing="refuse",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` accepts."""
@@ -323,3 +359,17 @@ class Preprocessing:
         return interpolate_masked(
             x, valid, size=self.size_px, interpolation=self.interpolation, antialias=self.antialias
         )
+
+
+def _choose_bands(stream: StreamLike, bands: Sequence[str] | None) -> tuple[str, ...]:
+    """The wanted bands by canonical name, all of which the stream must hold; all of the stream's where none are named."""
+    have = tuple(stream.bands)
+    wanted = have if bands is None else sensor_named(stream.sensor).resolve_all(bands)
+    absent = [band for band in wanted if band not in have]
+    expect(
+        not absent,
+        expected=f"bands of the stream ({', '.join(have)})",
+        got=", ".join(absent),
+        remedy="ingest them or leave them out",
+    )
+    return wanted
