@@ -103,7 +103,7 @@ def test_power_is_embedded_in_decibel_and_random_is_a_method(corpus: Path, tmp_p
 
 
 def test_an_unnamed_or_unknown_stream_and_an_empty_split_are_refused(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"expected a stream of .* out of .*{S2}"):
+    with pytest.raises(UserError, match=f"expected one of the 2 streams of .*{S2}.*, got none"):
         curate(corpus, tmp_path / "s")
     with pytest.raises(UserError, match=f"did you mean '{S2}'"):
         curate(corpus, tmp_path / "s", stream="s2_boa_12b_10m_64px")

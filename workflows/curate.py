@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +16,11 @@ from eo_ssl.corpus import Corpus
 from eo_ssl.corpus.conditions import rows_where
 from eo_ssl.curation import Context, Hierarchical, Random, curate, resolve_keep, to_plain, write_subset
 from eo_ssl.curation.embeddings import Floats, Rows
-from eo_ssl.encoder import WEIGHT_FREE, Encoder, load_encoder
+from eo_ssl.embedding import choose_stream, prepare_encoder
+from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import CorpusSource, corpus_source, extract
-from eo_ssl.manifest import Clock, finish, plan
-from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.manifest import open_product
 
 
 def main(
@@ -59,41 +59,29 @@ def main(
         seed: of everything random.
         overwrite: replace a subset made with another configuration.
     """
-    console, clock, opened = Console(), Clock(), Corpus.open(corpus, snapshot=snapshot)
-    only = next(iter(opened.streams)) if len(opened.streams) == 1 else ""  # of several one must be named
-    name = opened.stream(stream or only).stream.name
-    model = _encoder(opened, name, encoder, seed)
+    console, opened = Console(), Corpus.open(corpus, snapshot=snapshot)
+    name = choose_stream(opened, stream)
+    model = prepare_encoder(encoder, statistics=(opened, name), seed=seed)
     rows, context = _rows(opened, name, split, model, where=where or [], duplicates=duplicates == "drop")
     resolve_keep(keep, len(rows))  # refused before anything is written or embedded
-    inputs = {"corpus": opened.fingerprint, "encoder": model.fingerprint}
     config = {"stream": name, "snapshot": opened.snapshot, "keep": keep, "method": method, "split": split, "seed": seed}
     config |= {"encoder": encoder, "duplicates": duplicates, "hierarchical": to_plain(asdict(hierarchical))}
     config |= {"where": where} if where else {}
-    if plan(out, stage="curate", config=config, inputs=inputs, overwrite=overwrite) == "done":
-        console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
-        return
-    embeddings = _embed(model, corpus_source(opened, name, rows=rows), batch_size, console)
-    selector = hierarchical if method == "hierarchical" else Random(scaling=hierarchical.scaling)
-    with console.status(f"choosing from {len(rows)} tiles"):
-        selection = curate(embeddings, keep, np.random.default_rng(seed), method=selector, context=context)
-    report, product = selection.report, write_subset(out, selection, rows)
-    summary = {"rows": report.n_rows, "kept": report.n_kept, "dropped": report.reasons}
-    made: dict[str, Any] = {"config": config, "inputs": inputs, "product": product, "summary": summary}
-    finish(out, stage="curate", started=clock, seed=seed, **made)
+    inputs = {"corpus": opened.fingerprint, "encoder": model.fingerprint}
+    with open_product(out, stage="curate", config=config, inputs=inputs, overwrite=overwrite) as product:
+        if product.done:
+            console.print(product.nothing_to_do, soft_wrap=True)
+            return
+        embeddings = _embed(model, corpus_source(opened, name, rows=rows), batch_size, console)
+        selector = hierarchical if method == "hierarchical" else Random(scaling=hierarchical.scaling)
+        with console.status(f"choosing from {len(rows)} tiles"):
+            selection = curate(embeddings, keep, np.random.default_rng(seed), method=selector, context=context)
+        report = selection.report
+        summary = {"rows": report.n_rows, "kept": report.n_kept, "dropped": report.reasons}
+        product.sign(write_subset(out, selection, rows), seed=seed, summary=summary)
     dropped = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
-    said = f"kept {report.n_kept} of {report.n_rows} tiles of {name} ({dropped}): {out.resolve()}"
-    console.print(said, soft_wrap=True)
-
-
-def _encoder(corpus: Corpus, stream: str, encoder: str, seed: int) -> Encoder:
-    """Load the encoder; a weight-free one sees the stream normalised by its own training split, power as dB."""
-    if encoder not in WEIGHT_FREE:
-        return load_encoder(encoder)
-    tag = corpus.streams[stream]
-    quantity = tag.quantity.in_db if tag.quantity.is_power else None
-    statistics = corpus.statistics(stream, quantity=quantity) if quantity else corpus.statistics(stream)
-    convert = (f"{tag.quantity.value}->{quantity.value}",) if quantity else ()
-    return load_encoder(encoder, preprocessing=Preprocessing.from_stats(tag, statistics, convert=convert), seed=seed)
+    outcome = f"kept {report.n_kept} of {report.n_rows} tiles of {name} ({dropped}): {out.resolve()}"
+    console.print(outcome, soft_wrap=True)
 
 
 def _rows(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from eo_ssl.embedding.covariance import Covariance
 from eo_ssl.embedding.inputs import (
     choose_device,
+    choose_stream,
     find_scenes,
     is_link,
     name_maps,
@@ -31,6 +32,7 @@ __all__ = [
     "check_scene",
     "check_tiles",
     "choose_device",
+    "choose_stream",
     "embed_scene",
     "embed_tiles",
     "extract_vectors",

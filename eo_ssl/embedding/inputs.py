@@ -17,7 +17,7 @@ from eo_ssl.cards import Card, load_card
 from eo_ssl.corpus import Corpus
 from eo_ssl.corpus.conditions import rows_where
 from eo_ssl.encoder import FITTED, WEIGHT_FREE, Encoder, load_encoder
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect, nearest
 from eo_ssl.layouts import Stac
 from eo_ssl.manifest import MANIFEST, UNFINISHED, fingerprint
 from eo_ssl.preprocessing import Preprocessing
@@ -93,13 +93,24 @@ def stream_at(place: str, name: str | None, *, snapshot: int | None = None) -> t
             f"expected a corpus, or --card for a folder of scenes, got the folder {place} and no card; see `eo-ssl inspect cards`"
         )
     corpus = Corpus.open(place, snapshot=snapshot)
+    return corpus, choose_stream(corpus, name)
+
+
+def choose_stream(corpus: Corpus, name: str | None) -> str:
+    """Return the stream ``name`` of a corpus, or its only one where none is named.
+
+    Raises:
+        UserError: no such stream, or none of several is named.
+    """
     known = tuple(corpus.streams)
-    chosen = known[0] if name is None and len(known) == 1 else name
-    if chosen not in known:
-        raise UserError(
-            f"expected one of the {len(known)} streams of {place} ({', '.join(known)}), got {chosen or 'none'}; name one with --stream"
-        )
-    return corpus, chosen
+    chosen = known[0] if name is None and len(known) == 1 else name or ""
+    expect(
+        chosen in known,
+        expected=f"one of the {len(known)} streams of {corpus.root} ({', '.join(known)})",
+        got=chosen or "none",
+        remedy=f"name one with --stream{nearest(chosen, known)}",
+    )
+    return chosen
 
 
 def choose_device(asked: str) -> str:
