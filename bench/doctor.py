@@ -1,6 +1,7 @@
 """Mistakes planted in real patches: the table of ``docs/doctor.md``.
 
-``EO_SSL_DATA=/path/to/samples python -m bench.doctor`` prints it; some minutes. 200 plantings and 200 controls for each of three seeds.
+``EO_SSL_DATA=/path/to/samples python -m bench.doctor`` prints it; some minutes. 200 plantings and 200 controls for each
+of three seeds.
 """
 
 from __future__ import annotations
@@ -12,9 +13,17 @@ from pathlib import Path
 from bench import power_study
 
 CARDS = (
-    "terramesh_s2l1c", "terramesh_s2l2a", "s2_100k", "s2_29rkh_l2a", "ssl4eo_patch_l1c", "eolearn_l1c", "csmask_sentinel2", "s2_19udp_l1c",
-    "terramesh_s1rtc", "opera_rtc_s1",
-)  # fmt: skip
+    "terramesh_s2l1c",
+    "terramesh_s2l2a",
+    "s2_100k",
+    "s2_29rkh_l2a",
+    "ssl4eo_patch_l1c",
+    "eolearn_l1c",
+    "csmask_sentinel2",
+    "s2_19udp_l1c",
+    "terramesh_s1rtc",
+    "opera_rtc_s1",
+)
 SEEDS, PLANTINGS, MOST = (1, 2, 3), 200, 22
 
 
@@ -23,7 +32,8 @@ def main() -> None:
     samples = power_study.gather_samples(CARDS, root, most=MOST)
     done = [item for seed in SEEDS for item in power_study.run_study(samples, plantings=PLANTINGS, seed=seed)]
     print(
-        f"{len(samples)} samples, seeds {', '.join(map(str, SEEDS))}, {PLANTINGS} plantings and {PLANTINGS} controls each\n"
+        f"{len(samples)} samples, seeds {', '.join(map(str, SEEDS))}, {PLANTINGS} plantings and {PLANTINGS} controls "
+        "each\n"
     )
     print(power_study.tabulate(done))
     for item in done:

@@ -1,6 +1,7 @@
 """How good the doctor is: mistakes planted in real samples, beside the same number of samples left alone.
 
-A mistake is planted in what a card would read: physical values and band names. That is what a wrong declaration does to right files.
+A mistake is planted in what a card would read: physical values and band names. That is what a wrong declaration does to
+right files.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def assign_part(product_id: str) -> Literal["design", "held out"]:
 
 
 def gather_samples(cards: Iterable[str], root: Path, *, most: int) -> list[Sample]:
-    """Return samples of the shipped ``cards`` below ``root``, at most ``most`` products of each, evenly spaced in their list.
+    """Return samples of the shipped ``cards`` below ``root``, at most ``most`` products of each, evenly spaced.
 
     Raises:
         UserError: the data of a card are absent.
@@ -74,9 +75,10 @@ def gather_samples(cards: Iterable[str], root: Path, *, most: int) -> list[Sampl
 
 
 def run_study(samples: Sequence[Sample], *, plantings: int, seed: int) -> list[Trial]:
-    """Return ``plantings`` trials with a mistake, its kinds in turn and its samples drawn by ``seed``, and as many controls.
+    """Return ``plantings`` trials with a mistake, kinds in turn and samples drawn by ``seed``, and as many controls.
 
-    Controls go round all samples; a sample used again is cut elsewhere (shifted and flipped), so that no two controls are alike.
+    Controls go round all samples; a sample used again is cut elsewhere (shifted and flipped), so that no two controls
+    are alike.
     """
     rng = np.random.default_rng(seed)
     trials = []
@@ -134,7 +136,7 @@ def _share(count: int, total: int) -> str:
 
 
 def _result(found: Examination, planting: Planting, moved: str) -> Result:
-    """Return what became of a planting; an exchange of two bands that the doctor says it cannot tell apart is not missed."""
+    """Return what became of a planting; an exchange that the doctor says it cannot tell apart is not missed."""
     own = [finding for finding in found.findings if finding.kind == planting.kind]
     if any(finding.outcome == "wrong" for finding in own):
         return "detected"
@@ -154,7 +156,7 @@ def _moved(sample: Sample, planted: Sample) -> str:
 
 
 def _varied(sample: Sample, rng: Generator) -> Sample:
-    """Return the sample flipped and cut by up to a quarter; cuts are multiples of 6 pixels, so that coarse pixels stay whole."""
+    """Return the sample flipped and cut by up to a quarter, in multiples of 6 pixels: coarse pixels stay whole."""
     windows, top, left = [], rng.random(), rng.random()
     flip_y, flip_x = rng.random(2) < 0.5
     for window in sample.windows:
@@ -192,7 +194,7 @@ def _taken(sample: Sample, planes: Sequence[int]) -> Sample:
 
 
 def _offset(sample: Sample, declared: float) -> Sample:
-    """Return what a card reads that declares 0 for a file with 1000, or -1000 for one without; its metadata say no baseline."""
+    """Return what a card reads that declares 0 for a file with 1000, or -1000 for one without; no baseline is known."""
     shift = np.float32(-_OFFSET if declared else _OFFSET)
     return replace(_mapped(sample, lambda window: window + shift), offset=declared * 1e-4 / sample.scale, baseline="")
 

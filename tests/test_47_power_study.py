@@ -7,11 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench import power_study
+from bench.doctor import CARDS
 
-CARDS = (
-    "terramesh_s2l1c", "terramesh_s2l2a", "s2_100k", "s2_29rkh_l2a", "ssl4eo_patch_l1c", "eolearn_l1c", "csmask_sentinel2", "s2_19udp_l1c",
-    "terramesh_s1rtc", "opera_rtc_s1",
-)  # fmt: skip
 CERTAIN = {
     "bands shuffled",
     "scale forgotten",

@@ -18,7 +18,7 @@ from eo_ssl.curation import Context, Hierarchical, Random, curate, resolve_keep,
 from eo_ssl.curation.embeddings import Floats, Rows
 from eo_ssl.embedding import choose_stream, prepare_encoder
 from eo_ssl.encoder import Encoder
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 from eo_ssl.evaluation.features import CorpusSource, corpus_source, extract
 from eo_ssl.manifest import open_product
 
@@ -47,14 +47,17 @@ def main(
         corpus: folder that `eo-ssl ingest` made.
         out: folder that receives the subset.
         stream: name of the stream; may be left out when the corpus has only one.
-        keep: up to 1 the fraction of the rows to keep, above 1 their number; 1 with `duplicates: drop` removes duplicates only.
+        keep: up to 1 the fraction of the rows to keep, above 1 their number; 1 with `duplicates: drop` removes
+            duplicates only.
         method: hierarchical (k-means with resampling, balanced sampling) or random.
-        hierarchical: its parameters; scaling zscore suits image statistics, l2 trained encoders; eta may be .inf or -.inf.
+        hierarchical: its parameters; scaling zscore suits image statistics, l2 trained encoders; eta may be .inf or
+            -.inf.
         encoder: folder of a trained encoder, or a weight-free one: imagestats, rcf, random_init.
         duplicates: drop all but the first of tiles with equal pixels, or keep them.
         split: rows to choose from; the subset of a training corpus comes from train.
         snapshot: number of the corpus snapshot; the latest when left out.
-        where: conditions that rows must meet, such as `[cloud_fraction<0.2, orbit==ascending]`; what is unknown meets none.
+        where: conditions that rows must meet, such as `[cloud_fraction<0.2, orbit==ascending]`; what is unknown meets
+            none.
         batch_size: tiles embedded at once.
         seed: of everything random.
         overwrite: replace a subset made with another configuration.
@@ -90,10 +93,12 @@ def _rows(
     """Return the rows to choose from and what the index knows of them."""
     index = corpus.index(stream, columns=["label", "pixels_sha256"])
     rows = rows_where(corpus, stream, where if split == "all" else [f"split=={split}", *where])
-    if not len(rows):
-        raise UserError(
-            f"expected tiles in the split {split} of {stream}, got none of {len(index)}; choose another split or other conditions"
-        )
+    expect(
+        len(rows),
+        expected=f"tiles in the split {split} of {stream}",
+        got=f"none of {len(index)}",
+        remedy="choose another split or other conditions",
+    )
     chosen = index.take(pa.array(rows))
     identities, labels = chosen["pixels_sha256"] if duplicates else None, chosen["label"].to_numpy()
     return rows, Context(

@@ -28,7 +28,7 @@ from eo_ssl.diagnosis import (
     is_generated,
     list_products,
 )
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 from eo_ssl.manifest import canonical_json
 
 _COLOURS = {"wrong": "red", "suspect": "yellow", "cannot tell": "cyan", "fine": "green"}
@@ -47,9 +47,11 @@ def main(
     """Say what this machine has or, given data, what is wrong with their numbers.
 
     Args:
-        path: data to examine: a corpus, a folder or file of the set that `card` describes, or the name of a card; nothing: the machine.
+        path: data to examine: a corpus, a folder or file of the set that `card` describes, or the name of a card;
+            nothing: the machine.
         card: what the files in `path` are: the name of a shipped card or a card file.
-        benchmark: published benchmark whose own copy in `path` is compared with its card (or `card`): bands, unit, statistics.
+        benchmark: published benchmark whose own copy in `path` is compared with its card (or `card`): bands, unit,
+            statistics.
         variant: bands, sensor or split of the benchmark.
         data: root of the data when `path` is the name of a card; EO_SSL_DATA when not given.
         format: a table for people or JSON for machines.
@@ -87,10 +89,12 @@ def _examined(path: str, card: str, root: Path) -> list[Examination]:
         return examine_products(find_products(load_card(card), Path(path) if path else root))
     if Path(path).is_dir() and (Path(path) / "snapshots").is_dir():
         return examine_corpus(Corpus.open(path))
-    if Path(path).exists() and not path.endswith((".yaml", ".yml")):
-        raise UserError(
-            f"expected a corpus or, with --card, the files of a set, got {path} without a card; name one with --card"
-        )
+    expect(
+        not Path(path).exists() or path.endswith((".yaml", ".yml")),
+        expected="a corpus or, with --card, the files of a set",
+        got=f"{path} without a card",
+        remedy="name one with --card",
+    )
     return examine_products(list_products(load_card(path), root))
 
 
@@ -100,10 +104,13 @@ def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> lis
 
     task = benchmark_task(benchmark, root, variant=variant, card=load_card(card) if card else None)
     made = is_generated(root)
-    cards: list[Any] = [getattr(source, "card") for source in (*task.sources, *task.partners)]  # noqa: B009  (not of the protocol)
+    sources: tuple[Any, ...] = (*task.sources, *task.partners)  # each with its card, which is not of the protocol
     return [
-        Examination(f"{task.name}/{one.name}", check_card(one, source, positions=task.folds[0].train, generated=made))
-        for one, source in zip(cards, (*task.sources, *task.partners), strict=True)
+        Examination(
+            f"{task.name}/{source.card.name}",
+            check_card(source.card, source, positions=task.folds[0].train, generated=made),
+        )
+        for source in sources
     ]
 
 
@@ -124,7 +131,7 @@ def _machine(root: Path, as_json: bool) -> int:
 
 
 def _show(examinations: list[Examination], counts: Counter[str], offsets: dict[str, float]) -> None:
-    """Print what is not fine, products with the same finding together, then the counts and the offsets to copy into the card."""
+    """Print what is not fine, products with the same finding together, then counts and the offsets for the card."""
     alike: dict[tuple[str, str, str], list[tuple[str, Finding]]] = {}
     for item in examinations:
         for found in item.findings:
@@ -140,10 +147,11 @@ def _show(examinations: list[Examination], counts: Counter[str], offsets: dict[s
         about = f"in {name}: " if len(cases) > 1 else ""
         named = ", ".join(name for name, _ in cases[:_NAMED]) + (" ..." if len(cases) > _NAMED else "")
         table.add_row(
-            kind, f"[{_COLOURS[outcome]}]{says}[/]",
+            kind,
+            f"[{_COLOURS[outcome]}]{says}[/]",
             f"{sentence}{_card_keys(first.remedy)}\n[dim]{escape(about + _plain(first.evidence))}[/dim]",
             named if len(cases) == 1 else f"{len(cases)}: {named}",
-        )  # fmt: skip
+        )
     if table.row_count:
         console.print(table)
     told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _COLOURS if counts[outcome])

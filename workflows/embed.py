@@ -41,11 +41,12 @@ def main(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Write the embeddings of a corpus as GeoParquet, one row per tile, or those of scenes as Cloud-Optimized GeoTIFF, one pixel per patch.
+    """Write embeddings of a corpus as GeoParquet (a row per tile) or of scenes as COG (a pixel per patch).
 
     Args:
         encoder: folder of a trained encoder, a weight-free or a foreign one by name.
-        source: a corpus; or, with a card, a raster file, a folder of products, a STAC item or item collection (path or link).
+        source: a corpus; or, with a card, a raster file, a folder of products, a STAC item or item collection (path or
+            link).
         out: folder that receives the embeddings.
         card: scenes: what their pixels mean, a shipped name or a YAML file; a file does not say so itself.
         stream: of a corpus (or of `statistics`); may be left out when there is only one.

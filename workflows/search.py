@@ -1,4 +1,4 @@
-"""``eo-ssl search``: a tile, a place or an image in, the tiles most like it out, as a table and as a page to look at."""
+"""``eo-ssl search``: a tile, a place or an image in, the tiles most like it out, as a table and as a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from eo_ssl import embedding
 from eo_ssl.cards import load_card
 from eo_ssl.encoder import FITTED, WEIGHT_FREE
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.manifest import commit, open_product
 from eo_ssl.reporting.neighbours import COLUMNS, render_neighbours
 from eo_ssl.reporting.wording import MISSING, shortened
@@ -34,7 +34,7 @@ def main(
     out: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Find the tiles whose embeddings are nearest to that of a tile, a place on Earth or an image; print them, and draw a page of them.
+    """Find the tiles whose embeddings are nearest to that of a tile, a place or an image, as a table and a page.
 
     The search is exact and reads the table piece by piece. Give one of like, lonlat and image.
 
@@ -90,30 +90,37 @@ def _query(
     seed: int,
 ) -> embedding.Query:
     given = [name for name, value in asked.items() if value is not None]
-    if len(given) != 1:
-        raise UserError(
-            f"expected one of like, lonlat and image, got {', '.join(given) or 'none'}; ask for one thing at a time"
-        )
+    expect(
+        len(given) == 1,
+        expected="one of like, lonlat and image",
+        got=", ".join(given) or "none",
+        remedy="ask for one thing at a time",
+    )
     if asked["image"] is None:
         foreign = [name for name, value in (("encoder", encoder), ("card", card)) if value is not None]
-        if foreign:
-            raise UserError(
-                f"expected encoder and card with an image only, got {', '.join(foreign)}; the table holds the embeddings of its tiles"
-            )
+        expect(
+            not foreign,
+            expected="encoder and card with an image only",
+            got=", ".join(foreign),
+            remedy="the table holds the embeddings of its tiles",
+        )
         if asked["like"] is not None:
             return embedding.query_tile(table, str(asked["like"]))
         return embedding.query_place(table, *embedding.parse_lonlat(str(asked["lonlat"])))
     if encoder is None or card is None:
         given = [name for name, value in (("--encoder", encoder), ("--card", card)) if value is not None]
         raise UserError(
-            f"expected --encoder and --card with an image, got {', '.join(given) or 'neither'}; the card says what its numbers are"
+            f"expected --encoder and --card with an image, got {', '.join(given) or 'neither'}; the card says what "
+            "its numbers are"
         )
     statistics = (table.corpus(corpus), table.about["corpus"]["stream"]) if encoder in (*WEIGHT_FREE, *FITTED) else None
     found = embedding.find_scenes(str(asked["image"]), load_card(card))
-    if len(found) != 1:
-        raise UserError(
-            f"expected one image at {asked['image']}, got {len(found)}; give a file with one scene, or a card with one layer"
-        )
+    expect(
+        len(found) == 1,
+        expected=f"one image at {asked['image']}",
+        got=len(found),
+        remedy="give a file with one scene, or a card with one layer",
+    )
     return embedding.query_image(table, embedding.prepare_encoder(encoder, statistics=statistics, seed=seed), found[0])
 
 

@@ -14,7 +14,7 @@ QUERIES = 2000
 
 
 def compute_normalised_entropy(counts: Rows | NDArray[np.float64]) -> float:
-    """Return H(counts / sum) / ln k of k counts: 1 when all k are equal, 0 when one holds everything (k = 1 counts as even)."""
+    """Return the entropy of k counts over ln k: 1 when all are equal (and for k = 1), 0 when one holds everything."""
     total = float(counts.sum())
     if len(counts) <= 1:
         return 1.0
@@ -32,7 +32,7 @@ def compute_gini(counts: Rows | NDArray[np.float64]) -> float:
 
 
 def measure_neighbour_distance(points: Floats, *, rng: np.random.Generator, queries: int = QUERIES) -> float:
-    """Return the mean cosine distance of up to ``queries`` random rows of ``points`` [n, d] to their nearest other row (0 for n < 2)."""
+    """Return the mean cosine distance of up to ``queries`` rows of ``points`` [n, d] to their nearest other."""
     if len(points) < 2:
         return 0.0
     unit = rescale(points, "l2")
@@ -45,10 +45,10 @@ def measure_neighbour_distance(points: Floats, *, rng: np.random.Generator, quer
 
 
 def compute_vendi_score(points: Floats, *, rng: np.random.Generator, rows: int = QUERIES) -> float:
-    """Return exp of the von Neumann entropy of the cosine kernel over n of up to ``rows`` random rows of ``points`` [n, d].
+    """Return exp of the von Neumann entropy of the cosine kernel over up to ``rows`` random rows of ``points`` [n, d].
 
-    Friedman & Dieng 2023 (arXiv 2210.02410): the effective number of different rows, from 1 (all alike) to n. The kernel's eigenvalues
-    are taken from the smaller of the two Gram matrices.
+    Friedman & Dieng 2023 (arXiv 2210.02410): the effective number of different rows, from 1 (all alike) to n. The
+    kernel's eigenvalues are taken from the smaller of the two Gram matrices.
     """
     unit = rescale(points[_some(len(points), rows, rng)], "l2").astype(np.float64)
     gram = unit @ unit.T if len(unit) <= unit.shape[1] else unit.T @ unit
@@ -60,7 +60,7 @@ def compute_vendi_score(points: Floats, *, rng: np.random.Generator, rows: int =
 def measure_neighbourhood_radius(
     points: Floats, *, rng: np.random.Generator, queries: int = QUERIES, neighbour: int = 10
 ) -> float:
-    """Return the median Euclidean distance from a row of ``points`` [n, d] to its tenth nearest other row: the radius of ``coverage``."""
+    """Return the median distance from a row of ``points`` [n, d] to its tenth nearest other: the radius of coverage."""
     k = min(neighbour + 1, len(points))
     with use_faiss_threads():
         squared, _ = faiss.knn(points[_some(len(points), queries, rng)], points, k)
@@ -70,7 +70,7 @@ def measure_neighbourhood_radius(
 def measure_coverage(
     points: Floats, pool: Floats, *, radius: float, rng: np.random.Generator, queries: int = QUERIES
 ) -> float:
-    """Return the share of (up to ``queries`` random rows of) ``points`` [n, d] with a row of ``pool`` [m, d] within ``radius``."""
+    """Return the share of up to ``queries`` rows of ``points`` [n, d] with one of ``pool`` [m, d] within ``radius``."""
     if not len(pool):
         return 0.0
     _, distance = find_nearest_centroid(points[_some(len(points), queries, rng)], pool)

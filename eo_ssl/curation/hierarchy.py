@@ -1,4 +1,7 @@
-"""Hierarchical k-means with resampling (Vo et al. 2024, arXiv 2405.15613, section 3): clusters that follow the support, not the density."""
+"""Hierarchical k-means with resampling: clusters that follow the support, not the density.
+
+Vo et al. 2024, arXiv 2405.15613, section 3.
+"""
 
 from __future__ import annotations
 
@@ -42,21 +45,23 @@ class Resampling:
     rounds: int = 10
     "repetitions per level (reference: 10); 0 switches it off"
     sizes: tuple[int, ...] | None = None
-    "points taken of each cluster, per level; None: half the mean cluster size, rounded up, as the reference's guidance says"
+    """points taken of each cluster, per level; None: half the mean cluster size, rounded up, as the reference's
+    guidance says"""
     mode: Resample = "closest"
     "the points nearest to the centroid, or random ones"
 
     def size(self, level: int, points: int, k: int) -> int:
-        """Return how many points each of ``k`` clusters gives on ``level`` (0 is the finest) when there are ``points`` in all."""
+        """Return how many of all ``points`` each of ``k`` clusters gives on ``level`` (0 is the finest)."""
         return self.sizes[min(level, len(self.sizes) - 1)] if self.sizes else -(-points // (2 * k))
 
 
 def plan_levels(levels: tuple[int, ...] | None, distinct: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return the clusters per level that ``distinct`` different points allow, and a sentence for every change made to what was asked.
+    """Return the clusters per level that ``distinct`` different points allow, and a sentence for every change made.
 
-    None asks for about 20 points per finest cluster (at least 4 in small sets), at most 1000 clusters, and five children per parent down
-    to ten clusters: a choice of ours between the reference's ratios (1.4 to 10 children, 20 to 30 points). Too few points for the finest
-    level give ``distinct // 4`` clusters; coarser levels that are then no longer coarser are quartered or left out.
+    None asks for about 20 points per finest cluster (at least 4 in small sets), at most 1000 clusters, and five
+    children per parent down to ten clusters: a choice of ours between the reference's ratios (1.4 to 10 children, 20 to
+    30 points). Too few points for the finest level give ``distinct // 4`` clusters; coarser levels that are then no
+    longer coarser are quartered or left out.
     """
     if levels is None:
         planned = [max(1, min(distinct // 4, 10), min(distinct // 20, 1000))]
@@ -83,7 +88,7 @@ def fit_hierarchy(
     rng: np.random.Generator,
     iterations: int = ITERATIONS,
 ) -> Hierarchy:
-    """Fit the tree to ``points`` float32 [n, d], which should all differ: identical points attract centroids that coincide.
+    """Fit the tree to ``points`` float32 [n, d], which should all differ: identical points make centroids coincide.
 
     ``levels`` are clusters per level, finest first, the first at most n (see ``plan_levels``).
     """
@@ -116,7 +121,7 @@ def _fit_level(
 
 
 def take_per_cluster(labels: Labels, order: np.ndarray, counts: Rows) -> Rows:
-    """Return, sorted, the ``counts[c]`` rows with the smallest ``order`` of every cluster c (all where it has fewer): int64 [m].
+    """Return, sorted, the ``counts[c]`` rows with the smallest ``order`` of every cluster c, or all it has: int64 [m].
 
     ``labels`` int32 [n], ``order`` any sortable [n], ``counts`` int64 [k].
     """

@@ -1,7 +1,7 @@
 """K-means in exact Euclidean distance: scikit-learn seeds, faiss searches, the update is ours.
 
-faiss' own training loop moves empty clusters onto split ones and averages in single precision; Vo et al. (arXiv 2405.15613) keep the old
-centroid and add in double precision, and so do we.
+faiss' own training loop moves empty clusters onto split ones and averages in single precision; Vo et al. (arXiv
+2405.15613) keep the old centroid and add in double precision, and so do we.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import sparse
 from sklearn.cluster import kmeans_plusplus
 
 from eo_ssl.curation.embeddings import Floats, Labels
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 
 ITERATIONS = 50
 "Lloyd iterations of the reference (Vo et al.); the loop ends earlier once no label changes"
@@ -26,7 +26,7 @@ _CHUNK = 1 << 16
 
 @contextmanager
 def use_faiss_threads() -> Iterator[None]:
-    """Let faiss use the cores this process may use (``OMP_NUM_THREADS`` if set), and put its setting back afterwards."""
+    """Let faiss use the cores of this process (``OMP_NUM_THREADS`` if set), and put its setting back afterwards."""
     before = faiss.omp_get_max_threads()
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     faiss.omp_set_num_threads(int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0)))
@@ -56,18 +56,21 @@ def find_nearest_centroid(points: Floats, centroids: Floats) -> tuple[Labels, Fl
 
 
 def fit_centroids(points: Floats, k: int, *, rng: np.random.Generator, iterations: int = ITERATIONS) -> Floats:
-    """Fit ``k`` centroids, float32 [k, d], to ``points`` [n, d]: greedy k-means++ seeds (Arthur & Vassilvitskii 2007), then Lloyd.
+    """Fit ``k`` centroids, float32 [k, d], to ``points`` [n, d]: greedy k-means++ seeds, then Lloyd.
 
     A cluster that loses all its points keeps its centroid. The result depends on the generator's state alone.
 
     Raises:
         UserError: there are fewer points than clusters.
     """
-    if not 1 <= k <= len(points):
-        raise UserError(
-            f"expected between 1 and {len(points)} clusters for {len(points)} points, got {k}; ask for fewer clusters"
-        )
-    # Greedy seeding tries 2 + ln k candidates per seed; the single-candidate seeding of faiss is faster but leaves clusters less even.
+    expect(
+        1 <= k <= len(points),
+        expected=f"between 1 and {len(points)} clusters for {len(points)} points",
+        got=k,
+        remedy="ask for fewer clusters",
+    )
+    # Greedy seeding (Arthur & Vassilvitskii 2007) tries 2 + ln k candidates per seed; the single-candidate seeding of
+    # faiss is faster but leaves clusters less even.
     centroids = np.asarray(kmeans_plusplus(points, k, random_state=int(rng.integers(2**31 - 1)))[0], dtype=np.float32)
     labels = np.full(len(points), -1, dtype=np.int32)
     for _ in range(iterations):

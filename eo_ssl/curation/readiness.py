@@ -1,4 +1,7 @@
-"""Are the embeddings stable enough to be clustered? Early features cluster nuisance, and pruning on them makes the pool less balanced."""
+"""Whether embeddings are stable enough to be clustered: agreement of two fits on disjoint halves.
+
+Early features cluster nuisance, and pruning on them makes the pool less balanced.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ class Readiness:
     threshold: float = 0.3
     "smallest adjusted Rand index of two fits on disjoint halves; 0 or less lets everything pass"
     clusters: tuple[int, ...] = (3, 5, 10, 20)
-    "numbers of clusters tried; the best agreement counts, since groups of unknown number are stable at their own number only"
+    """numbers of clusters tried; the best agreement counts, since groups of unknown number are stable at their own
+    number only"""
     rows: int = 5000
     "rows the question is asked on at most"
     retry: int | None = None
@@ -36,16 +40,18 @@ class Readiness:
             or (self.retry is not None and self.retry < 1)
         ):
             raise UserError(
-                f"expected threshold <= 1, clusters >= 2, rows >= 4 and retry >= 1, got {self}; a threshold of 0 switches the gate off"
+                f"expected threshold <= 1, clusters >= 2, rows >= 4 and retry >= 1, got {self}; a threshold of 0 "
+                "switches the gate off"
             )
 
 
 def judge_readiness(points: Floats, config: Readiness, *, rng: np.random.Generator) -> Gate:
     """Fit k-means on two disjoint random halves of ``points`` float32 [n, d] and compare how they split all of them.
 
-    The adjusted Rand index (Hubert & Arabie 1985) is 1 for equal partitions and 0 on average for unrelated ones; the best over
-    ``config.clusters`` is compared with the threshold. Too few different rows for two fits count as not ready. The gate finds features
-    without structure; a strong but meaningless axis, such as gain, is reproducible and passes.
+    The adjusted Rand index (Hubert & Arabie 1985) is 1 for equal partitions and 0 on average for unrelated ones; the
+    best over ``config.clusters`` is compared with the threshold. Too few different rows for two fits count as not
+    ready. The gate finds features without structure; a strong but meaningless axis, such as gain, is reproducible and
+    passes.
     """
     if config.threshold <= 0:
         return Gate(agreement=1.0, threshold=config.threshold, ready=True)

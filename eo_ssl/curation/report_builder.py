@@ -1,4 +1,4 @@
-"""The report of a selection: balance and diversity before, after and by chance, per cluster what was kept, and examples to look at."""
+"""How the report of a selection is made: balance and diversity before, after and by chance, and examples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from eo_ssl.curation.diversity import (
 from eo_ssl.curation.embeddings import Floats, Labels, Rows, derive_generator
 from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples, to_plain
 from eo_ssl.curation.selectors import Selector, SelectorResult
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 
 KEPT, DUPLICATE, NOT_DRAWN = "kept", "duplicate", "not drawn"
 _EXAMPLE_CLUSTERS = 24
@@ -126,10 +126,12 @@ class ReportBuilder:
         if self.context.labels is None:
             return None
         labels = np.asarray(self.context.labels)
-        if len(labels) != len(self.points):
-            raise UserError(
-                f"expected a label for each of {len(self.points)} rows, got {len(labels)}; take both from the same index"
-            )
+        expect(
+            len(labels) == len(self.points),
+            expected=f"a label for each of {len(self.points)} rows",
+            got=len(labels),
+            remedy="take both from the same index",
+        )
         classes, code = np.unique(labels[labels >= 0], return_inverse=True)
         if not len(classes):
             return None

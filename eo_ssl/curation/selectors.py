@@ -12,7 +12,7 @@ from eo_ssl.curation.balanced_sampling import allocate, draw
 from eo_ssl.curation.embeddings import Floats, Labels, Rows, Scaling, derive_generator, find_distinct_rows
 from eo_ssl.curation.hierarchy import Hierarchy, Resample, Resampling, fit_hierarchy, plan_levels
 from eo_ssl.curation.kmeans import ITERATIONS, find_nearest_centroid
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,8 @@ class Hierarchical:
     eta: float = 0.0
     "draw within a cluster: 0 uniform, below 0 prototypes, above 0 the unusual, -inf closest, inf farthest"
     fit_rows: int | None = 100_000
-    "rows the clusters are fitted on at most, drawn uniformly, to bound the cost; None: all. Every row is placed and may be drawn"
+    """rows the clusters are fitted on at most, drawn uniformly, to bound the cost; None: all. Every row is placed and
+    may be drawn"""
     scaling: Scaling = "l2"
     "scale of the embeddings: l2, zscore or none"
     iterations: int = ITERATIONS
@@ -116,23 +117,31 @@ class Hierarchical:
             or any(a <= b for a, b in zip(self.levels, self.levels[1:], strict=False))
         ):
             raise UserError(
-                f"expected strictly decreasing levels of at least 1, such as 200,20, got {list(self.levels)}; give the finest level first"
+                f"expected strictly decreasing levels of at least 1, such as 200,20, got {list(self.levels)}; give "
+                "the finest level first"
             )
         if self.sample_sizes is not None and (not self.sample_sizes or min(self.sample_sizes) < 1):
             raise UserError(
-                f"expected sample_sizes of at least 1, got {list(self.sample_sizes)}; leave them out for half the mean cluster size"
+                f"expected sample_sizes of at least 1, got {list(self.sample_sizes)}; leave them out for half the "
+                "mean cluster size"
             )
-        if self.n_resample < 0 or self.iterations < 1:
-            raise UserError(
-                f"expected n_resample >= 0 and iterations >= 1, got {self.n_resample} and {self.iterations}; 0 switches resampling off"
-            )
+        expect(
+            self.n_resample >= 0 and self.iterations >= 1,
+            expected="n_resample >= 0 and iterations >= 1",
+            got=f"{self.n_resample} and {self.iterations}",
+            remedy="0 switches resampling off",
+        )
         if self.fit_rows is not None and self.fit_rows < 1:
             raise UserError(f"expected fit_rows >= 1, got {self.fit_rows}; leave it out to fit on all rows")
-        if math.isnan(self.eta):
-            raise UserError("expected a number for eta, got NaN; 0 draws uniformly within a cluster")
+        expect(
+            not math.isnan(self.eta),
+            expected="a number for eta",
+            got="NaN",
+            remedy="0 draws uniformly within a cluster",
+        )
 
     def cluster(self, points: Floats, rng: np.random.Generator) -> tuple[Clusters, tuple[str, ...]]:
-        """Fit the tree on (a sample of) ``points`` float32 [n, d] and place all of them; the sentences say what had to be changed."""
+        """Fit the tree on (a sample of) ``points`` float32 [n, d], place all, and say what had to be changed."""
         sample = points
         if self.fit_rows is not None and self.fit_rows < len(points):
             sample = points[np.sort(rng.choice(len(points), self.fit_rows, replace=False))]

@@ -21,8 +21,9 @@ SUBSET, DROPPED, REPORT = "subset.parquet", "dropped.parquet", "curation_report.
 def write_subset(folder: Path, selection: Selection, rows: Rows) -> str:
     """Write the files of a subset and return its fingerprint; the caller's manifest finishes the product.
 
-    ``subset.parquet`` holds row int64, weight float32 and cluster int32 of the rows kept, ``dropped.parquet`` row, cluster and reason of
-    the others, ``curation_report.json`` the report. Rows are drawn without replacement, so every weight is 1: presented equally often.
+    ``subset.parquet`` holds row int64, weight float32 and cluster int32 of the rows kept, ``dropped.parquet`` row,
+    cluster and reason of the others, ``curation_report.json`` the report. Rows are drawn without replacement, so every
+    weight is 1: presented equally often.
 
     Args:
         folder: of the product.

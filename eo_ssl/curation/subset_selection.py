@@ -15,7 +15,7 @@ from eo_ssl.curation.embeddings import Floats, Labels, Rows, check_embeddings, d
 from eo_ssl.curation.report import CurationReport
 from eo_ssl.curation.report_builder import DUPLICATE, KEPT, NOT_DRAWN, Context, ReportBuilder
 from eo_ssl.curation.selectors import Hierarchical, Selector, SelectorResult
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class Selection:
     reason: NDArray[np.str_]
     "per row: kept, duplicate or not drawn"
     cluster: Labels
-    "level-1 cluster per row, int32 (a duplicate stands in the cluster of its first copy); -1 when nothing was clustered"
+    """level-1 cluster per row, int32 (a duplicate stands in the cluster of its first copy); -1 when nothing was
+    clustered"""
     distance: Floats
     "Euclidean distance to the centroid of that cluster, float32; NaN when nothing was clustered"
     centroids: Floats | None
@@ -47,14 +48,15 @@ def curate(
 
     Args:
         embeddings: One vector per row, finite.
-        keep: Up to 1 a fraction of n, above 1 a number of rows. At most as many as there are different rows; 1 keeps every row (without
-            ``context.identities``) or every different row (with them), in order.
+        keep: Up to 1 a fraction of n, above 1 a number of rows. At most as many as there are different rows; 1 keeps
+            every row (without ``context.identities``) or every different row (with them), in order.
         rng: The only source of randomness.
         method: The selector; hierarchical k-means when absent.
         context: Identities for the duplicate filter in front of the selector, labels and fingerprints for the report.
 
     Raises:
-        UserError: NaN or infinite embeddings, a keep of no row or of more rows than there are, columns of different length.
+        UserError: NaN or infinite embeddings, a keep of no row or of more rows than there are, columns of different
+            length.
     """
     method, context = method or Hierarchical(), context or Context()
     seed = _seed_of(rng)
@@ -82,24 +84,25 @@ def curate(
 
 
 def resolve_keep(keep: float, n: int) -> int:
-    """Return how many of ``n`` rows ``keep`` means: up to 1 a fraction (rounded, at least one row), above 1 a number of rows.
+    """Return how many of ``n`` rows ``keep`` means: up to 1 a fraction (rounded, at least one row), above 1 a number.
 
     Raises:
         UserError: not positive, not a whole number above 1, or more than ``n``.
     """
-    if not keep > 0:
-        raise UserError(f"expected keep to be a fraction in (0, 1] or a number of rows, got {keep}; 0.5 keeps half")
+    expect(keep > 0, expected="keep to be a fraction in (0, 1] or a number of rows", got=keep, remedy="0.5 keeps half")
     if keep <= 1:
         return max(1, round(keep * n))
-    if keep != int(keep) or keep > n:
-        raise UserError(
-            f"expected keep to be a fraction in (0, 1] or a whole number of at most {n} rows, got {keep}; 1 keeps all"
-        )
+    expect(
+        keep == int(keep) and keep <= n,
+        expected=f"keep to be a fraction in (0, 1] or a whole number of at most {n} rows",
+        got=keep,
+        remedy="1 keeps all",
+    )
     return int(keep)
 
 
 def tabulate_selection(selection: Selection, ids: Rows | None = None) -> pa.Table:
-    """Return one line per row: row int64 (``ids`` if given), cluster int32, distance float32, kept bool, reason string."""
+    """Return one line per row: row int64 (of ``ids``), cluster int32, distance float32, kept bool, reason string."""
     rows = np.arange(len(selection.reason), dtype=np.int64) if ids is None else ids
     return pa.table(
         {
@@ -115,10 +118,12 @@ def tabulate_selection(selection: Selection, ids: Rows | None = None) -> pa.Tabl
 def _different_rows(identities: Any, n: int) -> tuple[Rows, Rows]:
     if identities is None:
         return np.arange(n, dtype=np.int64), np.arange(n, dtype=np.int64)
-    if len(identities) != n:
-        raise UserError(
-            f"expected an identity for each of {n} rows, got {len(identities)}; take both from the same index"
-        )
+    expect(
+        len(identities) == n,
+        expected=f"an identity for each of {n} rows",
+        got=len(identities),
+        remedy="take both from the same index",
+    )
     return find_first_copies(identities)
 
 

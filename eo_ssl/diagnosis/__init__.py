@@ -1,4 +1,4 @@
-"""What is wrong with the numbers of a set: offsets, units, band order, nodata; from pixels and metadata, with how sure it is."""
+"""What is wrong with the numbers of a set (offsets, units, band order, nodata) by its pixels, and how sure that is."""
 
 from eo_ssl.diagnosis.cardcheck import check_card, is_generated
 from eo_ssl.diagnosis.examination import Examination, collect_offsets, examine, examine_corpus, examine_products

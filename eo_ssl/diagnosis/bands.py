@@ -1,4 +1,4 @@
-"""Planes that hold no picture of their own: constant, copied from another band, or filled where nothing was measured."""
+"""Bands that hold no picture of their own: constant, copied from another, or filled where nothing was measured."""
 
 from __future__ import annotations
 
@@ -34,9 +34,16 @@ def _constant(sample: Sample, pixels: npt.NDArray[np.float32], flat: list[int]) 
         return Finding(kind="constant", outcome="fine", llr=-CERTAIN, sentence="every band varies")
     values = {sample.bands[k]: float(pixels[k, 0]) for k in flat}
     return Finding(
-        kind="constant", outcome="wrong", llr=CERTAIN, bands=tuple(values), evidence={"value": values},
-        sentence=f"{', '.join(values)} has one value in all of {pixels.shape[1]:,} pixels while other bands vary; fetch the file again or leave the band out",
-    )  # fmt: skip
+        kind="constant",
+        outcome="wrong",
+        llr=CERTAIN,
+        bands=tuple(values),
+        evidence={"value": values},
+        sentence=(
+            f"{', '.join(values)} has one value in all of {pixels.shape[1]:,} pixels while other bands vary; "
+            "fetch the file again or leave the band out"
+        ),
+    )
 
 
 def _copied(sample: Sample, pixels: npt.NDArray[np.float32], flat: list[int]) -> Finding:
@@ -50,16 +57,23 @@ def _copied(sample: Sample, pixels: npt.NDArray[np.float32], flat: list[int]) ->
         return Finding(kind="duplicate", outcome="fine", llr=-CERTAIN, sentence="no two bands are equal")
     bands = tuple(dict.fromkeys(name for pair in pairs for name in pair))
     return Finding(
-        kind="duplicate", outcome="wrong", llr=CERTAIN, bands=bands, evidence={"equal": ["/".join(pair) for pair in pairs]},
-        sentence=f"{' and '.join('/'.join(pair) for pair in pairs)} are equal in all of {pixels.shape[1]:,} pixels; fetch the files again",
-    )  # fmt: skip
+        kind="duplicate",
+        outcome="wrong",
+        llr=CERTAIN,
+        bands=bands,
+        evidence={"equal": ["/".join(pair) for pair in pairs]},
+        sentence=(
+            f"{' and '.join('/'.join(pair) for pair in pairs)} are equal in all of {pixels.shape[1]:,} pixels; "
+            "fetch the files again"
+        ),
+    )
 
 
 def check_nodata(sample: Sample) -> Finding | None:
-    """Return whether one stored value, the same in every band, fills a connected part of the border that the card takes for data.
+    """Return whether one stored value, equal in all bands, fills a part of the border that the card takes for data.
 
-    Two bands of a measured scene never share their value over a connected area; fill does. None for tiles of a corpus, whose borders
-    are no borders of a product.
+    Two bands of a measured scene never share their value over a connected area; fill does. None for tiles of a corpus,
+    whose borders are no borders of a product.
     """
     if not any(any(sides) for sides in sample.borders):
         return None
@@ -76,10 +90,14 @@ def check_nodata(sample: Sample) -> Finding | None:
         return Finding(kind="nodata", outcome="fine", llr=-CERTAIN, sentence="no fill at the border is taken for data")
     stored = float(f"{value / sample.scale - sample.offset:.6g}")
     return Finding(
-        kind="nodata", outcome="wrong", llr=CERTAIN, bands=sample.bands, evidence={"value": stored, "pixels": best},
+        kind="nodata",
+        outcome="wrong",
+        llr=CERTAIN,
+        bands=sample.bands,
+        evidence={"value": stored, "pixels": best},
         sentence=f"{best:,} connected pixels at the border hold {stored:g} in every band: nodata is taken for data",
         remedy={"nodata": stored},
-    )  # fmt: skip
+    )
 
 
 def _filled(window: npt.NDArray[np.float32], sides: tuple[bool, bool, bool, bool]) -> tuple[int, float]:

@@ -15,7 +15,7 @@ from eo_ssl.diagnosis.examination import examine
 from eo_ssl.diagnosis.findings import CERTAIN, TELLING, Finding
 from eo_ssl.diagnosis.order import reorder
 from eo_ssl.diagnosis.sampled_windows import WINDOW_PX, WINDOWS, Sample
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.manifest import MANIFEST, require
 from eo_ssl.sensors import Quantity
 
@@ -24,10 +24,14 @@ _IMAGES = 256  # largest number looked at
 _LEAST_IMAGES = 16  # fewer say too little about a whole set
 _SIGMAS = 6.0  # standard errors, over images, that a quoted number may be off
 _MEAN_SLACK, _STD_SLACK = 0.05, 0.1
-"part of the standard deviation that mean and standard deviation may be off however many images: a subset is no random sample"
+"""part of the standard deviation that mean and standard deviation may be off however many images: a subset is no random
+sample"""
 
 
-_GENERATED = "generated images: only bands, unit and range are compared; the statistics of the card are those of the published set"
+_GENERATED = (
+    "generated images: only bands, unit and range are compared; "
+    "the statistics of the card are those of the published set"
+)
 
 
 class Images(Protocol):
@@ -89,11 +93,12 @@ def check_card(
         images: read by this card.
         positions: images to look at, those of the training split for statistics of it; None for all.
         count: at most so many of them are read, evenly spaced; up to 256.
-        generated: the images are no satellite's (`is_generated`), so that statistics of a published set are not compared with them.
+        generated: the images are no satellite's (`is_generated`), so that statistics of a published set are not
+            compared with them.
 
     Returns:
-        Findings of all outcomes. One that is `wrong` names what to put into the card (`remedy`), unless the files are at fault or it
-        takes all images to know.
+        Findings of all outcomes. One that is `wrong` names what to put into the card (`remedy`), unless the files are
+        at fault or it takes all images to know.
 
     Raises:
         UserError: no images, or no positive count.
@@ -129,8 +134,12 @@ def sample_images(
         UserError: no images, no positive count, or images that the card does not describe.
     """
     chosen = np.arange(len(images), dtype=np.int64) if positions is None else np.asarray(positions, dtype=np.int64)
-    if not len(chosen) or count < 1:
-        raise UserError(f"expected images to look at, got {len(chosen)} and count {count}; name some")
+    expect(
+        len(chosen) and count >= 1,
+        expected="images to look at",
+        got=f"{len(chosen)} and count {count}",
+        remedy="name some",
+    )
     try:
         stack = _read(images, chosen, count)
     except UserError as error:
@@ -139,8 +148,16 @@ def sample_images(
     # A white roof in 8 bits is 255 in every band and no fill, so borders of uncalibrated images say nothing.
     side = () if card.quantity is Quantity.DN else tuple((True, True, True, True) for _ in stack)
     return Sample(
-        card.name, card.sensor, card.quantity, images.bands, tuple(stack), side, card.scale, card.offset, file_bands=names
-    )  # fmt: skip
+        card.name,
+        card.sensor,
+        card.quantity,
+        images.bands,
+        tuple(stack),
+        side,
+        card.scale,
+        card.offset,
+        file_bands=names,
+    )
 
 
 class _Unreadable(UserError):
@@ -165,7 +182,8 @@ def check_statistics(
     Args:
         card: quotes statistics in stored numbers (dn) or in its own quantity.
         sample: images read by this card.
-        findings: of `examine` on the sample: a wrong order or scale is put right first, so that one mistake is said once.
+        findings: of `examine` on the sample: a wrong order or scale is put right first, so that one mistake is said
+            once.
         of: number of images that the sample was taken from; None for those of the sample.
     """
     quoted = card.statistics
@@ -211,7 +229,7 @@ def _moments(sample: Sample) -> _Moments:
 
 
 def _against(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, of: int) -> Finding:
-    """Return the finding for statistics that are not those of the images: what they are instead, if that can be said."""
+    """Return the finding for statistics that are not those of the images, and what they are if that can be said."""
     seen = _moments(sample)
     off_mean, off_std = seen.misses(mean, std)
     worst = [sample.bands[k] for k in np.flatnonzero((off_mean > 1) | (off_std > 1))]
@@ -226,17 +244,21 @@ def _against(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, of: int
         sentence = f"the statistics stand in another order than the bands: {order}"
         remedy = _put(card, sample, mean[np.argsort(turned)], std[np.argsort(turned)], how="in the order of the bands")
     elif seen.fits(mean / factor, std / factor):
-        sentence = f"the statistics are {factor:.4g} times those of the images: another unit than {card.statistics.unit if card.statistics else ''}"
+        unit = card.statistics.unit if card.statistics else ""
+        sentence = f"the statistics are {factor:.4g} times those of the images: another unit than {unit}"
         remedy = _put(card, sample, mean / factor, std / factor, how=f"divided by {factor:.4g}")
     elif (off_mean <= 1).all() and bool((np.abs(std - seen.within) <= _STD_SLACK * seen.std).all()):
-        sentence = "the standard deviations are means of those inside single images, not those of all pixels: compute them anew over the whole set"
+        sentence = (
+            "the standard deviations are means of those inside single images, not those of all pixels: compute them "
+            "anew over the whole set"
+        )
     else:
         images = (
             f"{len(sample.windows)} images" if of == len(sample.windows) else f"{len(sample.windows)} of {of} images"
         )
         sentence = (
-            f"the statistics of {', '.join(worst)} are not those of the {images} looked at: so few prove nothing about the statistics of a "
-            "whole set, so keep published ones and ask whether these are its files"
+            f"the statistics of {', '.join(worst)} are not those of the {images} looked at: so few prove nothing "
+            "about the statistics of a whole set, so keep published ones and ask whether these are its files"
         )
         return _finding("suspect", sentence, llr=TELLING, bands=tuple(worst))
     return _finding("wrong", sentence, llr=CERTAIN, bands=tuple(worst), remedy=remedy)
@@ -253,7 +275,7 @@ def _permuted(seen: _Moments, order: npt.NDArray[Any]) -> _Moments:
 
 
 def _put(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, how: str) -> dict[str, Any]:
-    """Return quoted statistics put right, for the card, in its order and unit; empty when only some of its bands were read.
+    """Return quoted statistics put right in the card's order and unit; empty when only some of its bands were read.
 
     They are the numbers of the whole set that the card quotes, never those of the few images looked at.
     """

@@ -46,8 +46,8 @@ class Examination:
 def examine(sample: Sample) -> Examination:
     """Return all findings about one sample, on its own.
 
-    What one test calls wrong is put right before the next looks: fill is made invalid, a scale undone, constant and copied bands left
-    out, an order corrected. Otherwise one mistake would show as several.
+    What one test calls wrong is put right before the next looks: fill is made invalid, a scale undone, constant and
+    copied bands left out, an order corrected. Otherwise one mistake would show as several.
     """
     fill = check_nodata(sample)
     if fill and fill.outcome == "wrong":
@@ -108,7 +108,7 @@ def collect_offsets(examinations: Iterable[Examination]) -> dict[str, float]:
 
 
 def _as_a_set(found: list[Examination]) -> list[Examination]:
-    """Judge the offsets again, now that it is known how many products of the set show the code step of their processor."""
+    """Judge the offsets again, knowing how many products of the set show the code step of their processor."""
     shown = [None if item.traces is None or item.traces.codec is None else item.traces.codec.stepped for item in found]
     judged = []
     for place, item in enumerate(found):

@@ -25,8 +25,8 @@ class Finding:
     kind: Kind
     outcome: Outcome
     llr: float
-    """Natural logarithm of how much likelier the pixels are under the best other declaration than under the card's own, within
-    -20 ... 20. Positive speaks against the card."""
+    """Natural logarithm of how much likelier the pixels are under the best other declaration than under the card's own,
+    within -20 ... 20. Positive speaks against the card."""
     sentence: str
     "what was found, or why nothing can be told"
     bands: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Finding:
 
     @property
     def confidence(self) -> float:
-        """Probability that the card is wrong here, 0-1, when both declarations are equally likely before the pixels are seen."""
+        """Probability that the card is wrong here, 0-1, both declarations being equally likely beforehand."""
         return 1.0 / (1.0 + math.exp(-self.llr))
 
     def to_json(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ _DRIVERS = {
 
 
 def describe_machine(data: Path) -> tuple[dict[str, str], list[str]]:
-    """Return what was found, by name, and a sentence for everything that is missing; ``data`` is where real sample data are looked for."""
+    """Return what this machine has, by name, and a sentence for everything missing; ``data``: root of real samples."""
     missing: list[str] = []
     facts = {"python": platform.python_version(), "system": platform.platform()}
     for name in _PACKAGES:

@@ -1,8 +1,9 @@
 """Whether the radiometric offset of Sentinel-2 was taken off exactly once.
 
-From processing baseline 04.00 on (January 2022) stored numbers are 10000 x reflectance + 1000 (ESA, Sentinel-2 Products Specification
-Document, RADIO_ADD_OFFSET and BOA_ADD_OFFSET). In codes, 10000 x the reflectance as declared, three states are compared: nothing left,
-1000 left in, 1000 taken off that was never there. Each piece of evidence is a log-likelihood of the second and third over the first.
+From processing baseline 04.00 on (January 2022) stored numbers are 10000 x reflectance + 1000 (ESA, Sentinel-2 Products
+Specification Document, RADIO_ADD_OFFSET and BOA_ADD_OFFSET). In codes, 10000 x the reflectance as declared, three
+states are compared: nothing left, 1000 left in, 1000 taken off that was never there. Each piece of evidence is a
+log-likelihood of the second and third over the first.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ _FINE_BANDS = ("B02", "B03", "B04", "B08")
 _COPIES = 50.0  # pixels of a patch that count as independent
 _LEAST_CODES = 200
 _STEP = 1024
-"""Sen2Cor's 10 m bands hold odd and even codes up to here and even codes only above. Seen in surface products of many tiles and years,
-before and after the offset is added, so that the step stands at 1024 or 2024; top-of-atmosphere products do not show it, nor does B08 of
-some later surface products: each band is asked whether it has the step."""
+"""Sen2Cor's 10 m bands hold odd and even codes up to here and even codes only above. Seen in surface products of many
+tiles and years, before and after the offset is added, so that the step stands at 1024 or 2024; top-of-atmosphere
+products do not show it, nor does B08 of some later surface products: each band is asked whether it has the step."""
 _ODD_BELOW, _ODD_ABOVE = (
     (0.25, 0.35, 0.5),
     (0.005,),
 )  # shares of odd codes on either side of the step, equally likely each
 _DARKEST = ((-50.0, 0.30), (100.0, 0.30), (300.0, 0.20), (700.0, 0.10), (1300.0, 0.08), (3000.0, 0.02))
-"""Where the 1st percentile of the darkest band of a patch lies: (lower edge in codes, share of patches) up to 10000. A broad prior: water
-and shadow near 0, vegetation in red at 200-400, desert above 1000, cloud and snow above 3000."""
+"""Where the 1st percentile of the darkest band of a patch lies: (lower edge in codes, share of patches) up to 10000. A
+broad prior: water and shadow near 0, vegetation in red at 200-400, desert above 1000, cloud and snow above 3000."""
 _BRIGHTEST_DARK = 10_000.0
 _BELOW_ZERO = 40.0  # codes; scale of the exponential fall below -50, where only noise and over-correction reach
 _DARK_SAYS = 2.2  # one scene is dark or bright by chance: that no pixel is dark accuses nobody alone
 _CIRRUS = (math.log(8.7), 1.36)
-"""Median and standard deviation of ln(B10 code): the lognormal law with the mean 22.1 and standard deviation 51.15 published for B10 over
-SSL4EO-S12 v1.0 (Wang et al., arXiv 2211.07044)."""
+"""Median and standard deviation of ln(B10 code): the lognormal law with the mean 22.1 and standard deviation 51.15
+published for B10 over SSL4EO-S12 v1.0 (Wang et al., arXiv 2211.07044)."""
 _CODEC_PRIOR, _SEEN = 0.5, 1.0 - 1e-6  # that a product has the step, before and after hundreds of even codes were seen
 _FEW_ODD = 0.05  # share of odd codes above both steps below which a band has the step
 _RARE = -3.0
@@ -107,7 +108,8 @@ def score_parity(counts: ParityCounts | None, *, set_share: float | None) -> npt
 
     Args:
         counts: of this product.
-        set_share: share of the other products of the set that show the step, strictly between 0 and 1; None when too few can tell.
+        set_share: share of the other products of the set that show the step, strictly between 0 and 1; None when too
+            few can tell.
     """
     if counts is None or counts.stepped is False:
         return np.zeros(3)
@@ -124,7 +126,7 @@ def score_parity(counts: ParityCounts | None, *, set_share: float | None) -> npt
 
 
 def _binomial(odd: int, total: int, shares: tuple[float, ...]) -> float:
-    """Return the log-likelihood of ``odd`` out of ``total``, counted as at most 50 independent draws, averaged over ``shares``."""
+    """Return the log-likelihood of ``odd`` out of ``total``, as of at most 50 draws, averaged over ``shares``."""
     if not total:
         return 0.0
     draws = min(float(total), _COPIES)
@@ -162,8 +164,8 @@ def score_cirrus(level: float) -> npt.NDArray[np.float64]:
 def score_metadata(sample: Sample) -> npt.NDArray[np.float64]:
     """Return the log-likelihoods of the three states from what card and metadata say.
 
-    A card can forget an offset or declare one too many. To find 1000 too few under a declared 0 somebody before must have taken it off
-    twice, which is rarer.
+    A card can forget an offset or declare one too many. To find 1000 too few under a declared 0 somebody before must
+    have taken it off twice, which is rarer.
     """
     if not sample.listed_as:
         return np.zeros(3)
@@ -198,7 +200,7 @@ class Traces:
 
 
 def extract_traces(sample: Sample) -> Traces | None:
-    """Return the traces of an offset in a sample whose bands and scale are right; None for other sensors than Sentinel-2."""
+    """Return the traces of an offset in a sample whose bands and scale are right; None for other sensors."""
     if not sample.sensor.startswith("sentinel2") or not sample.quantity.is_reflectance:
         return None
     codes = sample.pixels() * np.float32(QUANTIFICATION)
@@ -261,7 +263,10 @@ def _finding(sample: Sample, total: npt.NDArray[np.float64], evidence: dict[str,
         right = sample.offset
     else:
         closer = "with 1000 left in" if state > 0 else "with 1000 taken off too many"
-        sentence = f"no dark pixel, no cirrus band and no code step that would decide: the values are possible as declared and {closer}"
+        sentence = (
+            "no dark pixel, no cirrus band and no code step that would decide: the values are possible as declared and "
+            f"{closer}"
+        )
     remedy: dict[str, object] = {}
     if sample.listed_as and outcome != "cannot tell":
         remedy = {"offset_by_file": {sample.listed_as: round(right, 6)}}

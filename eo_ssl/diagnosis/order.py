@@ -21,12 +21,13 @@ _LEAST_FOR_CORRELATION = 12
 _LEAST_BANDS = 4
 _STEPS = 13
 OFFSET = 0.1  # reflectance: 1000 stored units of processing baselines from 04.00 on
-_NEIGHBOURS = (
-    ("B01", "B02"), ("B04", "B05"), ("B05", "B12"), ("B06", "B07"), ("B07", "B8A"), ("B08", "B8A"), ("B11", "B12"),
-)  # fmt: skip
-"""Bands that see nearly the same: neighbours in wavelength on one side of the red edge (without green, which leaves reflect), and B05
-with B12, which both darken with leaves and their water. Each predicts the other; a Gaussian tree along them has the log-likelihood
--n/2 ln(1 - r^2) per pair (Chow and Liu, IEEE Transactions on Information Theory 14, 1968, equation 12)."""
+_NEIGHBOURS = tuple(
+    tuple(pair.split()) for pair in ["B01 B02", "B04 B05", "B05 B12", "B06 B07", "B07 B8A", "B08 B8A", "B11 B12"]
+)
+"""Bands that see nearly the same: neighbours in wavelength on one side of the red edge (without green, which leaves
+reflect), and B05 with B12, which both darken with leaves and their water. Each predicts the other; a Gaussian tree
+along them has the log-likelihood -n/2 ln(1 - r^2) per pair (Chow and Liu, IEEE Transactions on Information Theory 14,
+1968, equation 12)."""
 _LEAST_REMAINDER = 0.003  # of the variance; below is the rounding of stored numbers
 Bands = tuple[str, ...]
 
@@ -42,17 +43,18 @@ class _Case:
     resolutions: npt.NDArray[np.float64]
     top: bool
     shifts: tuple[float, ...] = (0.0,)
-    "radiometric offsets, in reflectance, that may still have to be added; an order is judged at the one that suits it best"
+    """radiometric offsets, in reflectance, that may still have to be added; an order is judged at the one that suits it
+    best"""
 
     def score(self, bands: Bands) -> float:
-        """Return the log-likelihood of the planes being ``bands``; spectra and correlations count as of two independent pixels."""
+        """Return the log-likelihood of the planes being ``bands``; spectra and correlations count as of two pixels."""
         endmembers = get_endmembers(bands, top=self.top)
         return self.bound(bands) - min(
             compute_unmixing_residual(self.spectra + shift, endmembers) for shift in self.shifts
         )
 
     def bound(self, bands: Bands) -> float:
-        """Return what the score can be at most: resolutions and correlations, which cost little, with a perfect fit of the spectra."""
+        """Return what the score can be at most: by resolutions and correlations, with a perfect fit of the spectra."""
         place = {name: k for k, name in enumerate(bands)}
         edges = [(place[a], place[b]) for a, b in _NEIGHBOURS if a in place and b in place]
         return score_bands(self.resolutions, bands) - sum(float(self.remainders[edge]) for edge in edges)
@@ -74,8 +76,9 @@ class _Case:
 def check_order(sample: Sample) -> Finding | None:
     """Return what the planes say of their order; None for a product without reflectance.
 
-    Every exchange of two bands and every move of one band to another place is compared with the declared order, by how well the
-    spectra can be explained by known surfaces and by the resolution that each plane shows. From the best the search goes on by exchanges.
+    Every exchange of two bands and every move of one band to another place is compared with the declared order, by how
+    well the spectra can be explained by known surfaces and by the resolution that each plane shows. From the best the
+    search goes on by exchanges.
     """
     if not sample.quantity.is_reflectance:
         return None
@@ -123,7 +126,8 @@ def reorder(sample: Sample, finding: Finding | None) -> Sample:
 
 def _why_not(names: Bands, spectra: npt.NDArray[np.float64]) -> str:
     if "" in names or len(names) < _LEAST_BANDS:
-        return f"an order needs at least {_LEAST_BANDS} bands of known spectra, got {', '.join(name or 'another' for name in names)}"
+        given = ", ".join(name or "another" for name in names)
+        return f"an order needs at least {_LEAST_BANDS} bands of known spectra, got {given}"
     if len(spectra) < _LEAST_SPECTRA:
         return f"fewer than {_LEAST_SPECTRA} blocks of {_BLOCK_PX} x {_BLOCK_PX} valid pixels"
     return ""
@@ -206,8 +210,11 @@ def _against(sample: Sample, names: Bands, best: Bands, llr: float, outcome: Out
     pairs = ", ".join(f"{name} holds {holds[name]}" for name in moved)
     called = [what for what, other in _known(names).items() if other == best]
     return Finding(
-        kind="order", outcome=outcome, llr=clip_ratio(llr), bands=moved,
+        kind="order",
+        outcome=outcome,
+        llr=clip_ratio(llr),
+        bands=moved,
         sentence=f"the planes are in another order{f' ({called[0]})' if called else ''}: {pairs}",
         evidence={"planes are": list(planes), "gain": round(llr, 1)},
         remedy={"bands": [holds[name] for name in sample.file_bands or sample.bands]},
-    )  # fmt: skip
+    )

@@ -109,7 +109,7 @@ def find_products(card: Card, place: Path) -> tuple[Product, ...]:
 
 
 def find_offset_key(product: Product) -> str:
-    """Return the key of a product in ``offset_by_file``: its file, or its folder of bands; empty if it describes itself."""
+    """Return the key of a product in ``offset_by_file``: its file or folder of bands; empty if it describes itself."""
     if product.source is not None or not product.paths:
         return ""
     first = product.paths[0]
@@ -132,10 +132,19 @@ def sample_product(product: Product) -> Sample:
     card = product.card
     by_card = product.source is None
     return Sample(
-        product.product_id, card.sensor, card.quantity, product.bands, tuple(windows), tuple(borders),
-        card.scale if by_card else 1.0, product.offset if by_card else 0.0, product.facts.processing_baseline, find_offset_key(product),
-        product.facts.offset is not None, card.bands if by_card else (),
-    )  # fmt: skip
+        product.product_id,
+        card.sensor,
+        card.quantity,
+        product.bands,
+        tuple(windows),
+        tuple(borders),
+        card.scale if by_card else 1.0,
+        product.offset if by_card else 0.0,
+        product.facts.processing_baseline,
+        find_offset_key(product),
+        product.facts.offset is not None,
+        card.bands if by_card else (),
+    )
 
 
 def sample_corpus(corpus: Corpus, stream: str) -> Iterator[Sample]:
@@ -151,9 +160,14 @@ def sample_corpus(corpus: Corpus, stream: str) -> Iterator[Sample]:
         chosen = rows[np.unique(np.linspace(0, len(rows) - 1, _TILES).round().astype(np.int64))]
         tiles = reader.read(chosen)
         yield Sample(
-            str(product_id), kind.sensor, kind.quantity, kind.bands, tuple(tiles),
-            tuple((False, False, False, False) for _ in tiles), baseline=str(baselines[rows[0]]),
-        )  # fmt: skip
+            str(product_id),
+            kind.sensor,
+            kind.quantity,
+            kind.bands,
+            tuple(tiles),
+            tuple((False, False, False, False) for _ in tiles),
+            baseline=str(baselines[rows[0]]),
+        )
 
 
 def _spans(size: int) -> list[tuple[int, int]]:

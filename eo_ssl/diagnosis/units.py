@@ -1,4 +1,4 @@
-"""Whether values are in the unit that the card declares: scaled once, reflectance and not stored numbers, power and not decibel."""
+"""Whether values are in the declared unit: scaled once, reflectance and not stored numbers, power and not decibel."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from eo_ssl.diagnosis.sampled_windows import Floats, Sample
 
 _LEAST = 200  # valid values below which nothing is said
 _BRIGHTNESS = (math.log(0.2), 0.8)
-"""Median and standard deviation of ln(reflectance) over scenes: the band means of SSL4EO-S12 (arXiv 2211.07044) lie between 0.08 and
-0.26; deep water comes to 0.03, snow and cloud to 0.9."""
+"""Median and standard deviation of ln(reflectance) over scenes: the band means of SSL4EO-S12 (arXiv 2211.07044) lie
+between 0.08 and 0.26; deep water comes to 0.03, snow and cloud to 0.9."""
 _POWER_DB, _SPREAD_DB = -14.0, 7.0
-"mean backscatter of land and sea in VV and VH, and its spread over pixels, dB (SSL4EO-S12 v1.0: -12.5 +- 5.3 and -20.2 +- 5.9)"
+"""mean backscatter of land and sea in VV and VH, and its spread over pixels, dB (SSL4EO-S12 v1.0: -12.5 +- 5.3 and
+-20.2 +- 5.9)"""
 _FACTORS = (1e-4, 1e4, 1e-8, 1e8)
 "errors met in practice: 10000 forgotten or applied once too often"
 _PERCENT = (1e-2, 1e2)
@@ -27,7 +28,7 @@ _SAME_QUANTUM = 0.01  # relative
 
 
 def check_scale(sample: Sample) -> Finding | None:
-    """Return whether reflectance has the size of reflectance, and steps of 0.0001 where the sensor's products have them."""
+    """Return whether reflectance has the size of one, and steps of 0.0001 where the sensor's products have them."""
     if not sample.quantity.is_reflectance:
         return None
     values = _sorted(sample)
@@ -69,7 +70,7 @@ def _scaled(sample: Sample, factor: float, llr: float, evidence: dict[str, objec
 
 
 def estimate_quantum(sample: Sample) -> float | None:
-    """Return the step that all values of most bands are whole multiples of, None when they are not quantised (resampled, compressed)."""
+    """Return the step that the values of most bands are multiples of; None if not quantised (resampled, compressed)."""
     steps = []
     for plane in range(len(sample.bands)):
         values = np.concatenate([window[plane].ravel() for window in sample.windows[:4]]).astype(np.float64)
@@ -83,7 +84,7 @@ def estimate_quantum(sample: Sample) -> float | None:
 
 
 def _lattice(values: npt.NDArray[np.float64]) -> float | None:
-    """Return the spacing of the distinct values, refined over ever wider differences; None if they follow no lattice."""
+    """Return the spacing of the distinct values, refined over wider and wider differences; None if there is none."""
     distinct = np.unique(values)
     if len(distinct) < 20:
         return None
@@ -102,7 +103,7 @@ def _lattice(values: npt.NDArray[np.float64]) -> float | None:
 
 
 def check_unit(sample: Sample) -> Finding | None:
-    """Return whether backscatter is in the declared unit: linear power or decibel, scaled once; None for optical products."""
+    """Return whether backscatter is in the declared unit, power or decibel, scaled once; None for optical products."""
     quantity = sample.quantity
     if not (quantity.is_power or quantity.is_db):
         return None
@@ -125,9 +126,15 @@ def check_unit(sample: Sample) -> Finding | None:
     found = quantity.in_db if quantity.is_power else quantity.in_power
     told = outcome in ("wrong", "suspect")
     return Finding(
-        kind="unit", outcome=outcome, llr=clip_ratio(llr), evidence=evidence, remedy={"quantity": found.value} if told else {},
-        sentence=f"values are {found.value}, not {quantity.value}" if told else "values have the unit of the declared quantity",
-    )  # fmt: skip
+        kind="unit",
+        outcome=outcome,
+        llr=clip_ratio(llr),
+        evidence=evidence,
+        remedy={"quantity": found.value} if told else {},
+        sentence=f"values are {found.value}, not {quantity.value}"
+        if told
+        else "values have the unit of the declared quantity",
+    )
 
 
 def _size(level: float) -> float:
@@ -143,7 +150,7 @@ def _sorted(sample: Sample) -> Floats:
 
 
 def _power(values: npt.NDArray[np.float64]) -> float:
-    """Return the mean log-density of linear power: lognormal; noise removal leaves one value in fifty at or below zero, and small."""
+    """Return the mean log-density of linear power: lognormal, small where noise removal left none."""
     positive = values > 0
     width = _SPREAD_DB * math.log(10) / 10
     centre = _POWER_DB * math.log(10) / 10

@@ -52,7 +52,8 @@ def prepare_encoder(
 def _weight_free(name: str, statistics: tuple[Corpus, str] | None, seed: int) -> Encoder:
     if statistics is None:
         raise UserError(
-            f"expected a corpus whose training tiles say how the input of the weight-free encoder {name} is normalised, got none; give --statistics"
+            f"expected a corpus whose training tiles say how the input of the weight-free encoder {name} is "
+            "normalised, got none; give --statistics"
         )
     corpus, stream = statistics
     tag = corpus.stream(stream).stream
@@ -64,10 +65,12 @@ def _weight_free(name: str, statistics: tuple[Corpus, str] | None, seed: int) ->
 def _training_images(corpus: Corpus, stream: str, contract: Preprocessing) -> Tensor:
     """At most `_FITTING` tiles of the training split at even steps, prepared by ``contract``: [n, C, H, W] float32."""
     rows = rows_where(corpus, stream, ["split==train"])
-    if not len(rows):
-        raise UserError(
-            f"expected training tiles of {stream} to fit the encoder to, got none; give a stream with a training split"
-        )
+    expect(
+        len(rows),
+        expected=f"training tiles of {stream} to fit the encoder to",
+        got="none",
+        remedy="give a stream with a training split",
+    )
     reader = corpus.stream(stream)
     tiles = reader.read(rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _FITTING)).astype(np.int64))])
     tag = reader.stream
@@ -79,19 +82,28 @@ def stream_at(place: str, name: str | None, *, snapshot: int | None = None) -> t
     """Return the corpus at ``place`` and the stream ``name`` of it, or its only one where none is named.
 
     Raises:
-        UserError: there is nothing, a scene (which needs a card) or another folder; no such stream, or none of several is named.
+        UserError: there is nothing, a scene (which needs a card) or another folder; no such stream, or none of several
+            is named.
     """
     path = Path(place)
-    if is_link(place) or path.is_file():
-        raise UserError(
-            f"expected --card for the scene {place}, got none; a file does not say what its numbers are, see `eo-ssl inspect cards`"
-        )
-    if "://" not in place and not path.exists():
-        raise UserError(f"expected a corpus, or a scene with --card, at {place}, got nothing there; correct the path")
-    if "://" not in place and not any((path / file).exists() for file in (MANIFEST, UNFINISHED)):
-        raise UserError(
-            f"expected a corpus, or --card for a folder of scenes, got the folder {place} and no card; see `eo-ssl inspect cards`"
-        )
+    expect(
+        not is_link(place) and not path.is_file(),
+        expected=f"--card for the scene {place}",
+        got="none",
+        remedy="a file does not say what its numbers are, see `eo-ssl inspect cards`",
+    )
+    expect(
+        "://" in place or path.exists(),
+        expected=f"a corpus, or a scene with --card, at {place}",
+        got="nothing there",
+        remedy="correct the path",
+    )
+    expect(
+        "://" in place or any((path / file).exists() for file in (MANIFEST, UNFINISHED)),
+        expected="a corpus, or --card for a folder of scenes",
+        got=f"the folder {place} and no card",
+        remedy="see `eo-ssl inspect cards`",
+    )
     corpus = Corpus.open(place, snapshot=snapshot)
     return corpus, choose_stream(corpus, name)
 
@@ -119,8 +131,12 @@ def choose_device(asked: str) -> str:
     Raises:
         UserError: cuda where torch finds no GPU.
     """
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise UserError("expected a GPU for --device cuda, got none that torch can use; leave --device out")
+    expect(
+        asked != "cuda" or torch.cuda.is_available(),
+        expected="a GPU for --device cuda",
+        got="none that torch can use",
+        remedy="leave --device out",
+    )
     return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
 
 
@@ -133,7 +149,8 @@ def find_scenes(place: str, card: Card) -> tuple[Product, ...]:
     """Return the scenes that ``card`` finds at ``place``, in the order of their ids.
 
     Args:
-        place: a raster or array file, a folder of one or several products, or a STAC item or item collection (path or link).
+        place: a raster or array file, a folder of one or several products, or a STAC item or item collection (path or
+            link).
         card: what the pixels are; its pattern of files, or its catalogue, gives way to ``place``.
 
     Raises:
@@ -141,39 +158,49 @@ def find_scenes(place: str, card: Card) -> tuple[Product, ...]:
     """
     narrowed, root = _stac(place, card) if card.reader == "stac" else _files(place, card)
     found = products(narrowed, root).products
-    if any(product.kind == "chips" for product in found):
-        raise UserError(
-            f"expected scenes at {place}, got the chips of card {card.name}; ingest them and embed the corpus, one vector per tile"
-        )
+    expect(
+        not any(product.kind == "chips" for product in found),
+        expected=f"scenes at {place}",
+        got=f"the chips of card {card.name}",
+        remedy="ingest them and embed the corpus, one vector per tile",
+    )
     return found
 
 
 def _stac(place: str, card: Card) -> tuple[Card, Path]:
     start = place if is_link(place) else str(Path(place).resolve())
     kind = access.document(start).get("type")
-    if kind not in ("Feature", "FeatureCollection"):
-        raise UserError(
-            f"expected a STAC item or item collection at {place}, got {kind or 'an API'}; give the link of one item, or ingest a catalogue first"
-        )
+    expect(
+        kind in ("Feature", "FeatureCollection"),
+        expected=f"a STAC item or item collection at {place}",
+        got=kind or "an API",
+        remedy="give the link of one item, or ingest a catalogue first",
+    )
     sign = card.stac.sign if card.stac else ""
     return replace(card, stac=Stac(catalog=start, sign=sign)), Path()
 
 
 def _files(place: str, card: Card) -> tuple[Card, Path]:
     path = Path(place).resolve()
-    if not path.exists():
-        raise UserError(f"expected a file, a folder or a STAC item at {place}, got nothing there; correct the path")
+    expect(
+        path.exists(),
+        expected=f"a file, a folder or a STAC item at {place}",
+        got="nothing there",
+        remedy="correct the path",
+    )
     if path.is_dir() and path.suffix.upper() != ".SAFE":
         return card, path
-    if card.reader == "band_folder":
-        raise UserError(
-            f"expected a folder that holds products of card {card.name}, got the file {place}; give the folder"
-        )
+    expect(
+        card.reader != "band_folder",
+        expected=f"a folder that holds products of card {card.name}",
+        got=f"the file {place}",
+        remedy="give the folder",
+    )
     return replace(card, files=glob.escape(path.name)), path.parent
 
 
 def name_maps(found: tuple[Product, ...]) -> list[str]:
-    """Return a file name for the map of each scene: its id without the card's name, letters, digits, dots and dashes only, each once."""
+    """Return a file name for the map of each scene: its id in letters, digits, dots and dashes, each name once."""
     stems = [
         re.sub(r"[^\w.\-]+", "_", product.product_id.partition("/")[2]).strip("._") or "scene" for product in found
     ]

@@ -22,7 +22,7 @@ from eo_ssl.embedding.cog_writer import Canvas, Georeference, optimise
 from eo_ssl.embedding.table import Matrix, Stored
 from eo_ssl.embedding.windows import Range, WindowAxis, plan_windows
 from eo_ssl.encoder import Encoder
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 from eo_ssl.manifest import beside, commit
 from eo_ssl.sensors import Quantity, convert
 
@@ -49,10 +49,12 @@ class SceneSettings:
 
     def __post_init__(self) -> None:
         """Refuse an empty batch."""
-        if self.batch_size < 1:
-            raise UserError(
-                f"expected at least one window per forward pass, got {self.batch_size}; give --batch_size 64"
-            )
+        expect(
+            self.batch_size >= 1,
+            expected="at least one window per forward pass",
+            got=self.batch_size,
+            remedy="give --batch_size 64",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what decides the values of a map, as plain values."""
@@ -93,20 +95,23 @@ def measure_token_grid(encoder: Encoder) -> TokenGrid:
         UserError: the contract has no size of its own, or the tokens are no such square.
     """
     contract = encoder.preprocessing
-    if contract.resize == "native":
-        raise UserError(
-            f"expected an encoder with an input size, got {encoder.name}, whose contract takes images as they are; choose one with --window_px"
-        )
+    expect(
+        contract.resize != "native",
+        expected="an encoder with an input size",
+        got=f"{encoder.name}, whose contract takes images as they are",
+        remedy="choose one with --window_px",
+    )
     size = contract.size_px
     with torch.inference_mode():
         where = next((p.device for p in encoder.parameters()), None) if isinstance(encoder, nn.Module) else None
         count = int(encoder.tokens(torch.zeros(1, len(contract.bands), size, size, device=where)).shape[1])
     side = isqrt(count)
-    if side * side != count or size % side:
-        raise UserError(
-            f"expected tokens on a square grid of equal patches of {size} px, got {count} tokens of {encoder.name}; "
-            "embed a corpus with it, one vector per tile"
-        )
+    expect(
+        side * side == count and size % side == 0,
+        expected=f"tokens on a square grid of equal patches of {size} px",
+        got=f"{count} tokens of {encoder.name}",
+        remedy="embed a corpus with it, one vector per tile",
+    )
     return TokenGrid(side, size // side)
 
 
@@ -121,8 +126,9 @@ def embed_scene(
 ) -> Mapped:
     """Write the embeddings of a scene to the Cloud-Optimized GeoTIFF ``path``, a band per dimension, a pixel per patch.
 
-    A Dask graph of two tasks per block: one reads and encodes the block's windows, one adds up what its neighbours give and writes. The
-    graph grows with the number of blocks; memory holds two rows of blocks, one batch of windows per worker and GDAL's bounded cache.
+    A Dask graph of two tasks per block: one reads and encodes the block's windows, one adds up what its neighbours give
+    and writes. The graph grows with the number of blocks; memory holds two rows of blocks, one batch of windows per
+    worker and GDAL's bounded cache.
 
     Args:
         encoder: any whose tokens are a square grid of patches.
@@ -158,10 +164,12 @@ def check_scene(encoder: Encoder, cube: xr.Dataset, *, settings: SceneSettings) 
         UserError: another sensor, quantity or bands than the encoder's, or an overlap or a size that cannot be.
     """
     wanted, given = encoder.preprocessing.sensor, str(cube.attrs["sensor"])
-    if wanted != given:
-        raise UserError(
-            f"expected a scene of {wanted} for {encoder.name}, got one of {given}; give another scene, or another encoder"
-        )
+    expect(
+        wanted == given,
+        expected=f"a scene of {wanted} for {encoder.name}",
+        got=f"one of {given}",
+        remedy="give another scene, or another encoder",
+    )
     scene = SceneEmbedder(encoder, cube, settings)
     side = scene.lattice.window_px
     scene.tokens(np.full((1, len(scene.bands), side, side), np.nan, dtype=np.float32))
@@ -207,8 +215,9 @@ class SceneEmbedder:
     def graph(self, canvas: Canvas) -> Any:
         """Return the Dask graph that writes the blocks to ``canvas``; its result is the number of valid cells.
 
-        It is written out as one mapping, since tasks made one by one each merge the graphs of all before them. A row begins when the one
-        before it is written: left to itself Dask walks down a tall scene and keeps all it meets there.
+        It is written out as one mapping, since tasks made one by one each merge the graphs of all before them. A row
+        begins when the one before it is written: left to itself Dask walks down a tall scene and keeps all it meets
+        there.
         """
         down, right = self.axes
         name = f"embed-{uuid.uuid4().hex}"
@@ -291,15 +300,17 @@ class SceneEmbedder:
                 sensor=str(self.cube.attrs["sensor"]),
             )
             tokens: Matrix = self.encoder.tokens(x).to("cpu", torch.float32).numpy()
-        if not np.isfinite(tokens).all():
-            raise UserError(
-                f"expected finite tokens of {self.encoder.name}, got NaN or infinity in {self.cube.attrs['product_id']}; train the encoder again"
-            )
+        expect(
+            np.isfinite(tokens).all(),
+            expected=f"finite tokens of {self.encoder.name}",
+            got=f"NaN or infinity in {self.cube.attrs['product_id']}",
+            remedy="train the encoder again",
+        )
         return tokens.reshape(len(images), side, side, -1)
 
 
 def _accepted(given: Quantity, wanted: Quantity) -> Quantity:
-    """Quantity that the scene is handed over in: a power and its own decibels become each other, as when tiles are ingested."""
+    """Quantity that the scene is handed over in: a power and its own decibels become each other, as at ingestion."""
     same_power = (given.is_db and given.in_power == wanted) or (given.is_power and given.in_db == wanted)
     return wanted if same_power else given
 

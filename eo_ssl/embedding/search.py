@@ -16,7 +16,7 @@ from eo_ssl.corpus import Corpus
 from eo_ssl.embedding.table import Matrix, Rows, extract_vectors, read_provenance
 from eo_ssl.embedding.tiles import EMBEDDINGS
 from eo_ssl.encoder import Encoder
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation.knn import neighbours
 from eo_ssl.manifest import Manifest, require
 
@@ -38,10 +38,12 @@ class Embeddings:
             UserError: there is none, it is unfinished, or it holds maps of scenes.
         """
         manifest = require(folder, "embed")
-        if "files" in manifest.summary:
-            raise UserError(
-                f"expected a table of embeddings in {folder}, got maps of scenes; search works on the tiles of a corpus, so embed one"
-            )
+        expect(
+            "files" not in manifest.summary,
+            expected=f"a table of embeddings in {folder}",
+            got="maps of scenes",
+            remedy="search works on the tiles of a corpus, so embed one",
+        )
         return cls(folder, manifest)
 
     @cached_property
@@ -50,7 +52,8 @@ class Embeddings:
             return pq.ParquetFile(self.folder / EMBEDDINGS)
         except (OSError, pa.ArrowException) as error:
             raise UserError(
-                f"expected a table of embeddings at {self.folder / EMBEDDINGS}, got {error}; remove the folder and embed the corpus again"
+                f"expected a table of embeddings at {self.folder / EMBEDDINGS}, got {error}; remove the folder and "
+                "embed the corpus again"
             ) from error
 
     @cached_property
@@ -75,7 +78,7 @@ class Embeddings:
             first += len(part)
 
     def take(self, positions: Rows, columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Return some columns of the rows at ``positions``, in that order; only the row groups that hold them are read."""
+        """Return columns of the rows at ``positions``, in that order; only the row groups that hold them are read."""
         sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         ends = np.cumsum(sizes)
         owner = np.searchsorted(ends, positions, side="right")
@@ -106,11 +109,12 @@ class Embeddings:
             raise UserError(
                 f"expected the corpus that was embedded at {where}, got none ({error}); give its place with --corpus"
             ) from error
-        if found.fingerprint != known["fingerprint"]:
-            raise UserError(
-                f"expected the corpus that was embedded ({known['fingerprint'][:12]}), got another at {where} ({found.fingerprint[:12]}); "
-                "give its place with --corpus"
-            )
+        expect(
+            found.fingerprint == known["fingerprint"],
+            expected=f"the corpus that was embedded ({known['fingerprint'][:12]})",
+            got=f"another at {where} ({found.fingerprint[:12]})",
+            remedy="give its place with --corpus",
+        )
         return found
 
     def check_encoder(self, encoder: Encoder) -> None:
@@ -120,11 +124,14 @@ class Embeddings:
             UserError: naming both.
         """
         known = self.about["encoder"]
-        if encoder.fingerprint != known["fingerprint"]:
-            raise UserError(
-                f"expected the encoder {known['name']} ({known['fingerprint'][:12]}) that made {self.folder}, got {encoder.name} "
-                f"({encoder.fingerprint[:12]}); embeddings of two encoders cannot be compared, so give that encoder or embed the corpus with this one"
-            )
+        expect(
+            encoder.fingerprint == known["fingerprint"],
+            expected=f"the encoder {known['name']} ({known['fingerprint'][:12]}) that made {self.folder}",
+            got=f"{encoder.name} ({encoder.fingerprint[:12]})",
+            remedy=(
+                "embeddings of two encoders cannot be compared, so give that encoder or embed the corpus with this one"
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,8 @@ def find_nearest(
 ) -> Hits:
     """Return the ``k`` rows of ``table`` nearest to ``query``, fewer where it has no more.
 
-    Exact: faiss proposes in float32 within each row group, float64 distances decide, and groups are merged by distance and position.
+    Exact: faiss proposes in float32 within each row group, float64 distances decide, and groups are merged by distance
+    and position.
 
     Args:
         table: where to look.
@@ -154,12 +162,13 @@ def find_nearest(
     Raises:
         UserError: k below 1, or a query of another length.
     """
-    if k < 1:
-        raise UserError(f"expected k of at least 1 neighbour, got {k}; give a larger --k")
-    if query.shape != (table.dim,):
-        raise UserError(
-            f"expected a query of {table.dim} numbers, got {list(query.shape)}; take it from the encoder that made the table"
-        )
+    expect(k >= 1, expected="k of at least 1 neighbour", got=k, remedy="give a larger --k")
+    expect(
+        query.shape == (table.dim,),
+        expected=f"a query of {table.dim} numbers",
+        got=list(query.shape),
+        remedy="take it from the encoder that made the table",
+    )
     wanted = k + len(without)
     position, value = np.empty(0, dtype=np.int64), np.empty(0)
     for first, part in table.groups(["embedding"]):
@@ -191,7 +200,7 @@ def _within(x: Matrix, query: Matrix, *, k: int, distance: Distance) -> tuple[Ro
 
 
 def find_same_ground(table: Embeddings, position: int) -> list[int]:
-    """Return the positions of all tiles at the location of one, itself among them: other dates, and copies, of the same ground."""
+    """Return the positions of all tiles at the location of one, itself among them: dates and copies of its ground."""
     (own,) = table.take(np.array([position]), ["location_id"])
     found: list[int] = []
     for first, part in table.groups(["location_id"]):

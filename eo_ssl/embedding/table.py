@@ -23,10 +23,37 @@ Stored = Literal["float32", "float16"]
 ABOUT = b"eo_ssl"
 "key of what the file says of encoder, corpus and licence"
 _BOUNDS = ("xmin", "ymin", "xmax", "ymax")
+_WORDS = [
+    "product_id",
+    "stream",
+    "location_id",
+    "datetime",
+    "split",
+    "benchmark_split",
+    "label_name",
+    "licence",
+    "attribution",
+]
+_WHOLE_NUMBERS = ["row_off", "col_off", "height", "width", "epsg"]
 INDEXED = (
-    "tile_id", "product_id", "stream", "row_off", "col_off", "height", "width", "epsg", "location_id", "datetime", "split",
-    "benchmark_split", "label_name", "gsd_m", "licence", "attribution", "geometry",
-)  # fmt: skip
+    "tile_id",
+    "product_id",
+    "stream",
+    "row_off",
+    "col_off",
+    "height",
+    "width",
+    "epsg",
+    "location_id",
+    "datetime",
+    "split",
+    "benchmark_split",
+    "label_name",
+    "gsd_m",
+    "licence",
+    "attribution",
+    "geometry",
+)
 "columns taken from the corpus index"
 _GEO = {
     "version": "1.1.0",
@@ -51,12 +78,7 @@ def build_schema(dim: int, *, stored: Stored, about: Mapping[str, Any]) -> pa.Sc
         about: plain values that say what the numbers are; they travel in the file's own metadata.
     """
     numbers = {"float32": pa.float32(), "float16": pa.float16()}[stored]
-    words = (
-        "product_id", "stream", "location_id", "datetime", "split", "benchmark_split", "label_name", "licence", "attribution",
-    )  # fmt: skip
-    kinds = dict.fromkeys(words, pa.string()) | dict.fromkeys(
-        ("row_off", "col_off", "height", "width", "epsg"), pa.int32()
-    )
+    kinds = dict.fromkeys(_WORDS, pa.string()) | dict.fromkeys(_WHOLE_NUMBERS, pa.int32())
     kinds |= {"tile_id": pa.binary(16), "gsd_m": pa.float64(), "geometry": pa.binary()}
     return pa.schema(
         [
@@ -87,10 +109,11 @@ def build_table(corpus: Corpus, stream: str, rows: Rows, x: Matrix, *, form: pa.
     with np.errstate(over="ignore"):
         numbers = np.ascontiguousarray(x, dtype=kind.value_type.to_pandas_dtype())
     if not np.isfinite(numbers).all():
+        got = f"up to {float(np.abs(x).max()):.3g}"
         raise UserError(
-            f"expected embeddings within the range of {numbers.dtype} (65504), got up to {float(np.abs(x).max()):.3g}; store them as float32"
+            f"expected embeddings within the range of {numbers.dtype} (65504), got {got}; store them as float32"
         )
-    # The planar bounds of the footprint: one across the antimeridian is cut in two, and no filter by bbox must miss either half.
+    # Planar bounds: a footprint across the antimeridian is cut in two, and no filter by bbox must miss either half.
     bounds = shapely.bounds(shapely.from_wkb(np.array(known["geometry"].to_pylist(), dtype=object)))
     columns = {name: known[name] for name in INDEXED} | {
         "row": pa.array(rows),

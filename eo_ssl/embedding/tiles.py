@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from eo_ssl.corpus import Corpus
 from eo_ssl.embedding.table import Rows, Stored, build_schema, build_table, open_writer
 from eo_ssl.encoder import Encoder
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation.features import CorpusSource, Part, corpus_source, extract
 from eo_ssl.manifest import beside, commit, fault, file_sha256
 
@@ -45,8 +45,12 @@ class TileSettings:
 
     def __post_init__(self) -> None:
         """Refuse an empty batch."""
-        if self.batch_size < 1:
-            raise UserError(f"expected at least one tile per forward pass, got {self.batch_size}; give --batch_size 64")
+        expect(
+            self.batch_size >= 1,
+            expected="at least one tile per forward pass",
+            got=self.batch_size,
+            remedy="give --batch_size 64",
+        )
 
     @property
     def step(self) -> int:
@@ -74,7 +78,7 @@ def check_tiles(encoder: Encoder, corpus: Corpus, stream: str, *, row: int, sett
 
 
 def describe(encoder: Encoder, corpus: Corpus, stream: str) -> dict[str, Any]:
-    """Return what a table of embeddings says of itself: encoder with contract, corpus, and what is owed to the data's owners."""
+    """Return what a table of embeddings says of itself: encoder with contract, corpus, licences."""
     licences = corpus.licences()
     return {
         "encoder": {

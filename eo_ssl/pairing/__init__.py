@@ -1,4 +1,4 @@
-"""Pairs of tiles of one place: radar with optical, season with season; how far apart in time and on the ground, and which to refuse."""
+"""Pairs of tiles of one place (radar with optical, season with season), how far apart they lie, which to refuse."""
 
 from eo_ssl.pairing.matching import Match, Matching, PairConfig, match
 from eo_ssl.pairing.pairs import Pairing, PairReport, pair, read_pairs, write_pairs

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 
 Rows = npt.NDArray[np.int64]
 _COLUMNS = ("location_id", "datetime", "orbit", "product_id")
@@ -40,7 +40,8 @@ class PairConfig:
     max_shift_px: float = 1.0
     "largest shift between the two scenes, in pixels of the coarser stream, if it can be told"
     min_score: float = 6.0
-    "least score of a shift that counts as told (robust standard deviations above the other shifts); docs/pairs.md has what chance reaches"
+    """least score of a shift that counts as told (robust standard deviations above the other shifts); docs/pairs.md has
+    what chance reaches"""
     min_pixels: int = 2048
     "least pixels of ground for a shift to count as told; on a few hundred, chance peaks come near min_score"
     search_px: float = 6.0
@@ -48,15 +49,18 @@ class PairConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if not 0 <= self.min_days <= self.max_days:
-            raise UserError(
-                f"expected 0 <= min_days <= max_days, got {self.min_days:g} and {self.max_days:g}; give days in this order"
-            )
-        if not 0 <= self.min_overlap <= 1 or not 0 < self.max_shift_px <= self.search_px:
-            raise UserError(
-                f"expected min_overlap in 0..1 and 0 < max_shift_px <= search_px, got {self.min_overlap:g}, {self.max_shift_px:g} and "
-                f"{self.search_px:g}; correct them"
-            )
+        expect(
+            0 <= self.min_days <= self.max_days,
+            expected="0 <= min_days <= max_days",
+            got=f"{self.min_days:g} and {self.max_days:g}",
+            remedy="give days in this order",
+        )
+        expect(
+            0 <= self.min_overlap <= 1 and 0 < self.max_shift_px <= self.search_px,
+            expected="min_overlap in 0..1 and 0 < max_shift_px <= search_px",
+            got=f"{self.min_overlap:g}, {self.max_shift_px:g} and {self.search_px:g}",
+            remedy="correct them",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -85,7 +89,7 @@ class Matching:
 
 
 def match(corpus: Corpus, first: str, second: str, config: PairConfig) -> Matching:
-    """Return for each tile of stream ``first`` the tile of ``second`` on the same grid cell that is nearest in time within the bounds.
+    """Return for each tile of stream ``first`` the tile of ``second`` on its cell that is nearest in time in bounds.
 
     With ``first`` equal to ``second`` each tile looks forward in time only, so that no pair comes twice.
 
@@ -101,8 +105,7 @@ def match(corpus: Corpus, first: str, second: str, config: PairConfig) -> Matchi
         one, two = (_part(corpus, name, (number, passes), dated=config.dates == "needed") for name in (first, second))
         if len(one):
             found.append(_nearest(one, two, config, same=first == second, unmatched=unmatched))
-    if not found:
-        raise UserError(f"expected tiles with dates in stream {first}, got none; pairs need times of acquisition")
+    expect(found, expected=f"tiles with dates in stream {first}", got="none", remedy="pairs need times of acquisition")
     together = ["product_a", "product_b"] if config.shift_of == "products" else ["location_id"]
     table = pa.concat_tables(found).sort_by([(name, "ascending") for name in (*together, "row_a")])
     numbers = [table[name].to_numpy() for name in ("row_a", "row_b", "days")]
@@ -119,20 +122,22 @@ def _check_streams(corpus: Corpus, first: str, second: str) -> None:
         cells[name] = round(stream.size_px * stream.gsd_m, 6)
         pixels.append(stream.gsd_m)
         tilings = corpus.tilings(name)
-        if tilings != {"grid"}:
-            raise UserError(
-                f"expected stream {name} to be cut with tiling grid, got {', '.join(sorted(tilings))}; "
-                "only cells of a common grid lie on the same ground: ingest with --tiling grid"
-            )
+        expect(
+            tilings == {"grid"},
+            expected=f"stream {name} to be cut with tiling grid",
+            got=", ".join(sorted(tilings)),
+            remedy="only cells of a common grid lie on the same ground: ingest with --tiling grid",
+        )
     if len(set(cells.values())) > 1:
         said = " and ".join(f"{size:g} m ({name})" for name, size in cells.items())
         raise UserError(f"expected cells of one size, got {said}; make size_px x gsd_m equal")
     times = max(pixels) / min(pixels)
-    if abs(times - round(times)) > 1e-6:
-        raise UserError(
-            f"expected pixels of one stream to be a whole number of those of the other, got {max(pixels):g} m and {min(pixels):g} m; "
-            "ingest one of them with another gsd_m"
-        )
+    expect(
+        abs(times - round(times)) <= 1e-6,
+        expected="pixels of one stream to be a whole number of those of the other",
+        got=f"{max(pixels):g} m and {min(pixels):g} m",
+        remedy="ingest one of them with another gsd_m",
+    )
 
 
 def _part(corpus: Corpus, name: str, lot: tuple[int, int], *, dated: bool) -> pa.Table:
@@ -179,10 +184,18 @@ def _nearest(one: pa.Table, two: pa.Table, config: PairConfig, *, same: bool, un
     unmatched[f"none {config.min_days:g} to {config.max_days:g} days apart"] += int(np.count_nonzero(present & ~near))
     left, right = one.take(np.flatnonzero(near)), two.take(partner[near])
     days = gap[near] / _DAY_S if config.dates == "needed" else np.full(int(near.sum()), np.nan)
-    table = pa.table({
-        "row_a": left["row"], "row_b": right["row"], "days": pa.array(days), "location_id": left["location_id"],
-        "product_a": left["product_id"], "product_b": right["product_id"], "orbit_a": left["orbit"], "orbit_b": right["orbit"],
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "row_a": left["row"],
+            "row_b": right["row"],
+            "days": pa.array(days),
+            "location_id": left["location_id"],
+            "product_a": left["product_id"],
+            "product_b": right["product_id"],
+            "orbit_a": left["orbit"],
+            "orbit_b": right["orbit"],
+        }
+    )
     if config.orbit != "same":
         return table
     alike = table.filter(pc.equal(table["orbit_a"], table["orbit_b"]))
@@ -203,7 +216,8 @@ def find_nearest_in_time(
         forward_only: look only at strictly later times, as within one stream.
 
     Returns:
-        partner: int64 [n], position in ``second``, -1 where there is none; of equally near ones the later, of equal times the first.
+        partner: int64 [n], position in ``second``, -1 where there is none; of equally near ones the later, of equal
+            times the first.
         gap: int64 [n], seconds from the first to its partner.
     """
     (place_a, time_a), (place_b, time_b) = first, second

@@ -1,4 +1,4 @@
-"""Pairs as a product: candidates looked at pixel by pixel, kept or refused with the reason, written beside what was measured."""
+"""Pairs as a product: candidates kept or refused with the reason, written beside what was measured on their pixels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,14 @@ class Pairing:
 
     report: PairReport
     kept: pa.Table
-    "row_a, row_b, location_id, days, orbit_a, orbit_b, overlap, shift_row_px, shift_col_px, shift_score (shift: of the pair of products)"
+    """row_a, row_b, location_id, days, orbit_a, orbit_b, overlap, shift_row_px, shift_col_px, shift_score (shift: of
+    the pair of products)"""
     rejected: pa.Table
     "the same with reason"
     scenes: pa.Table
-    """One row per shift that was measured: product_a, product_b (empty where it is one of a place), location_id (empty where it is one of two
-    products), orbit_a, orbit_b, days (median), tiles (summed for the shift), pixels, overlap (mean), shift_row_px, shift_col_px, shift_score,
-    kept (candidates)."""
+    """One row per shift that was measured: product_a, product_b (empty where it is one of a place), location_id (empty
+    where it is one of two products), orbit_a, orbit_b, days (median), tiles (summed for the shift), pixels, overlap
+    (mean), shift_row_px, shift_col_px, shift_score, kept (candidates)."""
 
 
 @dataclass(slots=True)
@@ -93,8 +94,8 @@ def pair(
 ) -> Pairing:
     """Measure overlap and shift of the candidates and keep those within the bounds.
 
-    The shift is one per pair of products (or per place), from the summed correlation of all their tiles with enough overlap; where no
-    peak stands out it is not told, and nobody is refused for it.
+    The shift is one per pair of products (or per place), from the summed correlation of all their tiles with enough
+    overlap; where no peak stands out it is not told, and nobody is refused for it.
 
     Args:
         corpus: the snapshot.
@@ -157,7 +158,7 @@ def _measure(
 
 
 def _edges_image(reader: StreamReader, rows: npt.NDArray[np.int64], factor: int) -> npt.NDArray[np.float32]:
-    """Return tiles [n, C, size, size] in units in which edges are alike everywhere: reflectance as it is, powers in dB."""
+    """Return tiles [n, C, size, size] in which edges are alike everywhere: reflectance as it is, powers in dB."""
     tiles = reader.read(rows)
     if factor > 1:  # powers are averaged before the logarithm
         count, bands, side, _ = tiles.shape
@@ -190,25 +191,36 @@ def _assembled(
     match = matching.match
     reasons = [reason for scene in scenes for reason in scene.reasons]
     per_tile = [scene for scene in scenes for _ in scene.reasons]
-    table = pa.table({
-        "row_a": match.row_a, "row_b": match.row_b, "location_id": match.table["location_id"], "days": match.days,
-        "orbit_a": match.table["orbit_a"], "orbit_b": match.table["orbit_b"],
-        "overlap": np.concatenate([scene.overlap for scene in scenes]) if scenes else np.empty(0),
-        **{name: np.array([value for scene in per_tile for value in [_shift_columns(scene, config)[name]]], dtype=np.float64)
-           for name in ("shift_row_px", "shift_col_px", "shift_score")},
-        "reason": pa.array(reasons, pa.string()),
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "row_a": match.row_a,
+            "row_b": match.row_b,
+            "location_id": match.table["location_id"],
+            "days": match.days,
+            "orbit_a": match.table["orbit_a"],
+            "orbit_b": match.table["orbit_b"],
+            "overlap": np.concatenate([scene.overlap for scene in scenes]) if scenes else np.empty(0),
+            **_shift_columns(per_tile, config),
+            "reason": pa.array(reasons, pa.string()),
+        }
+    )
     good = pa.array([not reason for reason in reasons], pa.bool_())
     kept = table.filter(good).drop_columns(["reason"])
     refused = Counter(_without_numbers(reason) for reason in reasons if reason)
     told = [scene for scene in scenes if _told(scene, config)]
     report = PairReport(
-        stream_a=streams[0], stream_b=streams[1], tiles_a=corpus.count(streams[0]), candidates=len(reasons), kept=len(kept),
+        stream_a=streams[0],
+        stream_b=streams[1],
+        tiles_a=corpus.count(streams[0]),
+        candidates=len(reasons),
+        kept=len(kept),
         rejected={**{k: n for k, n in matching.unmatched.items() if n}, **dict(sorted(refused.items()))},
-        scene_pairs=len(scenes), scene_pairs_told=len(told),
+        scene_pairs=len(scenes),
+        scene_pairs_told=len(told),
         pixel_m=max(corpus.streams[name].gsd_m for name in streams),
-        config=config.to_json(), corpus_fingerprint=corpus.fingerprint,
-    )  # fmt: skip
+        config=config.to_json(),
+        corpus_fingerprint=corpus.fingerprint,
+    )
     return Pairing(
         report,
         kept,
@@ -222,33 +234,34 @@ def _without_numbers(reason: str) -> str:
     return "scenes shifted too far" if reason.startswith("scenes shifted") else reason
 
 
-def _shift_columns(scene: _Scene, config: PairConfig) -> dict[str, float]:
-    """The shift of a pair of products as it is written: NaN where it could not be told."""
-    told = _told(scene, config)
-    return {
-        "shift_row_px": scene.shift.row_px if told else float("nan"),
-        "shift_col_px": scene.shift.col_px if told else float("nan"),
-        "shift_score": scene.shift.score,
-    }
+def _shift_columns(scenes: Sequence[_Scene], config: PairConfig) -> dict[str, npt.NDArray[np.float64]]:
+    """Shifts of pairs of products as they are written, one per scene: NaN where they could not be told."""
+    shifts = [
+        (scene.shift.row_px, scene.shift.col_px) if _told(scene, config) else (np.nan, np.nan) for scene in scenes
+    ]
+    rows, columns = np.array(shifts, dtype=np.float64).reshape(-1, 2).T
+    score = np.array([scene.shift.score for scene in scenes], dtype=np.float64)
+    return {"shift_row_px": rows, "shift_col_px": columns, "shift_score": score}
 
 
 def _scene_table(matching: Matching, scenes: list[_Scene], config: PairConfig) -> pa.Table:
     table, days = matching.match.table, matching.match.days
     first = [scene.start for scene in scenes]
-    shifts = [_shift_columns(scene, config) for scene in scenes]
     of_places = config.shift_of == "places"
     left_out = {"location_id"} if not of_places else {"product_a", "product_b"}
     names = ("product_a", "product_b", "location_id", "orbit_a", "orbit_b")
     none = pa.array([""] * len(first), pa.string())
-    return pa.table({
-        **{name: none if name in left_out else table[name].take(pa.array(first, pa.int64())) for name in names},
-        "days": np.array([np.median(days[scene.start : scene.stop]) for scene in scenes], dtype=np.float64),
-        "pixels": pa.array([scene.shift.pixels for scene in scenes], pa.int64()),
-        "tiles": pa.array([scene.shift.tiles for scene in scenes], pa.int64()),
-        "overlap": np.array([float(scene.overlap.mean()) for scene in scenes], dtype=np.float64),
-        **{name: np.array([shift[name] for shift in shifts], dtype=np.float64) for name in ("shift_row_px", "shift_col_px", "shift_score")},
-        "kept": pa.array([sum(not reason for reason in scene.reasons) for scene in scenes], pa.int64()),
-    })  # fmt: skip
+    return pa.table(
+        {
+            **{name: none if name in left_out else table[name].take(pa.array(first, pa.int64())) for name in names},
+            "days": np.array([np.median(days[scene.start : scene.stop]) for scene in scenes], dtype=np.float64),
+            "pixels": pa.array([scene.shift.pixels for scene in scenes], pa.int64()),
+            "tiles": pa.array([scene.shift.tiles for scene in scenes], pa.int64()),
+            "overlap": np.array([float(scene.overlap.mean()) for scene in scenes], dtype=np.float64),
+            **_shift_columns(scenes, config),
+            "kept": pa.array([sum(not reason for reason in scene.reasons) for scene in scenes], pa.int64()),
+        }
+    )
 
 
 def write_pairs(folder: Path, pairs: Pairing) -> str:

@@ -1,13 +1,15 @@
 """How far one image lies beside another, to a fraction of a pixel, even where one is radar and the other optical.
 
-Radar and optical images share edges, not brightness: what is bright in one may be dark in the other. Orientation correlation (Fitch,
-Kadyrov, Christmas and Kittler 2002, BMVC, eq. 3) correlates the *direction* of the gradient. Here the angle is doubled, so that an edge
-counts the same whichever side is brighter (as in Kovesi's and Bigün's double-angle representation). Correlations of many tiles of the
-same two scenes are summed before the peak is sought: a misregistration is common to all of them, speckle is not.
+Radar and optical images share edges, not brightness: what is bright in one may be dark in the other. Orientation
+correlation (Fitch, Kadyrov, Christmas and Kittler 2002, BMVC, eq. 3) correlates the *direction* of the gradient. Here
+the angle is doubled, so that an edge counts the same whichever side is brighter (as in Kovesi's and Bigün's
+double-angle representation). Correlations of many tiles of the same two scenes are summed before the peak is sought: a
+misregistration is common to all of them, speckle is not.
 
-A shift puts n pixels that have an orientation in both images on top of each other, and n differs from shift to shift: at the border, and
-where parts of the tiles are invalid. A sum over n unrelated pixels has a mean proportional to n (land has a dominant direction) and a
-spread proportional to the root of n; the score takes out both, or tiles that lack the same part would seem to match where those parts do.
+A shift puts n pixels that have an orientation in both images on top of each other, and n differs from shift to shift:
+at the border, and where parts of the tiles are invalid. A sum over n unrelated pixels has a mean proportional to n
+(land has a dominant direction) and a spread proportional to the root of n; the score takes out both, or tiles that lack
+the same part would seem to match where those parts do.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class Shift:
     col_px: float
     "positive: its content lies further right (east)"
     score: float
-    "height of the peak above the median of the other shifts up to a quarter of the tile, in their robust standard deviations (1.4826 MAD)"
+    """height of the peak above the median of the other shifts up to a quarter of the tile, in their robust standard
+    deviations (1.4826 MAD)"""
     tiles: int
     "tiles that were summed"
     pixels: int
@@ -42,7 +45,7 @@ class Shift:
 
 
 class ShiftEstimator:
-    """Sums the orientation correlation of tile pairs of one size and finds its peak. Memory does not grow with the tiles."""
+    """Sums the orientation correlation of tile pairs and finds its peak; memory does not grow with their number."""
 
     def __init__(self, size_px: int, *, search_px: float = 6.0, same_ground: bool = False) -> None:
         """Start with no tiles.
@@ -50,7 +53,8 @@ class ShiftEstimator:
         Args:
             size_px: side of the tiles.
             search_px: largest shift that is looked for, at most a quarter of the tile.
-            same_ground: all tiles are dates of one place; a date more is no new ground, so ``Shift.pixels`` counts the best one only.
+            same_ground: all tiles are dates of one place; a date more is no new ground, so ``Shift.pixels`` counts the
+                best one only.
         """
         self._same_ground = same_ground
         self._wide = size_px // SEARCH_SHARE
@@ -115,8 +119,8 @@ class ShiftEstimator:
 def compute_orientation(image: Floats) -> npt.NDArray[np.complex128]:
     """Return the doubled-angle orientation of the gradient, complex [H, W], summed over bands, of magnitude at most 1.
 
-    Each band counts by its gradient relative to the band's median gradient, so that none dominates by its unit. Zero where a pixel
-    within two widths of the derivative is invalid, and at the border, where the derivative is made up.
+    Each band counts by its gradient relative to the band's median gradient, so that none dominates by its unit. Zero
+    where a pixel within two widths of the derivative is invalid, and at the border, where the derivative is made up.
 
     Args:
         image: [C, H, W] float32, NaN invalid.

@@ -5,22 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.sensors import FLOOR_DB, Quantity
 
 
 def parse_conversion(name: str) -> tuple[Quantity, Quantity]:
     """Parse ``source->target`` and refuse a pair that no formula on values connects."""
     pair = [part.strip() for part in name.split("->")]
-    if len(pair) != 2 or not all(part in list(Quantity) for part in pair):
-        raise UserError(
-            f"expected a conversion such as gamma0->gamma0_db, got {name!r}; use the names {', '.join(Quantity)}"
-        )
+    expect(
+        len(pair) == 2 and all(part in list(Quantity) for part in pair),
+        expected="a conversion such as gamma0->gamma0_db",
+        got=f"{name!r}",
+        remedy=f"use the names {', '.join(Quantity)}",
+    )
     first, last = Quantity(pair[0]), Quantity(pair[1])
     if (first.is_power and last == first.in_db) or (first.is_db and last == first.in_power):
         return first, last
     raise UserError(
-        f"expected a conversion between a power and its own dB form, got {name!r}; calibrate to the wanted quantity when reading instead"
+        f"expected a conversion between a power and its own dB form, got {name!r}; calibrate to the wanted quantity "
+        "when reading instead"
     )
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 
 Interpolation = Literal["bilinear", "bicubic", "bilinear-corners", "nearest", "area"]
-"""`bilinear-corners` lets the centres of the corner pixels coincide (align_corners), as kornia's augmentations do; all others their edges."""
+"""`bilinear-corners` lets the centres of the corner pixels coincide (as kornia does); all others their edges."""
 
 MIN_VALID_WEIGHT = 0.5  # weight of measured pixels above which a resampled one counts as measured
 _ROUNDING = 1e-5  # of a kernel that saw only measured pixels
@@ -28,8 +28,8 @@ _MODES = {
 def resample_masked(x: Tensor, valid: Tensor, resample: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Return ``x`` resampled by weighing measured pixels only, and where it rests mostly on them.
 
-    Normalised convolution (Knutsson and Westin 1993): values times mask and the mask itself pass through the same kernel, then one is
-    divided by the other.
+    Normalised convolution (Knutsson and Westin 1993): values times mask and the mask itself pass through the same
+    kernel, then one is divided by the other.
 
     Args:
         x: [B, C, H, W] float32, anything finite where invalid.
@@ -37,7 +37,8 @@ def resample_masked(x: Tensor, valid: Tensor, resample: Callable[[Tensor], Tenso
         resample: a linear kernel of unit sum, [B, C, H, W] to [B, C, H', W'].
 
     Returns:
-        (values [B, C, H', W'] float32, valid [B, C, H', W'] bool: more than `MIN_VALID_WEIGHT` of the kernel saw measured pixels).
+        (values [B, C, H', W'] float32, valid [B, C, H', W'] bool: more than `MIN_VALID_WEIGHT` of the kernel saw
+        measured pixels).
     """
     weight, total = resample(valid.to(x.dtype)), resample(torch.where(valid, x, 0.0))
     whole = (weight - 1).abs() < _ROUNDING
@@ -52,10 +53,12 @@ def crop_center(x: Tensor, valid: Tensor, *, size: int) -> tuple[Tensor, Tensor]
         UserError: an image smaller than the crop.
     """
     height, width = x.shape[-2:]
-    if min(height, width) < size:
-        raise UserError(
-            f"expected images of at least {size} px to crop, got {height} x {width}; choose resize = to_size"
-        )
+    expect(
+        min(height, width) >= size,
+        expected=f"images of at least {size} px to crop",
+        got=f"{height} x {width}",
+        remedy="choose resize = to_size",
+    )
     top, left = (height - size) // 2, (width - size) // 2
     window = (..., slice(top, top + size), slice(left, left + size))
     return x[window].contiguous(), valid[window]

@@ -13,10 +13,11 @@ Wide = npt.NDArray[np.float64]
 
 
 def pool_moments(parts: Sequence[CountedStats], bands: Sequence[str]) -> tuple[Wide, Wide]:
-    """Return mean and population standard deviation of ``bands`` over all ``parts``, float64 [C] each; 0 for a band without pixels.
+    """Return mean and population standard deviation of ``bands`` over all ``parts``, float64 [C]; 0 without pixels.
 
-    Each part weighs by its valid pixels; the variance is that within the parts plus that between their means (Chan, Golub and LeVeque
-    1983, eq. 2.1), as `corpus.BandStats.merge` adds it up for parts with the same bands in the same order.
+    Each part weighs by its valid pixels; the variance is that within the parts plus that between their means (Chan,
+    Golub and LeVeque 1983, eq. 2.1), as `corpus.BandStats.merge` adds it up for parts with the same bands in the same
+    order.
     """
     places = [[stats.bands.index(band) for band in bands] for stats in parts]
     count = np.stack([stats.count[place] for stats, place in zip(parts, places, strict=True)]).astype(np.float64)
