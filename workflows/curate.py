@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +13,7 @@ from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.corpus.conditions import rows_where
-from eo_ssl.curation import Context, Hierarchical, Random, curate, resolve_keep, to_plain, write_subset
+from eo_ssl.curation import Context, Hierarchical, Selector, curate, resolve_keep, write_subset
 from eo_ssl.curation.embeddings import Floats, Rows
 from eo_ssl.embedding import choose_stream, prepare_encoder
 from eo_ssl.encoder import Encoder
@@ -28,8 +27,7 @@ def main(
     out: Path,
     stream: str | None = None,
     keep: float = 0.5,
-    method: Literal["hierarchical", "random"] = "hierarchical",
-    hierarchical: Hierarchical = Hierarchical(scaling="zscore"),  # noqa: B008  (frozen)
+    method: Selector = Hierarchical(scaling="zscore"),  # noqa: B008  (frozen)
     encoder: str = "imagestats",
     duplicates: Literal["drop", "keep"] = "drop",
     split: Literal["train", "val", "test", "all"] = "train",
@@ -49,9 +47,8 @@ def main(
         stream: name of the stream; may be left out when the corpus has only one.
         keep: up to 1 the fraction of the rows to keep, above 1 their number; 1 with `duplicates: drop` removes
             duplicates only.
-        method: hierarchical (k-means with resampling, balanced sampling) or random.
-        hierarchical: its parameters; scaling zscore suits image statistics, l2 trained encoders; eta may be .inf or
-            -.inf.
+        method: selector: Hierarchical (k-means with resampling, balanced sampling) or Random; its scaling zscore suits image
+            statistics, l2 trained encoders; eta may be .inf or -.inf.
         encoder: folder of a trained encoder, or a weight-free one: imagestats, rcf, random_init.
         duplicates: drop all but the first of tiles with equal pixels, or keep them.
         split: rows to choose from; the subset of a training corpus comes from train.
@@ -67,8 +64,15 @@ def main(
     model = prepare_encoder(encoder, statistics=(opened, name), seed=seed)
     rows, context = _rows(opened, name, split, model, where=where or [], duplicates=duplicates == "drop")
     resolve_keep(keep, len(rows))  # refused before anything is written or embedded
-    config = {"stream": name, "snapshot": opened.snapshot, "keep": keep, "method": method, "split": split, "seed": seed}
-    config |= {"encoder": encoder, "duplicates": duplicates, "hierarchical": to_plain(asdict(hierarchical))}
+    config = {
+        "stream": name,
+        "snapshot": opened.snapshot,
+        "keep": keep,
+        "method": method.name,
+        "split": split,
+        "seed": seed,
+    }
+    config |= {"encoder": encoder, "duplicates": duplicates, method.name: method.parameters}
     config |= {"where": where} if where else {}
     inputs = {"corpus": opened.fingerprint, "encoder": model.fingerprint}
     with open_product(out, stage="curate", config=config, inputs=inputs, overwrite=overwrite) as product:
@@ -76,9 +80,8 @@ def main(
             console.print(product.nothing_to_do, soft_wrap=True)
             return
         embeddings = _embed(model, corpus_source(opened, name, rows=rows), batch_size, console)
-        selector = hierarchical if method == "hierarchical" else Random(scaling=hierarchical.scaling)
         with console.status(f"choosing from {len(rows)} tiles"):
-            selection = curate(embeddings, keep, np.random.default_rng(seed), method=selector, context=context)
+            selection = curate(embeddings, keep, np.random.default_rng(seed), method=method, context=context)
         report = selection.report
         summary = {"rows": report.n_rows, "kept": report.n_kept, "dropped": report.reasons}
         product.sign(write_subset(out, selection, rows), seed=seed, summary=summary)

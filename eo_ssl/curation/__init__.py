@@ -2,10 +2,11 @@
 
 from eo_ssl.curation.readiness import Readiness
 from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples, Gate, to_plain
+from eo_ssl.curation.report_builder import Context
 from eo_ssl.curation.schedule import DynamicConfig, DynamicSchedule
 from eo_ssl.curation.selectors import Hierarchical, Random, Selector, SelectorResult
 from eo_ssl.curation.subset import write_subset
-from eo_ssl.curation.subset_selection import Context, Selection, curate, resolve_keep, tabulate_selection
+from eo_ssl.curation.subset_selection import Selection, curate, resolve_keep, tabulate_selection
 
 __all__ = [
     "Balance",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from eo_ssl.curation.diversity import (
     measure_turnover,
 )
 from eo_ssl.curation.embeddings import Floats, Labels, Rows, derive_generator
-from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples, to_plain
+from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples
 from eo_ssl.curation.selectors import Selector, SelectorResult
 from eo_ssl.errors import expect
 
@@ -72,7 +72,7 @@ class ReportBuilder:
         clusters = self.result.clusters
         return CurationReport(
             method=self.method.name,
-            parameters=to_plain(asdict(self.method)) if is_dataclass(self.method) else {},
+            parameters=self.method.parameters,
             seed=seed,
             n_rows=len(self.points),
             n_kept=len(self.kept),

@@ -20,8 +20,9 @@ from eo_ssl.curation.embeddings import Floats, Rows, check_embeddings, derive_ge
 from eo_ssl.curation.packing import pack, unpack
 from eo_ssl.curation.readiness import Readiness, judge_readiness
 from eo_ssl.curation.report import CurationReport, Gate, to_plain
+from eo_ssl.curation.report_builder import Context
 from eo_ssl.curation.selectors import Hierarchical, Selector
-from eo_ssl.curation.subset_selection import Context, Selection, curate
+from eo_ssl.curation.subset_selection import Selection, curate
 from eo_ssl.errors import expect
 
 _LOG = logging.getLogger(__name__)
@@ -249,6 +250,5 @@ class DynamicSchedule:
         self.last = None
 
     def _plain_config(self) -> dict[str, Any]:
-        method = asdict(self.method)  # type: ignore[call-overload]
-        plain: dict[str, Any] = to_plain({**asdict(self.config), "method": method})
+        plain: dict[str, Any] = to_plain({**asdict(self.config), "method": self.method.parameters})
         return {**plain, "selector": self.method.name}

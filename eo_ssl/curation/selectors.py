@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from eo_ssl.curation.balanced_sampling import allocate, draw
 from eo_ssl.curation.embeddings import Floats, Labels, Rows, Scaling, derive_generator, find_distinct_rows
 from eo_ssl.curation.hierarchy import Hierarchy, Resample, Resampling, fit_hierarchy, plan_levels
 from eo_ssl.curation.kmeans import ITERATIONS, find_nearest_centroid
+from eo_ssl.curation.report import to_plain
 from eo_ssl.errors import UserError, expect
 
 
@@ -41,23 +43,27 @@ class SelectorResult:
     notes: tuple[str, ...] = ()
 
 
-class Selector(Protocol):
-    """Anything that picks ``target`` of the given rows. Implementations are frozen dataclasses of plain values."""
+class Selector(ABC):
+    """Picks ``target`` of the given rows; a frozen dataclass of plain values, chosen by its class name (`--method`)."""
 
     name: ClassVar[str]
+    "in reports and manifests"
+    scaling: Scaling
+    "the scale on which it wants its points"
 
     @property
-    def scaling(self) -> Scaling:
-        """The scale on which it wants its points."""
-        ...
+    def parameters(self) -> dict[str, Any]:
+        """Its fields as plain values that JSON can hold."""
+        plain: dict[str, Any] = to_plain(asdict(self))  # type: ignore[call-overload]
+        return plain
 
+    @abstractmethod
     def pick(self, points: Floats, target: int, rng: np.random.Generator) -> SelectorResult:
         """Pick ``target`` (between 1 and n) rows of finite, rescaled ``points`` float32 [n, d]."""
-        ...
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
-class Random:
+class Random(Selector):
     """Uniform draw without replacement: the baseline every selector has to beat."""
 
     name: ClassVar[str] = "random"
@@ -84,7 +90,7 @@ class Random:
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
-class Hierarchical:
+class Hierarchical(Selector):
     """Hierarchical k-means with resampling, then balanced sampling down the tree (Vo et al. 2024, arXiv 2405.15613).
 
     With one level and no resampling it is flat k-means with balanced sampling.
