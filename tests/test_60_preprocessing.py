@@ -352,3 +352,19 @@ def test_a_power_is_normalised_in_decibel_and_every_other_quantity_as_it_is(quan
     if final != quantity:
         with pytest.raises(UserError, match=f"expected statistics in {final}, got {quantity};"):
             Preprocessing.of_stream(stream, measured(quantity, bands, np.array([[1.0, 3.0], [2.0, 6.0]])))
+
+
+@pytest.mark.parametrize(("columns", "is_valid"), [(2, False), (3, True)])
+def test_a_resampled_pixel_counts_as_measured_when_most_of_its_kernel_was(
+    rng: np.random.Generator, columns: int, is_valid: bool
+) -> None:
+    """Of blocks five columns wide two or three are measured: 0.4 is less than half of the kernel, 0.6 is more."""
+    x = image(rng, size=10)
+    x[..., columns:5] = torch.nan
+    p = contract(size_px=2, interpolation="area", antialias=False)
+    out, valid = p(x, bands=BANDS, quantity=TOA, sensor="sentinel2_l1c")
+    assert bool(valid[..., 1].all()) and bool((valid[..., 0] == is_valid).all())
+    mean = (
+        x[..., :5, :columns].mean(dim=(2, 3)) if is_valid else torch.tensor(MEAN)
+    )  # of measured pixels, or 0 after all
+    torch.testing.assert_close(out[..., 0, 0], ((mean - torch.tensor(MEAN)) / torch.tensor(STD)).expand(3, -1))
