@@ -11,7 +11,7 @@ import pytest
 from eo_ssl.cards import load_card
 from eo_ssl.diagnosis import Sample, sample_product
 from eo_ssl.diagnosis.endmembers import compute_unmixing_residual, get_endmembers
-from eo_ssl.diagnosis.order import _remainders, check_order, reorder
+from eo_ssl.diagnosis.order import _measure_remainders, check_order, reorder
 from eo_ssl.diagnosis.resolution import FACTORS, measure_block_width, measure_roughness, score_bands, score_resolution
 from eo_ssl.scene import products
 from eo_ssl.sensors import Quantity, sensor
@@ -88,8 +88,10 @@ def test_two_near_twins_are_not_told_apart_and_said_so(real_data: Path) -> None:
 
 def test_correlations_of_few_blocks_do_not_count(rng: np.random.Generator) -> None:
     spectra = rng.random((12, 4))
-    assert not _remainders(spectra[:11]).any()
-    assert _remainders(spectra)[0, 1] == pytest.approx(np.log(1 - np.corrcoef(spectra[:, 0], spectra[:, 1])[0, 1] ** 2))
+    assert not _measure_remainders(spectra[:11]).any()
+    assert _measure_remainders(spectra)[0, 1] == pytest.approx(
+        np.log(1 - np.corrcoef(spectra[:, 0], spectra[:, 1])[0, 1] ** 2)
+    )
 
 
 def test_few_bands_and_unknown_bands_tell_nothing(rng: np.random.Generator) -> None:

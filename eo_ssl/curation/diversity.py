@@ -36,11 +36,11 @@ def measure_neighbour_distance(points: Floats, *, rng: np.random.Generator, quer
     if len(points) < 2:
         return 0.0
     unit = rescale(points, "l2")
-    asked = _some(len(unit), queries, rng)
+    asked = _draw_some(len(unit), queries, rng)
     with use_faiss_threads():
-        similarity, found = faiss.knn(unit[asked], unit, 2, faiss.METRIC_INNER_PRODUCT)
+        similarity, hits = faiss.knn(unit[asked], unit, 2, faiss.METRIC_INNER_PRODUCT)
     # Among identical rows a row need not find itself first; then its first hit is the answer.
-    best = np.where(found[:, 0] == asked, similarity[:, 1], similarity[:, 0])
+    best = np.where(hits[:, 0] == asked, similarity[:, 1], similarity[:, 0])
     return float(np.mean(np.maximum(1.0 - best, 0.0), dtype=np.float64))
 
 
@@ -50,7 +50,7 @@ def compute_vendi_score(points: Floats, *, rng: np.random.Generator, rows: int =
     Friedman & Dieng 2023 (arXiv 2210.02410): the effective number of different rows, from 1 (all alike) to n. The
     kernel's eigenvalues are taken from the smaller of the two Gram matrices.
     """
-    unit = rescale(points[_some(len(points), rows, rng)], "l2").astype(np.float64)
+    unit = rescale(points[_draw_some(len(points), rows, rng)], "l2").astype(np.float64)
     gram = unit @ unit.T if len(unit) <= unit.shape[1] else unit.T @ unit
     values = np.linalg.eigvalsh(gram / len(unit))
     values = values[values > 1e-12]
@@ -63,7 +63,7 @@ def measure_neighbourhood_radius(
     """Return the median distance from a row of ``points`` [n, d] to its tenth nearest other: the radius of coverage."""
     k = min(neighbour + 1, len(points))
     with use_faiss_threads():
-        squared, _ = faiss.knn(points[_some(len(points), queries, rng)], points, k)
+        squared, _ = faiss.knn(points[_draw_some(len(points), queries, rng)], points, k)
     return float(np.median(np.sqrt(np.maximum(squared[:, -1], 0.0))))
 
 
@@ -73,7 +73,7 @@ def measure_coverage(
     """Return the share of up to ``queries`` rows of ``points`` [n, d] with one of ``pool`` [m, d] within ``radius``."""
     if not len(pool):
         return 0.0
-    _, distance = find_nearest_centroid(points[_some(len(points), queries, rng)], pool)
+    _, distance = find_nearest_centroid(points[_draw_some(len(points), queries, rng)], pool)
     return float(np.mean(distance <= radius))
 
 
@@ -82,5 +82,5 @@ def measure_turnover(previous: Rows, current: Rows) -> float:
     return 1.0 - len(np.intersect1d(previous, current)) / max(len(current), 1)
 
 
-def _some(n: int, most: int, rng: np.random.Generator) -> Rows:
+def _draw_some(n: int, most: int, rng: np.random.Generator) -> Rows:
     return np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))

@@ -97,11 +97,11 @@ def fit_hierarchy(
     parents: list[Labels] = []
     for level, k in enumerate(levels):
         size = resampling.size(level, len(below), k)
-        found = _fit_level(below, k, size, resampling=resampling, rng=rng, iterations=iterations)
+        fitted = _fit_level(below, k, size, resampling=resampling, rng=rng, iterations=iterations)
         if level:
-            parents.append(assign(below, found))
-        centroids.append(found)
-        below = found
+            parents.append(assign(below, fitted))
+        centroids.append(fitted)
+        below = fitted
     return Hierarchy(tuple(centroids), tuple(parents))
 
 

@@ -78,11 +78,11 @@ def fit_centroids(points: Floats, k: int, *, rng: np.random.Generator, iteration
         if np.array_equal(new, labels):
             break
         labels = new
-        centroids = _means(points, labels, centroids)
+        centroids = _average_clusters(points, labels, centroids)
     return centroids
 
 
-def _means(points: Floats, labels: Labels, old: Floats) -> Floats:
+def _average_clusters(points: Floats, labels: Labels, old: Floats) -> Floats:
     """Return the mean of every cluster's points, added in double precision; ``old`` where a cluster is empty."""
     k = len(old)
     sums = np.zeros(old.shape, dtype=np.float64)

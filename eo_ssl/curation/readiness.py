@@ -62,12 +62,12 @@ def judge_readiness(points: Floats, config: Readiness, *, rng: np.random.Generat
     agreement = 0.0
     for k in config.clusters:
         if k <= len(right):
-            splits = [assign(points[rows], _best_fit(points[half], k, derive_generator(rng))) for half in (left, right)]
+            splits = [assign(points[rows], _fit_best(points[half], k, derive_generator(rng))) for half in (left, right)]
             agreement = max(agreement, float(adjusted_rand_score(*splits)))
     return Gate(agreement=agreement, threshold=config.threshold, ready=agreement >= config.threshold)
 
 
-def _best_fit(points: Floats, k: int, rng: np.random.Generator) -> Floats:
+def _fit_best(points: Floats, k: int, rng: np.random.Generator) -> Floats:
     """Return the tightest of a few fits: a poor local minimum must not pass for instability."""
     fits = [fit_centroids(points, k, rng=rng) for _ in range(_RESTARTS)]
     return min(

@@ -68,7 +68,7 @@ class ReportBuilder:
         figures = []
         for rows in (everyone, self.kept, chance):
             rng.bit_generator.state = state
-            figures.append(self._balance(rows, radius, derive_generator(rng)))
+            figures.append(self._measure_balance(rows, radius, derive_generator(rng)))
         clusters = self.result.clusters
         return CurationReport(
             method=self.method.name,
@@ -77,9 +77,9 @@ class ReportBuilder:
             n_rows=len(self.points),
             n_kept=len(self.kept),
             reasons={why: int((self.reason == why).sum()) for why in (DUPLICATE, NOT_DRAWN)},
-            cluster_rows=self._counts(everyone),
-            cluster_kept=self._counts(self.kept),
-            cluster_duplicates=self._counts(np.flatnonzero(self.reason == DUPLICATE)),
+            cluster_rows=self._count_rows(everyone),
+            cluster_kept=self._count_rows(self.kept),
+            cluster_duplicates=self._count_rows(np.flatnonzero(self.reason == DUPLICATE)),
             cluster_parents=()
             if clusters is None
             else tuple(tuple(path) for path in clusters.hierarchy.paths()[:, 1:].tolist()),
@@ -91,17 +91,17 @@ class ReportBuilder:
             cost=Cost(round(select_s, 4), round(time.perf_counter() - started, 4), len(self.points)),
             corpus_fingerprint=self.context.corpus_fingerprint,
             encoder_fingerprint=self.context.encoder_fingerprint,
-            examples=self._examples(),
+            examples=self._choose_examples(),
             notes=self.result.notes,
         )
 
-    def _counts(self, rows: Rows) -> tuple[int, ...]:
+    def _count_rows(self, rows: Rows) -> tuple[int, ...]:
         if self.result.clusters is None:
             return ()
         return tuple(np.bincount(self.cluster[rows], minlength=self.result.clusters.hierarchy.levels[0]).tolist())
 
-    def _balance(self, rows: Rows, radius: float, rng: np.random.Generator) -> Balance:
-        counts = None if self.result.clusters is None else np.asarray(self._counts(rows), dtype=np.int64)
+    def _measure_balance(self, rows: Rows, radius: float, rng: np.random.Generator) -> Balance:
+        counts = None if self.result.clusters is None else np.asarray(self._count_rows(rows), dtype=np.int64)
         return Balance(
             rows=len(rows),
             cluster_entropy=None if counts is None else compute_normalised_entropy(counts),
@@ -110,11 +110,11 @@ class ReportBuilder:
             neighbour_distance=measure_neighbour_distance(self.points[rows], rng=rng),
             vendi=compute_vendi_score(self.points[rows], rng=rng),
             coverage=measure_coverage(self.points, self.points[rows], radius=radius, rng=rng),
-            label_entropy=self._label_entropy(rows),
-            top_entropy=None if counts is None else compute_normalised_entropy(self._top_counts(counts)),
+            label_entropy=self._measure_label_entropy(rows),
+            top_entropy=None if counts is None else compute_normalised_entropy(self._count_top(counts)),
         )
 
-    def _top_counts(self, counts: Rows) -> Rows:
+    def _count_top(self, counts: Rows) -> Rows:
         if self.result.clusters is None:
             return counts
         hierarchy = self.result.clusters.hierarchy
@@ -122,7 +122,7 @@ class ReportBuilder:
         np.add.at(top, hierarchy.paths()[:, -1], counts)
         return top
 
-    def _label_entropy(self, rows: Rows) -> float | None:
+    def _measure_label_entropy(self, rows: Rows) -> float | None:
         if self.context.labels is None:
             return None
         labels = np.asarray(self.context.labels)
@@ -140,19 +140,19 @@ class ReportBuilder:
         known = full[rows][full[rows] >= 0]
         return compute_normalised_entropy(np.bincount(known, minlength=len(classes)).astype(np.int64))
 
-    def _examples(self) -> tuple[Examples, ...]:
+    def _choose_examples(self) -> tuple[Examples, ...]:
         """Return rows of the largest clusters, evenly spaced from the centre to the rim."""
-        total = np.asarray(self._counts(np.arange(len(self.points), dtype=np.int64)), dtype=np.int64)
+        total = np.asarray(self._count_rows(np.arange(len(self.points), dtype=np.int64)), dtype=np.int64)
         shown = []
         for cluster in np.argsort(-total, kind="stable")[:_EXAMPLE_CLUSTERS].tolist():
             members = np.flatnonzero(self.cluster == cluster)
             members = members[np.argsort(self.distance[members], kind="stable")]
             kept = self.reason[members] == KEPT
-            shown.append(Examples(cluster, _spaced(members[kept]), _spaced(members[~kept])))
+            shown.append(Examples(cluster, _space_evenly(members[kept]), _space_evenly(members[~kept])))
         return tuple(shown)
 
 
-def _spaced(rows: NDArray[np.intp]) -> tuple[int, ...]:
+def _space_evenly(rows: NDArray[np.intp]) -> tuple[int, ...]:
     if not len(rows):
         return ()
     places = np.linspace(0, len(rows) - 1, min(len(rows), _EXAMPLE_ROWS)).round().astype(np.int64)

@@ -98,7 +98,7 @@ class DynamicSchedule:
         presentations: int | None = None,
         context: Context | None = None,
     ) -> tuple[Rows, CurationReport]:
-        """Hold one event: redraw the pool from the full set, or postpone when the embeddings are not ready.
+        """Prune: redraw the pool from the full set, or postpone when the embeddings are not ready.
 
         Args:
             embeddings: float [N, d], one row per sample of the full set, always the same samples in the same order.
@@ -115,7 +115,7 @@ class DynamicSchedule:
             UserError: the full set is not the one of the last event, or what ``curate`` refuses.
         """
         raw = check_embeddings(embeddings)
-        ids = self._same_set(ids, len(raw))
+        ids = self._check_same_set(ids, len(raw))
         at = self.next_at if presentations is None else presentations
         gate = self._ask_gate(raw)
         if gate is not None and not gate.ready:
@@ -136,7 +136,7 @@ class DynamicSchedule:
         self._write_log(report)
         return self.pool, report
 
-    def _same_set(self, ids: Rows | None, n: int) -> Rows:
+    def _check_same_set(self, ids: Rows | None, n: int) -> Rows:
         ids = np.arange(n, dtype=np.int64) if ids is None else np.ascontiguousarray(ids, dtype=np.int64)
         distinct = len(np.unique(ids))
         expect(
@@ -145,14 +145,14 @@ class DynamicSchedule:
             got=f"{distinct} different of {ids.size}",
             remedy="pass the rows embedded",
         )
-        found = hashlib.sha256(ids.tobytes()).hexdigest()
+        ids_sha256 = hashlib.sha256(ids.tobytes()).hexdigest()
         expect(
-            self._ids_sha256 in ("", found),
+            self._ids_sha256 in ("", ids_sha256),
             expected="the full set of the earlier events",
             got=f"another one ({n} rows)",
             remedy="every event redraws from the same full set",
         )
-        self._ids_sha256 = found
+        self._ids_sha256 = ids_sha256
         return ids
 
     def _ask_gate(self, raw: Floats) -> Gate | None:
@@ -214,7 +214,7 @@ class DynamicSchedule:
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resume needs as plain values; arrays are packed into text."""
         return {
-            "config": self._plain_config(),
+            "config": self._write_config(),
             "event": self.event,
             "next_at": self.next_at,
             "pool": pack(self.pool),
@@ -231,7 +231,7 @@ class DynamicSchedule:
         Raises:
             UserError: the state belongs to another configuration.
         """
-        mine = self._plain_config()
+        mine = self._write_config()
         changed = sorted(key for key in {*mine, *state["config"]} if mine.get(key) != state["config"].get(key))
         expect(
             not changed,
@@ -249,6 +249,6 @@ class DynamicSchedule:
         self.log = [dict(entry) for entry in state["log"]]
         self.last = None
 
-    def _plain_config(self) -> dict[str, Any]:
+    def _write_config(self) -> dict[str, Any]:
         plain: dict[str, Any] = to_plain({**asdict(self.config), "method": self.method.parameters})
         return {**plain, "selector": self.method.name}

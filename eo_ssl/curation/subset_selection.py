@@ -59,10 +59,10 @@ def curate(
             length.
     """
     method, context = method or Hierarchical(), context or Context()
-    seed = _seed_of(rng)
+    seed = _read_seed(rng)
     raw = check_embeddings(embeddings)
     started = time.perf_counter()
-    first, group = _different_rows(context.identities, len(raw))
+    first, group = _find_different_rows(context.identities, len(raw))
     target = min(resolve_keep(keep, len(raw)), len(first))
     measure_rng = derive_generator(rng)  # drawn first: what is measured must not change what is picked
     points = rescale(raw[first], method.scaling)
@@ -115,7 +115,7 @@ def tabulate_selection(selection: Selection, ids: Rows | None = None) -> pa.Tabl
     )
 
 
-def _different_rows(identities: Any, n: int) -> tuple[Rows, Rows]:
+def _find_different_rows(identities: Any, n: int) -> tuple[Rows, Rows]:
     if identities is None:
         return np.arange(n, dtype=np.int64), np.arange(n, dtype=np.int64)
     expect(
@@ -127,6 +127,6 @@ def _different_rows(identities: Any, n: int) -> tuple[Rows, Rows]:
     return find_first_copies(identities)
 
 
-def _seed_of(rng: np.random.Generator) -> int | None:
+def _read_seed(rng: np.random.Generator) -> int | None:
     entropy = getattr(rng.bit_generator.seed_seq, "entropy", None)
     return entropy if isinstance(entropy, int) else None

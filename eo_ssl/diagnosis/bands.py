@@ -26,10 +26,10 @@ def check_bands(sample: Sample) -> list[Finding]:
     if len(flat) == len(pixels):
         sentence = "every band is constant: an empty or wholly filled image"
         return [Finding(kind="constant", outcome="cannot tell", llr=0.0, sentence=sentence)]
-    return [_constant(sample, pixels, flat), _copied(sample, pixels, flat)]
+    return [_find_constant(sample, pixels, flat), _find_copies(sample, pixels, flat)]
 
 
-def _constant(sample: Sample, pixels: npt.NDArray[np.float32], flat: list[int]) -> Finding:
+def _find_constant(sample: Sample, pixels: npt.NDArray[np.float32], flat: list[int]) -> Finding:
     if not flat:
         return Finding(kind="constant", outcome="fine", llr=-CERTAIN, sentence="every band varies")
     values = {sample.bands[k]: float(pixels[k, 0]) for k in flat}
@@ -46,7 +46,7 @@ def _constant(sample: Sample, pixels: npt.NDArray[np.float32], flat: list[int]) 
     )
 
 
-def _copied(sample: Sample, pixels: npt.NDArray[np.float32], flat: list[int]) -> Finding:
+def _find_copies(sample: Sample, pixels: npt.NDArray[np.float32], flat: list[int]) -> Finding:
     pairs = [
         (sample.bands[i], sample.bands[j])
         for i in range(len(pixels))
@@ -80,9 +80,9 @@ def check_nodata(sample: Sample) -> Finding | None:
     best, value = 0, 0.0
     for window, sides in zip(sample.windows, sample.borders, strict=False):
         if any(sides):
-            size, found = _filled(window, sides)
+            size, level = _measure_fill(window, sides)
             if size > best:
-                best, value = size, found
+                best, value = size, level
     if len(sample.bands) < 2:
         why = "a single band: fill cannot be told from a flat surface"
         return Finding(kind="nodata", outcome="cannot tell", llr=0.0, sentence=why)
@@ -100,7 +100,7 @@ def check_nodata(sample: Sample) -> Finding | None:
     )
 
 
-def _filled(window: npt.NDArray[np.float32], sides: tuple[bool, bool, bool, bool]) -> tuple[int, float]:
+def _measure_fill(window: npt.NDArray[np.float32], sides: tuple[bool, bool, bool, bool]) -> tuple[int, float]:
     """Return the size and value of the largest area of one value in all bands that touches a side of the product."""
     same = (window == window[0]).all(axis=0)
     edges = [

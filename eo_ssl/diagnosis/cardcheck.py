@@ -109,7 +109,7 @@ def check_card(
         return (Finding(kind="metadata", outcome="wrong", llr=CERTAIN, sentence=str(error)),)
     findings = examine(sample).findings
     if generated:
-        return (*findings, _finding("cannot tell", _GENERATED)) if card.statistics else findings
+        return (*findings, _make_finding("cannot tell", _GENERATED)) if card.statistics else findings
     statistics = check_statistics(card, sample, findings, of=len(images) if positions is None else len(positions))
     return (*findings, statistics) if statistics else findings
 
@@ -190,11 +190,15 @@ def check_statistics(
     if quoted is None:
         return None
     if quoted.unit not in ("dn", card.quantity.value):
-        return _finding("cannot tell", f"statistics in {quoted.unit}, which is neither dn nor {card.quantity.value}")
+        return _make_finding(
+            "cannot tell", f"statistics in {quoted.unit}, which is neither dn nor {card.quantity.value}"
+        )
     if len(sample.windows) < _LEAST_IMAGES:
-        return _finding("cannot tell", f"{len(sample.windows)} images say too little about the statistics of a set")
+        return _make_finding(
+            "cannot tell", f"{len(sample.windows)} images say too little about the statistics of a set"
+        )
     if not len(quoted.mean) == len(quoted.std) == len(card.bands):
-        return _finding(
+        return _make_finding(
             "wrong", f"statistics of {len(quoted.mean)} and {len(quoted.std)} bands for {len(card.bands)} bands"
         )
     places = [card.bands.index(name) for name in sample.bands]
@@ -208,15 +212,15 @@ def check_statistics(
     if scale is not None and scale.outcome == "wrong":  # either the card or the files are off: one mistake, said once
         variants.append(repaired.times(1.0 / float(scale.evidence["factor"])))
     for variant in variants:
-        seen = _moments(variant)
+        seen = _measure_moments(variant)
         at = [variant.bands.index(name) for name in sample.bands]
-        found = _Moments(*(getattr(seen, key)[at] for key in _Moments.__slots__))
-        if found.fits(mean, std):
-            return _finding("fine", f"the statistics are those of {len(sample.windows)} images", llr=-CERTAIN)
-    return _against(card, sample, mean, std, of=len(sample.windows) if of is None else of)
+        moments = _Moments(*(getattr(seen, key)[at] for key in _Moments.__slots__))
+        if moments.fits(mean, std):
+            return _make_finding("fine", f"the statistics are those of {len(sample.windows)} images", llr=-CERTAIN)
+    return _explain_statistics(card, sample, mean, std, of=len(sample.windows) if of is None else of)
 
 
-def _moments(sample: Sample) -> _Moments:
+def _measure_moments(sample: Sample) -> _Moments:
     """Return per-band moments of the images of a sample, invalid pixels left out."""
     flat = np.stack([window.reshape(len(sample.bands), -1) for window in sample.windows]).astype(np.float64)
     flat = flat[np.isfinite(flat).any(axis=2).all(axis=-1)]  # images with a pixel in every band
@@ -228,25 +232,27 @@ def _moments(sample: Sample) -> _Moments:
     return _Moments(mean, std, first.std(axis=0) / root, terms.std(axis=0) / root, np.nanstd(flat, axis=2).mean(axis=0))
 
 
-def _against(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, of: int) -> Finding:
+def _explain_statistics(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, of: int) -> Finding:
     """Return the finding for statistics that are not those of the images, and what they are if that can be said."""
-    seen = _moments(sample)
+    seen = _measure_moments(sample)
     off_mean, off_std = seen.misses(mean, std)
     worst = [sample.bands[k] for k in np.flatnonzero((off_mean > 1) | (off_std > 1))]
     distance = np.abs(mean[:, None] - seen.mean[None]) / seen.std[None] + np.abs(np.log(std[:, None] / seen.std[None]))
     quoted, planes = linear_sum_assignment(distance)
     turned = planes[np.argsort(quoted)]
-    factor = _round(float(np.median(np.concatenate([np.abs(mean / seen.mean), std / seen.std]))))
+    factor = _round_factor(float(np.median(np.concatenate([np.abs(mean / seen.mean), std / seen.std]))))
     moved = turned != np.arange(len(turned))
     remedy: dict[str, Any] = {}
-    if len(worst) > 1 and moved.any() and _permuted(seen, turned).fits(mean, std):
+    if len(worst) > 1 and moved.any() and _permute(seen, turned).fits(mean, std):
         order = ", ".join(sample.bands[k] for k in turned)
         sentence = f"the statistics stand in another order than the bands: {order}"
-        remedy = _put(card, sample, mean[np.argsort(turned)], std[np.argsort(turned)], how="in the order of the bands")
+        remedy = _repair_statistics(
+            card, sample, mean[np.argsort(turned)], std[np.argsort(turned)], how="in the order of the bands"
+        )
     elif seen.fits(mean / factor, std / factor):
         unit = card.statistics.unit if card.statistics else ""
         sentence = f"the statistics are {factor:.4g} times those of the images: another unit than {unit}"
-        remedy = _put(card, sample, mean / factor, std / factor, how=f"divided by {factor:.4g}")
+        remedy = _repair_statistics(card, sample, mean / factor, std / factor, how=f"divided by {factor:.4g}")
     elif (off_mean <= 1).all() and bool((np.abs(std - seen.within) <= _STD_SLACK * seen.std).all()):
         sentence = (
             "the standard deviations are means of those inside single images, not those of all pixels: compute them "
@@ -260,21 +266,21 @@ def _against(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, of: int
             f"the statistics of {', '.join(worst)} are not those of the {images} looked at: so few prove nothing "
             "about the statistics of a whole set, so keep published ones and ask whether these are its files"
         )
-        return _finding("suspect", sentence, llr=TELLING, bands=tuple(worst))
-    return _finding("wrong", sentence, llr=CERTAIN, bands=tuple(worst), remedy=remedy)
+        return _make_finding("suspect", sentence, llr=TELLING, bands=tuple(worst))
+    return _make_finding("wrong", sentence, llr=CERTAIN, bands=tuple(worst), remedy=remedy)
 
 
-def _round(factor: float) -> float:
+def _round_factor(factor: float) -> float:
     """A factor that is a power of ten up to the spread of a sample is that power."""
     whole = 10.0 ** round(np.log10(factor))
     return float(whole) if abs(factor / whole - 1) <= _MEAN_SLACK else factor
 
 
-def _permuted(seen: _Moments, order: npt.NDArray[Any]) -> _Moments:
+def _permute(seen: _Moments, order: npt.NDArray[Any]) -> _Moments:
     return _Moments(*(getattr(seen, key)[order] for key in _Moments.__slots__))
 
 
-def _put(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, how: str) -> dict[str, Any]:
+def _repair_statistics(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, how: str) -> dict[str, Any]:
     """Return quoted statistics put right in the card's order and unit; empty when only some of its bands were read.
 
     They are the numbers of the whole set that the card quotes, never those of the few images looked at.
@@ -294,7 +300,7 @@ def _put(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, how: str) -
     return {"statistics": {key: getattr(new, key) for key in ("mean", "std", "unit", "source")}}
 
 
-def _finding(
+def _make_finding(
     outcome: str, sentence: str, *, llr: float = 0.0, bands: tuple[str, ...] = (), remedy: dict[str, Any] | None = None
 ) -> Finding:
     values: dict[str, Any] = {"outcome": outcome, "sentence": sentence, "bands": bands, "remedy": remedy or {}}

@@ -33,9 +33,9 @@ class Examination:
     @property
     def outcome(self) -> Outcome:
         """The gravest outcome."""
-        found = {finding.outcome for finding in self.findings}
+        outcomes = {finding.outcome for finding in self.findings}
         order: tuple[Outcome, ...] = ("wrong", "suspect", "cannot tell")
-        return next((outcome for outcome in order if outcome in found), "fine")
+        return next((outcome for outcome in order if outcome in outcomes), "fine")
 
     def to_json(self) -> dict[str, Any]:
         """Return the examination as plain values."""
@@ -51,7 +51,7 @@ def examine(sample: Sample) -> Examination:
     """
     fill = check_nodata(sample)
     if fill and fill.outcome == "wrong":
-        sample = _without_fill(sample, fill)
+        sample = _mask_fill(sample, fill)
     planes = check_bands(sample)
     findings = [*([fill] if fill else []), *planes]
     useless = {name for finding in planes if finding.outcome == "wrong" for name in finding.bands}
@@ -59,7 +59,7 @@ def examine(sample: Sample) -> Examination:
     findings += [scale] if scale else []
     if scale and scale.outcome == "wrong" and "factor" in scale.evidence:
         sample = sample.times(1.0 / float(scale.evidence["factor"]))
-    sample = _only(sample, [name for name in sample.bands if name not in useless])
+    sample = _take_bands(sample, [name for name in sample.bands if name not in useless])
     order = check_order(sample)
     swapped = check_polarisation(sample)
     findings += [finding for finding in (order, swapped) if finding]
@@ -72,18 +72,18 @@ def examine(sample: Sample) -> Examination:
 
 def examine_products(products: Iterable[Product]) -> list[Examination]:
     """Return the examinations of the products of a card; a product that cannot be read has that as its finding."""
-    found = []
+    examinations = []
     for product in products:
         if product.kind == "chips":
             finding = Finding(kind="metadata", outcome="cannot tell", llr=0.0, sentence="chips are not examined")
-            found.append(Examination(product.product_id, (finding,)))
+            examinations.append(Examination(product.product_id, (finding,)))
             continue
         try:
-            found.append(examine(sample_product(product)))
+            examinations.append(examine(sample_product(product)))
         except UserError as error:
             finding = Finding(kind="metadata", outcome="wrong", llr=CERTAIN, sentence=str(error))
-            found.append(Examination(product.product_id, (finding,)))
-    return _as_a_set(found)
+            examinations.append(Examination(product.product_id, (finding,)))
+    return _judge_as_set(examinations)
 
 
 def examine_corpus(corpus: Corpus, *, streams: Sequence[str] = ()) -> list[Examination]:
@@ -92,10 +92,10 @@ def examine_corpus(corpus: Corpus, *, streams: Sequence[str] = ()) -> list[Exami
     Raises:
         UserError: an unknown stream, or the corpus is damaged.
     """
-    found = []
+    examinations = []
     for stream in streams or tuple(corpus.streams):
-        found += _as_a_set([examine(sample) for sample in sample_corpus(corpus, stream)])
-    return found
+        examinations += _judge_as_set([examine(sample) for sample in sample_corpus(corpus, stream)])
+    return examinations
 
 
 def collect_offsets(examinations: Iterable[Examination]) -> dict[str, float]:
@@ -107,11 +107,13 @@ def collect_offsets(examinations: Iterable[Examination]) -> dict[str, float]:
     return dict(sorted(entries.items()))
 
 
-def _as_a_set(found: list[Examination]) -> list[Examination]:
+def _judge_as_set(examinations: list[Examination]) -> list[Examination]:
     """Judge the offsets again, knowing how many products of the set show the code step of their processor."""
-    shown = [None if item.traces is None or item.traces.codec is None else item.traces.codec.stepped for item in found]
+    shown = [
+        None if item.traces is None or item.traces.codec is None else item.traces.codec.stepped for item in examinations
+    ]
     judged = []
-    for place, item in enumerate(found):
+    for place, item in enumerate(examinations):
         others = [value for k, value in enumerate(shown) if value is not None and k != place]
         if item.traces is None or len(others) < _WITNESSES:
             judged.append(item)
@@ -122,14 +124,14 @@ def _as_a_set(found: list[Examination]) -> list[Examination]:
     return judged
 
 
-def _only(sample: Sample, bands: Sequence[str]) -> Sample:
+def _take_bands(sample: Sample, bands: Sequence[str]) -> Sample:
     if len(bands) == len(sample.bands):
         return sample
     kept = [sample.bands.index(name) for name in bands]
     return replace(sample, bands=tuple(bands), windows=tuple(window[kept] for window in sample.windows))
 
 
-def _without_fill(sample: Sample, finding: Finding) -> Sample:
+def _mask_fill(sample: Sample, finding: Finding) -> Sample:
     value = np.float32((finding.evidence["value"] + sample.offset) * sample.scale)
     windows = []
     for window in sample.windows:

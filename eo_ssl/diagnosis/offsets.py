@@ -68,7 +68,7 @@ def count_parities(sample: Sample) -> ParityCounts | None:
     planes = [k for k, name in enumerate(sample.bands) if name in _FINE_BANDS]
     if sample.sensor != "sentinel2_l2a" or not planes:
         return None
-    counts = [_codes(sample, plane) for plane in planes]
+    counts = [_count_codes(sample, plane) for plane in planes]
     whole = [item for item in counts if item is not None]
     for wanted in (
         True,
@@ -78,16 +78,16 @@ def count_parities(sample: Sample) -> ParityCounts | None:
         chosen = [item for item in whole if item.stepped is wanted]
         if chosen:
             odd, total = sum(item.odd for item in chosen), sum(item.all for item in chosen)
-            return ParityCounts(odd, total, _added(chosen))
+            return ParityCounts(odd, total, _add_counts(chosen))
     return None
 
 
-def _added(counts: list[ParityCounts]) -> tuple[tuple[int, int], ...]:
+def _add_counts(counts: list[ParityCounts]) -> tuple[tuple[int, int], ...]:
     sums = np.sum([item.between for item in counts], axis=0).tolist()
     return tuple((int(odd), int(total)) for odd, total in sums)
 
 
-def _codes(sample: Sample, plane: int) -> ParityCounts | None:
+def _count_codes(sample: Sample, plane: int) -> ParityCounts | None:
     codes = np.concatenate([window[plane].ravel() for window in sample.windows]).astype(np.float64) * QUANTIFICATION
     codes = codes[np.isfinite(codes)]
     whole = np.rint(codes)
@@ -119,13 +119,13 @@ def score_parity(counts: ParityCounts | None, *, set_share: float | None) -> npt
     shares = ((_ODD_ABOVE, _ODD_BELOW), (_ODD_BELOW, _ODD_BELOW), (_ODD_ABOVE, _ODD_ABOVE))  # up, down, by state
     logs = []
     for in_up, in_down in shares:
-        with_step = _binomial(odd_up, up, in_up) + _binomial(odd_down, down, in_down)
-        without = _binomial(odd_up, up, (0.5,)) + _binomial(odd_down, down, (0.5,))
+        with_step = _score_binomial(odd_up, up, in_up) + _score_binomial(odd_down, down, in_down)
+        without = _score_binomial(odd_up, up, (0.5,)) + _score_binomial(odd_down, down, (0.5,))
         logs.append(float(np.logaddexp(math.log(stepped) + with_step, math.log(1 - stepped) + without)))
     return np.array([log - logs[0] for log in logs])
 
 
-def _binomial(odd: int, total: int, shares: tuple[float, ...]) -> float:
+def _score_binomial(odd: int, total: int, shares: tuple[float, ...]) -> float:
     """Return the log-likelihood of ``odd`` out of ``total``, as of at most 50 draws, averaged over ``shares``."""
     if not total:
         return 0.0
@@ -137,11 +137,11 @@ def _binomial(odd: int, total: int, shares: tuple[float, ...]) -> float:
 
 def score_darkness(level: float) -> npt.NDArray[np.float64]:
     """Return the log-likelihoods of the three states from the 1st percentile (codes) of the darkest band."""
-    logs = np.array([_dark(level - state) for state in STATES])
+    logs = np.array([_score_dark(level - state) for state in STATES])
     return np.array([min(log, _DARK_SAYS) for log in logs - logs[0]])
 
 
-def _dark(level: float) -> float:
+def _score_dark(level: float) -> float:
     edges = [edge for edge, _ in _DARKEST] + [_BRIGHTEST_DARK]
     if level < edges[0]:
         first = _DARKEST[0][1] / (edges[1] - edges[0])
@@ -170,11 +170,11 @@ def score_metadata(sample: Sample) -> npt.NDArray[np.float64]:
     if not sample.listed_as:
         return np.zeros(3)
     rare = np.array([0.0, _RARE if sample.offset else 0.0, 0.0 if sample.offset else _RARE])
-    total: npt.NDArray[np.float64] = rare + _by_baseline(sample)
+    total: npt.NDArray[np.float64] = rare + _score_baseline(sample)
     return total
 
 
-def _by_baseline(sample: Sample) -> npt.NDArray[np.float64]:
+def _score_baseline(sample: Sample) -> npt.NDArray[np.float64]:
     number = sample.baseline.removeprefix("N").replace("_", ".")
     if not number.replace(".", "", 1).isdigit():
         return np.zeros(3)
@@ -235,22 +235,22 @@ def check_offset(traces: Traces, *, set_share: float | None = None) -> Finding:
         parts["cirrus"] = score_cirrus(traces.cirrus)
         evidence["B10"] = round(traces.cirrus)
     if traces.codec is not None and any(total for _, total in traces.codec.between):
-        evidence["odd 1025-2023"] = _share(traces.codec.between[0])
-        evidence["odd above 2024"] = _share((traces.codec.odd, traces.codec.all))
+        evidence["odd 1025-2023"] = _format_share(traces.codec.between[0])
+        evidence["odd above 2024"] = _format_share((traces.codec.odd, traces.codec.all))
     total = np.sum(list(parts.values()), axis=0)
     evidence["log ratios"] = {
         name: [round(clip_ratio(float(value)), 1) for value in values[1:]]
         for name, values in parts.items()
         if values.any()
     }
-    return _finding(traces.declared, total, evidence)
+    return _make_finding(traces.declared, total, evidence)
 
 
-def _share(counts: tuple[int, int]) -> str:
+def _format_share(counts: tuple[int, int]) -> str:
     return f"{100 * counts[0] / counts[1]:.1f} %" if counts[1] else "none"
 
 
-def _finding(sample: Sample, total: npt.NDArray[np.float64], evidence: dict[str, object]) -> Finding:
+def _make_finding(sample: Sample, total: npt.NDArray[np.float64], evidence: dict[str, object]) -> Finding:
     state = STATES[1] if total[1] >= total[2] else STATES[2]
     llr = clip_ratio(float(max(total[1], total[2])))
     outcome = judge(llr)

@@ -83,25 +83,25 @@ def check_order(sample: Sample) -> Finding | None:
     if not sample.quantity.is_reflectance:
         return None
     names = match_bands(sample.sensor, sample.bands)
-    spectra = _spectra(sample)
-    reason = _why_not(names, spectra)
+    spectra = _sample_spectra(sample)
+    reason = _explain_silence(names, spectra)
     if reason:
         return Finding(kind="order", outcome="cannot tell", llr=0.0, sentence=reason)
     case = _Case(
         spectra[:_SPECTRA],
-        _remainders(spectra),
+        _measure_remainders(spectra),
         score_resolution(sample),
         sample.quantity is Quantity.TOA_REFLECTANCE,
     ).with_shift(names)
     declared = case.score(names)
-    scores = case.gains(_candidates(names), over=declared)
+    scores = case.gains(_list_candidates(names), over=declared)
     best, llr = _climb(case, names, declared, scores)
     outcome: Outcome = judge(llr)
     if outcome in ("wrong", "suspect"):
-        return _against(sample, names, best, llr, outcome)
-    pairs = [other for other in _exchanges(names) if scores[other] > -TELLING]
+        return _explain_order(sample, names, best, llr, outcome)
+    pairs = [other for other in _list_exchanges(names) if scores[other] > -TELLING]
     alike = ["/".join(name for name, new in zip(names, other, strict=True) if name != new) for other in pairs]
-    mistakes = {what: scores[other] for what, other in _known(names).items() if other != names}
+    mistakes = {what: scores[other] for what, other in _list_known_orders(names).items() if other != names}
     possible = [what for what, score in mistakes.items() if score > -TELLING]
     evidence = {
         "not told apart": alike,
@@ -124,7 +124,7 @@ def reorder(sample: Sample, finding: Finding | None) -> Sample:
     return sample.named(tuple(finding.evidence["planes are"]))
 
 
-def _why_not(names: Bands, spectra: npt.NDArray[np.float64]) -> str:
+def _explain_silence(names: Bands, spectra: npt.NDArray[np.float64]) -> str:
     if "" in names or len(names) < _LEAST_BANDS:
         given = ", ".join(name or "another" for name in names)
         return f"an order needs at least {_LEAST_BANDS} bands of known spectra, got {given}"
@@ -133,21 +133,21 @@ def _why_not(names: Bands, spectra: npt.NDArray[np.float64]) -> str:
     return ""
 
 
-def _spectra(sample: Sample) -> npt.NDArray[np.float64]:
+def _sample_spectra(sample: Sample) -> npt.NDArray[np.float64]:
     """Return up to 400 spectra [n, plane] in random order, each the mean of a wholly valid block of 12 x 12 pixels."""
-    found = []
+    means_by_window = []
     for window in sample.windows:
         height, width = (size // _BLOCK_PX * _BLOCK_PX for size in window.shape[1:])
         blocks = window[:, :height, :width].reshape(
             len(window), height // _BLOCK_PX, _BLOCK_PX, width // _BLOCK_PX, _BLOCK_PX
         )
         means = blocks.mean(axis=(2, 4), dtype=np.float64).reshape(len(window), -1).T
-        found.append(means[np.isfinite(means).all(axis=1)])
-    spectra = np.concatenate(found)
+        means_by_window.append(means[np.isfinite(means).all(axis=1)])
+    spectra = np.concatenate(means_by_window)
     return np.asarray(spectra[np.random.default_rng(0).permutation(len(spectra))[: 10 * _SPECTRA]])
 
 
-def _remainders(spectra: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _measure_remainders(spectra: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return ln(1 - r^2) between the planes, [plane, plane]; 0 where too few spectra make any correlation."""
     if len(spectra) < _LEAST_FOR_CORRELATION:
         return np.zeros((spectra.shape[1], spectra.shape[1]))
@@ -157,7 +157,7 @@ def _remainders(spectra: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(np.log(np.maximum(1.0 - correlation**2, _LEAST_REMAINDER)))
 
 
-def _exchanges(names: Bands) -> Iterator[Bands]:
+def _list_exchanges(names: Bands) -> Iterator[Bands]:
     for i in range(len(names)):
         for j in range(i + 1, len(names)):
             other = list(names)
@@ -165,18 +165,18 @@ def _exchanges(names: Bands) -> Iterator[Bands]:
             yield tuple(other)
 
 
-def _moves(names: Bands) -> Iterator[Bands]:
+def _list_moves(names: Bands) -> Iterator[Bands]:
     for name in names:
         rest = [other for other in names if other != name]
         for place in range(len(names)):
             yield tuple(rest[:place] + [name] + rest[place:])
 
 
-def _candidates(names: Bands) -> set[Bands]:
-    return ({*_exchanges(names), *_moves(names), *_known(names).values()}) - {names}
+def _list_candidates(names: Bands) -> set[Bands]:
+    return ({*_list_exchanges(names), *_list_moves(names), *_list_known_orders(names).values()}) - {names}
 
 
-def _known(names: Bands) -> dict[str, Bands]:
+def _list_known_orders(names: Bands) -> dict[str, Bands]:
     """Return orders that real sets were published in under another name, by what they are called."""
     known = {"the reverse order": names[::-1]}
     if {"B02", "B04"} <= set(names):
@@ -194,7 +194,7 @@ def _climb(case: _Case, names: Bands, declared: float, scores: dict[Bands, float
     if total < TELLING:
         return best, total
     for _ in range(_STEPS):
-        further = case.gains(_exchanges(best), over=declared + total)
+        further = case.gains(_list_exchanges(best), over=declared + total)
         step = max(further, key=lambda other: further[other])
         if further[step] <= TELLING:
             break
@@ -202,13 +202,13 @@ def _climb(case: _Case, names: Bands, declared: float, scores: dict[Bands, float
     return best, total
 
 
-def _against(sample: Sample, names: Bands, best: Bands, llr: float, outcome: Outcome) -> Finding:
+def _explain_order(sample: Sample, names: Bands, best: Bands, llr: float, outcome: Outcome) -> Finding:
     back = dict(zip(names, sample.bands, strict=True))
     planes = tuple(back[name] for name in best)
     holds = dict(zip(sample.bands, planes, strict=True))
     moved = tuple(name for name, new in holds.items() if name != new)
     pairs = ", ".join(f"{name} holds {holds[name]}" for name in moved)
-    called = [what for what, other in _known(names).items() if other == best]
+    called = [what for what, other in _list_known_orders(names).items() if other == best]
     return Finding(
         kind="order",
         outcome=outcome,

@@ -72,13 +72,13 @@ def list_products(card: Card, root: Path) -> tuple[Product, ...]:
     Raises:
         UserError: nothing matches, or a product's metadata is absent.
     """
-    found = products(replace(card, offset_by_file={}), root).products
+    listed = products(replace(card, offset_by_file={}), root).products
     if not card.offset_by_file:
-        return found
-    offsets = [card.offset_by_file.get(find_offset_key(product)) for product in found]
+        return listed
+    offsets = [card.offset_by_file.get(find_offset_key(product)) for product in listed]
     return tuple(
         replace(product, facts=replace(product.facts, offset=offset))
-        for product, offset in zip(found, offsets, strict=True)
+        for product, offset in zip(listed, offsets, strict=True)
     )
 
 
@@ -96,11 +96,11 @@ def find_products(card: Card, place: Path) -> tuple[Product, ...]:
         if not root.is_dir():
             continue
         try:
-            found = list_products(card, root)
+            listed = list_products(card, root)
         except UserError as error:
             failure = failure or error
             continue
-        inside = tuple(item for item in found if root == here or any(path.is_relative_to(here) for path in item.paths))
+        inside = tuple(item for item in listed if root == here or any(path.is_relative_to(here) for path in item.paths))
         if inside:
             return inside
     raise failure or UserError(
@@ -124,7 +124,7 @@ def sample_product(product: Product) -> Sample:
     """
     cube = product.open(plausible=False)
     height, width = cube.sizes["y"], cube.sizes["x"]
-    spans = [(rows, columns) for rows in _spans(height) for columns in _spans(width)]
+    spans = [(rows, columns) for rows in _spread_spans(height) for columns in _spread_spans(width)]
     windows, borders = [], []
     for (top, bottom), (left, right) in spans:
         windows.append(cube["image"].isel(y=slice(top, bottom), x=slice(left, right)).values.astype(np.float32))
@@ -170,7 +170,7 @@ def sample_corpus(corpus: Corpus, stream: str) -> Iterator[Sample]:
         )
 
 
-def _spans(size: int) -> list[tuple[int, int]]:
+def _spread_spans(size: int) -> list[tuple[int, int]]:
     """Return up to 4 ranges of at most 256, from the first pixel to the last."""
     count = min(round(WINDOWS**0.5), -(-size // WINDOW_PX))
     length = min(size, WINDOW_PX)

@@ -41,15 +41,17 @@ def prepare_encoder(
     Raises:
         UserError: no such encoder, a weight-free one without a stream, or a size that the weights do not take.
     """
-    found = (
-        load_encoder(name, seed=seed) if name not in (*WEIGHT_FREE, *FITTED) else _weight_free(name, statistics, seed)
+    model = (
+        load_encoder(name, seed=seed)
+        if name not in (*WEIGHT_FREE, *FITTED)
+        else _load_weight_free(name, statistics, seed)
     )
-    contract = found.preprocessing
+    contract = model.preprocessing
     kept = window_px is None or (window_px == contract.size_px and contract.resize != "native")
-    return found if kept else found.at_size(int(window_px or 0))
+    return model if kept else model.at_size(int(window_px or 0))
 
 
-def _weight_free(name: str, statistics: tuple[Corpus, str] | None, seed: int) -> Encoder:
+def _load_weight_free(name: str, statistics: tuple[Corpus, str] | None, seed: int) -> Encoder:
     if statistics is None:
         raise UserError(
             f"expected a corpus whose training tiles say how the input of the weight-free encoder {name} is "
@@ -58,11 +60,11 @@ def _weight_free(name: str, statistics: tuple[Corpus, str] | None, seed: int) ->
     corpus, stream = statistics
     tag = corpus.stream(stream).stream
     contract = Preprocessing.of_stream(tag, corpus.statistics(stream, tag.quantity.in_db_if_power))
-    images = _training_images(corpus, stream, contract) if name in FITTED else None
+    images = _read_training_images(corpus, stream, contract) if name in FITTED else None
     return load_encoder(name, preprocessing=contract, seed=seed, images=images)
 
 
-def _training_images(corpus: Corpus, stream: str, contract: Preprocessing) -> Tensor:
+def _read_training_images(corpus: Corpus, stream: str, contract: Preprocessing) -> Tensor:
     """At most `_FITTING` tiles of the training split at even steps, prepared by ``contract``: [n, C, H, W] float32."""
     rows = rows_where(corpus, stream, ["split==train"])
     expect(
@@ -156,18 +158,18 @@ def find_scenes(place: str, card: Card) -> tuple[Product, ...]:
     Raises:
         UserError: there is nothing at ``place`` that the card fits, or what is there are chips.
     """
-    narrowed, root = _stac(place, card) if card.reader == "stac" else _files(place, card)
-    found = products(narrowed, root).products
+    narrowed, root = _narrow_stac(place, card) if card.reader == "stac" else _narrow_files(place, card)
+    scenes = products(narrowed, root).products
     expect(
-        not any(product.kind == "chips" for product in found),
+        not any(product.kind == "chips" for product in scenes),
         expected=f"scenes at {place}",
         got=f"the chips of card {card.name}",
         remedy="ingest them and embed the corpus, one vector per tile",
     )
-    return found
+    return scenes
 
 
-def _stac(place: str, card: Card) -> tuple[Card, Path]:
+def _narrow_stac(place: str, card: Card) -> tuple[Card, Path]:
     start = place if is_link(place) else str(Path(place).resolve())
     kind = access.document(start).get("type")
     expect(
@@ -180,7 +182,7 @@ def _stac(place: str, card: Card) -> tuple[Card, Path]:
     return replace(card, stac=Stac(catalog=start, sign=sign)), Path()
 
 
-def _files(place: str, card: Card) -> tuple[Card, Path]:
+def _narrow_files(place: str, card: Card) -> tuple[Card, Path]:
     path = Path(place).resolve()
     expect(
         path.exists(),
@@ -199,14 +201,14 @@ def _files(place: str, card: Card) -> tuple[Card, Path]:
     return replace(card, files=glob.escape(path.name)), path.parent
 
 
-def name_maps(found: tuple[Product, ...]) -> list[str]:
+def name_maps(scenes: tuple[Product, ...]) -> list[str]:
     """Return a file name for the map of each scene: its id in letters, digits, dots and dashes, each name once."""
     stems = [
-        re.sub(r"[^\w.\-]+", "_", product.product_id.partition("/")[2]).strip("._") or "scene" for product in found
+        re.sub(r"[^\w.\-]+", "_", product.product_id.partition("/")[2]).strip("._") or "scene" for product in scenes
     ]
     return [
         f"{stem}.tif" if stems.count(stem) == 1 else f"{stem}-{fingerprint(product.product_id)[:8]}.tif"
-        for stem, product in zip(stems, found, strict=True)
+        for stem, product in zip(stems, scenes, strict=True)
     ]
 
 
@@ -224,10 +226,12 @@ def reopen_scenes(summary: Mapping[str, Any], names: Sequence[str]) -> tuple[dic
         where = "lie on the network" if recorded else "are not recorded"
         return {}, f"Its scenes {where}, hence no pictures of them."
     try:
-        found = {one.product_id: one for one in find_scenes(str(summary["source"]), load_card(str(summary["card_at"])))}
+        scenes = {
+            scene.product_id: scene for scene in find_scenes(str(summary["source"]), load_card(str(summary["card_at"])))
+        }
         same = {}
         for name in names:
-            scene = found.get(recorded[name]["id"])
+            scene = scenes.get(recorded[name]["id"])
             if scene is not None and scene.checksum() == recorded[name]["checksum"]:
                 same[name] = scene
     except UserError as error:

@@ -46,37 +46,37 @@ def query_tile(table: Embeddings, text: str) -> Query:
         UserError: another form, or no such tile in the table.
     """
     if text.strip().isdecimal():
-        return _of_row(table, int(text))
+        return _query_row(table, int(text))
     window = _WINDOW.fullmatch(text.strip())
     if window is None:
         raise UserError(
             f"expected a row such as 17 or a window such as PRODUCT:640,1280, got {text!r}; product ids stand in the "
             "table and on the page"
         )
-    return _of_window(table, window["product"], int(window["row"]), int(window["col"]))
+    return _query_window(table, window["product"], int(window["row"]), int(window["col"]))
 
 
-def _of_row(table: Embeddings, row: int) -> Query:
+def _query_row(table: Embeddings, row: int) -> Query:
     for first, part in table.groups(["row"]):
-        found = np.flatnonzero(part["row"].to_numpy() == row)
-        if len(found):
-            return _tile(table, first + int(found[0]))
+        matches = np.flatnonzero(part["row"].to_numpy() == row)
+        if len(matches):
+            return _make_query(table, first + int(matches[0]))
     raise UserError(
         f"expected a row of {table.about['corpus']['stream']} that was embedded ({len(table)} tiles), got {row}; see "
         "the column `row` of the table"
     )
 
 
-def _of_window(table: Embeddings, product: str, row: int, col: int) -> Query:
+def _query_window(table: Embeddings, product: str, row: int, col: int) -> Query:
     names: set[str] = set()
     columns = ["product_id", "row_off", "col_off", "height", "width"]
     for first, part in table.groups(columns):
         known = part["product_id"]
         same = _pc.or_(_pc.equal(known, product), _pc.ends_with(known, f"/{product}")).to_numpy()
         top, left, height, width = (part[name].to_numpy() for name in columns[1:])
-        found = np.flatnonzero(same & (top <= row) & (row < top + height) & (left <= col) & (col < left + width))
-        if len(found):
-            return _tile(table, first + int(found[0]))
+        matches = np.flatnonzero(same & (top <= row) & (row < top + height) & (left <= col) & (col < left + width))
+        if len(matches):
+            return _make_query(table, first + int(matches[0]))
         names |= set(_pc.unique(known).to_pylist())
     expect(
         not any(name == product or name.endswith(f"/{product}") for name in names),
@@ -129,10 +129,10 @@ def query_place(table: Embeddings, lon: float, lat: float) -> Query:
         shapes = shapely.from_wkb(np.array(part["geometry"].to_pylist(), dtype=object))
         centres = shapely.get_coordinates(shapely.centroid(shapes[~shapely.is_missing(shapes)]))
         if len(centres):
-            away = min(away, float(_km(centres, lon, lat).min()))
+            away = min(away, float(_measure_km(centres, lon, lat).min()))
         for number in np.flatnonzero(shapely.covers(shapes, point)).tolist():
             middle = shapely.get_coordinates(shapely.centroid(shapes[number]))
-            rank = (-round(float(_km(middle, lon, lat)[0]), 6), str(part["datetime"][number]))
+            rank = (-round(float(_measure_km(middle, lon, lat)[0]), 6), str(part["datetime"][number]))
             if best is None or rank > best[:2]:
                 best = (*rank, first + number)
     if best is None:
@@ -141,7 +141,7 @@ def query_place(table: Embeddings, lon: float, lat: float) -> Query:
             f"expected a place on a tile of the table, got {lon:g}, {lat:g} where there is none ({where}); choose a "
             "place on one of its footprints"
         )
-    return _tile(table, best[2])
+    return _make_query(table, best[2])
 
 
 def query_image(table: Embeddings, encoder: Encoder, product: Product) -> Query:
@@ -182,13 +182,15 @@ def query_image(table: Embeddings, encoder: Encoder, product: Product) -> Query:
     return Query(vector, f"the middle of {product.product_id}", None, values, bands)
 
 
-def _tile(table: Embeddings, position: int) -> Query:
+def _make_query(table: Embeddings, position: int) -> Query:
     (about,) = table.take(np.array([position]), ["product_id", "row_off", "col_off", "datetime", "row"])
     words = f"row {about['row']}: {about['product_id']}:{about['row_off']},{about['col_off']}"
     return Query(table.vector(position), f"{words}, {about['datetime'][:10]}" if about["datetime"] else words, position)
 
 
-def _km(points: np.ndarray[Any, np.dtype[np.float64]], lon: float, lat: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _measure_km(
+    points: np.ndarray[Any, np.dtype[np.float64]], lon: float, lat: float
+) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Great-circle distance of points [n, 2] (longitude, latitude in degrees) from a place, kilometres (haversine)."""
     east, north = np.radians(points[:, 0] - lon), np.radians(points[:, 1] - lat)
     bow = np.sin(north / 2) ** 2 + np.cos(np.radians(points[:, 1])) * np.cos(np.radians(lat)) * np.sin(east / 2) ** 2

@@ -192,7 +192,7 @@ class SceneEmbedder:
             plan_windows(int(cube.sizes["x"]), **sizes, **cut),  # type: ignore[arg-type]
         )
         self.bands = tuple(str(name) for name in cube["band"].values)
-        self.quantity = _accepted(Quantity(str(cube.attrs["quantity"])), encoder.preprocessing.quantity)
+        self.quantity = _choose_quantity(Quantity(str(cube.attrs["quantity"])), encoder.preprocessing.quantity)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -254,13 +254,13 @@ class SceneEmbedder:
             for n in right.windows(j)
         ]
         measured: Flags = np.asarray(np.isfinite(pixels).any(axis=0))
-        corners = [c for c in corners if measured[_window(c[2] * patch, size), _window(c[3] * patch, size)].any()]
+        corners = [c for c in corners if measured[_span(c[2] * patch, size), _span(c[3] * patch, size)].any()]
         for first in range(0, len(corners), self.settings.batch_size):
             batch = corners[first : first + self.settings.batch_size]
-            images = [pixels[:, _window(y * patch, size), _window(x * patch, size)] for _, _, y, x in batch]
+            images = [pixels[:, _span(y * patch, size), _span(x * patch, size)] for _, _, y, x in batch]
             for (m, n, y, x), tokens in zip(batch, self.tokens(np.stack(images)), strict=True):
                 weight = (down.weights[m][:, None] * right.weights[n]).astype(np.float32)
-                total[_window(y, side), _window(x, side)] += weight[..., None] * tokens
+                total[_span(y, side), _span(x, side)] += weight[..., None] * tokens
         return (rows[0], columns[0]), total, cells >= self.settings.min_valid
 
     def finish(self, canvas: Canvas, i: int, j: int, parts: list[tuple[tuple[int, int], Matrix, Flags]]) -> int:
@@ -271,7 +271,9 @@ class SceneEmbedder:
         valid = np.zeros(total.shape[:2], dtype=bool)
         for (top, left), values, flags in parts:  # in one order, whatever the order they were made in
             ours, theirs = zip(
-                _common(rows, (top, top + len(values))), _common(columns, (left, left + values.shape[1])), strict=True
+                _intersect(rows, (top, top + len(values))),
+                _intersect(columns, (left, left + values.shape[1])),
+                strict=True,
             )
             total[ours] += values[theirs]
             valid[ours] |= flags[theirs]
@@ -309,17 +311,17 @@ class SceneEmbedder:
         return tokens.reshape(len(images), side, side, -1)
 
 
-def _accepted(given: Quantity, wanted: Quantity) -> Quantity:
+def _choose_quantity(given: Quantity, wanted: Quantity) -> Quantity:
     """Quantity that the scene is handed over in: a power and its own decibels become each other, as at ingestion."""
     same_power = (given.is_db and given.in_power == wanted) or (given.is_power and given.in_db == wanted)
     return wanted if same_power else given
 
 
-def _window(start: int, size: int) -> slice:
+def _span(start: int, size: int) -> slice:
     return slice(start, start + size)
 
 
-def _common(ours: Range, theirs: Range) -> tuple[slice, slice]:
+def _intersect(ours: Range, theirs: Range) -> tuple[slice, slice]:
     """Where the cells that two ranges share lie in each."""
     low, high = max(ours[0], theirs[0]), min(ours[1], theirs[1])
     return slice(low - ours[0], high - ours[0]), slice(low - theirs[0], high - theirs[0])

@@ -82,13 +82,13 @@ class Embeddings:
         sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         ends = np.cumsum(sizes)
         owner = np.searchsorted(ends, positions, side="right")
-        found: dict[int, dict[str, Any]] = {}
+        lines: dict[int, dict[str, Any]] = {}
         for number in np.unique(owner).tolist():
             part = self._file.read_row_group(number, columns=list(columns))
             first = int(ends[number]) - sizes[number]
             inside = [int(p) for p in positions[owner == number]]
-            found |= dict(zip(inside, part.take([p - first for p in inside]).to_pylist(), strict=True))
-        return [found[int(position)] for position in positions]
+            lines |= dict(zip(inside, part.take([p - first for p in inside]).to_pylist(), strict=True))
+        return [lines[int(position)] for position in positions]
 
     def vector(self, position: int) -> Matrix:
         """Return one embedding, float32 [D]."""
@@ -104,18 +104,18 @@ class Embeddings:
         known = self.about["corpus"]
         where = str(place or self.manifest.summary["corpus"])
         try:
-            found = Corpus.open(where, snapshot=known["snapshot"])
+            corpus = Corpus.open(where, snapshot=known["snapshot"])
         except UserError as error:
             raise UserError(
                 f"expected the corpus that was embedded at {where}, got none ({error}); give its place with --corpus"
             ) from error
         expect(
-            found.fingerprint == known["fingerprint"],
+            corpus.fingerprint == known["fingerprint"],
             expected=f"the corpus that was embedded ({known['fingerprint'][:12]})",
-            got=f"another at {where} ({found.fingerprint[:12]})",
+            got=f"another at {where} ({corpus.fingerprint[:12]})",
             remedy="give its place with --corpus",
         )
-        return found
+        return corpus
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Refuse another encoder than the one that made the table.
@@ -172,15 +172,17 @@ def find_nearest(
     wanted = k + len(without)
     position, value = np.empty(0, dtype=np.int64), np.empty(0)
     for first, part in table.groups(["embedding"]):
-        inside, found = _within(extract_vectors(part["embedding"], table.dim), query, k=wanted, distance=distance)
-        position, value = np.concatenate([position, first + inside]), np.concatenate([value, found])
+        inside, distances = _search_part(
+            extract_vectors(part["embedding"], table.dim), query, k=wanted, distance=distance
+        )
+        position, value = np.concatenate([position, first + inside]), np.concatenate([value, distances])
         order = np.lexsort((position, value))[:wanted]
         position, value = position[order], value[order]
     kept = ~np.isin(position, np.fromiter(without, dtype=np.int64, count=len(without)))
     return Hits(position[kept][:k], value[kept][:k])
 
 
-def _within(x: Matrix, query: Matrix, *, k: int, distance: Distance) -> tuple[Rows, np.ndarray[Any, Any]]:
+def _search_part(x: Matrix, query: Matrix, *, k: int, distance: Distance) -> tuple[Rows, np.ndarray[Any, Any]]:
     """Rows of ``x`` [n, D] nearest to ``query`` and their distances, float64."""
     if distance == "l2":
         rows = neighbours(x, query[None], k=min(k, len(x)))[0]
@@ -195,15 +197,15 @@ def _within(x: Matrix, query: Matrix, *, k: int, distance: Distance) -> tuple[Ro
     aim = (wide / length).astype(np.float32)
     rows = neighbours(unit, aim[None], k=min(k, len(unit)))[0]
     # Half the squared distance on the unit sphere is 1 - cosine, without the cancellation: copies are at exactly 0.
-    found = 0.5 * np.square(unit[rows].astype(np.float64) - aim).sum(axis=1)
-    return np.concatenate([some[rows], none[:k]]), np.concatenate([found, np.ones(len(none[:k]))])
+    distances = 0.5 * np.square(unit[rows].astype(np.float64) - aim).sum(axis=1)
+    return np.concatenate([some[rows], none[:k]]), np.concatenate([distances, np.ones(len(none[:k]))])
 
 
 def find_same_ground(table: Embeddings, position: int) -> list[int]:
     """Return the positions of all tiles at the location of one, itself among them: dates and copies of its ground."""
     (own,) = table.take(np.array([position]), ["location_id"])
-    found: list[int] = []
+    positions: list[int] = []
     for first, part in table.groups(["location_id"]):
         same = np.asarray(part["location_id"].to_pylist(), dtype=object) == own["location_id"]
-        found += (first + np.flatnonzero(same)).tolist()
-    return found
+        positions += (first + np.flatnonzero(same)).tolist()
+    return positions

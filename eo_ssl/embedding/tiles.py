@@ -70,11 +70,11 @@ def check_tiles(encoder: Encoder, corpus: Corpus, stream: str, *, row: int, sett
     """
     wanted, given = encoder.preprocessing.sensor, corpus.streams[stream].sensor
     if wanted != given:
-        fitting = [name for name, one in corpus.streams.items() if one.sensor == wanted]
+        fitting = [name for name, known in corpus.streams.items() if known.sensor == wanted]
         remedy = f"name {' or '.join(fitting)} with --stream" if fitting else "embed a corpus of that sensor"
         raise UserError(f"expected a stream of {wanted} for {encoder.name}, got {stream} of {given}; {remedy}")
-    one = Part(corpus_source(corpus, stream), np.array([row]))
-    extract(encoder, one, batch_size=1, device=settings.device)
+    tile = Part(corpus_source(corpus, stream), np.array([row]))
+    extract(encoder, tile, batch_size=1, device=settings.device)
 
 
 def describe(encoder: Encoder, corpus: Corpus, stream: str) -> dict[str, Any]:
@@ -90,9 +90,10 @@ def describe(encoder: Encoder, corpus: Corpus, stream: str) -> dict[str, Any]:
         "corpus": {"fingerprint": corpus.fingerprint, "snapshot": corpus.snapshot, "stream": stream},
         "stream": corpus.streams[stream].to_json(),
         "licences": [
-            {key: one.get(key) for key in ("card", "licence", "attribution", "non_commercial")} for one in licences
+            {key: licence.get(key) for key in ("card", "licence", "attribution", "non_commercial")}
+            for licence in licences
         ],
-        "non_commercial": any(bool(one.get("non_commercial")) for one in licences),
+        "non_commercial": any(bool(licence.get("non_commercial")) for licence in licences),
     }
 
 
@@ -131,7 +132,7 @@ def embed_tiles(
         for path, start in zip(paths, starts, strict=True):
             chosen = rows[start : start + settings.step]
             if not path.is_file():
-                _write(path, encoder, (corpus, stream, source), chosen, form=form, settings=settings)
+                _write_part(path, encoder, (corpus, stream, source), chosen, form=form, settings=settings)
             if progress is not None:
                 progress(len(chosen))
         fault("before-join")
@@ -149,7 +150,7 @@ def remove_parts(out: Path) -> None:
     shutil.rmtree(out / _PARTS, ignore_errors=True)
 
 
-def _write(
+def _write_part(
     path: Path,
     encoder: Encoder,
     where: tuple[Corpus, str, CorpusSource],

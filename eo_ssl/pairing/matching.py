@@ -99,15 +99,17 @@ def match(corpus: Corpus, first: str, second: str, config: PairConfig) -> Matchi
     _check_streams(corpus, first, second)
     total = corpus.count(first) + corpus.count(second)
     passes = -(-total // _ROWS_AT_ONCE)
-    found: list[pa.Table] = []
+    tables: list[pa.Table] = []
     unmatched: Counter[str] = Counter()
     for number in range(passes):
-        one, two = (_part(corpus, name, (number, passes), dated=config.dates == "needed") for name in (first, second))
-        if len(one):
-            found.append(_nearest(one, two, config, same=first == second, unmatched=unmatched))
-    expect(found, expected=f"tiles with dates in stream {first}", got="none", remedy="pairs need times of acquisition")
+        tiles_a, tiles_b = (
+            _read_part(corpus, name, (number, passes), dated=config.dates == "needed") for name in (first, second)
+        )
+        if len(tiles_a):
+            tables.append(_match_part(tiles_a, tiles_b, config, same=first == second, unmatched=unmatched))
+    expect(tables, expected=f"tiles with dates in stream {first}", got="none", remedy="pairs need times of acquisition")
     together = ["product_a", "product_b"] if config.shift_of == "products" else ["location_id"]
-    table = pa.concat_tables(found).sort_by([(name, "ascending") for name in (*together, "row_a")])
+    table = pa.concat_tables(tables).sort_by([(name, "ascending") for name in (*together, "row_a")])
     numbers = [table[name].to_numpy() for name in ("row_a", "row_b", "days")]
     names = table.select(["location_id", "product_a", "product_b", "orbit_a", "orbit_b"])
     return Matching(Match(numbers[0], numbers[1], numbers[2], names), dict(sorted(unmatched.items())))
@@ -140,7 +142,7 @@ def _check_streams(corpus: Corpus, first: str, second: str) -> None:
     )
 
 
-def _part(corpus: Corpus, name: str, lot: tuple[int, int], *, dated: bool) -> pa.Table:
+def _read_part(corpus: Corpus, name: str, lot: tuple[int, int], *, dated: bool) -> pa.Table:
     """Return the rows of pass ``lot`` (number, of how many) over the places: row, time (s) and the columns needed.
 
     Rows without a date are left out, unless dates are ignored: then all have the time 0.
@@ -164,17 +166,21 @@ def _part(corpus: Corpus, name: str, lot: tuple[int, int], *, dated: bool) -> pa
     return table.append_column("seconds", pa.array(stamps.astype(np.int64)))
 
 
-def _nearest(one: pa.Table, two: pa.Table, config: PairConfig, *, same: bool, unmatched: Counter[str]) -> pa.Table:
+def _match_part(
+    tiles_a: pa.Table, tiles_b: pa.Table, config: PairConfig, *, same: bool, unmatched: Counter[str]
+) -> pa.Table:
     """Return the candidates of one pass; count the tiles of ``one`` without any by reason."""
     if config.orbit in ("ascending", "descending"):
-        one, two = (part.filter(pc.is_in(part["orbit"], pa.array([config.orbit, ""]))) for part in (one, two))
-    names = pa.concat_arrays([*one["location_id"].chunks, *two["location_id"].chunks])
+        tiles_a, tiles_b = (
+            part.filter(pc.is_in(part["orbit"], pa.array([config.orbit, ""]))) for part in (tiles_a, tiles_b)
+        )
+    names = pa.concat_arrays([*tiles_a["location_id"].chunks, *tiles_b["location_id"].chunks])
     places = names.dictionary_encode().indices.to_numpy().astype(np.int64)
-    place_a, place_b = places[: len(one)], places[len(one) :]
+    place_a, place_b = places[: len(tiles_a)], places[len(tiles_a) :]
     least, most = round(config.min_days * _DAY_S), round(config.max_days * _DAY_S)
     partner, gap = find_nearest_in_time(
-        (place_a, one["seconds"].to_numpy()),
-        (place_b, two["seconds"].to_numpy()),
+        (place_a, tiles_a["seconds"].to_numpy()),
+        (place_b, tiles_b["seconds"].to_numpy()),
         least=least,
         most=most,
         forward_only=same,
@@ -182,7 +188,7 @@ def _nearest(one: pa.Table, two: pa.Table, config: PairConfig, *, same: bool, un
     present, near = np.isin(place_a, place_b), partner >= 0
     unmatched["no tile of the other stream at this place"] += int(np.count_nonzero(~present))
     unmatched[f"none {config.min_days:g} to {config.max_days:g} days apart"] += int(np.count_nonzero(present & ~near))
-    left, right = one.take(np.flatnonzero(near)), two.take(partner[near])
+    left, right = tiles_a.take(np.flatnonzero(near)), tiles_b.take(partner[near])
     days = gap[near] / _DAY_S if config.dates == "needed" else np.full(int(near.sum()), np.nan)
     table = pa.table(
         {

@@ -105,27 +105,27 @@ def pair(
         progress: called with (candidates done, candidates).
     """
     readers = tuple(corpus.stream(name) for name in streams)
-    factors = _factors(readers)
+    factors = _find_factors(readers)
     match = matching.match
     scenes = []
     together = ("product_a", "product_b") if config.shift_of == "products" else ("location_id",)
-    for start, stop in _runs(match.table, together):
+    for start, stop in _split_runs(match.table, together):
         rows = match.row_a[start:stop], match.row_b[start:stop]
         overlap, shift = _measure(readers, factors, rows, config)
-        scenes.append(_judged(_Scene(start, stop, overlap, shift), config))
+        scenes.append(_judge(_Scene(start, stop, overlap, shift), config))
         if progress:
             progress(stop, len(match.row_a))
-    return _assembled(corpus, streams, matching, scenes, config)
+    return _assemble(corpus, streams, matching, scenes, config)
 
 
-def _factors(readers: tuple[StreamReader, ...]) -> tuple[int, int]:
+def _find_factors(readers: tuple[StreamReader, ...]) -> tuple[int, int]:
     """By how much each stream is averaged to the pixels of the coarser one."""
     gsd = [reader.stream.gsd_m for reader in readers]
     coarse = max(gsd)
     return round(coarse / gsd[0]), round(coarse / gsd[1])
 
 
-def _runs(table: pa.Table, together: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+def _split_runs(table: pa.Table, together: tuple[str, ...]) -> Iterator[tuple[int, int]]:
     """Ranges of rows that are equal in some columns."""
     if len(table) == 0:
         return
@@ -146,18 +146,18 @@ def _measure(
     overlap = np.empty(len(rows[0]))
     for start in range(0, len(rows[0]), _BATCH):
         images = [
-            _edges_image(reader, part[start : start + _BATCH], factor)
+            _read_edges(reader, part[start : start + _BATCH], factor)
             for reader, part, factor in zip(readers, rows, factors, strict=True)
         ]
-        for k, (one, two) in enumerate(zip(*images, strict=True)):
-            both = np.isfinite(one).all(axis=0) & np.isfinite(two).all(axis=0)
+        for k, (image_a, image_b) in enumerate(zip(*images, strict=True)):
+            both = np.isfinite(image_a).all(axis=0) & np.isfinite(image_b).all(axis=0)
             overlap[start + k] = both.mean()
             if overlap[start + k] >= config.min_overlap:
-                estimator.add(one, two)
+                estimator.add(image_a, image_b)
     return overlap, estimator.estimate()
 
 
-def _edges_image(reader: StreamReader, rows: npt.NDArray[np.int64], factor: int) -> npt.NDArray[np.float32]:
+def _read_edges(reader: StreamReader, rows: npt.NDArray[np.int64], factor: int) -> npt.NDArray[np.float32]:
     """Return tiles [n, C, size, size] in which edges are alike everywhere: reflectance as it is, powers in dB."""
     tiles = reader.read(rows)
     if factor > 1:  # powers are averaged before the logarithm
@@ -167,14 +167,14 @@ def _edges_image(reader: StreamReader, rows: npt.NDArray[np.int64], factor: int)
     return convert(tiles, source=quantity, target=quantity.in_db_if_power)
 
 
-def _told(scene: _Scene, config: PairConfig) -> bool:
+def _is_told(scene: _Scene, config: PairConfig) -> bool:
     """Whether the peak stands out, on enough pixels."""
     return scene.shift.score >= config.min_score and scene.shift.pixels >= config.min_pixels
 
 
-def _judged(scene: _Scene, config: PairConfig) -> _Scene:
+def _judge(scene: _Scene, config: PairConfig) -> _Scene:
     moved = float(np.hypot(scene.shift.row_px, scene.shift.col_px))
-    told = _told(scene, config)
+    told = _is_told(scene, config)
     misplaced = (
         f"scenes shifted by {moved:.2f} px, more than {config.max_shift_px:g}"
         if told and moved > config.max_shift_px
@@ -185,7 +185,7 @@ def _judged(scene: _Scene, config: PairConfig) -> _Scene:
     return scene
 
 
-def _assembled(
+def _assemble(
     corpus: Corpus, streams: tuple[str, str], matching: Matching, scenes: list[_Scene], config: PairConfig
 ) -> Pairing:
     match = matching.match
@@ -200,14 +200,14 @@ def _assembled(
             "orbit_a": match.table["orbit_a"],
             "orbit_b": match.table["orbit_b"],
             "overlap": np.concatenate([scene.overlap for scene in scenes]) if scenes else np.empty(0),
-            **_shift_columns(per_tile, config),
+            **_tabulate_shifts(per_tile, config),
             "reason": pa.array(reasons, pa.string()),
         }
     )
     good = pa.array([not reason for reason in reasons], pa.bool_())
     kept = table.filter(good).drop_columns(["reason"])
-    refused = Counter(_without_numbers(reason) for reason in reasons if reason)
-    told = [scene for scene in scenes if _told(scene, config)]
+    refused = Counter(_strip_numbers(reason) for reason in reasons if reason)
+    told = [scene for scene in scenes if _is_told(scene, config)]
     report = PairReport(
         stream_a=streams[0],
         stream_b=streams[1],
@@ -225,26 +225,26 @@ def _assembled(
         report,
         kept,
         table.filter(pa.array([bool(reason) for reason in reasons], pa.bool_())),
-        _scene_table(matching, scenes, config),
+        _tabulate_scenes(matching, scenes, config),
     )
 
 
-def _without_numbers(reason: str) -> str:
+def _strip_numbers(reason: str) -> str:
     """One reason for all scenes that were moved too far, however far."""
     return "scenes shifted too far" if reason.startswith("scenes shifted") else reason
 
 
-def _shift_columns(scenes: Sequence[_Scene], config: PairConfig) -> dict[str, npt.NDArray[np.float64]]:
+def _tabulate_shifts(scenes: Sequence[_Scene], config: PairConfig) -> dict[str, npt.NDArray[np.float64]]:
     """Shifts of pairs of products as they are written, one per scene: NaN where they could not be told."""
     shifts = [
-        (scene.shift.row_px, scene.shift.col_px) if _told(scene, config) else (np.nan, np.nan) for scene in scenes
+        (scene.shift.row_px, scene.shift.col_px) if _is_told(scene, config) else (np.nan, np.nan) for scene in scenes
     ]
     rows, columns = np.array(shifts, dtype=np.float64).reshape(-1, 2).T
     score = np.array([scene.shift.score for scene in scenes], dtype=np.float64)
     return {"shift_row_px": rows, "shift_col_px": columns, "shift_score": score}
 
 
-def _scene_table(matching: Matching, scenes: list[_Scene], config: PairConfig) -> pa.Table:
+def _tabulate_scenes(matching: Matching, scenes: list[_Scene], config: PairConfig) -> pa.Table:
     table, days = matching.match.table, matching.match.days
     first = [scene.start for scene in scenes]
     of_places = config.shift_of == "places"
@@ -258,7 +258,7 @@ def _scene_table(matching: Matching, scenes: list[_Scene], config: PairConfig) -
             "pixels": pa.array([scene.shift.pixels for scene in scenes], pa.int64()),
             "tiles": pa.array([scene.shift.tiles for scene in scenes], pa.int64()),
             "overlap": np.array([float(scene.overlap.mean()) for scene in scenes], dtype=np.float64),
-            **_shift_columns(scenes, config),
+            **_tabulate_shifts(scenes, config),
             "kept": pa.array([sum(not reason for reason in scene.reasons) for scene in scenes], pa.int64()),
         }
     )

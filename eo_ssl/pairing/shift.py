@@ -81,7 +81,7 @@ class ShiftEstimator:
 
     def estimate(self) -> Shift:
         """Return the shift at the peak of the summed correlation within the range searched."""
-        total, common = (self._around(spectrum) for spectrum in (self._spectrum, self._common))
+        total, common = (self._correlate_near(spectrum) for spectrum in (self._spectrum, self._common))
         sound = common >= max(1.0, LEAST_COMMON * float(common.max()))
         rows, cols = np.indices(total.shape) - self._wide
         searched = sound & (np.maximum(np.abs(rows), np.abs(cols)) <= self._reach)
@@ -96,16 +96,16 @@ class ShiftEstimator:
         middle = float(np.median(others)) if len(others) else 0.0
         spread = 1.4826 * float(np.median(np.abs(others - middle))) if len(others) else 0.0
         score = (float(evidence.flat[peak]) - middle) / spread if spread > 0 else 0.0
-        fine_row, fine_col = self._refined(row, col)
+        fine_row, fine_col = self._refine_peak(row, col)
         return Shift(fine_row, fine_col, score, self._tiles, self._pixels)
 
-    def _around(self, spectrum: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
+    def _correlate_near(self, spectrum: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
         """Return the correlation of a spectrum for shifts of up to a quarter of the tile, zero in the middle."""
         wide = self._wide
         surface = np.real(np.fft.ifft2(spectrum))
         return np.roll(surface, (wide, wide), axis=(0, 1))[: 2 * wide + 1, : 2 * wide + 1]
 
-    def _refined(self, row: int, col: int) -> tuple[float, float]:
+    def _refine_peak(self, row: int, col: int) -> tuple[float, float]:
         """Evaluate the correlation per common pixel on a fine grid within one pixel of (row, col); return its peak."""
         steps = np.arange(-UPSAMPLING, UPSAMPLING + 1) / UPSAMPLING
         frequencies = 2j * np.pi * np.fft.fftfreq(len(self._spectrum))

@@ -303,7 +303,7 @@ class Preprocessing:
             pairs = self._clips if len(self._clips) == 1 else [self._clips[channel] for channel in kept]
             low, high = x.new_tensor(pairs).view(-1, 2, 1, 1).unbind(dim=1)
             x = x.clamp_(low, high)
-        x, valid = self._resized(x, valid)
+        x, valid = self._resize(x, valid)
         mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         x = x.sub_(mean[:, kept]).div_(std[:, kept])
         x = x.masked_fill_(~valid, 0.0)
@@ -331,7 +331,7 @@ class Preprocessing:
         means = [10 ** (mean / 10) for mean in self.mean] if in_power else self.mean
         check_scale(x, valid, quantity=self.quantity, means=means)
 
-    def _resized(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def _resize(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Bring [B, C, H, W] values and their mask to the contract's geometry."""
         if self.resize == "native" or x.shape[-2:] == (self.size_px, self.size_px):
             return x, valid
