@@ -1,4 +1,4 @@
-"""How good the doctor is: mistakes planted in real samples, beside the same number of samples left alone.
+"""Power study of the doctor: mistakes planted in real samples, beside the same number of samples left alone.
 
 A mistake is planted in what a card would read: physical values and band names. That is what a wrong declaration does to
 right files.
@@ -42,7 +42,7 @@ class Planting:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What the doctor said of one sample, planted or left alone."""
+    """The doctor's verdict on one sample, planted or left alone."""
 
     product_id: str
     planting: str

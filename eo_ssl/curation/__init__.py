@@ -1,4 +1,4 @@
-"""Which tiles to keep: embeddings in, rows and a report out. Numpy and faiss; no torch."""
+"""Data curation: embeddings in, the rows worth training on and a report out. Numpy and faiss; no torch."""
 
 from eo_ssl.curation.readiness import Readiness
 from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples, Gate, to_plain

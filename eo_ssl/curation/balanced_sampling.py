@@ -1,4 +1,4 @@
-"""How many to take of each cluster (water-filling, exact) and which (weighted without replacement)."""
+"""Balanced sampling over a tree of clusters: shares by water-filling (exact), rows drawn without replacement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What balance and diversity mean, in numbers with closed forms."""
+"""Measures of balance and diversity: entropy, Gini, Vendi score, coverage, neighbour distance, turnover."""
 
 from __future__ import annotations
 

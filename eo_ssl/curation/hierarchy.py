@@ -40,7 +40,7 @@ class Hierarchy:
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """How density is flattened on each level: k-means is repeated on equally many points of every cluster."""
+    """Resampling that flattens density on each level: k-means is repeated on equally many points of every cluster."""
 
     rounds: int = 10
     "repetitions per level (reference: 10); 0 switches it off"

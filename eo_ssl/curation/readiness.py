@@ -1,4 +1,4 @@
-"""Whether embeddings are stable enough to be clustered: agreement of two fits on disjoint halves.
+"""The readiness gate: the agreement of two k-means fits on disjoint halves says if embeddings can be clustered.
 
 Early features cluster nuisance, and pruning on them makes the pool less balanced.
 """
@@ -20,7 +20,7 @@ _RESTARTS = 5
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
 class Readiness:
-    """When the first event of a dynamic schedule may happen. Its numbers are choices of ours, no paper's."""
+    """The gate before the first event of a dynamic schedule. Its numbers are choices of ours, no paper's."""
 
     threshold: float = 0.3
     "smallest adjusted Rand index of two fits on disjoint halves; 0 or less lets everything pass"

@@ -1,4 +1,4 @@
-"""What a selection did and why: the record that travels with every subset and every event of the dynamic schedule."""
+"""The curation report: rows kept and dropped with the reasons, for every subset and event of the dynamic schedule."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What the selection cost."""
+    """Seconds and forward passes that the selection cost."""
 
     select_s: float
     "wall seconds of clustering and drawing"
@@ -57,7 +57,7 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Whether the embeddings were stable enough to be clustered (see ``readiness``)."""
+    """The outcome of the readiness gate (see ``readiness``)."""
 
     agreement: float
     "adjusted Rand index of two fits on disjoint halves"
@@ -67,7 +67,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class CurationReport:
-    """What was kept, what was thrown away, and why."""
+    """Rows kept and dropped by reason and cluster, balance and diversity before and after, cost and provenance."""
 
     method: str
     parameters: dict[str, Any]

@@ -1,4 +1,4 @@
-"""How the report of a selection is made: balance and diversity before, after and by chance, and examples."""
+"""The maker of curation reports: balance and diversity before, after and by chance, and example rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _EXAMPLE_ROWS = 8
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is known about the rows beside their embeddings; everything may be absent."""
+    """Facts about the rows beside their embeddings; everything may be absent."""
 
     identities: Sequence[Any] | NDArray[Any] | pa.Array | pa.ChunkedArray | None = None
     "what makes two rows exact duplicates (pixels_sha256), one per row; absent: no filter"

@@ -60,7 +60,7 @@ class DynamicConfig:
 
 
 class DynamicSchedule:
-    """When to redraw the pool, and the pool; knows no encoder and no trainer: embeddings come in, rows go out.
+    """The times at which the pool is redrawn, and the pool; embeddings come in, rows go out.
 
     Attributes:
         config: What was asked.

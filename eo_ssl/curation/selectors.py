@@ -19,7 +19,7 @@ from eo_ssl.errors import UserError, expect
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """Where every row stands in the tree."""
+    """The place of every row in the tree of clusters."""
 
     hierarchy: Hierarchy
     labels: Labels
@@ -35,7 +35,7 @@ class Clusters:
 
 @dataclass(frozen=True, slots=True)
 class SelectorResult:
-    """What a selector answers."""
+    """The rows that a selector picked and, if it clustered, its clusters."""
 
     rows: Rows
     "the rows picked, sorted"

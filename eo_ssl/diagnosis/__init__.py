@@ -1,4 +1,4 @@
-"""What is wrong with the numbers of a set (offsets, units, band order, nodata) by its pixels, and how sure that is."""
+"""The doctor: mistakes in the numbers of a set (offset, unit, band order, nodata) told from pixels, with confidence."""
 
 from eo_ssl.diagnosis.cardcheck import check_card, is_generated
 from eo_ssl.diagnosis.examination import Examination, collect_offsets, examine, examine_corpus, examine_products

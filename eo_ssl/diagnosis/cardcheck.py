@@ -1,4 +1,4 @@
-"""Whether a benchmark's files are what its card declares: bands, unit, and the statistics that are quoted for them."""
+"""The check of a benchmark's files against its card: bands, unit, and the statistics quoted for them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class _Moments:
         return np.abs(mean - self.mean) / allowed, np.abs(std - self.std) / spread
 
     def fits(self, mean: Doubles, std: Doubles) -> bool:
-        """Whether quoted numbers are those of the images."""
+        """Return whether quoted numbers are those of the images."""
         off = self.misses(mean, std)
         return bool((off[0] <= 1).all() and (off[1] <= 1).all())
 
@@ -115,7 +115,7 @@ def check_card(
 
 
 def is_generated(folder: Path) -> bool:
-    """Whether ``folder`` says that this library generated the images in it."""
+    """Return whether ``folder`` says that this library generated the images in it."""
     if not (folder / MANIFEST).is_file():
         return False
     try:

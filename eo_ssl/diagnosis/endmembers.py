@@ -1,6 +1,6 @@
-"""How well a spectrum can be explained as a mixture of known surfaces seen through clear, hazy or cloudy air.
+"""Endmembers of land cover seen through clear, hazy or cloudy air, and the residual of unmixing spectra by them.
 
-The endmembers are general knowledge, not a fit to any scene: water dark and falling with wavelength, the red edge of
+The spectra are general knowledge, not a fit to any scene: water dark and falling with wavelength, the red edge of
 leaves, soil rising into the short-wave infrared, snow bright in the visible and dark beyond 1.5 um (the land-cover
 classes of ``eo_ssl.synthetic.landcover``). At the top of the atmosphere they are dimmed and covered by scattered light:
 Rayleigh scattering falls with the fourth power of wavelength; B09 (0.945 um) lies in a water vapour band that takes

@@ -1,4 +1,4 @@
-"""What the doctor says of one product and one kind of mistake, and how sure it is."""
+"""Findings: the verdict on one product and one kind of mistake, with its log-likelihood ratio and confidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine has that the pipeline needs: versions, cores, memory, disk, GDAL drivers, GPU."""
+"""The machine as the pipeline needs it: versions, cores, memory, disk, GDAL drivers, GPU."""
 
 from __future__ import annotations
 

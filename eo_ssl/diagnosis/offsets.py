@@ -1,4 +1,4 @@
-"""Whether the radiometric offset of Sentinel-2 was taken off exactly once.
+"""The check that the radiometric offset of Sentinel-2 was taken off exactly once.
 
 From processing baseline 04.00 on (January 2022) stored numbers are 10000 x reflectance + 1000 (ESA, Sentinel-2 Products
 Specification Document, RADIO_ADD_OFFSET and BOA_ADD_OFFSET). In codes, 10000 x the reflectance as declared, three
@@ -32,7 +32,7 @@ _ODD_BELOW, _ODD_ABOVE = (
     (0.005,),
 )  # shares of odd codes on either side of the step, equally likely each
 _DARKEST = ((-50.0, 0.30), (100.0, 0.30), (300.0, 0.20), (700.0, 0.10), (1300.0, 0.08), (3000.0, 0.02))
-"""Where the 1st percentile of the darkest band of a patch lies: (lower edge in codes, share of patches) up to 10000. A
+"""Prior of the 1st percentile of a patch's darkest band: (lower edge in codes, share of patches) up to 10000. A
 broad prior: water and shadow near 0, vegetation in red at 200-400, desert above 1000, cloud and snow above 3000."""
 _BRIGHTEST_DARK = 10_000.0
 _BELOW_ZERO = 40.0  # codes; scale of the exponential fall below -50, where only noise and over-correction reach
@@ -57,7 +57,7 @@ class ParityCounts:
 
     @property
     def stepped(self) -> bool | None:
-        """Whether the product shows the step of Sen2Cor; None when it has too few codes above it."""
+        """True if the product shows the step of Sen2Cor; None when it has too few codes above it."""
         if self.all < _LEAST_CODES:
             return None
         return self.odd / self.all < _FEW_ODD
@@ -186,7 +186,7 @@ def _score_baseline(sample: Sample) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """What remains of a product's pixels for the question of its offset, so that a whole set can be held in memory."""
+    """The evidence on the offset in a product's pixels, small enough to hold that of a whole set in memory."""
 
     declared: Sample
     "without windows"

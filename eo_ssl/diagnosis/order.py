@@ -1,4 +1,4 @@
-"""Whether the planes of a product are the bands that the card says, in that order."""
+"""The check of band order: planes of a product compared with the bands of its card by spectra and resolution."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Bands = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What the score of an order is computed from."""
+    """The evidence that scores of band orders are computed from."""
 
     spectra: npt.NDArray[np.float64]
     "[n, plane] reflectance"

@@ -1,4 +1,4 @@
-"""Whether co- and cross-polarised backscatter stand in their own places."""
+"""The check that co- and cross-polarised backscatter are not exchanged."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from eo_ssl.sensors import sensor
 FACTORS = (1, 2, 3, 6)
 "pixels per native pixel that Sentinel-2 bands can have: 10, 20 and 60 m on a grid of 10 or 20 m, or decimated alike"
 _COPIED, _SMOOTHED = -7.0, -3.0
-"""log-likelihood of a band with another footprint than its own: copies are exact and have one explanation, smoothness
+"""log-likelihood of a band with another resolution than its own: copies are exact and have one explanation, smoothness
 depends on the scene"""
 _SAME = 0.99  # share of the rows in which a copied column equals its neighbour; stray nodata spoils a few
 _FLAT = 0.95  # share of copied columns from which a band is flat rather than coarse

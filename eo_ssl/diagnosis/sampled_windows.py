@@ -1,4 +1,4 @@
-"""What the doctor looks at: a few windows of a product in physical units, with what its card declares."""
+"""Sampled windows: a few of a product in physical units, with what its card declares."""
 
 from __future__ import annotations
 

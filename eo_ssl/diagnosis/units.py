@@ -1,4 +1,4 @@
-"""Whether values are in the declared unit: scaled once, reflectance and not stored numbers, power and not decibel."""
+"""The check of units: scaled once, reflectance and not stored numbers, power and not decibel."""
 
 from __future__ import annotations
 

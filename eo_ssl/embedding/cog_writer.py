@@ -26,7 +26,7 @@ _WORK_BLOCK_PX = 64  # of the uncompressed file that is written first, one band 
 
 @dataclass(frozen=True, slots=True)
 class Georeference:
-    """Where the cells lie."""
+    """The place of the cells on Earth."""
 
     crs: str
     "empty where unknown"

@@ -1,4 +1,4 @@
-"""How many directions embeddings use: their second moments, added up part by part, and what follows from them."""
+"""Covariance of embeddings added up part by part: effective rank (RankMe), principal components, projections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is embedded: an encoder by its name, and the scenes behind a file, a folder or a STAC item."""
+"""Inputs of embedding: an encoder by its name, a corpus and its stream, scenes of a file, a folder or a STAC item."""
 
 from __future__ import annotations
 

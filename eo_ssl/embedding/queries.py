@@ -1,4 +1,4 @@
-"""What neighbours are asked for: a tile of the table by row, window or place on Earth, or an image of one's own."""
+"""Queries for neighbours: a tile of the table by row, window or place on Earth, or an image of one's own."""
 
 from __future__ import annotations
 

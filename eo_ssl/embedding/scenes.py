@@ -33,7 +33,7 @@ Scheduler = Literal["threads", "synchronous"]
 
 @dataclass(frozen=True, slots=True)
 class SceneSettings:
-    """How a scene is embedded."""
+    """Settings of a scene's embedding."""
 
     overlap: float = 0.5
     "share of a window that the next one covers again"
@@ -63,7 +63,7 @@ class SceneSettings:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """What became of a scene."""
+    """Size and validity of an embedded scene."""
 
     shape: tuple[int, int]
     "cells"
@@ -196,7 +196,7 @@ class SceneEmbedder:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What the file says of itself."""
+        """Tags of the file: encoder, contract, grid and provenance."""
         contract, attrs = self.encoder.preprocessing, self.cube.attrs
         own = {key: str(attrs[key]) for key in ("product_id", "datetime", "sensor", "licence", "attribution", "source")}
         return {
@@ -322,6 +322,6 @@ def _span(start: int, size: int) -> slice:
 
 
 def _intersect(ours: Range, theirs: Range) -> tuple[slice, slice]:
-    """Where the cells that two ranges share lie in each."""
+    """Return the cells that two ranges share, as a slice of each."""
     low, high = max(ours[0], theirs[0]), min(ours[1], theirs[1])
     return slice(low - ours[0], high - ours[0]), slice(low - theirs[0], high - theirs[0])

@@ -58,7 +58,7 @@ class Embeddings:
 
     @cached_property
     def about(self) -> Mapping[str, Any]:
-        """What the file says of encoder, corpus, stream and licences."""
+        """Provenance in the file: encoder, corpus, stream and licences."""
         return read_provenance(self._file.schema_arrow)
 
     @property

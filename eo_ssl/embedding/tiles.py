@@ -33,7 +33,7 @@ PART_TILES = 4096  # of a part and a row group: 6 MB of 384 float32, seconds of 
 
 @dataclass(frozen=True, slots=True)
 class TileSettings:
-    """How the tiles of a corpus are embedded."""
+    """Settings of a corpus's embedding."""
 
     batch_size: int = 64
     "tiles per forward pass"

@@ -1,4 +1,4 @@
-"""Where an encoder's windows lie on a scene, and how much each counts where they overlap: one axis at a time.
+"""Sliding windows of an encoder over a scene, and the weights that blend them where they overlap, axis by axis.
 
 Windows are laid on a grid of tokens (patches of the encoder), so that the tokens of all windows fall on common cells::
 

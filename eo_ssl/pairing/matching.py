@@ -1,4 +1,4 @@
-"""Which tile goes with which: same cell of the grid, nearest in time within bounds. Index columns only, no pixels."""
+"""Candidate pairs of tiles: same cell of the grid, nearest in time within bounds. Index columns only, no pixels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DAY_S = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
-    """What makes two tiles of one place a pair."""
+    """Bounds within which two tiles of one place are a pair."""
 
     min_days: float = 0.0
     "least time between the two; above 0 for pairs of seasons"

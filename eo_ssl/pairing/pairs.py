@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairReport:
-    """What was found, in numbers."""
+    """Counts of a pairing: candidates, pairs kept, tiles refused by reason, shifts told."""
 
     stream_a: str
     stream_b: str
@@ -48,7 +48,7 @@ class PairReport:
 
     @property
     def measured(self) -> str:
-        """What one shift was measured on, in words."""
+        """The noun for what one shift was measured on."""
         return "places" if self.config["shift_of"] == "places" else "pairs of products"
 
     def sentence(self) -> str:
@@ -168,7 +168,7 @@ def _read_edges(reader: StreamReader, rows: npt.NDArray[np.int64], factor: int) 
 
 
 def _is_told(scene: _Scene, config: PairConfig) -> bool:
-    """Whether the peak stands out, on enough pixels."""
+    """Return whether the peak stands out, on enough pixels."""
     return scene.shift.score >= config.min_score and scene.shift.pixels >= config.min_pixels
 
 

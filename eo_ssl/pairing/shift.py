@@ -1,4 +1,4 @@
-"""How far one image lies beside another, to a fraction of a pixel, even where one is radar and the other optical.
+"""Co-registration: the sub-pixel shift between two images by orientation correlation, radar to optical too.
 
 Radar and optical images share edges, not brightness: what is bright in one may be dark in the other. Orientation
 correlation (Fitch, Kadyrov, Christmas and Kittler 2002, BMVC, eq. 3) correlates the *direction* of the gradient. Here
@@ -29,7 +29,7 @@ UPSAMPLING = 20  # steps per pixel of the refined peak (Guizar-Sicairos, Thurman
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Where the second image lies relative to the first."""
+    """The shift of the second image relative to the first."""
 
     row_px: float
     "positive: its content lies further down (south); NaN where nothing can be said"

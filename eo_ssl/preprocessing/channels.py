@@ -1,4 +1,4 @@
-"""Which channel of an image holds which band, by name alone."""
+"""The channels of an image that hold wanted bands, by name alone."""
 
 from __future__ import annotations
 

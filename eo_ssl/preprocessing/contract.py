@@ -40,7 +40,7 @@ _CHOICES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """What an encoder accepts and how it becomes its input; call it with an image, its band names and its quantity."""
+    """The input contract of an encoder; call it with an image, its band names and quantity to get the input tensor."""
 
     sensor: str
     "registered sensor whose band names are used"

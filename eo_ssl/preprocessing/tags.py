@@ -1,4 +1,4 @@
-"""What images say of themselves, as far as a contract asks."""
+"""Tags of images and statistics that a contract reads: sensor, quantity, bands, pixel size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Tagged(Protocol):
 
     @property
     def quantity(self) -> Quantity:
-        """What the numbers are."""
+        """Physical quantity of the numbers."""
         ...
 
     @property
