@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from rich.console import Console
 from rich.progress import Progress
@@ -14,7 +15,6 @@ from rich.progress import Progress
 from eo_ssl.corpus import Corpus
 from eo_ssl.corpus.conditions import rows_where
 from eo_ssl.curation import Context, Hierarchical, Selector, curate, resolve_keep, write_subset
-from eo_ssl.curation.embeddings import Floats, Rows
 from eo_ssl.embedding import choose_stream, prepare_encoder
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
@@ -71,8 +71,10 @@ def main(
         "method": method.name,
         "split": split,
         "seed": seed,
+        "encoder": encoder,
+        "duplicates": duplicates,
+        method.name: method.parameters,
     }
-    config |= {"encoder": encoder, "duplicates": duplicates, method.name: method.parameters}
     config |= {"where": where} if where else {}
     inputs = {"corpus": opened.fingerprint, "encoder": model.fingerprint}
     with open_product(out, stage="curate", config=config, inputs=inputs, overwrite=overwrite) as product:
@@ -92,7 +94,7 @@ def main(
 
 def _rows(
     corpus: Corpus, stream: str, split: str, model: Encoder, *, where: list[str], duplicates: bool
-) -> tuple[Rows, Context]:
+) -> tuple[npt.NDArray[np.int64], Context]:
     """Return the rows to choose from and what the index knows of them."""
     index = corpus.index(stream, columns=["label", "pixels_sha256"])
     rows = rows_where(corpus, stream, where if split == "all" else [f"split=={split}", *where])
@@ -109,7 +111,7 @@ def _rows(
     )
 
 
-def _embed(model: Encoder, source: CorpusSource, batch_size: int, console: Console) -> Floats:
+def _embed(model: Encoder, source: CorpusSource, batch_size: int, console: Console) -> npt.NDArray[np.float32]:
     with Progress(console=console, transient=True, disable=bool(os.environ.get("EO_SSL_QUIET"))) as bars:
         task = bars.add_task(f"embedding {len(source)} tiles with {model.name}", total=len(source))
         return extract(model, source, batch_size=batch_size, progress=lambda done: bars.advance(task, done)).x
