@@ -26,7 +26,7 @@ MOVED = {
     "--simclr.": "--objective SimClr --objective.",
     "--augment.": "--views '{tile: {OPTION: VALUE}}'",
     "--model.timm_name": "--model.name",
-    "--hierarchical.": "--method Hierarchical --method.",
+    "--hierarchical.": "--method.",
 }
 """Spellings of earlier versions, and today's."""
 

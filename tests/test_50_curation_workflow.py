@@ -138,25 +138,27 @@ def test_a_new_selector_is_one_class_chosen_by_its_name(corpus: Path, tmp_path: 
     count = Corpus.open(corpus).count(S2)
     assert column(tmp_path / "s" / "subset.parquet", "row").tolist() == [count - 5, count - 3, count - 1]
     config = require(tmp_path / "s", "curate").config
-    assert config["method"] == "from the end" and config["from the end"] == {
-        "scaling": "zscore",
-        "step": 2,
-    }  # of the command
+    assert config["method"] == "from the end" and config["from the end"] == {"scaling": "none", "step": 2}
     capsys.readouterr()
     for wrong, words in (
         (["--method", "hierarchical"], "got 'hierarchical'; did you mean 'Hierarchical'?"),
         (["--method", "os.system"], "expected method out of FromTheEnd, Hierarchical, Random, got 'os.system'"),
-        (["--hierarchical.eta", "1"], "expected --method Hierarchical --method.eta, got the earlier spelling"),
+        (["--hierarchical.eta", "1"], "expected --method.eta, got the earlier spelling --hierarchical.eta"),
     ):
         assert main([*command, "--out", str(tmp_path / "t"), *wrong]) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "t").exists()
 
 
-def test_options_of_the_command_keep_its_scaling(corpus: Path, tmp_path: Path) -> None:
-    """Image statistics are curated on z-scores, whichever other option of the selector is given."""
+def test_an_option_of_the_default_selector_keeps_the_others_and_a_named_one_brings_its_own(
+    corpus: Path, tmp_path: Path
+) -> None:
+    """Image statistics are curated on z-scores unless another selector, or another scaling, is named."""
     command = ["curate", "--corpus", str(corpus), "--stream", S2, "--keep", "3"]
-    for name, options in (("a", ["--method", "Hierarchical", "--method.eta", "1"]), ("b", ["--method", "Random"])):
+    for options, name, scaling in (
+        (["--method.eta", "1"], "hierarchical", "zscore"),
+        (["--method", "Random"], "random", "l2"),
+    ):
         assert main([*command, "--out", str(tmp_path / name), *options]) == 0
         config = require(tmp_path / name, "curate").config
-        assert config[config["method"]]["scaling"] == "zscore"
+        assert config["method"] == name and config[name]["scaling"] == scaling
