@@ -70,14 +70,14 @@ def main(
             0.5 if overlap is None else overlap, batch_size=batch_size, stored=stored, dask=dask, device=runs_on
         )
         meaning = load_card(card)
-        known = None if statistics is None else embedding.stream_at(str(statistics), stream)
+        known = None if statistics is None else embedding.open_stream(str(statistics), stream)
         model = embedding.prepare_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
         place = source if embedding.is_link(source) else str(Path(source).resolve())
         where_from = {"source": place, "card_at": str(Path(card).resolve()) if Path(card).is_file() else card}
         _scenes(model, where_from, meaning, out, settings, overwrite)
         return
     _refuse("a corpus", statistics=statistics, window_px=window_px, overlap=overlap)
-    corpus, name = embedding.stream_at(source, stream, snapshot=snapshot)
+    corpus, name = embedding.open_stream(source, stream, snapshot=snapshot)
     model = embedding.prepare_encoder(encoder, statistics=(corpus, name), seed=seed)
     chosen = {"stream": name, "snapshot": corpus.snapshot, "split": split or "all", "where": where or []}
     _tiles(model, corpus, out, embedding.TileSettings(batch_size, stored, device=runs_on), chosen, overwrite)

@@ -9,9 +9,9 @@ from eo_ssl.embedding.inputs import (
     find_scenes,
     is_link,
     name_maps,
+    open_stream,
     prepare_encoder,
     reopen_scenes,
-    stream_at,
 )
 from eo_ssl.embedding.queries import Query, parse_lonlat, query_image, query_place, query_tile
 from eo_ssl.embedding.scenes import Mapped, SceneSettings, check_scene, embed_scene
@@ -48,5 +48,5 @@ __all__ = [
     "query_tile",
     "remove_parts",
     "reopen_scenes",
-    "stream_at",
+    "open_stream",
 ]

@@ -80,7 +80,7 @@ def _read_training_images(corpus: Corpus, stream: str, contract: Preprocessing) 
     return x
 
 
-def stream_at(place: str, name: str | None, *, snapshot: int | None = None) -> tuple[Corpus, str]:
+def open_stream(place: str, name: str | None, *, snapshot: int | None = None) -> tuple[Corpus, str]:
     """Return the corpus at ``place`` and the stream ``name`` of it, or its only one where none is named.
 
     Raises:
@@ -127,19 +127,19 @@ def choose_stream(corpus: Corpus, name: str | None) -> str:
     return chosen
 
 
-def choose_device(asked: str) -> str:
+def choose_device(device: str) -> str:
     """Return the torch device for auto, cpu or cuda.
 
     Raises:
         UserError: cuda where torch finds no GPU.
     """
     expect(
-        asked != "cuda" or torch.cuda.is_available(),
+        device != "cuda" or torch.cuda.is_available(),
         expected="a GPU for --device cuda",
         got="none that torch can use",
         remedy="leave --device out",
     )
-    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def is_link(place: str) -> bool:
