@@ -14,20 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from eo_ssl import diagnosis
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus
-from eo_ssl.diagnosis import (
-    Examination,
-    Finding,
-    check_card,
-    collect_offsets,
-    describe_machine,
-    examine_corpus,
-    examine_products,
-    find_products,
-    is_generated,
-    list_products,
-)
 from eo_ssl.errors import expect
 from eo_ssl.manifest import canonical_json
 
@@ -65,7 +54,7 @@ def main(
     if not path and not card and not benchmark:
         return _machine(root, as_json)
     examinations = _compared(benchmark, variant, card, Path(path or root)) if benchmark else _examined(path, card, root)
-    offsets = collect_offsets(examinations)
+    offsets = diagnosis.collect_offsets(examinations)
     remedied = any(
         found.kind == "offset" and found.outcome in ("wrong", "suspect")
         for item in examinations
@@ -84,38 +73,35 @@ def main(
     return int(counts["wrong"] > 0)
 
 
-def _examined(path: str, card: str, root: Path) -> list[Examination]:
+def _examined(path: str, card: str, root: Path) -> list[diagnosis.Examination]:
     if card:
-        return examine_products(find_products(load_card(card), Path(path) if path else root))
+        return diagnosis.examine_products(diagnosis.find_products(load_card(card), Path(path) if path else root))
     if Path(path).is_dir() and (Path(path) / "snapshots").is_dir():
-        return examine_corpus(Corpus.open(path))
+        return diagnosis.examine_corpus(Corpus.open(path))
     expect(
         not Path(path).exists() or path.endswith((".yaml", ".yml")),
         expected="a corpus or, with --card, the files of a set",
         got=f"{path} without a card",
         remedy="name one with --card",
     )
-    return examine_products(list_products(load_card(path), root))
+    return diagnosis.examine_products(diagnosis.list_products(load_card(path), root))
 
 
-def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> list[Examination]:
+def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> list[diagnosis.Examination]:
     """Compare the cards of a benchmark with training images of its files."""
     from eo_ssl.evaluation.benchmarks import benchmark_task  # torch and TorchGeo take seconds to import
 
     task = benchmark_task(benchmark, root, variant=variant, card=load_card(card) if card else None)
-    made = is_generated(root)
     sources: tuple[Any, ...] = (*task.sources, *task.partners)  # each with its card, which is not of the protocol
+    checked: dict[str, Any] = {"positions": task.folds[0].train, "generated": diagnosis.is_generated(root)}
     return [
-        Examination(
-            f"{task.name}/{source.card.name}",
-            check_card(source.card, source, positions=task.folds[0].train, generated=made),
-        )
-        for source in sources
+        diagnosis.Examination(f"{task.name}/{item.card.name}", diagnosis.check_card(item.card, item, **checked))
+        for item in sources
     ]
 
 
 def _machine(root: Path, as_json: bool) -> int:
-    facts, missing = describe_machine(root)
+    facts, missing = diagnosis.describe_machine(root)
     if as_json:
         print(canonical_json({**facts, "missing": missing}))
         return int(bool(missing))
@@ -130,9 +116,9 @@ def _machine(root: Path, as_json: bool) -> int:
     return int(bool(missing))
 
 
-def _show(examinations: list[Examination], counts: Counter[str], offsets: dict[str, float]) -> None:
+def _show(examinations: list[diagnosis.Examination], counts: Counter[str], offsets: dict[str, float]) -> None:
     """Print what is not fine, products with the same finding together, then counts and the offsets for the card."""
-    alike: dict[tuple[str, str, str], list[tuple[str, Finding]]] = {}
+    alike: dict[tuple[str, str, str], list[tuple[str, diagnosis.Finding]]] = {}
     for item in examinations:
         for found in item.findings:
             if found.outcome != "fine":

@@ -108,11 +108,8 @@ def _tiles(
         summary = {"tiles": len(rows), "dim": model.dim, "corpus": str(corpus.root), "licences": corpus.licences()}
         product.sign(made, summary=summary)
         embedding.remove_parts(out)
-    console.print(
-        f"{len(rows)} tiles of {name}, {model.dim} numbers each, in {product.started.wall_s:.0f} s, "
-        f"peak {peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}",
-        soft_wrap=True,
-    )
+    cost = f"{product.started.wall_s:.0f} s, peak {peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}"
+    console.print(f"{len(rows)} tiles of {name}, {model.dim} numbers each, in {cost}", soft_wrap=True)
 
 
 def _scenes(
@@ -143,9 +140,8 @@ def _scenes(
             if not (out / name).is_file():
                 _map(model, scene, card, out / name, settings, console)
             files[name] = file_sha256(out / name)
-        terms = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")}
-        licences = [{"card": card.name, **terms}]
-        summary = {"files": files, "dim": model.dim, "scenes": scenes, **place, "licences": licences}
+        owed = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")} | {"card": card.name}
+        summary = {"files": files, "dim": model.dim, "scenes": scenes, **place, "licences": [owed]}
         product.sign(fingerprint(files), summary=summary)
     console.print(f"maps of scenes: {len(files)}, in {product.started.wall_s:.0f} s: {out.resolve()}", soft_wrap=True)
 
