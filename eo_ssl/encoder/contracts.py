@@ -10,8 +10,7 @@ from torch import nn
 
 from eo_ssl.encoder.origins import Origin, find_origin
 from eo_ssl.errors import UserError
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.preprocessing.interpolation import Interpolation
+from eo_ssl.preprocessing import Interpolation, Preprocessing
 from eo_ssl.sensors import sensor
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ import math
 from eo_ssl.encoder.origins import RGB
 from eo_ssl.encoder.specs import ExternalSpec
 from eo_ssl.errors import UserError
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.preprocessing.interpolation import Interpolation
+from eo_ssl.preprocessing import Interpolation, Preprocessing
 from eo_ssl.sensors import Quantity
 from eo_ssl.sensors import sensor as sensor_named
 

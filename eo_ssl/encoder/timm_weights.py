@@ -13,8 +13,7 @@ from eo_ssl.encoder.rgb_contract import make_rgb_contract
 from eo_ssl.encoder.specs import ExternalSpec
 from eo_ssl.errors import UserError, nearest
 from eo_ssl.models import seeded_init
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.preprocessing.interpolation import Interpolation
+from eo_ssl.preprocessing import Interpolation, Preprocessing
 
 _KERNELS: dict[str, Interpolation] = {"bilinear": "bilinear", "bicubic": "bicubic"}
 _FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")

@@ -13,7 +13,7 @@ from eo_ssl.cli import main
 from eo_ssl.encoder import TrainedEncoder, load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
-from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.sample import ArchiveSpec, make_archive
 
 SPEC = ArchiveSpec(sites=2, dates=2, size_px=192, edge_share=0.0, exact_duplicates=0, near_duplicates=0, reprocessed=0)
 MODEL = ["--model", "ResNet", "--model.name", "resnet18"]
