@@ -18,7 +18,7 @@ from eo_ssl.corpus import Corpus, Encoding, IngestConfig, ingest
 from eo_ssl.corpus.enl import looks
 from eo_ssl.corpus.places import locate_footprint
 from eo_ssl.errors import UserError
-from eo_ssl.scene import Chip, Facts, products
+from eo_ssl.scene import Acquisition, Chip, list_products
 from eo_ssl.sensors import Quantity
 from fake_scenes import FakeProduct, card, scenes
 
@@ -208,7 +208,7 @@ class Vignettes:
 
 
 WAVE = card("wave", sensor="sentinel1_grd", bands=("VV",), quantity="sigma0", gsd_m=200.0, labels=None)
-WAVE_FACTS = Facts("2020-05-31T23:59:58Z", "003.31", "ascending", 0.0, "S1A", "WV", 8, incidence_deg=30.0)
+WAVE_FACTS = Acquisition("2020-05-31T23:59:58Z", "003.31", "ascending", 0.0, "S1A", "WV", 8, incidence_deg=30.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +224,7 @@ class FakeWave:
     offset: float = 0.0
     bands: tuple[str, ...] = ("VV",)
     shape: tuple[int, int, int] = (1, 64, 64)
-    facts: Facts = WAVE_FACTS
+    acquisition: Acquisition = WAVE_FACTS
     card: Any = WAVE
 
     def checksum(self) -> str:
@@ -305,7 +305,7 @@ def test_quality_is_the_same_on_every_scheduler(tmp_path: Path, rng: np.random.G
 
 def test_real_sentinel_1_has_the_looks_of_its_processing(real_data: Path, tmp_path: Path) -> None:
     """IW GRDH has 4.4 looks (Sentinel-1 product specification); resampling to 10 m correlates neighbours, which raises the local ratio."""
-    listed = products(load_card("terramesh_s1rtc"), real_data).products
+    listed = list_products(load_card("terramesh_s1rtc"), real_data).products
     corpus = run(list(listed), tmp_path / "c")
     (name,) = corpus.streams
     found = corpus.index(name, columns=["enl"])["enl"].to_numpy()

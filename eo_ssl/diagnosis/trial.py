@@ -19,7 +19,7 @@ from eo_ssl.cards import load_card
 from eo_ssl.diagnosis.examination import Examination, examine
 from eo_ssl.diagnosis.findings import Kind
 from eo_ssl.diagnosis.samples import Floats, Sample, sample_product
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 
 Generator = np.random.Generator
 Result = Literal["detected", "wrong kind", "suspected", "cannot tell", "missed"]
@@ -64,7 +64,7 @@ def gather(cards: Iterable[str], root: Path, *, most: int) -> list[Sample]:
     """
     samples = []
     for name in cards:
-        found = products(load_card(name), root, accept_unknown_offset="drop").products
+        found = list_products(load_card(name), root, accept_unknown_offset="drop").products
         for place in np.unique(np.linspace(0, len(found) - 1, most).round().astype(int)).tolist():
             sample = sample_product(found[place])
             samples.append(

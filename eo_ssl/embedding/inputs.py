@@ -21,7 +21,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.layouts import Stac
 from eo_ssl.manifest import MANIFEST, UNFINISHED, fingerprint
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.scene import Product, products
+from eo_ssl.scene import Product, list_products
 from eo_ssl.scene.stac import access
 
 _FITTING = 1024  # tiles that the patches of a fitted encoder are cut out of
@@ -132,7 +132,7 @@ def scenes_at(place: str, card: Card) -> tuple[Product, ...]:
         UserError: there is nothing at ``place`` that the card fits, or what is there are chips.
     """
     narrowed, root = _stac(place, card) if card.reader == "stac" else _files(place, card)
-    found = products(narrowed, root).products
+    found = list_products(narrowed, root).products
     if any(product.kind == "chips" for product in found):
         raise UserError(
             f"expected scenes at {place}, got the chips of card {card.name}; ingest them and embed the corpus, one vector per tile"
@@ -142,7 +142,7 @@ def scenes_at(place: str, card: Card) -> tuple[Product, ...]:
 
 def _stac(place: str, card: Card) -> tuple[Card, Path]:
     start = place if is_link(place) else str(Path(place).resolve())
-    kind = access.document(start).get("type")
+    kind = access.read_document(start).get("type")
     if kind not in ("Feature", "FeatureCollection"):
         raise UserError(
             f"expected a STAC item or item collection at {place}, got {kind or 'an API'}; give the link of one item, or ingest a catalogue first"
