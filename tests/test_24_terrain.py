@@ -95,7 +95,7 @@ def _over(
     grid = geocode(_images(truth, Quantity.SIGMA0), gsd_m=gsd_m).image.grid
     a, b, c, d, e, f = tuple(grid.affine)[:6]
     wide = make_grid(
-        grid.height + 2 * margin, grid.width + 2 * margin, (a, b, c - margin * a, d, e, f - margin * e), grid.crs
+        grid.height + 2 * margin, grid.width + 2 * margin, (a, b, c - margin * a, d, e, f - margin * e), read_crs(grid)
     )
     path = _write(folder / "dem.tif", wide, np.broadcast_to(heights, wide.shape))
     return terrain.correct_terrain(
