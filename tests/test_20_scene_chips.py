@@ -176,6 +176,6 @@ def test_refusals(tmp_path: Path, rng: np.random.Generator, changes: dict[str, A
 def test_a_cube_is_no_batch_of_chips(tmp_path: Path, rng: np.random.Generator) -> None:
     build(tmp_path, rng)
     with pytest.raises(
-        UserError, match=r"expected a product with a cube, got the batch of chips chips.tar; use open_chips\(\)"
+        UserError, match=r"expected a product with a cube, got the batch of chips chips.tar; call open_chips\(\)"
     ):
         listed(tmp_path).products[0].open()

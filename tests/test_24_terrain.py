@@ -23,7 +23,7 @@ from eo_ssl.cards import Card, Radar
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
 from eo_ssl.scene.folder_or_zip import Archive
-from eo_ssl.scene.grids import make_grid, read_crs
+from eo_ssl.scene.grids import locate_pixels, make_grid, read_crs
 from eo_ssl.scene.layers import Layers
 from eo_ssl.scene.readers import list_products
 from eo_ssl.scene.sentinel1 import terrain
@@ -375,7 +375,7 @@ def test_geoid_heights_are_converted_with_the_declared_geoid(tmp_path: Path) -> 
     _write(tmp_path / "dem.tif", UTM, np.full(UTM.shape, 100.0))
     subprocess.run([sys.executable, "-c", CONVERSION, str(tmp_path)], check=True)
     found = np.load(tmp_path / "found.npy")
-    y, x = UTM.centres()
+    y, x = locate_pixels(UTM)
     longitude, latitude = pyproj.Transformer.from_crs(read_crs(UTM), "EPSG:4326", always_xy=True).transform(
         *np.meshgrid(x[0:6], y[5:9])
     )

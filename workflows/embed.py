@@ -17,6 +17,7 @@ from eo_ssl.corpus.fragments import discard_leftovers
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, file_sha256, fingerprint, finish, peak_mb, plan
+from eo_ssl.scene import is_link
 
 QUIET = bool(os.environ.get("EO_SSL_QUIET"))
 
@@ -70,7 +71,7 @@ def main(
         meaning = load_card(card)
         known = None if statistics is None else embedding.stream_at(str(statistics), stream)
         model = embedding.named_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
-        place = source if embedding.is_link(source) else str(Path(source).resolve())
+        place = source if is_link(source) else str(Path(source).resolve())
         where_from = {"source": place, "card_at": str(Path(card).resolve()) if Path(card).is_file() else card}
         _scenes(model, where_from, meaning, out, settings, overwrite)
         return

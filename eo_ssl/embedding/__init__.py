@@ -5,7 +5,6 @@ from __future__ import annotations
 from eo_ssl.embedding.inputs import (
     device_named,
     file_names,
-    is_link,
     named_encoder,
     reopened,
     scenes_at,
@@ -36,7 +35,6 @@ __all__ = [
     "embed_scene",
     "embed_tiles",
     "file_names",
-    "is_link",
     "like",
     "named_encoder",
     "nearest",

@@ -21,8 +21,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.layouts import Stac
 from eo_ssl.manifest import MANIFEST, UNFINISHED, fingerprint
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.scene import Product, list_products
-from eo_ssl.scene.stac import access
+from eo_ssl.scene import Product, is_link, list_products, read_document
 
 _FITTING = 1024  # tiles that the patches of a fitted encoder are cut out of
 
@@ -116,11 +115,6 @@ def device_named(asked: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
 
 
-def is_link(place: str) -> bool:
-    """Return whether ``place`` is a document on the network."""
-    return access.is_link(place)
-
-
 def scenes_at(place: str, card: Card) -> tuple[Product, ...]:
     """Return the scenes that ``card`` finds at ``place``, in the order of their ids.
 
@@ -142,7 +136,7 @@ def scenes_at(place: str, card: Card) -> tuple[Product, ...]:
 
 def _stac(place: str, card: Card) -> tuple[Card, Path]:
     start = place if is_link(place) else str(Path(place).resolve())
-    kind = access.read_document(start).get("type")
+    kind = read_document(start).get("type")
     if kind not in ("Feature", "FeatureCollection"):
         raise UserError(
             f"expected a STAC item or item collection at {place}, got {kind or 'an API'}; give the link of one item, or ingest a catalogue first"

@@ -15,6 +15,7 @@ from eo_ssl.scene.layers import FIELDS, FLAGS
 from eo_ssl.scene.product import Product
 from eo_ssl.scene.product_source import ProductSource
 from eo_ssl.scene.readers import ProductList, list_products
+from eo_ssl.scene.stac.access import is_link, read_document
 
 __all__ = [
     "Acquisition",
@@ -27,5 +28,7 @@ __all__ = [
     "ProductSource",
     "UnreadableChip",
     "check_cube",
+    "is_link",
     "list_products",
+    "read_document",
 ]

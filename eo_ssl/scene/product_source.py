@@ -55,7 +55,7 @@ class ProductSource(ABC):
         Raises:
             UserError: the product is a batch of chips.
         """
-        raise UserError(f"expected a product with a cube, got the batch of chips {self.name}; use open_chips()")
+        raise UserError(f"expected a product with a cube, got the batch of chips {self.name}; call open_chips() for it")
 
     def open_chips(self) -> Iterator[Chip | UnreadableChip]:
         """Yield the chips in order, or why one is none.

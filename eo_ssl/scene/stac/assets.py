@@ -216,7 +216,7 @@ def _pixel_size(content: Json) -> float:
 
 
 def parse_multihash(text: str, *, place: str) -> tuple[str, str]:
-    """Return name and digest (hex) of a parse_multihash in hex: two varints (function, length), then the digest.
+    """Return name and digest (hex) of a multihash in hex: two varints (function, length), then the digest.
 
     Raises:
         UserError: no parse_multihash, or of a function this reader cannot compute.
@@ -229,7 +229,7 @@ def parse_multihash(text: str, *, place: str) -> tuple[str, str]:
         code, length, digest = 0, 0, b""
     if code not in _HASHES or length != len(digest):
         raise UserError(
-            f"expected a parse_multihash of {', '.join(_HASHES.values())} as file:checksum of {place}, got "
+            f"expected a multihash of {', '.join(_HASHES.values())} as file:checksum of {place}, got "
             f"{text[:24]!r}; correct the item"
         )
     return _HASHES[code], digest.hex()
