@@ -200,13 +200,6 @@ def test_a_limit_on_what_is_not_measured_is_refused(tmp_path: Path, rng, change:
 # Chips that know where and when they were taken, as wave-mode vignettes do.
 
 
-@dataclass(frozen=True)
-class Vignettes:
-    """Stands where a self-describing product has its source."""
-
-    name: str = "S1A_WV_FAKE.SAFE"
-
-
 WAVE = card("wave", sensor="sentinel1_grd", bands=("VV",), quantity="sigma0", gsd_m=200.0, labels=None)
 WAVE_FACTS = Acquisition("2020-05-31T23:59:58Z", "003.31", "ascending", 0.0, "S1A", "WV", 8, incidence_deg=30.0)
 
@@ -217,7 +210,7 @@ class FakeWave:
 
     product_id: str = "wave/0"
     kind: str = "chips"
-    source: Vignettes = Vignettes()
+    is_described_by_card: bool = False
     entries: tuple = ()
     paths: tuple = ()
     nbytes: int = 1

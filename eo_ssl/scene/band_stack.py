@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
@@ -185,6 +185,35 @@ def add_own_nodata(radiometry: Radiometry, path: Path, *, index: int) -> Radiome
     if stated != (1.0, 0.0):  # what GDAL says of a band without tags
         radiometry.check_stated(*stated, name=str(path))
     return radiometry if value is None else replace(radiometry, nodata=(*radiometry.nodata, float(value)))
+
+
+def stack_files(
+    card: Card,
+    files: Mapping[str, Path],
+    *,
+    radiometry: Radiometry,
+    anchor: GeoBox | None = None,
+    default: Method | None = None,
+) -> BandStack:
+    """Return the bands of one file each on the card's common grid.
+
+    Args:
+        card: pixel size, resampling methods and the value that marks saturation.
+        files: canonical band -> file, in the order of the image.
+        radiometry: how stored numbers become the card's quantity; nodata that a file declares is added.
+        anchor: grid of files without georeference.
+        default: resampling method where the card names none.
+
+    Raises:
+        UserError: a file is damaged or has no place, or a band on another grid has no resampling method.
+    """
+    grids = {band: locate_file(card, path, anchor=anchor) for band, path in files.items()}
+    common = choose_common_grid(card, list(grids.values()))
+    bands = []
+    for band, path in files.items():
+        method = "nearest" if grids[band] == common else choose_method(card, band, default=default)
+        bands.append(BandFile(path, 1, grids[band], method, add_own_nodata(radiometry, path, index=1)))
+    return BandStack(common, tuple(bands), card.dtype_max)
 
 
 def choose_method(card: Card, band: str, *, default: Method | None = None) -> Method:

@@ -100,3 +100,11 @@ def flag_classes(classes: Layer | None, meanings: Mapping[Any, tuple[int, ...]])
         if classes is None
         else {str(name): ClassFlag(classes, values) for name, values in meanings.items() if values}
     )
+
+
+def attach_masks(
+    image: Image, classes: Layer | None, meanings: Mapping[Any, tuple[int, ...]], *, labels: Layer | None = None
+) -> Layers:
+    """Return an image with the flags of a card's mask, of which ``nodata`` makes pixels invalid, and with labels."""
+    flags = flag_classes(classes, meanings)
+    return Layers(image, invalid=flags.pop("nodata", None), flags=flags, labels=labels)

@@ -19,7 +19,7 @@ from eo_ssl.scene.array.array_files import SUFFIXES, read_array_shape, read_date
 from eo_ssl.scene.band_stack import check_gsd, convert_classes
 from eo_ssl.scene.file_patterns import find_extras, list_readable, match_paths, name_product
 from eo_ssl.scene.grids import make_grid
-from eo_ssl.scene.layers import Image, Layer, Layers, Range, flag_classes
+from eo_ssl.scene.layers import Image, Layer, Layers, Range, attach_masks
 from eo_ssl.scene.product import Listing, Product
 from eo_ssl.scene.product_source import FileSource
 from eo_ssl.scene.radiometry import Radiometry
@@ -156,9 +156,8 @@ class ArraySource(FileSource):
         card, path = self.card, dict(self.parts)["pixels"]
         image = self._image(path, bands)
         masks = self._classes(path, card.mask.source, image.grid) if card.mask else None
-        flags = flag_classes(masks, card.mask.classes if card.mask else {})
         labels = self._classes(path, card.labels.source, image.grid) if card.labels else None
-        return Layers(image, invalid=flags.pop("nodata", None), flags=flags, labels=labels)
+        return attach_masks(image, masks, card.mask.classes if card.mask else {}, labels=labels)
 
     def _image(self, path: Path, bands: tuple[str, ...]) -> ArrayImage:
         card, declared = self.card, check_layout(self.card)

@@ -10,17 +10,9 @@ from pathlib import Path
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.scene.acquisition import read_acquisition
-from eo_ssl.scene.band_stack import (
-    BandFile,
-    BandStack,
-    add_own_nodata,
-    choose_common_grid,
-    choose_method,
-    locate_file,
-    open_classes,
-)
+from eo_ssl.scene.band_stack import locate_file, open_classes, stack_files
 from eo_ssl.scene.file_patterns import find_extras, list_readable, match_paths, name_product
-from eo_ssl.scene.layers import Layers, flag_classes
+from eo_ssl.scene.layers import Layers, attach_masks
 from eo_ssl.scene.product import Listing, Product
 from eo_ssl.scene.product_source import FileSource
 from eo_ssl.sensors import sensor
@@ -102,18 +94,9 @@ class BandFolderSource(FileSource):
                     f"expected grid_from of card {card.name} to be one of its bands, got {card.grid_from}; correct it"
                 )
             anchor = locate_file(card, parts[name])
-        grids = {band: locate_file(card, parts[band], anchor=anchor) for band in bands}
-        grid = choose_common_grid(card, list(grids.values()))
-        files = []
-        for band, own in grids.items():
-            method = "nearest" if own == grid else choose_method(card, band)
-            radiometry = add_own_nodata(self.radiometry, parts[band], index=1)
-            files.append(BandFile(parts[band], 1, own, method, radiometry))
+        files = {band: parts[band] for band in bands}
+        image = stack_files(card, files, radiometry=self.radiometry, anchor=anchor)
+        grid = image.grid
         masks = open_classes(card, parts["mask"], grid=grid) if "mask" in parts else None
-        flags = flag_classes(masks, card.mask.classes if card.mask else {})
-        return Layers(
-            BandStack(grid, tuple(files), card.dtype_max),
-            invalid=flags.pop("nodata", None),
-            flags=flags,
-            labels=open_classes(card, parts["labels"], grid=grid) if "labels" in parts else None,
-        )
+        labels = open_classes(card, parts["labels"], grid=grid) if "labels" in parts else None
+        return attach_masks(image, masks, card.mask.classes if card.mask else {}, labels=labels)

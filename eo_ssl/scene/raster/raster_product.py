@@ -23,7 +23,7 @@ from eo_ssl.scene.band_stack import (
     open_classes,
 )
 from eo_ssl.scene.file_patterns import find_extras, list_readable, match_paths, name_product
-from eo_ssl.scene.layers import Layers, flag_classes
+from eo_ssl.scene.layers import Layers, attach_masks
 from eo_ssl.scene.product import Listing, Product
 from eo_ssl.scene.product_source import FileSource
 from eo_ssl.sensors import sensor
@@ -128,16 +128,12 @@ class RasterSource(FileSource):
             BandFile(path, index, grids[band], "nearest", add_own_nodata(self.radiometry, path, index=index))
             for band, (path, index) in where.items()
         )
-        flags, mask = {}, card.mask
-        if mask is not None:
-            band = _find_mask_band(where[bands[0]][0], card)
-            flags = flag_classes(open_classes(card, parts["mask"], grid=grid, band=band), mask.classes)
-        return Layers(
-            BandStack(grid, files, card.dtype_max),
-            invalid=flags.pop("nodata", None),
-            flags=flags,
-            labels=open_classes(card, parts["labels"], grid=grid) if "labels" in parts else None,
-        )
+        masks = None
+        if "mask" in parts:
+            masks = open_classes(card, parts["mask"], grid=grid, band=_find_mask_band(where[bands[0]][0], card))
+        labels = open_classes(card, parts["labels"], grid=grid) if "labels" in parts else None
+        image = BandStack(grid, files, card.dtype_max)
+        return attach_masks(image, masks, card.mask.classes if card.mask else {}, labels=labels)
 
     def _index(self, band: str) -> int:
         position = self.card.bands.index(band)

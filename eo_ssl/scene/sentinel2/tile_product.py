@@ -1,7 +1,5 @@
 """Sentinel-2 products: one tile each, of the card's level, the newest processing of each sensing.
 
-Bands in reflectance on the card's grid.
-
 ``reflectance = (DN + offset) / quantification``, with the offset of each band (``RADIO_ADD_OFFSET``,
 ``BOA_ADD_OFFSET``) and the quantification value out of the product's own metadata (Products Specification Document,
 Product_Image_Characteristics).

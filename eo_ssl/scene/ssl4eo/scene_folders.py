@@ -15,7 +15,7 @@ from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import fingerprint, hash_file, identify_file
 from eo_ssl.scene.acquisition import Acquisition, format_iso
-from eo_ssl.scene.band_stack import BandFile, BandStack, add_own_nodata, choose_common_grid, choose_method, locate_file
+from eo_ssl.scene.band_stack import stack_files
 from eo_ssl.scene.chip import Chip
 from eo_ssl.scene.grids import read_crs
 from eo_ssl.scene.product import Listing, Product
@@ -96,23 +96,8 @@ class FolderBatch(ProductSource):
             UserError: a band file is absent or damaged, or a scene's name holds no time.
         """
         for scene, files in self._scenes():
-            radiometry = make_radiometry(self.card)
-            grids = {band: locate_file(self.card, path) for band, path in files.items()}
-            common = choose_common_grid(self.card, list(grids.values()))
-            image = BandStack(
-                common,
-                tuple(
-                    BandFile(
-                        path,
-                        1,
-                        grids[band],
-                        choose_method(self.card, band, default="bilinear"),
-                        add_own_nodata(radiometry, path, index=1),
-                    )
-                    for band, path in files.items()
-                ),
-            )
-            values = image.read(range(len(files)), (0, common.height), (0, common.width))
+            image = stack_files(self.card, files, radiometry=make_radiometry(self.card), default="bilinear")
+            values = image.read(range(len(files)), (0, image.grid.height), (0, image.grid.width))
             digest = hashlib.sha256("".join(hash_file(path) for path in files.values()).encode()).hexdigest()
             yield crop_sample(
                 values,
@@ -121,7 +106,7 @@ class FolderBatch(ProductSource):
                 physical=True,
                 sha256=digest,
                 datetime=self._time(scene),
-                footprint=self._footprint(common),
+                footprint=self._footprint(image.grid),
             )
 
     def _scenes(self) -> Iterator[tuple[Path, dict[str, Path]]]:
