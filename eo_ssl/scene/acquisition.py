@@ -90,13 +90,13 @@ def find_metadata_file(card: Card, folder: Path, *, stem: str) -> Path | None:
     if card.metadata is None:
         return None
     pattern = card.metadata.file.replace("{stem}", stem)
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
+    files = sorted(folder.glob(pattern))
+    if len(files) != 1:
         raise UserError(
-            f"expected one metadata file {pattern} in {folder}, got {len(found)}; fetch it or correct metadata.file of "
+            f"expected one metadata file {pattern} in {folder}, got {len(files)}; fetch it or correct metadata.file of "
             f"card {card.name}"
         )
-    return found[0]
+    return files[0]
 
 
 def _stated(card: Card, folder: Path, path: Path) -> dict[str, str]:
@@ -138,13 +138,13 @@ def _named_datetime(card: Card, path: Path, names: dict[str, str]) -> str:
         return _parsed(names["datetime"], card.group.datetime_format if card.group else None, path)
     if card.datetime_pattern is None:
         return ""
-    found = re.search(card.datetime_pattern, path.as_posix())
-    if found is None:
+    match = re.search(card.datetime_pattern, path.as_posix())
+    if match is None:
         raise UserError(
             f"expected a date as {card.datetime_pattern!r} in the name {path}, found none; correct datetime_pattern of "
             f"card {card.name}"
         )
-    return _parsed(found["datetime"], card.datetime_format, path)
+    return _parsed(match["datetime"], card.datetime_format, path)
 
 
 def _parsed(text: str, form: str | None, path: Path) -> str:

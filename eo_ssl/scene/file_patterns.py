@@ -62,7 +62,7 @@ def find_extras(card: Card, path: Path, *, pixels: bool) -> list[tuple[str, Path
     return extras + ([("metadata", file)] if file else [])
 
 
-def list_readable(card: Card, found: Iterable[tuple[str, Callable[[], Iterator[Product]]]]) -> list[Product]:
+def list_readable(card: Card, listings: Iterable[tuple[str, Callable[[], Iterator[Product]]]]) -> list[Product]:
     """Return the products of each (name, products of a file or folder).
 
     Where its metadata are damaged, one that says so when opened.
@@ -71,7 +71,7 @@ def list_readable(card: Card, found: Iterable[tuple[str, Callable[[], Iterator[P
         UserError: none can be read, which is no accident of one product: the card does not fit.
     """
     products: list[Product] = []
-    for name, read in found:
+    for name, read in listings:
         try:
             products += list(read())
         except UserError as error:

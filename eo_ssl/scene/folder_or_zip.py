@@ -142,14 +142,14 @@ def _members(content: FileIdentity) -> dict[str, int]:
         raise UserError(
             f"expected a zip file in {path}, got: {error}; it is damaged or cut short, fetch it again"
         ) from error
-    found: dict[str, int] = {}
+    members: dict[str, int] = {}
     for info in infos:
         parts = PurePosixPath(info.filename)
-        if parts.is_absolute() or ".." in parts.parts or "\\" in info.filename or info.filename in found:
+        if parts.is_absolute() or ".." in parts.parts or "\\" in info.filename or info.filename in members:
             raise UserError(
                 f"expected names inside the archive, each once, in {path}, got {info.filename!r}; do not trust this "
                 "file"
             )
         if not info.is_dir():
-            found[info.filename] = info.file_size
-    return found
+            members[info.filename] = info.file_size
+    return members

@@ -120,19 +120,21 @@ def list_containers(path: Path, *, mark: str) -> list[Container]:
     if not archive.is_zip:
         inner = [path] if (path / mark).exists() else sorted(item for item in path.iterdir() if (item / mark).exists())
         return [Container(Archive(item), "", trim_name(item.name)) for item in inner]
-    found = set()
+    prefixes = set()
     for name in archive.names():
         parts = PurePosixPath(name).parts
         if mark in parts:
-            found.add("".join(f"{part}/" for part in parts[: parts.index(mark)]))
-    return [Container(archive, prefix, trim_name(PurePosixPath(prefix).name or path.name)) for prefix in sorted(found)]
+            prefixes.add("".join(f"{part}/" for part in parts[: parts.index(mark)]))
+    return [
+        Container(archive, prefix, trim_name(PurePosixPath(prefix).name or path.name)) for prefix in sorted(prefixes)
+    ]
 
 
 def list_containers_below(
     card: Card, root: Path, *, mark: str
 ) -> tuple[list[Container], dict[str, str], list[tuple[str, str]]]:
     """Return a card's products, the unreadable ones (name -> reason), and (path, reason) of what is no product."""
-    found: list[Container] = []
+    containers: list[Container] = []
     damaged: dict[str, str] = {}
     dropped: list[tuple[str, str]] = []
     for path in _candidates(card, root):
@@ -141,10 +143,10 @@ def list_containers_below(
         except UserError as error:
             damaged[trim_name(path.name)] = str(error)
             continue
-        found += here
+        containers += here
         if not here:
             dropped.append((path.relative_to(root).as_posix(), f"no product of this kind: it holds no {mark}"))
-    return found, damaged, dropped
+    return containers, damaged, dropped
 
 
 def trim_name(name: str) -> str:
@@ -171,7 +173,7 @@ def _candidates(card: Card, root: Path) -> Iterator[Path]:
 
 @lru_cache(maxsize=256)
 def _objects(_content: FileIdentity, container: Container) -> dict[str, DataObject]:
-    found: dict[str, DataObject] = {}
+    objects: dict[str, DataObject] = {}
     manifest = container.file(MANIFEST)
     for item in container.archive.xml(container.prefix + MANIFEST).iter("dataObject"):
         place, checksum = item.find("byteStream/fileLocation"), item.find("byteStream/checksum")
@@ -188,14 +190,14 @@ def _objects(_content: FileIdentity, container: Container) -> dict[str, DataObje
             )
         stated = item.find("byteStream")
         size = (stated.get("size") or "").strip() if stated is not None else ""
-        found[path.as_posix()] = DataObject(
+        objects[path.as_posix()] = DataObject(
             identifier=item.get("ID", ""),
             representation=item.get("repID", ""),
             algorithm=_ALGORITHMS[called],
             digest=(checksum.text or "").strip().lower(),
             nbytes=int(size) if size.isdecimal() else None,
         )
-    return found
+    return objects
 
 
 @lru_cache(maxsize=8192)
@@ -220,9 +222,9 @@ def _sha256(_content: FileIdentity, archive: Archive, name: str, listed: DataObj
     return digest.hexdigest()
 
 
-def _compare(path: Path, found: str, listed: DataObject) -> None:
-    if found != listed.digest:
+def _compare(path: Path, digest: str, listed: DataObject) -> None:
+    if digest != listed.digest:
         raise UserError(
-            f"expected {path} to have the checksum {listed.digest[:16]}... of its manifest, got {found[:16]}...; "
+            f"expected {path} to have the checksum {listed.digest[:16]}... of its manifest, got {digest[:16]}...; "
             "the file is damaged, fetch the product again"
         )

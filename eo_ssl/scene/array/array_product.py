@@ -32,8 +32,8 @@ def list_products(card: Card, root: Path) -> Listing:
     Raises:
         UserError: no file can be read.
     """
-    found = match_paths(root, card.files if isinstance(card.files, str) else "")
-    return list_readable(card, ((name, partial(_list_steps, card, name, path)) for name, path in found)), []
+    matches = match_paths(root, card.files if isinstance(card.files, str) else "")
+    return list_readable(card, ((name, partial(_list_steps, card, name, path)) for name, path in matches)), []
 
 
 def _list_steps(card: Card, name: str, path: Path) -> Iterator[Product]:

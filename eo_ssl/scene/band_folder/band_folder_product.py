@@ -24,8 +24,8 @@ def list_products(card: Card, root: Path) -> Listing:
     Raises:
         UserError: no folder can be read.
     """
-    found = match_paths(root, card.folder, folders=True)
-    return list_readable(card, ((name, partial(_list_folder, card, name, folder)) for name, folder in found)), []
+    matches = match_paths(root, card.folder, folders=True)
+    return list_readable(card, ((name, partial(_list_folder, card, name, folder)) for name, folder in matches)), []
 
 
 def _list_folder(card: Card, name: str, folder: Path) -> Iterator[Product]:

@@ -113,9 +113,9 @@ def _table(path: Path, columns: list[str], card: Card) -> list[dict[str, str]]:
         reader = csv.DictReader(file)
         absent = [column for column in columns if column not in (reader.fieldnames or ())]
         if absent:
-            found = ", ".join(reader.fieldnames or ())
+            present = ", ".join(reader.fieldnames or ())
             raise UserError(
-                f"expected the column {absent[0]!r} in {path}, got {found}; correct `chips` of card {card.name}"
+                f"expected the column {absent[0]!r} in {path}, got {present}; correct `chips` of card {card.name}"
             )
         return list(reader)
 

@@ -35,10 +35,10 @@ def list_products(card: Card, root: Path) -> Listing:
     Raises:
         UserError: no file can be read, or a name does not fit the group's pattern.
     """
-    found = match_paths(root, card.files if isinstance(card.files, str) else "")
+    matches = match_paths(root, card.files if isinstance(card.files, str) else "")
     if card.group is not None:
-        return list(_list_groups(card, [path for _, path in found], root)), []
-    return list_readable(card, ((name, partial(_list_layers, card, name, path)) for name, path in found)), []
+        return list(_list_groups(card, [path for _, path in matches], root)), []
+    return list_readable(card, ((name, partial(_list_layers, card, name, path)) for name, path in matches)), []
 
 
 def _list_layers(card: Card, name: str, path: Path) -> Iterator[Product]:

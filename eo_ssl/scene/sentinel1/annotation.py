@@ -207,21 +207,21 @@ def find_element(parent: Element, tag: str, name: str) -> Element:
     Raises:
         UserError: there is none; ``name`` is the file named in the error.
     """
-    found = parent.find(tag)
-    if found is None:
+    element = parent.find(tag)
+    if element is None:
         raise UserError(
             f"expected the element {tag} below {parent.tag} in {name}, found none; the file is incomplete, fetch it "
             "again"
         )
-    return found
+    return element
 
 
 def read_text(parent: Element, tag: str, name: str) -> str:
     """Return the text of an element; refused when it is absent or empty."""
-    found = (find_element(parent, tag, name).text or "").strip()
-    if not found:
+    text = (find_element(parent, tag, name).text or "").strip()
+    if not text:
         raise UserError(f"expected text in {tag} of {name}, got none; the file is damaged, fetch it again")
-    return found
+    return text
 
 
 def read_number(parent: Element, tag: str, name: str) -> float:
@@ -269,19 +269,19 @@ def read_time(parent: Element, tag: str, name: str) -> np.datetime64:
 
 def _floats(values: list[str], tag: str, name: str) -> Array:
     try:
-        found: npt.NDArray[Any] = np.array(values, dtype=np.float64)
+        numbers: npt.NDArray[Any] = np.array(values, dtype=np.float64)
     except ValueError:
-        found = np.array([np.nan])
-    if not np.isfinite(found).all():
+        numbers = np.array([np.nan])
+    if not np.isfinite(numbers).all():
         raise UserError(
             f"expected finite numbers in {tag} of {name}, got {' '.join(values)[:60]!r}; the file is damaged, fetch it "
             "again"
         )
-    return found
+    return numbers
 
 
 def list_entries(root: Element, tag: str, name: str) -> Iterator[Element]:
     """Yield the entries of the list at path ``tag``; none when the list is absent or empty."""
-    found = root.find(tag)
-    if found is not None and (len(found) or found.get("count", "0") != "0"):
-        yield from list_children(found, name)
+    entries = root.find(tag)
+    if entries is not None and (len(entries) or entries.get("count", "0") != "0"):
+        yield from list_children(entries, name)

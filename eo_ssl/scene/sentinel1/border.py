@@ -90,15 +90,15 @@ def _of_sides(
     0 in cells that do not reach into the lines ``between``.
     """
     starts = range(0, lines, _CELL)
-    found = np.zeros(len(starts), dtype=np.int64), np.zeros(len(starts), dtype=np.int64)
+    depths = np.zeros(len(starts), dtype=np.int64), np.zeros(len(starts), dtype=np.int64)
     for cell, start in enumerate(starts):
         first, last = max(start, between[0]), min(start + _CELL, between[1])
         rows = first, min(first + _READ, last)
         if rows[0] < rows[1]:
             for side, columns, step in ((0, (0, depth), 1), (1, (samples - depth, samples), -1)):
                 quiet = _quiet(gdal_files.read_window(path, (1,), rows=rows, columns=columns)[0], floor(first, columns))
-                found[side][cell] = _depth(quiet.mean(axis=0)[::step])
-    return found
+                depths[side][cell] = _depth(quiet.mean(axis=0)[::step])
+    return depths
 
 
 def _of_end(path: Path, order: range, samples: int, floor: FloorOf) -> Depths:

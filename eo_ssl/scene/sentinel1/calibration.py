@@ -49,10 +49,10 @@ def read_calibration(root: Element, *, name: str) -> Calibration:
         UserError: no vectors, lists of unequal length, positions that do not ascend, or a value that is not above 0.
     """
     header = find_element(root, "adsHeader", name)
-    found: dict[str, list[Vector]] = {"sigmaNought": [], "betaNought": [], "gamma": [], "dn": []}
+    lists: dict[str, list[Vector]] = {"sigmaNought": [], "betaNought": [], "gamma": [], "dn": []}
     for element in list_children(find_element(root, "calibrationVectorList", name), name):
         line, pixels = read_number(element, "line", name), read_numbers(element, "pixel", name)
-        for tag, vectors in found.items():
+        for tag, vectors in lists.items():
             values = read_numbers(element, tag, name)
             check_lengths(pixels, values, what=tag, name=name)
             if not (values > 0).all():
@@ -60,7 +60,7 @@ def read_calibration(root: Element, *, name: str) -> Calibration:
                     f"expected {tag} above 0 in {name}, got {values.min():g}; the file is damaged, fetch it again"
                 )
             vectors.append(Vector(line, pixels, values))
-    tables = {tag: Table(tuple(vectors)) for tag, vectors in found.items()}
+    tables = {tag: Table(tuple(vectors)) for tag, vectors in lists.items()}
     check_ascending(tables["sigmaNought"].lines, what="lines of calibration vectors", name=name)
     return Calibration(
         polarisation=read_text(header, "polarisation", name),

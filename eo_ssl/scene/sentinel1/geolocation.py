@@ -143,8 +143,8 @@ def _between_nodes(
     y, x = np.meshgrid(top - NODE_M * nodes_y, left + NODE_M * nodes_x, indexing="ij")
     v, w = (along - k)[:, None], across - j
     k, j = k - k[0], j - j[0]
-    found = []
+    interpolated = []
     for values in solve(x, y):
         by_row = values[k] * (1 - v) + values[k + 1] * v
-        found.append(by_row[:, j] * (1 - w) + by_row[:, j + 1] * w)
-    return tuple(found)
+        interpolated.append(by_row[:, j] * (1 - w) + by_row[:, j + 1] * w)
+    return tuple(interpolated)

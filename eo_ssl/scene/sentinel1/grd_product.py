@@ -110,18 +110,18 @@ def collect_products(
         product_id = f"{card.name}/{container.name}"
         try:
             safe = open_safe(container)
-            found = examine(safe)
+            verdict = examine(safe)
         except UserError as error:
             damaged.setdefault(container.name, str(error))
             continue
-        if isinstance(found, str):
-            dropped.append((product_id, found))
+        if isinstance(verdict, str):
+            dropped.append((product_id, verdict))
         elif product_id in products:
             dropped.append((product_id, f"a second copy, in {container.archive.path.name}"))
         else:
-            products[product_id] = found
+            products[product_id] = verdict
             acquisition = safe.name.rpartition("_")[0]  # names end in a checksum of the processing
-            older, newer = sorted((newest.get(acquisition, safe), safe), key=lambda one: (one.processor, one.name))
+            older, newer = sorted((newest.get(acquisition, safe), safe), key=lambda item: (item.processor, item.name))
             newest[acquisition] = newer
             if older is not newer:
                 reason = f"processed again as {newer.name} by processor {newer.processor} (this one: {older.processor})"

@@ -40,10 +40,10 @@ def locate_nearest(
 
     Of some pixel for places that do not lie on the image.
     """
-    found = []
+    nearest = []
     for places, size in zip((lines, samples), shape, strict=True):
-        found.append(np.clip(np.floor(np.nan_to_num(places) + 0.5).astype(np.int64), 0, size - 1))
-    return found[0], found[1]
+        nearest.append(np.clip(np.floor(np.nan_to_num(places) + 0.5).astype(np.int64), 0, size - 1))
+    return nearest[0], nearest[1]
 
 
 def sample_bilinear(
@@ -72,11 +72,11 @@ def sample_bilinear(
         np.clip(lower_line.astype(np.int64) + k - rows[0], 0, len(values) - 1) * values.shape[1] for k in (0, 1)
     )
     first, second = (np.clip(lower_sample.astype(np.int64) + k - columns[0], 0, values.shape[1] - 1) for k in (0, 1))
-    one = np.float32(1)
+    unit = np.float32(1)
     taps = (
-        (above + first, (one - down) * (one - right)),
-        (above + second, (one - down) * right),
-        (below + first, down * (one - right)),
+        (above + first, (unit - down) * (unit - right)),
+        (above + second, (unit - down) * right),
+        (below + first, down * (unit - right)),
         (below + second, down * right),
     )
     some_invalid = bool(invalid.any())

@@ -132,13 +132,13 @@ class Safe:
         Raises:
             UserError: it is damaged, or contradicts the manifest in platform, polarisation, orbit, pass or start.
         """
-        found = _annotation(identify_file(self.container.file(image.annotation)), self.container, image.annotation)
+        annotation = _annotation(identify_file(self.container.file(image.annotation)), self.container, image.annotation)
         stated = {
-            "platform": (self.platform, found.platform),
-            "pass": (self.orbit_pass, found.orbit_pass),
-            "orbit": (self.absolute_orbit, found.absolute_orbit),
-            "polarisation": (image.polarisation, found.polarisation),
-            "product type": (self.product_type, found.product_type),
+            "platform": (self.platform, annotation.platform),
+            "pass": (self.orbit_pass, annotation.orbit_pass),
+            "orbit": (self.absolute_orbit, annotation.absolute_orbit),
+            "polarisation": (image.polarisation, annotation.polarisation),
+            "product type": (self.product_type, annotation.product_type),
         }
         for what, (listed, said) in stated.items():
             if listed != said:
@@ -146,7 +146,7 @@ class Safe:
                     f"expected {what} {listed} of the manifest in {self.container.file(image.annotation)}, got {said}; "
                     "the product is damaged or mixed from two, fetch it again"
                 )
-        return found
+        return annotation
 
     def calibration(self, image: SafeImage) -> Calibration:
         """Return the calibration tables of an image, parsed once per process."""
@@ -255,18 +255,18 @@ def _noise(_content: FileIdentity, container: Container, member: str) -> Noise |
 
 
 def _text(root: Element, tags: str, name: str) -> str:
-    found = root.findtext(".//" + "/".join(f"{{*}}{tag}" for tag in tags.split("/")), "").strip()
-    if not found:
+    text = root.findtext(".//" + "/".join(f"{{*}}{tag}" for tag in tags.split("/")), "").strip()
+    if not text:
         raise UserError(
             f"expected {tags} in {name}, found none; this is no Sentinel-1 manifest or it is damaged, fetch it again"
         )
-    return found
+    return text
 
 
 def _whole(root: Element, tag: str, name: str) -> int:
-    found = _text(root, tag, name)
-    if not found.isdecimal():
+    text = _text(root, tag, name)
+    if not text.isdecimal():
         raise UserError(
-            f"expected a whole number as {tag} in {name}, got {found!r}; the manifest is damaged, fetch it again"
+            f"expected a whole number as {tag} in {name}, got {text!r}; the manifest is damaged, fetch it again"
         )
-    return int(found)
+    return int(text)

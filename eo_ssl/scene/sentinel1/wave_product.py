@@ -123,13 +123,13 @@ def choose_vignettes(card: Card, safe: Safe) -> tuple[SafeImage, ...]:
     Raises:
         UserError: there are none.
     """
-    found = tuple(image for image in safe.images if image.polarisation == card.bands[0])
-    if not found:
+    images = tuple(image for image in safe.images if image.polarisation == card.bands[0])
+    if not images:
         has = ", ".join(sorted({image.polarisation for image in safe.images}))
         raise UserError(
             f"expected {card.bands[0]} in {safe.name}, got {has}; use a card with `bands: [{has}]` for this product"
         )
-    return found
+    return images
 
 
 def _chip(card: Card, safe: Safe, image: SafeImage) -> Chip:

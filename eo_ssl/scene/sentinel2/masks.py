@@ -92,16 +92,16 @@ class CloudProbability(Layer):
 
 def find_masks(safe: Container, metadata: TileMetadata) -> dict[str, str]:
     """Return the quality masks that the product has: SCL, CLDPRB, CLASSI or CLOUDS -> file, the finest of each."""
-    found = {}
+    candidates = {}
     if metadata.level == "L2A":
         scenes = sorted((metres or 0, name) for role, metres, name in metadata.images if role == "SCL")
-        found["SCL"] = [name for _, name in scenes]
-        found["CLDPRB"] = _named(metadata, "MSK_CLDPRB", "MSK_CLDPRB_20m.jp2", "MSK_CLDPRB_60m.jp2")
+        candidates["SCL"] = [name for _, name in scenes]
+        candidates["CLDPRB"] = _named(metadata, "MSK_CLDPRB", "MSK_CLDPRB_20m.jp2", "MSK_CLDPRB_60m.jp2")
     else:
-        found["CLASSI"] = _named(metadata, "MSK_CLASSI", "MSK_CLASSI_B00.jp2")
-        found["CLOUDS"] = _named(metadata, "MSK_CLOUDS", "MSK_CLOUDS_B00.gml")
+        candidates["CLASSI"] = _named(metadata, "MSK_CLASSI", "MSK_CLASSI_B00.jp2")
+        candidates["CLOUDS"] = _named(metadata, "MSK_CLOUDS", "MSK_CLOUDS_B00.gml")
     listed = safe.objects()  # a mask that the manifest lists and that is not there must be missed, not forgotten
-    present = {kind: [name for name in names if name in listed or safe.has(name)] for kind, names in found.items()}
+    present = {kind: [name for name in names if name in listed or safe.has(name)] for kind, names in candidates.items()}
     return {kind: names[0] for kind, names in present.items() if names}
 
 
@@ -211,7 +211,7 @@ def _polygons(_content: FileIdentity, safe: Container, name: str, crs: str) -> t
                 f"expected polygons in {crs} in {where}, got {stated!r}; the mask is of another tile, fetch the "
                 "product again"
             )
-    found = []
+    polygons = []
     for feature in (item for item in root.iter() if str(item.tag).endswith("}MaskFeature")):
         kinds = [(item.text or "").strip() for item in feature.iter() if str(item.tag).endswith("}maskType")]
         if len(kinds) != 1 or kinds[0] not in _POLYGON_TYPES:
@@ -226,8 +226,8 @@ def _polygons(_content: FileIdentity, safe: Container, name: str, crs: str) -> t
                 raise UserError(
                     f"expected one outline per polygon in {where}, got {len(outer)}; fetch the product again"
                 )
-            found.append({"type": "Polygon", "coordinates": [*outer, *inner]})
-    return tuple(found)
+            polygons.append({"type": "Polygon", "coordinates": [*outer, *inner]})
+    return tuple(polygons)
 
 
 def _ring(element: Element, where: Any) -> list[tuple[float, float]]:

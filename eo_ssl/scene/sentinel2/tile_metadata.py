@@ -144,8 +144,8 @@ class _Document:
 
     def text(self, *names: str) -> str:
         """Return the text of the first element called one of ``names``."""
-        found = self.all(*names)
-        text = (found[0].text or "").strip() if found else ""
+        elements = self.all(*names)
+        text = (elements[0].text or "").strip() if elements else ""
         if not text:
             raise UserError(f"expected {names[0]} in {self.where}, got none; the product is incomplete, fetch it again")
         return text
@@ -215,16 +215,16 @@ def _images(product: _Document) -> tuple[str, tuple[tuple[str, int | None, str],
 
 
 def _special_values(product: _Document) -> dict[str, float]:
-    found = {}
+    values = {}
     for item in product.all("Special_Values"):
         name = (item.findtext("SPECIAL_VALUE_TEXT") or "").strip()
-        found[name] = product.number(item.findtext("SPECIAL_VALUE_INDEX"), f"special value {name}")
-    if not {"NODATA", "SATURATED"} <= set(found):
+        values[name] = product.number(item.findtext("SPECIAL_VALUE_INDEX"), f"special value {name}")
+    if not {"NODATA", "SATURATED"} <= set(values):
         raise UserError(
-            f"expected the special values NODATA and SATURATED in {product.where}, got {', '.join(found) or 'none'}; "
+            f"expected the special values NODATA and SATURATED in {product.where}, got {', '.join(values) or 'none'}; "
             "fetch the product again"
         )
-    return found
+    return values
 
 
 def _quantification(product: _Document, level: str) -> float:
@@ -246,22 +246,22 @@ def _offsets(product: _Document, level: str, baseline: str) -> tuple[tuple[str, 
     group, tag = _OFFSETS[level]
     if not product.all(group) and (baseline < _FIRST_WITH_OFFSETS or baseline >= USER_BASELINE):
         return ()
-    found: dict[str, float] = {}
+    offsets: dict[str, float] = {}
     for item in product.all(tag):
         number = item.get("band_id", "")
         band = BAND_IDS[int(number)] if number.isdecimal() and int(number) < len(BAND_IDS) else None
-        if band is None or band in found:
+        if band is None or band in offsets:
             raise UserError(
                 f"expected {tag} once for each band_id from 0 to {len(BAND_IDS) - 1} in {product.where}, got "
                 f"{number!r}; the file is damaged, fetch it again"
             )
-        found[band] = product.number(item.text, f"{tag} of {band}")
-    if not found:
+        offsets[band] = product.number(item.text, f"{tag} of {band}")
+    if not offsets:
         raise UserError(
             f"expected {tag} of each band in {product.where}, of baseline {baseline}, got none; reflectance would be "
             "off by 0.1: fetch the product again"
         )
-    return tuple(found.items())
+    return tuple(offsets.items())
 
 
 def _read_acquisition(product: _Document, tile: _Document, baseline: str) -> Acquisition:

@@ -46,11 +46,11 @@ def list_products(card: Card, root: Path) -> Listing:
         UserError: the card states what only the products may, or all that was found is of another kind.
     """
     _check(card)
-    found: list[_Tile] = []
+    tiles: list[_Tile] = []
     here, damaged, dropped = list_containers_below(card, root, mark="GRANULE")
     for safe in here:
-        _sort_in(card, safe, found=found, damaged=damaged, dropped=dropped)
-    kept, older = _keep_newest(found)
+        _sort_in(card, safe, tiles=tiles, damaged=damaged, dropped=dropped)
+    kept, older = _keep_newest(tiles)
     dropped += [(f"{card.name}/{name}", reason) for name, reason in older]
     products: dict[str, Product] = {}
     for item in kept:
@@ -60,7 +60,7 @@ def list_products(card: Card, root: Path) -> Listing:
             continue
         source = SafeTileSource(card, item.safe, item.metadata)
         products[name] = Product(f"{card.name}/{name}", card, "cube", item.metadata.acquisition, source)
-    names = {item.safe.name for item in found}
+    names = {item.safe.name for item in tiles}
     for name, reason in damaged.items():
         if name in names:  # a second, damaged copy
             dropped.append((f"{card.name}/{name}", reason))
@@ -106,7 +106,7 @@ def _check(card: Card) -> None:
         )
 
 
-def _sort_in(card: Card, safe: Container, *, found: list[_Tile], damaged: dict[str, str], dropped: Dropped) -> None:
+def _sort_in(card: Card, safe: Container, *, tiles: list[_Tile], damaged: dict[str, str], dropped: Dropped) -> None:
     product_id = f"{card.name}/{safe.name}"
     if is_multi_tile(safe):
         reason = (
@@ -124,10 +124,10 @@ def _sort_in(card: Card, safe: Container, *, found: list[_Tile], damaged: dict[s
         reason = f"Level-{metadata.level[1:]}, and the card is of {card.sensor}: ingest it with a card of its own level"
         dropped.append((product_id, reason))
         return
-    found.append(_Tile(safe, metadata))
+    tiles.append(_Tile(safe, metadata))
 
 
-def _keep_newest(found: list[_Tile]) -> tuple[list[_Tile], Dropped]:
+def _keep_newest(tiles: list[_Tile]) -> tuple[list[_Tile], Dropped]:
     """Return the newest processing of each sensing of a tile, and the others with the reason.
 
     ESA's own go before a user's (99.xx).
@@ -136,7 +136,7 @@ def _keep_newest(found: list[_Tile]) -> tuple[list[_Tile], Dropped]:
     of it: both stay.
     """
     groups: dict[tuple[str, str, str], list[_Tile]] = {}
-    for item in found:
+    for item in tiles:
         about = item.metadata
         groups.setdefault((about.acquisition.platform, about.sensing_start, about.tile), []).append(item)
     kept: list[_Tile] = []
@@ -233,16 +233,18 @@ class SafeTileSource(ProductSource):
     def _image(self, band: str) -> str:
         """Return the file of a band: at the sensor's own resolution, else the finest with the card's detail."""
         own = sensor(self.card.sensor).band(band).gsd_m
-        found = {metres or own: name for role, metres, name in self.metadata.images if role == band}
-        fit = [metres for metres in found if metres == own] or [metres for metres in found if metres <= self.card.gsd_m]
+        images = {metres or own: name for role, metres, name in self.metadata.images if role == band}
+        fit = [metres for metres in images if metres == own] or [
+            metres for metres in images if metres <= self.card.gsd_m
+        ]
         if not fit:
             raise UserError(
                 f"expected an image of {band} at {own:g} m in {self.name}, got "
-                f"{', '.join(f'{metres:g} m' for metres in found) or 'none'}; "
+                f"{', '.join(f'{metres:g} m' for metres in images) or 'none'}; "
                 f"leave the band out of card {self.card.name}, set its gsd_m to what there is, or fetch the product "
                 "again"
             )
-        return found[min(fit)]
+        return images[min(fit)]
 
     def _stack(self, bands: Sequence[str], *, grid: GeoBox | None = None, method: Method | None = None) -> BandStack:
         """Return bands on ``grid`` by ``method``, by default on the card's grid by its methods."""

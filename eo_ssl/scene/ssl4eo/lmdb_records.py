@@ -173,11 +173,11 @@ class LmdbRecords(ProductSource):
             where, name = f"record {key} of {self.path}", f"{int(key):07d}"
             try:
                 seasons = read_modality(parse_plain_tuple(bytes(value), name=where), wanted.modality, name=where)
-                found = [crop_sample(seasons[k], self.card, f"{name}/{k}") for k in wanted.seasons if k < len(seasons)]
+                chips = [crop_sample(seasons[k], self.card, f"{name}/{k}") for k in wanted.seasons if k < len(seasons)]
             except UserError as error:
                 yield UnreadableChip(name, str(error))
                 continue
-            yield from found
+            yield from chips
 
     def _values(self) -> Iterator[tuple[str, Any]]:
         with _environment(*_content(self.path), os.getpid()).begin(buffers=True) as transaction:

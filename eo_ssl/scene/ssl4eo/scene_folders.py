@@ -117,13 +117,13 @@ class FolderBatch(ProductSource):
                 yield scenes[position], {band: _band_file(scenes[position], band) for band in self.card.bands}
 
     def _time(self, scene: Path) -> str:
-        found = _TIMES[get_settings(self.card).modality[:2]].match(scene.name)
-        if found is None:
+        match = _TIMES[get_settings(self.card).modality[:2]].match(scene.name)
+        if match is None:
             raise UserError(
                 f"expected a scene id with its time as folder name, got {scene}; the layout of SSL4EO-S12 v1.0 is "
                 "<id>/<scene id>/<band>.tif"
             )
-        return format_iso(datetime.strptime(found["time"], "%Y%m%dT%H%M%S").isoformat())
+        return format_iso(datetime.strptime(match["time"], "%Y%m%dT%H%M%S").isoformat())
 
     def _footprint(self, grid: GeoBox) -> tuple[tuple[float, float], ...]:
         """Corners of the crop."""

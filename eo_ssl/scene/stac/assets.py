@@ -69,10 +69,11 @@ class Asset:
         if not stated:
             return [hash_file(Path(self.place))]
         name, digest = parse_multihash(stated, place=self.place)
-        found = hash_file(Path(self.place)) if name == "sha256" else _digest(Path(self.place), name)
-        if found != digest:
+        actual = hash_file(Path(self.place)) if name == "sha256" else _digest(Path(self.place), name)
+        if actual != digest:
             raise UserError(
-                f"expected {self.place} to have the {name} {digest[:12]}... that its item states, got {found[:12]}...; "
+                f"expected {self.place} to have the {name} {digest[:12]}... that its item states, got "
+                f"{actual[:12]}...; "
                 "it is damaged, fetch it again"
             )
         return [stated]
@@ -88,16 +89,17 @@ class Asset:
         header = access.read_header(self.place, sign=self.sign)
         grid = header.grid
         shape, transform, code = self._stated("proj:shape"), self._stated("proj:transform"), self._code()
-        found = []
+        differences = []
         if shape and tuple(shape) != grid.shape.yx:
-            found.append(f"{grid.height} x {grid.width} pixels, not {' x '.join(map(str, shape))}")
+            differences.append(f"{grid.height} x {grid.width} pixels, not {' x '.join(map(str, shape))}")
         if transform and not _same(tuple(transform)[:6], grid):
-            found.append(f"transform {_short(read_transform(grid))}, not {_short(transform[:6])}")
+            differences.append(f"transform {_short(read_transform(grid))}, not {_short(transform[:6])}")
         if code and not _same_reference(code, read_crs(grid)):
-            found.append(f"{read_crs(grid)}, not {code}")
-        if found:
+            differences.append(f"{read_crs(grid)}, not {code}")
+        if differences:
             raise UserError(
-                f"expected {self.place} to have the grid that item {self.item['id']} states, got {'; '.join(found)}; "
+                f"expected {self.place} to have the grid that item {self.item['id']} states, got "
+                f"{'; '.join(differences)}; "
                 "it is a decimated or moved copy: fetch the original, or correct proj:* of the item"
             )
         return header
@@ -174,8 +176,8 @@ def find_scene_classes(card: Card, item: Json, base: str) -> Asset | None:
     if card.sensor != "sentinel2_l2a":
         return None
     keys = sorted(item["assets"], key=lambda key: (not _is_cog(item["assets"][key]), key))
-    found = [key for key in keys if _KEY_ENDING.sub("", _KEY_ENDING.sub("", key)).lower() == "scl"]
-    return _asset(card, item, base, found[0]) if found else None
+    classes = [key for key in keys if _KEY_ENDING.sub("", _KEY_ENDING.sub("", key)).lower() == "scl"]
+    return _asset(card, item, base, classes[0]) if classes else None
 
 
 def _asset(card: Card, item: Json, base: str, key: str) -> Asset:

@@ -44,14 +44,14 @@ def list_products(card: Card, root: Path) -> Listing:
     start = card.stac.catalog
     if not access.is_link(start):
         start = str((Path(root) / start).resolve())
-    found: list[ListedItem] = []
+    items: list[ListedItem] = []
     products: list[Product] = []
     for entry in _entries(card.stac, start):
         if isinstance(entry, DamagedSource):
             products.append(make_damaged_product(card, entry.name, entry.reason))
         elif match_item(entry.item, card.stac):
-            found.append(entry)
-    kept, dropped = keep_newest(found)
+            items.append(entry)
+    kept, dropped = keep_newest(items)
     if not kept and not products:
         raise UserError(
             f"expected items that pass the filters of card {card.name} in {start}, got none; widen collections, bbox, "

@@ -89,7 +89,7 @@ def check_card(card: Card) -> None:
 def parse_product_name(item: Json) -> re.Match[str] | None:
     """Return the parts of the ESA product name that the item states, None where it states none."""
     named = [str(item["properties"].get(key, "")) for key in _NAME]
-    return next((found for text in (*named, str(item["id"])) if (found := _PRODUCT.search(text))), None)
+    return next((match for text in (*named, str(item["id"])) if (match := _PRODUCT.search(text))), None)
 
 
 def read_baseline(item: Json) -> str:
@@ -98,9 +98,9 @@ def read_baseline(item: Json) -> str:
     Empty where neither a property nor the product name states it.
     """
     for key in _BASELINE:
-        found = re.fullmatch(r"(\d{1,2})\.(\d{1,2})", str(item["properties"].get(key, "")))
-        if found:
-            return f"{int(found[1]):02d}.{found[2].ljust(2, '0')}"
+        match = re.fullmatch(r"(\d{1,2})\.(\d{1,2})", str(item["properties"].get(key, "")))
+        if match:
+            return f"{int(match[1]):02d}.{match[2].ljust(2, '0')}"
     name = parse_product_name(item)
     return f"{name['major']}.{name['minor']}" if name and name["major"] else ""
 

@@ -91,9 +91,9 @@ class StacItem(ProductSource):
 
     def _assets(self) -> dict[str, Asset]:
         item = _parsed(self.text)
-        found = {band: assets.find_asset(self.card, item, self.base, band=band) for band in self.card.bands}
+        bands = {band: assets.find_asset(self.card, item, self.base, band=band) for band in self.card.bands}
         scene = assets.find_scene_classes(self.card, item, self.base)
-        return found | ({"scene classification": scene} if scene else {})
+        return bands | ({"scene classification": scene} if scene else {})
 
 
 @lru_cache(maxsize=1024)
