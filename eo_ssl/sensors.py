@@ -71,10 +71,7 @@ class Quantity(StrEnum):
     def in_power(self) -> Quantity:
         """The linear form of a decibel quantity."""
         if not self.is_db:
-            raise UserError(
-                f"expected a quantity in dB, got {self.value}; only sigma0_db, gamma0_db and beta0_db have a linear "
-                "form"
-            )
+            raise UserError(f"expected a quantity in dB, got {self.value}; give sigma0_db, gamma0_db or beta0_db")
         return Quantity(self.value.removesuffix("_db"))
 
     @property
