@@ -137,8 +137,9 @@ def _train(
     console, contracts = Console(), data.items.contracts
     processes: Processes = running["processes"]
     maker = ViewMaker(config.views, contracts, dates=data.items.dates)
-    objective = config.build_objective(contracts)
-    module = Pretraining(objective, lr=config.lr, steps=config.steps, optimizer=config.optimizer)
+    module = Pretraining(
+        config.build_objective(contracts), lr=config.lr, steps=config.steps, optimizer=config.optimizer
+    )
     share = processes.share(config.batch_size)
     sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=processes.world)
     loader = ItemLoader(data.items, sampler, steps=config.steps, accumulate=processes.accumulate, ahead=ahead)
@@ -161,10 +162,10 @@ def _train(
         if results is None:
             product.leave()
             return
-        saved = save_encoders(objective, data, product)
+        saved = save_encoders(module.objective, data, product)
         facts: dict[str, Any] = {"tiles": len(data.pool), "benchmark_tiles_left_out": data.left_out, **results}
         facts |= {"objective": config.method, "steps": config.steps, "presentations": config.steps * config.batch_size}
-        facts |= {"parameters": sum(p.numel() for one in objective.embedders.values() for p in one.parameters())}
+        facts |= {"parameters": sum(p.numel() for one in module.objective.embedders.values() for p in one.parameters())}
         product.sign(saved, seed=config.seed, summary=facts)
     loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
     console.print(f"{config.method} encoder, {loss}: {out.resolve()}", soft_wrap=True)
