@@ -18,6 +18,11 @@ from eo_ssl.preprocessing import Preprocessing
 class TrainedEncoder(EncoderBase):
     """A backbone with its contract; features are its pooled vectors, tokens its patches."""
 
+    backbone: Backbone
+    "what encodes; its network is `model`"
+    model: nn.Module
+    "the timm network"
+
     def __init__(
         self,
         backbone: Backbone,
@@ -28,13 +33,13 @@ class TrainedEncoder(EncoderBase):
     ) -> None:
         super().__init__(name, preprocessing, provenance or {})
         check_fit(backbone.config, preprocessing)
-        self.backbone = backbone
+        self._set_backbone(backbone)
         self.eval()
 
-    @property
-    def model(self) -> nn.Module:
-        """The timm network."""
-        return self.backbone.network
+    def _set_backbone(self, backbone: Backbone) -> None:
+        """Take over the weights, named ``model.*`` as timm has them: the backbone itself is not registered."""
+        object.__setattr__(self, "backbone", backbone)
+        self.model = backbone.network
 
     @property
     def architecture(self) -> BackboneConfig:
@@ -74,7 +79,7 @@ class TrainedEncoder(EncoderBase):
         if patch_px is not None:
             check_multiple(size_px, patch_px=patch_px, name=self.name)
         twin = self._with_contract(resize_contract(self.preprocessing, size_px))
-        twin.backbone = self.backbone.at_size(size_px).eval()
+        twin._set_backbone(self.backbone.at_size(size_px).eval())
         return twin
 
     def _check_size(self, contract: Preprocessing) -> None:
