@@ -35,6 +35,7 @@ COMMANDS = {
 _POSITIONAL = {"inspect"}
 _FIRST = {"doctor": ("path",), "export": ("encoder",), "embed": ("encoder", "source"), "search": ("embeddings",)}
 """Commands whose first arguments may stand without their names."""
+_ESCAPE = "\u200b"  # the parser puts it before options that are called like a method of its namespace, such as items
 
 _HELP = """usage: eo-ssl [--version] <command> [options]
 
@@ -137,7 +138,8 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
     except ArgumentError as error:
         raise UserError(_sentence(parser, str(error))) from error
     ready = parser.instantiate(options)
-    values = {key: value for key, value in vars(ready).items() if key not in ("config", "__default_config__")}
+    named = {key.lstrip(_ESCAPE): value for key, value in vars(ready).items()}
+    values = {key: value for key, value in named.items() if key not in ("config", "__default_config__")}
     return options, lambda: workflow(**values)
 
 
