@@ -54,6 +54,7 @@ a first result in minutes:
 
 def entry() -> None:
     """Run the command line and leave the process with its exit status."""
+    sys.argv[0] = str(Path(sys.argv[0]).with_name("eo-ssl")) if Path(sys.argv[0]).suffix == ".py" else sys.argv[0]
     sys.exit(main(sys.argv[1:]))
 
 
@@ -120,8 +121,8 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
         def dump(self, *arguments: Any, **options: Any) -> str:
             return name_classes(super().dump(*arguments, **options), choices)
 
-        def format_help(self) -> str:
-            return shorten(super().format_help(), choices)
+        def format_help(self, *arguments: Any, **options: Any) -> str:
+            return shorten(super().format_help(*arguments, **options), choices)
 
     parser = NamingParser(
         prog=f"eo-ssl {command}", exit_on_error=False, allow_abbrev=False, description=COMMANDS[command]

@@ -26,6 +26,8 @@ MOVED = {
     "--simclr.": "--objective SimClr --objective.",
     "--augment.": "--views '{tile: {OPTION: VALUE}}'",
     "--model.timm_name": "--model.name",
+    "--training.precision": "--precision",
+    "--training.read_ahead": "--num_workers",
 }
 """Spellings of earlier versions, and today's."""
 
@@ -40,7 +42,10 @@ def find_choices(workflow: Callable[..., Any]) -> Choices:
 
 
 def _subclasses(base: type) -> list[type]:
-    below = [each for child in base.__subclasses__() for each in (child, *_subclasses(child))]
+    below: list[type] = []
+    children: list[type] = base.__subclasses__()
+    for child in children:
+        below += [child, *_subclasses(child)]
     return sorted({each for each in below if not inspect.isabstract(each)}, key=lambda each: each.__name__)
 
 

@@ -22,6 +22,7 @@ from eo_ssl.pretraining import (
     ItemSampler,
     OptimizerConfig,
     Pretraining,
+    Processes,
     Pruning,
     Tiles,
     TileSource,
@@ -128,7 +129,8 @@ def run(
         loader,
         views=views,
         folder=folder,
-        config=FitConfig(log_every=4, monitor_every=15, monitor_tiles=32, checkpoint_every=every, precision="float32"),
+        config=FitConfig(log_every=4, monitor_every=15, monitor_tiles=32, checkpoint_every=every),
+        processes=Processes(precision="float32"),
         pruning=None if keep is None else Pruning(schedule(keep), identities),
     )
     return objective, loader

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from lightly.utils.dist import gather as gather_with_gradient
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -73,8 +74,7 @@ def gather(x: Tensor) -> Tensor:
     """
     if not _distributed():
         return x
-    parts: tuple[Tensor, ...] = torch.distributed.nn.functional.all_gather(x.contiguous())  # type: ignore[no-untyped-call]
-    return torch.cat(parts)
+    return torch.cat(gather_with_gradient(x.contiguous()))
 
 
 @torch.no_grad()
