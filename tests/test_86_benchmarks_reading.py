@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eo_ssl.cards import load_card
-from eo_ssl.diagnosis.samples import list_products
+from eo_ssl.diagnosis.sampled_windows import list_products
 from eo_ssl.evaluation.benchmarks import BENCHMARKS, benchmark_task
 from eo_ssl.evaluation.candidates import candidates
 from eo_ssl.evaluation.extraction import features_of
