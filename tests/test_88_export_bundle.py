@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from torchgeo.trainers import ClassificationTask
 
 from eo_ssl.encoder import ImageStats
 from eo_ssl.errors import UserError
@@ -21,6 +20,7 @@ from eo_ssl.export.onnx_graph import onnx_features
 from eo_ssl.export.parity import parity_images
 from eo_ssl.export.parity import read as read_parity
 from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILE, segmentation_bytes
+from eo_ssl.export.torchgeo_tasks import ClassificationTask
 from eo_ssl.manifest import MANIFEST, require
 from eo_ssl.models import VitConfig
 from exported import PROVENANCE, SMALL_64, TINY_8, encoder, optical, radar

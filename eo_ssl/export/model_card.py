@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ from eo_ssl.encoder import VitEncoder
 from eo_ssl.export.terms import Terms
 
 CARD_FILE = "README.md"
+_TASKS_MODULE = Path(__file__).with_name("torchgeo_tasks.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def _loading(encoder: VitEncoder, facts: Facts) -> str:
         '`task.model.reset_classifier(10, global_pool="avg")` puts the classifier there.\n'
     )
     lines = (
-        f"```python\nfrom torchgeo.trainers import ClassificationTask, SemanticSegmentationTask\nfrom weights import WEIGHTS, samples\n\n"
+        f"```python\nfrom weights import WEIGHTS, samples\n\n{_import_of_tasks()}\n"
         f'task = ClassificationTask("{facts.torchgeo}", weights="torchgeo_classification.ckpt", in_channels={chans}, num_classes=10)\n'
         f'task = SemanticSegmentationTask("dpt", "tu-{facts.torchgeo}", weights="torchgeo_segmentation_dpt.ckpt", in_channels={chans}, num_classes=10)\n'
         f'task = ClassificationTask("{facts.torchgeo}", weights=WEIGHTS, in_channels={chans}, num_classes=10)\n'
@@ -122,6 +124,12 @@ def _loading(encoder: VitEncoder, facts: Facts) -> str:
         "noise around the training means and not scenes."
     )
     return "\n\n".join([timm_lines, hub, lines.strip(), change, *graphs])
+
+
+def _import_of_tasks() -> str:
+    """The lines that import TorchGeo's tasks from any of its versions."""
+    source = _TASKS_MODULE.read_text(encoding="utf-8")
+    return source[source.index("try:\n") :]
 
 
 def _stored(encoder: VitEncoder) -> str:

@@ -1,6 +1,6 @@
 """The encoder as checkpoints that TorchGeo's tasks load by their path.
 
-TorchGeo 0.8 reads Lightning checkpoints only, takes the weights by a prefix that depends on a hyperparameter, and loads what fits: a wrong
+TorchGeo reads Lightning checkpoints only, takes the weights by a prefix that depends on a hyperparameter, and loads what fits: a wrong
 prefix loads nothing and says nothing. The routes are therefore judged by their features.
 """
 
@@ -77,7 +77,7 @@ def pooled(model: nn.Module, x: Tensor, *, pooling: str) -> Tensor:
 
 def classification_features(folder: Path, x: Tensor, *, model: str, pooling: str) -> Tensor:
     """Return what TorchGeo's `ClassificationTask` computes below its classifier for ``x`` [n, C, 224, 224]."""
-    from torchgeo.trainers import ClassificationTask  # seconds to import
+    from eo_ssl.export.torchgeo_tasks import ClassificationTask  # seconds to import
 
     path = str(folder / CLASSIFICATION_FILE)
     task = ClassificationTask(model=model, weights=path, in_channels=x.shape[1], num_classes=_CLASSES)
@@ -86,7 +86,7 @@ def classification_features(folder: Path, x: Tensor, *, model: str, pooling: str
 
 def segmentation_features(folder: Path, x: Tensor, *, model: str, pooling: str) -> Tensor:
     """Return what the encoder inside TorchGeo's `SemanticSegmentationTask` (DPT) computes for ``x`` [n, C, 224, 224]."""
-    from torchgeo.trainers import SemanticSegmentationTask
+    from eo_ssl.export.torchgeo_tasks import SemanticSegmentationTask
 
     path = str(folder / SEGMENTATION_FILE)
     task = SemanticSegmentationTask(

@@ -151,7 +151,8 @@ def load_weights_module(folder: Path) -> ModuleType:
 def enum_features(folder: Path, x: Tensor, *, model: str, pooling: str) -> dict[str, Tensor]:
     """Return features [n, D] of ``x`` through the enumeration: by TorchGeo's task, and by TorchGeo's own function where it has one."""
     from torchgeo.models import get_model, list_models
-    from torchgeo.trainers import ClassificationTask
+
+    from eo_ssl.export.torchgeo_tasks import ClassificationTask
 
     weights = load_weights_module(folder).WEIGHTS
     task = ClassificationTask(model=model, weights=weights, in_channels=x.shape[1], num_classes=2)
