@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eo_ssl.encoder import by_training
+from eo_ssl.encoder import strip_task_contract
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.draws import Amount
@@ -137,7 +137,7 @@ def weights_of(one: Candidate | Control, task: Task) -> str:
     if one.repeats:
         return fingerprint([weights_of(run, task) for run in one.repeats])
     parts = [one] if one.second is None else [one, one.second]
-    if any(by_training(part.source) is not None for part in parts):  # loaded for each task
+    if any(strip_task_contract(part.source) is not None for part in parts):  # loaded for each task
         return about(replace(one, treatment=None, perturbation=None), task).fingerprint
     return fingerprint([_weights(part) for part in parts])
 

@@ -18,10 +18,10 @@ from eo_ssl.encoder import (
     FITTED,
     WEIGHT_FREE,
     Encoder,
-    VitEncoder,
-    by_training,
+    TrainedEncoder,
     is_spec,
     load_encoder,
+    strip_task_contract,
 )
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.perturbations import Perturbation
@@ -30,7 +30,7 @@ from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.trainstats import contract_order, train_stats
 from eo_ssl.evaluation.treatments import Treatment
-from eo_ssl.models.vit import VitConfig
+from eo_ssl.models import BackboneConfig
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
 
@@ -47,7 +47,7 @@ class Candidate:
     "unique among the candidates"
     trained: Encoder | None
     "None for a weight-free encoder, which is made for each fold"
-    architecture: VitConfig | None
+    architecture: BackboneConfig | None
     "of random_init"
     seed: int
     "of random weights"
@@ -88,11 +88,11 @@ class Candidate:
         if self.trained is not None:
             return self.trained
         contract = train_contract(task, fold)
-        fits = self.architecture is not None and (self.architecture.in_chans, self.architecture.img_size) == (
+        fits = self.architecture is not None and (len(self.architecture.bands), self.architecture.size_px) == (
             len(contract.bands),
             contract.size_px,
         )
-        foreign = by_training(self.source)
+        foreign = strip_task_contract(self.source)
         if foreign is not None:
             return load_encoder(foreign, preprocessing=contract, seed=self.seed)
         return load_encoder(
@@ -120,7 +120,7 @@ class Candidate:
     def pretrained(self) -> bool:
         """Whether somebody trained the weights."""
         if self.trained is None:
-            return by_training(self.source) is not None and "@random" not in self.source
+            return strip_task_contract(self.source) is not None and "@random" not in self.source
         return self.trained.provenance.get("weights") != "random"
 
     @property
@@ -156,7 +156,7 @@ class Candidate:
             return f"test images perturbed: {self.perturbation.about}"
         if self.treatment is not None and self.treatment != Treatment():
             return f"not as its contract says: {self.treatment.words}"
-        if by_training(self.source) is not None:
+        if strip_task_contract(self.source) is not None:
             return "normalised by the training images, whatever its weights were trained with"
         seeds = ", ".join(map(str, self.seeds))
         if self.pretrained and self.repeats:
@@ -191,11 +191,11 @@ def candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidate, ..
     loaded = {
         name: load_encoder(name, seed=seed) if is_spec(name) else load_encoder(name)
         for name in dict.fromkeys(name for run in runs for name in run)
-        if _drawn(name) is None and by_training(name) is None
+        if _drawn(name) is None and strip_task_contract(name) is None
     }
     if len({one.fingerprint for one in loaded.values()}) < len(loaded):
         raise UserError(f"expected different encoders, got equal ones among {', '.join(loaded)}; give each once")
-    architecture = next((one.architecture for one in loaded.values() if isinstance(one, VitEncoder)), None)
+    architecture = next((one.architecture for one in loaded.values() if isinstance(one, TrainedEncoder)), None)
     names = [one.name for one in loaded.values()]
 
     def made(name: str) -> Candidate:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.encoder import Encoder, VitEncoder
+from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.tuning import lora
 from eo_ssl.evaluation.tuning.batches import Batch
@@ -102,9 +102,9 @@ def make_network(encoder: Encoder, example: Batch, *, protocol: Tuned, config: T
     if protocol == "lora":
         lora.insert(model, rank=config.lora_rank, alpha=config.lora_alpha)
     if network.tuned:
-        model.requires_grad_(True)
-        if isinstance(encoder, VitEncoder) and encoder.architecture.position == "sincos":
-            model.pos_embed.requires_grad_(False)  # fixed codes by definition
+        given: Any = encoder
+        for name, parameter in given.model.named_parameters():
+            model.get_parameter(name).requires_grad_(parameter.requires_grad)  # fixed position codes stay as they are
         stochastic_depth(model, rate=config.drop_path)
     return network.to(image.device)
 
