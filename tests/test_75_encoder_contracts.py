@@ -119,7 +119,17 @@ def test_every_member_has_a_contract_or_a_reason() -> None:
     assert len(WEIGHTS) > 100 and len(EXPRESSED) > 70
     # Patterns of a family may have no member in the installed TorchGeo; a rule that fits nothing else is a slip.
     unused = {p for p, _ in RULES} - used
-    assert unused <= {"*.SENTINEL1_*_DINO", "*.SENTINEL2_*_DECUR"}, unused
+    since_0_9 = {
+        "DEO_*",
+        "OlmoEarthV1_*",
+        "Presto_*",
+        "SatCLIP_*",
+        "Tessera_*",
+        "TileNet_*",
+        "Unet_Weights.NAIP_RGBN_*",
+    }
+    newer = {p for p in unused if any(fnmatchcase(p, family) for family in since_0_9)}
+    assert unused - newer <= {"*.SENTINEL1_*_DINO", "*.SENTINEL2_*_DECUR"}, unused
 
 
 def test_seco_follows_its_authors_and_not_its_metadata() -> None:
@@ -224,4 +234,7 @@ def test_foreign_weights_without_metadata_are_refused_with_the_remedy() -> None:
 
 
 def test_documented_table_is_the_one_in_use(project_root: Path) -> None:
-    assert tabulate_weights() in (project_root / "docs" / "foreign-encoders.md").read_text()
+    # The document has TorchGeo 0.10's members; an older one has some of them, in the same order.
+    rows = [line for line in tabulate_weights().splitlines() if line and not line.startswith("|--")]
+    documented = (project_root / "docs" / "foreign-encoders.md").read_text().splitlines()
+    assert [line for line in documented if line in rows] == rows

@@ -241,7 +241,7 @@ def test_swapped_polarisations_are_refused_until_renamed(folder: Path, monkeypat
 
 
 def test_it_runs_in_torchgeo_bench(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torchgeo_bench", reason="torchgeo-bench needs Python 3.12")
+    pytest.importorskip("torchgeo_bench", reason="torchgeo-bench is not installed")
     from torchgeo_bench.datasets import get_bench_dataset_class
 
     model = module_of(folder, monkeypatch).BundleEncoder(bands=get_bench_dataset_class("eurosat").bands, **settings())

@@ -282,3 +282,38 @@ def test_a_mean_pooled_encoder_gets_its_classifier_behind_the_mean(tmp_path: Pat
         logits = task.eval()(measured.input("torchgeo"))
     torch.testing.assert_close(logits, task.model.head(measured.features("torchgeo")), rtol=1e-4, atol=1e-5)
     assert 'reset_classifier(10, global_pool="avg")' in (bundle / "README.md").read_text()
+
+
+def test_the_lines_of_the_card_open_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture = VitConfig("vit_tiny_patch16_224", img_size=64, in_chans=2, patch_size=16)
+    bundle = export(encoder(architecture), tmp_path / "bundle", options=Options(onnx=False)).folder
+    (lines,) = re.findall(r"```python\n(from weights.*?)```", (bundle / "README.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "opened.py").write_text(lines)
+    monkeypatch.chdir(bundle)
+    monkeypatch.syspath_prepend(str(bundle))
+    monkeypatch.delitem(sys.modules, "weights", raising=False)
+    datamodule = SimpleNamespace()
+    opened = runpy.run_path(str(tmp_path / "opened.py"), {"datamodule": datamodule})
+    measured = read_parity(bundle)
+    with torch.inference_mode():
+        tokens = opened["task"].eval().model.forward_features(measured.input("torchgeo"))
+    torch.testing.assert_close(tokens[:, 1:].mean(dim=1), measured.features("torchgeo"), rtol=1e-5, atol=1e-5)
+    prepared = datamodule.aug({"image": measured.tensors["images"]})["image"]
+    torch.testing.assert_close(prepared, measured.input("torchgeo"))
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("torchgeo.tasks", ("Classification", "SemanticSegmentation")),
+        ("torchgeo.trainers", ("ClassificationTask", "SemanticSegmentationTask")),
+    ],
+)
+def test_tasks_have_one_name_in_every_torchgeo(
+    module: str, names: tuple[str, str], project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes = {name: type(name, (), {}) for name in names}
+    monkeypatch.setitem(sys.modules, "torchgeo.tasks", None)  # as in TorchGeo 0.8 and 0.9
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**classes))
+    found = runpy.run_path(str(project_root / "eo_ssl" / "export" / "torchgeo_tasks.py"))
+    assert (found["ClassificationTask"], found["SemanticSegmentationTask"]) == tuple(classes.values())

@@ -177,6 +177,8 @@ _STREET = Origin(
 
 _EXTRA = "the network takes more than an image ({}), which a contract does not hold"
 _PAN = "the panchromatic band B8 has a pixel half as large and is not registered among the sensor's bands"
+_SERIES = "the network takes a time series of single pixels, no images"
+_NETWORK = "the network is none that this library builds"
 RULES: tuple[tuple[str, Origin | str], ...] = (
     ("Aurora_Weights.*", "a model of the atmosphere: it takes fields of weather variables, no images"),
     (
@@ -185,10 +187,17 @@ RULES: tuple[tuple[str, Origin | str], ...] = (
         " neighbours",
     ),
     ("CopernicusFM_*.*", _EXTRA.format("wavelengths, position, time and patch size of each channel group")),
+    ("DEO_Weights.*", _NETWORK),
     ("DOFA*_Weights.*", _EXTRA.format("a wavelength for each band")),
+    ("OlmoEarthV1_Weights.*", _EXTRA.format("a date for each image of a series, and the sensor of each band group")),
     ("Panopticon_Weights.*", _EXTRA.format("an identity for each channel")),
+    ("Presto_Weights.*", _SERIES),
+    ("SatCLIP_Weights.*", "an encoder of places: it takes longitude and latitude, no images"),
     ("ScaleMAE*_Weights.*", _EXTRA.format("the ground sampling distance of each image, on which its positions depend")),
+    ("Tessera_Weights.*", _SERIES),
+    ("TileNet_Weights.*", _NETWORK),
     ("Unet_Weights.*FTW*", "two dates in one input, with each band twice"),
+    ("Unet_Weights.NAIP_RGBN_*", _NETWORK),
     ("Unet_Weights.OAM_RGB_*", "the metadata name no normalisation and the authors' code no unit"),
     ("*.LANDSAT_?I_SATLAS", _PAN),
     ("*.LANDSAT_ETM_TOA_*", f"{_PAN}, and the thermal band is there with two gains"),
