@@ -116,7 +116,7 @@ def _ceil(value: float) -> int:
     return math.ceil(value - _SNAP)
 
 
-def cell_of(
+def locate_cells(
     x: npt.ArrayLike, y: npt.ArrayLike, *, cell_m: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return row and column (int64, shape of ``x``) of the cells that hold the points (x, y), in metres of a UTM zone."""
@@ -125,7 +125,7 @@ def cell_of(
     return rows, cols
 
 
-def location_id(zone: int, row: int, col: int) -> str:
+def name_location(zone: int, row: int, col: int) -> str:
     """Return the name of a place on Earth: EPSG code of the UTM zone, cell row and cell column."""
     return f"{zone}:{row}:{col}"
 

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eo_ssl.errors import UserError
-from eo_ssl.tiling import Region, cell_of, location_id, plan_grid, plan_groups, plan_native, plan_regions, tile_id
+from eo_ssl.tiling import (
+    Region,
+    locate_cells,
+    name_location,
+    plan_grid,
+    plan_groups,
+    plan_native,
+    plan_regions,
+    tile_id,
+)
 
 SIDES = st.integers(1, 90)
 
@@ -90,10 +99,10 @@ def test_products_of_one_zone_share_grid_cells() -> None:
 
 
 def test_a_point_lies_in_the_cell_that_spans_it() -> None:
-    rows, cols = cell_of([0.0, 639.9, 640.0, -0.1], [0.0, 0.0, 640.0, -640.1], cell_m=640.0)
+    rows, cols = locate_cells([0.0, 639.9, 640.0, -0.1], [0.0, 0.0, 640.0, -640.1], cell_m=640.0)
     assert cols.tolist() == [0, 0, 1, -1]
     assert rows.tolist() == [0, 0, 1, -2]
-    assert location_id(32632, 3, -4) == "32632:3:-4"
+    assert name_location(32632, 3, -4) == "32632:3:-4"
 
 
 def test_tile_ids_are_16_bytes_of_exactly_product_stream_and_integers() -> None:

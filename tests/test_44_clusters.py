@@ -18,9 +18,9 @@ import pytest
 
 from eo_ssl import manifest
 from eo_ssl.corpus import Corpus, IngestConfig, engine, ingest
+from eo_ssl.corpus.assembly import Job, survey
 from eo_ssl.corpus.ingestion import _graph
-from eo_ssl.corpus.jobs import Job, survey
-from eo_ssl.corpus.store import Folder
+from eo_ssl.corpus.store import LocalStore
 from eo_ssl.errors import UserError
 from fake_scenes import FakeProduct, card, scenes
 from object_store import BUCKET, mock_store
@@ -169,7 +169,7 @@ def test_a_cluster_writes_to_an_object_store(tmp_path: Path, rng: np.random.Gene
 
 def test_the_graph_grows_with_products_and_not_with_tiles(tmp_path: Path, rng: np.random.Generator) -> None:
     def tasks(products, out: str | Path) -> int:
-        store = Folder(Path(out))
+        store = LocalStore(Path(out))
         jobs = [Job(p, survey(p, CONFIG), CONFIG, "", store, Path("staging/x")) for p in products]
         return len(set().union(*(dict(_graph(job, number)[0].__dask_graph__()) for number, job in enumerate(jobs))))
 
@@ -201,7 +201,7 @@ def test_the_largest_part_has_the_last_name_and_the_first_place(tmp_path: Path, 
     image = np.full((3, 640, 640), 0.1, np.float32)
     product = dataclasses.replace(scenes(rng, 1)[0], image=image, layers={})
     plan = dataclasses.replace(survey(product, CONFIG), parts=((0, 1), (1, 2), (2, 3)), sizes=(20, 90, 40))
-    _, parts = _graph(Job(product, plan, CONFIG, "", Folder(tmp_path), Path("staging/x")), 7)
+    _, parts = _graph(Job(product, plan, CONFIG, "", LocalStore(tmp_path), Path("staging/x")), 7)
     assert [part.key[-13:] for part in parts] == ["000000007-001", "000000007-002", "000000007-003"]
     priorities = [layer.annotations["priority"] for part in parts for layer in [part.dask.layers[part.key]]]
     assert -8 < priorities[0] < priorities[1] < priorities[2] < -7

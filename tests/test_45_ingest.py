@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eo_ssl.corpus import Corpus, IngestConfig, cutting, digests, estimate, ingest, snapshots
+from eo_ssl.corpus import Corpus, IngestConfig, cutting, estimate, ingest, snapshots
 from eo_ssl.corpus import index as index_module
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
@@ -514,7 +514,7 @@ def test_racing_writers_both_end_up_in_the_corpus(tmp_path: Path, rng, monkeypat
     """The loser of the race for a snapshot number reads the winner's and tries again."""
     products = scenes(rng, 4)
     barrier = threading.Barrier(2)
-    fingerprint, calls = snapshots.fingerprint, iter(range(99))
+    fingerprint, calls = snapshots.compute_fingerprint, iter(range(99))
 
     def together(*args, **kwargs):
         found = fingerprint(*args, **kwargs)
@@ -522,7 +522,7 @@ def test_racing_writers_both_end_up_in_the_corpus(tmp_path: Path, rng, monkeypat
             barrier.wait(timeout=20)
         return found
 
-    monkeypatch.setattr(snapshots, "fingerprint", together)
+    monkeypatch.setattr(snapshots, "compute_fingerprint", together)
     named = [
         [dataclasses.replace(p, card=card(name)) for p in part]
         for name, part in (("one", products[:2]), ("two", products[2:]))
@@ -559,8 +559,8 @@ def test_the_fingerprint_sees_tiles_not_files(tmp_path: Path, rng: np.random.Gen
     table = pq.read_table(path, partitioning=None)
 
     def fingerprint(file: Path, **options: int) -> str:
-        rows = index_module.row_digests(pq.read_table(file, partitioning=None))
-        return digests.fingerprint(lambda: [rows[:5], rows[5:]], rows=len(rows), **options)
+        rows = index_module.hash_rows(pq.read_table(file, partitioning=None))
+        return index_module.hash_digests(lambda: [rows[:5], rows[5:]], rows=len(rows), **options)
 
     def changed(name: str, values: list) -> str:
         field = table.schema.field(name)

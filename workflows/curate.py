@@ -12,8 +12,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import Progress
 
-from eo_ssl.corpus import Corpus
-from eo_ssl.corpus.conditions import rows_where
+from eo_ssl.corpus import Corpus, select_rows
 from eo_ssl.curation import Context, Hierarchical, Random, curate
 from eo_ssl.curation.embeddings import Floats, Rows
 from eo_ssl.curation.report import to_plain
@@ -104,7 +103,7 @@ def _rows(
 ) -> tuple[Rows, Context]:
     """Return the rows to choose from and what the index knows of them."""
     index = corpus.index(stream, columns=["label", "pixels_sha256"])
-    rows = rows_where(corpus, stream, where if split == "all" else [f"split=={split}", *where])
+    rows = select_rows(corpus, stream, where if split == "all" else [f"split=={split}", *where])
     if not len(rows):
         raise UserError(
             f"expected tiles in the split {split} of {stream}, got none of {len(index)}; choose another split or other conditions"

@@ -11,9 +11,7 @@ from rich.progress import Progress
 
 from eo_ssl import embedding
 from eo_ssl.cards import Card, load_card
-from eo_ssl.corpus import Corpus
-from eo_ssl.corpus.conditions import rows_where
-from eo_ssl.corpus.fragments import discard_leftovers
+from eo_ssl.corpus import Corpus, discard_leftovers, select_rows
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, file_sha256, fingerprint, finish, peak_mb, plan
@@ -87,7 +85,7 @@ def _tiles(
     """Embed a stream of a corpus."""
     console, clock, name = Console(), Clock(), config["stream"]
     by_split = [] if config["split"] == "all" else [f"split=={config['split']}"]
-    rows = rows_where(corpus, name, by_split + config["where"])
+    rows = select_rows(corpus, name, by_split + config["where"])
     if not len(rows):
         raise UserError(
             f"expected tiles of {name} that meet {', '.join(by_split + config['where'])}, got none; choose others"

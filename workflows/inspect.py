@@ -73,9 +73,7 @@ def _corpus(
     versions: tuple[int | None, str | None, int | None],
 ) -> tuple[dict[str, Any], int]:
     """Return what was asked of a corpus, and the exit status."""
-    from eo_ssl.corpus import Corpus  # seconds to import, and a card needs none of it
-    from eo_ssl.corpus.comparison import compare
-    from eo_ssl.corpus.overview import describe
+    from eo_ssl.corpus import Corpus, compare_corpora, describe_corpus  # seconds to import, and a card needs none of it
 
     snapshot, other, other_snapshot = versions
     corpus, (row, stream) = Corpus.open(path, snapshot=snapshot), tile
@@ -85,14 +83,14 @@ def _corpus(
         )  # of several one must be named; the corpus says so
         return corpus.provenance(stream or only, row), 0
     if asked["diff"]:
-        found = compare(corpus, Corpus.open(other or path, snapshot=other_snapshot))
+        found = compare_corpora(corpus, Corpus.open(other or path, snapshot=other_snapshot))
         return found, 0 if found["same"] else 1
     if asked["verify"]:
         wrong = corpus.verify()
         return {"snapshot": corpus.snapshot, "fingerprint": corpus.fingerprint, "damaged": wrong or "nothing"}, int(
             bool(wrong)
         )
-    return describe(corpus), 0
+    return describe_corpus(corpus), 0
 
 
 def _facts(path: str) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class Bucket:
         """Delete an object."""
         self._ask("remove", key, lambda store: obstore.delete(store, key))
 
-    def adopt(self, folder: Path, key: str) -> None:
+    def move_in(self, folder: Path, key: str) -> None:
         """Upload the files of a folder, one after the other (memory: the largest), and remove the folder."""
         for path in sorted(folder.rglob("*")):
             if path.is_file():
@@ -117,7 +117,7 @@ class Bucket:
                 fault("inside-upload")
         shutil.rmtree(folder)
 
-    def settle(self, folder: str) -> None:
+    def fsync_names(self, folder: str) -> None:
         """Nothing to do: an acknowledged put is durable."""
 
     def dataset_root(self) -> tuple[Any, str]:

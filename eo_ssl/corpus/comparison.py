@@ -13,7 +13,7 @@ import pyarrow as pa
 from eo_ssl.corpus import index
 
 if TYPE_CHECKING:
-    from eo_ssl.corpus.catalogue import Corpus
+    from eo_ssl.corpus.corpora import Corpus
 
 _COLUMNS = ["tile_id", "pixels_sha256", *index.QUALITY_COLUMNS]
 _BATCH = 1_000_000  # rows of a stream compared at once: 100 bytes each, and as much again while they are sorted
@@ -23,7 +23,7 @@ _ROW = np.dtype([("id", "S16"), ("pixels", "S32"), ("content", "S32"), ("row", n
 """Id, digest of the pixels, digest of pixels and quality, and row in its stream."""
 
 
-def compare(one: Corpus, two: Corpus, *, batch: int = _BATCH) -> dict[str, Any]:
+def compare_corpora(one: Corpus, two: Corpus, *, batch: int = _BATCH) -> dict[str, Any]:
     """Return what differs between two corpora, as plain values.
 
     Tiles are matched by their id (product, stream and window). Memory stays at about ``batch`` rows of each side, however large they
@@ -83,7 +83,7 @@ def _batches(corpus: Corpus, stream: str, lead: tuple[int, int]) -> Iterator[Row
             rows = np.empty(len(inside), dtype=_ROW)
             rows["id"] = ids[inside].view("S16")[:, 0]
             rows["pixels"] = part["pixels_sha256"].to_pylist()
-            rows["content"] = index.row_digests(pa.Table.from_batches([part]))[:, 16:].copy().view("S32")[:, 0]
+            rows["content"] = index.hash_rows(pa.Table.from_batches([part]))[:, 16:].copy().view("S32")[:, 0]
             rows["row"] = first + inside
             yield rows
         first += len(batch)

@@ -16,7 +16,7 @@ from eo_ssl.corpus import index
 from eo_ssl.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from eo_ssl.corpus.catalogue import Corpus
+    from eo_ssl.corpus.corpora import Corpus
 
 _pc: Any = pc  # its functions are made at import and not typed
 _OPERATORS = {
@@ -78,7 +78,7 @@ class Condition:
         return np.asarray(_OPERATORS[self.operator](column, value).fill_null(False))
 
 
-def rows_where(corpus: Corpus, stream: str, conditions: Sequence[str]) -> npt.NDArray[np.int64]:
+def select_rows(corpus: Corpus, stream: str, conditions: Sequence[str]) -> npt.NDArray[np.int64]:
     """Return the rows of a stream that meet all ``conditions``, int64 ascending; its index is read in batches.
 
     Raises:

@@ -17,8 +17,8 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from eo_ssl.corpus.config import IngestConfig
-from eo_ssl.corpus.places import Affine6, Frame, epsg_of, is_utm
 from eo_ssl.corpus.streams import Stream
+from eo_ssl.corpus.tile_locations import Affine6, ProductGrid, is_utm, resolve_epsg
 from eo_ssl.errors import UserError
 from eo_ssl.scene.cube import FIELDS, FLAGS
 from eo_ssl.sensors import Quantity, convert, sensor
@@ -32,7 +32,7 @@ Range = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Pixels:
+class RegionPixels:
     """What was read of one rectangle."""
 
     image: npt.NDArray[np.float32]
@@ -50,7 +50,7 @@ class Raster(Protocol):
         ...
 
     @property
-    def frame(self) -> Frame:
+    def frame(self) -> ProductGrid:
         """Where the grid lies."""
         ...
 
@@ -74,7 +74,7 @@ class Raster(Protocol):
         """Rows and columns after which the blocks of all files begin anew."""
         ...
 
-    def read(self, rows: Range, cols: Range) -> Pixels:
+    def read(self, rows: Range, cols: Range) -> RegionPixels:
         """Read one rectangle."""
         ...
 
@@ -108,15 +108,15 @@ class NativeRaster:
         return self.windows
 
     @cached_property
-    def frame(self) -> Frame:
+    def frame(self) -> ProductGrid:
         """The product's own grid."""
         attrs = self._cube.attrs
         cell_m = self._stream.size_px * self._stream.gsd_m
-        return Frame.of(
+        return ProductGrid.of(
             attrs["crs"], tuple(attrs["transform"]), shape=self.shape, cell_m=cell_m, name=attrs["product_id"]
         )
 
-    def read(self, rows: Range, cols: Range) -> Pixels:
+    def read(self, rows: Range, cols: Range) -> RegionPixels:
         """Read one rectangle of the cube; dB becomes linear power."""
         part = self._cube.isel(y=slice(*rows), x=slice(*cols))
         image = part["image"].values
@@ -125,7 +125,7 @@ class NativeRaster:
         source = Quantity(self._cube.attrs["quantity"])
         image = convert(image, source=source, target=self._stream.quantity)
         layers = {name: part[name].values for name in (*FLAGS, *FIELDS, "label") if name in part}
-        return Pixels(np.asarray(image, dtype=np.float32), layers)
+        return RegionPixels(np.asarray(image, dtype=np.float32), layers)
 
 
 class GridRaster:
@@ -158,7 +158,7 @@ class GridRaster:
         self._cell0 = (top, left)
         step = stream.size_px * stream.gsd_m
         self._transform: Affine6 = (stream.gsd_m, 0.0, left * step, 0.0, -stream.gsd_m, top * step)
-        self.frame = Frame(self._crs, self._transform, int(self._crs[5:]), step, frame.name)
+        self.frame = ProductGrid(self._crs, self._transform, int(self._crs[5:]), step, frame.name)
         spans = self.windows[:, :2].max(axis=0) + self._size if len(self.places) else (0, 0)
         self.shape: tuple[int, int] = (int(spans[0]), int(spans[1]))
         tall = int(source.block[0] * self._per_source[1]) // self._size
@@ -166,8 +166,8 @@ class GridRaster:
         self.period = self.block
 
     @staticmethod
-    def _zone(frame: Frame) -> int:
-        code = epsg_of(frame.crs)
+    def _zone(frame: ProductGrid) -> int:
+        code = resolve_epsg(frame.crs)
         return code if is_utm(code) else frame.zone
 
     @cached_property
@@ -178,7 +178,7 @@ class GridRaster:
         side = np.full_like(rows, self._size)
         return np.stack([rows, cols, side, side], axis=1).astype(np.int32)
 
-    def read(self, rows: Range, cols: Range) -> Pixels:
+    def read(self, rows: Range, cols: Range) -> RegionPixels:
         """Read the source pixels under one rectangle of the grid and resample them; the result does not depend on the rectangle."""
         target = _shifted(self._transform, cols[0], rows[0])
         height, width = rows[1] - rows[0], cols[1] - cols[0]
@@ -186,7 +186,7 @@ class GridRaster:
         count = len(self._source._bands)
         image = np.full((count, height, width), np.nan, dtype=np.float32)
         if inner_rows[0] >= inner_rows[1] or inner_cols[0] >= inner_cols[1]:
-            return Pixels(image, {})
+            return RegionPixels(image, {})
         pixels = self._source.read(inner_rows, inner_cols)
         begin = _shifted(self._affine, inner_cols[0], inner_rows[0])
         goal = (target, height, width)
@@ -199,7 +199,7 @@ class GridRaster:
                     np.stack(list(held.values())), begin, goal, method=Resampling.nearest, nodata=nodata
                 )
                 layers |= dict(zip(held, warped, strict=True))
-        return Pixels(image, {name: layer > 0 if name in FLAGS else layer for name, layer in layers.items()})
+        return RegionPixels(image, {name: layer > 0 if name in FLAGS else layer for name, layer in layers.items()})
 
     def _warp(
         self,
@@ -262,7 +262,7 @@ def _shifted(transform: Affine6, col: int, row: int) -> Affine6:
     return a, b, x, d, e, y
 
 
-def stream_of(cube: xr.Dataset, config: IngestConfig) -> Stream:
+def derive_stream(cube: xr.Dataset, config: IngestConfig) -> Stream:
     """Return the stream that the tiles of ``cube`` belong to."""
     attrs = cube.attrs
     quantity = Quantity(attrs["quantity"])
@@ -275,7 +275,7 @@ def stream_of(cube: xr.Dataset, config: IngestConfig) -> Stream:
     return Stream(attrs["sensor"], quantity.in_power if quantity.is_db else quantity, bands, gsd_m, config.size_px)
 
 
-def raster_of(cube: xr.Dataset, stream: Stream, config: IngestConfig) -> Raster:
+def open_raster(cube: xr.Dataset, stream: Stream, config: IngestConfig) -> Raster:
     """Return ``cube`` on the grid its tiles are cut from.
 
     Raises:
@@ -285,7 +285,7 @@ def raster_of(cube: xr.Dataset, stream: Stream, config: IngestConfig) -> Raster:
     return GridRaster(native, stream, config) if config.tiling == "grid" else native
 
 
-def regions_of(raster: Raster, stream: Stream) -> list[Region]:
+def plan_reads(raster: Raster, stream: Stream) -> list[Region]:
     """Return which tiles are cut from one read each."""
     budget = REGION_BYTES // (4 * len(stream.bands))
     return plan_regions(raster.windows, block=raster.block, period=raster.period, budget_px=budget)

@@ -37,12 +37,12 @@ def check_client(client: str) -> None:
         )
 
 
-def task(function: Callable[..., Any]) -> Any:
+def make_task(function: Callable[..., Any]) -> Any:
     """Return ``function`` as a maker of tasks: called with arguments (also other tasks) it returns a task, not a result."""
     return _dask.delayed(function, pure=False)
 
 
-def ordered(priority: float) -> Any:
+def rank_tasks(priority: float) -> Any:
     """Return a context that gives the tasks made in it a priority on a cluster: the greatest first, 0 where nothing is said."""
     return _dask.annotate(priority=priority)
 
@@ -53,7 +53,7 @@ def compute(
     """Return the results of delayed ``tasks`` in order.
 
     Args:
-        tasks: made with :func:`task`, that return small values and may be run twice: a cluster repeats those of a worker that died,
+        tasks: made with :func:`make_task`, that return small values and may be run twice: a cluster repeats those of a worker that died,
             and after its ``distributed.scheduler.allowed-failures`` deaths (3) the result of a task is a :class:`WorkersLost`.
         client: ``threads``, ``processes``, ``synchronous`` or the address of a scheduler.
         done: called after each finished task of the graph (of ``tasks`` themselves on a cluster).

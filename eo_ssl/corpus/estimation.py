@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from eo_ssl.corpus.assembly import Failure, Job, Survey, guarded_cut, guarded_survey
 from eo_ssl.corpus.config import IngestConfig
-from eo_ssl.corpus.engine import check_client, compute, task
-from eo_ssl.corpus.jobs import Failure, Job, Survey, guarded_cut, guarded_survey
+from eo_ssl.corpus.engine import check_client, compute, make_task
 from eo_ssl.corpus.shards import Layout
-from eo_ssl.corpus.store import Folder
+from eo_ssl.corpus.store import LocalStore
 from eo_ssl.errors import UserError
 from eo_ssl.scene import Product
 
@@ -57,7 +57,7 @@ def estimate(products: Sequence[Product], *, config: IngestConfig, client: str =
     """
     check_client(client)
     begun = time.perf_counter()
-    surveys = compute([task(partial(guarded_survey, product, config))() for product in products], client=client)
+    surveys = compute([make_task(partial(guarded_survey, product, config))() for product in products], client=client)
     survey_s = time.perf_counter() - begun
     failures = [found for found in surveys if isinstance(found, Failure)]
     readable = [(found, product) for found, product in zip(surveys, products, strict=True) if isinstance(found, Survey)]
@@ -118,7 +118,7 @@ def _sample(product: Product, found: Survey, config: IngestConfig) -> tuple[floa
         folder = Path(home) / "staging" / "sample"
         folder.mkdir(parents=True)
         short = replace(found, parts=((0, 1),)) if found.parts else found
-        job = Job(product, short, config, "", Folder(Path(home)), folder)
+        job = Job(product, short, config, "", LocalStore(Path(home)), folder)
         begun = time.perf_counter()
         part = guarded_cut(job, 0)
         seconds = time.perf_counter() - begun

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eo_ssl.corpus import fragments, quarantine, records, snapshots, stac_collection
-from eo_ssl.corpus.catalogue import Corpus
+from eo_ssl.corpus.assembly import Failure, Job, Survey, guarded_cut, guarded_finish, guarded_survey, make_whole
 from eo_ssl.corpus.config import IngestConfig
-from eo_ssl.corpus.engine import WorkersLost, check_client, compute, ordered, task
-from eo_ssl.corpus.fragments import Recipe
-from eo_ssl.corpus.jobs import Failure, Job, Survey, guarded_cut, guarded_finish, guarded_survey, make_whole
+from eo_ssl.corpus.corpora import Corpus
+from eo_ssl.corpus.engine import WorkersLost, check_client, compute, make_task, rank_tasks
+from eo_ssl.corpus.fragments import FragmentManifest
 from eo_ssl.corpus.snapshots import Snapshot
-from eo_ssl.corpus.store import Folder, Place, Store, located
+from eo_ssl.corpus.store import LocalStore, Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, fingerprint
@@ -85,19 +85,19 @@ def ingest(
     Raises:
         UserError: a card is already there with another configuration, no product could be read, or ``out`` cannot be written.
     """
-    clock, store = Clock(), located(out)
+    clock, store = Clock(), open_store(out)
     check_client(client)
     cards = _checked_cards(products)
     settings = {name: {"card": mark, "ingest": config.to_json()} for name, mark in sorted(cards.items())}
-    before = records.recorded(store)
+    before = records.read_state(store)
     records.check_settings(store, before, settings, overwrite=overwrite)
     surveys = _survey(products, config, client, progress)
     inputs = _inputs(products, surveys)
-    aside = quarantine.failures(store, products)
+    aside = quarantine.load_failures(store, products)
     if records.is_done(before, settings, inputs) and not any(failure.trace for failure in aside):
         licences = Corpus.open(store).licences()
         return _report(
-            snapshots.load(store), products, licences, fresh=0, dropped=dropped, failures=aside, state="done"
+            snapshots.load_snapshot(store), products, licences, fresh=0, dropped=dropped, failures=aside, state="done"
         )
     store.check_writable()
     records.mark_unfinished(store, before, settings, inputs)
@@ -107,7 +107,7 @@ def ingest(
         others = f" (and {len(failures) - 1} other products failed, see {store}/{quarantine.FOLDER})"
         raise UserError(failures[0].reason + (others if len(failures) > 1 else ""))
     change = snapshots.Change(
-        entries=[snapshots.Entry.of(recipe) for recipe in recipes],
+        entries=[snapshots.FragmentEntry.of(recipe) for recipe in recipes],
         streams={Stream.from_json(recipe.stream).name: recipe.stream for recipe in recipes},
         replaced=_superseded(store, before, products, settings),
         cards=settings,
@@ -120,7 +120,7 @@ def ingest(
         summary = {name: value for name, value in asdict(report).items() if name not in ("state", "fingerprint")}
         stac_collection.write(corpus)
         records.write_manifest(store, snapshot, clock=clock, seed=config.seed, summary=summary)
-        newest = snapshots.load(store)
+        newest = snapshots.load_snapshot(store)
         if newest.number == snapshot.number:
             return report
         snapshot = newest  # another run published meanwhile; whoever writes last must have seen the newest
@@ -156,7 +156,7 @@ def _survey(
     products: Sequence[Product], config: IngestConfig, client: str, progress: Progress | None
 ) -> list[Survey | Failure]:
     step = _Counter("surveying", len(products), progress)
-    tasks = [task(partial(guarded_survey, product, config))() for product in products]
+    tasks = [make_task(partial(guarded_survey, product, config))() for product in products]
     return _without_losses(products, compute(tasks, client=client, done=step))
 
 
@@ -201,7 +201,7 @@ def _make(
     target: tuple[Store, IngestConfig, Mapping[str, str]],
     client: str,
     progress: Progress | None,
-) -> tuple[list[Recipe], list[Failure], int]:
+) -> tuple[list[FragmentManifest], list[Failure], int]:
     """Make the fragments that are missing; return all recipes, the products that failed and how many fragments are new."""
     store, config, cards = target
     staging = _staging(store)
@@ -213,7 +213,7 @@ def _make(
             if isinstance(survey, Failure):
                 continue
             card = cards[product.card.name]
-            name = fragments.fragment_name(survey.checksum, product.product_id, card, config)
+            name = fragments.name_fragment(survey.checksum, product.product_id, card, config)
             found = fragments.find(store, name) if name in there else None
             if found:
                 recipes.append(found)
@@ -223,7 +223,7 @@ def _make(
         graphs = [_graph(job, number) for number, job in enumerate(jobs)]
         packs, parts = [pack for pack, _ in graphs], [part for _, parts in graphs for part in parts]
         results = _without_losses([job.product for job in jobs], compute(packs, client=client, done=step, inner=parts))
-        made = [Recipe(**result) for result in results if not isinstance(result, Failure)]
+        made = [FragmentManifest(**result) for result in results if not isinstance(result, Failure)]
         failures += [result for result in results if isinstance(result, Failure)]
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -235,9 +235,9 @@ def _make(
 
 def _staging(store: Store) -> Path:
     """Return the run's staging folder; for an object store a name only, because each worker stages in its own temporary folder."""
-    if not isinstance(store, Folder):
+    if not isinstance(store, LocalStore):
         return Path(uuid.uuid4().hex)
-    staging = fragments.staging_folder(store.path / "fragments")
+    staging = fragments.make_staging(store.path / "fragments")
     fragments.discard_leftovers(store.path)
     return staging
 
@@ -249,16 +249,20 @@ def _graph(job: Job, position: int) -> tuple[Any, list[Any]]:
     decides by name between tasks that lead to one, the last first; on a cluster by priority.
     """
     name = f"{job.folder.parent.name}-{position:09d}"  # of this run, because a cluster may serve several
-    if not isinstance(job.store, Folder):
-        return task(partial(make_whole, job))(dask_key_name=f"make-{name}"), []
-    cut = task(partial(guarded_cut, job))  # bound, because Dask would search a plain argument for tasks, field by field
+    if not isinstance(job.store, LocalStore):
+        return make_task(partial(make_whole, job))(dask_key_name=f"make-{name}"), []
+    cut = make_task(
+        partial(guarded_cut, job)
+    )  # bound, because Dask would search a plain argument for tasks, field by field
     sizes = job.survey.sizes or (0,)
     rank = sorted(range(len(sizes)), key=lambda part: (sizes[part], -part))
     parts: dict[int, Any] = {}
     for place, part in enumerate(rank, 1):
-        with ordered(place / (len(rank) + 1) - position - 1):
+        with rank_tasks(place / (len(rank) + 1) - position - 1):
             parts[part] = cut(part, dask_key_name=f"cut-{name}-{place:03d}")
-    pack = task(partial(guarded_finish, job))([parts[part] for part in range(len(sizes))], dask_key_name=f"pack-{name}")
+    pack = make_task(partial(guarded_finish, job))(
+        [parts[part] for part in range(len(sizes))], dask_key_name=f"pack-{name}"
+    )
     return pack, list(parts.values())
 
 
@@ -266,11 +270,11 @@ def _superseded(
     store: Store, before: Mapping[str, Any], products: Sequence[Product], settings: Mapping[str, Any]
 ) -> frozenset[tuple[str, str]]:
     """Return the (card, product) pairs whose fragments must not stay: batches of chips that are dealt anew, and cards cut anew."""
-    if not snapshots.numbers(store):
+    if not snapshots.list_snapshots(store):
         return frozenset()
     chips = {product.card.name for product in products if product.kind == "chips"}
     anew = {name for name in settings if name in before["cards"] and before["cards"][name] != settings[name]}
-    entries = snapshots.load(store).entries
+    entries = snapshots.load_snapshot(store).entries
     return frozenset((entry.card, entry.product_id) for entry in entries if entry.card in chips | anew)
 
 

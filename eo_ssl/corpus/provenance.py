@@ -14,13 +14,13 @@ import rasterio
 
 from eo_ssl.cards import Card, says_non_commercial
 from eo_ssl.corpus import fragments
-from eo_ssl.corpus.fragments import Recipe
-from eo_ssl.corpus.snapshots import Entry
+from eo_ssl.corpus.fragments import FragmentManifest
+from eo_ssl.corpus.snapshots import FragmentEntry
 from eo_ssl.corpus.store import Store
 from eo_ssl.manifest import package_versions
 
 _MAKERS = (
-    "errors.py", "sensors.py", "layouts.py", "cards.py", "fingerprints.py", "manifest.py", "tiling.py", "scene", "corpus",
+    "errors.py", "sensors.py", "layouts.py", "cards.py", "fingerprints.py", "commits.py", "manifest.py", "tiling.py", "scene", "corpus",
 )  # fmt: skip
 "what of the package decides the bytes of a fragment"
 _BY_TILE = ("tile_id", "pixels_sha256")
@@ -28,14 +28,14 @@ _WINDOW = ("row_off", "col_off", "height", "width")
 _LEFT_OUT = ("geometry", "stream", "licence", "attribution", *_BY_TILE, *_WINDOW)
 
 
-def terms(card: Card) -> dict[str, Any]:
+def collect_terms(card: Card) -> dict[str, Any]:
     """Return what a user of a card's data must know and hand on."""
     names = ("licence", "non_commercial", "attribution", "source", "citation")
     return {name: getattr(card, name) for name in names}
 
 
 @cache
-def code() -> dict[str, Any]:
+def identify_code() -> dict[str, Any]:
     """Return what code this process runs: a sha256 over the source files that make fragments, the commit of a checkout, package versions."""
     home = Path(__file__).parent.parent
     files = sorted(
@@ -47,10 +47,10 @@ def code() -> dict[str, Any]:
             f"{path.relative_to(home).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
         )
     packages = package_versions() | {"gdal": rasterio.__gdal_version__}
-    return {"sha256": digest.hexdigest(), "commit": commit_of(home.parent), "packages": packages}
+    return {"sha256": digest.hexdigest(), "commit": find_commit(home.parent), "packages": packages}
 
 
-def commit_of(checkout: Path) -> str:
+def find_commit(checkout: Path) -> str:
     """Return the commit that is checked out in a folder, read from its ``.git``, or nothing where that is no repository."""
     git = checkout / ".git"
     try:
@@ -66,7 +66,7 @@ def commit_of(checkout: Path) -> str:
         return ""
 
 
-def licences(store: Store, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def list_licences(store: Store, entries: Sequence[FragmentEntry]) -> list[dict[str, Any]]:
     """Return licence, attribution and tiles of each card of a snapshot, by card; reads one fragment of each."""
     tiles: dict[str, int] = {}
     for entry in entries:
@@ -77,7 +77,7 @@ def licences(store: Store, entries: Sequence[Entry]) -> list[dict[str, Any]]:
     ]
 
 
-def settings(store: Store, entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
+def list_settings(store: Store, entries: Sequence[FragmentEntry]) -> dict[str, dict[str, Any]]:
     """Return, by card, what decided the bytes of its fragments beside the products: card, configuration, code and schema."""
     return {
         entry.card: {
@@ -90,9 +90,11 @@ def settings(store: Store, entries: Sequence[Entry]) -> dict[str, dict[str, Any]
     }
 
 
-def _one_of_each_card(store: Store, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Recipe]]:
+def _one_of_each_card(
+    store: Store, entries: Sequence[FragmentEntry]
+) -> Iterator[tuple[FragmentEntry, FragmentManifest]]:
     """Yield the largest fragment of each card, by card; a snapshot holds one version of a card only."""
-    largest: dict[str, Entry] = {}
+    largest: dict[str, FragmentEntry] = {}
     for entry in entries:
         if entry.card not in largest or entry.rows > largest[entry.card].rows:
             largest[entry.card] = entry
@@ -100,7 +102,7 @@ def _one_of_each_card(store: Store, entries: Sequence[Entry]) -> Iterator[tuple[
         yield entry, fragments.read(store, entry.name)
 
 
-def _terms_of_row(store: Store, entry: Entry) -> dict[str, Any]:
+def _terms_of_row(store: Store, entry: FragmentEntry) -> dict[str, Any]:
     """Return the terms of a fragment of schema 1, which has them in its rows only."""
     data = pa.BufferReader(store.read(f"{entry.folder}/index.parquet"))
     rows = pq.read_table(data, columns=["licence", "attribution"]).slice(0, 1).to_pylist()
@@ -108,7 +110,7 @@ def _terms_of_row(store: Store, entry: Entry) -> dict[str, Any]:
     return {**found, "non_commercial": says_non_commercial(found["licence"])}
 
 
-def describe(row: Mapping[str, Any], recipe: Recipe, *, number: int) -> dict[str, Any]:
+def describe(row: Mapping[str, Any], recipe: FragmentManifest, *, number: int) -> dict[str, Any]:
     """Return all that is known of one tile.
 
     Args:

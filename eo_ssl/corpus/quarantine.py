@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from eo_ssl.corpus.store import Store
 
 if TYPE_CHECKING:  # readers of a corpus need neither GDAL nor xarray
-    from eo_ssl.corpus.jobs import Survey
+    from eo_ssl.corpus.assembly import Survey
     from eo_ssl.scene import Product
 
 FOLDER = "quarantine"
@@ -53,7 +53,7 @@ def update(
         store.replace(f"{FOLDER}/{name}", json.dumps(value, indent=1, sort_keys=True).encode())
 
 
-def failures(store: Store, products: Sequence[Product]) -> list[Failure]:
+def load_failures(store: Store, products: Sequence[Product]) -> list[Failure]:
     """Return those of ``products`` that an earlier run put aside."""
     known = set(store.names(FOLDER))
     found = []

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
 
-from eo_ssl.corpus.shardfiles import aligned_empty as aligned_empty
-from eo_ssl.corpus.shardfiles import shard_files
+from eo_ssl.corpus.shardfiles import allocate_aligned as allocate_aligned
+from eo_ssl.corpus.shardfiles import open_shards
 from eo_ssl.corpus.shards import shard_path
-from eo_ssl.corpus.snapshots import Entry
-from eo_ssl.corpus.store import Place, Store, located
+from eo_ssl.corpus.snapshots import FragmentEntry
+from eo_ssl.corpus.store import Place, Store, open_store
 from eo_ssl.corpus.streams import Encoding, Stream
 from eo_ssl.errors import UserError
 
@@ -30,9 +30,9 @@ _RUN_BYTES = 8_000_000  # largest coalesced read
 class StreamReader:
     """Reads the tiles of one stream of one snapshot by global row. It pickles without open files and opens them lazily."""
 
-    def __init__(self, place: Place | Store, stream: Stream, entries: Sequence[Entry]) -> None:
+    def __init__(self, place: Place | Store, stream: Stream, entries: Sequence[FragmentEntry]) -> None:
         self.stream = stream
-        self._store = located(place)
+        self._store = open_store(place)
         self._entries = [entry for entry in entries if entry.stream == stream.name]
         rows = np.array([entry.rows for entry in self._entries], dtype=np.int64)
         self._first = np.concatenate([[0], np.cumsum(rows)])
@@ -56,7 +56,7 @@ class StreamReader:
         self._offset = np.empty(total, dtype=np.int64)
         self._nbytes = np.empty(total, dtype=np.int32)
         self._known = np.zeros(int(self._first_shard[-1]), dtype=bool)
-        self._files = shard_files(self._store, self._key)
+        self._files = open_shards(self._store, self._key)
 
     def __getstate__(self) -> dict[str, Any]:
         hidden = ("_offset", "_nbytes", "_known", "_files")
@@ -82,12 +82,12 @@ class StreamReader:
         wanted = self._checked(rows)
         shape = (len(wanted), len(self.stream.bands), self.stream.size_px, self.stream.size_px)
         if out is None:
-            out = aligned_empty(shape, np.float32)
+            out = allocate_aligned(shape, np.float32)
         elif out.shape != shape or out.dtype != np.float32:
             raise UserError(
-                f"expected out of float32 {shape}, got {out.dtype} {out.shape}; allocate it with aligned_empty"
+                f"expected out of float32 {shape}, got {out.dtype} {out.shape}; allocate it with allocate_aligned"
             )
-        stored = aligned_empty(self.stored_shape, self.dtype)
+        stored = allocate_aligned(self.stored_shape, self.dtype)
         flat = stored.reshape(-1).view(np.uint8)
         for position, source, entry in self._chunks(wanted):
             if self._entries[entry].codec == "none":
@@ -103,10 +103,10 @@ class StreamReader:
         wanted = self._checked(rows)
         shape = (len(wanted), *self.stored_shape)
         if out is None:
-            out = aligned_empty(shape, self.dtype)
+            out = allocate_aligned(shape, self.dtype)
         elif out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise UserError(
-                f"expected contiguous out of {self.dtype} {shape}, got {out.dtype} {out.shape}; allocate it with aligned_empty"
+                f"expected contiguous out of {self.dtype} {shape}, got {out.dtype} {out.shape}; allocate it with allocate_aligned"
             )
         flat = out.reshape(len(wanted), int(np.prod(self.stored_shape))).view(np.uint8)
         for position, source, entry in self._chunks(wanted):

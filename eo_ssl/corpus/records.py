@@ -14,7 +14,7 @@ from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, UNFINISHED, Clock, canonic
 STAGE = "ingest"
 
 
-def recorded(store: Store) -> dict[str, Any]:
+def read_state(store: Store) -> dict[str, Any]:
     """Return cards and inputs of the finished manifest, and those of an unfinished run under ``unfinished``.
 
     Raises:

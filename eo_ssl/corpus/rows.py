@@ -13,10 +13,9 @@ import numpy.typing as npt
 from eo_ssl.cards import Labels
 from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.cutting import Cut, Raster, cut
-from eo_ssl.corpus.enl import looks
-from eo_ssl.corpus.places import Places, epsg_of, locate, locate_footprint, split_of
-from eo_ssl.corpus.quality import Quality, assess, judge, majority
 from eo_ssl.corpus.shards import Layout
+from eo_ssl.corpus.tile_locations import TileLocations, locate, locate_footprint, resolve_epsg, split_of
+from eo_ssl.corpus.tile_quality import TileQuality, assess, estimate_enl, judge, vote_majority
 from eo_ssl.scene import Chip, Product, Refused
 from eo_ssl.sensors import convert
 from eo_ssl.tiling import tile_id
@@ -29,13 +28,13 @@ Context = tuple[Layout, IngestConfig, Labels | None, dict[str, Any]]
 _ACQUISITION = ("platform", "mode", "relative_orbit", "sun_zenith_deg", "view_zenith_deg", "incidence_deg")
 
 
-def cube_rows(
+def extract_tiles(
     raster: Raster, regions: Sequence[npt.NDArray[np.intp]], context: Context, slot: Slot
 ) -> Iterator[Outcome]:
     """Yield what became of each tile of ``regions``; a kept tile's pixels have been encoded into ``slot()``."""
     layout, config, labels, facts = context
     size = layout.stream.size_px
-    epsg = epsg_of(raster.frame.crs) if raster.frame.crs else 0
+    epsg = resolve_epsg(raster.frame.crs) if raster.frame.crs else 0
     shared = _product_columns(layout, facts) | {
         "epsg": epsg,
         "source_height_px": raster.shape[0],
@@ -69,7 +68,7 @@ def cube_rows(
             yield "kept", row
 
 
-def chip_rows(
+def extract_chips(
     product: Product, layout: Layout, config: IngestConfig, slot: Slot, *, refused: list[tuple[str, str]]
 ) -> Iterator[Outcome]:
     """Yield what became of each chip of a batch. A chip is its own product; a benchmark's test chips stay in ``test``.
@@ -106,17 +105,17 @@ def chip_rows(
 
 
 def _measured(
-    quality: Quality,
+    quality: TileQuality,
     image: npt.NDArray[np.float32],
     valid: npt.NDArray[np.bool_],
     target: tuple[Layout, npt.NDArray[Any]],
     flagged: npt.NDArray[np.bool_] | None,
-) -> Quality:
+) -> TileQuality:
     """Encode a tile and return its quality with what that and its values tell: saturation (flagged, or clipped here) and looks."""
     layout, stored = target
     clipped = layout.encoding.encode(image, stored)
     height, width = valid.shape
-    enl = looks(image[0, :height, :width]) if layout.stream.quantity.is_power else None
+    enl = estimate_enl(image[0, :height, :width]) if layout.stream.quantity.is_power else None
     if layout.encoding.extra_channels:  # 8-bit chips are refused, not clipped
         return replace(quality, enl=enl)
     saturated = clipped[:height, :width] if flagged is None else flagged | clipped[:height, :width]
@@ -124,10 +123,10 @@ def _measured(
     return replace(quality, saturated=share, enl=enl)
 
 
-def _labelled(quality: Quality, tile: Cut, labels: Labels | None, *, size_px: int) -> Quality:
+def _labelled(quality: TileQuality, tile: Cut, labels: Labels | None, *, size_px: int) -> TileQuality:
     if "label" not in tile.layers or labels is None:
         return quality
-    label, share = majority(tile.layers["label"], size_px=size_px, purity=labels.purity)
+    label, share = vote_majority(tile.layers["label"], size_px=size_px, purity=labels.purity)
     return replace(quality, label=label, label_fraction=share)
 
 
@@ -154,7 +153,7 @@ def _chip_place(chip: Chip, name: str, layout: Layout, config: IngestConfig) -> 
     if chip.footprint:
         places = locate_footprint(chip.footprint, cell_m=layout.stream.size_px * layout.stream.gsd_m)
     else:
-        places = Places(np.full((1, 4), np.nan), [None], [name])
+        places = TileLocations(np.full((1, 4), np.nan), [None], [name])
     columns = _place_columns(places, 0, config)
     return columns | {"split": "test"} if chip.split == "test" else columns
 
@@ -175,19 +174,19 @@ def _product_columns(layout: Layout, facts: Mapping[str, Any]) -> dict[str, Any]
         "stream": layout.stream.name,
         "sensor": layout.stream.sensor,
         "gsd_m": layout.stream.gsd_m,
-        "month": month_of(facts["datetime"]),
+        "month": parse_month(facts["datetime"]),
         "benchmark_split": "",
         **{name: facts.get(name) or None for name in ("platform", "mode")},  # null where unknown, as in older fragments
         **{name: facts.get(name) for name in ("relative_orbit", "sun_zenith_deg", "view_zenith_deg")},
     }
 
 
-def month_of(datetime: str) -> int:
+def parse_month(datetime: str) -> int:
     """Return the month of an ISO 8601 date, 1 to 12, or 0 where it is unknown."""
     return int(datetime[5:7]) if len(datetime) >= 7 else 0
 
 
-def _place_columns(places: Places, k: int, config: IngestConfig) -> dict[str, Any]:
+def _place_columns(places: TileLocations, k: int, config: IngestConfig) -> dict[str, Any]:
     bounds = [None if np.isnan(value) else float(value) for value in places.bbox[k]]
     location = places.location[k]
     return dict(zip(("xmin", "ymin", "xmax", "ymax"), bounds, strict=True)) | {
@@ -197,7 +196,7 @@ def _place_columns(places: Places, k: int, config: IngestConfig) -> dict[str, An
     }
 
 
-def _quality_columns(quality: Quality, labels: Labels | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _quality_columns(quality: TileQuality, labels: Labels | None, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "valid_fraction": quality.valid,
         "cloud_fraction": quality.cloud,

@@ -47,7 +47,7 @@ class Layout:
     @property
     def tiles_per_shard(self) -> int:
         """How many tiles share a file."""
-        return tiles_per_shard(self.shape, np.dtype(self.encoding.dtype).itemsize)
+        return count_tiles_per_shard(self.shape, np.dtype(self.encoding.dtype).itemsize)
 
     def create(self, path: Path, tiles: int) -> zarr.Array[Any]:
         """Create an empty array for ``tiles`` tiles."""
@@ -82,7 +82,7 @@ class Layout:
         )
 
 
-def tiles_per_shard(shape: tuple[int, int, int], itemsize: int) -> int:
+def count_tiles_per_shard(shape: tuple[int, int, int], itemsize: int) -> int:
     """Return how many tiles of ``shape`` share a shard: up to 256 tiles and 64 MB."""
     return max(1, min(MAX_TILES, MAX_BYTES // (int(np.prod(shape)) * itemsize)))
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from eo_ssl.corpus.catalogue import Corpus
-from eo_ssl.corpus.overview import Overview, overview, union
+from eo_ssl.corpus.corpora import Corpus
+from eo_ssl.corpus.overview import Overview, summarise_streams, unite_boxes
 from eo_ssl.corpus.streams import Stream
 
 COLLECTION = "collection.json"
@@ -23,12 +23,12 @@ _WORLD = [-180.0, -90.0, 180.0, 90.0]  # of tiles without a place, as the STAC s
 
 def write(corpus: Corpus) -> None:
     """Put the description of ``corpus`` beside its snapshots, in the place of an older one."""
-    corpus.store.replace(COLLECTION, json.dumps(collection(corpus), indent=1, sort_keys=True).encode())
+    corpus.store.replace(COLLECTION, json.dumps(build_collection(corpus), indent=1, sort_keys=True).encode())
 
 
-def collection(corpus: Corpus) -> dict[str, Any]:
+def build_collection(corpus: Corpus) -> dict[str, Any]:
     """Return the STAC collection of a corpus, as plain values; reads its index once, in batches."""
-    seen, licences = overview(corpus), corpus.licences()
+    seen, licences = summarise_streams(corpus), corpus.licences()
     boxes = [part.bbox for part in seen.values() if part.bbox]
     times = [part.times for part in seen.values() if part.times]
     first, last = (min(begin for begin, _ in times), max(end for _, end in times)) if times else (None, None)
@@ -48,7 +48,10 @@ def collection(corpus: Corpus) -> dict[str, Any]:
         "keywords": ["pretraining", *sorted({stream.sensor for stream in corpus.streams.values()})],
         "license": _licence(licences),
         "providers": _providers(licences),
-        "extent": {"spatial": {"bbox": [union(boxes) if boxes else _WORLD]}, "temporal": {"interval": [[first, last]]}},
+        "extent": {
+            "spatial": {"bbox": [unite_boxes(boxes) if boxes else _WORLD]},
+            "temporal": {"interval": [[first, last]]},
+        },
         "summaries": summaries,
         "item_assets": {key: asset for name in seen for key, asset in _assets(corpus.streams[name]).items()},
         "assets": {

@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 _TOP_DB = 30.0  # dB; corner reflectors and cities stay below, the last bin takes what does not
 
 
-def bin_edges(quantity: Quantity) -> Floats:
+def place_bin_edges(quantity: Quantity) -> Floats:
     """Return the fixed histogram edges of ``quantity``; values beyond the first or last edge count in the first or last bin.
 
     Reflectance: 0.001 wide from -0.2 to 1.8. dB: 0.05 dB from the floor to 30 dB; linear power has the same edges, so that both
@@ -163,7 +163,7 @@ class BandStats:
     @property
     def edges(self) -> Floats:
         """Histogram edges, float64 [bins + 1]."""
-        return bin_edges(self.quantity)
+        return place_bin_edges(self.quantity)
 
     def percentile(self, q: float) -> Floats:
         """Return the ``q``-th percentile (0..100) per band, float64 [C].
@@ -226,7 +226,7 @@ class BandStats:
     def from_json(cls, value: dict[str, Any]) -> BandStats:
         """Return the statistics of :meth:`to_json`."""
         quantity = Quantity(value["quantity"])
-        bins = len(bin_edges(quantity)) - 1
+        bins = len(place_bin_edges(quantity)) - 1
         strata = {Stratum(*row["stratum"]): Moments.from_json(row, bins=bins) for row in value["strata"]}
         return cls(quantity, tuple(value["bands"]), strata)
 
@@ -282,7 +282,7 @@ def _moments(counts: npt.NDArray[np.int64], values: Floats, quantity: Quantity) 
     seen = counts > 0
     low = np.where(seen, values, np.inf).min(axis=1, initial=np.inf)
     high = np.where(seen, values, -np.inf).max(axis=1, initial=-np.inf)
-    edges = bin_edges(quantity)
+    edges = place_bin_edges(quantity)
     bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     histogram = np.stack([np.bincount(bins, weights=row, minlength=len(edges) - 1) for row in counts]).astype(np.int64)
     none = number == 0
@@ -291,7 +291,7 @@ def _moments(counts: npt.NDArray[np.int64], values: Floats, quantity: Quantity) 
     )
 
 
-def merge_all(parts: Iterable[BandStats]) -> list[BandStats]:
+def merge_strata(parts: Iterable[BandStats]) -> list[BandStats]:
     """Return one :class:`BandStats` per quantity out of ``parts``."""
     merged: dict[Quantity, BandStats] = {}
     for part in parts:

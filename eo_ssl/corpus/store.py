@@ -54,11 +54,11 @@ class Store(Protocol):
         """Remove ``key`` if it exists."""
         ...
 
-    def adopt(self, folder: Path, key: str) -> None:
+    def move_in(self, folder: Path, key: str) -> None:
         """Take the files of a finished local folder over to ``key``; the folder is gone afterwards."""
         ...
 
-    def settle(self, folder: str) -> None:
+    def fsync_names(self, folder: str) -> None:
         """Make the names in ``folder`` durable."""
         ...
 
@@ -71,7 +71,7 @@ class Store(Protocol):
         ...
 
 
-def located(place: Place | Store) -> Store:
+def open_store(place: Place | Store) -> Store:
     """Return the store at a path, a ``file://`` or an ``s3://`` address (also one that went through ``Path``).
 
     Raises:
@@ -81,10 +81,10 @@ def located(place: Place | Store) -> Store:
         return place
     found = _URL.match(str(place))
     if found is None:
-        return Folder(Path(place).absolute())
+        return LocalStore(Path(place).absolute())
     scheme, rest = found[1].lower(), found[2]
     if scheme == "file":
-        return Folder(Path("/") / rest)
+        return LocalStore(Path("/") / rest)
     if scheme in ("s3", "s3a") and rest.strip("/"):
         from eo_ssl.corpus.bucket import Bucket  # obstore is needed only here
 
@@ -95,7 +95,7 @@ def located(place: Place | Store) -> Store:
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class LocalStore:
     """A corpus on a local or mounted disk."""
 
     path: Path
@@ -133,7 +133,7 @@ class Folder:
         """Remove a file."""
         (self.path / key).unlink(missing_ok=True)
 
-    def adopt(self, folder: Path, key: str) -> None:
+    def move_in(self, folder: Path, key: str) -> None:
         """Rename a folder of the same disk, whose files are durable; of two writers the second drops its own."""
         target = self.path / key
         try:
@@ -143,7 +143,7 @@ class Folder:
                 raise explain_os_error(error, target) from error
             shutil.rmtree(folder)
 
-    def settle(self, folder: str) -> None:
+    def fsync_names(self, folder: str) -> None:
         """Sync a folder."""
         sync_folder(self.path / folder)
 

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from eo_ssl.cards import Card, load_card
-from eo_ssl.corpus import Corpus
-from eo_ssl.corpus.conditions import rows_where
+from eo_ssl.corpus import Corpus, select_rows
 from eo_ssl.encoder import FITTED, WEIGHT_FREE, Encoder, load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.layouts import Stac
@@ -66,7 +65,7 @@ def _weight_free(name: str, statistics: tuple[Corpus, str] | None, seed: int) ->
 
 def _training_images(corpus: Corpus, stream: str, contract: Preprocessing) -> Tensor:
     """At most `_FITTING` tiles of the training split at even steps, prepared by ``contract``: [n, C, H, W] float32."""
-    rows = rows_where(corpus, stream, ["split==train"])
+    rows = select_rows(corpus, stream, ["split==train"])
     if not len(rows):
         raise UserError(
             f"expected training tiles of {stream} to fit the encoder to, got none; give a stream with a training split"

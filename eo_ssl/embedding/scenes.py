@@ -17,7 +17,7 @@ import xarray as xr
 from dask.delayed import Delayed
 from torch import nn
 
-from eo_ssl.corpus.engine import compute
+from eo_ssl.corpus import compute
 from eo_ssl.embedding.raster import Canvas, Georeference, optimise
 from eo_ssl.embedding.table import Matrix, Stored
 from eo_ssl.embedding.windows import Axis, Range, plan

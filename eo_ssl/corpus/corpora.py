@@ -16,7 +16,7 @@ import pyarrow.dataset as pads
 from eo_ssl.corpus import fragments, index, provenance, quarantine, snapshots
 from eo_ssl.corpus.reader import StreamReader
 from eo_ssl.corpus.statistics import BandStats
-from eo_ssl.corpus.store import Folder, Place, Store, located
+from eo_ssl.corpus.store import LocalStore, Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError, nearest
 from eo_ssl.manifest import MANIFEST, Manifest
@@ -33,7 +33,7 @@ class Corpus:
     @property
     def root(self) -> Path | Store:
         """Folder of the corpus, or its object store; both have a ``name`` and an address as text."""
-        return self.store.path if isinstance(self.store, Folder) else self.store
+        return self.store.path if isinstance(self.store, LocalStore) else self.store
 
     @classmethod
     def open(cls, place: Place | Store, *, snapshot: int | None = None) -> Corpus:
@@ -46,8 +46,8 @@ class Corpus:
         Raises:
             UserError: there is no such corpus or snapshot, or the address is of another kind.
         """
-        store = located(place)
-        found = snapshots.load(store, snapshot)
+        store = open_store(place)
+        found = snapshots.load_snapshot(store, snapshot)
         corpus = cls(store, found.number)
         corpus.__dict__["_content"] = found
         return corpus
@@ -60,10 +60,10 @@ class Corpus:
 
     @cached_property
     def _content(self) -> snapshots.Snapshot:
-        return snapshots.load(self.store, self.snapshot)
+        return snapshots.load_snapshot(self.store, self.snapshot)
 
     @cached_property
-    def _entries(self) -> list[snapshots.Entry]:
+    def _entries(self) -> list[snapshots.FragmentEntry]:
         return self._content.entries
 
     @property
@@ -107,7 +107,7 @@ class Corpus:
         self._stream(stream)
         return self._dataset([entry for entry in self._entries if entry.stream == stream])
 
-    def _dataset(self, entries: Sequence[snapshots.Entry]) -> pads.Dataset:
+    def _dataset(self, entries: Sequence[snapshots.FragmentEntry]) -> pads.Dataset:
         files, home = self.store.dataset_root()
         paths = [f"{home}/{entry.folder}/index.parquet" for entry in entries]
         return pads.dataset(paths, schema=index.SCHEMA, format="parquet", filesystem=files)
@@ -196,11 +196,11 @@ class Corpus:
 
     def licences(self) -> list[dict[str, Any]]:
         """Return licence, attribution and tiles of each card, and whether the licence is non-commercial."""
-        return provenance.licences(self.store, self._entries)
+        return provenance.list_licences(self.store, self._entries)
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Return, by card, configuration, card fingerprint, code and schema that its tiles were made with."""
-        return provenance.settings(self.store, self._entries)
+        return provenance.list_settings(self.store, self._entries)
 
     def provenance(self, stream: str, row: int) -> dict[str, Any]:
         """Return all that is known of one tile: product and checksum, window, quality, licence, and the code and settings that made it.
@@ -242,7 +242,7 @@ class Corpus:
         """Return what is wrong with the files of the snapshot and its fingerprint, one sentence each; reads every byte."""
         wrong = [sentence for entry in self._entries for sentence in fragments.verify(self.store, entry.name)]
         if not wrong:
-            found = snapshots.fingerprint(self.store, self._entries, from_index=True)
+            found = snapshots.compute_fingerprint(self.store, self._entries, from_index=True)
             if found != self.fingerprint:
                 wrong.append(
                     f"the fingerprint of {self.store} is {found}, its snapshot {self.snapshot} says {self.fingerprint}"

@@ -20,18 +20,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eo_ssl.corpus import digests, index
+from eo_ssl.corpus import index
 from eo_ssl.corpus.config import IngestConfig
-from eo_ssl.corpus.cutting import raster_of, regions_of, stream_of
-from eo_ssl.corpus.fragments import Recipe, find, fragment_name, scratch, seal, stop
-from eo_ssl.corpus.provenance import code, terms
-from eo_ssl.corpus.quality import check_limits
+from eo_ssl.corpus.cutting import derive_stream, open_raster, plan_reads
+from eo_ssl.corpus.fragments import FragmentManifest, commit_fragment, discard_run, find, make_scratch, name_fragment
+from eo_ssl.corpus.provenance import collect_terms, identify_code
 from eo_ssl.corpus.quarantine import Failure as Failure
-from eo_ssl.corpus.rows import chip_rows, cube_rows
-from eo_ssl.corpus.shards import FileMark, Layout, PartWriter, WriteError, pack, tiles_per_shard
-from eo_ssl.corpus.statistics import BandStats, CodeCounter, merge_all
+from eo_ssl.corpus.rows import extract_chips, extract_tiles
+from eo_ssl.corpus.shards import FileMark, Layout, PartWriter, WriteError, count_tiles_per_shard, pack
+from eo_ssl.corpus.statistics import BandStats, CodeCounter, merge_strata
 from eo_ssl.corpus.store import Store
 from eo_ssl.corpus.streams import Encoding, Stream
+from eo_ssl.corpus.tile_quality import check_limits
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import canonical_json, explain_os_error, fault
 from eo_ssl.scene import Product
@@ -81,7 +81,7 @@ class Job:
     @property
     def name(self) -> str:
         """Name of the fragment."""
-        return fragment_name(self.survey.checksum, self.product.product_id, self.card_fingerprint, self.config)
+        return name_fragment(self.survey.checksum, self.product.product_id, self.card_fingerprint, self.config)
 
     def part_folder(self, part: int) -> Path:
         """Return where one task puts what it makes; another one at each call, for a task may be run again while a lost worker still writes."""
@@ -89,7 +89,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CutResult:
     """What one task made."""
 
     folder: Path
@@ -116,7 +116,7 @@ def guard(task: Callable[P, R]) -> Callable[P, R | Failure]:
             if isinstance(subject, Job) and not subject.folder.parent.is_dir():
                 return Failure(name, "the run was stopped", "stopped")
             if isinstance(error, WriteError):
-                stop(subject.folder.parent)
+                discard_run(subject.folder.parent)
                 return Failure(name, str(error), "write")
             if isinstance(error, UserError):
                 return Failure(name, str(error))
@@ -145,10 +145,10 @@ def survey(product: Product, config: IngestConfig) -> Survey:
         encoding = Encoding.of(stream.quantity, chips=images, scale=card.scale, offset=product.offset)
         return Survey(product.product_id, checksum, product.nbytes, stream, encoding, len(product.entries), ())
     cube = product.open()
-    stream = stream_of(cube, config)
+    stream = derive_stream(cube, config)
     check_limits(config, stream, masks={str(name) for name in cube.data_vars}, product_id=product.product_id)
     encoding = Encoding.of(stream.quantity, chips=False)
-    raster = raster_of(cube, stream, config)
+    raster = open_raster(cube, stream, config)
     tiles = len(raster.windows)
     if tiles == 0:
         height, width = int(cube.sizes["y"]), int(cube.sizes["x"])
@@ -156,14 +156,14 @@ def survey(product: Product, config: IngestConfig) -> Survey:
             f"expected {product.product_id} to hold a whole tile of {config.size_px} px, got {height} x {width} px ({config.tiling}, edge {config.edge}); "
             "use edge pad or a smaller size_px"
         )
-    shard = tiles_per_shard(Layout(stream, encoding, config.codec).shape, np.dtype(encoding.dtype).itemsize)
-    regions = regions_of(raster, stream)
+    shard = count_tiles_per_shard(Layout(stream, encoding, config.codec).shape, np.dtype(encoding.dtype).itemsize)
+    regions = plan_reads(raster, stream)
     parts = plan_groups(regions, least=2 * shard, most=max(2 * shard, -(-tiles // MAX_PARTS)))
     sizes = tuple(sum(len(region.tiles) for region in regions[first:last]) for first, last in parts)
     return Survey(product.product_id, checksum, product.nbytes, stream, encoding, tiles, tuple(parts), sizes)
 
 
-def cut_part(job: Job, number: int) -> Part:
+def cut_part(job: Job, number: int) -> CutResult:
     """Cut one part of a product into tiles, write its whole shards, its rows and its statistics."""
     folder = job.part_folder(number)
     _begin(job, folder)
@@ -194,7 +194,7 @@ def cut_part(job: Job, number: int) -> Part:
     if training:
         count(rest)
     _write_part(job, folder, written, counter)
-    return Part(folder, tuple(writer.shards), len(rest), counts, tuple(refused))
+    return CutResult(folder, tuple(writer.shards), len(rest), counts, tuple(refused))
 
 
 RowSource = Callable[[Callable[[], npt.NDArray[Any]]], Iterator[tuple[str, dict[str, Any] | None]]]
@@ -204,16 +204,16 @@ def _source(job: Job, number: int, refused: list[tuple[str, str]]) -> tuple[int,
     """Return how many tiles are planned and what yields (outcome, row), encoding each kept tile into a slot; chips add to ``refused``."""
     if job.product.kind == "chips":
         planned = job.survey.tiles or job.layout.tiles_per_shard  # samples are not counted before they are read
-        return planned, lambda slot: chip_rows(job.product, job.layout, job.config, slot, refused=refused)
+        return planned, lambda slot: extract_chips(job.product, job.layout, job.config, slot, refused=refused)
     cube = job.product.open()
-    raster = raster_of(cube, job.survey.stream, job.config)
+    raster = open_raster(cube, job.survey.stream, job.config)
     first, last = job.survey.parts[number]
-    regions = [region.tiles for region in regions_of(raster, job.survey.stream)[first:last]]
+    regions = [region.tiles for region in plan_reads(raster, job.survey.stream)[first:last]]
     planned = sum(len(region) for region in regions)
 
     def rows(slot: Callable[[], npt.NDArray[Any]]) -> Iterator[tuple[str, dict[str, Any] | None]]:
         facts = {"source_sha256": job.survey.checksum, **dict(cube.attrs)}
-        return cube_rows(raster, regions, (job.layout, job.config, job.product.card.labels, facts), slot)
+        return extract_tiles(raster, regions, (job.layout, job.config, job.product.card.labels, facts), slot)
 
     return planned, rows
 
@@ -233,7 +233,7 @@ def _write_part(job: Job, folder: Path, rows: list[dict[str, Any]], counter: Cod
     product = job.product
     stats = counter.statistics(baseline=product.facts.processing_baseline, orbit=product.facts.orbit)
     try:
-        index.write(folder / "rows.parquet", [index.table(rows)])
+        index.write(folder / "rows.parquet", [index.build_table(rows)])
         (folder / "statistics.json").write_text(canonical_json([part.to_json() for part in stats]))
     except UserError as error:
         raise WriteError(str(error)) from error
@@ -241,7 +241,7 @@ def _write_part(job: Job, folder: Path, rows: list[dict[str, Any]], counter: Cod
         raise WriteError(str(explain_os_error(error, folder))) from error
 
 
-def finish(job: Job, parts: Sequence[Part | Failure]) -> dict[str, Any] | Failure:
+def finish(job: Job, parts: Sequence[CutResult | Failure]) -> dict[str, Any] | Failure:
     """Pack the parts of a product into its fragment and put it in its place; return the fragment's record.
 
     A failed part fails the product; what was written of it is removed. The task may be run again after its worker died anywhere.
@@ -250,7 +250,7 @@ def finish(job: Job, parts: Sequence[Part | Failure]) -> dict[str, Any] | Failur
     if failed:
         shutil.rmtree(job.folder, ignore_errors=True)
         return failed[0]
-    done = [part for part in parts if isinstance(part, Part)]
+    done = [part for part in parts if isinstance(part, CutResult)]
     counts = {name: sum(part.counts.get(name, 0) for part in done) for part in done for name in part.counts}
     refused = [list(item) for part in done for item in part.refused]
     if refused and counts["invalid"] + len(refused) == counts["planned"]:
@@ -276,11 +276,13 @@ def finish(job: Job, parts: Sequence[Part | Failure]) -> dict[str, Any] | Failur
     return asdict(recipe)
 
 
-def _finish(job: Job, parts: Sequence[Part], counts: dict[str, int], *, refused: list[list[str]]) -> Recipe:
+def _finish(
+    job: Job, parts: Sequence[CutResult], counts: dict[str, int], *, refused: list[list[str]]
+) -> FragmentManifest:
     size = job.layout.tiles_per_shard
     tables = [(_read_rows(part.folder / "rows.parquet"), len(part.shards) * size) for part in parts]
     ordered = [table.slice(0, whole) for table, whole in tables] + [table.slice(whole) for table, whole in tables]
-    stats = merge_all(
+    stats = merge_strata(
         BandStats.from_json(value) for part in parts for value in _read_json(part.folder / "statistics.json")
     )
     stream = job.survey.stream
@@ -290,12 +292,10 @@ def _finish(job: Job, parts: Sequence[Part], counts: dict[str, int], *, refused:
     marks = pack(array, job.layout, [(part.folder, part.shards, part.rest) for part in parts])
     index.write(made / "index.parquet", ordered)
     fault("between-index-and-statistics")
-    rows = np.concatenate(
-        [index.row_digests(table) for table in ordered if len(table)] or [np.empty((0, 48), np.uint8)]
-    )
-    (made / digests.DIGESTS).write_bytes(digests.sort(rows).data)
+    rows = np.concatenate([index.hash_rows(table) for table in ordered if len(table)] or [np.empty((0, 48), np.uint8)])
+    (made / index.DIGESTS).write_bytes(index.sort_digests(rows).data)
     (made / "statistics.json").write_text(canonical_json([part.to_json() for part in stats]))
-    recipe = Recipe(
+    recipe = FragmentManifest(
         name=job.name,
         product_id=job.product.product_id,
         kind=job.product.kind,
@@ -309,10 +309,12 @@ def _finish(job: Job, parts: Sequence[Part], counts: dict[str, int], *, refused:
         rows=counts["kept"],
         counts=counts,
         refused=refused,
-        terms=terms(job.product.card),
-        code=code(),
+        terms=collect_terms(job.product.card),
+        code=identify_code(),
     )
-    return seal(job.store, made, recipe, known={f"{array.name}/{name}": mark for name, mark in marks.items()})
+    return commit_fragment(
+        job.store, made, recipe, known={f"{array.name}/{name}": mark for name, mark in marks.items()}
+    )
 
 
 def make_whole(job: Job) -> dict[str, Any] | Failure:
@@ -321,10 +323,10 @@ def make_whole(job: Job) -> dict[str, Any] | Failure:
     ``job.folder`` names the run and the fragment; the files lie in this process's own temporary folder.
     """
     try:
-        here = replace(job, folder=scratch(job.folder.parent.name) / job.name)
+        here = replace(job, folder=make_scratch(job.folder.parent.name) / job.name)
     except UserError as error:
         return Failure(job.product.product_id, str(error), "write")
-    parts: list[Part | Failure] = []
+    parts: list[CutResult | Failure] = []
     for number in range(max(len(job.survey.parts), 1)):
         parts.append(guarded_cut(here, number))
         if isinstance(parts[-1], Failure):

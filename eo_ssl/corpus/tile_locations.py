@@ -16,14 +16,14 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
 from eo_ssl.errors import UserError
-from eo_ssl.tiling import cell_of, location_id
+from eo_ssl.tiling import locate_cells, name_location
 
 Affine6 = tuple[float, float, float, float, float, float]
 Points = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class TileLocations:
     """Where n tiles lie."""
 
     bbox: Points
@@ -34,7 +34,7 @@ class Places:
 
 
 @lru_cache(maxsize=64)
-def epsg_of(crs: str) -> int:
+def resolve_epsg(crs: str) -> int:
     """Return the EPSG code of ``crs``, 0 for a system without one.
 
     Raises:
@@ -53,19 +53,19 @@ def is_utm(epsg: int) -> bool:
     return 32601 <= epsg <= 32660 or 32701 <= epsg <= 32760
 
 
-def utm_zone(lon: float, lat: float) -> int:
+def find_utm_zone(lon: float, lat: float) -> int:
     """Return the EPSG code of the WGS 84 UTM zone of a point (no Norway or Svalbard exceptions; polar caps take their zone)."""
     number = min(int((lon + 180) // 6) % 60 + 1, 60)
     return (32600 if lat >= 0 else 32700) + number
 
 
 @lru_cache(maxsize=64)
-def transformer(source: str, target: str) -> Transformer:
+def make_transformer(source: str, target: str) -> Transformer:
     """Return a transformer with x (or longitude) first on both sides."""
     return Transformer.from_crs(source, target, always_xy=True)
 
 
-def corners(windows: npt.NDArray[np.int32], transform: Affine6) -> Points:
+def locate_corners(windows: npt.NDArray[np.int32], transform: Affine6) -> Points:
     """Return the corners of ``windows`` [n, 4] in CRS units, float64 [n, 4, 2], anticlockwise from the lower left on a north-up grid."""
     a, b, c, d, e, f = transform
     row, col, height, width = windows.astype(np.float64).T
@@ -75,7 +75,7 @@ def corners(windows: npt.NDArray[np.int32], transform: Affine6) -> Points:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class ProductGrid:
     """The grid of a product on Earth."""
 
     crs: str
@@ -90,23 +90,25 @@ class Frame:
     "of the product (or chip)"
 
     @classmethod
-    def of(cls, crs: str, transform: Affine6 | tuple[()], *, shape: tuple[int, int], cell_m: float, name: str) -> Frame:
+    def of(
+        cls, crs: str, transform: Affine6 | tuple[()], *, shape: tuple[int, int], cell_m: float, name: str
+    ) -> ProductGrid:
         """Return the frame of a product of ``shape`` (height, width); a CRS that is no UTM zone takes the zone of the product's middle."""
         if not crs or not transform:
             return cls("", (), 0, cell_m, name)
-        zone = epsg_of(crs)
+        zone = resolve_epsg(crs)
         if not is_utm(zone):
-            middle = corners(np.array([[0, 0, *shape]], dtype=np.int32), transform)[0].mean(axis=0)
-            lon, lat = transformer(crs, "OGC:CRS84").transform(*middle)
+            middle = locate_corners(np.array([[0, 0, *shape]], dtype=np.int32), transform)[0].mean(axis=0)
+            lon, lat = make_transformer(crs, "OGC:CRS84").transform(*middle)
             if not (math.isfinite(lon) and math.isfinite(lat)):
                 raise UserError(
                     f"expected {name} to lie within the area of {crs}, got a place outside it; correct crs or transform of the card"
                 )
-            zone = utm_zone(lon, lat)
+            zone = find_utm_zone(lon, lat)
         return cls(crs, transform, zone, cell_m, name)
 
 
-def locate(windows: npt.NDArray[np.int32], frame: Frame) -> Places:
+def locate(windows: npt.NDArray[np.int32], frame: ProductGrid) -> TileLocations:
     """Return where the tiles ``windows`` (int32 [n, 4] row, col, height, width) of a product lie.
 
     Raises:
@@ -114,9 +116,9 @@ def locate(windows: npt.NDArray[np.int32], frame: Frame) -> Places:
     """
     count = len(windows)
     if not frame.transform or count == 0:
-        return Places(np.full((count, 4), np.nan), [None] * count, [frame.name] * count)
-    ring = corners(windows, frame.transform)
-    lon, lat = transformer(frame.crs, "OGC:CRS84").transform(ring[..., 0], ring[..., 1])
+        return TileLocations(np.full((count, 4), np.nan), [None] * count, [frame.name] * count)
+    ring = locate_corners(windows, frame.transform)
+    lon, lat = make_transformer(frame.crs, "OGC:CRS84").transform(ring[..., 0], ring[..., 1])
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
         raise UserError(
             f"expected {frame.name} to lie within the area of {frame.crs}, got coordinates outside it; correct crs or transform of the card"
@@ -124,13 +126,15 @@ def locate(windows: npt.NDArray[np.int32], frame: Frame) -> Places:
     bbox, geometry = _footprints(np.asarray(lon), np.asarray(lat))
     centre = ring.mean(axis=1)
     x, y = centre[:, 0], centre[:, 1]
-    if epsg_of(frame.crs) != frame.zone:
-        x, y = transformer(frame.crs, f"EPSG:{frame.zone}").transform(x, y)
-    rows, cols = cell_of(x, y, cell_m=frame.cell_m)
-    return Places(bbox, geometry, [location_id(frame.zone, row, col) for row, col in zip(rows, cols, strict=True)])
+    if resolve_epsg(frame.crs) != frame.zone:
+        x, y = make_transformer(frame.crs, f"EPSG:{frame.zone}").transform(x, y)
+    rows, cols = locate_cells(x, y, cell_m=frame.cell_m)
+    return TileLocations(
+        bbox, geometry, [name_location(frame.zone, row, col) for row, col in zip(rows, cols, strict=True)]
+    )
 
 
-def locate_footprint(corners: Sequence[Sequence[float]], *, cell_m: float) -> Places:
+def locate_footprint(corners: Sequence[Sequence[float]], *, cell_m: float) -> TileLocations:
     """Return where one tile without a grid lies that is known by its corners (longitude, latitude in degrees, OGC:CRS84) in order.
 
     Its location is the cell of the UTM zone of its middle, as for tiles of a product in another system.
@@ -147,10 +151,10 @@ def locate_footprint(corners: Sequence[Sequence[float]], *, cell_m: float) -> Pl
     east = np.where((lon < 0) & (lon.max() - lon.min() > 180), lon + 360, lon)
     middle = (float(east.mean()) + 180) % 360 - 180, float(lat.mean())
     bbox, geometry = _footprints(lon[None], lat[None])
-    zone = utm_zone(*middle)
-    x, y = transformer("OGC:CRS84", f"EPSG:{zone}").transform(*middle)
-    row, col = (int(value) for value in cell_of(x, y, cell_m=cell_m))
-    return Places(bbox, geometry, [location_id(zone, row, col)])
+    zone = find_utm_zone(*middle)
+    x, y = make_transformer("OGC:CRS84", f"EPSG:{zone}").transform(*middle)
+    row, col = (int(value) for value in locate_cells(x, y, cell_m=cell_m))
+    return TileLocations(bbox, geometry, [name_location(zone, row, col)])
 
 
 def _footprints(lon: Points, lat: Points) -> tuple[Points, list[bytes | None]]:
