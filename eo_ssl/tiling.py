@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -209,3 +210,60 @@ def plan_groups(regions: Sequence[Region], *, least: int, most: int) -> list[tup
     if held:
         groups.append((first, len(regions)))
     return groups
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """The tiles of one product as the few numbers they all follow from: it prints, and is as small for a million tiles as for one."""
+
+    shape: tuple[int, int]
+    "height and width in pixels of the raster that the tiles are cut from"
+    size_px: int
+    edge: Edge
+    block: tuple[int, int]
+    "height and width of the file's blocks in pixels"
+    period: tuple[int, int]
+    "rows and columns after which the blocks of all files begin anew"
+    budget_px: int
+    "pixels of one band that may be in memory at a time"
+    bounds: tuple[float, float, float, float] | None = None
+    "grid: left, bottom, right, top in metres of the UTM zone; None for the native tiling"
+    gsd_m: float = 0.0
+    "grid: size of a pixel"
+
+    @property
+    def places(self) -> npt.NDArray[np.int32]:
+        """What names each tile: its window, or its grid cell; int32 [n, 4 or 2], read only."""
+        return _lay_out(self)[0]
+
+    @property
+    def windows(self) -> npt.NDArray[np.int32]:
+        """Window of each tile on the raster, int32 [n, 4]: row, col, height, width; of a grid from the upper left cell. Read only."""
+        return _lay_out(self)[1]
+
+    @property
+    def regions(self) -> list[Region]:
+        """Tiles that are cut from one read each, as `plan_regions`."""
+        return _lay_out(self)[2]
+
+
+@lru_cache(maxsize=16)  # remade in milliseconds, so that no product of an archive holds a table of its tiles
+def _lay_out(plan: TilePlan) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], list[Region]]:
+    if plan.bounds is None:
+        windows = places = plan_native(*plan.shape, size_px=plan.size_px, edge=plan.edge)
+    else:
+        places = plan_grid(plan.bounds, size_px=plan.size_px, gsd_m=plan.gsd_m, edge=plan.edge)
+        windows = place_windows(places, size_px=plan.size_px)
+    for table in (places, windows):
+        table.flags.writeable = False
+    return places, windows, plan_regions(windows, block=plan.block, period=plan.period, budget_px=plan.budget_px)
+
+
+def place_windows(cells: npt.NDArray[np.int32], *, size_px: int) -> npt.NDArray[np.int32]:
+    """Return the windows of grid ``cells`` (int32 [n, 2] of `plan_grid`) counted from the upper left one: int32 [n, 4]."""
+    if not len(cells):
+        return np.empty((0, 4), dtype=np.int32)
+    rows = (cells[:, 0].max() - cells[:, 0]) * size_px
+    cols = (cells[:, 1] - cells[:, 1].min()) * size_px
+    side = np.full_like(rows, size_px)
+    return np.stack([rows, cols, side, side], axis=1).astype(np.int32)

@@ -107,7 +107,9 @@ def test_a_tile_knows_all_that_made_it(tmp_path: Path, rng: np.random.Generator,
         }  # fmt: skip
     made = known["made_with"]["code"]
     assert (
-        made == provenance.identify_code() and len(made["sha256"]) == 64 and {"numpy", "gdal", "python"} <= set(made["packages"])
+        made == provenance.identify_code()
+        and len(made["sha256"]) == 64
+        and {"numpy", "gdal", "python"} <= set(made["packages"])
     )
     if (project_root / ".git").is_dir():
         head = subprocess.run(

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from eo_ssl.corpus.conditions import select_rows
-from eo_ssl.corpus.config import IngestConfig
+from eo_ssl.corpus.config import Codec, IngestConfig, Method, Tiling
 from eo_ssl.corpus.corpora import Corpus
 from eo_ssl.corpus.fragments import discard_leftovers
 from eo_ssl.corpus.reader import StreamReader, allocate_aligned
@@ -17,41 +17,48 @@ from eo_ssl.corpus.streams import Encoding, Stream
 if TYPE_CHECKING:
     from eo_ssl.corpus.comparison import compare_corpora
     from eo_ssl.corpus.engine import compute, make_task
-    from eo_ssl.corpus.estimation import Estimate, estimate
-    from eo_ssl.corpus.ingestion import IngestReport, ingest
+    from eo_ssl.corpus.ingest_plan import Estimate, IngestPlan, plan_ingest
+    from eo_ssl.corpus.ingestion import IngestReport, ingest, run_plan
     from eo_ssl.corpus.overview import describe_corpus
 
 __all__ = [
     "BandStats",
+    "Codec",
     "Corpus",
     "Encoding",
     "Estimate",
     "IngestConfig",
+    "IngestPlan",
     "IngestReport",
+    "Method",
     "Stream",
     "StreamReader",
+    "Tiling",
     "allocate_aligned",
     "compare_corpora",
     "compute",
     "describe_corpus",
     "discard_leftovers",
-    "estimate",
     "ingest",
     "list_snapshots",
     "load_snapshot",
     "make_task",
+    "plan_ingest",
+    "run_plan",
     "select_rows",
 ]
 
 _ON_DEMAND = {
-    "Estimate": "estimation",
+    "Estimate": "ingest_plan",
+    "IngestPlan": "ingest_plan",
     "IngestReport": "ingestion",
     "compare_corpora": "comparison",
     "compute": "engine",
     "describe_corpus": "overview",
-    "estimate": "estimation",
     "ingest": "ingestion",
     "make_task": "engine",
+    "plan_ingest": "ingest_plan",
+    "run_plan": "ingestion",
 }
 
 

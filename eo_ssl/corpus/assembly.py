@@ -1,19 +1,18 @@
-"""The tasks of an ingest: survey a product, cut a part of it, finish its fragment. Each returns metadata only and never raises.
+"""The tasks that make a fragment: cut the parts of a product, assemble them. Each returns metadata only and never raises.
 
-A product that cannot be read becomes a :class:`Failure`, so that the rest goes on; a write that fails ends the run, because the next
-one would fail as well.
+A product that cannot be read becomes a `Failure`, so that the rest goes on; a write that fails ends the run, because the next one
+would fail as well.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,69 +20,37 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eo_ssl.corpus import index
-from eo_ssl.corpus.config import IngestConfig
-from eo_ssl.corpus.cutting import derive_stream, open_raster, plan_reads
-from eo_ssl.corpus.fragments import FragmentManifest, commit_fragment, discard_run, find, make_scratch, name_fragment
+from eo_ssl.corpus.fragments import FragmentManifest, commit_fragment, discard_run, find, make_scratch
+from eo_ssl.corpus.product_plan import ProductPlan
 from eo_ssl.corpus.provenance import collect_terms, identify_code
-from eo_ssl.corpus.quarantine import Failure as Failure
+from eo_ssl.corpus.quarantine import Failure, guard
 from eo_ssl.corpus.rows import extract_chips, extract_tiles
-from eo_ssl.corpus.shards import FileMark, Layout, PartWriter, WriteError, count_tiles_per_shard, pack
+from eo_ssl.corpus.shards import FileMark, PartWriter, WriteError, pack
 from eo_ssl.corpus.statistics import BandStats, CodeCounter, merge_strata
 from eo_ssl.corpus.store import Store
-from eo_ssl.corpus.streams import Encoding, Stream
-from eo_ssl.corpus.tile_quality import check_limits
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import canonical_json, explain_os_error, fault
-from eo_ssl.scene import Product
-from eo_ssl.sensors import Quantity
-from eo_ssl.tiling import plan_groups
 
 P = ParamSpec("P")
 R = TypeVar("R")
-MAX_PARTS = 12  # tasks per product, about: enough for the cores of a machine, few enough that scheduling costs nothing
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
-    """What is known of a product before its pixels are read."""
-
-    product_id: str
-    checksum: str
-    nbytes: int
-    stream: Stream
-    encoding: Encoding
-    tiles: int
-    "planned; filters may keep fewer"
-    parts: tuple[tuple[int, int], ...]
-    "runs of regions, one per task; empty for chips"
-    sizes: tuple[int, ...] = ()
-    "tiles of each run"
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
+class FragmentBuild:
     """One fragment to make."""
 
-    product: Product
-    survey: Survey
-    config: IngestConfig
-    card_fingerprint: str
+    plan: ProductPlan
     store: Store
     "where the corpus lies"
     folder: Path
     "staging folder of the fragment; its parent is the run's, which goes when the run is stopped"
 
     @property
-    def layout(self) -> Layout:
-        """How the tiles are stored."""
-        return Layout(self.survey.stream, self.survey.encoding, self.config.codec)
+    def product_id(self) -> str:
+        """Name of the product."""
+        return self.plan.product_id
 
-    @property
-    def name(self) -> str:
-        """Name of the fragment."""
-        return name_fragment(self.survey.checksum, self.product.product_id, self.card_fingerprint, self.config)
-
-    def part_folder(self, part: int) -> Path:
+    def name_part(self, part: int) -> Path:
         """Return where one task puts what it makes; another one at each call, for a task may be run again while a lost worker still writes."""
         return self.folder / f"part-{part:04d}-{uuid.uuid4().hex[:8]}"
 
@@ -97,80 +64,38 @@ class CutResult:
     rest: int
     "tiles that fill no shard"
     counts: dict[str, int]
-    "planned, kept, invalid, cloudy, damaged and further reasons of ``quality.LIMITS`` that occurred"
+    "planned, kept, invalid, cloudy, damaged and further reasons of ``tile_quality.LIMITS`` that occurred"
     refused: tuple[tuple[str, str], ...] = ()
     "name and reason of each chip that could not be read"
 
 
-def guard(task: Callable[P, R]) -> Callable[P, R | Failure]:
-    """Return ``task`` with its errors as values; its first argument is the product or the job."""
+def end_on_write_error(
+    task: Callable[Concatenate[FragmentBuild, P], R],
+) -> Callable[Concatenate[FragmentBuild, P], R | Failure]:
+    """Return ``task`` with a failed write as a value that ends the run: the staging folder goes, and the other tasks see that it is gone."""
 
-    def run(*args: P.args, **kwargs: P.kwargs) -> R | Failure:
-        subject: Any = args[0]
-        name = (subject.product if isinstance(subject, Job) else subject).product_id
+    def run(build: FragmentBuild, /, *args: P.args, **kwargs: P.kwargs) -> R | Failure:
         try:
-            return task(*args, **kwargs)
-        except (
-            Exception
-        ) as error:  # the readers of a dozen formats raise what they like; the product is put aside with the reason
-            if isinstance(subject, Job) and not subject.folder.parent.is_dir():
-                return Failure(name, "the run was stopped", "stopped")
-            if isinstance(error, WriteError):
-                discard_run(subject.folder.parent)
-                return Failure(name, str(error), "write")
-            if isinstance(error, UserError):
-                return Failure(name, str(error))
-            reason = f"expected a readable product, got {type(error).__name__}: {error}; look at its files or at the stack in the quarantine folder"
-            return Failure(name, reason, trace="".join(traceback.format_exception(error)))
+            return task(build, *args, **kwargs)
+        except Exception as error:
+            if not build.folder.parent.is_dir():
+                return Failure(build.product_id, "the run was stopped", "stopped")
+            if not isinstance(error, WriteError):
+                raise
+            discard_run(build.folder.parent)
+            return Failure(build.product_id, str(error), "write")
 
-    run.__name__ = task.__name__  # what Dask shows
+    run.__name__ = task.__name__
     return run
 
 
-def survey(product: Product, config: IngestConfig) -> Survey:
-    """Return the plan of a product; reads its bytes for the checksum, but decodes no more than a sample."""
-    checksum = product.checksum()
-    if product.kind == "chips":
-        card = product.card
-        quantity = Quantity(card.quantity)
-        bands, size = product.bands, product.shape[1]
-        if size != config.size_px:
-            raise UserError(
-                f"expected chips of card {card.name} cropped to size_px {config.size_px}, got crop_px {size}; make the two equal"
-            )
-        stream = Stream(card.sensor, quantity.in_power if quantity.is_db else quantity, bands, card.gsd_m, size)
-        masks = set(card.mask.classes) if card.mask else set()
-        check_limits(config, stream, masks=masks, product_id=product.product_id)
-        images = product.source is None  # samples of an archive that describes itself hold calibrated values
-        encoding = Encoding.of(stream.quantity, chips=images, scale=card.scale, offset=product.offset)
-        return Survey(product.product_id, checksum, product.nbytes, stream, encoding, len(product.entries), ())
-    cube = product.open()
-    stream = derive_stream(cube, config)
-    check_limits(config, stream, masks={str(name) for name in cube.data_vars}, product_id=product.product_id)
-    encoding = Encoding.of(stream.quantity, chips=False)
-    raster = open_raster(cube, stream, config)
-    tiles = len(raster.windows)
-    if tiles == 0:
-        height, width = int(cube.sizes["y"]), int(cube.sizes["x"])
-        raise UserError(
-            f"expected {product.product_id} to hold a whole tile of {config.size_px} px, got {height} x {width} px ({config.tiling}, edge {config.edge}); "
-            "use edge pad or a smaller size_px"
-        )
-    shard = count_tiles_per_shard(Layout(stream, encoding, config.codec).shape, np.dtype(encoding.dtype).itemsize)
-    regions = plan_reads(raster, stream)
-    parts = plan_groups(regions, least=2 * shard, most=max(2 * shard, -(-tiles // MAX_PARTS)))
-    sizes = tuple(sum(len(region.tiles) for region in regions[first:last]) for first, last in parts)
-    return Survey(product.product_id, checksum, product.nbytes, stream, encoding, tiles, tuple(parts), sizes)
-
-
-def cut_part(job: Job, number: int) -> CutResult:
+def cut_part(build: FragmentBuild, number: int) -> CutResult:
     """Cut one part of a product into tiles, write its whole shards, its rows and its statistics."""
-    folder = job.part_folder(number)
-    _begin(job, folder)
+    folder = _open_part(build, number)
     refused: list[tuple[str, str]] = []
-    planned, rows = _source(job, number, refused)
-    writer = PartWriter(folder, job.layout, planned=planned)
-    counter = CodeCounter(job.survey.stream, job.survey.encoding)
+    planned, rows = _open_source(build.plan, number, refused)
+    writer = PartWriter(folder, build.plan.layout, planned=planned)
+    counter = CodeCounter(build.plan.stream, build.plan.encoding)
     counts = {"planned": 0, "kept": 0, "invalid": 0, "cloudy": 0}
     written: list[dict[str, Any]] = []
     training: list[int] = []  # month of each tile held, -1 of those that are not of the training split
@@ -193,45 +118,41 @@ def cut_part(job: Job, number: int) -> CutResult:
     rest = writer.close()
     if training:
         count(rest)
-    _write_part(job, folder, written, counter)
+    _write_part(build.plan, folder, written, counter)
     return CutResult(folder, tuple(writer.shards), len(rest), counts, tuple(refused))
 
 
 RowSource = Callable[[Callable[[], npt.NDArray[Any]]], Iterator[tuple[str, dict[str, Any] | None]]]
 
 
-def _source(job: Job, number: int, refused: list[tuple[str, str]]) -> tuple[int, RowSource]:
+def _open_source(plan: ProductPlan, number: int, refused: list[tuple[str, str]]) -> tuple[int, RowSource]:
     """Return how many tiles are planned and what yields (outcome, row), encoding each kept tile into a slot; chips add to ``refused``."""
-    if job.product.kind == "chips":
-        planned = job.survey.tiles or job.layout.tiles_per_shard  # samples are not counted before they are read
-        return planned, lambda slot: extract_chips(job.product, job.layout, job.config, slot, refused=refused)
-    cube = job.product.open()
-    raster = open_raster(cube, job.survey.stream, job.config)
-    first, last = job.survey.parts[number]
-    regions = [region.tiles for region in plan_reads(raster, job.survey.stream)[first:last]]
-    planned = sum(len(region) for region in regions)
-
-    def rows(slot: Callable[[], npt.NDArray[Any]]) -> Iterator[tuple[str, dict[str, Any] | None]]:
-        facts = {"source_sha256": job.survey.checksum, **dict(cube.attrs)}
-        return extract_tiles(raster, regions, (job.layout, job.config, job.product.card.labels, facts), slot)
-
-    return planned, rows
+    raster, layout, config = plan.raster, plan.layout, plan.config
+    if raster is None:
+        planned = plan.tiles or layout.tiles_per_shard  # samples are not counted before they are read
+        return planned, lambda slot: extract_chips(plan.product, layout, config, slot, refused=refused)
+    first, last = plan.parts[number]
+    regions = [region.tiles for region in raster.tiles.regions[first:last]]
+    context = (layout, config, plan.product.card.labels, {"source_sha256": plan.checksum, **raster.facts})
+    return sum(map(len, regions)), lambda slot: extract_tiles(raster, regions, context, slot)
 
 
-def _begin(job: Job, folder: Path) -> None:
-    """Make the part's folder unless the run was stopped."""
-    if not job.folder.parent.is_dir():
+def _open_part(build: FragmentBuild, number: int) -> Path:
+    """Make and return a folder for a part unless the run was stopped."""
+    if not build.folder.parent.is_dir():
         raise WriteError("the run was stopped")
+    folder = build.name_part(number)
     try:
-        job.folder.mkdir(exist_ok=True)  # not its parent: a run that was stopped meanwhile must stay stopped
+        build.folder.mkdir(exist_ok=True)  # not its parent: a run that was stopped meanwhile must stay stopped
         folder.mkdir()
     except OSError as error:
         raise WriteError(str(explain_os_error(error, folder))) from error
+    return folder
 
 
-def _write_part(job: Job, folder: Path, rows: list[dict[str, Any]], counter: CodeCounter) -> None:
-    product = job.product
-    stats = counter.statistics(baseline=product.facts.processing_baseline, orbit=product.facts.orbit)
+def _write_part(plan: ProductPlan, folder: Path, rows: list[dict[str, Any]], counter: CodeCounter) -> None:
+    facts = plan.product.facts
+    stats = counter.statistics(baseline=facts.processing_baseline, orbit=facts.orbit)
     try:
         index.write(folder / "rows.parquet", [index.build_table(rows)])
         (folder / "statistics.json").write_text(canonical_json([part.to_json() for part in stats]))
@@ -241,97 +162,101 @@ def _write_part(job: Job, folder: Path, rows: list[dict[str, Any]], counter: Cod
         raise WriteError(str(explain_os_error(error, folder))) from error
 
 
-def finish(job: Job, parts: Sequence[CutResult | Failure]) -> dict[str, Any] | Failure:
-    """Pack the parts of a product into its fragment and put it in its place; return the fragment's record.
+def assemble(build: FragmentBuild, parts: Sequence[CutResult | Failure]) -> dict[str, Any] | Failure:
+    """Pack the parts of a product into its fragment and put it in its place; return the fragment's manifest.
 
     A failed part fails the product; what was written of it is removed. The task may be run again after its worker died anywhere.
     """
     failed = [part for part in parts if isinstance(part, Failure)]
-    if failed:
-        shutil.rmtree(job.folder, ignore_errors=True)
-        return failed[0]
     done = [part for part in parts if isinstance(part, CutResult)]
-    counts = {name: sum(part.counts.get(name, 0) for part in done) for part in done for name in part.counts}
-    refused = [list(item) for part in done for item in part.refused]
-    if refused and counts["invalid"] + len(refused) == counts["planned"]:
-        shutil.rmtree(job.folder, ignore_errors=True)
-        return Failure(job.product.product_id, refused[0][1])
-    if counts["invalid"] == counts["planned"]:
-        shutil.rmtree(job.folder, ignore_errors=True)
-        least = job.config.min_valid
-        return Failure(
-            job.product.product_id,
-            f"expected a tile with at least {least:.0%} valid pixels in {job.product.product_id}, got none out of {counts['planned']}; "
-            "it is empty (check nodata of the card) or min_valid is too high",
-        )
+    failure = failed[0] if failed else _find_nothing_kept(build.plan, done)
+    if failure is not None:
+        shutil.rmtree(build.folder, ignore_errors=True)
+        return failure
     try:
-        recipe = find(job.store, job.name) or _finish(job, done, counts, refused=refused)
+        manifest = find(build.store, build.plan.fragment) or _pack(build, done)
+    except WriteError:
+        raise
     except UserError as error:  # a store that does not answer must not look like a product that cannot be read
         raise WriteError(str(error)) from error
     except OSError as error:
-        raise (
-            error if isinstance(error, WriteError) else WriteError(str(explain_os_error(error, job.folder)))
-        ) from error
-    shutil.rmtree(job.folder, ignore_errors=True)
-    return asdict(recipe)
+        raise WriteError(str(explain_os_error(error, build.folder))) from error
+    shutil.rmtree(build.folder, ignore_errors=True)
+    return asdict(manifest)
 
 
-def _finish(
-    job: Job, parts: Sequence[CutResult], counts: dict[str, int], *, refused: list[list[str]]
-) -> FragmentManifest:
-    size = job.layout.tiles_per_shard
+def _find_nothing_kept(plan: ProductPlan, parts: Sequence[CutResult]) -> Failure | None:
+    """Return why a product of which no tile is valid is put aside, None for any other."""
+    counts, refused = _sum_counts(parts), [item for part in parts for item in part.refused]
+    if counts["invalid"] + len(refused) < counts["planned"]:
+        return None
+    if refused:
+        return Failure(plan.product_id, refused[0][1])
+    return Failure(
+        plan.product_id,
+        f"expected a tile with at least {plan.config.min_valid:.0%} valid pixels in {plan.product_id}, got none out of {counts['planned']}; "
+        "it is empty (check nodata of the card) or min_valid is too high",
+    )
+
+
+def _sum_counts(parts: Sequence[CutResult]) -> dict[str, int]:
+    return {name: sum(part.counts.get(name, 0) for part in parts) for part in parts for name in part.counts}
+
+
+def _pack(build: FragmentBuild, parts: Sequence[CutResult]) -> FragmentManifest:
+    plan, layout = build.plan, build.plan.layout
+    size, stream = layout.tiles_per_shard, plan.stream
     tables = [(_read_rows(part.folder / "rows.parquet"), len(part.shards) * size) for part in parts]
     ordered = [table.slice(0, whole) for table, whole in tables] + [table.slice(whole) for table, whole in tables]
     stats = merge_strata(
         BandStats.from_json(value) for part in parts for value in _read_json(part.folder / "statistics.json")
     )
-    stream = job.survey.stream
-    made = job.folder / f"made-{uuid.uuid4().hex[:8]}"
+    made = build.folder / f"made-{uuid.uuid4().hex[:8]}"
     made.mkdir()
     array = made / f"{stream.name}.zarr"
-    marks = pack(array, job.layout, [(part.folder, part.shards, part.rest) for part in parts])
+    marks = pack(array, layout, [(part.folder, part.shards, part.rest) for part in parts])
     index.write(made / "index.parquet", ordered)
     fault("between-index-and-statistics")
-    rows = np.concatenate([index.hash_rows(table) for table in ordered if len(table)] or [np.empty((0, 48), np.uint8)])
+    rows = np.concatenate([np.empty((0, 48), np.uint8), *(index.hash_rows(table) for table in ordered if len(table))])
     (made / index.DIGESTS).write_bytes(index.sort_digests(rows).data)
     (made / "statistics.json").write_text(canonical_json([part.to_json() for part in stats]))
-    recipe = FragmentManifest(
-        name=job.name,
-        product_id=job.product.product_id,
-        kind=job.product.kind,
-        card=job.product.card.name,
-        card_fingerprint=job.card_fingerprint,
-        checksum=job.survey.checksum,
-        config=job.config.to_json(),
+    counts = _sum_counts(parts)
+    manifest = FragmentManifest(
+        name=plan.fragment,
+        product_id=plan.product_id,
+        kind=plan.product.kind,
+        card=plan.product.card.name,
+        card_fingerprint=plan.card_fingerprint,
+        checksum=plan.checksum,
+        config=plan.config.to_json(),
         stream=stream.to_json(),
-        encoding=job.survey.encoding.to_json(),
+        encoding=plan.encoding.to_json(),
         tiles_per_shard=size,
         rows=counts["kept"],
         counts=counts,
-        refused=refused,
-        terms=collect_terms(job.product.card),
+        refused=[list(item) for part in parts for item in part.refused],
+        terms=collect_terms(plan.product.card),
         code=identify_code(),
     )
-    return commit_fragment(
-        job.store, made, recipe, known={f"{array.name}/{name}": mark for name, mark in marks.items()}
-    )
+    known = {f"{array.name}/{name}": mark for name, mark in marks.items()}
+    return commit_fragment(build.store, made, manifest, known=known)
 
 
-def make_whole(job: Job) -> dict[str, Any] | Failure:
+def make_whole(build: FragmentBuild) -> dict[str, Any] | Failure:
     """Make a fragment of an object store in one task, because workers of several machines share no folder to leave parts in.
 
-    ``job.folder`` names the run and the fragment; the files lie in this process's own temporary folder.
+    ``build.folder`` names the run and the fragment; the files lie in this process's own temporary folder.
     """
     try:
-        here = replace(job, folder=make_scratch(job.folder.parent.name) / job.name)
+        here = replace(build, folder=make_scratch(build.folder.parent.name) / build.plan.fragment)
     except UserError as error:
-        return Failure(job.product.product_id, str(error), "write")
+        return Failure(build.product_id, str(error), "write")
     parts: list[CutResult | Failure] = []
-    for number in range(max(len(job.survey.parts), 1)):
+    for number in range(build.plan.tasks):
         parts.append(guarded_cut(here, number))
         if isinstance(parts[-1], Failure):
             break
-    return guarded_finish(here, parts)
+    return guarded_assemble(here, parts)
 
 
 def _read_rows(path: Path) -> pa.Table:
@@ -343,6 +268,5 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
     return value
 
 
-guarded_survey = guard(survey)
-guarded_cut = guard(cut_part)
-guarded_finish = guard(finish)
+guarded_cut = guard(end_on_write_error(cut_part))
+guarded_assemble = guard(end_on_write_error(assemble))

@@ -16,6 +16,8 @@ from eo_ssl.errors import UserError
 _dask: Any = dask  # not typed
 _LOOK_S, _ALONE_S = 15.0, 180.0  # how often a waiting run looks for workers, and how long it waits without any
 LOCAL = ("threads", "processes", "synchronous")
+Progress = Callable[[str, int, int], None]
+"""Called with (step, done, total)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,19 @@ def make_task(function: Callable[..., Any]) -> Any:
 def rank_tasks(priority: float) -> Any:
     """Return a context that gives the tasks made in it a priority on a cluster: the greatest first, 0 where nothing is said."""
     return _dask.annotate(priority=priority)
+
+
+def count_steps(step: str, total: int, progress: Progress | None) -> Callable[[], None]:
+    """Return what is to be called after each of ``total`` tasks, so that ``progress`` learns how many are done."""
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done = min(done + 1, total)
+        if progress:
+            progress(step, done, total)
+
+    return count
 
 
 def compute(
@@ -90,13 +105,11 @@ def _on_cluster(tasks: Sequence[Any], inner: Sequence[Any], address: str, done: 
             f"expected a Dask scheduler at {address}, got {type(error).__name__}; start one or use --dask threads"
         ) from error
     with client:
-        futures = client.compute([*tasks, *inner])[
-            : len(tasks)
-        ]  # the others are let go at once, so that nothing is kept
+        # The inner ones are let go at once, so that nothing is kept.
+        futures = client.compute([*tasks, *inner])[: len(tasks)]
         results = []
-        for future in (
-            futures
-        ):  # in order: `as_completed` can wait for ever for a result that died with its worker and was made again
+        # In order: `as_completed` can wait for ever for a result that died with its worker and was made again.
+        for future in futures:
             results.append(_result(client, future, library.KilledWorker))
             if done:
                 done()

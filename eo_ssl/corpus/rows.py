@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from eo_ssl.cards import Labels
 from eo_ssl.corpus.config import IngestConfig
-from eo_ssl.corpus.cutting import Cut, Raster, cut
+from eo_ssl.corpus.cutting import CutTile, Raster, cut_tiles
 from eo_ssl.corpus.shards import Layout
 from eo_ssl.corpus.tile_locations import TileLocations, locate, locate_footprint, resolve_epsg, split_of
 from eo_ssl.corpus.tile_quality import TileQuality, assess, estimate_enl, judge, vote_majority
@@ -33,16 +33,16 @@ def extract_tiles(
 ) -> Iterator[Outcome]:
     """Yield what became of each tile of ``regions``; a kept tile's pixels have been encoded into ``slot()``."""
     layout, config, labels, facts = context
-    size = layout.stream.size_px
-    epsg = resolve_epsg(raster.frame.crs) if raster.frame.crs else 0
+    size, windows, names = layout.stream.size_px, raster.tiles.windows, raster.tiles.places
+    epsg = resolve_epsg(raster.grid.crs) if raster.grid.crs else 0
     shared = _product_columns(layout, facts) | {
         "epsg": epsg,
-        "source_height_px": raster.shape[0],
-        "source_width_px": raster.shape[1],
+        "source_height_px": raster.tiles.shape[0],
+        "source_width_px": raster.tiles.shape[1],
     }
     for region in regions:
-        places = locate(raster.windows[region], raster.frame)
-        for k, tile in enumerate(cut(raster, region, size_px=size)):
+        places = locate(windows[region], raster.grid)
+        for k, tile in enumerate(cut_tiles(raster, region, size_px=size)):
             quality = assess(tile.valid, tile.layers, size_px=size)
             outcome = judge(quality, config)
             if outcome == "kept":
@@ -54,8 +54,7 @@ def extract_tiles(
                 continue
             quality = _labelled(quality, tile, labels, size_px=size)
             height, width = tile.valid.shape
-            place = raster.places[tile.number].tolist()
-            window = raster.windows[tile.number].tolist()
+            place, window = names[tile.number].tolist(), windows[tile.number].tolist()
             row = shared | _place_columns(places, k, config) | _quality_columns(quality, labels, facts)
             row |= {
                 "tile_id": tile_id(facts["product_id"], layout.stream.name, place),
@@ -123,7 +122,7 @@ def _measured(
     return replace(quality, saturated=share, enl=enl)
 
 
-def _labelled(quality: TileQuality, tile: Cut, labels: Labels | None, *, size_px: int) -> TileQuality:
+def _labelled(quality: TileQuality, tile: CutTile, labels: Labels | None, *, size_px: int) -> TileQuality:
     if "label" not in tile.layers or labels is None:
         return quality
     label, share = vote_majority(tile.layers["label"], size_px=size_px, purity=labels.purity)
