@@ -48,7 +48,9 @@ def opens(tmp_path: Path) -> dict[str, int]:
 @pytest.mark.parametrize("client", ["synchronous", "threads", "processes"])
 def test_a_product_is_opened_once_and_not_once_per_part(products, tmp_path: Path, client: str) -> None:
     """Every part used to open its product and plan it anew: here 1 + 8 times in place of once."""
-    plan = plan_ingest(products, config=CONFIG, client="synchronous")  # small shards and regions are set in this process
+    plan = plan_ingest(
+        products, config=CONFIG, client="synchronous"
+    )  # small shards and regions are set in this process
     assert [part.tasks for part in plan.plans][1] >= 6
     report = run_plan(plan, out=tmp_path / "c", client=client)
     assert report.added == 2 and opens(tmp_path) == {"fake_0": 1, "fake_big": 1}
@@ -76,7 +78,7 @@ def test_a_plan_says_product_by_product_what_will_be_made(products, rng: np.rand
     plan = plan_ingest([*products, bad], config=CONFIG, client="synchronous")
     head, first, second, third = str(plan).splitlines()
     assert head == "3 products, 198 tiles, 0.6 MB in; 1 products cannot be read"
-    assert first == f"  fake/0: 16 tiles in 1 part of {STREAM}, native tiling of 64 x 55 px, edge pad"
+    assert first == f"  fake/0: 16 tiles in 2 parts of {STREAM}, native tiling of 64 x 55 px, edge pad"
     assert second.startswith("  fake/big: 182 tiles in ") and f" parts of {STREAM}, native" in second
     assert third == "  fake/bad: put aside, expected the band B8A in fake/bad, got none; fetch it again"
     many = [dataclasses.replace(bad, product_id=f"fake/{number}") for number in range(25)]

@@ -21,7 +21,7 @@ from eo_ssl.curation.subset import write_subset
 from eo_ssl.encoder import WEIGHT_FREE, Encoder, load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import CorpusSource, corpus_source, extract
-from eo_ssl.manifest import Clock, finish, plan
+from eo_ssl.manifest import Clock, open_product
 from eo_ssl.preprocessing import Preprocessing
 
 
@@ -71,20 +71,22 @@ def main(
     config = {"stream": name, "snapshot": opened.snapshot, "keep": keep, "method": method, "split": split, "seed": seed}
     config |= {"encoder": encoder, "duplicates": duplicates, "hierarchical": to_plain(asdict(hierarchical))}
     config |= {"where": where} if where else {}
-    if plan(out, stage="curate", config=config, inputs=inputs, overwrite=overwrite) == "done":
-        console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
-        return
-    embeddings = _embed(model, corpus_source(opened, name, rows=rows), batch_size, console)
-    selector = hierarchical if method == "hierarchical" else Random(scaling=hierarchical.scaling)
-    with console.status(f"choosing from {len(rows)} tiles"):
-        selection = curate(embeddings, keep, np.random.default_rng(seed), method=selector, context=context)
-    report, product = selection.report, write_subset(out, selection, rows)
-    summary = {"rows": report.n_rows, "kept": report.n_kept, "dropped": report.reasons}
-    made: dict[str, Any] = {"config": config, "inputs": inputs, "product": product, "summary": summary}
-    finish(out, stage="curate", started=clock, seed=seed, **made)
+    made: dict[str, Any] = {"config": config, "inputs": inputs, "overwrite": overwrite, "started": clock}
+    with open_product(out, stage="curate", **made) as product:
+        if product.done:
+            console.print(product.nothing_to_do, soft_wrap=True)
+            return
+        embeddings = _embed(model, corpus_source(opened, name, rows=rows), batch_size, console)
+        selector = hierarchical if method == "hierarchical" else Random(scaling=hierarchical.scaling)
+        with console.status(f"choosing from {len(rows)} tiles"):
+            selection = curate(embeddings, keep, np.random.default_rng(seed), method=selector, context=context)
+        report = selection.report
+        summary = {"rows": report.n_rows, "kept": report.n_kept, "dropped": report.reasons}
+        product.sign(write_subset(out, selection, rows), seed=seed, summary=summary)
     dropped = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
-    said = f"kept {report.n_kept} of {report.n_rows} tiles of {name} ({dropped}): {out.resolve()}"
-    console.print(said, soft_wrap=True)
+    console.print(
+        f"kept {report.n_kept} of {report.n_rows} tiles of {name} ({dropped}): {out.resolve()}", soft_wrap=True
+    )
 
 
 def _encoder(corpus: Corpus, stream: str, encoder: str, seed: int) -> Encoder:

@@ -14,7 +14,8 @@ from eo_ssl.cards import Card, load_card
 from eo_ssl.corpus import Corpus, discard_leftovers, select_rows
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, file_sha256, fingerprint, finish, peak_mb, plan
+from eo_ssl.manifest import Clock, file_sha256, fingerprint, open_product, peak_mb
+from eo_ssl.scene import Product
 
 QUIET = bool(os.environ.get("EO_SSL_QUIET"))
 
@@ -70,16 +71,16 @@ def main(
         model = embedding.named_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
         place = source if embedding.is_link(source) else str(Path(source).resolve())
         where_from = {"source": place, "card_at": str(Path(card).resolve()) if Path(card).is_file() else card}
-        _scenes(model, where_from, meaning, out, settings, overwrite)
+        _embed_scenes(model, where_from, meaning, out, settings, overwrite)
         return
     _refuse("a corpus", statistics=statistics, window_px=window_px, overlap=overlap)
     corpus, name = embedding.stream_at(source, stream, snapshot=snapshot)
     model = embedding.named_encoder(encoder, statistics=(corpus, name), seed=seed)
     chosen = {"stream": name, "snapshot": corpus.snapshot, "split": split or "all", "where": where or []}
-    _tiles(model, corpus, out, embedding.TileSettings(batch_size, stored, device=runs_on), chosen, overwrite)
+    _embed_tiles(model, corpus, out, embedding.TileSettings(batch_size, stored, device=runs_on), chosen, overwrite)
 
 
-def _tiles(
+def _embed_tiles(
     model: Encoder, corpus: Corpus, out: Path, settings: embedding.TileSettings, config: dict[str, Any], overwrite: bool
 ) -> None:
     """Embed a stream of a corpus."""
@@ -93,18 +94,25 @@ def _tiles(
     embedding.check_tiles(model, corpus, name, row=int(rows[0]), settings=settings)
     config = {"encoder": model.name, **config, **settings.to_json()}
     inputs = {"encoder": model.fingerprint, "corpus": corpus.fingerprint}
-    if plan(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite) == "done":
-        embedding.tidy(out)
-        console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
-        return
-    discard_leftovers(out)
-    with Progress(console=Console(stderr=True), transient=True, disable=QUIET) as bars:
-        bar = bars.add_task(f"embedding {len(rows)} tiles with {model.name}", total=len(rows))
-        product = embedding.embed_tiles(
-            model, corpus, name, rows=rows, out=out, settings=settings, progress=lambda done: bars.advance(bar, done)
-        )
     summary = {"tiles": len(rows), "dim": model.dim, "corpus": str(corpus.root), "licences": corpus.licences()}
-    finish(out, stage="embed", config=config, inputs=inputs, product=product, started=clock, summary=summary)
+    with open_product(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite, started=clock) as product:
+        if product.done:
+            embedding.tidy(out)
+            console.print(product.nothing_to_do, soft_wrap=True)
+            return
+        discard_leftovers(out)
+        with Progress(console=Console(stderr=True), transient=True, disable=QUIET) as bars:
+            bar = bars.add_task(f"embedding {len(rows)} tiles with {model.name}", total=len(rows))
+            made = embedding.embed_tiles(
+                model,
+                corpus,
+                name,
+                rows=rows,
+                out=out,
+                settings=settings,
+                progress=lambda done: bars.advance(bar, done),
+            )
+        product.sign(made, summary=summary)
     embedding.tidy(out)
     console.print(
         f"{len(rows)} tiles of {name}, {model.dim} numbers each, in {clock.wall_s:.0f} s, peak {peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}",
@@ -112,44 +120,50 @@ def _tiles(
     )
 
 
-def _scenes(
+def _embed_scenes(
     model: Encoder, place: dict[str, str], card: Card, out: Path, settings: embedding.SceneSettings, overwrite: bool
 ) -> None:
     """Embed every scene at a place."""
     console, clock, found = Console(), Clock(), embedding.scenes_at(place["source"], card)
     embedding.check_scene(model, found[0].open(), settings=settings)
     scenes = {
-        name: {"id": one.product_id, "checksum": one.checksum()}
-        for name, one in zip(embedding.file_names(found), found, strict=True)
+        name: {"id": scene.product_id, "checksum": scene.checksum()}
+        for name, scene in zip(embedding.file_names(found), found, strict=True)
     }
-    made_of = fingerprint([[one["id"], one["checksum"]] for one in scenes.values()])
+    made_of = fingerprint([[scene["id"], scene["checksum"]] for scene in scenes.values()])
     inputs = {"encoder": model.fingerprint, "scenes": made_of}
     config = {"encoder": model.name, "card": card.name, "window_px": model.preprocessing.size_px, **settings.to_json()}
-    if plan(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite) == "done":
-        console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
-        return
-    discard_leftovers(out)
-    low, high = model.preprocessing.gsd_m
-    if not 0.98 * low <= card.gsd_m <= 1.02 * high:  # decimated copies round their pixel size
-        console.print(
-            f"note: {model.name} saw pixels of {low:g} to {high:g} m in training, these are of {card.gsd_m:g} m"
-        )
-    files: dict[str, str] = {}
-    for product, name in zip(found, scenes, strict=True):
-        if not (out / name).is_file():
-            with console.status(f"embedding {product.product_id} with {model.name}"):
-                tags = {"EO_SSL_NON_COMMERCIAL": str(bool(card.non_commercial)).lower()}
-                mapped = embedding.embed_scene(model, product.open(), out / name, settings=settings, tags=tags)
+    with open_product(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite, started=clock) as product:
+        if product.done:
+            console.print(product.nothing_to_do, soft_wrap=True)
+            return
+        discard_leftovers(out)
+        low, high = model.preprocessing.gsd_m
+        if not 0.98 * low <= card.gsd_m <= 1.02 * high:  # decimated copies round their pixel size
             console.print(
-                f"{name}: {mapped.shape[0]} x {mapped.shape[1]} patches of {mapped.windows} windows in {mapped.blocks} blocks, "
-                f"{mapped.valid:.0%} valid, peak {peak_mb():.0f} MB",
-                soft_wrap=True,
+                f"note: {model.name} saw pixels of {low:g} to {high:g} m in training, these are of {card.gsd_m:g} m"
             )
-        files[name] = file_sha256(out / name)
-    terms = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")}
-    summary = {"files": files, "dim": model.dim, "scenes": scenes, **place, "licences": [{"card": card.name, **terms}]}
-    finish(out, stage="embed", config=config, inputs=inputs, product=fingerprint(files), started=clock, summary=summary)
+        for scene, name in zip(found, scenes, strict=True):
+            if not (out / name).is_file():
+                _map_scene(console, model, scene, out / name, settings)
+        files = {name: file_sha256(out / name) for name in scenes}
+        terms = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")}
+        licences = [{"card": card.name, **terms}]
+        summary = {"files": files, "dim": model.dim, "scenes": scenes, **place, "licences": licences}
+        product.sign(fingerprint(files), summary=summary)
     console.print(f"maps of scenes: {len(files)}, in {clock.wall_s:.0f} s: {out.resolve()}", soft_wrap=True)
+
+
+def _map_scene(console: Console, model: Encoder, scene: Product, path: Path, settings: embedding.SceneSettings) -> None:
+    """Embed one scene and say what came out."""
+    with console.status(f"embedding {scene.product_id} with {model.name}"):
+        tags = {"EO_SSL_NON_COMMERCIAL": str(bool(scene.card.non_commercial)).lower()}
+        mapped = embedding.embed_scene(model, scene.open(), path, settings=settings, tags=tags)
+    console.print(
+        f"{path.name}: {mapped.shape[0]} x {mapped.shape[1]} patches of {mapped.windows} windows in {mapped.blocks} blocks, "
+        f"{mapped.valid:.0%} valid, peak {peak_mb():.0f} MB",
+        soft_wrap=True,
+    )
 
 
 def _refuse(kind: str, **given: Any) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.manifest import Clock, finish, plan
+from eo_ssl.manifest import Clock, open_product
 from eo_ssl.pairing import PairConfig, match, pair, write_pairs
 
 
@@ -39,27 +40,24 @@ def main(
     console, clock = Console(), Clock()
     opened = Corpus.open(corpus, snapshot=snapshot)
     settings = {"first": first, "second": second, "snapshot": opened.snapshot, **bounds.to_json()}
-    inputs = {"corpus": opened.fingerprint}
     candidates = match(opened, first, second, bounds)  # refused before anything is written
-    if plan(out, stage="pair", config=settings, inputs=inputs, overwrite=overwrite) == "done":
-        console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
-        return
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(f"comparing {len(candidates.match.row_a)} candidates", total=len(candidates.match.row_a))
-        found = pair(
-            opened, (first, second), candidates, config=bounds,
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
-        )  # fmt: skip
-    report = found.report
-    finish(
-        out,
-        stage="pair",
-        config=settings,
-        inputs=inputs,
-        product=write_pairs(out, found),
-        started=clock,
-        summary=asdict(report),
-    )
+    made: dict[str, Any] = {"config": settings, "inputs": {"corpus": opened.fingerprint}, "overwrite": overwrite}
+    with open_product(out, stage="pair", started=clock, **made) as product:
+        if product.done:
+            console.print(product.nothing_to_do, soft_wrap=True)
+            return
+        total = len(candidates.match.row_a)
+        with Progress(console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task(f"comparing {total} candidates", total=total)
+            found = pair(
+                opened,
+                (first, second),
+                candidates,
+                config=bounds,
+                progress=lambda done, total: bars.update(task, completed=done, total=total),
+            )
+        report = found.report
+        product.sign(write_pairs(out, found), summary=asdict(report))
     console.print(f"{report.sentence()}: {out.resolve()}", soft_wrap=True)
     for reason, tiles in sorted(report.rejected.items(), key=lambda item: -item[1]):
         console.print(f"  {tiles:,} without a pair: {reason}", soft_wrap=True, highlight=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, commit, finish, plan
+from eo_ssl.manifest import Clock, commit, open_product
 from eo_ssl.reporting import DEFAULT_TITLE, collect, find, render_page
 
 
@@ -34,21 +34,15 @@ def main(inputs: list[Path], out: Path, title: str = DEFAULT_TITLE, note: str = 
     made_from = {f"{product.stage} {product.name}": product.manifest.fingerprint for product in products}
     config = {"title": title, "note": note}
     page = out / "index.html"
-    if plan(out, stage="report", config=config, inputs=made_from, overwrite=overwrite) == "done":
-        console.print(f"nothing to do: {page} is made from these inputs already", soft_wrap=True)
-        return
-    with console.status(f"drawing {len(products)} products"):
-        html = render_page(collect(inputs, title=title, note=note)).encode()
-    page.unlink(missing_ok=True)  # of a run that was killed before its manifest: the page is made anew
-    commit(page, html)
-    summary = {"bytes": len(html), "products": len(products)}
-    finish(
-        out,
-        stage="report",
-        config=config,
-        inputs=made_from,
-        product=hashlib.sha256(html).hexdigest(),
-        started=clock,
-        summary=summary,
-    )
+    with open_product(
+        out, stage="report", config=config, inputs=made_from, overwrite=overwrite, started=clock
+    ) as report:
+        if report.done:
+            console.print(f"nothing to do: {page} is made from these inputs already", soft_wrap=True)
+            return
+        with console.status(f"drawing {len(products)} products"):
+            html = render_page(collect(inputs, title=title, note=note)).encode()
+        page.unlink(missing_ok=True)  # of a run that was killed before its manifest: the page is made anew
+        commit(page, html)
+        report.sign(hashlib.sha256(html).hexdigest(), summary={"bytes": len(html), "products": len(products)})
     console.print(f"report: {page.resolve()}", soft_wrap=True)

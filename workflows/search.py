@@ -14,7 +14,7 @@ from eo_ssl import embedding
 from eo_ssl.cards import load_card
 from eo_ssl.encoder import FITTED, WEIGHT_FREE
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, commit, finish, plan
+from eo_ssl.manifest import Clock, commit, open_product
 from eo_ssl.reporting.neighbours import COLUMNS, render_neighbours
 from eo_ssl.reporting.wording import MISSING, shortened
 
@@ -69,16 +69,15 @@ def main(
     inputs = {"embeddings": table.manifest.fingerprint}
     left_out = "the query and its ground" if elsewhere else "the query" if without else "nothing"
     page = out / "index.html"
-    state = plan(out, stage="search", config=config, inputs=inputs, overwrite=overwrite)
-    _print(console, table, query, hits, distance)
-    if state == "done":
-        console.print(f"nothing to do: {page} is made from this search already", soft_wrap=True)
-        return
-    html = render_neighbours(table, query, hits, corpus=tiles, distance=distance, left_out=left_out).encode()
-    page.unlink(missing_ok=True)  # of a run that was killed before its manifest
-    commit(page, html)
-    made = hashlib.sha256(html).hexdigest()
-    finish(out, stage="search", config=config, inputs=inputs, product=made, started=clock, summary={"bytes": len(html)})
+    with open_product(out, stage="search", config=config, inputs=inputs, overwrite=overwrite, started=clock) as product:
+        _print(console, table, query, hits, distance)
+        if product.done:
+            console.print(f"nothing to do: {page} is made from this search already", soft_wrap=True)
+            return
+        html = render_neighbours(table, query, hits, corpus=tiles, distance=distance, left_out=left_out).encode()
+        page.unlink(missing_ok=True)  # of a run that was killed before its manifest
+        commit(page, html)
+        product.sign(hashlib.sha256(html).hexdigest(), summary={"bytes": len(html)})
     console.print(f"page: {page.resolve()}", soft_wrap=True)
 
 
