@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from eo_ssl import __version__
 from eo_ssl.errors import UserError, nearest
+from eo_ssl.registered import find_choices, name_classes, shorten, spell_classes, spell_names
 
 COMMANDS = {
     "ingest": "read an archive, calibrate it to physical units, tile it and add it to a corpus",
@@ -103,13 +104,25 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
     """Return the parsed options and a function that calls ``workflow`` with them."""
     from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
+    choices = find_choices(workflow)
+
     class ShippedConfig(ActionConfigFile):
         """``--config``: a YAML file, or the name of a shipped configuration of this command."""
 
         def __call__(self, parser: Any, config: Any, values: Any, option_string: Any = None) -> None:
-            super().__call__(parser, config, str(find_config(command, str(values))), option_string)  # type: ignore[no-untyped-call]
+            text = spell_classes(find_config(command, str(values)).read_text(), choices)
+            super().__call__(parser, config, text, option_string)  # type: ignore[no-untyped-call]
 
-    parser = ArgumentParser(
+    class NamingParser(ArgumentParser):
+        """Writes registered classes by their short names, in configurations and in the help."""
+
+        def dump(self, *arguments: Any, **options: Any) -> str:
+            return name_classes(super().dump(*arguments, **options), choices)
+
+        def format_help(self) -> str:
+            return shorten(super().format_help(), choices)
+
+    parser = NamingParser(
         prog=f"eo-ssl {command}", exit_on_error=False, allow_abbrev=False, description=COMMANDS[command]
     )
     parser.add_argument(
@@ -120,7 +133,7 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
     positional = command in _POSITIONAL
     parser.add_function_arguments(workflow, as_positional=positional, fail_untyped=True)
     try:
-        options = parser.parse_args(_spell(arguments, workflow))
+        options = parser.parse_args(spell_names(_spell(arguments, workflow), choices))
     except ArgumentError as error:
         raise UserError(_sentence(parser, str(error))) from error
     ready = parser.instantiate(options)

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 
 from eo_ssl.manifest import explain_os_error, sync_folder
 from eo_ssl.objectives import Batch
-from eo_ssl.pretraining.module import trained
+from eo_ssl.pretraining.module import as_pretraining
 
 SUFFIX = ".ckpt"
 
@@ -35,7 +35,7 @@ class AtomicCheckpoint(pl.callbacks.Checkpoint):
     ) -> None:
         """Save where a checkpoint is due; the last step is the encoder's, not a checkpoint's."""
         step = trainer.global_step
-        if step % self.every == 0 and step < trained(pl_module).steps:
+        if step % self.every == 0 and step < as_pretraining(pl_module).steps:
             self.save(trainer, step)
 
     def save(self, trainer: pl.Trainer, step: int) -> None:

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from eo_ssl.errors import UserError
-from eo_ssl.pretraining.augmentation import Augmentation
 from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, latest_checkpoint
-from eo_ssl.pretraining.loader import TileData, TileLoader
+from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import Pretraining
-from eo_ssl.pretraining.monitors import Monitors, Probe
+from eo_ssl.pretraining.monitors import LabelledProbe, Monitors
 from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
 from eo_ssl.pretraining.run_log import ProgressLine, RunLog, summarise
+from eo_ssl.pretraining.views import ViewMaker
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -50,13 +50,13 @@ class FitConfig:
 
 def fit(
     module: Pretraining,
-    loader: TileLoader,
+    loader: ItemLoader,
     *,
-    augmentation: Augmentation,
+    views: ViewMaker,
     folder: Path,
     config: FitConfig,
     pruning: Pruning | None = None,
-    probe: Probe | None = None,
+    probe: LabelledProbe | None = None,
 ) -> dict[str, float]:
     """Train to the last step, from the newest checkpoint in `folder` where there is one.
 
@@ -65,7 +65,7 @@ def fit(
     Args:
         module: the objective with its optimiser; changed in place.
         loader: the batches of the run.
-        augmentation: applied to each batch.
+        views: makes the views of each batch.
         folder: receives `log.jsonl`, `checkpoints/` and, with pruning, `pruning/`.
         config: how the run is driven.
         pruning: dynamic pruning; None trains on the whole pool throughout.
@@ -95,7 +95,7 @@ def fit(
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         # Lightning's own call of torch, nothing a user of either can change.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
-        trainer.fit(module, TileData(loader, augmentation), ckpt_path=resume, weights_only=True)
+        trainer.fit(module, ItemData(loader, views), ckpt_path=resume, weights_only=True)
     return summarise(log.rows())
 
 

@@ -12,30 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eo_ssl.objectives import Batch
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.pretraining.augmentation import Augmentation
-from eo_ssl.pretraining.data import TileSource
-from eo_ssl.pretraining.sampler import Rows, TileSampler
+from eo_ssl.objectives import Batch, Step, derive_seed
+from eo_ssl.pretraining.items import Items
+from eo_ssl.pretraining.sampler import ItemSampler, Rows
+from eo_ssl.pretraining.views import ItemBatch, ViewMaker
 
 
-def step_seed(seed: int, step: int, *, rank: int = 0) -> int:
-    """Seed of everything random in one step, different for each step and rank; below 2**63."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
-
-
-class TileLoader:
+class ItemLoader:
     """Batches of a whole run in order; knows where it is and reads one batch ahead in a thread.
 
     A batch depends on (seed, epoch, step) and the pool alone. One that was read ahead is thrown away if the pool
     changed meanwhile, so reading ahead never changes what is trained on.
     """
 
-    def __init__(
-        self, source: TileSource, preprocessing: Preprocessing, sampler: TileSampler, *, steps: int, ahead: bool = True
-    ) -> None:
-        """Serve `steps` batches of `source` as `sampler` orders them; `ahead` reads the next one in a thread."""
-        self.source, self.preprocessing, self.sampler = source, preprocessing, sampler
+    def __init__(self, items: Items, sampler: ItemSampler, *, steps: int, ahead: bool = True) -> None:
+        """Serve `steps` batches of `items` as `sampler` orders them; `ahead` reads the next one in a thread."""
+        self.items, self.sampler = items, sampler
         self.steps, self.ahead, self.step = steps, ahead, 0
         self._lock = Lock()
 
@@ -43,10 +35,10 @@ class TileLoader:
         """Steps of the whole run, whatever is done already."""
         return self.steps
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ItemBatch]:
         """Batches from the current step on."""
         with ThreadPoolExecutor(max_workers=1) as pool:
-            pending: tuple[tuple[int, bytes], Future[Batch]] | None = None
+            pending: tuple[tuple[int, bytes], Future[ItemBatch]] | None = None
             while self.step < self.steps:
                 rows = self.sampler.rows()
                 key = self.step, rows.tobytes()
@@ -59,19 +51,22 @@ class TileLoader:
                     pending = following, pool.submit(self._make, *following)
                 yield batch
 
-    def normalised(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Encoder input and validity of any rows: [n, C, S, S] float32 and bool."""
-        source = self.source
-        with self._lock:  # the buffers of the source are shared with the thread that reads ahead
-            return self.preprocessing(
-                source.read(rows), bands=source.bands, quantity=source.quantity, sensor=source.sensor
-            )
+    def normalised(self, rows: Rows) -> dict[str, tuple[Tensor, Tensor]]:
+        """Encoder input and validity of any items, by stream: [n, D, C, S, S] float32 and bool."""
+        batch = {}
+        with self._lock:  # the buffers of the sources are shared with the thread that reads ahead
+            for stream, tiles in self.items.read(rows).items():
+                source = self.items.sources[stream]
+                image, valid = self.items.contracts[stream](
+                    tiles.flatten(0, 1), bands=source.bands, quantity=source.quantity, sensor=source.sensor
+                )
+                batch[stream] = image.unflatten(0, tiles.shape[:2]), valid.unflatten(0, tiles.shape[:2])
+        return batch
 
-    def _make(self, step: int, rows: bytes) -> Batch:
+    def _make(self, step: int, rows: bytes) -> ItemBatch:
         index = np.frombuffer(rows, dtype=np.int64)
-        image, valid = self.normalised(index)
-        seed = step_seed(self.sampler.seed, step, rank=self.sampler.rank)
-        return {"image": image, "valid": valid, "row": torch.tensor(index), "seed": seed}
+        seed = derive_seed(self.sampler.seed, step, self.sampler.rank)
+        return ItemBatch(self.normalised(index), torch.tensor(index), Step(step, self.steps, seed))
 
     def state_dict(self) -> dict[str, Any]:
         """Steps served and the sampler's state."""
@@ -83,18 +78,18 @@ class TileLoader:
         self.sampler.load_state_dict(state["sampler"])
 
 
-class TileData(pl.LightningDataModule):
-    """Hands the loader to Lightning and augments each batch on the device it was moved to."""
+class ItemData(pl.LightningDataModule):
+    """Hands the loader to Lightning and makes the views of each batch on the device it was moved to."""
 
-    def __init__(self, loader: TileLoader, augmentation: Augmentation) -> None:
-        """Serve `loader` through `augmentation`."""
+    def __init__(self, loader: ItemLoader, views: ViewMaker) -> None:
+        """Serve `loader` through `views`."""
         super().__init__()
-        self.loader, self.augmentation = loader, augmentation
+        self.loader, self.views = loader, views
 
-    def train_dataloader(self) -> TileLoader:
+    def train_dataloader(self) -> ItemLoader:
         """The one loader of the run."""
         return self.loader
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment; seeded by the batch itself."""
-        return self.augmentation(batch)
+    def on_after_batch_transfer(self, batch: ItemBatch, dataloader_idx: int) -> Batch:
+        """Make the views; seeded by the batch itself."""
+        return self.views(batch)

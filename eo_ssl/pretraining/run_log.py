@@ -19,8 +19,8 @@ from torch import Tensor
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import replace
 from eo_ssl.objectives import Batch
-from eo_ssl.pretraining.loader import TileLoader
-from eo_ssl.pretraining.module import trained
+from eo_ssl.pretraining.loader import ItemLoader
+from eo_ssl.pretraining.module import as_pretraining
 
 
 class RunLog(pl.Callback):
@@ -30,7 +30,7 @@ class RunLog(pl.Callback):
     since the last line travel in the checkpoint, so a resumed run writes the lines the unbroken one would have.
     """
 
-    def __init__(self, path: Path, loader: TileLoader, *, every: int) -> None:
+    def __init__(self, path: Path, loader: ItemLoader, *, every: int) -> None:
         """Append to `path` every `every` steps and at the last one."""
         self.path, self.loader, self.every = path, loader, every
         self._notes: dict[str, float] = {}
@@ -63,7 +63,7 @@ class RunLog(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         """Account for the step, and write a line where one is due."""
-        module, step = trained(pl_module), trainer.global_step
+        module, step = as_pretraining(pl_module), trainer.global_step
         self._losses.append(module.last["loss"])
         self._images += self.loader.sampler.global_batch
         if not (self._notes or step % self.every == 0 or step == module.steps):
@@ -129,7 +129,7 @@ class ProgressLine(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the line."""
         self.task = self.progress.add_task(
-            "", total=trained(pl_module).steps, completed=trainer.global_step, loss=float("nan")
+            "", total=as_pretraining(pl_module).steps, completed=trainer.global_step, loss=float("nan")
         )
         self.progress.start()
 
@@ -139,7 +139,9 @@ class ProgressLine(pl.Callback):
         """Move the bar."""
         if self.progress.disable:
             return  # fetching the loss would only stall a GPU
-        self.progress.update(self.task, completed=trainer.global_step, loss=float(trained(pl_module).last["loss"]))
+        self.progress.update(
+            self.task, completed=trainer.global_step, loss=float(as_pretraining(pl_module).last["loss"])
+        )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the finished line."""

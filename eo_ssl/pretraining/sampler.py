@@ -1,4 +1,4 @@
-"""Which tiles make the next batch: a function of seed, epoch and step alone, sharded by rank, on a pool that may change."""
+"""Which items make the next batch: a function of seed, epoch and step alone, sharded by rank, on a pool that may change."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def block_shuffle(n: int, rng: np.random.Generator, *, block: int = BLOCK_ROWS, 
     return order
 
 
-class TileSampler:
+class ItemSampler:
     """Rows of the current batch; its state is seed, epoch and step, and the pool.
 
     Every rank draws the same order and takes its own part of each global batch, so all ranks do equally many steps;
