@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from rich.progress import (
 
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Codec, IngestConfig, IngestPlan, IngestReport, Method, Tiling, ingest, plan_ingest
-from eo_ssl.scene import products
+from eo_ssl.scene import ProductList, products
 from eo_ssl.tiling import Edge
 
 
@@ -94,27 +95,23 @@ def main(
         shares=shares,
         seed=seed,
     )
-    cards = [load_card(name) for name in ([card] if isinstance(card, str) else card)]
-    listed = [products(item, data, accept_unknown_offset=accept_unknown_offset) for item in cards]
-    wanted = [product for part in listed for product in part.products]
-    with _show_bars() as progress:
-        if dry_run:
-            plan = plan_ingest(wanted, config=config, client=dask, progress=progress, sample=True)
-        else:
-            report = ingest(
-                wanted,
-                out=out,
-                config=config,
-                client=dask,
-                dropped=[pair for part in listed for pair in part.dropped],
-                overwrite=overwrite,
-                progress=progress,
-            )
+    listed = _list_products([card] if isinstance(card, str) else card, data, accept_unknown_offset)
+    wanted, dropped = list(chain(*(part.products for part in listed))), list(chain(*(part.dropped for part in listed)))
     if dry_run:
+        with _show_bars() as progress:
+            plan = plan_ingest(wanted, config=config, client=dask, progress=progress, sample=True)
         _print(str(plan))
         return plan
+    with _show_bars() as progress:
+        report = ingest(
+            wanted, out=out, config=config, client=dask, dropped=dropped, overwrite=overwrite, progress=progress
+        )
     _print_report(report)
     return report
+
+
+def _list_products(cards: list[str], data: Path, accept: Literal["refuse", "drop"]) -> list[ProductList]:
+    return [products(load_card(name), data, accept_unknown_offset=accept) for name in cards]
 
 
 def _print(text: str) -> None:
