@@ -17,7 +17,7 @@ import numpy as np
 
 from eo_ssl.corpus import Encoding, Stream, index, snapshots
 from eo_ssl.corpus.store import LocalStore
-from eo_ssl.manifest import canonical_json
+from eo_ssl.fingerprints import canonical_json
 from eo_ssl.sensors import Quantity, sensor
 
 FRAGMENTS, ROWS, RUNS = 10_000, 1_000, 5

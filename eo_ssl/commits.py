@@ -15,7 +15,7 @@ from eo_ssl.errors import UserError
 _hits: dict[str, int] = {}
 
 
-def fault(point: str) -> None:
+def check_fault(point: str) -> None:
     """Die here, with the whole process group, when ``EO_SSL_FAULT`` names this point (``point`` or ``point:n`` for its n-th hit).
 
     Crash tests need a real SIGKILL at a known line; without the variable this costs one look-up.
@@ -37,7 +37,7 @@ def fault(point: str) -> None:
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
+def write_beside(path: Path) -> Iterator[Path]:
     """Yield a name beside ``path`` to write to before `commit`, removed afterwards, or by ``discard_leftovers`` after a kill."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
@@ -58,31 +58,31 @@ def commit(path: Path, data: bytes | Path) -> bool:
 
     Args:
         path: final name.
-        data: the bytes, or the file that holds them, written under a name of `beside`.
+        data: the bytes, or the file that holds them, written under a name of `write_beside`.
 
     Raises:
         UserError: when the folder cannot be written or the disk is full; nothing is left behind under the final name.
     """
-    with beside(path) as temporary:
+    with write_beside(path) as temporary:
         if isinstance(data, Path):
             temporary = data
         else:
             temporary.write_bytes(data)
-        fault("after-temp-write")
-        fault("before-fsync")
+        check_fault("after-temp-write")
+        check_fault("before-fsync")
         sync_folder(temporary)
         try:
             os.link(temporary, path)
         except FileExistsError:
             return False
-        fault("after-link")
+        check_fault("after-link")
         sync_folder(path.parent)
         return True
 
 
 def replace(path: Path, data: bytes) -> None:
     """Put ``data`` at ``path`` atomically, replacing what is there: for what may change (logs, checkpoints, a corpus's manifest)."""
-    with beside(path) as temporary:
+    with write_beside(path) as temporary:
         temporary.write_bytes(data)
         sync_folder(temporary)
         temporary.replace(path)

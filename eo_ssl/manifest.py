@@ -20,12 +20,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from eo_ssl.commits import beside as beside
+from eo_ssl.commits import check_fault as check_fault
 from eo_ssl.commits import commit as commit
 from eo_ssl.commits import explain_os_error as explain_os_error
-from eo_ssl.commits import fault as fault
 from eo_ssl.commits import replace as replace
 from eo_ssl.commits import sync_folder as sync_folder
+from eo_ssl.commits import write_beside as write_beside
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import canonical_json as canonical_json
 from eo_ssl.fingerprints import file_sha256 as file_sha256
@@ -62,7 +62,7 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def peak_mb() -> float:
+def measure_peak_mb() -> float:
     """Return the largest resident set of this process so far, in MB (10^6 bytes)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
@@ -247,18 +247,18 @@ def describe(
         config=json.loads(canonical_json(config)),
         inputs=dict(inputs),
         fingerprint=product,
-        packages=package_versions(),
+        packages=list_package_versions(),
         seed=seed,
         wall_s=round(started.wall_s, 3),
         cpu_s=round(started.cpu_s, 3),
-        peak_mb=round(peak_mb(), 1),
+        peak_mb=round(measure_peak_mb(), 1),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         summary=json.loads(canonical_json(summary or {})),
     )
 
 
-def package_versions() -> dict[str, str]:
+def list_package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide results, those that are installed."""
     packages = {"python": platform.python_version()}
     for name in _RECORDED_PACKAGES:

@@ -13,7 +13,7 @@ import pytest
 
 from eo_ssl.corpus import Corpus, Encoding, IngestConfig, Stream, index, ingest, snapshots
 from eo_ssl.corpus.store import LocalStore, open_store
-from eo_ssl.manifest import canonical_json
+from eo_ssl.fingerprints import canonical_json
 from eo_ssl.sensors import Quantity, sensor
 from fake_scenes import scenes
 

@@ -16,7 +16,7 @@ import distributed
 import numpy as np
 import pytest
 
-from eo_ssl import manifest
+from eo_ssl import commits
 from eo_ssl.corpus import Corpus, IngestConfig, engine, ingest
 from eo_ssl.corpus.assembly import FragmentBuild
 from eo_ssl.corpus.ingestion import _build_graph
@@ -117,7 +117,7 @@ def test_a_worker_killed_anywhere_in_a_fragment_costs_nothing(cluster, tmp_path:
 def _arm(point: str, log: str) -> None:
     """Let this worker die at a point, alone in its process group."""
     os.setpgid(0, 0)
-    manifest._hits.clear()
+    commits._hits.clear()
     os.environ.update(EO_SSL_FAULT=point, EO_SSL_FAULT_LOG=log)
 
 

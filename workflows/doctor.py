@@ -22,7 +22,7 @@ from eo_ssl.diagnosis.examination import offsets_by_file
 from eo_ssl.diagnosis.machine import machine_facts
 from eo_ssl.diagnosis.samples import find_products, list_products
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import canonical_json
+from eo_ssl.fingerprints import canonical_json
 
 _COLOURS = {"wrong": "red", "suspect": "yellow", "cannot tell": "cyan", "fine": "green"}
 _NAMED = 6  # products of one finding that are named

@@ -14,7 +14,8 @@ from eo_ssl.cards import Card, load_card
 from eo_ssl.corpus import Corpus, discard_leftovers, select_rows
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, file_sha256, fingerprint, open_product, peak_mb
+from eo_ssl.fingerprints import file_sha256, fingerprint
+from eo_ssl.manifest import Clock, measure_peak_mb, open_product
 from eo_ssl.scene import Product
 
 QUIET = bool(os.environ.get("EO_SSL_QUIET"))
@@ -115,7 +116,8 @@ def _embed_tiles(
         product.sign(made, summary=summary)
     embedding.tidy(out)
     console.print(
-        f"{len(rows)} tiles of {name}, {model.dim} numbers each, in {clock.wall_s:.0f} s, peak {peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}",
+        f"{len(rows)} tiles of {name}, {model.dim} numbers each, in {clock.wall_s:.0f} s, "
+        f"peak {measure_peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}",
         soft_wrap=True,
     )
 
@@ -161,7 +163,7 @@ def _map_scene(console: Console, model: Encoder, scene: Product, path: Path, set
         mapped = embedding.embed_scene(model, scene.open(), path, settings=settings, tags=tags)
     console.print(
         f"{path.name}: {mapped.shape[0]} x {mapped.shape[1]} patches of {mapped.windows} windows in {mapped.blocks} blocks, "
-        f"{mapped.valid:.0%} valid, peak {peak_mb():.0f} MB",
+        f"{mapped.valid:.0%} valid, peak {measure_peak_mb():.0f} MB",
         soft_wrap=True,
     )
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from eo_ssl.commits import commit
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, commit, open_product
+from eo_ssl.manifest import Clock, open_product
 from eo_ssl.reporting import DEFAULT_TITLE, collect, find, render_page
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eo_ssl.commits import check_fault, explain_os_error
 from eo_ssl.corpus import index
 from eo_ssl.corpus.fragments import FragmentManifest, commit_fragment, discard_run, find, make_scratch
 from eo_ssl.corpus.product_plan import ProductPlan
@@ -29,7 +30,7 @@ from eo_ssl.corpus.shards import FileMark, PartWriter, WriteError, pack
 from eo_ssl.corpus.statistics import BandStats, CodeCounter, merge_strata
 from eo_ssl.corpus.store import Store
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import canonical_json, explain_os_error, fault
+from eo_ssl.fingerprints import canonical_json
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -216,7 +217,7 @@ def _pack(build: FragmentBuild, parts: Sequence[CutResult]) -> FragmentManifest:
     array = made / f"{stream.name}.zarr"
     marks = pack(array, layout, [(part.folder, part.shards, part.rest) for part in parts])
     index.write(made / "index.parquet", ordered)
-    fault("between-index-and-statistics")
+    check_fault("between-index-and-statistics")
     rows = np.concatenate([np.empty((0, 48), np.uint8), *(index.hash_rows(table) for table in ordered if len(table))])
     (made / index.DIGESTS).write_bytes(index.sort_digests(rows).data)
     (made / "statistics.json").write_text(canonical_json([part.to_json() for part in stats]))

@@ -19,8 +19,8 @@ from obstore.fsspec import FsspecStore
 from obstore.store import S3Store
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from eo_ssl.commits import check_fault
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import fault
 
 _AT_ONCE = 16  # requests in flight of one process; an answer takes tens of milliseconds, most of it waiting
 _TRIES = 4  # of a conditional put whose answer was lost, which obstore does not repeat by itself
@@ -84,7 +84,7 @@ class Bucket:
 
     def create(self, key: str, data: bytes) -> bool:
         """Put an object on the condition that there is none; when the answer was lost, look what is there and try again."""
-        fault("before-put")
+        check_fault("before-put")
         for left in reversed(range(_TRIES)):
             try:
                 self._put(key, data, mode="create")
@@ -94,7 +94,7 @@ class Bucket:
                 if left == 0:
                     raise _failed("write", f"{self.url}/{key}", error) from error
                 continue
-            fault("after-put")
+            check_fault("after-put")
             return True
         raise AssertionError  # the loop returns or raises
 
@@ -114,7 +114,7 @@ class Bucket:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 self.replace(f"{key}/{path.relative_to(folder).as_posix()}", path.read_bytes())
-                fault("inside-upload")
+                check_fault("inside-upload")
         shutil.rmtree(folder)
 
     def fsync_names(self, folder: str) -> None:

@@ -30,19 +30,13 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
+from eo_ssl.commits import commit, explain_os_error, sync_folder
 from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.shards import FileMark
 from eo_ssl.corpus.store import LocalStore, Store
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import (
-    SCHEMA_VERSION,
-    canonical_json,
-    commit,
-    explain_os_error,
-    file_sha256,
-    fingerprint,
-    sync_folder,
-)
+from eo_ssl.fingerprints import canonical_json, file_sha256, fingerprint
+from eo_ssl.manifest import SCHEMA_VERSION
 
 FRAGMENT = "fragment.json"
 _STAGING = ".staging-"

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eo_ssl.commits import explain_os_error
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import explain_os_error
 
 DIGESTS = "digests.bin"
 _BYTES = 48

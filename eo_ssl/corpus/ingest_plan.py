@@ -18,7 +18,7 @@ from eo_ssl.corpus.product_plan import ProductPlan, guarded_plan
 from eo_ssl.corpus.quarantine import Failure
 from eo_ssl.corpus.store import LocalStore
 from eo_ssl.errors import UserError, expect
-from eo_ssl.manifest import fingerprint
+from eo_ssl.fingerprints import fingerprint
 from eo_ssl.scene import Product
 
 _LISTED = 20  # products that are printed one by one

@@ -10,7 +10,8 @@ from typing import Any
 from eo_ssl.corpus.snapshots import Snapshot
 from eo_ssl.corpus.store import Store
 from eo_ssl.errors import expect
-from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, UNFINISHED, Clock, canonical_json, describe
+from eo_ssl.fingerprints import canonical_json
+from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, UNFINISHED, Clock, describe
 
 STAGE = "ingest"
 Settings = Mapping[str, Mapping[str, Any]]

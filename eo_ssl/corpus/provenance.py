@@ -17,7 +17,7 @@ from eo_ssl.corpus import fragments
 from eo_ssl.corpus.fragments import FragmentManifest
 from eo_ssl.corpus.snapshots import FragmentEntry
 from eo_ssl.corpus.store import Store
-from eo_ssl.manifest import package_versions
+from eo_ssl.manifest import list_package_versions
 
 _MAKERS = (
     "errors.py", "sensors.py", "layouts.py", "cards.py", "fingerprints.py", "commits.py", "manifest.py", "tiling.py", "scene", "corpus",
@@ -46,7 +46,7 @@ def identify_code() -> dict[str, Any]:
         digest.update(
             f"{path.relative_to(home).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
         )
-    packages = package_versions() | {"gdal": rasterio.__gdal_version__}
+    packages = list_package_versions() | {"gdal": rasterio.__gdal_version__}
     return {"sha256": digest.hexdigest(), "commit": find_commit(home.parent), "packages": packages}
 
 

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
 
+from eo_ssl.commits import check_fault, explain_os_error
 from eo_ssl.corpus.config import Codec
 from eo_ssl.corpus.streams import Encoding, Stream
-from eo_ssl.manifest import explain_os_error, fault
 
 if TYPE_CHECKING:
     import zarr
@@ -161,7 +161,7 @@ class PartWriter:
         if self._held < self._size:
             return None
         self.shards.append(self._shard.write(shard_path(self._folder, len(self.shards)), self._buffer))
-        fault("inside-task")
+        check_fault("inside-task")
         self._held = 0
         return self._buffer
 
@@ -172,7 +172,7 @@ class PartWriter:
             _save(self._folder / "rest.npy", rest)
         except OSError as error:
             raise WriteError(str(explain_os_error(error, self._folder))) from error
-        fault("inside-task")
+        check_fault("inside-task")
         return rest
 
 

@@ -12,13 +12,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eo_ssl.commits import check_fault
 from eo_ssl.corpus import index
 from eo_ssl.corpus.fragments import FragmentManifest, locate_fragment
 from eo_ssl.corpus.statistics import BandStats, merge_strata
 from eo_ssl.corpus.store import Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, canonical_json, fault
+from eo_ssl.fingerprints import canonical_json
+from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION
 
 FOLDER = "snapshots"
 
@@ -182,7 +184,7 @@ def publish(store: Store, change: Change) -> Snapshot:
             cards=cards,
             inputs=inputs,
         )
-        fault("before-snapshot")
+        check_fault("before-snapshot")
         if store.create(_key(snapshot.number), canonical_json(asdict(snapshot)).encode()):
             return snapshot
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from eo_ssl.commits import commit, explain_os_error, replace, sync_folder
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import commit, explain_os_error, replace, sync_folder
 
 Place = str | Path
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/+(.*)$")  # also s3:/bucket, what a Path makes of s3://bucket
