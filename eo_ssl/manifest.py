@@ -35,8 +35,18 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 _RECORDED_PACKAGES = (
-    "eo_ssl", "numpy", "xarray", "dask", "zarr", "rasterio", "torch", "lightning", "timm", "torchgeo", "faiss-cpu",
-)  # fmt: skip
+    "eo_ssl",
+    "numpy",
+    "xarray",
+    "dask",
+    "zarr",
+    "rasterio",
+    "torch",
+    "lightning",
+    "timm",
+    "torchgeo",
+    "faiss-cpu",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +119,19 @@ def plan(
     """
     wanted = {"stage": stage, "config": json.loads(canonical_json(config)), "inputs": dict(inputs)}
     for name, answer in ((MANIFEST, "done"), (UNFINISHED, "resume")):
-        found = _read_json(folder / name)
-        if found is None:
+        there = _read_json(folder / name)
+        if there is None:
             continue
-        if all(found.get(key) == value for key, value in wanted.items()):
+        if all(there.get(key) == value for key, value in wanted.items()):
             return answer  # type: ignore[return-value]
-        if found.get("stage") != stage or not {"config", "inputs"} <= set(found):
+        if there.get("stage") != stage or not {"config", "inputs"} <= set(there):
             raise UserError(  # not even with overwrite: what goes would be a corpus, or a folder of somebody else's
-                f"expected {folder} to be free or a product of {stage}, got {_kind(found, name)}; give another output folder"
+                f"expected {folder} to be free or a product of {stage}, got {_kind(there, name)}; give another output folder"
             )
         if not overwrite:
             raise UserError(
                 f"expected {folder} to be free or made by the same command, got a product of {stage} that differs in "
-                f"{_difference(found, wanted)}; give another output folder or --overwrite"
+                f"{_difference(there, wanted)}; give another output folder or --overwrite"
             )
         shutil.rmtree(folder)
         break
@@ -134,14 +144,14 @@ def plan(
     return "new"
 
 
-def _kind(found: Mapping[str, Any], name: str) -> str:
-    return f"a product of stage {found['stage']}" if "stage" in found else f"a {name} that is not of this library"
+def _kind(product: Mapping[str, Any], name: str) -> str:
+    return f"a product of stage {product['stage']}" if "stage" in product else f"a {name} that is not of this library"
 
 
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def _difference(product: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     rows = []
     for part in ("config", "inputs"):
-        old, new = found.get(part, {}), wanted[part]
+        old, new = product.get(part, {}), wanted[part]
         rows += [f"{part}.{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     return ", ".join(rows[:6]) or "its schema"
 
@@ -279,22 +289,22 @@ def require(folder: Path, stage: str | tuple[str, ...]) -> Manifest:
         raise UserError(
             f"expected a {wanted} product at {folder}, got no such folder; make it with `eo-ssl {stages[0]}`"
         )
-    found = _read_json(folder / MANIFEST)
-    if found is None:
+    value = _read_json(folder / MANIFEST)
+    if value is None:
         state = "an unfinished one" if (folder / UNFINISHED).exists() else f"a folder without {MANIFEST}"
         raise UserError(
             f"expected a finished {wanted} product at {folder}, got {state}; run `eo-ssl {stages[0]}` again to finish it"
         )
-    if found.get("stage") not in stages:
+    if value.get("stage") not in stages:
         raise UserError(
-            f"expected a product of {wanted} at {folder}, got one of {found.get('stage')}; give the folder `eo-ssl {stages[0]}` made"
+            f"expected a product of {wanted} at {folder}, got one of {value.get('stage')}; give the folder `eo-ssl {stages[0]}` made"
         )
-    version = found.get("schema_version")
+    version = value.get("schema_version")
     if version not in (SCHEMA_VERSION, SCHEMA_VERSION - 1):
         raise UserError(
             f"expected schema version {SCHEMA_VERSION} at {folder}, got {version}; make it again with this version of eo_ssl"
         )
-    return Manifest(**found)
+    return Manifest(**value)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -58,9 +58,9 @@ def main(
     examinations = _compared(benchmark, variant, card, Path(path or root)) if benchmark else _examined(path, card, root)
     offsets = offsets_by_file(examinations)
     remedied = any(
-        found.kind == "offset" and found.outcome in ("wrong", "suspect")
+        finding.kind == "offset" and finding.outcome in ("wrong", "suspect")
         for item in examinations
-        for found in item.findings
+        for finding in item.findings
     )
     counts: Counter[str] = Counter(item.outcome for item in examinations)
     if as_json:
@@ -95,8 +95,10 @@ def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> lis
     made = is_generated(root)
     cards: list[Any] = [getattr(source, "card") for source in (*task.sources, *task.partners)]  # noqa: B009  (not of the protocol)
     return [
-        Examination(f"{task.name}/{one.name}", check_card(one, source, positions=task.folds[0].train, generated=made))
-        for one, source in zip(cards, (*task.sources, *task.partners), strict=True)
+        Examination(
+            f"{task.name}/{known.name}", check_card(known, source, positions=task.folds[0].train, generated=made)
+        )
+        for known, source in zip(cards, (*task.sources, *task.partners), strict=True)
     ]
 
 
@@ -120,23 +122,24 @@ def _show(examinations: list[Examination], counts: Counter[str], offsets: dict[s
     """Print what is not fine, products with the same finding together, then the counts and the offsets to copy into the card."""
     alike: dict[tuple[str, str, str], list[tuple[str, Finding]]] = {}
     for item in examinations:
-        for found in item.findings:
-            if found.outcome != "fine":
-                key = (found.kind, found.outcome, found.sentence)
-                alike.setdefault(key, []).append((item.product_id.partition("/")[2] or item.product_id, found))
+        for finding in item.findings:
+            if finding.outcome != "fine":
+                key = (finding.kind, finding.outcome, finding.sentence)
+                alike.setdefault(key, []).append((item.product_id.partition("/")[2] or item.product_id, finding))
     console = Console()
     table = Table("what", "verdict", "finding", "products", show_lines=True)
     for (kind, outcome, sentence), cases in sorted(alike.items(), key=lambda case: list(_COLOURS).index(case[0][1])):
         name, first = cases[0]
-        sure = min(found.confidence for _, found in cases)
+        sure = min(finding.confidence for _, finding in cases)
         says = outcome if outcome == "cannot tell" else f"{outcome} ({'> 99.9 %' if sure > 0.999 else f'{sure:.1%}'})"
         about = f"in {name}: " if len(cases) > 1 else ""
         named = ", ".join(name for name, _ in cases[:_NAMED]) + (" ..." if len(cases) > _NAMED else "")
         table.add_row(
-            kind, f"[{_COLOURS[outcome]}]{says}[/]",
+            kind,
+            f"[{_COLOURS[outcome]}]{says}[/]",
             f"{sentence}{_card_keys(first.remedy)}\n[dim]{escape(about + _plain(first.evidence))}[/dim]",
             named if len(cases) == 1 else f"{len(cases)}: {named}",
-        )  # fmt: skip
+        )
     if table.row_count:
         console.print(table)
     told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _COLOURS if counts[outcome])

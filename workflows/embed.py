@@ -126,11 +126,11 @@ def _embed_scenes(
     model: Encoder, place: dict[str, str], card: Card, out: Path, settings: embedding.SceneSettings, overwrite: bool
 ) -> None:
     """Embed every scene at a place."""
-    console, clock, found = Console(), Clock(), embedding.scenes_at(place["source"], card)
-    embedding.check_scene(model, found[0].open(), settings=settings)
+    console, clock, products = Console(), Clock(), embedding.scenes_at(place["source"], card)
+    embedding.check_scene(model, products[0].open(), settings=settings)
     scenes = {
         name: {"id": scene.product_id, "checksum": scene.checksum()}
-        for name, scene in zip(embedding.file_names(found), found, strict=True)
+        for name, scene in zip(embedding.file_names(products), products, strict=True)
     }
     made_of = fingerprint([[scene["id"], scene["checksum"]] for scene in scenes.values()])
     inputs = {"encoder": model.fingerprint, "scenes": made_of}
@@ -145,7 +145,7 @@ def _embed_scenes(
             console.print(
                 f"note: {model.name} saw pixels of {low:g} to {high:g} m in training, these are of {card.gsd_m:g} m"
             )
-        for scene, name in zip(found, scenes, strict=True):
+        for scene, name in zip(products, scenes, strict=True):
             if not (out / name).is_file():
                 _map_scene(console, model, scene, out / name, settings)
         files = {name: file_sha256(out / name) for name in scenes}

@@ -83,8 +83,8 @@ def _corpus(
         )  # of several one must be named; the corpus says so
         return corpus.provenance(stream or only, row), 0
     if asked["diff"]:
-        found = compare_corpora(corpus, Corpus.open(other or path, snapshot=other_snapshot))
-        return found, 0 if found["same"] else 1
+        differences = compare_corpora(corpus, Corpus.open(other or path, snapshot=other_snapshot))
+        return differences, 0 if differences["same"] else 1
     if asked["verify"]:
         wrong = corpus.verify()
         return {"snapshot": corpus.snapshot, "fingerprint": corpus.fingerprint, "damaged": wrong or "nothing"}, int(
@@ -106,15 +106,15 @@ def _facts(path: str) -> dict[str, Any]:
             "unfinished": json.loads((folder / UNFINISHED).read_text()),
             "remedy": "run the same command again to finish it",
         }
-    found = {
+    products = {
         str(item.parent.relative_to(folder)): json.loads(item.read_text())["stage"]
         for item in sorted(folder.glob(f"**/{MANIFEST}"))
     }
-    if not found:
+    if not products:
         raise UserError(
             f"expected a product folder or a card, got {path} without any {MANIFEST} in it; see `eo-ssl inspect cards`"
         )
-    return {"products": found}
+    return {"products": products}
 
 
 def _grow(tree: Tree, value: Any) -> None:

@@ -49,15 +49,15 @@ def main(
         total = len(candidates.match.row_a)
         with Progress(console=Console(stderr=True), transient=True) as bars:
             task = bars.add_task(f"comparing {total} candidates", total=total)
-            found = pair(
+            pairs = pair(
                 opened,
                 (first, second),
                 candidates,
                 config=bounds,
                 progress=lambda done, total: bars.update(task, completed=done, total=total),
             )
-        report = found.report
-        product.sign(write_pairs(out, found), summary=asdict(report))
+        report = pairs.report
+        product.sign(write_pairs(out, pairs), summary=asdict(report))
     console.print(f"{report.sentence()}: {out.resolve()}", soft_wrap=True)
     for reason, tiles in sorted(report.rejected.items(), key=lambda item: -item[1]):
         console.print(f"  {tiles:,} without a pair: {reason}", soft_wrap=True, highlight=False)

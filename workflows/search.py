@@ -110,12 +110,12 @@ def _query(
             f"expected --encoder and --card with an image, got {', '.join(given) or 'neither'}; the card says what its numbers are"
         )
     statistics = (table.corpus(corpus), table.about["corpus"]["stream"]) if encoder in (*WEIGHT_FREE, *FITTED) else None
-    found = embedding.scenes_at(str(asked["image"]), load_card(card))
-    if len(found) != 1:
+    scenes = embedding.scenes_at(str(asked["image"]), load_card(card))
+    if len(scenes) != 1:
         raise UserError(
-            f"expected one image at {asked['image']}, got {len(found)}; give a file with one scene, or a card with one layer"
+            f"expected one image at {asked['image']}, got {len(scenes)}; give a file with one scene, or a card with one layer"
         )
-    return embedding.of_image(table, embedding.named_encoder(encoder, statistics=statistics, seed=seed), found[0])
+    return embedding.of_image(table, embedding.named_encoder(encoder, statistics=statistics, seed=seed), scenes[0])
 
 
 def _print(

@@ -78,8 +78,8 @@ class Bucket:
 
     def names(self, folder: str) -> list[str]:
         """Return the last names of the keys and common prefixes under ``folder``."""
-        found = self._ask("list", folder, lambda store: obstore.list_with_delimiter(store, folder or None))
-        paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
+        listing = self._ask("list", folder, lambda store: obstore.list_with_delimiter(store, folder or None))
+        paths = [*listing["common_prefixes"], *(item["path"] for item in listing["objects"])]
         return sorted(str(path).rstrip("/").rpartition("/")[2] for path in paths)
 
     def create(self, key: str, data: bytes) -> bool:

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 
 _pc: Any = pc  # its functions are made at import and not typed
 _OPERATORS = {
-    "<=": _pc.less_equal, ">=": _pc.greater_equal, "==": _pc.equal, "!=": _pc.not_equal, "<": _pc.less, ">": _pc.greater,
-}  # fmt: skip
+    "<=": _pc.less_equal,
+    ">=": _pc.greater_equal,
+    "==": _pc.equal,
+    "!=": _pc.not_equal,
+    "<": _pc.less,
+    ">": _pc.greater,
+}
 _FORM = re.compile(r"\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*(.*?)\s*", re.DOTALL)
 _BATCH = 131_072  # rows in memory at once
 
@@ -41,12 +46,12 @@ class Condition:
         Raises:
             UserError: another form, an unknown column, an order of words, or a number that is none.
         """
-        found = _FORM.fullmatch(text)
-        if found is None or not found[3]:
+        match = _FORM.fullmatch(text)
+        if match is None or not match[3]:
             raise UserError(
                 f"expected a condition such as cloud_fraction<0.2 or orbit==ascending, got {text!r}; write column, comparison, value"
             )
-        column, operator, value = found.groups()
+        column, operator, value = match.groups()
         if column not in index.SCHEMA.names:
             raise UserError(
                 f"expected a column of the index in {text!r}, got {column!r}{nearest(column, index.SCHEMA.names)}"

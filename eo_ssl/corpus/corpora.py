@@ -47,9 +47,9 @@ class Corpus:
             UserError: there is no such corpus or snapshot, or the address is of another kind.
         """
         store = open_store(place)
-        found = snapshots.load_snapshot(store, snapshot)
-        corpus = cls(store, found.number)
-        corpus.__dict__["_content"] = found
+        content = snapshots.load_snapshot(store, snapshot)
+        corpus = cls(store, content.number)
+        corpus.__dict__["_content"] = content
         return corpus
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -99,8 +99,8 @@ class Corpus:
     def tilings(self, stream: str) -> set[str]:
         """Return how the tiles of a stream were cut: native, grid, or both."""
         self._stream(stream)
-        one_of_each = {entry.card: entry for entry in self._entries if entry.stream == stream}
-        return {str(fragments.read(self.store, entry.name).config["tiling"]) for entry in one_of_each.values()}
+        by_card = {entry.card: entry for entry in self._entries if entry.stream == stream}
+        return {str(fragments.read(self.store, entry.name).config["tiling"]) for entry in by_card.values()}
 
     def dataset(self, stream: str) -> pads.Dataset:
         """Return the index of a stream as a lazy pyarrow dataset; its row order is the global row order."""
@@ -157,12 +157,12 @@ class Corpus:
         """
         own = self._stream(stream).quantity
         wanted = own if quantity is None else Quantity(quantity)
-        found = [BandStats.from_json(value) for value in self._content.statistics[stream]]
-        for stats in found:
+        known = [BandStats.from_json(value) for value in self._content.statistics[stream]]
+        for stats in known:
             if stats.quantity is wanted:
                 return stats
         raise UserError(
-            f"expected statistics of {stream} in {', '.join(stats.quantity.value for stats in found)}, got {wanted.value}; name one of them"
+            f"expected statistics of {stream} in {', '.join(stats.quantity.value for stats in known)}, got {wanted.value}; name one of them"
         )
 
     def describe(self) -> dict[str, Any]:
@@ -208,12 +208,12 @@ class Corpus:
         Raises:
             UserError: an unknown stream, or a row out of range.
         """
-        (found,) = self.index(stream, rows=np.array([row])).to_pylist()
+        (tile,) = self.index(stream, rows=np.array([row])).to_pylist()
         first = np.cumsum([0, *(entry.rows for entry in self._entries if entry.stream == stream)])
         number = int(np.searchsorted(first, row, side="right")) - 1
         entry = [entry for entry in self._entries if entry.stream == stream][number]
-        recipe = fragments.read(self.store, entry.name)
-        return provenance.describe(found, recipe, number=row - int(first[number]))
+        manifest = fragments.read(self.store, entry.name)
+        return provenance.describe(tile, manifest, number=row - int(first[number]))
 
     def manifest(self) -> Manifest:
         """Return the manifest of the corpus, which describes its newest snapshot.
@@ -232,9 +232,9 @@ class Corpus:
         """Return the products that were put aside, and the damaged chips of those that were not, each with its reason."""
         damaged = [fragments.read(self.store, entry.name) for entry in self._entries if entry.counts.get("damaged")]
         chips = [
-            {"product_id": recipe.product_id, "card": recipe.card, "chip": name, "reason": reason}
-            for recipe in damaged
-            for name, reason in recipe.refused
+            {"product_id": manifest.product_id, "card": manifest.card, "chip": name, "reason": reason}
+            for manifest in damaged
+            for name, reason in manifest.refused
         ]
         return quarantine.read(self.store) + chips
 
@@ -242,9 +242,9 @@ class Corpus:
         """Return what is wrong with the files of the snapshot and its fingerprint, one sentence each; reads every byte."""
         wrong = [sentence for entry in self._entries for sentence in fragments.verify(self.store, entry.name)]
         if not wrong:
-            found = snapshots.compute_fingerprint(self.store, self._entries, from_index=True)
-            if found != self.fingerprint:
+            actual = snapshots.compute_fingerprint(self.store, self._entries, from_index=True)
+            if actual != self.fingerprint:
                 wrong.append(
-                    f"the fingerprint of {self.store} is {found}, its snapshot {self.snapshot} says {self.fingerprint}"
+                    f"the fingerprint of {self.store} is {actual}, its snapshot {self.snapshot} says {self.fingerprint}"
                 )
         return wrong

@@ -176,10 +176,19 @@ class GridRaster:
             with (
                 memory.open() as file,
                 WarpedVRT(
-                    file, crs=self._crs, transform=Affine(*transform), height=height, width=width, resampling=method, src_nodata=nodata,
-                    nodata=nodata, tolerance=_TOLERANCE_PX, XSCALE=repr(self._per_source[0]), YSCALE=repr(self._per_source[1]),
+                    file,
+                    crs=self._crs,
+                    transform=Affine(*transform),
+                    height=height,
+                    width=width,
+                    resampling=method,
+                    src_nodata=nodata,
+                    nodata=nodata,
+                    tolerance=_TOLERANCE_PX,
+                    XSCALE=repr(self._per_source[0]),
+                    YSCALE=repr(self._per_source[1]),
                 ) as warped,
-            ):  # fmt: skip
+            ):
                 return np.asarray(warped.read())
 
     def _under(self, target: Affine6, height: int, width: int) -> tuple[Range, Range]:

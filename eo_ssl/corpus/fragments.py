@@ -168,7 +168,7 @@ def make_scratch(run: str) -> Path:
 
 
 def commit_fragment(
-    store: Store, folder: Path, recipe: FragmentManifest, *, known: Mapping[str, FileMark]
+    store: Store, folder: Path, manifest: FragmentManifest, *, known: Mapping[str, FileMark]
 ) -> FragmentManifest:
     """Make the files of a staged fragment durable, write ``fragment.json`` last and put it in its place; return the full recipe.
 
@@ -190,7 +190,7 @@ def commit_fragment(
         mark = known.get(name) or FileMark(path.stat().st_size, file_sha256(path))
         files[name] = {"size": mark.size, "sha256": mark.sha256}
     content = "" if isinstance(store, LocalStore) else fingerprint(files)[:16]
-    full = FragmentManifest(**{**asdict(recipe), "files": files, "content": content})
+    full = FragmentManifest(**{**asdict(manifest), "files": files, "content": content})
     data = canonical_json(asdict(full)).encode()
     if isinstance(store, LocalStore):
         for path in paths:
@@ -247,9 +247,9 @@ def read(store: Store, name: str) -> FragmentManifest:
 def verify(store: Store, name: str) -> list[str]:
     """Return what is wrong with the files of a fragment, one sentence each; reads every byte."""
     wrong = []
-    recipe = read(store, name)
-    for file, mark in recipe.files.items():
-        key = f"{recipe.folder}/{file}"
+    manifest = read(store, name)
+    for file, mark in manifest.files.items():
+        key = f"{manifest.folder}/{file}"
         try:
             data = store.read(key)
         except FileNotFoundError:

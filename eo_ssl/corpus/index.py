@@ -146,11 +146,11 @@ def hash_digests(fragments: Callable[[], Iterable[Digests]], *, rows: int, batch
     ranges = np.linspace(0, 256, min(max(rows // batch, 0) + 1, 256) + 1).astype(int)
     total = hashlib.sha256()
     for first, last in itertools.pairwise(ranges):
-        found = []
+        parts = []
         for part in fragments():
             inside = part[(part[:, 0] >= first) & (part[:, 0] < last)] if len(ranges) > 2 else part
             if len(inside):
-                found.append(inside)
-        if found:
-            total.update(sort_digests(np.concatenate(found)).data)
+                parts.append(inside)
+        if parts:
+            total.update(sort_digests(np.concatenate(parts)).data)
     return total.hexdigest()

@@ -15,9 +15,18 @@ if TYPE_CHECKING:
 
 COUNTED = ("split", "month", "processing_baseline", "orbit", "platform", "mode", "relative_orbit")
 MEASURED = (
-    "valid_fraction", "cloud_fraction", "shadow_fraction", "snow_fraction", "saturated_fraction", "border_noise_fraction",
-    "cloud_probability", "enl", "incidence_deg", "sun_zenith_deg", "view_zenith_deg",
-)  # fmt: skip
+    "valid_fraction",
+    "cloud_fraction",
+    "shadow_fraction",
+    "snow_fraction",
+    "saturated_fraction",
+    "border_noise_fraction",
+    "cloud_probability",
+    "enl",
+    "incidence_deg",
+    "sun_zenith_deg",
+    "view_zenith_deg",
+)
 _PLACE = ("xmin", "ymin", "xmax", "ymax")
 _BATCH = 131_072  # rows in memory at once
 _pc: Any = pc  # its functions are made at import and not typed
@@ -109,14 +118,14 @@ def unite_boxes(boxes: list[list[float]]) -> list[float]:
 
 def summarise_streams(corpus: Corpus) -> dict[str, Overview]:
     """Return what each stream of a corpus holds; reads its index once, in batches."""
-    found = {}
+    overviews = {}
     columns = [*COUNTED, *MEASURED, *_PLACE, "datetime"]
     for name in corpus.streams:
-        found[name] = Overview()
+        overviews[name] = Overview()
         for batch in corpus.dataset(name).scanner(columns=columns, batch_size=_BATCH).to_batches():
             if len(batch):
-                found[name].add(batch)
-    return found
+                overviews[name].add(batch)
+    return overviews
 
 
 def describe_corpus(corpus: Corpus) -> dict[str, Any]:

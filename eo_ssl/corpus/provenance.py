@@ -20,8 +20,17 @@ from eo_ssl.corpus.store import Store
 from eo_ssl.manifest import list_package_versions
 
 _MAKERS = (
-    "errors.py", "sensors.py", "layouts.py", "cards.py", "fingerprints.py", "commits.py", "manifest.py", "tiling.py", "scene", "corpus",
-)  # fmt: skip
+    "errors.py",
+    "sensors.py",
+    "layouts.py",
+    "cards.py",
+    "fingerprints.py",
+    "commits.py",
+    "manifest.py",
+    "tiling.py",
+    "scene",
+    "corpus",
+)
 "what of the package decides the bytes of a fragment"
 _BY_TILE = ("tile_id", "pixels_sha256")
 _WINDOW = ("row_off", "col_off", "height", "width")
@@ -72,8 +81,8 @@ def list_licences(store: Store, entries: Sequence[FragmentEntry]) -> list[dict[s
     for entry in entries:
         tiles[entry.card] = tiles.get(entry.card, 0) + entry.rows
     return [
-        {"card": entry.card, "tiles": tiles[entry.card], **(recipe.terms or _terms_of_row(store, entry))}
-        for entry, recipe in _one_of_each_card(store, entries)
+        {"card": entry.card, "tiles": tiles[entry.card], **(manifest.terms or _terms_of_row(store, entry))}
+        for entry, manifest in _one_of_each_card(store, entries)
     ]
 
 
@@ -81,12 +90,12 @@ def list_settings(store: Store, entries: Sequence[FragmentEntry]) -> dict[str, d
     """Return, by card, what decided the bytes of its fragments beside the products: card, configuration, code and schema."""
     return {
         entry.card: {
-            **recipe.config,
-            "card_fingerprint": recipe.card_fingerprint,
-            "code": recipe.code.get("sha256", ""),
-            "schema_version": recipe.schema_version,
+            **manifest.config,
+            "card_fingerprint": manifest.card_fingerprint,
+            "code": manifest.code.get("sha256", ""),
+            "schema_version": manifest.schema_version,
         }
-        for entry, recipe in _one_of_each_card(store, entries)
+        for entry, manifest in _one_of_each_card(store, entries)
     }
 
 
@@ -106,11 +115,11 @@ def _terms_of_row(store: Store, entry: FragmentEntry) -> dict[str, Any]:
     """Return the terms of a fragment of schema 1, which has them in its rows only."""
     data = pa.BufferReader(store.read(f"{entry.folder}/index.parquet"))
     rows = pq.read_table(data, columns=["licence", "attribution"]).slice(0, 1).to_pylist()
-    found = rows[0] if rows else {"licence": "", "attribution": ""}
-    return {**found, "non_commercial": says_non_commercial(found["licence"])}
+    terms = rows[0] if rows else {"licence": "", "attribution": ""}
+    return {**terms, "non_commercial": says_non_commercial(terms["licence"])}
 
 
-def describe(row: Mapping[str, Any], recipe: FragmentManifest, *, number: int) -> dict[str, Any]:
+def describe(row: Mapping[str, Any], manifest: FragmentManifest, *, number: int) -> dict[str, Any]:
     """Return all that is known of one tile.
 
     Args:
@@ -124,14 +133,14 @@ def describe(row: Mapping[str, Any], recipe: FragmentManifest, *, number: int) -
         **{name: row[name].hex() for name in _BY_TILE},
         **known,
         "window": {name: row[name] for name in _WINDOW},
-        "terms": recipe.terms or {**stated, "non_commercial": says_non_commercial(row["licence"])},
-        "fragment": {"name": recipe.name, "row": number, "stream": row["stream"], "checksum": recipe.checksum},
+        "terms": manifest.terms or {**stated, "non_commercial": says_non_commercial(row["licence"])},
+        "fragment": {"name": manifest.name, "row": number, "stream": row["stream"], "checksum": manifest.checksum},
         "made_with": {
-            "card": recipe.card,
-            "card_fingerprint": recipe.card_fingerprint,
-            "config": recipe.config,
-            "encoding": recipe.encoding,
-            "code": recipe.code,
-            "schema_version": recipe.schema_version,
+            "card": manifest.card,
+            "card_fingerprint": manifest.card_fingerprint,
+            "config": manifest.config,
+            "encoding": manifest.encoding,
+            "code": manifest.code,
+            "schema_version": manifest.schema_version,
         },
     }

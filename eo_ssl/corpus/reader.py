@@ -124,9 +124,9 @@ class StreamReader:
             )
         wanted = given.astype(np.int64)
         if wanted.ndim != 1 or (wanted.size and (wanted.min() < 0 or wanted.max() >= len(self))):
-            found = f" from {wanted.min()} to {wanted.max()}" if wanted.size else ""
+            extent = f" from {wanted.min()} to {wanted.max()}" if wanted.size else ""
             raise UserError(
-                f"expected rows of {self.stream.name} from 0 to {len(self) - 1}, got shape {wanted.shape}{found}; take rows of its index"
+                f"expected rows of {self.stream.name} from 0 to {len(self) - 1}, got shape {wanted.shape}{extent}; take rows of its index"
             )
         return wanted
 

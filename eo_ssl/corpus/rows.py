@@ -134,18 +134,28 @@ def _chip_facts(product: Product, chip: Chip) -> dict[str, Any]:
     card, facts = product.card, product.facts
     return {
         **{name: getattr(facts, name) for name in ("orbit", "processing_baseline", *_ACQUISITION)},
-        "product_id": f"{card.name}/{chip.name}", "source": chip.name, "source_sha256": chip.sha256,
-        "licence": card.licence, "attribution": card.attribution,
-        "datetime": chip.datetime or facts.datetime, "mode": chip.mode or facts.mode,
+        "product_id": f"{card.name}/{chip.name}",
+        "source": chip.name,
+        "source_sha256": chip.sha256,
+        "licence": card.licence,
+        "attribution": card.attribution,
+        "datetime": chip.datetime or facts.datetime,
+        "mode": chip.mode or facts.mode,
         "incidence_deg": facts.incidence_deg if chip.incidence_deg is None else chip.incidence_deg,
-    }  # fmt: skip
+    }
 
 
 def _chip_columns(chip: Chip, size: int) -> dict[str, Any]:
     return {
-        "epsg": 0, "row_off": chip.row_off, "col_off": chip.col_off, "height": size, "width": size,
-        "benchmark_split": chip.split, "source_width_px": chip.width_px, "source_height_px": chip.height_px,
-    }  # fmt: skip
+        "epsg": 0,
+        "row_off": chip.row_off,
+        "col_off": chip.col_off,
+        "height": size,
+        "width": size,
+        "benchmark_split": chip.split,
+        "source_width_px": chip.width_px,
+        "source_height_px": chip.height_px,
+    }
 
 
 def _chip_place(chip: Chip, name: str, layout: Layout, config: IngestConfig) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def allocate_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArra
     return raw[start : start + size].view(kind).reshape(shape)
 
 
-def _damaged(path: object, expected: str, found: str) -> UserError:
-    return UserError(f"expected {expected} {path}, got {found}; the corpus is damaged, ingest it again")
+def _damaged(path: object, expected: str, got: str) -> UserError:
+    return UserError(f"expected {expected} {path}, got {got}; the corpus is damaged, ingest it again")
 
 
 class LocalShards(threading.local):

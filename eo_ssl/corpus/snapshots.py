@@ -48,7 +48,7 @@ class FragmentEntry:
         return locate_fragment(self.name, self.content)
 
     @classmethod
-    def of(cls, recipe: FragmentManifest) -> FragmentEntry:
+    def of(cls, manifest: FragmentManifest) -> FragmentEntry:
         """Return the entry of a finished fragment."""
         names = (
             "name",
@@ -62,8 +62,8 @@ class FragmentEntry:
             "nbytes",
             "content",
         )
-        stream = Stream.from_json(recipe.stream).name
-        return cls(**{name: getattr(recipe, name) for name in names}, stream=stream, codec=recipe.config["codec"])
+        stream = Stream.from_json(manifest.stream).name
+        return cls(**{name: getattr(manifest, name) for name in names}, stream=stream, codec=manifest.config["codec"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,10 +217,10 @@ def _statistics(
     old = {entry.name for entry in latest.entries} if latest else set()
     parts: dict[str, list[BandStats]] = {}
     if latest is not None and old <= names:
-        parts = {name: [BandStats.from_json(value) for value in found] for name, found in latest.statistics.items()}
+        parts = {name: [BandStats.from_json(value) for value in values] for name, values in latest.statistics.items()}
         entries = [entry for entry in entries if entry.name not in old]
     files = store.read_many([f"{entry.folder}/statistics.json" for entry in entries])
     for entry, data in zip(entries, files, strict=True):
-        found = [BandStats.from_json(value) for value in json.loads(data)]
-        parts[entry.stream] = merge_strata([*parts.get(entry.stream, []), *found])
+        values = [BandStats.from_json(value) for value in json.loads(data)]
+        parts[entry.stream] = merge_strata([*parts.get(entry.stream, []), *values])
     return {name: [part.to_json() for part in parts[name]] for name in sorted(parts)}

@@ -96,7 +96,7 @@ def _summaries(corpus: Corpus, seen: dict[str, Overview]) -> dict[str, Any]:
     def values(column: str) -> list[str]:
         return sorted({value for part in seen.values() for value in part.counted[column]} - {"unknown"})
 
-    found: dict[str, list[Any]] = {
+    fields: dict[str, list[Any]] = {
         "platform": [name.lower() for name in values("platform")],
         "gsd": sorted({stream.gsd_m for stream in corpus.streams.values()}),
         "sat:orbit_state": [name for name in values("orbit") if name in ("ascending", "descending", "geostationary")],
@@ -105,7 +105,7 @@ def _summaries(corpus: Corpus, seen: dict[str, Overview]) -> dict[str, Any]:
         "sar:polarizations": sorted({band for stream in corpus.streams.values() for band in _polarisations(stream)}),
         "processing:version": values("processing_baseline"),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
 def _polarisations(stream: Stream) -> list[str]:

@@ -79,10 +79,10 @@ def open_store(place: Place | Store) -> Store:
     """
     if not isinstance(place, str | Path):
         return place
-    found = _URL.match(str(place))
-    if found is None:
+    address = _URL.match(str(place))
+    if address is None:
         return LocalStore(Path(place).absolute())
-    scheme, rest = found[1].lower(), found[2]
+    scheme, rest = address[1].lower(), address[2]
     if scheme == "file":
         return LocalStore(Path("/") / rest)
     if scheme in ("s3", "s3a") and rest.strip("/"):

@@ -16,9 +16,15 @@ from eo_ssl.sensors import Quantity, sensor
 Stored = Literal["int16", "uint16", "float16", "uint8"]
 REFLECTANCE_SCALE = 1e-4  # reflectance per stored unit, as ESA stores it
 _SHORT_SENSOR = {
-    "sentinel2_l1c": "s2", "sentinel2_l2a": "s2", "sentinel1_grd": "s1grd", "sentinel1_rtc": "s1rtc",
-    "landsat5_tm": "l5", "landsat7_etm": "l7", "landsat8_oli": "l8", "sar_chip": "sar",
-}  # fmt: skip
+    "sentinel2_l1c": "s2",
+    "sentinel2_l2a": "s2",
+    "sentinel1_grd": "s1grd",
+    "sentinel1_rtc": "s1rtc",
+    "landsat5_tm": "l5",
+    "landsat7_etm": "l7",
+    "landsat8_oli": "l8",
+    "sar_chip": "sar",
+}
 _SHORT_QUANTITY = {Quantity.TOA_REFLECTANCE: "toa", Quantity.BOA_REFLECTANCE: "boa"}
 _FLOAT16_MAX = 65504.0
 _INVALID = {"int16": -32768, "uint16": 65535}
