@@ -1,12 +1,14 @@
 """eo_ssl: raw Sentinel archives -> a curated corpus -> an encoder -> a benchmark number one can believe.
 
-Every command of the shell is a function here, every product a folder that says how it was made; a second call does nothing, an
-interrupted one goes on. A session, from files on disk to features, on two synthetic products (`make_archive` writes a larger world)::
+Every command of the shell is a function here, every product a folder that says how it was made; a second call does
+nothing, an interrupted one goes on. A session, from files on disk to features, on two synthetic products
+(`make_archive` writes a larger world)::
 
     >>> from pathlib import Path
     >>> import eo_ssl
 
-A card says what the files are: sensor, bands, quantity, scale and offset. Cards are shipped, or ten lines of YAML of your own.
+A card says what the files are: sensor, bands, quantity, scale and offset. Cards are shipped, or ten lines of YAML of
+your own.
 
     >>> eo_ssl.card("sample_s2_l2a").quantity.value
     'boa_reflectance'
@@ -33,8 +35,8 @@ Curation keeps a balanced, diverse subset and says what was left out and why.
     >>> eo_ssl.curate(Path("corpus"), Path("subset"), keep=0.5, split="all", method="random")
     kept ... of 9 tiles of s2_boa_12b_10m_32px ...
 
-An encoder carries its preprocessing, which takes bands by name and refuses a wrong unit. Of a trained one give the folder; statistics
-of the image are a baseline without weights.
+An encoder carries its preprocessing, which takes bands by name and refuses a wrong unit. Of a trained one give the
+folder; statistics of the image are a baseline without weights.
 
     >>> import torch
     >>> statistics = corpus.statistics(name)
@@ -45,8 +47,8 @@ of the image are a baseline without weights.
     >>> encoder.features(x, valid=valid).shape == (3, encoder.dim)
     True
 
-Then `pretrain` trains an encoder on corpus and subset, `evaluate` judges it with intervals beside such baselines, and `report` makes
-one page of all of it: see ``help(eo_ssl.pretrain)`` and its like, or ``eo-ssl --help``.
+Then `pretrain` trains an encoder on corpus and subset, `evaluate` judges it with intervals beside such baselines, and
+`report` makes one page of all of it: see ``help(eo_ssl.pretrain)`` and its like, or ``eo-ssl --help``.
 """
 
 from __future__ import annotations

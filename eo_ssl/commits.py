@@ -1,4 +1,4 @@
-"""The one commit primitive: how a file appears under its final name, whole or not at all, and how faults are planted there."""
+"""The one commit primitive: a file appears under its final name whole or not at all; crash tests plant faults here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _hits: dict[str, int] = {}
 
 
 def check_fault(point: str) -> None:
-    """Die here, with the whole process group, when ``EO_SSL_FAULT`` names this point (``point`` or ``point:n`` for its n-th hit).
+    """Die here, with the process group, when ``EO_SSL_FAULT`` names this point (``point:n`` for its n-th hit).
 
     Crash tests need a real SIGKILL at a known line; without the variable this costs one look-up.
     """
@@ -38,7 +38,7 @@ def check_fault(point: str) -> None:
 
 @contextmanager
 def write_beside(path: Path) -> Iterator[Path]:
-    """Yield a name beside ``path`` to write to before `commit`, removed afterwards, or by ``discard_leftovers`` after a kill."""
+    """Yield a name beside ``path`` to write to before `commit`, removed afterwards (of a killed run by the next)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,8 +53,8 @@ def write_beside(path: Path) -> Iterator[Path]:
 def commit(path: Path, data: bytes | Path) -> bool:
     """Create ``path``, whole or not at all; return False, leaving the file alone, if it exists already.
 
-    Temporary file in the same folder, fsync, hard link to the final name, fsync of the folder. Of two racing writers one wins and
-    the other is told.
+    Temporary file in the same folder, fsync, hard link to the final name, fsync of the folder. Of two racing writers
+    one wins and the other is told.
 
     Args:
         path: final name.
@@ -81,7 +81,10 @@ def commit(path: Path, data: bytes | Path) -> bool:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` atomically, replacing what is there: for what may change (logs, checkpoints, a corpus's manifest)."""
+    """Put ``data`` at ``path`` atomically, replacing what is there.
+
+    For what may change (logs, checkpoints, a corpus's manifest).
+    """
     with write_beside(path) as temporary:
         temporary.write_bytes(data)
         sync_folder(temporary)
@@ -106,7 +109,8 @@ def explain_os_error(error: OSError, path: Path) -> UserError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(
-            f"expected to be allowed to write {path}, got {error.strerror}; choose another output folder or change its permissions"
+            f"expected to be allowed to write {path}, got {error.strerror}; choose another output folder or change "
+            "its permissions"
         )
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return UserError(f"expected {path.parent} to be a folder, got a file on the way; choose another output folder")

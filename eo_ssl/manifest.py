@@ -1,7 +1,7 @@
 """How a product comes into being: the one commit primitive, and the manifest that is written last.
 
-A product is a folder. Its files reach their final names first, ``manifest.json`` last; a folder without it is unfinished and the same
-command resumes it.
+A product is a folder. Its files reach their final names first, ``manifest.json`` last; a folder without it is
+unfinished and the same command resumes it.
 """
 
 from __future__ import annotations
@@ -111,11 +111,12 @@ def plan(
 ) -> Literal["new", "resume", "done"]:
     """Say what is to be done for the product ``folder``: start it, resume it, or nothing.
 
-    Starting leaves ``unfinished.json`` with configuration and inputs, so that a resume under another configuration is refused.
+    Starting leaves ``unfinished.json`` with configuration and inputs, so that a resume under another configuration is
+    refused.
 
     Raises:
-        UserError: the folder holds something made with another configuration or input, and ``overwrite`` was not asked for, or
-            what this command did not make, which is never removed.
+        UserError: the folder holds something made with another configuration or input, and ``overwrite`` was not asked
+            for, or what this command did not make, which is never removed.
     """
     wanted = {"stage": stage, "config": json.loads(canonical_json(config)), "inputs": dict(inputs)}
     for name, answer in ((MANIFEST, "done"), (UNFINISHED, "resume")):
@@ -126,7 +127,8 @@ def plan(
             return answer  # type: ignore[return-value]
         if there.get("stage") != stage or not {"config", "inputs"} <= set(there):
             raise UserError(  # not even with overwrite: what goes would be a corpus, or a folder of somebody else's
-                f"expected {folder} to be free or a product of {stage}, got {_kind(there, name)}; give another output folder"
+                f"expected {folder} to be free or a product of {stage}, got {_kind(there, name)}; give another "
+                "output folder"
             )
         if not overwrite:
             raise UserError(
@@ -138,7 +140,8 @@ def plan(
     else:
         if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UserError(
-                f"expected {folder} to be empty or a product of this library, got a folder with other files; give another output folder"
+                f"expected {folder} to be empty or a product of this library, got a folder with other files; give "
+                "another output folder"
             )
     commit(folder / UNFINISHED, canonical_json(wanted).encode())
     return "new"
@@ -281,7 +284,8 @@ def require(folder: Path, stage: str | tuple[str, ...]) -> Manifest:
     """Return the manifest of the finished product ``folder`` of one of the stages asked for.
 
     Raises:
-        UserError: there is no such folder, it is unfinished, of another stage, or of a schema this version does not read.
+        UserError: there is no such folder, it is unfinished, of another stage, or of a schema this version does not
+            read.
     """
     stages = (stage,) if isinstance(stage, str) else stage
     wanted = " or ".join(stages)
@@ -293,16 +297,19 @@ def require(folder: Path, stage: str | tuple[str, ...]) -> Manifest:
     if value is None:
         state = "an unfinished one" if (folder / UNFINISHED).exists() else f"a folder without {MANIFEST}"
         raise UserError(
-            f"expected a finished {wanted} product at {folder}, got {state}; run `eo-ssl {stages[0]}` again to finish it"
+            f"expected a finished {wanted} product at {folder}, got {state}; run `eo-ssl {stages[0]}` again to "
+            "finish it"
         )
     if value.get("stage") not in stages:
         raise UserError(
-            f"expected a product of {wanted} at {folder}, got one of {value.get('stage')}; give the folder `eo-ssl {stages[0]}` made"
+            f"expected a product of {wanted} at {folder}, got one of {value.get('stage')}; give the folder `eo-ssl "
+            f"{stages[0]}` made"
         )
     version = value.get("schema_version")
     if version not in (SCHEMA_VERSION, SCHEMA_VERSION - 1):
         raise UserError(
-            f"expected schema version {SCHEMA_VERSION} at {folder}, got {version}; make it again with this version of eo_ssl"
+            f"expected schema version {SCHEMA_VERSION} at {folder}, got {version}; make it again with this version "
+            "of eo_ssl"
         )
     return Manifest(**value)
 

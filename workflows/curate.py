@@ -49,14 +49,17 @@ def main(
         corpus: folder that `eo-ssl ingest` made.
         out: folder that receives the subset.
         stream: name of the stream; may be left out when the corpus has only one.
-        keep: up to 1 the fraction of the rows to keep, above 1 their number; 1 with `duplicates: drop` removes duplicates only.
+        keep: up to 1 the fraction of the rows to keep, above 1 their number; 1 with `duplicates: drop` removes
+            duplicates only.
         method: hierarchical (k-means with resampling, balanced sampling) or random.
-        hierarchical: its parameters; scaling zscore suits image statistics, l2 trained encoders; eta may be .inf or -.inf.
+        hierarchical: its parameters; scaling zscore suits image statistics, l2 trained encoders; eta may be .inf or
+            -.inf.
         encoder: folder of a trained encoder, or a weight-free one: imagestats, rcf, random_init.
         duplicates: drop all but the first of tiles with equal pixels, or keep them.
         split: rows to choose from; the subset of a training corpus comes from train.
         snapshot: number of the corpus snapshot; the latest when left out.
-        where: conditions that rows must meet, such as `[cloud_fraction<0.2, orbit==ascending]`; what is unknown meets none.
+        where: conditions that rows must meet, such as `[cloud_fraction<0.2, orbit==ascending]`; what is unknown meets
+            none.
         batch_size: tiles embedded at once.
         seed: of everything random.
         overwrite: replace a subset made with another configuration.
@@ -108,7 +111,8 @@ def _rows(
     rows = select_rows(corpus, stream, where if split == "all" else [f"split=={split}", *where])
     if not len(rows):
         raise UserError(
-            f"expected tiles in the split {split} of {stream}, got none of {len(index)}; choose another split or other conditions"
+            f"expected tiles in the split {split} of {stream}, got none of {len(index)}; choose another split or "
+            "other conditions"
         )
     chosen = index.take(pa.array(rows))
     identities, labels = chosen["pixels_sha256"] if duplicates else None, chosen["label"].to_numpy()

@@ -40,9 +40,11 @@ def main(
     """Say what this machine has or, given data, what is wrong with their numbers.
 
     Args:
-        path: data to examine: a corpus, a folder or file of the set that `card` describes, or the name of a card; nothing: the machine.
+        path: data to examine: a corpus, a folder or file of the set that `card` describes, or the name of a card;
+            nothing: the machine.
         card: what the files in `path` are: the name of a shipped card or a card file.
-        benchmark: published benchmark whose own copy in `path` is compared with its card (or `card`): bands, unit, statistics.
+        benchmark: published benchmark whose own copy in `path` is compared with its card (or `card`): bands, unit,
+            statistics.
         variant: bands, sensor or split of the benchmark.
         data: root of the data when `path` is the name of a card; EO_SSL_DATA when not given.
         format: a table for people or JSON for machines.
@@ -93,7 +95,8 @@ def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> lis
 
     task = benchmark_task(benchmark, root, variant=variant, card=load_card(card) if card else None)
     made = is_generated(root)
-    cards: list[Any] = [getattr(source, "card") for source in (*task.sources, *task.partners)]  # noqa: B009  (not of the protocol)
+    sources: tuple[Any, ...] = (*task.sources, *task.partners)  # their cards are not of the protocol
+    cards = [source.card for source in sources]
     return [
         Examination(
             f"{task.name}/{known.name}", check_card(known, source, positions=task.folds[0].train, generated=made)
@@ -119,7 +122,7 @@ def _machine(root: Path, as_json: bool) -> int:
 
 
 def _show(examinations: list[Examination], counts: Counter[str], offsets: dict[str, float]) -> None:
-    """Print what is not fine, products with the same finding together, then the counts and the offsets to copy into the card."""
+    """Print what is not fine, products of one finding together, then the counts and the offsets for the card."""
     alike: dict[tuple[str, str, str], list[tuple[str, Finding]]] = {}
     for item in examinations:
         for finding in item.findings:

@@ -40,11 +40,12 @@ def main(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Write the embeddings of a corpus as GeoParquet, one row per tile, or those of scenes as Cloud-Optimized GeoTIFF, one pixel per patch.
+    """Write embeddings of a corpus as GeoParquet, a row per tile, or of scenes as COG, a pixel per patch.
 
     Args:
         encoder: folder of a trained encoder, a weight-free or a foreign one by name.
-        source: a corpus; or, with a card, a raster file, a folder of products, a STAC item or item collection (path or link).
+        source: a corpus; or, with a card, a raster file, a folder of products, a STAC item or item collection (path or
+            link).
         out: folder that receives the embeddings.
         card: scenes: what their pixels mean, a shipped name or a YAML file; a file does not say so itself.
         stream: of a corpus (or of `statistics`); may be left out when there is only one.
@@ -162,7 +163,8 @@ def _map_scene(console: Console, model: Encoder, scene: Product, path: Path, set
         tags = {"EO_SSL_NON_COMMERCIAL": str(bool(scene.card.non_commercial)).lower()}
         mapped = embedding.embed_scene(model, scene.open(), path, settings=settings, tags=tags)
     console.print(
-        f"{path.name}: {mapped.shape[0]} x {mapped.shape[1]} patches of {mapped.windows} windows in {mapped.blocks} blocks, "
+        f"{path.name}: {mapped.shape[0]} x {mapped.shape[1]} patches of {mapped.windows} windows in {mapped.blocks} "
+        "blocks, "
         f"{mapped.valid:.0%} valid, peak {measure_peak_mb():.0f} MB",
         soft_wrap=True,
     )

@@ -50,12 +50,15 @@ def main(
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> IngestReport | IngestPlan:
-    """Cut the products of one or more cards into tiles of a corpus; a second run adds nothing, an interrupted one goes on.
+    """Cut the products of one or more cards into tiles of a corpus.
+
+    A second run adds nothing, an interrupted one goes on.
 
     Args:
         card: shipped card or YAML file that says what the files are, or several.
         data: folder that the cards' file patterns are relative to.
-        out: folder of the corpus, or s3://bucket/prefix (endpoint and credentials from AWS_... variables); further cards are added to it in a new snapshot.
+        out: folder of the corpus, or s3://bucket/prefix (endpoint and credentials from AWS_... variables); further
+            cards are added to it in a new snapshot.
         size_px: side of a tile in pixels.
         tiling: native cuts the product's own grid, grid resamples once to cells shared by all products of a UTM zone.
         edge: what happens at the border: drop, shift (native only) or pad.
@@ -64,7 +67,8 @@ def main(
         max_shadow: the same of cloud shadow.
         max_snow: the same of snow.
         max_saturated: the same of saturated pixels.
-        max_border_noise: largest share of radar border noise among all pixels of a tile; below 1 every product must be radar.
+        max_border_noise: largest share of radar border noise among all pixels of a tile; below 1 every product must be
+            radar.
         min_enl: least equivalent number of looks of a tile; above 0 every product must be radar.
         codec: lz4 (fast to read), zstd (smaller) or none (largest, fastest).
         bands: bands to keep, by any known name; all bands of the card if not given.

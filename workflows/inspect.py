@@ -26,11 +26,13 @@ def main(
     diff_snapshot: int | None = None,
     verify: bool = False,
 ) -> int:
-    """Say what a product folder or a card holds; of a corpus also where a tile comes from, and how it differs from another.
+    """Say what a product folder or a card holds.
+
+    Of a corpus also where a tile comes from, and how it differs from another.
 
     Args:
-        path: a product folder (corpus, subset, encoder, results, report, run), the address of a corpus, a card's name, a card file, or
-            `cards` for the list of cards.
+        path: a product folder (corpus, subset, encoder, results, report, run), the address of a corpus, a card's name,
+            a card file, or `cards` for the list of cards.
         format: a table for people or JSON for machines.
         row: of a corpus: show the provenance of this tile.
         stream: stream of the row; may be left out when the corpus has only one.

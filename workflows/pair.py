@@ -1,4 +1,4 @@
-"""``eo-ssl pair``: which tiles of a corpus show the same ground, how far apart in time, and how well they lie on each other."""
+"""``eo-ssl pair``: tiles of the same ground, how far apart in time, and how well they lie on each other."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def main(
     snapshot: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Pair the tiles of two streams (radar and optical), or of one stream with itself (seasons), and measure how well they fit.
+    """Pair the tiles of two streams (radar and optical), or of one with itself (seasons), and measure how they fit.
 
-    Both streams must have been cut with tiling grid, on cells of one size in metres. A tile is paired with the nearest in time on its
-    cell; the shift between two products is measured on all their tiles together.
+    Both streams must have been cut with tiling grid, on cells of one size in metres. A tile is paired with the nearest
+    in time on its cell; the shift between two products is measured on all their tiles together.
 
     Args:
         corpus: folder that `eo-ssl ingest` made.

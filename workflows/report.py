@@ -14,13 +14,17 @@ from eo_ssl.reporting import DEFAULT_TITLE, collect, find, render_page
 
 
 def main(inputs: list[Path], out: Path, title: str = DEFAULT_TITLE, note: str = "", overwrite: bool = False) -> None:
-    """Write one self-contained HTML page about the given products: what was ingested, curated, trained, measured, handed off and embedded, and how.
+    """Write one self-contained HTML page about the given products.
+
+    What was ingested, curated, trained, measured, handed off and embedded, and how.
 
     Args:
-        inputs: folders that ingest, pair, curate, pretrain, evaluate, export or embed made, or folders that hold such folders; any part of the flow will do.
+        inputs: folders that ingest, pair, curate, pretrain, evaluate, export or embed made, or folders that hold such
+            folders; any part of the flow will do.
         out: folder that receives index.html and its manifest.
         title: heading of the page.
-        note: a caveat printed first and beside the results, for example that the run proves the pipeline and not the encoder.
+        note: a caveat printed first and beside the results, for example that the run proves the pipeline and not the
+            encoder.
         overwrite: replace a report made from other inputs.
 
     Raises:

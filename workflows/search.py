@@ -1,4 +1,4 @@
-"""``eo-ssl search``: a tile, a place or an image in, the tiles most like it out, as a table and as a page to look at."""
+"""``eo-ssl search``: a tile, a place or an image in, the tiles most like it out, as a table and a page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def main(
     out: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Find the tiles whose embeddings are nearest to that of a tile, a place on Earth or an image; print them, and draw a page of them.
+    """Find the tiles whose embeddings are nearest to that of a tile, a place on Earth or an image.
+
+    Print them, and draw a page of them.
 
     The search is exact and reads the table piece by piece. Give one of like, lonlat and image.
 
@@ -99,7 +101,8 @@ def _query(
         foreign = [name for name, value in (("encoder", encoder), ("card", card)) if value is not None]
         if foreign:
             raise UserError(
-                f"expected encoder and card with an image only, got {', '.join(foreign)}; the table holds the embeddings of its tiles"
+                f"expected encoder and card with an image only, got {', '.join(foreign)}; the table holds the "
+                "embeddings of its tiles"
             )
         if asked["like"] is not None:
             return embedding.like(table, str(asked["like"]))
@@ -107,13 +110,15 @@ def _query(
     if encoder is None or card is None:
         given = [name for name, value in (("--encoder", encoder), ("--card", card)) if value is not None]
         raise UserError(
-            f"expected --encoder and --card with an image, got {', '.join(given) or 'neither'}; the card says what its numbers are"
+            f"expected --encoder and --card with an image, got {', '.join(given) or 'neither'}; the card says what "
+            "its numbers are"
         )
     statistics = (table.corpus(corpus), table.about["corpus"]["stream"]) if encoder in (*WEIGHT_FREE, *FITTED) else None
     scenes = embedding.scenes_at(str(asked["image"]), load_card(card))
     if len(scenes) != 1:
         raise UserError(
-            f"expected one image at {asked['image']}, got {len(scenes)}; give a file with one scene, or a card with one layer"
+            f"expected one image at {asked['image']}, got {len(scenes)}; give a file with one scene, or a card with "
+            "one layer"
         )
     return embedding.of_image(table, embedding.named_encoder(encoder, statistics=statistics, seed=seed), scenes[0])
 

@@ -1,4 +1,7 @@
-"""The corpus: immutable fragments of tiles, numbered snapshots, an index, statistics and a fast reader; the only writer of pixels."""
+"""The corpus: immutable fragments of tiles, numbered snapshots, an index, statistics and a fast reader.
+
+The only writer of pixels.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The tasks that make a fragment: cut the parts of a product, assemble them. Each returns metadata only and never raises.
+"""The tasks that make a fragment: cut the parts of a product, assemble them. They return metadata and never raise.
 
-A product that cannot be read becomes a `Failure`, so that the rest goes on; a write that fails ends the run, because the next one
-would fail as well.
+A product that cannot be read becomes a `Failure`, so that the rest goes on; a write that fails ends the run, because
+the next one would fail as well.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ class FragmentBuild:
         return self.plan.product_id
 
     def name_part(self, part: int) -> Path:
-        """Return where one task puts what it makes; another one at each call, for a task may be run again while a lost worker still writes."""
+        """Return where one task puts what it makes.
+
+        Another one at each call, for a task may be run again while a lost worker still writes.
+        """
         return self.folder / f"part-{part:04d}-{uuid.uuid4().hex[:8]}"
 
 
@@ -73,7 +76,10 @@ class CutResult:
 def end_on_write_error(
     task: Callable[Concatenate[FragmentBuild, P], R],
 ) -> Callable[Concatenate[FragmentBuild, P], R | Failure]:
-    """Return ``task`` with a failed write as a value that ends the run: the staging folder goes, and the other tasks see that it is gone."""
+    """Return ``task`` with a failed write as a value that ends the run.
+
+    The staging folder goes, and the other tasks see that it is gone.
+    """
 
     def run(build: FragmentBuild, /, *args: P.args, **kwargs: P.kwargs) -> R | Failure:
         try:
@@ -127,7 +133,10 @@ RowSource = Callable[[Callable[[], npt.NDArray[Any]]], Iterator[tuple[str, dict[
 
 
 def _open_source(plan: ProductPlan, number: int, refused: list[tuple[str, str]]) -> tuple[int, RowSource]:
-    """Return how many tiles are planned and what yields (outcome, row), encoding each kept tile into a slot; chips add to ``refused``."""
+    """Return how many tiles are planned and what yields (outcome, row), encoding each kept tile into a slot.
+
+    Chips add to ``refused``.
+    """
     raster, layout, config = plan.raster, plan.layout, plan.config
     if raster is None:
         planned = plan.tiles or layout.tiles_per_shard  # samples are not counted before they are read
@@ -166,7 +175,8 @@ def _write_part(plan: ProductPlan, folder: Path, rows: list[dict[str, Any]], cou
 def assemble(build: FragmentBuild, parts: Sequence[CutResult | Failure]) -> dict[str, Any] | Failure:
     """Pack the parts of a product into its fragment and put it in its place; return the fragment's manifest.
 
-    A failed part fails the product; what was written of it is removed. The task may be run again after its worker died anywhere.
+    A failed part fails the product; what was written of it is removed. The task may be run again after its worker died
+    anywhere.
     """
     failed = [part for part in parts if isinstance(part, Failure)]
     done = [part for part in parts if isinstance(part, CutResult)]
@@ -195,8 +205,8 @@ def _find_nothing_kept(plan: ProductPlan, parts: Sequence[CutResult]) -> Failure
         return Failure(plan.product_id, refused[0][1])
     return Failure(
         plan.product_id,
-        f"expected a tile with at least {plan.config.min_valid:.0%} valid pixels in {plan.product_id}, got none out of {counts['planned']}; "
-        "it is empty (check nodata of the card) or min_valid is too high",
+        f"expected a tile with at least {plan.config.min_valid:.0%} valid pixels in {plan.product_id}, got none "
+        f"out of {counts['planned']}; it is empty (check nodata of the card) or min_valid is too high",
     )
 
 
@@ -244,8 +254,9 @@ def _pack(build: FragmentBuild, parts: Sequence[CutResult]) -> FragmentManifest:
 
 
 def make_whole(build: FragmentBuild) -> dict[str, Any] | Failure:
-    """Make a fragment of an object store in one task, because workers of several machines share no folder to leave parts in.
+    """Make a fragment of an object store in one task.
 
+    Workers of several machines share no folder to leave parts in.
     ``build.folder`` names the run and the fragment; the files lie in this process's own temporary folder.
     """
     try:

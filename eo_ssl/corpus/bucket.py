@@ -83,7 +83,10 @@ class Bucket:
         return sorted(str(path).rstrip("/").rpartition("/")[2] for path in paths)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Put an object on the condition that there is none; when the answer was lost, look what is there and try again."""
+        """Put an object on the condition that there is none.
+
+        When the answer was lost, look what is there and try again.
+        """
         check_fault("before-put")
         for left in reversed(range(_TRIES)):
             try:
@@ -163,7 +166,8 @@ class Bucket:
 def _failed(verb: str, address: str, error: Exception) -> UserError:
     text = str(error).partition("\n\nDebug source")[0].replace("\n", " ")
     return UserError(
-        f"expected to {verb} {address}, got {text[:400]}; check address, credentials (AWS_...) and connection and run the same command again"
+        f"expected to {verb} {address}, got {text[:400]}; check address, credentials (AWS_...) and connection and "
+        "run the same command again"
     )
 
 

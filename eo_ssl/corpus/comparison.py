@@ -26,13 +26,14 @@ _ROW = np.dtype([("id", "S16"), ("pixels", "S32"), ("content", "S32"), ("row", n
 def compare_corpora(first: Corpus, second: Corpus, *, batch: int = _BATCH) -> dict[str, Any]:
     """Return what differs between two corpora, as plain values.
 
-    Tiles are matched by their id (product, stream and window). Memory stays at about ``batch`` rows of each side, however large they
+    Tiles are matched by their id (product, stream and window). Memory stays at about ``batch`` rows of each side,
+    however large they
     are: a larger stream is compared by ranges of the first byte of the id, its index read once per range.
 
     Returns:
-        ``same`` (whether all tiles, pixels and qualities are equal), ``streams`` (name -> tiles that are equal, only in one or the
-        other, of other pixels, of the same pixels but another quality; up to ten rows of each, counted in the corpus that has them)
-        and ``settings`` (card -> what was configured differently).
+        ``same`` (whether all tiles, pixels and qualities are equal), ``streams`` (name -> tiles that are equal, only in
+        one or the other, of other pixels, of the same pixels but another quality; up to ten rows of each, counted in
+        the corpus that has them) and ``settings`` (card -> what was configured differently).
     """
     streams = {}
     for name in sorted({*first.streams, *second.streams}):
@@ -90,7 +91,10 @@ def _batches(corpus: Corpus, stream: str, lead: tuple[int, int]) -> Iterator[Row
 
 
 def _settings(first: Corpus, second: Corpus) -> dict[str, Any]:
-    """Return the settings that differ by card: name -> (first, second); None for a card that one of them does not have."""
+    """Return the settings that differ by card: name -> (first, second).
+
+    None for a card that one of them does not have.
+    """
     left, right = first.settings(), second.settings()
     changes: dict[str, Any] = {}
     for card in sorted({*left, *right}):

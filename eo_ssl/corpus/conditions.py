@@ -1,4 +1,4 @@
-"""Choosing rows by conditions on the index, such as ``cloud_fraction<0.2`` or ``platform==S2A``: parsed, never evaluated."""
+"""Choosing rows by conditions on the index, such as ``cloud_fraction<0.2``: parsed, never evaluated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _BATCH = 131_072  # rows in memory at once
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One comparison of a column with a constant. A row whose value is unknown (null) does not meet it, whatever the operator."""
+    """One comparison of a column with a constant; a row of unknown value (null) does not meet it."""
 
     column: str
     operator: str
@@ -49,7 +49,8 @@ class Condition:
         match = _FORM.fullmatch(text)
         if match is None or not match[3]:
             raise UserError(
-                f"expected a condition such as cloud_fraction<0.2 or orbit==ascending, got {text!r}; write column, comparison, value"
+                f"expected a condition such as cloud_fraction<0.2 or orbit==ascending, got {text!r}; write column, "
+                "comparison, value"
             )
         column, operator, value = match.groups()
         if column not in index.SCHEMA.names:
@@ -76,7 +77,10 @@ class Condition:
         return cls(column, operator, number)
 
     def holds(self, column: pa.Array) -> npt.NDArray[np.bool_]:
-        """Return whether it holds, bool [n]; values are compared as stored (float32), so that a limit equal to a value meets it."""
+        """Return whether it holds, bool [n].
+
+        Values are compared as stored (float32), so that a limit equal to a value meets it.
+        """
         value: Any = self.value
         if pa.types.is_float32(column.type):
             value = pa.scalar(value, pa.float32())

@@ -24,7 +24,10 @@ from eo_ssl.sensors import Quantity
 
 
 class Corpus:
-    """One snapshot of a corpus. It pickles as its address and the snapshot's number and opens nothing before it is asked."""
+    """One snapshot of a corpus.
+
+    It pickles as its address and the snapshot's number and opens nothing before it is asked.
+    """
 
     def __init__(self, store: Store, snapshot: int) -> None:
         self.store = store
@@ -87,7 +90,8 @@ class Corpus:
     def _stream(self, name: str) -> Stream:
         if name not in self.streams:
             raise UserError(
-                f"expected a stream of {self.store} out of {', '.join(self.streams)}, got {name!r}{nearest(name, self.streams)}"
+                f"expected a stream of {self.store} out of {', '.join(self.streams)}, got "
+                f"{name!r}{nearest(name, self.streams)}"
             )
         return self.streams[name]
 
@@ -139,7 +143,8 @@ class Corpus:
         wanted = np.asarray(rows)
         if wanted.size and (wanted.dtype.kind not in "iu" or wanted.min() < 0 or wanted.max() >= first[-1]):
             raise UserError(
-                f"expected rows of {stream} from 0 to {first[-1] - 1}, got {wanted.dtype} beyond them; take rows of its index"
+                f"expected rows of {stream} from 0 to {first[-1] - 1}, got {wanted.dtype} beyond them; take rows of "
+                "its index"
             )
         if not wanted.size:
             return index.SCHEMA.empty_table().select(chosen or index.SCHEMA.names)
@@ -162,7 +167,8 @@ class Corpus:
             if stats.quantity is wanted:
                 return stats
         raise UserError(
-            f"expected statistics of {stream} in {', '.join(stats.quantity.value for stats in known)}, got {wanted.value}; name one of them"
+            f"expected statistics of {stream} in {', '.join(stats.quantity.value for stats in known)}, got "
+            f"{wanted.value}; name one of them"
         )
 
     def describe(self) -> dict[str, Any]:
@@ -203,7 +209,9 @@ class Corpus:
         return provenance.list_settings(self.store, self._entries)
 
     def provenance(self, stream: str, row: int) -> dict[str, Any]:
-        """Return all that is known of one tile: product and checksum, window, quality, licence, and the code and settings that made it.
+        """Return all that is known of one tile.
+
+        Product and checksum, window, quality, licence, and the code and settings that made it.
 
         Raises:
             UserError: an unknown stream, or a row out of range.
@@ -225,11 +233,12 @@ class Corpus:
             return Manifest(**json.loads(self.store.read(MANIFEST)))
         except FileNotFoundError as error:
             raise UserError(
-                f"expected a finished corpus at {self.store}, got an unfinished one; run `eo-ssl ingest` again to finish it"
+                f"expected a finished corpus at {self.store}, got an unfinished one; run `eo-ssl ingest` again to "
+                "finish it"
             ) from error
 
     def quarantine(self) -> list[dict[str, Any]]:
-        """Return the products that were put aside, and the damaged chips of those that were not, each with its reason."""
+        """Return what was put aside with its reason: products, and damaged chips of those that were not."""
         damaged = [fragments.read(self.store, entry.name) for entry in self._entries if entry.counts.get("damaged")]
         chips = [
             {"product_id": manifest.product_id, "card": manifest.card, "chip": name, "reason": reason}
@@ -239,7 +248,10 @@ class Corpus:
         return quarantine.read(self.store) + chips
 
     def verify(self) -> list[str]:
-        """Return what is wrong with the files of the snapshot and its fingerprint, one sentence each; reads every byte."""
+        """Return what is wrong with the files of the snapshot and its fingerprint, one sentence each.
+
+        Reads every byte.
+        """
         wrong = [sentence for entry in self._entries for sentence in fragments.verify(self.store, entry.name)]
         if not wrong:
             actual = snapshots.compute_fingerprint(self.store, self._entries, from_index=True)

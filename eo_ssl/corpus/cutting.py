@@ -68,7 +68,8 @@ class NativeRaster:
         missing = [name for name in stream.bands if name not in names]
         if missing:
             raise UserError(
-                f"expected band {missing[0]} in {cube.attrs['product_id']}, got {', '.join(names)}; leave it out of bands"
+                f"expected band {missing[0]} in {cube.attrs['product_id']}, got {', '.join(names)}; leave it out of "
+                "bands"
             )
         self._bands = [names.index(name) for name in stream.bands]
         shape = (int(cube.sizes["y"]), int(cube.sizes["x"]))
@@ -98,7 +99,10 @@ class NativeRaster:
 
 
 class GridRaster:
-    """A cube resampled once onto the grid of its UTM zone: images by the named method, all else by nearest neighbour."""
+    """A cube resampled once onto the grid of its UTM zone.
+
+    Images by the named method, all else by nearest neighbour.
+    """
 
     def __init__(self, source: NativeRaster, stream: Stream, config: IngestConfig) -> None:
         grid, size, gsd_m = source.grid, stream.size_px, stream.gsd_m
@@ -130,7 +134,10 @@ class GridRaster:
         self.grid = ProductGrid(self._crs, self._transform, zone, step, grid.name)
 
     def read(self, rows: Range, cols: Range) -> RegionPixels:
-        """Read the source pixels under one rectangle of the grid and resample them; the result does not depend on the rectangle."""
+        """Read the source pixels under one rectangle of the grid and resample them.
+
+        The result does not depend on the rectangle.
+        """
         target = _shifted(self._transform, cols[0], rows[0])
         height, width = rows[1] - rows[0], cols[1] - cols[0]
         inner_rows, inner_cols = self._under(target, height, width)
@@ -163,9 +170,10 @@ class GridRaster:
     ) -> npt.NDArray[Any]:
         """Return ``values`` [n, y, x] on the grid ``goal`` (transform, height, width).
 
-        A warped VRT, because it takes a tolerance: GDAL otherwise interpolates coordinates along the rows of whatever rectangle is
-        asked for, up to an eighth of a pixel off, and the same tile would depend on its neighbours in the read. For the same reason the
-        scale, which widens the kernels when shrinking, is that of the product and not estimated from the rectangle.
+        A warped VRT, because it takes a tolerance: GDAL otherwise interpolates coordinates along the rows of whatever
+        rectangle is asked for, up to an eighth of a pixel off, and the same tile would depend on its neighbours in the
+        read. For the same reason the scale, which widens the kernels when shrinking, is that of the product and not
+        estimated from the rectangle.
         """
         transform, height, width = goal
         count, rows, cols = values.shape

@@ -35,17 +35,24 @@ def check_client(client: str) -> None:
     """
     if client not in LOCAL and "://" not in client:
         raise UserError(
-            f"expected dask to be {', '.join(LOCAL)} or an address such as tcp://scheduler:8786, got {client!r}; choose one"
+            f"expected dask to be {', '.join(LOCAL)} or an address such as tcp://scheduler:8786, got {client!r}; "
+            "choose one"
         )
 
 
 def make_task(function: Callable[..., Any]) -> Any:
-    """Return ``function`` as a maker of tasks: called with arguments (also other tasks) it returns a task, not a result."""
+    """Return ``function`` as a maker of tasks.
+
+    Called with arguments (also other tasks) it returns a task, not a result.
+    """
     return _dask.delayed(function, pure=False)
 
 
 def rank_tasks(priority: float) -> Any:
-    """Return a context that gives the tasks made in it a priority on a cluster: the greatest first, 0 where nothing is said."""
+    """Return a context that gives the tasks made in it a priority on a cluster.
+
+    The greatest first, 0 where nothing is said.
+    """
     return _dask.annotate(priority=priority)
 
 
@@ -68,11 +75,13 @@ def compute(
     """Return the results of delayed ``tasks`` in order.
 
     Args:
-        tasks: made with :func:`make_task`, that return small values and may be run twice: a cluster repeats those of a worker that died,
-            and after its ``distributed.scheduler.allowed-failures`` deaths (3) the result of a task is a :class:`WorkersLost`.
+        tasks: made with :func:`make_task`, that return small values and may be run twice: a cluster repeats those of a
+            worker that died, and after its ``distributed.scheduler.allowed-failures`` deaths (3) the result of a task
+            is a :class:`WorkersLost`.
         client: ``threads``, ``processes``, ``synchronous`` or the address of a scheduler.
         done: called after each finished task of the graph (of ``tasks`` themselves on a cluster).
-        inner: tasks that those wait for and that begin by priority: a cluster begins tasks that nobody asked for in any order.
+        inner: tasks that those wait for and that begin by priority: a cluster begins tasks that nobody asked for in any
+            order.
 
     Raises:
         UserError: the scheduler is unknown or does not answer, or a worker process of this machine was killed.
@@ -136,6 +145,7 @@ def _result(client: Any, future: Any, killed: type[Exception]) -> Any:
             alone = 0.0 if client.nthreads() else alone + _LOOK_S
             if alone >= _ALONE_S:
                 raise UserError(
-                    f"expected workers at the scheduler {client.scheduler.address}, got none for {_ALONE_S / 60:.0f} minutes; "
+                    f"expected workers at the scheduler {client.scheduler.address}, got none for {_ALONE_S / 60:.0f} "
+                    "minutes; "
                     "start some and run the same command again"
                 ) from None

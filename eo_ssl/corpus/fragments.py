@@ -1,12 +1,13 @@
 """Fragments: one product each, immutable, named by what made them, visible whole or not at all.
 
-A fragment grows in a staging folder that readers never look at. On disk it is renamed once fragment.json, its last file, is written::
+A fragment grows in a staging folder that readers never look at. On disk it is renamed once fragment.json, its last
+file, is written::
 
     out/fragments/.staging-<host>-<pid>-<n>/<name>/...   while it is made
     out/fragments/<name>/                                afterwards
 
-In an object store it is made in the worker's temporary folder; its files are uploaded to an address of their own content, then
-fragment.json, which makes it exist, by a conditional put::
+In an object store it is made in the worker's temporary folder; its files are uploaded to an address of their own
+content, then fragment.json, which makes it exist, by a conditional put::
 
     s3://bucket/prefix/fragments/<name>/<content>/...
     s3://bucket/prefix/fragments/<name>/fragment.json
@@ -76,7 +77,7 @@ class FragmentManifest:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     "relative path -> size in bytes and sha256"
     content: str = ""
-    "in an object store, where a folder cannot be renamed: the part of the files' address that is unique to their content"
+    "in an object store, where no folder can be renamed: the part of the files' address that tells their content"
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -131,7 +132,10 @@ def make_staging(home: Path) -> Path:
 
 
 def discard_run(staging: Path) -> None:
-    """Take the staging folder of a run away, in one step: its other tasks see that it is over, and the disk has room again."""
+    """Take the staging folder of a run away, in one step.
+
+    Its other tasks see that it is over, and the disk has room again.
+    """
     away = staging.with_name(f"{_STOPPED}{staging.name}")
     try:
         staging.rename(away)
@@ -141,7 +145,10 @@ def discard_run(staging: Path) -> None:
 
 
 def _alive(pid: int) -> bool:
-    """Whether another process ``pid`` runs (what this process made itself is known, so its own number is a leftover)."""
+    """Whether another process ``pid`` runs.
+
+    What this process made itself is known, so its own number is that of a leftover.
+    """
     if pid == os.getpid():
         return False
     try:
@@ -170,14 +177,16 @@ def make_scratch(run: str) -> Path:
 def commit_fragment(
     store: Store, folder: Path, manifest: FragmentManifest, *, known: Mapping[str, FileMark]
 ) -> FragmentManifest:
-    """Make the files of a staged fragment durable, write ``fragment.json`` last and put it in its place; return the full recipe.
+    """Make the files of a staged fragment durable, write ``fragment.json`` last and put it in its place.
+
+    Return the full manifest.
 
     Whoever comes second finds the same content there already and drops its own.
 
     Args:
         store: where the corpus lies.
         folder: what was staged.
-        recipe: all but the files.
+        manifest: all but the files.
         known: size and sha256 of files that were hashed as they were written, by relative path.
 
     Raises:
@@ -235,11 +244,13 @@ def read(store: Store, name: str) -> FragmentManifest:
         value = json.loads(store.read(key))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"expected a fragment at {store}/fragments/{name}, got {type(error).__name__}; remove it and run the same ingest again"
+            f"expected a fragment at {store}/fragments/{name}, got {type(error).__name__}; remove it and run the "
+            "same ingest again"
         ) from error
     if value.get("schema_version") not in (SCHEMA_VERSION, SCHEMA_VERSION - 1):
         raise UserError(
-            f"expected schema version {SCHEMA_VERSION} in {store}/{key}, got {value.get('schema_version')}; ingest again with this version"
+            f"expected schema version {SCHEMA_VERSION} in {store}/{key}, got {value.get('schema_version')}; ingest "
+            "again with this version"
         )
     return FragmentManifest(**value)
 

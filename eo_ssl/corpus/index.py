@@ -1,8 +1,8 @@
-"""The table beside the pixels, Parquet that geopandas and DuckDB open as it is (GeoParquet 1.1), and the fingerprint of its rows.
+"""The table beside the pixels (GeoParquet 1.1, which geopandas and DuckDB open as it is) and its fingerprint.
 
-Of each tile 48 bytes are kept sorted beside the table: its id (16) and a digest of its pixels and quality as written (32). The
-fingerprint of a corpus is the sha256 of those of all fragments sorted together: order of files and rows, compression and file layout
-do not matter; one changed id, pixel or quality value does.
+Of each tile 48 bytes are kept sorted beside the table: its id (16) and a digest of its pixels and quality as written
+(32). The fingerprint of a corpus is the sha256 of those of all fragments sorted together: order of files and rows,
+compression and file layout do not matter; one changed id, pixel or quality value does.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ def write(path: Path, parts: Sequence[pa.Table]) -> None:
 
 
 def hash_rows(rows: pa.Table) -> Digests:
-    """Return what a corpus fingerprint hashes of each row: uint8 [n, 48], the tile id and a digest of pixels and quality as written.
+    """Return what a corpus fingerprint hashes: the id of each tile and a digest of its pixels and quality.
 
     Args:
-        rows: table with ``tile_id``, ``pixels_sha256`` and those of the quality columns it was written with: a fragment of an older
-            schema keeps its digest.
+        rows: table with ``tile_id``, ``pixels_sha256`` and those of the quality columns it was written with: a fragment
+            of an older schema keeps its digest.
     """
     quality = []
     for name in (name for name in QUALITY_COLUMNS if name in rows.column_names):
@@ -128,7 +128,8 @@ def unpack_digests(data: bytes, name: str) -> Digests:
     """
     if len(data) % _BYTES:
         raise UserError(
-            f"expected {_BYTES} bytes per tile in {DIGESTS} of fragment {name}, got {len(data)} in all; ingest the corpus again"
+            f"expected {_BYTES} bytes per tile in {DIGESTS} of fragment {name}, got {len(data)} in all; ingest the "
+            "corpus again"
         )
     return np.frombuffer(data, dtype=np.uint8).reshape(-1, _BYTES)
 
@@ -136,7 +137,8 @@ def unpack_digests(data: bytes, name: str) -> Digests:
 def hash_digests(fragments: Callable[[], Iterable[Digests]], *, rows: int, batch: int = _BATCH) -> str:
     """Return the fingerprint of a corpus.
 
-    Tiles are sorted by ranges of the first byte of their id, so memory stays at about ``batch`` rows however large the corpus.
+    Tiles are sorted by ranges of the first byte of their id, so memory stays at about ``batch`` rows however large the
+    corpus.
 
     Args:
         fragments: called once per range; yields the rows of each fragment, uint8 [n, 48], in any order.

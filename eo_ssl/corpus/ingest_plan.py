@@ -1,4 +1,4 @@
-"""What an ingest will do: its products, their tiles, the parts they are cut in and what that costs. It prints, pickles and is run as it is."""
+"""The plan of an ingest: products, tiles, parts and cost in a value that prints, pickles and is run as it is."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ class IngestPlan:
         return words + aside
 
     def __str__(self) -> str:
-        """Return the sentence and a line per product: where it goes, in how many tiles and parts, or why it is put aside."""
+        """Return the sentence and a line per product.
+
+        Where it goes, in how many tiles and parts, or why it is put aside.
+        """
         lines = [self.sentence()]
         for outcome in self.outcomes[:_LISTED]:
             lines.append(f"  {outcome.product_id}: {_describe(outcome)}")
@@ -127,11 +130,12 @@ def plan_ingest(
         config: how they become tiles.
         client: where tasks run: ``threads``, ``processes``, ``synchronous`` or the address of a scheduler.
         progress: told of every planned product.
-        sample: also estimate bytes and time: one part of the product of median size is cut into a temporary folder (of batches of
-            chips that only reading counts, one whole batch).
+        sample: also estimate bytes and time: one part of the product of median size is cut into a temporary folder (of
+            batches of chips that only reading counts, one whole batch).
 
     Raises:
-        UserError: no product or none that can be read for a sample, one listed twice, or two different cards of one name.
+        UserError: no product or none that can be read for a sample, one listed twice, or two different cards of one
+            name.
     """
     check_client(client)
     cards, begun = fingerprint_cards(products), time.perf_counter()
@@ -176,11 +180,12 @@ def fingerprint_cards(products: Sequence[Product]) -> dict[str, str]:
 
 
 def replace_lost(products: Sequence[Any], results: Sequence[Any]) -> list[Any]:
-    """Return ``results`` with what no worker survived as a failure of its product, to be tried again by the next run."""
+    """Return ``results`` with what no worker survived as a failure of its product; the next run tries it again."""
     return [
         Failure(
             product.product_id,
-            f"expected a worker to survive {product.product_id}, got {result.reason}; give workers more memory and run again",
+            f"expected a worker to survive {product.product_id}, got {result.reason}; give workers more memory and "
+            "run again",
             trace=result.reason,
         )
         if isinstance(result, WorkersLost)
@@ -206,7 +211,7 @@ def _estimate(plan: IngestPlan, client: str, planning_s: float) -> Estimate:
 
 
 def _extrapolate(group: Sequence[ProductPlan]) -> Estimate:
-    """Cut a part of the product of median size and scale it to all by tiles, or by stored bytes where tiles are not known before."""
+    """Cut a part of the product of median size and scale it to all by tiles, or by bytes where those are unknown."""
     chosen = sorted(group, key=lambda plan: (plan.tiles, plan.nbytes, plan.product_id))[len(group) // 2]
     seconds, ratio, planned = _cut_sample(chosen)
     per_byte = planned / max(chosen.nbytes, 1)
@@ -218,7 +223,10 @@ def _extrapolate(group: Sequence[ProductPlan]) -> Estimate:
 
 
 def _cut_sample(plan: ProductPlan) -> tuple[float, float, int]:
-    """Cut one part of a product; return seconds per raw byte planned, stored bytes per raw byte kept, and the tiles planned."""
+    """Cut one part of a product.
+
+    Return seconds per raw byte planned, stored bytes per raw byte kept, and the tiles planned.
+    """
     with tempfile.TemporaryDirectory(prefix="eo_ssl-estimate-") as home:
         folder = Path(home) / "staging" / "sample"
         folder.mkdir(parents=True)

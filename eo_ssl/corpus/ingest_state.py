@@ -1,4 +1,4 @@
-"""What the runs of an ingest leave beside the snapshots: the mark of one that is not finished, and the corpus's manifest."""
+"""What an ingest leaves beside the snapshots: the mark of an unfinished run, and the corpus's manifest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class IngestState:
     "of a run that has not finished"
 
     def check_settings(self, store: Store, settings: Settings, *, overwrite: bool) -> None:
-        """Refuse another configuration for a card that the corpus already holds or that an interrupted run has begun."""
+        """Refuse another configuration for a card that the corpus holds or that an interrupted run has begun."""
         for known in (self.cards, self.begun or {}):
             for name in () if overwrite else sorted({*settings} & {*known}):
                 old, new = known[name], settings[name]

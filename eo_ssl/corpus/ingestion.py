@@ -1,4 +1,7 @@
-"""The ingest: a plan of all products, one Dask graph, one snapshot, one manifest; every step can be killed and resumed."""
+"""The ingest: a plan of all products, one Dask graph, one snapshot, one manifest.
+
+Every step can be killed and resumed.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,8 @@ class IngestReport:
         if self.state == "done":
             return f"nothing to do: snapshot {self.snapshot} holds {self.kept} products with this configuration{aside}"
         left = f", {len(self.dropped)} left out" if self.dropped else ""
-        return f"snapshot {self.snapshot}: {self.tiles} tiles, {self.nbytes / 1e6:.1f} MB; {self.added} products added, {self.kept} kept{aside}{left}"
+        made = f"{self.tiles} tiles, {self.nbytes / 1e6:.1f} MB; {self.added} products added, {self.kept} kept"
+        return f"snapshot {self.snapshot}: {made}{aside}{left}"
 
 
 def ingest(
@@ -77,13 +81,15 @@ def ingest(
 ) -> IngestReport:
     """Make the tiles of ``products`` part of the corpus ``out`` and return what was done: plan them, then run the plan.
 
-    ``out`` is a folder, or the address of an object store. Fragments that exist are kept, so a second run adds nothing and an
-    interrupted one goes on. A product that cannot be read is put aside in ``out/quarantine``. Products of other cards in the corpus
-    stay; of the cards named here, products of equal name are replaced when their files or (with ``overwrite``) the configuration
-    changed. Old snapshots stay readable. Several ingests into one corpus may run at the same time.
+    ``out`` is a folder, or the address of an object store. Fragments that exist are kept, so a second run adds nothing
+    and an interrupted one goes on. A product that cannot be read is put aside in ``out/quarantine``. Products of other
+    cards in the corpus stay; of the cards named here, products of equal name are replaced when their files or (with
+    ``overwrite``) the configuration changed. Old snapshots stay readable. Several ingests into one corpus may run at
+    the same time.
 
     Raises:
-        UserError: a card is already there with another configuration, no product could be read, or ``out`` cannot be written.
+        UserError: a card is already there with another configuration, no product could be read, or ``out`` cannot be
+            written.
     """
     clock, store = Clock(), open_store(out)
     settings = record_settings(fingerprint_cards(products), config)
@@ -155,7 +161,10 @@ def run_plan(
 def _make_fragments(
     plan: IngestPlan, store: Store, client: str, progress: Progress | None
 ) -> tuple[list[FragmentManifest], list[Failure], int]:
-    """Make the fragments that are missing; return all manifests, the products that failed and how many fragments are new."""
+    """Make the fragments that are missing.
+
+    Return all manifests, the products that failed and how many fragments are new.
+    """
     staging = _open_staging(store)
     try:
         there = set(store.names("fragments"))
@@ -182,7 +191,10 @@ def _make_fragments(
 
 
 def _open_staging(store: Store) -> Path:
-    """Return the run's staging folder; for an object store a name only, because each worker stages in its own temporary folder."""
+    """Return the run's staging folder.
+
+    For an object store a name only, because each worker stages in its own temporary folder.
+    """
     if not isinstance(store, LocalStore):
         return Path(uuid.uuid4().hex)
     staging = fragments.make_staging(store.path / "fragments")
@@ -191,10 +203,11 @@ def _open_staging(store: Store) -> Path:
 
 
 def _build_graph(build: FragmentBuild, position: int) -> tuple[Any, list[Any]]:
-    """Return the last task of one fragment, the packing, and the tasks it waits for, its parts. The graph grows with products, not with tiles.
+    """Return the last task of one fragment, the packing, and the tasks it waits for, its parts.
 
-    Products come in order, and the largest part of a product first, or the last worker begins it when all others are done. On one machine Dask
-    decides by name between tasks that lead to one, the last first; on a cluster by priority.
+    The graph grows with products, not with tiles.
+    Products come in order, and the largest part of a product first, or the last worker begins it when all others are
+    done. On one machine Dask decides by name between tasks that lead to one, the last first; on a cluster by priority.
     """
     name = f"{build.folder.parent.name}-{position:09d}"  # of this run, because a cluster may serve several
     if not isinstance(build.store, LocalStore):
@@ -211,7 +224,10 @@ def _build_graph(build: FragmentBuild, position: int) -> tuple[Any, list[Any]]:
 
 
 def _find_superseded(store: Store, before: IngestState, plan: IngestPlan) -> frozenset[tuple[str, str]]:
-    """Return the (card, product) pairs whose fragments must not stay: batches of chips that are dealt anew, and cards cut anew."""
+    """Return the (card, product) pairs whose fragments must not stay.
+
+    Batches of chips that are dealt anew, and cards cut anew.
+    """
     if not snapshots.list_snapshots(store):
         return frozenset()
     chips = {product.card.name for product in plan.products if product.kind == "chips"}

@@ -1,4 +1,4 @@
-"""What is decided of a product before a pixel of it is cut: its stream, how it is stored, its tiles and the parts they are cut in."""
+"""The plan of one product, made before a pixel is cut: stream, encoding, tiles and the parts they are cut in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ MAX_PARTS = 12  # tasks per product, about: enough for the cores of a machine, f
 
 @dataclass(frozen=True, slots=True)
 class ProductPlan:
-    """A product, opened once, and what becomes of it. It pickles with what was read of the headers, so no task opens it again."""
+    """A product, opened once, and what becomes of it.
+
+    It pickles with what was read of the headers, so that no task opens it again.
+    """
 
     product: Product
     config: IngestConfig

@@ -45,7 +45,10 @@ def collect_terms(card: Card) -> dict[str, Any]:
 
 @cache
 def identify_code() -> dict[str, Any]:
-    """Return what code this process runs: a sha256 over the source files that make fragments, the commit of a checkout, package versions."""
+    """Return what code this process runs.
+
+    A sha256 over the source files that make fragments, the commit of a checkout, package versions.
+    """
     home = Path(__file__).parent.parent
     files = sorted(
         path for name in _MAKERS for path in ([home / name] if name.endswith(".py") else (home / name).rglob("*.py"))
@@ -60,7 +63,7 @@ def identify_code() -> dict[str, Any]:
 
 
 def find_commit(checkout: Path) -> str:
-    """Return the commit that is checked out in a folder, read from its ``.git``, or nothing where that is no repository."""
+    """Return the commit that is checked out in a folder, from its ``.git``, or nothing where that is no repository."""
     git = checkout / ".git"
     try:
         head = (git / "HEAD").read_text().strip()
@@ -87,7 +90,10 @@ def list_licences(store: Store, entries: Sequence[FragmentEntry]) -> list[dict[s
 
 
 def list_settings(store: Store, entries: Sequence[FragmentEntry]) -> dict[str, dict[str, Any]]:
-    """Return, by card, what decided the bytes of its fragments beside the products: card, configuration, code and schema."""
+    """Return, by card, what decided the bytes of its fragments beside the products.
+
+    Card, configuration, code and schema.
+    """
     return {
         entry.card: {
             **manifest.config,
@@ -124,7 +130,7 @@ def describe(row: Mapping[str, Any], manifest: FragmentManifest, *, number: int)
 
     Args:
         row: its index row.
-        recipe: the record of its fragment.
+        manifest: of its fragment.
         number: its row within the fragment.
     """
     known = {name: value for name, value in row.items() if name not in _LEFT_OUT and value is not None}

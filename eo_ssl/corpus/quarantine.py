@@ -45,7 +45,10 @@ class Failure:
 
 
 def guard(task: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R | Failure]:
-    """Return ``task`` with its errors as values, so that the other products go on; its first argument names the product."""
+    """Return ``task`` with its errors as values, so that the other products go on.
+
+    Its first argument names the product.
+    """
 
     def run(subject: S, /, *args: P.args, **kwargs: P.kwargs) -> R | Failure:
         try:

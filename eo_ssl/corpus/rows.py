@@ -72,8 +72,8 @@ def extract_chips(
 ) -> Iterator[Outcome]:
     """Yield what became of each chip of a batch. A chip is its own product; a benchmark's test chips stay in ``test``.
 
-    A chip that says where it lies is at that place; any other is a place of its own. Name and reason of one that cannot be read are
-    appended to ``refused``.
+    A chip that says where it lies is at that place; any other is a place of its own. Name and reason of one that cannot
+    be read are appended to ``refused``.
     """
     card, size = product.card, layout.stream.size_px
     for chip in product.open_chips():
@@ -110,7 +110,10 @@ def _measured(
     target: tuple[Layout, npt.NDArray[Any]],
     flagged: npt.NDArray[np.bool_] | None,
 ) -> TileQuality:
-    """Encode a tile and return its quality with what that and its values tell: saturation (flagged, or clipped here) and looks."""
+    """Encode a tile and return its quality with what that and its values tell.
+
+    Saturation (flagged, or clipped here) and looks.
+    """
     layout, stored = target
     clipped = layout.encoding.encode(image, stored)
     height, width = valid.shape

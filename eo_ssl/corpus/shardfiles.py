@@ -37,7 +37,10 @@ class ShardFiles(Protocol):
 
 
 def open_shards(store: Store, key: Callable[[int], str]) -> ShardFiles:
-    """Return the shard files of ``store``, ``key`` naming each; they belong to this process and open what they need when asked."""
+    """Return the shard files of ``store``, ``key`` naming each.
+
+    They belong to this process and open what they need when asked.
+    """
     if isinstance(store, LocalStore):
         return LocalShards(lambda shard: store.path / key(shard))
     return BucketShards(store, key)

@@ -1,8 +1,8 @@
 """Writing tiles: one Zarr v3 array per stream and fragment, a chunk per tile, many tiles per shard file.
 
-zarr-python writes the metadata, we write the shards, and anything that knows Zarr v3 reads both. Tasks that cut parts of one product
-write whole shards of their own; what is left over waits beside them and is packed at the end, so that row i of the index is chunk i
-of the array without gaps.
+zarr-python writes the metadata, we write the shards, and anything that knows Zarr v3 reads both. Tasks that cut parts
+of one product write whole shards of their own; what is left over waits beside them and is packed at the end, so that
+row i of the index is chunk i of the array without gaps.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class FileMark:
 class ShardWriter:
     """Encodes tiles into shard files: the chunks one after the other, then the table of their places and its CRC-32C.
 
-    Zarr v3 core specification, sharding codec with ``index_location: end``; any order of chunks is valid, ours is that of the tiles.
-    A file is hashed as it is written, so that nobody has to read it again.
+    Zarr v3 core specification, sharding codec with ``index_location: end``; any order of chunks is valid, ours is that
+    of the tiles. A file is hashed as it is written, so that nobody has to read it again.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -177,10 +177,10 @@ class PartWriter:
 
 
 def pack(path: Path, layout: Layout, parts: Sequence[tuple[Path, Sequence[FileMark], int]]) -> dict[str, FileMark]:
-    """Make one array at ``path`` out of parts (folder, shards, tiles left over) and return what its shard files hold, by name.
+    """Make one array at ``path`` of parts (folder, shards, tiles left over); return what its shard files hold by name.
 
-    Whole shards get a second name, then the rests are written together. The parts stay as they are, so that a task that died here
-    can be run again.
+    Whole shards get a second name, then the rests are written together. The parts stay as they are, so that a task that
+    died here can be run again.
     """
     size = layout.tiles_per_shard
     total = sum(len(shards) * size + rest for _, shards, rest in parts)

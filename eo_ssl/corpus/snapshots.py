@@ -155,9 +155,9 @@ class Change:
 def publish(store: Store, change: Change) -> Snapshot:
     """Commit the next snapshot, the newest one's fragments with ``change`` made to them, and return it.
 
-    A fragment is superseded when one of the change is of the same card and product, or when ``replaced`` names its (card, product).
-    When nothing changes the newest snapshot is returned. Of two racing writers the loser reads the winner's snapshot and tries again,
-    so both sets of fragments are in the end listed.
+    A fragment is superseded when one of the change is of the same card and product, or when ``replaced`` names its
+    (card, product). When nothing changes the newest snapshot is returned. Of two racing writers the loser reads the
+    winner's snapshot and tries again, so both sets of fragments are in the end listed.
     """
     store.fsync_names("fragments")
     gone = {(entry.card, entry.product_id) for entry in change.entries} | change.replaced
@@ -190,7 +190,7 @@ def publish(store: Store, change: Change) -> Snapshot:
 
 
 def compute_fingerprint(store: Store, entries: Sequence[FragmentEntry], *, from_index: bool = False) -> str:
-    """Return the fingerprint over all tiles of ``entries``, from the digests kept beside each index or from the indexes themselves."""
+    """Return the fingerprint over all tiles of ``entries``, from the digests beside each index or from the indexes."""
     file = "index.parquet" if from_index else index.DIGESTS
 
     def rows() -> Iterator[npt.NDArray[np.uint8]]:
@@ -212,7 +212,10 @@ def compute_fingerprint(store: Store, entries: Sequence[FragmentEntry], *, from_
 def _statistics(
     store: Store, entries: Sequence[FragmentEntry], latest: Snapshot | None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the statistics of ``entries`` by stream: those of ``latest`` and of what was added, or of all where something has gone."""
+    """Return the statistics of ``entries`` by stream.
+
+    Those of ``latest`` and of what was added, or of all where something has gone.
+    """
     names = {entry.name for entry in entries}
     old = {entry.name for entry in latest.entries} if latest else set()
     parts: dict[str, list[BandStats]] = {}

@@ -43,7 +43,8 @@ def build_collection(corpus: Corpus) -> dict[str, Any]:
         "title": f"{corpus.store.name}: {tiles} tiles for pretraining",
         "description": (
             f"{tiles} tiles in {len(seen)} streams of equal sensor, quantity, bands and pixel size, cut by eo_ssl. "
-            "The snapshot lists the fragments; each fragment has a GeoParquet index and a Zarr v3 array, tile i of which is row i."
+            "The snapshot lists the fragments; each fragment has a GeoParquet index and a Zarr v3 array, tile i of "
+            "which is row i."
         ),
         "keywords": ["pretraining", *sorted({stream.sensor for stream in corpus.streams.values()})],
         "license": _licence(licences),
@@ -72,7 +73,10 @@ def build_collection(corpus: Corpus) -> dict[str, Any]:
 
 
 def _licence(licences: Sequence[dict[str, Any]]) -> str:
-    """Return the one licence of all cards if it is an SPDX name, else ``other``: the texts are in ``eo_ssl:licences``."""
+    """Return the one licence of all cards if it is an SPDX name, else ``other``.
+
+    The texts are in ``eo_ssl:licences``.
+    """
     names = {str(item["licence"]) for item in licences}
     only = next(iter(names)) if len(names) == 1 else ""
     return only if _SPDX.fullmatch(only) else "other"
@@ -91,7 +95,10 @@ def _providers(licences: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _summaries(corpus: Corpus, seen: dict[str, Overview]) -> dict[str, Any]:
-    """Return the values that occur, in the fields of STAC's common metadata and extensions; what no product says is left out."""
+    """Return the values that occur, in the fields of STAC's common metadata and extensions.
+
+    What no product says is left out.
+    """
 
     def values(column: str) -> list[str]:
         return sorted({value for part in seen.values() for value in part.counted[column]} - {"unknown"})

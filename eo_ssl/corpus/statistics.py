@@ -1,7 +1,8 @@
 """Per-band statistics that merge: count, moments, extremes and a histogram, kept apart by stratum.
 
-Stored values have at most 65,536 codes, so counting codes is an exact sufficient statistic: moments, extremes and histogram follow
-from the counts in float64, in the stream's quantity and, for powers, in dB, without a second pass over pixels.
+Stored values have at most 65,536 codes, so counting codes is an exact sufficient statistic: moments, extremes and
+histogram follow from the counts in float64, in the stream's quantity and, for powers, in dB, without a second pass over
+pixels.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ _TOP_DB = 30.0  # dB; corner reflectors and cities stay below, the last bin take
 
 
 def place_bin_edges(quantity: Quantity) -> Floats:
-    """Return the fixed histogram edges of ``quantity``; values beyond the first or last edge count in the first or last bin.
+    """Return the fixed histogram edges of ``quantity``.
 
-    Reflectance: 0.001 wide from -0.2 to 1.8. dB: 0.05 dB from the floor to 30 dB; linear power has the same edges, so that both
-    histograms hold the same counts. DN: 1 wide to 256, then equal steps in the logarithm to 65,536. Amplitude, of any scale: zero, then
-    steps of 1.4 % from 1e-4 to 65,536.
+    Values beyond the first or last edge count in the first or last bin.
+
+    Reflectance: 0.001 wide from -0.2 to 1.8. dB: 0.05 dB from the floor to 30 dB; linear power has the same edges, so
+    that both histograms hold the same counts. DN: 1 wide to 256, then equal steps in the logarithm to 65,536. Amplitude,
+    of any scale: zero, then steps of 1.4 % from 1e-4 to 65,536.
     """
     if quantity.is_reflectance:
         return np.linspace(-0.2, 1.8, 2001)
@@ -110,7 +113,10 @@ class Stratum(NamedTuple):
 
 @dataclass(frozen=True)
 class BandStats:
-    """Statistics of a stream in one quantity: by stratum (sensor, level, processing baseline, orbit, month) and over all of them."""
+    """Statistics of a stream in one quantity.
+
+    By stratum (sensor, level, processing baseline, orbit, month) and over all of them.
+    """
 
     quantity: Quantity
     "what the numbers are in"
@@ -126,7 +132,8 @@ class BandStats:
         """
         if not self.strata:
             raise UserError(
-                f"expected at least one training tile to have {self.quantity.value} statistics of, got none; ingest more products or raise the share of train"
+                f"expected at least one training tile to have {self.quantity.value} statistics of, got none; ingest "
+                "more products or raise the share of train"
             )
         return reduce(Moments.merge, (self.strata[key] for key in sorted(self.strata)))
 
@@ -168,7 +175,8 @@ class BandStats:
     def percentile(self, q: float) -> Floats:
         """Return the ``q``-th percentile (0..100) per band, float64 [C].
 
-        It lies in the bin of the value of that rank (the inverted cumulative counts), linear inside it, within minimum and maximum.
+        It lies in the bin of the value of that rank (the inverted cumulative counts), linear inside it, within minimum
+        and maximum.
         """
         if not 0 <= q <= 100:
             raise UserError(f"expected a percentile from 0 to 100, got {q}; give percent")
@@ -209,7 +217,8 @@ class BandStats:
         """
         if (self.quantity, self.bands) != (other.quantity, other.bands):
             raise UserError(
-                f"expected statistics of the same quantity and bands, got {self.quantity.value} {self.bands} and {other.quantity.value} {other.bands}; "
+                f"expected statistics of the same quantity and bands, got {self.quantity.value} {self.bands} and "
+                f"{other.quantity.value} {other.bands}; "
                 "merge within one stream"
             )
         strata = dict(self.strata)

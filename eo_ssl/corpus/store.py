@@ -1,9 +1,9 @@
 """Where a corpus lies: a folder, or a prefix of an S3-compatible object store; the same few verbs for both.
 
-What is committed appears whole or not at all and never changes: on disk by a hard link or a rename, in an object store by a
-conditional put (``If-None-Match: *``). An object store without conditional put is refused for writing. Endpoint and credentials come
-from the environment as AWS names it: ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``,
-``AWS_ALLOW_HTTP`` and the rest that obstore reads.
+What is committed appears whole or not at all and never changes: on disk by a hard link or a rename, in an object store
+by a conditional put (``If-None-Match: *``). An object store without conditional put is refused for writing. Endpoint
+and credentials come from the environment as AWS names it: ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``,
+``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, ``AWS_ALLOW_HTTP`` and the rest that obstore reads.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def is_utm(epsg: int) -> bool:
 
 
 def find_utm_zone(lon: float, lat: float) -> int:
-    """Return the EPSG code of the WGS 84 UTM zone of a point (no Norway or Svalbard exceptions; polar caps take their zone)."""
+    """Return the EPSG code of the WGS 84 UTM zone of a point, without the exceptions of Norway and Svalbard."""
     number = min(int((lon + 180) // 6) % 60 + 1, 60)
     return (32600 if lat >= 0 else 32700) + number
 
@@ -66,7 +66,7 @@ def make_transformer(source: str, target: str) -> Transformer:
 
 
 def locate_corners(windows: npt.NDArray[np.int32], transform: Affine6) -> Points:
-    """Return the corners of ``windows`` [n, 4] in CRS units, float64 [n, 4, 2], anticlockwise from the lower left on a north-up grid."""
+    """Return the corners of ``windows`` [n, 4] in CRS units, float64 [n, 4, 2], anticlockwise from the lower left."""
     a, b, c, d, e, f = transform
     row, col, height, width = windows.astype(np.float64).T
     rows = np.stack([row + height, row + height, row, row], axis=1)
@@ -93,7 +93,10 @@ class ProductGrid:
     def of(
         cls, crs: str, transform: Affine6 | tuple[()], *, shape: tuple[int, int], cell_m: float, name: str
     ) -> ProductGrid:
-        """Return the frame of a product of ``shape`` (height, width); a CRS that is no UTM zone takes the zone of the product's middle."""
+        """Return the frame of a product of ``shape`` (height, width).
+
+        A CRS that is no UTM zone takes the zone of the product's middle.
+        """
         if not crs or not transform:
             return cls("", (), 0, cell_m, name)
         zone = resolve_epsg(crs)
@@ -102,7 +105,8 @@ class ProductGrid:
             lon, lat = make_transformer(crs, "OGC:CRS84").transform(*middle)
             if not (math.isfinite(lon) and math.isfinite(lat)):
                 raise UserError(
-                    f"expected {name} to lie within the area of {crs}, got a place outside it; correct crs or transform of the card"
+                    f"expected {name} to lie within the area of {crs}, got a place outside it; correct crs or "
+                    "transform of the card"
                 )
             zone = find_utm_zone(lon, lat)
         return cls(crs, transform, zone, cell_m, name)
@@ -121,7 +125,8 @@ def locate(windows: npt.NDArray[np.int32], frame: ProductGrid) -> TileLocations:
     lon, lat = make_transformer(frame.crs, "OGC:CRS84").transform(ring[..., 0], ring[..., 1])
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
         raise UserError(
-            f"expected {frame.name} to lie within the area of {frame.crs}, got coordinates outside it; correct crs or transform of the card"
+            f"expected {frame.name} to lie within the area of {frame.crs}, got coordinates outside it; correct crs "
+            "or transform of the card"
         )
     bbox, geometry = _footprints(np.asarray(lon), np.asarray(lat))
     centre = ring.mean(axis=1)
@@ -135,7 +140,7 @@ def locate(windows: npt.NDArray[np.int32], frame: ProductGrid) -> TileLocations:
 
 
 def locate_footprint(corners: Sequence[Sequence[float]], *, cell_m: float) -> TileLocations:
-    """Return where one tile without a grid lies that is known by its corners (longitude, latitude in degrees, OGC:CRS84) in order.
+    """Return where one tile lies that is known by its corners (longitude, latitude in degrees, OGC:CRS84) in order.
 
     Its location is the cell of the UTM zone of its middle, as for tiles of a product in another system.
 
@@ -145,7 +150,8 @@ def locate_footprint(corners: Sequence[Sequence[float]], *, cell_m: float) -> Ti
     ring = np.asarray(corners, dtype=np.float64)
     if ring.ndim != 2 or len(ring) < 3 or not (np.abs(ring) <= (180, 90)).all():  # False for NaN
         raise UserError(
-            f"expected at least three corners as longitude and latitude in degrees, got {np.round(ring, 3).tolist()}; correct the product's geolocation"
+            "expected at least three corners as longitude and latitude in degrees, got "
+            f"{np.round(ring, 3).tolist()}; correct the product's geolocation"
         )
     lon, lat = ring.T
     east = np.where((lon < 0) & (lon.max() - lon.min() > 180), lon + 360, lon)
@@ -158,7 +164,10 @@ def locate_footprint(corners: Sequence[Sequence[float]], *, cell_m: float) -> Ti
 
 
 def _footprints(lon: Points, lat: Points) -> tuple[Points, list[bytes | None]]:
-    """Return bounding boxes and WKB polygons of rings of corners [n, k]; those across the antimeridian are cut in two."""
+    """Return bounding boxes and WKB polygons of rings of corners [n, k].
+
+    Those across the antimeridian are cut in two.
+    """
     lon = (lon + 180) % 360 - 180
     crosses = lon.max(axis=1) - lon.min(axis=1) > 180
     east = np.where(crosses[:, None] & (lon < 0), lon + 360, lon)
@@ -178,7 +187,10 @@ def _footprints(lon: Points, lat: Points) -> tuple[Points, list[bytes | None]]:
 
 
 def split_of(location: str, *, shares: tuple[float, float, float], seed: int) -> str:
-    """Return ``train``, ``val`` or ``test``: decided by the place alone, so that no place is in two splits whatever its dates."""
+    """Return ``train``, ``val`` or ``test``.
+
+    Decided by the place alone, so that no place is in two splits whatever its dates.
+    """
     digest = hashlib.blake2b(f"{seed}/{location}".encode(), digest_size=8).digest()
     position = int.from_bytes(digest, "little") / 2**64
     if position < shares[0]:

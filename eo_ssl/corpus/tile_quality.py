@@ -1,4 +1,4 @@
-"""How good a tile is: shares of valid, cloudy, shaded, snowy, saturated and noisy pixels, means of fields, looks, and its class."""
+"""The quality of a tile: shares of valid, cloudy, shaded, snowy, saturated and noisy pixels, looks, and its class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ _STEP_PX = 3  # between windows; closer ones share most of their pixels
 _LEAST_WINDOWS = 16  # below, a mode means nothing
 _LOW, _HIGH, _BIN = -5.0, 12.0, 0.02  # of the natural logarithm of the ratio: 0.007 to 160,000 looks in steps of 2 %
 _TOP_SHARE = 0.05  # of the windows, above the upper end of what is searched
-_REACH = 0.6  # below that end: three standard deviations of the logarithm, which is sqrt(2 / 48) = 0.2 for a uniform window of 49 pixels
+_REACH = (
+    0.6  # below that end: three standard deviations of the logarithm, sqrt(2 / 48) = 0.2 each for 49 uniform pixels
+)
 _SMOOTH = 0.15  # standard deviation of the kernel that smooths the histogram
 
 
@@ -62,8 +64,8 @@ def assess(valid: npt.NDArray[np.bool_], layers: Mapping[str, npt.NDArray[Any]],
 
     Args:
         valid: bool [h, w], all bands valid; h, w <= size_px (less at a padded border).
-        layers: those the product has of bool [h, w] ``cloud``, ``shadow``, ``snow``, ``saturated``, ``border_noise`` and float32 [h, w]
-            ``cloud_probability``, ``incidence_deg`` (NaN unknown).
+        layers: those the product has of bool [h, w] ``cloud``, ``shadow``, ``snow``, ``saturated``, ``border_noise``
+            and float32 [h, w] ``cloud_probability``, ``incidence_deg`` (NaN unknown).
         size_px: side of the tile; pixels beyond [h, w] are padding.
     """
     count = int(np.count_nonzero(valid))
@@ -95,7 +97,10 @@ def assess(valid: npt.NDArray[np.bool_], layers: Mapping[str, npt.NDArray[Any]],
 
 
 def judge(quality: TileQuality, config: IngestConfig) -> str:
-    """Return ``kept``, or why the tile is left out: ``invalid`` or the first reason of ``LIMITS`` that holds; what is None limits nothing."""
+    """Return ``kept``, or why the tile is left out: ``invalid`` or the first reason of ``LIMITS`` that holds.
+
+    What is None limits nothing.
+    """
     if quality.valid < config.min_valid or quality.valid == 0:
         return "invalid"
     for reason, (name, setting) in LIMITS.items():
@@ -128,7 +133,8 @@ def check_limits(config: IngestConfig, stream: Stream, *, masks: Set[str], produ
             )
         what = "border noise" if name == "border_noise" else name
         raise UserError(
-            f"expected a {what} mask in {product_id} for {setting} {limit}, got none; name one in the card or set {setting} to 1"
+            f"expected a {what} mask in {product_id} for {setting} {limit}, got none; name one in the card or set "
+            f"{setting} to 1"
         )
 
 
@@ -147,18 +153,20 @@ def vote_majority(labels: npt.NDArray[np.int16], *, size_px: int, purity: float)
 
 
 def estimate_enl(power: npt.NDArray[np.float32]) -> float | None:
-    """Return the equivalent number of looks of one band, None where fewer than 16 windows are wholly valid and positive on average.
+    """Return the equivalent number of looks of one band, None where fewer than 16 windows are valid and positive.
 
-    Fully developed speckle of L looks over a uniform surface is gamma distributed with mean^2 / variance = L (Oliver and Quegan 2004,
-    Understanding SAR Images, section 4.3). Texture and edges only add variance, so windows over uniform ground give the largest ratios,
-    scattered about L, and all others less. As in Anfinsen, Doulgeris and Eltoft 2009 (IEEE TGRS 47(11), 3795-3809) the estimate is the mode
-    of the ratios of many small windows, which bright targets and edges do not move; here the mode is looked for among the uniform windows,
-    near the upper end, because a small tile may be mostly texture.
+    Fully developed speckle of L looks over a uniform surface is gamma distributed with mean^2 / variance = L (Oliver
+    and Quegan 2004, Understanding SAR Images, section 4.3). Texture and edges only add variance, so windows over
+    uniform ground give the largest ratios, scattered about L, and all others less. As in Anfinsen, Doulgeris and Eltoft
+    2009 (IEEE TGRS 47(11), 3795-3809) the estimate is the mode of the ratios of many small windows, which bright
+    targets and edges do not move; here the mode is looked for among the uniform windows, near the upper end, because a
+    small tile may be mostly texture.
 
-    Measured on gamma speckle in tiles of 64 px: 1.01 to 1.05 times L with a spread of 3 to 5 % where the tile is uniform. Where half of it
-    is texture, the same for 2 looks and more, 0.88 L for a single look. Where nothing is uniform it is the ratio of the least textured
-    ground, below L. Neighbouring pixels of ground range products are correlated, which lowers the variance within a window: their value is
-    somewhat above the product's nominal number of looks.
+    Measured on gamma speckle in tiles of 64 px: 1.01 to 1.05 times L with a spread of 3 to 5 % where the tile is
+    uniform. Where half of it is texture, the same for 2 looks and more, 0.88 L for a single look. Where nothing is
+    uniform it is the ratio of the least textured ground, below L. Neighbouring pixels of ground range products are
+    correlated, which lowers the variance within a window: their value is somewhat above the product's nominal number of
+    looks.
 
     Args:
         power: float32 [h, w], linear power, NaN invalid.
