@@ -29,8 +29,8 @@ def place_bin_edges(quantity: Quantity) -> Floats:
     Values beyond the first or last edge count in the first or last bin.
 
     Reflectance: 0.001 wide from -0.2 to 1.8. dB: 0.05 dB from the floor to 30 dB; linear power has the same edges, so
-    that both histograms hold the same counts. DN: 1 wide to 256, then equal steps in the logarithm to 65,536. Amplitude,
-    of any scale: zero, then steps of 1.4 % from 1e-4 to 65,536.
+    that both histograms hold the same counts. DN: 1 wide to 256, then equal steps in the logarithm to 65,536.
+    Amplitude, of any scale: zero, then steps of 1.4 % from 1e-4 to 65,536.
     """
     if quantity.is_reflectance:
         return np.linspace(-0.2, 1.8, 2001)

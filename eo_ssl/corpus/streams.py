@@ -155,7 +155,7 @@ class Encoding:
         return np.asarray(clipped)
 
     def decode(self, stored: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
-        """Write the physical values of ``stored`` [..., C (+ 1), H, W] into ``out`` [..., C, H, W], NaN where invalid."""
+        """Write the physical values of ``stored`` [..., C (+ 1), H, W] into ``out`` [..., C, H, W], NaN invalid."""
         bands = out.shape[-3]
         pixels = stored[..., :bands, :, :]
         out[...] = pixels
