@@ -14,7 +14,7 @@ from eo_ssl.cards import Labels
 from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.cutting import CutTile, Raster, cut_tiles
 from eo_ssl.corpus.shards import Layout
-from eo_ssl.corpus.tile_locations import TileLocations, locate, locate_footprint, resolve_epsg, split_of
+from eo_ssl.corpus.tile_locations import TileLocations, assign_split, locate, locate_footprint, resolve_epsg
 from eo_ssl.corpus.tile_quality import TileQuality, assess, estimate_enl, judge, vote_majority
 from eo_ssl.scene import Chip, Product, Refused
 from eo_ssl.sensors import convert
@@ -47,12 +47,12 @@ def extract_tiles(
             outcome = judge(quality, config)
             if outcome == "kept":
                 stored = slot()
-                quality = _measured(quality, tile.image, tile.valid, (layout, stored), tile.layers.get("saturated"))
+                quality = _encode_tile(quality, tile.image, tile.valid, (layout, stored), tile.layers.get("saturated"))
                 outcome = judge(quality, config)
             if outcome != "kept":
                 yield outcome, None
                 continue
-            quality = _labelled(quality, tile, labels, size_px=size)
+            quality = _label_tile(quality, tile, labels, size_px=size)
             height, width = tile.valid.shape
             place, window = names[tile.number].tolist(), windows[tile.number].tolist()
             row = shared | _place_columns(places, k, config) | _quality_columns(quality, labels, facts)
@@ -86,7 +86,7 @@ def extract_chips(
         if outcome == "kept":
             stored = slot()
             image = convert(chip.image, source=card.quantity, target=layout.stream.quantity)
-            quality = _measured(quality, image, chip.valid, (layout, stored), chip.masks.get("saturated"))
+            quality = _encode_tile(quality, image, chip.valid, (layout, stored), chip.masks.get("saturated"))
             outcome = judge(quality, config)
         if outcome != "kept":
             yield outcome, None
@@ -103,7 +103,7 @@ def extract_chips(
         yield "kept", row
 
 
-def _measured(
+def _encode_tile(
     quality: TileQuality,
     image: npt.NDArray[np.float32],
     valid: npt.NDArray[np.bool_],
@@ -125,7 +125,7 @@ def _measured(
     return replace(quality, saturated=share, enl=enl)
 
 
-def _labelled(quality: TileQuality, tile: CutTile, labels: Labels | None, *, size_px: int) -> TileQuality:
+def _label_tile(quality: TileQuality, tile: CutTile, labels: Labels | None, *, size_px: int) -> TileQuality:
     if "label" not in tile.layers or labels is None:
         return quality
     label, share = vote_majority(tile.layers["label"], size_px=size_px, purity=labels.purity)
@@ -204,7 +204,7 @@ def _place_columns(places: TileLocations, k: int, config: IngestConfig) -> dict[
     return dict(zip(("xmin", "ymin", "xmax", "ymax"), bounds, strict=True)) | {
         "geometry": places.geometry[k],
         "location_id": location,
-        "split": split_of(location, shares=config.shares, seed=config.seed),
+        "split": assign_split(location, shares=config.shares, seed=config.seed),
     }
 
 

@@ -186,7 +186,7 @@ def _footprints(lon: Points, lat: Points) -> tuple[Points, list[bytes | None]]:
     return bbox, list(wkb)
 
 
-def split_of(location: str, *, shares: tuple[float, float, float], seed: int) -> str:
+def assign_split(location: str, *, shares: tuple[float, float, float], seed: int) -> str:
     """Return ``train``, ``val`` or ``test``.
 
     Decided by the place alone, so that no place is in two splits whatever its dates.
