@@ -26,7 +26,7 @@ from eo_ssl.commits import explain_os_error as explain_os_error
 from eo_ssl.commits import replace as replace
 from eo_ssl.commits import sync_folder as sync_folder
 from eo_ssl.commits import write_beside as write_beside
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import canonical_json as canonical_json
 from eo_ssl.fingerprints import file_sha256 as file_sha256
 from eo_ssl.fingerprints import fingerprint as fingerprint
@@ -125,24 +125,27 @@ def plan(
             continue
         if all(there.get(key) == value for key, value in wanted.items()):
             return answer  # type: ignore[return-value]
-        if there.get("stage") != stage or not {"config", "inputs"} <= set(there):
-            raise UserError(  # not even with overwrite: what goes would be a corpus, or a folder of somebody else's
-                f"expected {folder} to be free or a product of {stage}, got {_kind(there, name)}; give another "
-                "output folder"
-            )
-        if not overwrite:
-            raise UserError(
-                f"expected {folder} to be free or made by the same command, got a product of {stage} that differs in "
-                f"{_difference(there, wanted)}; give another output folder or --overwrite"
-            )
+        expect(  # also with overwrite: what goes would be a corpus, or a folder of somebody else's
+            there.get("stage") == stage and {"config", "inputs"} <= set(there),
+            expected=f"{folder} to be free or a product of {stage}",
+            got=_kind(there, name),
+            remedy="give another output folder",
+        )
+        expect(
+            overwrite,
+            expected=f"{folder} to be free or made by the same command",
+            got=f"a product of {stage} that differs in {_difference(there, wanted)}",
+            remedy="give another output folder or --overwrite",
+        )
         shutil.rmtree(folder)
         break
     else:
-        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise UserError(
-                f"expected {folder} to be empty or a product of this library, got a folder with other files; give "
-                "another output folder"
-            )
+        expect(
+            not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()),
+            expected=f"{folder} to be empty or a product of this library",
+            got="a folder with other files",
+            remedy="give another output folder",
+        )
     commit(folder / UNFINISHED, canonical_json(wanted).encode())
     return "new"
 
@@ -289,29 +292,48 @@ def require(folder: Path, stage: str | tuple[str, ...]) -> Manifest:
     """
     stages = (stage,) if isinstance(stage, str) else stage
     wanted = " or ".join(stages)
-    if not folder.is_dir():
-        raise UserError(
-            f"expected a {wanted} product at {folder}, got no such folder; make it with `eo-ssl {stages[0]}`"
-        )
-    value = _read_json(folder / MANIFEST)
-    if value is None:
-        state = "an unfinished one" if (folder / UNFINISHED).exists() else f"a folder without {MANIFEST}"
-        raise UserError(
-            f"expected a finished {wanted} product at {folder}, got {state}; run `eo-ssl {stages[0]}` again to "
-            "finish it"
-        )
-    if value.get("stage") not in stages:
-        raise UserError(
-            f"expected a product of {wanted} at {folder}, got one of {value.get('stage')}; give the folder `eo-ssl "
-            f"{stages[0]}` made"
-        )
-    version = value.get("schema_version")
-    if version not in (SCHEMA_VERSION, SCHEMA_VERSION - 1):
-        raise UserError(
-            f"expected schema version {SCHEMA_VERSION} at {folder}, got {version}; make it again with this version "
-            "of eo_ssl"
-        )
+    expect(
+        folder.is_dir(),
+        expected=f"a {wanted} product at {folder}",
+        got="no such folder",
+        remedy=f"make it with `eo-ssl {stages[0]}`",
+    )
+    content = _read_json(folder / MANIFEST)
+    expect(
+        content is not None,
+        expected=f"a finished {wanted} product at {folder}",
+        got="an unfinished one" if (folder / UNFINISHED).exists() else f"a folder without {MANIFEST}",
+        remedy=f"run `eo-ssl {stages[0]}` again to finish it",
+    )
+    value = content or {}
+    expect(
+        value.get("stage") in stages,
+        expected=f"a product of {wanted} at {folder}",
+        got=f"one of {value.get('stage')}",
+        remedy=f"give the folder `eo-ssl {stages[0]}` made",
+    )
+    check_schema(value, at=str(folder), remedy="make it again with this version of eo_ssl")
     return Manifest(**value)
+
+
+def check_schema(value: Mapping[str, Any], *, at: str, remedy: str) -> None:
+    """Refuse what was written by a version whose files this one does not read: it reads its own and the one before.
+
+    Args:
+        value: the content of a manifest, a fragment's or a snapshot's file.
+        at: where it was read.
+        remedy: what to do about another schema.
+
+    Raises:
+        UserError: naming both versions.
+    """
+    version = value.get("schema_version")
+    expect(
+        version in (SCHEMA_VERSION, SCHEMA_VERSION - 1),
+        expected=f"schema version {SCHEMA_VERSION} at {at}",
+        got=version,
+        remedy=remedy,
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -73,7 +73,7 @@ class CutResult:
     "name and reason of each chip that could not be read"
 
 
-def end_on_write_error(
+def stop_on_write_error(
     task: Callable[Concatenate[FragmentBuild, P], R],
 ) -> Callable[Concatenate[FragmentBuild, P], R | Failure]:
     """Return ``task`` with a failed write as a value that ends the run.
@@ -280,5 +280,5 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
     return value
 
 
-guarded_cut = guard(end_on_write_error(cut_part))
-guarded_assemble = guard(end_on_write_error(assemble))
+guarded_cut = guard(stop_on_write_error(cut_part))
+guarded_assemble = guard(stop_on_write_error(assemble))

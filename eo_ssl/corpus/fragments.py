@@ -37,7 +37,7 @@ from eo_ssl.corpus.shards import FileMark
 from eo_ssl.corpus.store import LocalStore, Store
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import canonical_json, file_sha256, fingerprint
-from eo_ssl.manifest import SCHEMA_VERSION
+from eo_ssl.manifest import SCHEMA_VERSION, check_schema
 
 FRAGMENT = "fragment.json"
 _STAGING = ".staging-"
@@ -247,11 +247,7 @@ def read(store: Store, name: str) -> FragmentManifest:
             f"expected a fragment at {store}/fragments/{name}, got {type(error).__name__}; remove it and run the "
             "same ingest again"
         ) from error
-    if value.get("schema_version") not in (SCHEMA_VERSION, SCHEMA_VERSION - 1):
-        raise UserError(
-            f"expected schema version {SCHEMA_VERSION} in {store}/{key}, got {value.get('schema_version')}; ingest "
-            "again with this version"
-        )
+    check_schema(value, at=f"{store}/{key}", remedy="ingest again with this version")
     return FragmentManifest(**value)
 
 

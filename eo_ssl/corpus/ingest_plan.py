@@ -138,7 +138,7 @@ def plan_ingest(
             name.
     """
     check_client(client)
-    cards, begun = fingerprint_cards(products), time.perf_counter()
+    cards, begun = hash_cards(products), time.perf_counter()
     tasks = [make_task(partial(guarded_plan, product, config, cards[product.card.name]))() for product in products]
     results = compute(tasks, client=client, done=count_steps("planning", len(tasks), progress))
     outcomes = tuple(replace_lost(products, results))
@@ -151,7 +151,7 @@ def record_settings(cards: dict[str, str], config: IngestConfig) -> dict[str, di
     return {name: {"card": mark, "ingest": config.to_json()} for name, mark in sorted(cards.items())}
 
 
-def fingerprint_cards(products: Sequence[Product]) -> dict[str, str]:
+def hash_cards(products: Sequence[Product]) -> dict[str, str]:
     """Return the fingerprint of each card by name.
 
     Raises:

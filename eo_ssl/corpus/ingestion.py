@@ -19,7 +19,7 @@ from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.corpora import Corpus
 from eo_ssl.corpus.engine import Progress, check_client, compute, count_steps, make_task, rank_tasks
 from eo_ssl.corpus.fragments import FragmentManifest
-from eo_ssl.corpus.ingest_plan import IngestPlan, fingerprint_cards, plan_ingest, record_settings, replace_lost
+from eo_ssl.corpus.ingest_plan import IngestPlan, hash_cards, plan_ingest, record_settings, replace_lost
 from eo_ssl.corpus.ingest_state import IngestState
 from eo_ssl.corpus.quarantine import Failure
 from eo_ssl.corpus.snapshots import Snapshot
@@ -92,7 +92,7 @@ def ingest(
             written.
     """
     clock, store = Clock(), open_store(out)
-    settings = record_settings(fingerprint_cards(products), config)
+    settings = record_settings(hash_cards(products), config)
     ingest_state.read_state(store).check_settings(store, settings, overwrite=overwrite)  # before every file is read
     plan = plan_ingest(products, config=config, client=client, progress=progress)
     return run_plan(

@@ -20,7 +20,7 @@ from eo_ssl.corpus.store import Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import canonical_json
-from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION
+from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, check_schema
 
 FOLDER = "snapshots"
 
@@ -121,11 +121,7 @@ def load_snapshot(place: Place | Store, number: int | None = None) -> Snapshot:
             f"expected a snapshot of {store} out of {', '.join(map(str, known))}, got {chosen}; choose one of them"
         )
     value = json.loads(store.read(_key(chosen)))
-    if value.get("schema_version") not in (SCHEMA_VERSION, SCHEMA_VERSION - 1):
-        raise UserError(
-            f"expected schema version {SCHEMA_VERSION} in {store}/{_key(chosen)}, got {value.get('schema_version')}; "
-            "ingest again with this version"
-        )
+    check_schema(value, at=f"{store}/{_key(chosen)}", remedy="ingest again with this version")
     if "cards" not in value:  # an earlier version kept them in the manifest alone
         recorded = (
             json.loads(store.read(MANIFEST)) if MANIFEST in store.names("") else {"config": {"cards": {}}, "inputs": {}}
