@@ -17,7 +17,7 @@ from eo_ssl import commits
 from eo_ssl.commits import commit, write_beside
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import canonical_json, fingerprint
-from eo_ssl.manifest import Clock, finish, plan, require
+from eo_ssl.manifest import Clock, finish, open_product, plan, require
 
 
 def make(folder: Path, config: dict[str, object], **inputs: str) -> None:
@@ -166,3 +166,26 @@ def test_an_unwritable_path_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="to be a folder, got a file on the way"):
         commit(tmp_path / "file" / "inside", b"data")
+
+
+def test_a_product_opened_in_a_block_is_signed_resumed_or_done(tmp_path: Path) -> None:
+    made = {"stage": "curate", "config": {"keep": 0.5}, "inputs": {"corpus": "aa"}}
+    with (
+        pytest.raises(RuntimeError, match="left without its manifest"),
+        open_product(tmp_path / "p", **made) as product,
+    ):
+        assert product.state == "new" and not product.done
+    with pytest.raises(KeyError, match="lost"), open_product(tmp_path / "p", **made) as product:
+        assert product.state == "resume"
+        raise KeyError("lost")  # what went wrong in the block is what is told
+    started = Clock()
+    with open_product(tmp_path / "p", started=started, **made) as product:
+        assert product.started is started
+        manifest = product.sign("f00d", seed=3, summary={"kept": 5})
+    assert product.done and require(tmp_path / "p", "curate") == manifest
+    assert (manifest.fingerprint, manifest.seed, manifest.summary) == ("f00d", 3, {"kept": 5})
+    with open_product(tmp_path / "p", **made) as product:
+        assert (
+            product.done
+            and product.nothing_to_do == f"nothing to do: {tmp_path / 'p'} is made with this configuration already"
+        )

@@ -205,9 +205,9 @@ def _open_staging(store: Store) -> Path:
 def _build_graph(build: FragmentBuild, position: int) -> tuple[Any, list[Any]]:
     """Return the last task of one fragment, the packing, and the tasks it waits for, its parts.
 
-    The graph grows with products, not with tiles.
-    Products come in order, and the largest part of a product first, or the last worker begins it when all others are
-    done. On one machine Dask decides by name between tasks that lead to one, the last first; on a cluster by priority.
+    The graph grows with products, not with tiles. Products come in order, and the largest part of a product first, or
+    the last worker begins it when all others are done. On one machine Dask decides by name between tasks that lead to
+    one, the last first; on a cluster by priority.
     """
     name = f"{build.folder.parent.name}-{position:09d}"  # of this run, because a cluster may serve several
     if not isinstance(build.store, LocalStore):
