@@ -35,6 +35,7 @@ COMMANDS = {
 _POSITIONAL = {"inspect"}
 _FIRST = {"doctor": ("path",), "export": ("encoder",), "embed": ("encoder", "source"), "search": ("embeddings",)}
 """Commands whose first arguments may stand without their names."""
+_ESCAPE = "\u200b"  # the parser puts it before options that are called like a method of its namespace, such as items
 
 _HELP = """usage: eo-ssl [--version] <command> [options]
 
@@ -53,6 +54,7 @@ a first result in minutes:
 
 def entry() -> None:
     """Run the command line and leave the process with its exit status."""
+    sys.argv[0] = str(Path(sys.argv[0]).with_name("eo-ssl")) if Path(sys.argv[0]).suffix == ".py" else sys.argv[0]
     sys.exit(main(sys.argv[1:]))
 
 
@@ -119,8 +121,8 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
         def dump(self, *arguments: Any, **options: Any) -> str:
             return name_classes(super().dump(*arguments, **options), choices)
 
-        def format_help(self) -> str:
-            return shorten(super().format_help(), choices)
+        def format_help(self, *arguments: Any, **options: Any) -> str:
+            return shorten(super().format_help(*arguments, **options), choices)
 
     parser = NamingParser(
         prog=f"eo-ssl {command}", exit_on_error=False, allow_abbrev=False, description=COMMANDS[command]
@@ -137,7 +139,8 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
     except ArgumentError as error:
         raise UserError(_sentence(parser, str(error))) from error
     ready = parser.instantiate(options)
-    values = {key: value for key, value in vars(ready).items() if key not in ("config", "__default_config__")}
+    named = {key.lstrip(_ESCAPE): value for key, value in vars(ready).items()}
+    values = {key: value for key, value in named.items() if key not in ("config", "__default_config__")}
     return options, lambda: workflow(**values)
 
 

@@ -6,7 +6,10 @@ refused before the parser sees it, so that nothing is imported because a configu
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
@@ -23,6 +26,8 @@ MOVED = {
     "--simclr.": "--objective SimClr --objective.",
     "--augment.": "--views '{tile: {OPTION: VALUE}}'",
     "--model.timm_name": "--model.name",
+    "--training.precision": "--precision",
+    "--training.read_ahead": "--num_workers",
 }
 """Spellings of earlier versions, and today's."""
 
@@ -37,7 +42,10 @@ def find_choices(workflow: Callable[..., Any]) -> Choices:
 
 
 def _subclasses(base: type) -> list[type]:
-    below = [each for child in base.__subclasses__() for each in (child, *_subclasses(child))]
+    below: list[type] = []
+    children: list[type] = base.__subclasses__()
+    for child in children:
+        below += [child, *_subclasses(child)]
     return sorted({each for each in below if not inspect.isabstract(each)}, key=lambda each: each.__name__)
 
 
@@ -71,7 +79,8 @@ def spell_names(arguments: Sequence[str], choices: Choices) -> list[str]:
             and not (key.endswith(".help") and not equals and waiting[0].startswith("--"))
         ):
             name = value if equals else waiting.pop(0)
-            argument = f"{key}={_path(require_name(option, name, choices))}"
+            chosen = require_name(option, name, choices)
+            argument = f"{key}={_path(chosen) if key.endswith('.help') else json.dumps(_written(chosen, {}))}"
         spelled.append(argument)
     return spelled
 
@@ -105,7 +114,7 @@ def spell_classes(text: str, choices: Choices) -> str:
             raise UserError(
                 f"expected `{option}: {example}` or `{option}: {{{example}: {{OPTION: VALUE}}}}` with one of {', '.join(choices[option])}, got {value}"
             )
-        values[option] = {"class_path": _path(require_name(option, name, choices)), "init_args": options or {}}
+        values[option] = _written(require_name(option, name, choices), options or {})
     return yaml.safe_dump(values, sort_keys=False)
 
 
@@ -125,8 +134,23 @@ def shorten(text: str, choices: Choices) -> str:
     """Help with short names in place of paths."""
     for classes in choices.values():
         for name, registered in classes.items():
-            text = text.replace(_path(registered), name)
+            text = re.sub(rf"\b{registered.__module__.partition('.')[0]}\.[\w.]*\b{name}\b", name, text)
     return text
+
+
+def _written(registered: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A choice in the parser's form, every option written out: the parser would else keep those of the choice before."""
+    defaults = dataclasses.asdict(registered()) if dataclasses.is_dataclass(registered) else {}
+    return {"class_path": _path(registered), "init_args": _merged(defaults, options)}
+
+
+def _merged(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {
+        key: _merged(defaults[key], value)
+        for key, value in options.items()
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+    }
+    return {**defaults, **options, **nested}
 
 
 def _path(registered: type) -> str:

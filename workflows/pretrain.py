@@ -15,16 +15,21 @@ from eo_ssl.encoder import save_encoder
 from eo_ssl.manifest import OpenProduct, fingerprint, open_product
 from eo_ssl.models import Architecture, Backbone, Vit, VitBackbone
 from eo_ssl.objectives import Mae, Method, Objective, ViewSpec, derive_seed, override_views
+from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining import (
     DataSelection,
     FitConfig,
     ItemLoader,
     ItemSampler,
+    LoggerName,
     OptimizerConfig,
+    Precision,
     Pretraining,
+    Processes,
     Pruning,
     TrainingData,
     ViewMaker,
+    count_steps,
     fit,
     make_probe,
     open_training_data,
@@ -43,7 +48,8 @@ def main(
     bands: list[str] | None = None,
     subset: list[Path] | Path | None = None,
     split: Literal["train", "all"] = "train",
-    steps: int = 1000,
+    steps: int | None = None,
+    epochs: float | None = None,
     batch_size: int = 64,
     lr: float = 5e-4,
     seed: int = 0,
@@ -51,6 +57,15 @@ def main(
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
     prune: DynamicConfig | None = None,
     training: FitConfig = FitConfig(),  # noqa: B008
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto",
+    precision: Precision = "auto",
+    accumulate: int = 1,
+    num_workers: Literal[0, 1] = 1,
+    loggers: list[LoggerName] = ["csv"],  # noqa: B006  (never changed)
+    max_time: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Train an encoder without labels on the tiles of one or more corpora; killed, the same command resumes.
@@ -70,14 +85,24 @@ def main(
         bands: bands in the encoder's input order, held by every stream; those of the first stream when left out.
         subset: folder, or list of folders, that `eo-ssl curate` made; a stream without a subset is used whole.
         split: rows to train on; test items of a benchmark are always left out.
-        steps: optimizer steps.
-        batch_size: items per step.
+        steps: optimizer steps; 1000 when neither steps nor epochs are given.
+        epochs: passes over the pool instead of steps; what is recorded are presentations of items.
+        batch_size: items per optimizer step, over all processes.
         lr: peak learning rate.
         seed: of weights, order, views and masks.
         views: changes of the objective's views, by group: {tile: {crop: [0.5, 1], gain: 0.1}}; its own when left out.
         optimizer: AdamW and its schedules, in optimizer steps.
         prune: dynamic pruning of the pool while training, in item presentations; none when left out.
-        training: how often to log, look and save, and the precision.
+        training: how often to log, look and save.
+        device: where to train; auto takes GPUs where there are some.
+        devices: processes on each node, one device each; the batch is divided among them.
+        num_nodes: nodes, each of which runs this command under Slurm or torchrun.
+        strategy: auto for one process or data parallel; fsdp shards weights and optimizer state and needs GPUs.
+        precision: auto takes bfloat16 on a GPU that has it, else float32.
+        accumulate: parts of a process's share of a batch that are computed one after another, to save memory.
+        num_workers: 1 reads the next batch in a thread during the step, 0 in the step itself; neither changes a bit.
+        loggers: listeners beside log.jsonl, in logs/: csv, tensorboard, mlflow, wandb or trackio, where installed.
+        max_time: DD:HH:MM:SS after which to stop with a checkpoint; the same command goes on from there.
         overwrite: replace an encoder made with another configuration.
     """
     data = open_training_data(
@@ -85,22 +110,27 @@ def main(
             _tuple(corpus), _tuple(streams) or None, _tuple(bands) or None, _tuple(subset), split, items, pairs, dates
         )
     )
+    processes = Processes(device, devices, num_nodes, strategy, precision, accumulate)
     config = PretrainConfig(
-        objective,
-        override_views(objective.views, views),
-        model,
-        optimizer,
-        prune,
-        training,
-        split,
-        items,
-        dates,
-        steps,
-        batch_size,
-        lr,
-        seed,
+        objective=objective,
+        views=override_views(objective.views, views),
+        model=model,
+        optimizer=optimizer,
+        prune=prune,
+        training=training,
+        split=split,
+        items=items,
+        dates=dates,
+        steps=count_steps(steps, epochs, pool=len(data.pool), batch_size=batch_size),
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        precision=precision,
+        world=processes.world,
+        accumulate=accumulate,
     )
-    _train(data, config, out, overwrite)
+    running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": max_time}
+    _train(data, config, out, ahead=num_workers > 0, running=running, overwrite=overwrite)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +150,9 @@ class PretrainConfig:
     batch_size: int
     lr: float
     seed: int
+    precision: str
+    world: int
+    accumulate: int
 
     @property
     def method(self) -> str:
@@ -135,20 +168,18 @@ class PretrainConfig:
         return plain | {"streams": data.stream_names, "preprocessing": contracts}
 
 
-def _train(data: TrainingData, config: PretrainConfig, out: Path, overwrite: bool) -> None:
+def _train(
+    data: TrainingData, config: PretrainConfig, out: Path, *, ahead: bool, running: dict[str, Any], overwrite: bool
+) -> None:
     """Check everything, then train, save and sign the encoder."""
     console, contracts = Console(), data.items.contracts
-    encoders = {
-        stream: config.model.build(
-            contract.bands, contract.size_px, derive_seed(config.seed, place) if place else config.seed
-        )
-        for place, (stream, contract) in enumerate(contracts.items())
-    }
+    processes: Processes = running["processes"]
     maker = ViewMaker(config.views, contracts, dates=data.items.dates)
-    objective = config.objective.build(encoders, seed=config.seed + 1)
+    objective = _build_objective(config, contracts)
     module = Pretraining(objective, lr=config.lr, steps=config.steps, optimizer=config.optimizer)
-    sampler = ItemSampler(data.pool, batch_size=config.batch_size, seed=config.seed)
-    loader = ItemLoader(data.items, sampler, steps=config.steps, ahead=config.training.read_ahead)
+    share = processes.share(config.batch_size)
+    sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=processes.world)
+    loader = ItemLoader(data.items, sampler, steps=config.steps, accumulate=processes.accumulate, ahead=ahead)
     with open_product(
         out, stage="pretrain", config=config.resolved(data), inputs=data.inputs, overwrite=overwrite
     ) as product:
@@ -163,7 +194,11 @@ def _train(data: TrainingData, config: PretrainConfig, out: Path, overwrite: boo
             config=config.training,
             pruning=None if config.prune is None else Pruning.over(data, DynamicSchedule(config.prune)),
             probe=make_probe(data.pool, data.held_out, data.classes),
+            **running,
         )
+        if results is None:
+            product.leave()
+            return
         saved = _save(objective, data, product)
         facts: dict[str, Any] = {"tiles": len(data.pool), "benchmark_tiles_left_out": data.left_out, **results}
         facts |= {"objective": config.method, "steps": config.steps, "presentations": config.steps * config.batch_size}
@@ -171,6 +206,15 @@ def _train(data: TrainingData, config: PretrainConfig, out: Path, overwrite: boo
         product.sign(saved, seed=config.seed, summary=facts)
     loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
     console.print(f"{config.method} encoder, {loss}: {out.resolve()}", soft_wrap=True)
+
+
+def _build_objective(config: PretrainConfig, contracts: Mapping[str, Preprocessing]) -> Objective:
+    """The objective around one fresh encoder for each stream."""
+    encoders = {}
+    for place, (stream, contract) in enumerate(contracts.items()):
+        seed = derive_seed(config.seed, place) if place else config.seed
+        encoders[stream] = config.model.build(contract.bands, contract.size_px, seed)
+    return config.objective.build(encoders, seed=config.seed + 1)
 
 
 def _save(objective: Objective, data: TrainingData, product: OpenProduct) -> str:
@@ -197,7 +241,7 @@ def _save_one(folder: Path, embedder: Backbone, data: TrainingData, product: Ope
         embedder.network,
         architecture=embedder.config,
         preprocessing=data.items.contracts[stream],
-        pooling=embedder.pooling,
+        pooling="cls" if embedder.pooling == "cls" else "mean",
         provenance=origin,
     )
 

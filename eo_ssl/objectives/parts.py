@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.distributed.nn import functional as collectives
 
 from eo_ssl.errors import UserError
 from eo_ssl.models import Tokens, sincos_positions, take_patches
@@ -73,7 +74,7 @@ def gather(x: Tensor) -> Tensor:
     """
     if not _distributed():
         return x
-    parts: tuple[Tensor, ...] = torch.distributed.nn.functional.all_gather(x.contiguous())  # type: ignore[no-untyped-call]
+    parts: tuple[Tensor, ...] = collectives.all_gather(x.contiguous())  # type: ignore[no-untyped-call]
     return torch.cat(parts)
 
 

@@ -7,8 +7,9 @@ from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import OptimizerConfig, Pretraining
 from eo_ssl.pretraining.monitors import LabelledProbe, feature_std, make_probe, rank_me
+from eo_ssl.pretraining.processes import LoggerName, Precision, Processes
 from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
-from eo_ssl.pretraining.sampler import ItemSampler
+from eo_ssl.pretraining.sampler import ItemSampler, count_steps
 from eo_ssl.pretraining.tile_source import TileSource
 from eo_ssl.pretraining.training_data import DataSelection, TrainingData, open_training_data
 from eo_ssl.pretraining.views import ItemBatch, ViewMaker
@@ -23,15 +24,19 @@ __all__ = [
     "ItemSampler",
     "Items",
     "LabelledProbe",
+    "LoggerName",
     "OptimizerConfig",
     "Pairs",
     "Places",
+    "Precision",
     "Pretraining",
+    "Processes",
     "Pruning",
     "TileSource",
     "Tiles",
     "TrainingData",
     "ViewMaker",
+    "count_steps",
     "feature_std",
     "fit",
     "make_probe",

@@ -43,7 +43,7 @@ class Items(ABC):
         tiles = {}
         for stream, source in self.sources.items():
             members = self.members(stream, rows)
-            tiles[stream] = source.read(members.reshape(-1)).unflatten(0, members.shape)
+            tiles[stream] = source.read(members.reshape(-1)).reshape(*members.shape, *source.shape)
         return tiles
 
 

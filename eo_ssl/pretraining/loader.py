@@ -25,28 +25,43 @@ class ItemLoader:
     changed meanwhile, so reading ahead never changes what is trained on.
     """
 
-    def __init__(self, items: Items, sampler: ItemSampler, *, steps: int, ahead: bool = True) -> None:
-        """Serve `steps` batches of `items` as `sampler` orders them; `ahead` reads the next one in a thread."""
+    def __init__(
+        self, items: Items, sampler: ItemSampler, *, steps: int, accumulate: int = 1, ahead: bool = True
+    ) -> None:
+        """Serve the batches of `steps` optimizer steps of `items` as `sampler` orders them.
+
+        Args:
+            items: what is read.
+            sampler: gives the items of each batch.
+            steps: optimizer steps of the run.
+            accumulate: batches of one optimizer step.
+            ahead: read the next batch in a thread.
+        """
         self.items, self.sampler = items, sampler
-        self.steps, self.ahead, self.step = steps, ahead, 0
+        self.steps, self.accumulate, self.ahead, self.step = steps, accumulate, ahead, 0
         self._lock = Lock()
 
     def __len__(self) -> int:
-        """Steps of the whole run, whatever is done already."""
-        return self.steps
+        """Batches of the whole run, whatever is done already."""
+        return self.steps * self.accumulate
+
+    @property
+    def presented(self) -> int:
+        """Items of one optimizer step, over all processes."""
+        return self.sampler.global_batch * self.accumulate
 
     def __iter__(self) -> Iterator[ItemBatch]:
         """Batches from the current step on."""
         with ThreadPoolExecutor(max_workers=1) as pool:
             pending: tuple[tuple[int, bytes], Future[ItemBatch]] | None = None
-            while self.step < self.steps:
+            while self.step < len(self):
                 rows = self.sampler.rows()
                 key = self.step, rows.tobytes()
                 ready = None if pending is None else pending[1].result()
                 batch = ready if ready is not None and pending is not None and pending[0] == key else self._make(*key)
                 self.sampler.advance()
                 self.step += 1
-                if self.ahead and self.step < self.steps:
+                if self.ahead and self.step < len(self):
                     following = self.step, self.sampler.rows().tobytes()
                     pending = following, pool.submit(self._make, *following)
                 yield batch
@@ -60,16 +75,17 @@ class ItemLoader:
                 image, valid = self.items.contracts[stream](
                     tiles.flatten(0, 1), bands=source.bands, quantity=source.quantity, sensor=source.sensor
                 )
-                batch[stream] = image.unflatten(0, tiles.shape[:2]), valid.unflatten(0, tiles.shape[:2])
+                leading = tiles.shape[:2]
+                batch[stream] = image.reshape(*leading, *image.shape[1:]), valid.reshape(*leading, *valid.shape[1:])
         return batch
 
     def _make(self, step: int, rows: bytes) -> ItemBatch:
         index = np.frombuffer(rows, dtype=np.int64)
         seed = derive_seed(self.sampler.seed, step, self.sampler.rank)
-        return ItemBatch(self.normalised(index), torch.tensor(index), Step(step, self.steps, seed))
+        return ItemBatch(self.normalised(index), torch.tensor(index), Step(step // self.accumulate, self.steps, seed))
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps served and the sampler's state."""
+        """Batches served and the sampler's state."""
         return {"step": self.step, "sampler": self.sampler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -85,6 +101,11 @@ class ItemData(pl.LightningDataModule):
         """Serve `loader` through `views`."""
         super().__init__()
         self.loader, self.views = loader, views
+
+    def setup(self, stage: str) -> None:
+        """Take the part of this process, which Lightning has given its rank by now."""
+        if self.trainer is not None:
+            self.loader.sampler.take_rank(self.trainer.global_rank)
 
     def train_dataloader(self) -> ItemLoader:
         """The one loader of the run."""

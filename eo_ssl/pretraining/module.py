@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from eo_ssl.errors import UserError
 from eo_ssl.models import View
-from eo_ssl.objectives import Batch, Objective, Step
+from eo_ssl.objectives import Batch, Objective, Step, all_mean
 
 TOKENS = ("cls_token", "reg_token", "pos_embed", "mask_token")  # parameters that are inputs, not maps
 
@@ -101,15 +101,17 @@ class Pretraining(pl.LightningModule):
             )
         self.objective, self.lr, self.steps, self.config = objective, lr, steps, optimizer
         self.last: dict[str, Tensor] = {}
-        """Detached results of the latest step, on the device."""
+        """Results of the latest batch, means over all processes, on the device."""
         self.step = Step(0, steps, seed=0)
         """Of the latest batch."""
+        self.stepped = False
+        """Whether the latest batch was the last of an optimizer step."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of the batch."""
-        self.step = batch.step
+        self.step, self.stepped = batch.step, False
         results: dict[str, Tensor] = self.objective(batch)
-        self.last = {name: value.detach() for name, value in results.items()}
+        self.last = {name: all_mean(value.detach()) for name, value in results.items()}
         return results["loss"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -127,6 +129,7 @@ class Pretraining(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the objective update its teacher, so that every callback sees both in one state."""
         super().optimizer_step(*args, **kwargs)
+        self.stepped = True
         done = self.global_step + 1  # Lightning counts the step afterwards
         self.objective.after_step(dataclasses.replace(self.step, number=done))
 

@@ -83,7 +83,7 @@ class Monitors(pl.Callback):
     ) -> None:
         """Look, where a look is due."""
         module, step = as_pretraining(pl_module), trainer.global_step
-        if not trainer.is_global_zero or not (step % self.every == 0 or step == module.steps):
+        if not module.stepped or not (step % self.every == 0 or step == module.steps):
             return
         with self.run_log.paused():
             features = embed_rows(module, self.loader, self.rows)
@@ -102,18 +102,35 @@ class Monitors(pl.Callback):
 def embed_rows(
     module: Pretraining, loader: ItemLoader, rows: Rows, *, title: str = "embedding"
 ) -> npt.NDArray[np.float32]:
-    """Features of tiles without augmentation, in the order of `rows`: float32 [n, D].
+    """Features of items without augmentation, in the order of `rows`: float32 [n, D], on every process.
 
-    Batches have a fixed size, so that the same rows give the same bits at any time of a run.
+    Batches have a fixed size, so that the same rows give the same bits at any time of a run; processes share them.
     """
-    size = loader.sampler.batch_size
+    size, world, rank = loader.sampler.batch_size, loader.sampler.world, loader.sampler.rank
     starts = range(0, len(rows), size)
     shown = track(
-        starts, description=title, console=Console(stderr=True), transient=True, disable=len(rows) < LONG_ROWS
+        starts[rank::world],
+        description=title,
+        console=Console(stderr=True),
+        transient=True,
+        disable=len(rows) < LONG_ROWS or rank > 0,
     )
-    return np.concatenate(
-        [module.embed(whole_views(loader, rows[at : at + size], module.device)).numpy() for at in shown]
-    )
+    mine = [module.embed(whole_views(loader, rows[at : at + size], module.device)) for at in shown]
+    if world == 1:
+        return torch.cat(mine).numpy()
+    return _gather_batches(mine, starts, size=size, n=len(rows), device=module.device).numpy()
+
+
+def _gather_batches(mine: list[Tensor], starts: range, *, size: int, n: int, device: torch.device) -> Tensor:
+    """Features of all rows [n, D] on every process, of which process r embedded the batches r, r + world, ..."""
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    width = torch.tensor([mine[0].shape[1] if mine else 0], device=device)
+    torch.distributed.all_reduce(width, op=torch.distributed.ReduceOp.MAX)
+    whole = torch.zeros(len(starts) * size, int(width), device=device)
+    for index, features in zip(range(rank, len(starts), world), mine, strict=True):
+        whole[index * size : index * size + len(features)] = features.to(device)
+    torch.distributed.all_reduce(whole)  # each row is of one process and zero in the others
+    return whole[:n].cpu()
 
 
 def whole_views(loader: ItemLoader, rows: Rows, device: torch.device) -> list[View]:

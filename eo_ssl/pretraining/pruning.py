@@ -56,7 +56,7 @@ class Pruning:
 
 
 class DynamicPruning(pl.Callback):
-    """Holds the events of a `DynamicSchedule` during any training, whatever its objective.
+    """Runs the events of a `DynamicSchedule` during any training, whatever its objective.
 
     An event embeds the full set, never the last pool, with the objective's embedder (its EMA teacher where it has
     one) in evaluation mode and without augmentation, and hands the new pool to the sampler in this process. All of
@@ -88,15 +88,16 @@ class DynamicPruning(pl.Callback):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hold an event that is due before the first step."""
-        self._hold(trainer, as_pretraining(pl_module))
+        """Prune where an event is due before the first step."""
+        self._prune(trainer, as_pretraining(pl_module))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
-        """Hold an event that is due after this step; none after the last, which nothing would be trained on."""
-        if trainer.global_step < as_pretraining(pl_module).steps:
-            self._hold(trainer, as_pretraining(pl_module))
+        """Prune where an event is due after this step; none after the last, which nothing would be trained on."""
+        module = as_pretraining(pl_module)
+        if module.stepped and trainer.global_step < module.steps:
+            self._prune(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:
         """The schedule's state and the reports so far, plain values."""
@@ -107,15 +108,15 @@ class DynamicPruning(pl.Callback):
         self.schedule.load_state_dict(state_dict["schedule"])
         self.reports = [json.loads(report) for report in state_dict["reports"]]
 
-    def _hold(self, trainer: pl.Trainer, module: Pretraining) -> None:
-        """Embed, redraw on rank 0, tell all ranks, change the sampler, write the event down."""
-        presentations = trainer.global_step * self.loader.sampler.global_batch
+    def _prune(self, trainer: pl.Trainer, module: Pretraining) -> None:
+        """Embed on all ranks, redraw on rank 0, tell all ranks, change the sampler, write the event down."""
+        presentations = trainer.global_step * self.loader.presented
         if not self.schedule.due(presentations):
             return
         with self.run_log.paused():
             pool = self.loader.sampler.pool
+            embeddings = embed_rows(module, self.loader, self.everything, title="pruning")
             if trainer.is_global_zero:
-                embeddings = embed_rows(module, self.loader, self.everything, title="pruning")
                 context = changed(self.context, encoder_fingerprint=embedder_fingerprint(module))
                 pool, report = self.schedule.update(
                     embeddings, self.everything, presentations=presentations, context=context

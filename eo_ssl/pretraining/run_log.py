@@ -53,11 +53,13 @@ class RunLog(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop lines beyond the checkpoint that the run resumes from."""
+        self._since = time.perf_counter()
+        if not trainer.is_global_zero:
+            return
         done = trainer.global_step
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if _step_of(line) <= done]
         replace(self.path, "".join(f"{line}\n" for line in kept).encode())
-        self._since = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
@@ -66,14 +68,14 @@ class RunLog(pl.Callback):
         module, step = as_pretraining(pl_module), trainer.global_step
         self._losses.append(module.last["loss"])
         self._images += self.loader.sampler.global_batch
-        if not (self._notes or step % self.every == 0 or step == module.steps):
+        if not module.stepped or not (self._notes or step % self.every == 0 or step == module.steps):
             return
         loss = sum(self.state_dict()["losses"]) / len(self._losses)
         if not math.isfinite(loss):
             raise UserError(f"expected a finite loss, got {loss} by step {step}: lower lr, or clip the gradient")
         row: dict[str, Any] = {
             "step": step,
-            "presentations": step * self.loader.sampler.global_batch,
+            "presentations": step * self.loader.presented,
             "loss": loss,
             "lr": module.lr_at(step - 1),
             "pool": len(self.loader.sampler.pool),
@@ -83,6 +85,8 @@ class RunLog(pl.Callback):
         if trainer.is_global_zero:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+        for listener in trainer.loggers:
+            listener.log_metrics({name: float(value) for name, value in row.items()}, step=step)
         self._losses, self._notes, self._images, self._since = [], {}, 0, time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:

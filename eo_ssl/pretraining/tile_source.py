@@ -77,6 +77,11 @@ class TileSource:
         """Tiles of all streams."""
         return int(self.offsets[-1])
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Bands, rows and columns of a tile."""
+        return len(self.bands), self.size_px, self.size_px
+
     def read(self, rows: Rows) -> Tensor:
         """Physical values of the tiles: [n, C, H, W] float32, NaN where invalid.
 
