@@ -13,7 +13,7 @@ import pyarrow as pa
 from eo_ssl.corpus import index
 
 if TYPE_CHECKING:
-    from eo_ssl.corpus.corpora import Corpus
+    from eo_ssl.corpus.corpus_view import Corpus
 
 _COLUMNS = ["tile_id", "pixels_sha256", *index.QUALITY_COLUMNS]
 _BATCH = 1_000_000  # rows of a stream compared at once: 100 bytes each, and as much again while they are sorted

@@ -16,7 +16,7 @@ from eo_ssl.corpus import index
 from eo_ssl.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from eo_ssl.corpus.corpora import Corpus
+    from eo_ssl.corpus.corpus_view import Corpus
 
 _pc: Any = pc  # its functions are made at import and not typed
 _OPERATORS = {

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from eo_ssl.corpus import fragments, ingest_state, quarantine, snapshots, stac_collection
 from eo_ssl.corpus.assembly import FragmentBuild, guarded_assemble, guarded_cut, make_whole
 from eo_ssl.corpus.config import IngestConfig
-from eo_ssl.corpus.corpora import Corpus
+from eo_ssl.corpus.corpus_view import Corpus
 from eo_ssl.corpus.engine import Progress, check_client, compute, count_steps, make_task, rank_tasks
 from eo_ssl.corpus.fragments import FragmentManifest
 from eo_ssl.corpus.ingest_plan import IngestPlan, hash_cards, plan_ingest, record_settings, replace_lost

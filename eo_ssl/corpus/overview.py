@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from eo_ssl.corpus.corpora import Corpus
+    from eo_ssl.corpus.corpus_view import Corpus
 
 COUNTED = ("split", "month", "processing_baseline", "orbit", "platform", "mode", "relative_orbit")
 MEASURED = (

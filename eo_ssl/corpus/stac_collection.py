@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from eo_ssl.corpus.corpora import Corpus
+from eo_ssl.corpus.corpus_view import Corpus
 from eo_ssl.corpus.overview import Overview, summarise_streams, unite_boxes
 from eo_ssl.corpus.streams import Stream
 
