@@ -20,7 +20,7 @@ from eo_ssl.corpus.corpus_view import Corpus
 from eo_ssl.corpus.engine import Progress, check_client, compute, count_steps, make_task, rank_tasks
 from eo_ssl.corpus.fragments import FragmentManifest
 from eo_ssl.corpus.ingest_plan import IngestPlan, hash_cards, plan_ingest, record_settings, replace_lost
-from eo_ssl.corpus.ingest_state import IngestState
+from eo_ssl.corpus.ingest_state import IngestState, Settings
 from eo_ssl.corpus.quarantine import Failure
 from eo_ssl.corpus.snapshots import Snapshot
 from eo_ssl.corpus.store import LocalStore, Place, Store, open_store
@@ -91,13 +91,10 @@ def ingest(
         UserError: a card is already there with another configuration, no product could be read, or ``out`` cannot be
             written.
     """
-    clock, store = Clock(), open_store(out)
     settings = record_settings(hash_cards(products), config)
-    ingest_state.read_state(store).check_settings(store, settings, overwrite=overwrite)  # before every file is read
+    run = _open_run(out, settings, client, overwrite, dropped=dropped, progress=progress)  # before every file is read
     plan = plan_ingest(products, config=config, client=client, progress=progress)
-    return run_plan(
-        plan, out=store, client=client, dropped=dropped, overwrite=overwrite, progress=progress, started=clock
-    )
+    return _execute(plan, run)
 
 
 def run_plan(
@@ -108,7 +105,6 @@ def run_plan(
     dropped: Sequence[tuple[str, str]] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
-    started: Clock | None = None,
 ) -> IngestReport:
     """Make the products of ``plan`` part of the corpus ``out``, as `ingest`, and return what was done.
 
@@ -119,20 +115,42 @@ def run_plan(
         dropped: products left out before, with the reason, for the report.
         overwrite: replace the tiles of a card that was ingested with another configuration.
         progress: told of every finished task.
-        started: when the run began, if not now.
     """
+    return _execute(plan, _open_run(out, plan.settings, client, overwrite, dropped=dropped, progress=progress))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """Where a plan is run, and what was there before."""
+
+    store: Store
+    before: IngestState
+    client: str
+    dropped: Sequence[tuple[str, str]]
+    progress: Progress | None
+    clock: Clock = field(default_factory=Clock)
+
+
+def _open_run(out: Place | Store, settings: Settings, client: str, overwrite: bool, **more: Any) -> _Run:
+    """Return a run that may make a corpus with ``settings`` at ``out``; refuses what cannot be one, and writes nothing."""
     check_client(client)
-    clock, store, settings, inputs = started or Clock(), open_store(out), plan.settings, plan.inputs
+    store = open_store(out)
     before = ingest_state.read_state(store)
     before.check_settings(store, settings, overwrite=overwrite)
+    return _Run(store=store, before=before, client=client, **more)
+
+
+def _execute(plan: IngestPlan, run: _Run) -> IngestReport:
+    """Make the fragments, publish a snapshot of them and sign it, unless nothing is left to do."""
+    store, settings, inputs = run.store, plan.settings, plan.inputs
     aside = quarantine.load_failures(store, plan.products)
-    if before.holds(settings, inputs) and not any(failure.trace for failure in aside):
+    if run.before.holds(settings, inputs) and not any(failure.trace for failure in aside):
         licences = Corpus.open(store).licences()
         newest = snapshots.load_snapshot(store)
-        return _report(newest, plan, licences, fresh=0, dropped=dropped, failures=aside, state="done")
+        return _report(newest, plan, licences, fresh=0, dropped=run.dropped, failures=aside, state="done")
     store.check_writable()
-    ingest_state.mark_unfinished(store, before, settings, inputs)
-    manifests, failures, fresh = _make_fragments(plan, store, client, progress)
+    ingest_state.mark_unfinished(store, run.before, settings, inputs)
+    manifests, failures, fresh = _make_fragments(plan, store, run.client, run.progress)
     checksums = {part.product_id: part.checksum for part in plan.plans}
     quarantine.update(store, plan.products, failures, checksums=checksums)
     if not manifests:
@@ -141,17 +159,17 @@ def run_plan(
     change = snapshots.Change(
         entries=[snapshots.FragmentEntry.of(manifest) for manifest in manifests],
         streams={Stream.from_json(manifest.stream).name: manifest.stream for manifest in manifests},
-        replaced=_find_superseded(store, before, plan),
+        replaced=_find_superseded(store, run.before, plan),
         cards=settings,
         inputs=inputs,
     )
     snapshot = snapshots.publish(store, change)
     while True:
         corpus = Corpus(store, snapshot.number)
-        report = _report(snapshot, plan, corpus.licences(), fresh=fresh, dropped=dropped, failures=failures)
+        report = _report(snapshot, plan, corpus.licences(), fresh=fresh, dropped=run.dropped, failures=failures)
         summary = {name: value for name, value in asdict(report).items() if name not in ("state", "fingerprint")}
         stac_collection.write(corpus)
-        ingest_state.write_manifest(store, snapshot, clock=clock, seed=plan.config.seed, summary=summary)
+        ingest_state.write_manifest(store, snapshot, clock=run.clock, seed=plan.config.seed, summary=summary)
         newest = snapshots.load_snapshot(store)
         if newest.number == snapshot.number:
             return report
