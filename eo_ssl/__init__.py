@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from eo_ssl.corpus import Corpus
     from eo_ssl.encoder import load_encoder
     from eo_ssl.preprocessing import Preprocessing
-    from eo_ssl.synthetic import make_archive
+    from eo_ssl.sample import make_archive
 
 __version__ = "0.1.0"
 __all__ = [
@@ -85,7 +85,7 @@ _ON_DEMAND = {
     "evaluate": ("workflows.evaluate", "main"),
     "ingest": ("workflows.ingest", "main"),
     "load_encoder": ("encoder", "load_encoder"),
-    "make_archive": ("synthetic", "make_archive"),
+    "make_archive": ("sample", "make_archive"),
     "pretrain": ("workflows.pretrain", "main"),
     "report": ("workflows.report", "main"),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import eo_ssl
-from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.sample import ArchiveSpec, make_archive
 
 SPEC = ArchiveSpec(sites=1, dates=1, size_px=96, exact_duplicates=0, near_duplicates=0, reprocessed=0)
 

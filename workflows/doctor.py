@@ -14,14 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from eo_ssl import diagnosis
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus
-from eo_ssl.diagnosis import Examination, Finding, examine_corpus, examine_products
-from eo_ssl.diagnosis.cardcheck import check_card, is_generated
-from eo_ssl.diagnosis.examination import offsets_by_file
-from eo_ssl.diagnosis.machine import machine_facts
-from eo_ssl.diagnosis.samples import find_products, list_products
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 from eo_ssl.fingerprints import canonical_json
 
 _COLOURS = {"wrong": "red", "suspect": "yellow", "cannot tell": "cyan", "fine": "green"}
@@ -58,11 +54,11 @@ def main(
     if not path and not card and not benchmark:
         return _machine(root, as_json)
     examinations = _compared(benchmark, variant, card, Path(path or root)) if benchmark else _examined(path, card, root)
-    offsets = offsets_by_file(examinations)
+    offsets = diagnosis.collect_offsets(examinations)
     remedied = any(
-        finding.kind == "offset" and finding.outcome in ("wrong", "suspect")
+        found.kind == "offset" and found.outcome in ("wrong", "suspect")
         for item in examinations
-        for finding in item.findings
+        for found in item.findings
     )
     counts: Counter[str] = Counter(item.outcome for item in examinations)
     if as_json:
@@ -77,36 +73,35 @@ def main(
     return int(counts["wrong"] > 0)
 
 
-def _examined(path: str, card: str, root: Path) -> list[Examination]:
+def _examined(path: str, card: str, root: Path) -> list[diagnosis.Examination]:
     if card:
-        return examine_products(find_products(load_card(card), Path(path) if path else root))
+        return diagnosis.examine_products(diagnosis.find_products(load_card(card), Path(path) if path else root))
     if Path(path).is_dir() and (Path(path) / "snapshots").is_dir():
-        return examine_corpus(Corpus.open(path))
-    if Path(path).exists() and not path.endswith((".yaml", ".yml")):
-        raise UserError(
-            f"expected a corpus or, with --card, the files of a set, got {path} without a card; name one with --card"
-        )
-    return examine_products(list_products(load_card(path), root))
+        return diagnosis.examine_corpus(Corpus.open(path))
+    expect(
+        not Path(path).exists() or path.endswith((".yaml", ".yml")),
+        expected="a corpus or, with --card, the files of a set",
+        got=f"{path} without a card",
+        remedy="name one with --card",
+    )
+    return diagnosis.examine_products(diagnosis.list_products(load_card(path), root))
 
 
-def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> list[Examination]:
+def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> list[diagnosis.Examination]:
     """Compare the cards of a benchmark with training images of its files."""
     from eo_ssl.evaluation.benchmarks import benchmark_task  # torch and TorchGeo take seconds to import
 
     task = benchmark_task(benchmark, root, variant=variant, card=load_card(card) if card else None)
-    made = is_generated(root)
-    sources: tuple[Any, ...] = (*task.sources, *task.partners)  # their cards are not of the protocol
-    cards = [source.card for source in sources]
+    sources: tuple[Any, ...] = (*task.sources, *task.partners)  # each with its card, which is not of the protocol
+    checked: dict[str, Any] = {"positions": task.folds[0].train, "generated": diagnosis.is_generated(root)}
     return [
-        Examination(
-            f"{task.name}/{known.name}", check_card(known, source, positions=task.folds[0].train, generated=made)
-        )
-        for known, source in zip(cards, (*task.sources, *task.partners), strict=True)
+        diagnosis.Examination(f"{task.name}/{item.card.name}", diagnosis.check_card(item.card, item, **checked))
+        for item in sources
     ]
 
 
 def _machine(root: Path, as_json: bool) -> int:
-    facts, missing = machine_facts(root)
+    facts, missing = diagnosis.describe_machine(root)
     if as_json:
         print(canonical_json({**facts, "missing": missing}))
         return int(bool(missing))
@@ -121,19 +116,19 @@ def _machine(root: Path, as_json: bool) -> int:
     return int(bool(missing))
 
 
-def _show(examinations: list[Examination], counts: Counter[str], offsets: dict[str, float]) -> None:
-    """Print what is not fine, products of one finding together, then the counts and the offsets for the card."""
-    alike: dict[tuple[str, str, str], list[tuple[str, Finding]]] = {}
+def _show(examinations: list[diagnosis.Examination], counts: Counter[str], offsets: dict[str, float]) -> None:
+    """Print what is not fine, products with the same finding together, then counts and the offsets for the card."""
+    alike: dict[tuple[str, str, str], list[tuple[str, diagnosis.Finding]]] = {}
     for item in examinations:
-        for finding in item.findings:
-            if finding.outcome != "fine":
-                key = (finding.kind, finding.outcome, finding.sentence)
-                alike.setdefault(key, []).append((item.product_id.partition("/")[2] or item.product_id, finding))
+        for found in item.findings:
+            if found.outcome != "fine":
+                key = (found.kind, found.outcome, found.sentence)
+                alike.setdefault(key, []).append((item.product_id.partition("/")[2] or item.product_id, found))
     console = Console()
     table = Table("what", "verdict", "finding", "products", show_lines=True)
     for (kind, outcome, sentence), cases in sorted(alike.items(), key=lambda case: list(_COLOURS).index(case[0][1])):
         name, first = cases[0]
-        sure = min(finding.confidence for _, finding in cases)
+        sure = min(found.confidence for _, found in cases)
         says = outcome if outcome == "cannot tell" else f"{outcome} ({'> 99.9 %' if sure > 0.999 else f'{sure:.1%}'})"
         about = f"in {name}: " if len(cases) > 1 else ""
         named = ", ".join(name for name, _ in cases[:_NAMED]) + (" ..." if len(cases) > _NAMED else "")
