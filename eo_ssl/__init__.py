@@ -32,7 +32,8 @@ Row i of the index describes tile i; pixels come in physical units, NaN where in
 
 Curation keeps a balanced, diverse subset and says what was left out and why.
 
-    >>> eo_ssl.curate(Path("corpus"), Path("subset"), keep=0.5, split="all", method="random")
+    >>> from eo_ssl.curation import Random
+    >>> eo_ssl.curate(Path("corpus"), Path("subset"), keep=0.5, split="all", method=Random())
     kept ... of 9 tiles of s2_boa_12b_10m_32px ...
 
 An encoder carries its preprocessing, which takes bands by name and refuses a wrong unit. Of a trained one give the
@@ -40,7 +41,7 @@ folder; statistics of the image are a baseline without weights.
 
     >>> import torch
     >>> statistics = corpus.statistics(name)
-    >>> encoder = eo_ssl.load_encoder("imagestats", preprocessing=eo_ssl.Preprocessing.from_stats(stream, statistics))
+    >>> encoder = eo_ssl.load_encoder("imagestats", preprocessing=eo_ssl.Preprocessing.of_stream(stream, statistics))
     >>> x, valid = encoder.preprocessing(
     ...     torch.from_numpy(tiles), bands=stream.bands, quantity=stream.quantity, sensor=stream.sensor
     ... )

@@ -228,7 +228,6 @@ def open_product(
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
     overwrite: bool = False,
-    started: Clock | None = None,
 ) -> Iterator[OpenProduct]:
     """Begin, resume, refuse or find done the product ``folder``; the block makes its files and signs it.
 
@@ -238,14 +237,13 @@ def open_product(
         config: the resolved configuration.
         inputs: fingerprint of every input, by role.
         overwrite: remove a product of the same stage that was made otherwise.
-        started: when the command began, if not now.
 
     Raises:
         UserError: as `plan`.
         RuntimeError: the block ended without signing a product that was not done.
     """
     state = plan(folder, stage=stage, config=config, inputs=inputs, overwrite=overwrite)
-    product = OpenProduct(folder, stage, config, inputs, state, started or Clock())
+    product = OpenProduct(folder, stage, config, inputs, state)
     yield product
     if not product.done:
         raise RuntimeError(f"the product {folder} was left without its manifest")

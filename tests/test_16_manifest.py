@@ -178,9 +178,7 @@ def test_a_product_opened_in_a_block_is_signed_resumed_or_done(tmp_path: Path) -
     with pytest.raises(KeyError, match="lost"), open_product(tmp_path / "p", **made) as product:
         assert product.state == "resume"
         raise KeyError("lost")  # what went wrong in the block is what is told
-    started = Clock()
-    with open_product(tmp_path / "p", started=started, **made) as product:
-        assert product.started is started
+    with open_product(tmp_path / "p", **made) as product:
         manifest = product.sign("f00d", seed=3, summary={"kept": 5})
     assert product.done and require(tmp_path / "p", "curate") == manifest
     assert (manifest.fingerprint, manifest.seed, manifest.summary) == ("f00d", 3, {"kept": 5})

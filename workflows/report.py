@@ -9,7 +9,7 @@ from rich.console import Console
 
 from eo_ssl.commits import commit
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, open_product
+from eo_ssl.manifest import open_product
 from eo_ssl.reporting import DEFAULT_TITLE, collect, find, render_page
 
 
@@ -30,7 +30,7 @@ def main(inputs: list[Path], out: Path, title: str = DEFAULT_TITLE, note: str = 
     Raises:
         UserError: an input holds no finished product, or is not what its manifest says.
     """
-    console, clock = Console(), Clock()
+    console = Console()
     products = find(inputs)
     if any(product.path == out.resolve() for product in products):
         raise UserError(
@@ -39,9 +39,7 @@ def main(inputs: list[Path], out: Path, title: str = DEFAULT_TITLE, note: str = 
     made_from = {f"{product.stage} {product.name}": product.manifest.fingerprint for product in products}
     config = {"title": title, "note": note}
     page = out / "index.html"
-    with open_product(
-        out, stage="report", config=config, inputs=made_from, overwrite=overwrite, started=clock
-    ) as report:
+    with open_product(out, stage="report", config=config, inputs=made_from, overwrite=overwrite) as report:
         if report.done:
             console.print(f"nothing to do: {page} is made from these inputs already", soft_wrap=True)
             return
