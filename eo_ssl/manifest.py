@@ -319,12 +319,7 @@ def require(folder: Path, stage: str | tuple[str, ...]) -> Manifest:
 
 
 def check_schema(value: Mapping[str, Any], *, at: str, remedy: str) -> None:
-    """Refuse what was written by a version whose files this one does not read: it reads its own and the one before.
-
-    Args:
-        value: the content of a manifest, a fragment's or a snapshot's file.
-        at: where it was read.
-        remedy: what to do about another schema.
+    """Refuse the content ``value`` of a file ``at`` a place that another version wrote than this one or the one before.
 
     Raises:
         UserError: naming both versions.
