@@ -10,9 +10,9 @@ from typing import Any, Literal
 from markupsafe import Markup
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.leaderboard import departures
 from eo_ssl.reporting.artefacts import Product, read_json, read_list
 from eo_ssl.reporting.charts import Axes, Figure, Series, line_chart, whisker, whisker_axis
+from eo_ssl.reporting.leaderboard import tabulate_input_variants
 from eo_ssl.reporting.svg import Scale, spread
 from eo_ssl.reporting.verdicts import Standing, Verdict, standings, summary_words, verdicts
 from eo_ssl.reporting.wording import interval, is_share, number, place_words, score, short, title_of
@@ -159,7 +159,7 @@ def tasks(products: Sequence[Product], encoders: Sequence[Product]) -> list[Task
     """The results by task and metric, ready to be drawn."""
     rows = read_rows(products, encoders)
     comparisons = [c for product in products for c in read_list(product.path / "comparisons.json")]
-    grids = departures([dict(row.data) for row in rows], comparisons)
+    grids = tabulate_input_variants([dict(row.data) for row in rows], comparisons)
     rows = sorted(
         (row for row in rows if not row.get("reference")), key=lambda r: (str(r.data["task"]), str(r.data["metric"]))
     )

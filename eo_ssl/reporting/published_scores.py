@@ -19,7 +19,7 @@ _TEST_ITEMS = 5400  # of the whole data set; a part of it, or a generated one, i
 _PROTOCOLS = ("knn5", "knn5-standardised")
 
 
-def published_value(row: Mapping[str, Any]) -> float | None:
+def find_published_score(row: Mapping[str, Any]) -> float | None:
     """Return the published share of right answers for a row of the EuroSAT grid, None where nobody published one.
 
     Weight-free encoders only: those numbers depend on no file. Image sizes are those the images were brought to by kornia's resizing.

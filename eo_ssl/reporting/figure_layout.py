@@ -35,7 +35,7 @@ STYLE: list[str | dict[str, Any]] = [
 ]
 
 
-def svg(figure: Figure, *, title: str) -> bytes:
+def save_svg(figure: Figure, *, title: str) -> bytes:
     """Return ``figure`` as SVG: the same bytes whenever the same is drawn."""
     out = io.BytesIO()
     with style.context(STYLE):
@@ -44,7 +44,7 @@ def svg(figure: Figure, *, title: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
+class FigureLayout:
     """A page of panels in rows; lengths in inches."""
 
     in_row: int

@@ -16,8 +16,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from eo_ssl.evaluation.figures import grid_figure, pictures, robustness_figure
 from eo_ssl.evaluation.treatments import NORMALISATIONS, RESIZERS
+from eo_ssl.reporting.study_figures import draw_grid, draw_robustness, draw_studies
 
 Planted = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 COLOURS = {"#000000": "contract", "#0072b2": "zscore", "#d55e00": "divide", "#009e73": "minmax"}
@@ -117,7 +117,7 @@ SWEEP = {
 
 
 def test_every_number_is_where_its_size_and_normalisation_are() -> None:
-    figure = grid_figure(*grid({"ours": SWEEP}))
+    figure = draw_grid(*grid({"ours": SWEEP}))
     (axes,) = figure.axes
     columns = {label.get_text(): place for place, label in enumerate(axes.get_xticklabels())}
     assert list(columns) == ["own", "32", "224"]
@@ -139,7 +139,7 @@ def test_every_number_is_where_its_size_and_normalisation_are() -> None:
 
 def test_filled_is_what_survives_the_correction() -> None:
     separable = [SWEEP[32, "contract", "contract"], SWEEP[224, "zscore", "contract"]]
-    (axes,) = grid_figure(*grid({"ours": SWEEP}, separable)).axes
+    (axes,) = draw_grid(*grid({"ours": SWEEP}, separable)).axes
     filled = {round(y, 6) for marker, _, full, _, y in markers(axes) if full and marker != "*"}
     assert filled == {round(100 * value, 6) for value in separable}
     hollow = [y for marker, _, full, _, y in markers(axes) if not full]
@@ -151,7 +151,7 @@ def test_the_contracts_size_has_its_place_among_the_others_where_rows_say_it() -
     for one in rows:
         own = 64 if one["encoder"].startswith("ours") else 224
         one["input_px"] = (one["departure"] or {"size_px": None})["size_px"] or own
-    figure = grid_figure(rows, comparisons)
+    figure = draw_grid(rows, comparisons)
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["32", "64", "224"]
     for axes, place, own in zip(figure.axes, (1, 2), ([60, 80, 85], [30, 50]), strict=True):
         ((_, _, _, x, _),) = [one for one in markers(axes) if one[0] == "*"]
@@ -164,7 +164,7 @@ def test_the_contracts_size_has_its_place_among_the_others_where_rows_say_it() -
 
 def test_panels_share_an_axis_that_shows_all_intervals_of_negative_values_too() -> None:
     low = {key: value - 3.0 for key, value in SWEEP.items()}
-    figure = grid_figure(*grid({"worst": low, "best": SWEEP}, metric="r2", half=0.3))
+    figure = draw_grid(*grid({"worst": low, "best": SWEEP}, metric="r2", half=0.3))
     assert [axes.get_title("left").split(":")[0] for axes in figure.axes] == ["best", "worst"]
     assert len({axes.get_ylim() for axes in figure.axes}) == 1
     bottom, top = figure.axes[0].get_ylim()
@@ -175,32 +175,32 @@ def test_panels_share_an_axis_that_shows_all_intervals_of_negative_values_too() 
 
 def test_without_intervals_points_stand_alone() -> None:
     rows, comparisons = grid({"ours": SWEEP}, half=None)
-    figure = grid_figure(rows, comparisons)
+    figure = draw_grid(rows, comparisons)
     assert bars(figure.axes[0]) == []
     assert len(list(markers(figure.axes[0]))) == len(SWEEP)
     assert "none: all test items are in one block" in words(figure)
     rows[3] |= {"low": 0.1, "high": 0.9, "interval": ALL}
-    figure = grid_figure(rows, comparisons)
+    figure = draw_grid(rows, comparisons)
     assert [both for _, *both in bars(figure.axes[0])] == [pytest.approx([10, 90])]
     assert f"{ALL} (1 of them)" in words(figure)
 
 
 def test_with_one_size_normalisations_stand_side_by_side() -> None:
     of = {(None, name, "contract"): 0.9 - 0.1 * i for i, name in enumerate(NORMALISATIONS)}
-    (axes,) = grid_figure(*grid({"ours": of})).axes
+    (axes,) = draw_grid(*grid({"ours": of})).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == list(NORMALISATIONS)
     assert [(x, y) for *_, x, y in sorted(markers(axes), key=lambda one: one[3])] == [
         (i, pytest.approx(90 - 10 * i)) for i in range(6)
     ]
     assert lines(axes) == []
     by = {(None, name, by): 0.5 for name in ("contract", "zscore") for by in RESIZERS}
-    (axes,) = grid_figure(*grid({"ours": by})).axes
+    (axes,) = draw_grid(*grid({"ours": by})).axes
     assert sorted(round(x) for *_, x, _ in markers(axes)) == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_resizers_are_told_apart_by_their_dashes() -> None:
     by = {(size, "contract", by): 0.5 for size in (None, 32) for by in RESIZERS}
-    figure = grid_figure(*grid({"ours": by}))
+    figure = draw_grid(*grid({"ours": by}))
     dashes = {str(line.get_label()).split(", ")[1]: line.get_linestyle() for line in lines(figure.axes[0])}
     assert set(dashes) == set(RESIZERS) and len(set(dashes.values())) == len(RESIZERS)
     keys = {text.get_text() for text in figure.legends[0].get_texts()}
@@ -211,7 +211,7 @@ def test_a_large_grid_wraps_and_its_texts_keep_apart() -> None:
     sizes: tuple[int | None, ...] = (None, 32, 64, 96, 224)
     of = {(size, name, "contract"): 0.5 for size in sizes for name in NORMALISATIONS}
     names = [f"timm:vit_small_patch{px}_224.augreg_in21k?contract=training" for px in range(12)]
-    figure = grid_figure(*grid(dict.fromkeys(names, of)))
+    figure = draw_grid(*grid(dict.fromkeys(names, of)))
     corners = [(round(axes.get_position().x0, 3), round(axes.get_position().y0, 3)) for axes in figure.axes]
     assert len({x for x, _ in corners}) == 4 and len({y for _, y in corners}) == 3 and len(set(corners)) == 12
     titles = [axes.get_title("left") for axes in figure.axes]
@@ -228,7 +228,7 @@ def test_a_large_grid_wraps_and_its_texts_keep_apart() -> None:
 
 
 def test_what_the_words_say() -> None:
-    figure = grid_figure(*grid({"ours": SWEEP, "control": {(None, "contract", "contract"): 0.9}}))
+    figure = draw_grid(*grid({"ours": SWEEP, "control": {(None, "contract", "contract"): 0.9}}))
     said = words(figure)
     for fact in ("Accuracy at", "fields, knn5, training samples: all", "300 training", "100 test items in 25 blocks"):
         assert fact in said
@@ -239,7 +239,7 @@ def test_what_the_words_say() -> None:
 
 def test_losses_are_ranked_and_filled_where_separable() -> None:
     lost = {"noise": 0.05, "without B04": 0.3, "gain 10 %": -0.02, "offset +0.1": 0.15}
-    (axes,) = robustness_figure(*robust(lost)).axes
+    (axes,) = draw_robustness(*robust(lost)).axes
     found = [(y, x, full) for _, _, full, x, y in sorted(markers(axes), key=lambda one: one[4])]
     ticks = [label.get_text() for label in axes.get_yticklabels()]
     assert ticks == ["gain 10 %", "noise", "offset +0.1", "without B04"]
@@ -254,7 +254,7 @@ def test_losses_are_ranked_and_filled_where_separable() -> None:
 
 def test_losses_without_intervals_and_of_several_encoders() -> None:
     first, second = robust({"noise": 0.05, "gain": 0.2}, half=None), robust({"noise": 0.4}, name="theirs")
-    figure = robustness_figure(first[0] + second[0], first[1] + second[1])
+    figure = draw_robustness(first[0] + second[0], first[1] + second[1])
     assert [len(list(markers(axes))) for axes in figure.axes] == [2, 1]
     assert [len(bars(axes)) for axes in figure.axes] == [0, 1]
     assert len({axes.get_xlim() for axes in figure.axes}) == 1
@@ -262,17 +262,20 @@ def test_losses_without_intervals_and_of_several_encoders() -> None:
 
 def test_pictures_are_named_by_what_differs_and_equal_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, comparisons = grid({"ours $x$ <b>": SWEEP})
-    (one,) = pictures(rows, comparisons)
+    (one,) = draw_studies(rows, comparisons)
     assert one.name == "grid" and one.alt.startswith("Accuracy at other sizes")
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 20.0)
     monkeypatch.setitem(matplotlib.rcParams, "svg.hashsalt", "other")
-    assert pictures(rows, comparisons) == [one]  # whatever the reader's own style is
+    assert draw_studies(rows, comparisons) == [one]  # whatever the reader's own style is
     assert matplotlib.rcParams["font.size"] == 20.0
     drawing = ElementTree.fromstring(one.svg)
     texts = [text.text for text in drawing.iter("{http://www.w3.org/2000/svg}text")]
     assert "ours $x$ <b>: 80.0 %" in texts
     assert b"dc:date" not in one.svg
     shots = [row_ | {"amount": "10 per class"} for row_ in rows], [c | {"amount": "10 per class"} for c in comparisons]
-    assert [one.name for one in pictures(rows + shots[0], comparisons + shots[1])] == ["grid-all", "grid-10_per_class"]
-    assert [one.name for one in pictures(*robust({"noise": 0.1}))] == ["robustness"]
-    assert pictures([row("alone", 0.5)], []) == []
+    assert [one.name for one in draw_studies(rows + shots[0], comparisons + shots[1])] == [
+        "grid-all",
+        "grid-10_per_class",
+    ]
+    assert [one.name for one in draw_studies(*robust({"noise": 0.1}))] == ["robustness"]
+    assert draw_studies([row("alone", 0.5)], []) == []

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from eo_ssl.evaluation.figures import Picture, pictures
 from eo_ssl.evaluation.metrics import METRIC_WORDS
-from eo_ssl.evaluation.published import SOURCE, published_value
 from eo_ssl.evaluation.results import Row
+from eo_ssl.reporting.published_scores import SOURCE, find_published_score
+from eo_ssl.reporting.study_figures import StudyFigure, draw_studies
 
 _FIELDS = (
     "task", "encoder", "protocol", "amount", "metric", "value", "low", "high", "against_best", "n_train", "n_test", "n_blocks", "eval_seeds",
@@ -69,19 +69,19 @@ class _Part:
     tables: tuple[_Table, ...]
 
 
-def files(rows: Sequence[Row], comparisons: Sequence[Row]) -> dict[str, bytes]:
+def render_leaderboard(rows: Sequence[Row], comparisons: Sequence[Row]) -> dict[str, bytes]:
     """Return everything there is to read, by file name: tables in three formats, and the figures of studies as SVG."""
     studies = ([row for row in rows if not row["reference"] or _treated(row) is grid] for grid in (True, False))
-    drawn = [picture for study in studies for picture in pictures(study, comparisons)]
+    drawn = [picture for study in studies for picture in draw_studies(study, comparisons)]
     found = {
-        "leaderboard.md": markdown(rows, comparisons).encode(),
-        "leaderboard.html": page(rows, comparisons, drawn=drawn).encode(),
-        "leaderboard.csv": csv_text(rows, comparisons).encode(),
+        "leaderboard.md": format_markdown(rows, comparisons).encode(),
+        "leaderboard.html": render_leaderboard_page(rows, comparisons, drawn=drawn).encode(),
+        "leaderboard.csv": format_csv(rows, comparisons).encode(),
     }
     return found | {f"{picture.name}.svg": picture.svg for picture in drawn}
 
 
-def csv_text(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
+def format_csv(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
     """Return every row, one line each, best first within its task, protocol and amount."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -89,13 +89,13 @@ def csv_text(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
     for group in _groups(rows):
         standing = _standings(group, comparisons)
         for row in _best_first(group):
-            made = {"published": published_value(row), "against_best": standing.get(row["encoder"], "")}
+            made = {"published": find_published_score(row), "against_best": standing.get(row["encoder"], "")}
             told = row | made | {"notes": " | ".join(row["notes"])}
             writer.writerow([told[field] for field in _FIELDS])
     return out.getvalue()
 
 
-def markdown(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
+def format_markdown(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
     """Return a table per task, protocol and amount, best first, and a grid per encoder where its contract was departed from."""
     parts, footnotes = _parts(rows, comparisons)
     lines: list[str] = []
@@ -106,7 +106,9 @@ def markdown(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(rows: Sequence[Row], comparisons: Sequence[Row], *, drawn: Sequence[Picture] = ()) -> str:
+def render_leaderboard_page(
+    rows: Sequence[Row], comparisons: Sequence[Row], *, drawn: Sequence[StudyFigure] = ()
+) -> str:
     """Return the same tables as a self-contained HTML page, under the figures ``drawn``."""
     parts, footnotes = _parts(rows, comparisons)
     body = ["<h1>Leaderboard</h1>", *map(_figure, drawn)]
@@ -121,7 +123,7 @@ def page(rows: Sequence[Row], comparisons: Sequence[Row], *, drawn: Sequence[Pic
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>'
 
 
-def departures(rows: Sequence[Row], comparisons: Sequence[Row]) -> list[tuple[str, str, str, Cells]]:
+def tabulate_input_variants(rows: Sequence[Row], comparisons: Sequence[Row]) -> list[tuple[str, str, str, Cells]]:
     """Return task, title, note and cells (head first) of each table of departures from a contract; none where there are none."""
     found = []
     for group in _groups([row for row in rows if "reference" in row]):
@@ -234,7 +236,7 @@ def _tables(
                 ]
             )
         tables.append(_Table(_title(first), words, cells))
-    return tables + [_Table(title, note, grid) for _, title, note, grid in departures(group, comparisons)]
+    return tables + [_Table(title, note, grid) for _, title, note, grid in tabulate_input_variants(group, comparisons)]
 
 
 def _intervals(rows: Sequence[Row]) -> str:
@@ -258,7 +260,7 @@ def _grid(place: str, reference: Row, departed: Sequence[Row], against: dict[str
     known = []
     for same in alike.values():
         row = same[0]
-        known.append(next((value for one in same if (value := published_value(one)) is not None), None))
+        known.append(next((value for one in same if (value := find_published_score(one)) is not None), None))
         done = _merged([own if one is reference else _differs(one["departure"]) for one in same])
         if row is reference:
             cells.append([*done, _share(row["value"]), "", "reference"])
@@ -319,7 +321,7 @@ def _markdown(cells: Cells) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:], ""])
 
 
-def _figure(picture: Picture) -> str:
+def _figure(picture: StudyFigure) -> str:
     data = base64.b64encode(picture.svg).decode()
     return f'<figure><img alt="{html.escape(picture.alt)}" src="data:image/svg+xml;base64,{data}"></figure>'
 

@@ -19,8 +19,8 @@ from matplotlib.patches import Patch
 
 from eo_ssl.evaluation.metrics import METRIC_WORDS
 from eo_ssl.evaluation.results import Row
-from eo_ssl.evaluation.sheets import STYLE, Sheet, svg
 from eo_ssl.evaluation.treatments import NORMALISATIONS, RESIZERS, Normalisation, Resizer
+from eo_ssl.reporting.figure_layout import STYLE, FigureLayout, save_svg
 
 PAGE_IN = 12.0  # width of a page with several panels in a row
 IN_ROW = 4  # panels, at most
@@ -46,7 +46,7 @@ _LOST = "#0072B2"
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class StudyFigure:
     """A figure as it is kept."""
 
     name: str
@@ -56,25 +56,25 @@ class Picture:
     svg: bytes
 
 
-def pictures(rows: Sequence[Row], comparisons: Sequence[Row]) -> list[Picture]:
+def draw_studies(rows: Sequence[Row], comparisons: Sequence[Row]) -> list[StudyFigure]:
     """Return the figures of all studies in ``rows``: `grid` or `robustness`, followed by what differs where there are several pages."""
     drawn: list[tuple[str, tuple[str, ...], Figure]] = []
     for place in dict.fromkeys(_place(row) for row in rows if row["reference"]):
         here = [row for row in rows if _place(row) == place]
         against = [one for one in comparisons if _place(one) == place]
         perturbed = any("perturbation" in (row["departure"] or ()) for row in here)
-        function = robustness_figure if perturbed else grid_figure
+        function = draw_robustness if perturbed else draw_grid
         drawn.append(("robustness" if perturbed else "grid", place, function(here, against)))
     differ = [len({place[i] for _, place, _ in drawn}) > 1 for i in range(3)]
     found = []
     for kind, place, figure in drawn:
         parts = [re.sub(r"[^\w.]+", "_", part) for part, differs in zip(place, differ, strict=True) if differs]
         alt = figure.texts[0].get_text().replace("\n", " ")
-        found.append(Picture("-".join([kind, *parts]), alt, svg(figure, title=alt)))
+        found.append(StudyFigure("-".join([kind, *parts]), alt, save_svg(figure, title=alt)))
     return found
 
 
-def grid_figure(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
+def draw_grid(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
     """Return a panel per encoder, best first: the metric against input size, a line per normalisation and resizer, with 95 % intervals.
 
     The star is the encoder under its contract, its size shaded. What is filled differs from the star after Holm's correction, what is
@@ -93,10 +93,10 @@ def grid_figure(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
     metric = METRIC_WORDS[first["metric"]]
     low, high = _span([end for family in families for row in family for end in _ends(row)])
     with style.context(STYLE):
-        sheet = Sheet(in_row, max(PAGE_IN / IN_ROW if in_row > 1 else 6.5, panel_in), 2.1)
+        layout = FigureLayout(in_row, max(PAGE_IN / IN_ROW if in_row > 1 else 6.5, panel_in), 2.1)
         title = f"{metric.capitalize()} at other sizes and normalisations: {_where(first)}"
         words = _words(families, comparisons, bars="the values")
-        page, panels = sheet.draw(title, words, keys=_grid_legend(columns), panels=_headlines(families))
+        page, panels = layout.draw(title, words, keys=_grid_legend(columns), panels=_headlines(families))
         for number, (axes, family) in enumerate(zip(panels, families, strict=True)):
             axes.set(xlim=(-0.5, len(columns.labels) - 0.5), ylim=(low, high))
             axes.set_xticks(range(len(columns.labels)), columns.labels, rotation=0 if columns.across else 25)
@@ -110,7 +110,7 @@ def grid_figure(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
     return page
 
 
-def robustness_figure(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
+def draw_robustness(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
     """Return a panel per encoder, best first: points lost under each perturbation, the largest loss on top, with 95 % intervals.
 
     What is filled differs from the untouched images after Holm's correction, what is hollow is not separable. All panels share the x axis.
@@ -127,11 +127,11 @@ def robustness_figure(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure
     in_row = max(1, min(IN_ROW, len(families), int(PAGE_IN / (words_in + 1.8))))
     with style.context(STYLE):
         tall = 0.17 * max(map(len, lost)) + 0.3
-        sheet = Sheet(in_row, PAGE_IN / in_row if in_row > 1 else 6.5, tall, words_in)
+        layout = FigureLayout(in_row, PAGE_IN / in_row if in_row > 1 else 6.5, tall, words_in)
         title = f"Points of {METRIC_WORDS[first['metric']]} lost on perturbed test images: {_where(first)}"
         keys = [*_verdict_keys(), Line2D([], [], color="black", linewidth=0.8, label="untouched test images")]
         words = _words(families, comparisons, bars="paired differences")
-        page, panels = sheet.draw(title, words, keys=keys, panels=_headlines(families))
+        page, panels = layout.draw(title, words, keys=keys, panels=_headlines(families))
         for number, (axes, family) in enumerate(zip(panels, lost, strict=True)):
             ranked = sorted(family, key=lambda pair: pair[1]["difference"])
             axes.set(xlim=(low, high), ylim=(-0.7, max(map(len, lost)) - 0.3))

@@ -8,13 +8,13 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from eo_ssl.evaluation.leaderboard import departures
 from eo_ssl.evaluation.metrics import METRIC_WORDS
 from eo_ssl.evaluation.results import Row
 from eo_ssl.evaluation.tasks import Task
+from eo_ssl.reporting.leaderboard import tabulate_input_variants
 
 
-def show(console: Console, task: Task, rows: Sequence[Row], comparisons: Sequence[Row]) -> None:
+def print_results(console: Console, task: Task, rows: Sequence[Row], comparisons: Sequence[Row]) -> None:
     """Print one table per protocol (encoders by amount of training samples, with intervals), the notes, and who beats whom."""
     drawn = "pretraining seeds (where there are several), draws" if any("runs" in row for row in rows) else "draws"
     words = f"{METRIC_WORDS[task.metric]} in %, 95 % interval over {drawn} and {rows[0]['n_blocks']} blocks of {len(task.tested)} test items"
@@ -36,7 +36,7 @@ def show(console: Console, task: Task, rows: Sequence[Row], comparisons: Sequenc
                 *(_number(of[name, amount]) if (name, amount) in of else "" for amount in amounts),
             )
         Console(width=max(console.width, 48 + 22 * len(amounts))).print(table)
-    for _, title, note, (head, *lines) in departures(rows, comparisons):
+    for _, title, note, (head, *lines) in tabulate_input_variants(rows, comparisons):
         table = Table(*head, title=title, caption=note)
         for line in lines:
             table.add_row(*line)
