@@ -20,16 +20,16 @@ from eo_ssl.corpus.statistics import CodeCounter
 from eo_ssl.curation import CurationReport
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, finish
-from eo_ssl.reporting import collect, find, render_page, spectra, wording
-from eo_ssl.reporting.artefacts import read_lines
+from eo_ssl.reporting import collect_report, find_products, formatting, render_report, spectra
 from eo_ssl.reporting.charts import Series, thin
-from eo_ssl.reporting.curated import measures
-from eo_ssl.reporting.footprints import Boxes, close_up, degrees, places
+from eo_ssl.reporting.footprints import Footprints, draw_close_up, format_degrees, places
 from eo_ssl.reporting.galleries import spread_rows
-from eo_ssl.reporting.page import SECTIONS
-from eo_ssl.reporting.results import tasks
-from eo_ssl.reporting.svg import Scale, log_ticks, nice_ticks, spread, tag, tick_text
-from eo_ssl.reporting.thumbnails import COLOUR_EXPONENT, SIDE_PX, choose_rendering, data_uri, render
+from eo_ssl.reporting.products import read_lines
+from eo_ssl.reporting.report_page import SECTIONS
+from eo_ssl.reporting.sections.scores import tasks
+from eo_ssl.reporting.sections.subsets import measures
+from eo_ssl.reporting.svg import Scale, format_tick, log_ticks, nice_ticks, spread, tag
+from eo_ssl.reporting.thumbnails import COLOUR_EXPONENT, SIDE_PX, choose_rendering, encode_picture, render
 from eo_ssl.sensors import Quantity
 from eo_ssl.workflows.report import main
 from report_runs import HOSTILE, HOSTILE_NAME, result_row, shared_run
@@ -80,7 +80,14 @@ def test_ticks_are_round_inside_the_axis_and_few(low: float, span: float, most: 
 def test_log_ticks_and_labels() -> None:
     assert log_ticks(0.7, 1500.0) == (1.0, 10.0, 100.0, 1000.0)
     assert log_ticks(2.0, 60.0) == (2, 5, 10, 20, 50)
-    assert [tick_text(v) for v in (0.0, 0.25, 2.5e-4, -3.0, 12000.0, 2e6)] == ["0", "0.25", "2.5e−4", "−3", "12k", "2M"]
+    assert [format_tick(v) for v in (0.0, 0.25, 2.5e-4, -3.0, 12000.0, 2e6)] == [
+        "0",
+        "0.25",
+        "2.5e−4",
+        "−3",
+        "12k",
+        "2M",
+    ]
 
 
 def test_scale_is_linear_or_logarithmic_and_refuses_an_empty_axis() -> None:
@@ -138,7 +145,7 @@ def test_radar_composite_is_drawn_in_decibels_with_stated_range(rng: np.random.G
 
 
 def test_large_tiles_become_small_webp(rng: np.random.Generator) -> None:
-    uri = data_uri(rng.integers(0, 255, (500, 300, 4), dtype=np.uint8))
+    uri = encode_picture(rng.integers(0, 255, (500, 300, 4), dtype=np.uint8))
     picture = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/webp;base64,"))))
     assert picture.format == "WEBP"
     assert max(picture.size) <= SIDE_PX
@@ -186,40 +193,51 @@ def test_band_histogram_holds_every_pixel_of_its_range(
 def test_footprints_near_each_other_share_a_close_up() -> None:
     west = np.array([10.0, 10.3, 10.6, -60.0, 11.2])
     south = np.array([45.0, 45.1, 45.0, -3.0, 45.4])
-    boxes = Boxes(
+    boxes = Footprints(
         np.stack([west, south, west + 0.05, south + 0.05], axis=1), np.array(["train", "train", "test", "val", "train"])
     )
     groups = places(boxes)
     assert [len(group) for group in groups] == [4, 1]
-    drawing = str(close_up(groups[0], alt="four"))
+    drawing = str(draw_close_up(groups[0], alt="four"))
     shapes = dict(re.findall(r'd="([^"]*)" class="tile (\w+)"', drawing))
     assert {kind: shape.count("M") for shape, kind in shapes.items()} == {"train": 3, "test": 1}
-    assert [degrees(v, "EW") for v in (12.5, -120.0, 0.0)] == ["12.5°E", "120°W", "0°"]
+    assert [format_degrees(v, "EW") for v in (12.5, -120.0, 0.0)] == ["12.5°E", "120°W", "0°"]
 
 
 # ---- words
 
 
 def test_words_do_not_round_something_to_nothing() -> None:
-    assert [wording.share(v) for v in (0.0, 0.001, 0.254, 0.999, 1.0)] == ["0 %", "< 1 %", "25 %", "> 99 %", "100 %"]
-    assert [wording.size(v) for v in (999, 1500, 2.5e9)] == ["999 B", "1.5 kB", "2.5 GB"]
-    assert [wording.duration(v) for v in (0.44, 59.4, 59.6, 3725)] == ["0.4 s", "59 s", "1 min 00 s", "1 h 02 min"]
-    assert [wording.number(v) for v in (7, 12345, 0.123456, float("nan"), None)] == [
+    assert [formatting.format_share(v) for v in (0.0, 0.001, 0.254, 0.999, 1.0)] == [
+        "0 %",
+        "< 1 %",
+        "25 %",
+        "> 99 %",
+        "100 %",
+    ]
+    assert [formatting.format_size(v) for v in (999, 1500, 2.5e9)] == ["999 B", "1.5 kB", "2.5 GB"]
+    assert [formatting.format_duration(v) for v in (0.44, 59.4, 59.6, 3725)] == [
+        "0.4 s",
+        "59 s",
+        "1 min 00 s",
+        "1 h 02 min",
+    ]
+    assert [formatting.format_number(v) for v in (7, 12345, 0.123456, float("nan"), None)] == [
         "7",
         "12\u202f345",
         "0.123",
         "–",
         "–",
     ]
-    assert wording.score(0.7123, "accuracy") == "71.2 %" and wording.score(3.25, "rmse") == "3.25"
-    assert [wording.title_of(v) for v in ("macro_f1", "knn5", "linear")] == ["Macro F1", "kNN-5", "Linear"]
+    assert formatting.format_score(0.7123, "accuracy") == "71.2 %" and formatting.format_score(3.25, "rmse") == "3.25"
+    assert [formatting.format_title(v) for v in ("macro_f1", "knn5", "linear")] == ["Macro F1", "kNN-5", "Linear"]
 
 
 # ---- inputs
 
 
 def test_products_are_found_by_their_manifests_in_the_order_of_the_flow(run: Path) -> None:
-    found = find([run])
+    found = find_products([run])
     assert [(p.stage, p.name) for p in found] == [
         ("ingest", "optical"),
         ("ingest", "radar"),
@@ -230,14 +248,14 @@ def test_products_are_found_by_their_manifests_in_the_order_of_the_flow(run: Pat
         ("embed", "embedded"),
         ("embed", "maps"),
     ]
-    assert find([run / "radar", run]) == found  # given twice, listed once
+    assert find_products([run / "radar", run]) == found  # given twice, listed once
 
 
 def test_inputs_without_a_product_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder"):
-        find([tmp_path / "absent"])
+        find_products([tmp_path / "absent"])
     with pytest.raises(UserError, match="finished product"):
-        find([tmp_path])
+        find_products([tmp_path])
 
 
 def test_a_log_may_end_in_a_cut_off_line_but_not_hold_one(tmp_path: Path) -> None:
@@ -265,7 +283,7 @@ def test_better_means_better_than_a_uniform_draw_not_than_everything(run: Path) 
 
 
 def test_results_say_who_wins_and_who_does_not(run: Path) -> None:
-    products = find([run])
+    products = find_products([run])
     (task,) = tasks([p for p in products if p.stage == "evaluate"], [p for p in products if p.stage == "pretrain"])
     assert [g.title for g in task.groups] == [
         "kNN-5 · 1 shot per class",
@@ -297,19 +315,19 @@ def test_a_result_without_an_interval_says_so_and_one_without_a_value_is_refused
     (folder / "rows").mkdir(parents=True)
     (folder / "rows" / "a.json").write_text(json.dumps(result_row("rcf", 0.5, None, low=None, high=None)))
     finish(folder, stage="evaluate", config={}, inputs={}, product="a" * 64, started=Clock())
-    page = render_page(collect([folder]))
+    page = render_report(collect_report([folder]))
     assert "no interval" in page
     (folder / "rows" / "b.json").write_text(json.dumps({"task": "t", "encoder": "e", "protocol": "p", "metric": "m"}))
     with pytest.raises(UserError, match="field 'value'"):
-        collect([folder])
+        collect_report([folder])
 
 
 # ---- the page
 
 
 def test_the_page_is_whole_self_contained_and_escaped(run: Path) -> None:
-    report = collect([run], title=f"A run {HOSTILE}", note=f"Proves the pipeline {HOSTILE}")
-    page = render_page(report)
+    report = collect_report([run], title=f"A run {HOSTILE}", note=f"Proves the pipeline {HOSTILE}")
+    page = render_report(report)
     elements = Elements(page)
     assert len(page.encode()) < 8e6
     assert [a["id"] for a in elements.of("section") + elements.of("header") if a.get("id")].__len__() == len(
@@ -335,7 +353,7 @@ def test_the_page_is_whole_self_contained_and_escaped(run: Path) -> None:
 
 @pytest.mark.parametrize("part", ["radar", "subset", HOSTILE_NAME, "judged", "bundle", "embedded", "maps"])
 def test_any_part_of_the_flow_makes_a_page(run: Path, part: str) -> None:
-    page = render_page(collect([run / part]))
+    page = render_report(collect_report([run / part]))
     ids = {attributes.get("id") for _, attributes in Elements(page).found}
     assert {name for name, _ in SECTIONS} <= ids
     assert page.count("is among the inputs of this report") >= 2  # what is absent is said

@@ -15,8 +15,8 @@ from eo_ssl.cards import load_card
 from eo_ssl.encoder import FITTED, WEIGHT_FREE
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, commit, finish, plan
-from eo_ssl.reporting.neighbours import COLUMNS, render_neighbours
-from eo_ssl.reporting.wording import MISSING, shortened
+from eo_ssl.reporting.formatting import MISSING, trim_middle
+from eo_ssl.reporting.search_page import HIT_COLUMNS, render_search
 
 
 def main(
@@ -74,7 +74,7 @@ def main(
     if state == "done":
         console.print(f"nothing to do: {page} is made from this search already", soft_wrap=True)
         return
-    html = render_neighbours(table, query, hits, corpus=tiles, distance=distance, left_out=left_out).encode()
+    html = render_search(table, query, hits, corpus=tiles, distance=distance, left_out=left_out).encode()
     page.unlink(missing_ok=True)  # of a run that was killed before its manifest
     commit(page, html)
     made = hashlib.sha256(html).hexdigest()
@@ -123,7 +123,7 @@ def _print(
 ) -> None:
     heads = ("", distance, "row", "date", "lon,lat", "label", "tile")
     lines = []
-    for rank, (value, about) in enumerate(zip(hits.distance, table.take(hits.positions, COLUMNS), strict=True), 1):
+    for rank, (value, about) in enumerate(zip(hits.distance, table.take(hits.positions, HIT_COLUMNS), strict=True), 1):
         known = about["datetime"][:10] or MISSING, _place(about["bbox"]), about["label_name"] or MISSING
         tile = f"{about['product_id'].rpartition('/')[2]}:{about['row_off']},{about['col_off']}"
         lines.append((str(rank), f"{value:.4g}", str(about["row"]), *known, tile))
@@ -133,7 +133,7 @@ def _print(
     for name in heads:
         shown.add_column(name, no_wrap=True, justify="right" if name in ("", distance, "row") else "left")
     for line in lines:
-        shown.add_row(*map(escape, line[:-1]), escape(shortened(line[-1], room)))
+        shown.add_row(*map(escape, line[:-1]), escape(trim_middle(line[-1], room)))
     console.print(f"like {query.words}", soft_wrap=True, highlight=False, markup=False)
     console.print(shown)
 

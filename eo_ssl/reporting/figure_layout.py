@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-STYLE: list[str | dict[str, Any]] = [
-    "default",  # not what the user's own configuration of matplotlib sets
-    {
-        "font.size": 7.5,
-        "axes.linewidth": 0.6,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "grid.color": "#dddddd",
-        "grid.linewidth": 0.5,
-        "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6,
-        "legend.frameon": False,
-        "text.parse_math": False,  # names may hold dollars
-        "svg.fonttype": "none",  # text stays text: small, searchable, read aloud
-        "svg.hashsalt": "eo-ssl",
-    },
-]
+from eo_ssl.reporting.svg import Rc
 
-
-def save_svg(figure: Figure, *, title: str) -> bytes:
-    """Return ``figure`` as SVG: the same bytes whenever the same is drawn."""
-    out = io.BytesIO()
-    with style.context(STYLE):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
-    return out.getvalue()
+STUDY_STYLE: Rc = {
+    "font.size": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +38,16 @@ class FigureLayout:
     "of a panel, with what stands to its left"
     height: float
     "of a panel's axes"
-    words: float = 0.12
+    label_width: float = 0.12
     "to the left of each panel, for words on its y axis"
 
     def draw(
-        self, title: str, words: str, *, keys: Sequence[Line2D | Patch], panels: Sequence[str]
+        self, title: str, caption: str, *, keys: Sequence[Line2D | Patch], panels: Sequence[str]
     ) -> tuple[Figure, list[Axes]]:
         """Return the page with its title, small type and legend, and the axes of ``panels`` under their titles, empty."""
         left, gap, foot = 0.5, 0.55, 0.55
         wide = left + self.in_row * self.width
-        lines = textwrap.wrap(words, int(wide * 18))
+        lines = textwrap.wrap(caption, int(wide * 18))
         titled = textwrap.wrap(title, int(wide * 9.5))
         in_line = _keys_in_line([str(key.get_label()) for key in keys], wide)
         legend = 0.19 * math.ceil(len(keys) / in_line)
@@ -76,16 +61,16 @@ class FigureLayout:
         page.text(0.15 / wide, 1 - small / tall, "\n".join(lines), color="#444444", va="top", linespacing=1.35)
         corner = (0.05 / wide, 1 - above / tall)
         page.legend(handles=keys, ncols=in_line, loc="upper left", bbox_to_anchor=corner, columnspacing=1.5)
-        inner = self.width - self.words - 0.12
-        found = []
+        inner = self.width - self.label_width - 0.12
+        drawn = []
         for number, name in enumerate(panels):
             row, column = divmod(number, self.in_row)
-            x = left + column * self.width + self.words
+            x = left + column * self.width + self.label_width
             y = tall - head - (row + 1) * self.height - row * gap
             axes = page.add_axes((x / wide, y / tall, inner / wide, self.height / tall))
-            axes.set_title(name, loc="left", fontsize=8, x=(0.12 - self.words) / inner)
-            found.append(axes)
-        return page, found
+            axes.set_title(name, loc="left", fontsize=8, x=(0.12 - self.label_width) / inner)
+            drawn.append(axes)
+        return page, drawn
 
 
 def _keys_in_line(labels: Sequence[str], wide: float) -> int:

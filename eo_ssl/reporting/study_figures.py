@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -20,7 +19,9 @@ from matplotlib.patches import Patch
 from eo_ssl.evaluation.metrics import METRIC_WORDS
 from eo_ssl.evaluation.results import Row
 from eo_ssl.evaluation.treatments import NORMALISATIONS, RESIZERS, Normalisation, Resizer
-from eo_ssl.reporting.figure_layout import STYLE, FigureLayout, save_svg
+from eo_ssl.reporting.figure_layout import STUDY_STYLE, FigureLayout
+from eo_ssl.reporting.formatting import trim_middle
+from eo_ssl.reporting.svg import save_svg, use_style
 
 PAGE_IN = 12.0  # width of a page with several panels in a row
 IN_ROW = 4  # panels, at most
@@ -61,7 +62,7 @@ def draw_studies(rows: Sequence[Row], comparisons: Sequence[Row]) -> list[StudyF
     drawn: list[tuple[str, tuple[str, ...], Figure]] = []
     for place in dict.fromkeys(_place(row) for row in rows if row["reference"]):
         here = [row for row in rows if _place(row) == place]
-        against = [one for one in comparisons if _place(one) == place]
+        against = [pair for pair in comparisons if _place(pair) == place]
         perturbed = any("perturbation" in (row["departure"] or ()) for row in here)
         function = draw_robustness if perturbed else draw_grid
         drawn.append(("robustness" if perturbed else "grid", place, function(here, against)))
@@ -70,7 +71,7 @@ def draw_studies(rows: Sequence[Row], comparisons: Sequence[Row]) -> list[StudyF
     for kind, place, figure in drawn:
         parts = [re.sub(r"[^\w.]+", "_", part) for part, differs in zip(place, differ, strict=True) if differs]
         alt = figure.texts[0].get_text().replace("\n", " ")
-        found.append(StudyFigure("-".join([kind, *parts]), alt, save_svg(figure, title=alt)))
+        found.append(StudyFigure("-".join([kind, *parts]), alt, save_svg(figure, title=alt, own=STUDY_STYLE)))
     return found
 
 
@@ -92,11 +93,11 @@ def draw_grid(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
     first = families[0][0]
     metric = METRIC_WORDS[first["metric"]]
     low, high = _span([end for family in families for row in family for end in _ends(row)])
-    with style.context(STYLE):
+    with use_style(STUDY_STYLE):
         layout = FigureLayout(in_row, max(PAGE_IN / IN_ROW if in_row > 1 else 6.5, panel_in), 2.1)
         title = f"{metric.capitalize()} at other sizes and normalisations: {_where(first)}"
-        words = _words(families, comparisons, bars="the values")
-        page, panels = layout.draw(title, words, keys=_grid_legend(columns), panels=_headlines(families))
+        caption = _describe(families, comparisons, bars="the values")
+        page, panels = layout.draw(title, caption, keys=_grid_legend(columns), panels=_headlines(families))
         for number, (axes, family) in enumerate(zip(panels, families, strict=True)):
             axes.set(xlim=(-0.5, len(columns.labels) - 0.5), ylim=(low, high))
             axes.set_xticks(range(len(columns.labels)), columns.labels, rotation=0 if columns.across else 25)
@@ -125,13 +126,13 @@ def draw_robustness(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
     low, high = _span([0.0, *(end for family in lost for _, one in family for end in _ends(one, "difference"))])
     words_in = 0.075 * max(len(row["departure"]["perturbation"]) for family in families for row in family[1:])
     in_row = max(1, min(IN_ROW, len(families), int(PAGE_IN / (words_in + 1.8))))
-    with style.context(STYLE):
+    with use_style(STUDY_STYLE):
         tall = 0.17 * max(map(len, lost)) + 0.3
         layout = FigureLayout(in_row, PAGE_IN / in_row if in_row > 1 else 6.5, tall, words_in)
         title = f"Points of {METRIC_WORDS[first['metric']]} lost on perturbed test images: {_where(first)}"
         keys = [*_verdict_keys(), Line2D([], [], color="black", linewidth=0.8, label="untouched test images")]
-        words = _words(families, comparisons, bars="paired differences")
-        page, panels = layout.draw(title, words, keys=keys, panels=_headlines(families))
+        caption = _describe(families, comparisons, bars="paired differences")
+        page, panels = layout.draw(title, caption, keys=keys, panels=_headlines(families))
         for number, (axes, family) in enumerate(zip(panels, lost, strict=True)):
             ranked = sorted(family, key=lambda pair: pair[1]["difference"])
             axes.set(xlim=(low, high), ylim=(-0.7, max(map(len, lost)) - 0.3))
@@ -312,17 +313,12 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 def _headlines(families: Sequence[Sequence[Row]]) -> list[str]:
     """Names of encoders, shortened in the middle, numbered where two look alike, and what each reaches under its contract."""
-    short = [_shortened(family[0]["encoder"]) for family in families]
+    short = [trim_middle(family[0]["encoder"], NAME) for family in families]
     names = [name if short.count(name) == 1 else f"{number}. {name}" for number, name in enumerate(short, 1)]
     return [f"{name}: {_ends(family[0])[0]:.1f} %" for name, family in zip(names, families, strict=True)]
 
 
-def _shortened(name: str, most: int = NAME) -> str:
-    half = (most - 1) // 2
-    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
-
-
-def _words(families: Sequence[Sequence[Row]], comparisons: Sequence[Row], *, bars: str) -> str:
+def _describe(families: Sequence[Sequence[Row]], comparisons: Sequence[Row], *, bars: str) -> str:
     """Small type: how many, what the intervals are, what was corrected for, the split."""
     first = families[0][0]
     counted = Counter(row["interval"] for family in families for row in family).most_common()

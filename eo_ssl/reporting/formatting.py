@@ -1,4 +1,4 @@
-"""Numbers, sizes and names as a reader wants them: short, rounded with care, with their unit."""
+"""Numbers, sizes, shares, intervals and names as text: short, rounded with care, with their unit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SPELLINGS = {
 }
 
 
-def number(value: object, digits: int = 3) -> str:
+def format_number(value: object, digits: int = 3) -> str:
     """`value` with `digits` significant digits and thin thousands spaces; a dash where there is no number."""
     if isinstance(value, bool) or value is None:
         return MISSING if value is None else str(value).lower()
@@ -58,12 +58,31 @@ def number(value: object, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
-def count(value: int, noun: str, plural: str = "") -> str:
+def format_tick(value: float) -> str:
+    """The short text of a tick or an end of a range: `0`, `2.5e−4`, `0.25`, `12`, `3k`, `2M`."""
+    size = abs(value)
+    if 1e-12 <= size < 0.01:
+        mantissa, exponent = f"{value:.3e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}".replace("-", "−")
+    for unit, factor in (("M", 1e6), ("k", 1e3)):
+        if size >= factor:
+            return f"{value / factor:.4g}{unit}".replace("-", "−")
+    return ("0" if size < 1e-12 else f"{value:.4g}").replace("-", "−")
+
+
+def format_degrees(value: float, letters: str) -> str:
+    """`12.5°E`; `letters` are those of the positive and the negative side."""
+    if abs(value) < 1e-9:
+        return "0°"
+    return f"{abs(value):.6g}°{letters[0] if value > 0 else letters[1]}"
+
+
+def format_count(value: int, noun: str, plural: str = "") -> str:
     """`value` and its noun, in the plural where it belongs: `1 tile`, `2 tiles`."""
-    return f"{number(value)} {noun if value == 1 else plural or noun + 's'}"
+    return f"{format_number(value)} {noun if value == 1 else plural or noun + 's'}"
 
 
-def plus_minus(mean: float, std: float) -> str:
+def format_spread(mean: float, std: float) -> str:
     """`mean ± std`, both with the decimals that show two digits of the spread."""
     if not (math.isfinite(mean) and math.isfinite(std)):
         return MISSING
@@ -71,7 +90,7 @@ def plus_minus(mean: float, std: float) -> str:
     return f"{mean:.{decimals}f} ± {std:.{decimals}f}".replace("-", "−")
 
 
-def size(nbytes: float) -> str:
+def format_size(nbytes: float) -> str:
     """Bytes in decimal units (1 GB = 1e9 bytes, as disks and object stores are sold)."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if nbytes >= factor:
@@ -79,7 +98,7 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.0f} B"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as a person says them: `0.4 s`, `42 s`, `3 min 05 s`, `2 h 10 min`."""
     if not math.isfinite(seconds) or seconds < 0:
         return MISSING
@@ -93,7 +112,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def share(value: float, digits: int = 0) -> str:
+def format_share(value: float, digits: int = 0) -> str:
     """A share of one in per cent; what is not nothing never reads 0 %, and what is not all never 100 %."""
     if not math.isfinite(value):
         return MISSING
@@ -111,28 +130,28 @@ def is_share(metric: str) -> bool:
     return metric.lower() in SHARE_METRICS or metric.lower().endswith(("accuracy", "_f1", "_iou"))
 
 
-def score(value: float | None, metric: str, *, unit: bool = True) -> str:
+def format_score(value: float | None, metric: str, *, unit: bool = True) -> str:
     """A metric's value: in per cent with one decimal for shares, else three significant digits."""
     if value is None or not math.isfinite(value):
         return MISSING
     if is_share(metric):
         return f"{100 * value:.1f}" + (" %" if unit else "")
-    return number(float(value))
+    return format_number(float(value))
 
 
-def interval(low: float | None, high: float | None, *, metric: str) -> str:
+def format_interval(low: float | None, high: float | None, *, metric: str) -> str:
     """`[low, high]` in the unit of the metric, or nothing where there is no interval."""
     if low is None or high is None:
         return ""
-    return f"[{score(low, metric, unit=False)}, {score(high, metric, unit=False)}]"
+    return f"[{format_score(low, metric, unit=False)}, {format_score(high, metric, unit=False)}]"
 
 
-def short(text: str, length: int = 12) -> str:
+def format_fingerprint(text: str, length: int = 12) -> str:
     """The first `length` characters of a fingerprint."""
     return text[:length]
 
 
-def shortened(text: str, width: int) -> str:
+def trim_middle(text: str, width: int) -> str:
     """`text` in at most `width` characters, its middle left out where it is longer: ends tell names apart."""
     if len(text) <= width:
         return text
@@ -140,7 +159,7 @@ def shortened(text: str, width: int) -> str:
     return f"{text[:head]}…{text[len(text) - max(width - 1 - head, 0) :]}"
 
 
-def title_of(name: str) -> str:
+def format_title(name: str) -> str:
     """A name made of words joined by underscores, as words: the first letter large, acronyms as they are usually written."""
     first, *rest = name.replace("_", " ").split() or [""]
     return " ".join(
@@ -148,27 +167,27 @@ def title_of(name: str) -> str:
     )
 
 
-def fixed(value: float | None, decimals: int = 2) -> str:
+def format_fixed(value: float | None, decimals: int = 2) -> str:
     """`value` with a fixed number of decimals, so that a column of them lines up."""
     return MISSING if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
 
 
-def place_words(data: Mapping[str, object]) -> str:
+def describe_protocol(data: Mapping[str, object]) -> str:
     """Where a result stands: protocol, and how many training samples where they are few."""
     shots, fraction = data.get("shots"), data.get("fraction")
-    words = title_of(str(data.get("protocol", "")))
+    words = format_title(str(data.get("protocol", "")))
     if fraction:
         return f"{words} · {data['amount']} of the training samples"
-    return f"{words} · {count(int(str(shots)), 'shot')} per class" if shots else words
+    return f"{words} · {format_count(int(str(shots)), 'shot')} per class" if shots else words
 
 
-def flat(config: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+def flatten_config(config: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as (dotted name, text) pairs in their own order; empty mappings are named too."""
     rows: list[tuple[str, str]] = []
     for key, value in config.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
-            rows += flat(value, f"{name}.")
+            rows += flatten_config(value, f"{name}.")
         elif isinstance(value, list | tuple):
             rows.append((name, ", ".join(str(v) for v in value) or "[]"))
         else:
@@ -176,17 +195,19 @@ def flat(config: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]
     return rows
 
 
-def quantity_words(quantity: Quantity) -> str:
+def describe_quantity(quantity: Quantity) -> str:
     """A quantity as a reader knows it: `top-of-atmosphere reflectance`, `gamma0 (linear power)`."""
     words = quantity.value.replace("toa_", "top-of-atmosphere ").replace("boa_", "surface ").removesuffix("_db")
     return words + (" (linear power)" if quantity.is_power else " (dB)" if quantity.is_db else "")
 
 
-def commercial_words(forbidden: bool | None) -> str:
+def describe_commercial_use(forbidden: bool | None) -> str:
     """What the licences of the data say of commercial use; None where they are not known."""
     return {None: "not known", True: "forbidden", False: "not forbidden by the data"}[forbidden]
 
 
-def owners_of(licences: Iterable[Mapping[str, object]]) -> tuple[tuple[str, str], ...]:
+def list_owners(licences: Iterable[Mapping[str, object]]) -> tuple[tuple[str, str], ...]:
     """(licence, attribution) of some sources, each pair once."""
-    return tuple(dict.fromkeys((str(one.get("licence") or ""), str(one.get("attribution") or "")) for one in licences))
+    return tuple(
+        dict.fromkeys((str(terms.get("licence") or ""), str(terms.get("attribution") or "")) for terms in licences)
+    )

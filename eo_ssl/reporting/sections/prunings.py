@@ -7,9 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from eo_ssl.curation.report import CurationReport
-from eo_ssl.reporting.artefacts import Product, read_list
-from eo_ssl.reporting.charts import Axes, Figure, Series, line_chart
-from eo_ssl.reporting.wording import MISSING, count, duration, fixed, number, share
+from eo_ssl.reporting.charts import Chart, Series, draw_lines, make_legend
+from eo_ssl.reporting.formatting import (
+    MISSING,
+    format_count,
+    format_duration,
+    format_fixed,
+    format_number,
+    format_share,
+)
+from eo_ssl.reporting.products import FinishedProduct, read_list
+from eo_ssl.reporting.svg import render_svg
 
 Value = Callable[[CurationReport], float | None]
 
@@ -24,16 +32,13 @@ class PruningView:
     "id in the page"
     sentence: str
     "how often, how much"
-    figures: tuple[Figure, ...]
+    figures: tuple[Chart, ...]
     "curves over presentations"
     events: tuple[tuple[str, ...], ...]
     "one line per event: number, presentations, kept, entropy, Gini, turnover, gate, time"
 
 
-HEAD = ("Event", "Tiles presented", "Kept", "Entropy", "Gini", "Turnover", "Gate", "Time")
-
-
-def pruning_views(encoders: Sequence[Product]) -> list[PruningView]:
+def describe_prunings(encoders: Sequence[FinishedProduct]) -> list[PruningView]:
     """One view per encoder that was trained with dynamic pruning."""
     views: list[PruningView] = []
     for encoder in encoders:
@@ -46,13 +51,11 @@ def pruning_views(encoders: Sequence[Product]) -> list[PruningView]:
 def _view(name: str, anchor: str, events: list[CurationReport]) -> PruningView:
     done = [event for event in events if not event.postponed]
     postponed = len(events) - len(done)
-    sentence = f"{count(len(done), 'pruning event')}"
+    sentence = f"{format_count(len(done), 'pruning event')}"
     if done:
-        sentence += f"; the last kept {number(done[-1].n_kept)} of {count(done[-1].n_rows, 'tile')}"
+        sentence += f"; the last kept {format_number(done[-1].n_kept)} of {format_count(done[-1].n_rows, 'tile')}"
     if postponed:
-        sentence += (
-            f"; the readiness gate postponed {count(postponed, 'event')}, because the clusters were not stable yet"
-        )
+        sentence += f"; the readiness gate postponed {format_count(postponed, 'event')}, because the clusters were not stable yet"
     figures = tuple(
         figure
         for figure in (
@@ -85,7 +88,7 @@ def _view(name: str, anchor: str, events: list[CurationReport]) -> PruningView:
 
 def _curve(
     events: list[CurationReport], title: str, names: tuple[str, ...], values: tuple[Value, ...], words: str
-) -> Figure | None:
+) -> Chart | None:
     series = []
     for colour, (name, value) in enumerate(zip(names, values, strict=True)):
         points = [(float(e.presentations or 0), v) for e in events if (v := value(e)) is not None and math.isfinite(v)]
@@ -95,24 +98,22 @@ def _curve(
     if not series:
         return None
     last = series[-1]
-    alt = f"{title} over {len(last.x)} events, from {number(last.y[0])} to {number(last.y[-1])}"
-    legend = tuple((f"s{s.colour} swatch", s.name) for s in series) if len(series) > 1 else ()
-    return Figure(
-        line_chart(series, Axes(alt, "tiles presented", title.split(" of ")[0], zero_y=True)), title, words, legend
-    )
+    alt = f"{title} over {len(last.x)} events, from {format_number(last.y[0])} to {format_number(last.y[-1])}"
+    figure = draw_lines(series, x_label="tiles presented", y_label=title.split(" of ")[0], zero_y=True)
+    return Chart(render_svg(figure, alt=alt), title, words, make_legend(series))
 
 
 def _line(event: CurationReport) -> tuple[str, ...]:
     gate = MISSING
     if event.gate is not None:
-        gate = f"{fixed(event.gate.agreement)} {'≥' if event.gate.ready else '<'} {fixed(event.gate.threshold)}"
+        gate = f"{format_fixed(event.gate.agreement)} {'≥' if event.gate.ready else '<'} {format_fixed(event.gate.threshold)}"
     return (
-        number(event.event),
-        number(event.presentations),
-        "postponed" if event.postponed else number(event.n_kept),
-        fixed(event.after.cluster_entropy),
-        fixed(event.after.cluster_gini),
-        MISSING if event.turnover is None else share(event.turnover),
+        format_number(event.event),
+        format_number(event.presentations),
+        "postponed" if event.postponed else format_number(event.n_kept),
+        format_fixed(event.after.cluster_entropy),
+        format_fixed(event.after.cluster_gini),
+        MISSING if event.turnover is None else format_share(event.turnover),
         gate,
-        duration(event.cost.select_s),
+        format_duration(event.cost.select_s),
     )

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from eo_ssl.cards import list_cards, load_card
-from eo_ssl.reporting import provenance, wording
-from eo_ssl.reporting.artefacts import Product, find, of_stage
-from eo_ssl.reporting.curated import SubsetView, subset_view
-from eo_ssl.reporting.embedded import LINE_HEAD, EmbeddingView, embedding_view
-from eo_ssl.reporting.exported import BundleView, bundle_view
-from eo_ssl.reporting.ingested import CorpusView, corpus_view
-from eo_ssl.reporting.paired import PairView, pair_views
-from eo_ssl.reporting.pruning import HEAD, PruningView, pruning_views
-from eo_ssl.reporting.results import KIND_WORDS, Task, tasks
-from eo_ssl.reporting.templates import rendered
-from eo_ssl.reporting.training import Training, trainings
+from eo_ssl.reporting.formatting import format_count, format_number, format_share, format_size
+from eo_ssl.reporting.products import FinishedProduct, filter_stage, find_products
+from eo_ssl.reporting.sections import (
+    BundleView,
+    CorpusView,
+    EmbeddingView,
+    PairView,
+    PruningView,
+    SubsetView,
+    TaskScores,
+    Training,
+    describe_bundle,
+    describe_corpus,
+    describe_embeddings,
+    describe_pairings,
+    describe_prunings,
+    describe_subset,
+    describe_trainings,
+    group_scores,
+    list_packages,
+    list_steps,
+    sum_costs,
+)
+from eo_ssl.reporting.templating import render_template
 
 SECTIONS = (
     ("overview", "Overview"),
@@ -44,7 +58,7 @@ class Report:
     "heading"
     note: str
     "a caveat shown first; empty = none"
-    products: tuple[Product, ...]
+    products: tuple[FinishedProduct, ...]
     "in the order of the flow"
     corpora: tuple[CorpusView, ...]
     "section 2"
@@ -56,7 +70,7 @@ class Report:
     "section 3"
     trainings: tuple[Training, ...]
     "section 4"
-    tasks: tuple[Task, ...]
+    tasks: tuple[TaskScores, ...]
     "section 5"
     bundles: tuple[BundleView, ...]
     "after section 5, if there are any"
@@ -79,17 +93,17 @@ class Report:
         pairs: list[tuple[str, str]] = []
         if self.corpora:
             pairs += [
-                ("Products", wording.number(sum(c.n_products for c in self.corpora))),
-                ("Tiles", wording.number(sum(c.n_tiles for c in self.corpora))),
-                ("On disk", wording.size(sum(c.nbytes for c in self.corpora))),
+                ("Products", format_number(sum(c.n_products for c in self.corpora))),
+                ("Tiles", format_number(sum(c.n_tiles for c in self.corpora))),
+                ("On disk", format_size(sum(c.nbytes for c in self.corpora))),
             ]
         if self.subsets:
             kept = sum(s.n_kept for s in self.subsets) / max(sum(s.n_rows for s in self.subsets), 1)
-            pairs.append(("Kept by curation", wording.share(kept)))
+            pairs.append(("Kept by curation", format_share(kept)))
         if self.trainings:
-            pairs.append(("Encoders trained", wording.number(len(self.trainings))))
+            pairs.append(("Encoders trained", format_number(len(self.trainings))))
         if self.tasks:
-            pairs.append(("Results", wording.number(sum(len(g.rows) for t in self.tasks for g in t.groups))))
+            pairs.append(("Results", format_number(sum(len(g.rows) for t in self.tasks for g in t.groups))))
         return tuple(pairs)
 
     @property
@@ -98,27 +112,27 @@ class Report:
         corpora, subsets, rows = self.corpora, self.subsets, sum(len(g.rows) for t in self.tasks for g in t.groups)
         embedded = sum(e.n_rows for e in self.embeddings)
         left = (
-            ("exported", "Hand-off", wording.count(len(self.bundles), "bundle") if self.bundles else ""),
-            ("embedded", "Embeddings", wording.count(embedded, "row or map", "rows and maps") if embedded else ""),
+            ("exported", "Hand-off", format_count(len(self.bundles), "bundle") if self.bundles else ""),
+            ("embedded", "Embeddings", format_count(embedded, "row or map", "rows and maps") if embedded else ""),
         )
         return (
-            ("ingested", "Corpus", wording.count(len(corpora), "corpus", "corpora") if corpora else ""),
+            ("ingested", "Corpus", format_count(len(corpora), "corpus", "corpora") if corpora else ""),
             (
                 "curated",
                 "Curation",
-                wording.count(len(subsets) + len(self.prunings), "selection") if subsets or self.prunings else "",
+                format_count(len(subsets) + len(self.prunings), "selection") if subsets or self.prunings else "",
             ),
-            ("training", "Encoder", wording.count(len(self.trainings), "encoder") if self.trainings else ""),
+            ("training", "Encoder", format_count(len(self.trainings), "encoder") if self.trainings else ""),
             (
                 "results",
                 "Evaluation",
-                f"{wording.count(rows, 'row')}, {wording.count(len(self.tasks), 'task')}" if rows else "",
+                f"{format_count(rows, 'row')}, {format_count(len(self.tasks), 'task')}" if rows else "",
             ),
             *(stage for stage in left if stage[2]),
         )
 
 
-def collect(inputs: Sequence[Path], *, title: str = DEFAULT_TITLE, note: str = "") -> Report:
+def collect_report(inputs: Sequence[Path], *, title: str = DEFAULT_TITLE, note: str = "") -> Report:
     """Find the products in some folders and make every view of them.
 
     Args:
@@ -129,41 +143,39 @@ def collect(inputs: Sequence[Path], *, title: str = DEFAULT_TITLE, note: str = "
     Raises:
         UserError: an input holds no finished product, or a product is not what its manifest says.
     """
-    products = find(inputs)
-    corpora, encoders = of_stage(products, "ingest"), of_stage(products, "pretrain")
+    products = find_products(inputs)
+    corpora, encoders = filter_stage(products, "ingest"), filter_stage(products, "pretrain")
     return Report(
         title=title,
         note=note,
         products=products,
-        corpora=tuple(corpus_view(p, i) for i, p in enumerate(corpora)),
-        pairings=pair_views(of_stage(products, "pair")),
-        subsets=tuple(subset_view(p, corpora, position=i) for i, p in enumerate(of_stage(products, "curate"))),
-        prunings=tuple(pruning_views(encoders)),
-        trainings=tuple(trainings(encoders)),
-        tasks=tuple(tasks(of_stage(products, "evaluate"), encoders)),
-        bundles=tuple(bundle_view(p, i) for i, p in enumerate(of_stage(products, "export"))),
-        embeddings=tuple(embedding_view(p, i) for i, p in enumerate(of_stage(products, "embed"))),
+        corpora=tuple(describe_corpus(p, i) for i, p in enumerate(corpora)),
+        pairings=describe_pairings(filter_stage(products, "pair")),
+        subsets=tuple(describe_subset(p, corpora, position=i) for i, p in enumerate(filter_stage(products, "curate"))),
+        prunings=tuple(describe_prunings(encoders)),
+        trainings=tuple(describe_trainings(encoders)),
+        tasks=tuple(group_scores(filter_stage(products, "evaluate"), encoders)),
+        bundles=tuple(describe_bundle(p, i) for i, p in enumerate(filter_stage(products, "export"))),
+        embeddings=tuple(describe_embeddings(p, i) for i, p in enumerate(filter_stage(products, "embed"))),
     )
 
 
-def render_page(report: Report) -> str:
+def render_report(report: Report) -> str:
     """The HTML of a report."""
-    return rendered(
-        "page.html",
+    return render_template(
+        "report.html",
         report=report,
         sections=report.sections,
-        kinds=KIND_WORDS,
-        pruning_head=HEAD,
-        line_head=LINE_HEAD,
-        steps=provenance.steps(report.products),
-        packages=provenance.packages(report.products),
-        cost=provenance.total_cost(report.products),
-        owners=owners(report),
-        citations=citations(report),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        steps=list_steps(report.products),
+        packages=list_packages(report.products),
+        cost=sum_costs(report.products),
+        owners=group_owners(report),
+        citations=list_citations(report),
     )
 
 
-def owners(report: Report) -> list[tuple[str, str, list[str]]]:
+def group_owners(report: Report) -> list[tuple[str, str, list[str]]]:
     """(attribution, licence, products) of all data behind the page, each once."""
     found: dict[tuple[str, str], list[str]] = {}
     views: list[CorpusView | BundleView | EmbeddingView] = [*report.corpora, *report.bundles, *report.embeddings]
@@ -173,19 +185,19 @@ def owners(report: Report) -> list[tuple[str, str, list[str]]]:
     return [(attribution, licence, names) for (attribution, licence), names in found.items()]
 
 
-def citations(report: Report) -> list[tuple[str, str]]:
+def list_citations(report: Report) -> list[tuple[str, str]]:
     """(card title, citation) of the shipped cards that the products name in their settings."""
-    named = {word for product in report.products for word in _words(product.manifest.config)}
+    named = {word for product in report.products for word in _collect_texts(product.manifest.config)}
     cards = [load_card(name) for name in list_cards() if name in named]
     return [(card.title, card.citation) for card in cards if card.citation]
 
 
-def _words(value: object) -> set[str]:
+def _collect_texts(value: object) -> set[str]:
     """All texts and keys inside nested settings."""
     if isinstance(value, str):
         return {value}
     if isinstance(value, dict):
-        return set(value).union(*(_words(v) for v in value.values()))
+        return set(value).union(*(_collect_texts(v) for v in value.values()))
     if isinstance(value, list):
-        return set().union(*(_words(v) for v in value))
+        return set().union(*(_collect_texts(v) for v in value))
     return set()

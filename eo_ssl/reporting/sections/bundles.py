@@ -16,8 +16,16 @@ from eo_ssl.export.stac_item import ITEM_FILE
 from eo_ssl.export.timm_folder import TIMM_CONFIG, TIMM_FOLDER, TIMM_WEIGHTS
 from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILE
 from eo_ssl.export.weights_enum import WEIGHTS_FILE
-from eo_ssl.reporting.artefacts import Product
-from eo_ssl.reporting.wording import MISSING, commercial_words, count, fixed, number, owners_of, size
+from eo_ssl.reporting.formatting import (
+    MISSING,
+    describe_commercial_use,
+    format_count,
+    format_fixed,
+    format_number,
+    format_size,
+    list_owners,
+)
+from eo_ssl.reporting.products import FinishedProduct
 from eo_ssl.sensors import sensor
 
 FILE_WORDS = {
@@ -62,7 +70,7 @@ class BundleView:
     "(licence, attribution) of the training data, each pair once"
 
 
-def bundle_view(product: Product, position: int) -> BundleView:
+def describe_bundle(product: FinishedProduct, position: int) -> BundleView:
     """Everything the page shows about one bundle; weights are not opened."""
     content = contract_file.read(product.path)
     summary, native = product.manifest.summary, content["configurations"]["native"]
@@ -74,16 +82,16 @@ def bundle_view(product: Product, position: int) -> BundleView:
     return BundleView(
         name=product.name,
         anchor=f"bundle-{position + 1}",
-        sentence=f"The encoder {content['name']} in {count(len(paths), 'file')} that open without this library.",
+        sentence=f"The encoder {content['name']} in {format_count(len(paths), 'file')} that open without this library.",
         facts=(
             ("Encoder", str(content["name"])),
-            ("Input", f"{count(len(contract.bands), 'band')}, {native['input'][1]} px"),
+            ("Input", f"{format_count(len(contract.bands), 'band')}, {native['input'][1]} px"),
             ("Sensor", sensor(contract.sensor).title),
-            ("Features", f"{number(int(content['dim']))} numbers, {pooled}"),
+            ("Features", f"{format_number(int(content['dim']))} numbers, {pooled}"),
             ("Licence of the weights", str(product.manifest.config["licence"])),
-            ("Commercial use", commercial_words(summary["non_commercial"])),
-            ("Cosine native to 224 px", MISSING if cosine is None else fixed(cosine, 4)),
-            ("Size", size(sum(sizes.values()))),
+            ("Commercial use", describe_commercial_use(summary["non_commercial"])),
+            ("Cosine native to 224 px", MISSING if cosine is None else format_fixed(cosine, 4)),
+            ("Size", format_size(sum(sizes.values()))),
         ),
         change=_change(summary, int(native["input"][1])),
         routes=tuple(_routes(content, summary, product.path.name)),
@@ -98,12 +106,12 @@ def bundle_view(product: Product, position: int) -> BundleView:
             (
                 name,
                 FILE_WORDS.get(name) or FILE_WORDS.get(Path(name).suffix) or FILE_WORDS.get(Path(name).parts[0], ""),
-                size(sizes[name]) if name in sizes else MISSING,
+                format_size(sizes[name]) if name in sizes else MISSING,
                 digest,
             )
             for name, digest in sorted(summary["files"].items())
         ),
-        owners=owners_of(summary["licences"]),
+        owners=list_owners(summary["licences"]),
     )
 
 
@@ -112,8 +120,8 @@ def _change(summary: Mapping[str, Any], size_px: int) -> str:
         return f"No files for TorchGeo: {summary['torchgeo_left_out']}. timm opens the encoder as it is."
     return (
         f"TorchGeo's tasks take 224 px, so the encoder leaves for them as {summary['torchgeo']} with resampled positions. "
-        f"The mean cosine between features at {size_px} px and at 224 px is {fixed(summary['cosine_native_to_torchgeo'], 4)}; "
-        f"between those of different images it is {fixed(summary['cosine_between_images'], 4)}."
+        f"The mean cosine between features at {size_px} px and at 224 px is {format_fixed(summary['cosine_native_to_torchgeo'], 4)}; "
+        f"between those of different images it is {format_fixed(summary['cosine_between_images'], 4)}."
     )
 
 

@@ -15,11 +15,20 @@ from eo_ssl.corpus import Corpus, StreamReader
 from eo_ssl.corpus.snapshots import load, numbers
 from eo_ssl.curation.report import CurationReport
 from eo_ssl.errors import UserError
-from eo_ssl.reporting.artefacts import Product, read_json
-from eo_ssl.reporting.charts import Figure, rank_chart
-from eo_ssl.reporting.galleries import Gallery, Rows, Thumb, draw, rendering_of, spread_rows
+from eo_ssl.reporting.charts import Chart, draw_ranked_sizes
+from eo_ssl.reporting.formatting import (
+    MISSING,
+    flatten_config,
+    format_count,
+    format_duration,
+    format_fixed,
+    format_number,
+    format_share,
+)
+from eo_ssl.reporting.galleries import Gallery, Rows, Thumb, choose_gallery_rendering, draw_thumbs, spread_rows
+from eo_ssl.reporting.products import FinishedProduct, read_json
+from eo_ssl.reporting.svg import render_svg
 from eo_ssl.reporting.thumbnails import Rendering
-from eo_ssl.reporting.wording import MISSING, count, duration, fixed, flat, number, share
 
 TILES_SHOWN = 16  # per side
 CLUSTERS_SHOWN = 6
@@ -38,7 +47,7 @@ MEASURES: dict[str, tuple[str, str, bool | None]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class BalanceLine:
     """One line of the balance table."""
 
     name: str
@@ -79,9 +88,9 @@ class SubsetView:
     "counts and cost"
     reasons: tuple[tuple[str, int], ...]
     "dropped tiles by reason"
-    measures: tuple[Measure, ...]
+    balance: tuple[BalanceLine, ...]
     "balance and diversity before and after"
-    figures: tuple[Figure, ...]
+    figures: tuple[Chart, ...]
     "cluster sizes"
     galleries: tuple[Gallery, ...]
     "kept, and dropped by reason"
@@ -97,7 +106,7 @@ class SubsetView:
     "after"
 
 
-def subset_view(product: Product, corpora: Sequence[Product], *, position: int) -> SubsetView:
+def describe_subset(product: FinishedProduct, corpora: Sequence[FinishedProduct], *, position: int) -> SubsetView:
     """Everything the page shows about one subset; its tiles are drawn where its corpus is among the inputs."""
     report = CurationReport.from_json(read_json(product.path / "curation_report.json"))
     corpus = _corpus_of(product, report, corpora)
@@ -116,26 +125,30 @@ def subset_view(product: Product, corpora: Sequence[Product], *, position: int) 
         anchor=f"subset-{position + 1}",
         sentence=_sentence(report, str(stream or ""), corpus.name if corpus else ""),
         facts=(
-            ("Tiles before", number(report.n_rows)),
-            ("Tiles kept", f"{number(report.n_kept)} ({share(report.n_kept / max(report.n_rows, 1))})"),
-            ("Exact duplicates dropped", number(sum(n for r, n in report.reasons.items() if "duplicate" in r))),
-            ("Clusters", number(len(report.cluster_rows)) if report.cluster_rows else MISSING),
-            ("Selection took", duration(report.cost.select_s)),
-            ("Tiles embedded", number(report.cost.forward_equivalents)),
+            ("Tiles before", format_number(report.n_rows)),
+            ("Tiles kept", f"{format_number(report.n_kept)} ({format_share(report.n_kept / max(report.n_rows, 1))})"),
+            ("Exact duplicates dropped", format_number(sum(n for r, n in report.reasons.items() if "duplicate" in r))),
+            ("Clusters", format_number(len(report.cluster_rows)) if report.cluster_rows else MISSING),
+            ("Selection took", format_duration(report.cost.select_s)),
+            ("Tiles embedded", format_number(report.cost.forward_equivalents)),
         ),
         reasons=tuple(report.reasons.items()),
-        measures=measures(report),
+        balance=tabulate_balance(report),
         figures=tuple(_figures(report)),
         galleries=galleries,
         clusters=clusters,
         notes=tuple(notes),
-        parameters=(("method", report.method), ("seed", number(report.seed)), *flat(report.parameters)),
+        parameters=(
+            ("method", report.method),
+            ("seed", format_number(report.seed)),
+            *flatten_config(report.parameters),
+        ),
         n_rows=report.n_rows,
         n_kept=report.n_kept,
     )
 
 
-def measures(report: CurationReport) -> tuple[Measure, ...]:
+def tabulate_balance(report: CurationReport) -> tuple[BalanceLine, ...]:
     """The lines of the balance table; a figure nobody could ask for is left out."""
     lines = []
     for field, (name, words, more_is_better) in MEASURES.items():
@@ -146,23 +159,27 @@ def measures(report: CurationReport) -> tuple[Measure, ...]:
         if more_is_better is not None and None not in values and values[2] != values[1]:
             better = "yes" if (values[2] > values[1]) == more_is_better else "no"
         before, chance, after = (_measured(v, field) for v in values)
-        lines.append(Measure(name, words, before, chance, after, better))
+        lines.append(BalanceLine(name, words, before, chance, after, better))
     return tuple(lines)
 
 
 def _measured(value: float | None, field: str) -> str:
     if value is None or isinstance(value, int):
-        return number(value)
-    return share(value, 1) if field == "coverage" else fixed(value, 3) if value < 1 else number(value)
+        return format_number(value)
+    return (
+        format_share(value, 1) if field == "coverage" else format_fixed(value, 3) if value < 1 else format_number(value)
+    )
 
 
 def _sentence(report: CurationReport, stream: str, corpus: str) -> str:
-    kept = f"{number(report.n_kept)} of {count(report.n_rows, 'tile')} kept by the method {report.method}"
+    kept = f"{format_number(report.n_kept)} of {format_count(report.n_rows, 'tile')} kept by the method {report.method}"
     where = f" from {stream} of {corpus}" if stream and corpus else f" from {stream}" if stream else ""
     return f"{kept}{where}."
 
 
-def _corpus_of(product: Product, report: CurationReport, corpora: Sequence[Product]) -> Product | None:
+def _corpus_of(
+    product: FinishedProduct, report: CurationReport, corpora: Sequence[FinishedProduct]
+) -> FinishedProduct | None:
     """The corpus whose newest or older snapshot the subset was chosen from."""
     wanted = {report.corpus_fingerprint, product.manifest.inputs.get("corpus", "")}
     for corpus in corpora:
@@ -172,7 +189,7 @@ def _corpus_of(product: Product, report: CurationReport, corpora: Sequence[Produ
     return None
 
 
-def _reader(product: Product, corpus: Product) -> StreamReader:
+def _reader(product: FinishedProduct, corpus: FinishedProduct) -> StreamReader:
     snapshot = product.manifest.config.get("snapshot")
     opened = Corpus.open(corpus.path, snapshot=int(snapshot) if isinstance(snapshot, int) else None)
     stream = product.manifest.config.get("stream")
@@ -185,7 +202,7 @@ def _reader(product: Product, corpus: Product) -> StreamReader:
     return opened.stream(str(stream))
 
 
-def _galleries(product: Product, reader: StreamReader) -> tuple[tuple[Gallery, ...], Rendering]:
+def _galleries(product: FinishedProduct, reader: StreamReader) -> tuple[tuple[Gallery, ...], Rendering]:
     """Kept tiles and dropped tiles by reason, all with the stretch of the kept and dropped together."""
     kept = pq.read_table(product.path / "subset.parquet", columns=["row", "cluster"])
     dropped = pq.read_table(product.path / "dropped.parquet", columns=["row", "cluster", "reason"])
@@ -196,16 +213,16 @@ def _galleries(product: Product, reader: StreamReader) -> tuple[tuple[Gallery, .
         parts.append((f"Dropped: {name}", "dropped", rows[reason == name], cluster[reason == name]))
     picked = [spread_rows(own_cluster.astype(object), TILES_SHOWN) for _, _, _, own_cluster in parts]
     shown = np.unique(np.concatenate([own[p] for (_, _, own, _), p in zip(parts, picked, strict=True)]))
-    rendering = rendering_of(reader, shown)
+    rendering = choose_gallery_rendering(reader, shown)
     galleries = []
     for (title, mark, own, own_cluster), places in zip(parts, picked, strict=True):
         captions = [
             (f"cluster {c}" if c >= 0 else f"row {r}", f"row {r}, cluster {c}, {title.lower()}")
             for r, c in zip(own[places].tolist(), own_cluster[places].tolist(), strict=True)
         ]
-        thumbs = draw(reader, own[places], captions=captions, rendering=rendering, mark=mark)
-        words = f"{len(places)} of {count(len(own), 'tile')}, clusters in turn. {rendering.words}."
-        galleries.append(Gallery(f"{title}, {number(len(own))}", words, thumbs))
+        thumbs = draw_thumbs(reader, own[places], captions=captions, rendering=rendering, mark=mark)
+        words = f"{len(places)} of {format_count(len(own), 'tile')}, clusters in turn. {rendering.words}."
+        galleries.append(Gallery(f"{title}, {format_number(len(own))}", words, thumbs))
     return tuple(galleries), rendering
 
 
@@ -224,13 +241,17 @@ def _clusters(report: CurationReport, reader: StreamReader, rendering: Rendering
         for mark, rows in (("kept", example.kept), ("dropped", example.dropped)):
             chosen = np.asarray(rows[:: max(1, len(rows) // TILES_PER_CLUSTER)][:TILES_PER_CLUSTER], dtype=np.int64)
             captions = [(mark, f"row {row}, cluster {example.cluster}, {mark}") for row in chosen.tolist()]
-            thumbs += draw(reader, chosen, captions=captions, rendering=rendering, mark=mark)
+            thumbs += draw_thumbs(reader, chosen, captions=captions, rendering=rendering, mark=mark)
         before, after = report.cluster_rows[example.cluster], report.cluster_kept[example.cluster]
-        views.append(ClusterView(f"Cluster {example.cluster}: {number(before)} tiles, {number(after)} kept", thumbs))
+        views.append(
+            ClusterView(
+                f"Cluster {example.cluster}: {format_number(before)} tiles, {format_number(after)} kept", thumbs
+            )
+        )
     return views
 
 
-def _figures(report: CurationReport) -> list[Figure]:
+def _figures(report: CurationReport) -> list[Chart]:
     if not report.cluster_rows:
         return []
     before, after = report.cluster_rows, report.cluster_kept
@@ -239,10 +260,12 @@ def _figures(report: CurationReport) -> list[Figure]:
         f"median {int(np.median(before))} before and {int(np.median(after))} after"
     )
     largest = max(before) / max(sum(before), 1), max(after) / max(sum(after), 1)
-    caption = f"The largest cluster held {share(largest[0])} of the tiles before and {share(largest[1])} after."
+    caption = (
+        f"The largest cluster held {format_share(largest[0])} of the tiles before and {format_share(largest[1])} after."
+    )
     return [
-        Figure(
-            rank_chart(before, after, alt=alt),
+        Chart(
+            render_svg(draw_ranked_sizes(before, after), alt=alt),
             "Cluster sizes",
             caption,
             legend=(("before", "before"), ("after", "kept")),

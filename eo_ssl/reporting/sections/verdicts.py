@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eo_ssl.reporting.wording import MISSING, count, is_share, number, place_words
+from eo_ssl.reporting.formatting import MISSING, describe_protocol, format_count, format_number, is_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,9 @@ class Standing:
     "than these"
 
 
-def verdicts(comparisons: Sequence[Mapping[str, Any]], *, kinds: Mapping[str, str], metric: str) -> tuple[Verdict, ...]:
+def describe_comparisons(
+    comparisons: Sequence[Mapping[str, Any]], *, kinds: Mapping[str, str], metric: str
+) -> tuple[Verdict, ...]:
     """Every comparison in words; those of a trained encoder with anything else first.
 
     Args:
@@ -62,7 +64,7 @@ def verdicts(comparisons: Sequence[Mapping[str, Any]], *, kinds: Mapping[str, st
     return tuple(sorted(found, key=lambda v: not v.ours))
 
 
-def standings(found: Sequence[Verdict], kinds: Mapping[str, str]) -> tuple[Standing, ...]:
+def summarise_standings(found: Sequence[Verdict], kinds: Mapping[str, str]) -> tuple[Standing, ...]:
     """One line per trained encoder and place: whom it beats, whom it cannot be told from, who beats it."""
     lines = []
     for where in sorted(dict.fromkeys(v.where for v in found), key=[v.where for v in found].index):
@@ -77,14 +79,14 @@ def standings(found: Sequence[Verdict], kinds: Mapping[str, str]) -> tuple[Stand
     return tuple(lines)
 
 
-def summary_words(found: Sequence[Verdict]) -> str:
+def summarise_verdicts(found: Sequence[Verdict]) -> str:
     """How many pairs could be told apart, and how trained encoders fared against the others."""
     if not found:
         return ""
     told = sum(bool(v.winner) for v in found)
-    words = f"{told} of {count(len(found), 'pair')} could be told apart; the others are not separable with these data."
+    words = f"{told} of {format_count(len(found), 'pair')} could be told apart; the others are not separable with these data."
     if told == 0:
-        words = f"Not separable with these data: none of {count(len(found), 'pair')} could be told apart."
+        words = f"Not separable with these data: none of {format_count(len(found), 'pair')} could be told apart."
     ours = [v for v in found if v.ours]
     if ours:
         better, worse = (sum(bool(v.winner) and v.ours_wins is wins for v in ours) for wins in (True, False))
@@ -97,7 +99,7 @@ def _verdict(data: Mapping[str, Any], kinds: Mapping[str, str], metric: str) -> 
     a, b = str(data["a"]), str(data["b"])
     winner = {"a": a, "b": b}.get(str(data["verdict"]), "")
     return Verdict(
-        where=place_words(data),
+        where=describe_protocol(data),
         a=a,
         b=b,
         difference=_difference(data, metric),
@@ -117,7 +119,7 @@ def _difference(data: Mapping[str, Any], metric: str) -> str:
         elif is_share(metric):
             texts.append(f"{100 * float(value):+.1f}".replace("-", "−"))
         else:
-            texts.append(number(float(value)).replace("-", "−"))
+            texts.append(format_number(float(value)).replace("-", "−"))
     unit = " points" if is_share(metric) else ""
     bounds = f" [{texts[1]}, {texts[2]}]" if data.get("low") is not None else ", no interval"
     return f"{texts[0]}{unit}{bounds}"

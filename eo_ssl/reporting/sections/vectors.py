@@ -15,28 +15,27 @@ from rasterio.warp import transform_bounds
 
 from eo_ssl.embedding import EMBEDDINGS, Embeddings, Spectrum, numbers_of, reopened
 from eo_ssl.errors import UserError
-from eo_ssl.reporting.artefacts import Product
-from eo_ssl.reporting.charts import Figure
-from eo_ssl.reporting.directions import scatters, spectrum_figure
-from eo_ssl.reporting.footprints import BOUNDS, Boxes, maps
-from eo_ssl.reporting.galleries import Gallery, Thumb
-from eo_ssl.reporting.quicklooks import LOOK_PX, components_look, sampled_spectrum, scene_look
-from eo_ssl.reporting.thumbnails import data_uri
-from eo_ssl.reporting.wording import (
+from eo_ssl.reporting.charts import Chart
+from eo_ssl.reporting.footprints import BOUNDS, Footprints, draw_maps
+from eo_ssl.reporting.formatting import (
     MISSING,
-    commercial_words,
-    count,
-    number,
-    owners_of,
-    quantity_words,
-    share,
-    size,
+    describe_commercial_use,
+    describe_quantity,
+    format_count,
+    format_number,
+    format_share,
+    format_size,
+    list_owners,
 )
+from eo_ssl.reporting.galleries import Gallery, Thumb
+from eo_ssl.reporting.pca import draw_scatters, draw_spectrum
+from eo_ssl.reporting.products import FinishedProduct
+from eo_ssl.reporting.quicklooks import LOOK_PX, draw_components, draw_scene, estimate_spectrum
+from eo_ssl.reporting.thumbnails import encode_picture
 from eo_ssl.sensors import Quantity, sensor
 
 CLOSE_UPS = 1  # of the place with most tiles
 MOST_SCENES = 4  # with pictures
-LINE_HEAD = ("Map", "Cells", "Cell size", "Date", "Size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class EmbeddingView:
     "what was embedded with what"
     facts: tuple[tuple[str, str], ...]
     "numbers"
-    figures: tuple[Figure, ...]
+    figures: tuple[Chart, ...]
     "scatters, spectrum, and where the tiles or scenes lie"
     looks: tuple[Gallery, ...]
     "scenes beside their maps"
@@ -65,7 +64,7 @@ class EmbeddingView:
     "tiles, or maps"
 
 
-def embedding_view(product: Product, position: int) -> EmbeddingView:
+def describe_embeddings(product: FinishedProduct, position: int) -> EmbeddingView:
     """Everything the page shows about one product of ``eo-ssl embed``."""
     anchor = f"embedding-{position + 1}"
     return (_scenes if "files" in product.manifest.summary else _tiles)(product, anchor)
@@ -74,41 +73,41 @@ def embedding_view(product: Product, position: int) -> EmbeddingView:
 # ---- tiles of a corpus
 
 
-def _tiles(product: Product, anchor: str) -> EmbeddingView:
+def _tiles(product: FinishedProduct, anchor: str) -> EmbeddingView:
     table = Embeddings.open(product.path)
     spectrum = Spectrum.of(numbers_of(part["embedding"], table.dim) for _, part in table.groups(["embedding"]))
     about, stream = table.about, table.about["stream"]
     boxes, placeless, days = _places(table)
-    figures, left_out = maps(boxes, product.name, most=CLOSE_UPS)
-    notes = [f"{count(left_out, 'further place')} on the world map only."] if left_out else []
+    figures, left_out = draw_maps(boxes, product.name, most=CLOSE_UPS)
+    notes = [f"{format_count(left_out, 'further place')} on the world map only."] if left_out else []
     if placeless:
-        notes.append(f"{count(placeless, 'tile has', 'tiles have')} no position.")
+        notes.append(f"{format_count(placeless, 'tile has', 'tiles have')} no position.")
     corpus = Path(str(product.manifest.summary["corpus"])).name
     return EmbeddingView(
         name=product.name,
         anchor=anchor,
-        sentence=f"{count(len(table), 'tile')} of {about['corpus']['stream']} of {corpus}, embedded with {about['encoder']['name']}: one row each.",
+        sentence=f"{format_count(len(table), 'tile')} of {about['corpus']['stream']} of {corpus}, embedded with {about['encoder']['name']}: one row each.",
         facts=(
             ("Encoder", str(about["encoder"]["name"])),
-            ("Tiles", number(len(table))),
-            ("Numbers per tile", number(table.dim)),
+            ("Tiles", format_number(len(table))),
+            ("Numbers per tile", format_number(table.dim)),
             ("Effective rank", f"{spectrum.rank_me:.1f} of {table.dim}"),
             ("Sensor", sensor(str(stream["sensor"])).title),
-            ("Quantity", quantity_words(Quantity(stream["quantity"]))),
+            ("Quantity", describe_quantity(Quantity(stream["quantity"]))),
             ("Dates", MISSING if not days else days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"),
-            ("On disk", size((product.path / EMBEDDINGS).stat().st_size)),
-            ("Commercial use", commercial_words(bool(about["non_commercial"]))),
+            ("On disk", format_size((product.path / EMBEDDINGS).stat().st_size)),
+            ("Commercial use", describe_commercial_use(bool(about["non_commercial"]))),
         ),
-        figures=(*scatters(table, spectrum), spectrum_figure({"": spectrum}, "tile"), *figures),
+        figures=(*draw_scatters(table, spectrum), draw_spectrum({"": spectrum}, "tile"), *figures),
         looks=(),
         notes=tuple(notes),
         lines=(),
-        owners=owners_of(about["licences"]),
+        owners=list_owners(about["licences"]),
         n_rows=len(table),
     )
 
 
-def _places(table: Embeddings) -> tuple[Boxes, int, list[str]]:
+def _places(table: Embeddings) -> tuple[Footprints, int, list[str]]:
     """Footprints of the tiles that have one, how many have none, and the days of all, ascending."""
     bounds, splits, days = [], [], set()
     for _, part in table.groups(["bbox", "split", "datetime"]):
@@ -118,13 +117,13 @@ def _places(table: Embeddings) -> tuple[Boxes, int, list[str]]:
         days |= {str(value)[:10] for value in part["datetime"].unique().to_pylist() if value}
     found = np.concatenate(bounds).astype(np.float64)
     known = np.isfinite(found).all(axis=1)
-    return Boxes(found[known], np.concatenate(splits)[known]), int((~known).sum()), sorted(days)
+    return Footprints(found[known], np.concatenate(splits)[known]), int((~known).sum()), sorted(days)
 
 
 # ---- scenes
 
 
-def _scenes(product: Product, anchor: str) -> EmbeddingView:
+def _scenes(product: FinishedProduct, anchor: str) -> EmbeddingView:
     summary, config = product.manifest.summary, product.manifest.config
     names = sorted(summary["files"])
     scenes, missing = reopened(summary, names[:MOST_SCENES])
@@ -139,7 +138,7 @@ def _scenes(product: Product, anchor: str) -> EmbeddingView:
             if place >= MOST_SCENES:
                 continue
             try:
-                spectra[name] = sampled_spectrum(file)
+                spectra[name] = estimate_spectrum(file)
             except UserError:
                 notes.append(f"{name} has no cell with an embedding.")
                 continue
@@ -147,32 +146,32 @@ def _scenes(product: Product, anchor: str) -> EmbeddingView:
     if missing:
         notes.append(missing)
     if len(names) > MOST_SCENES:
-        notes.append(f"Pictures of the first {MOST_SCENES} of {count(len(names), 'map')}.")
-    found = Boxes(np.array(boxes).reshape(-1, 4), np.full(len(boxes), "", dtype=np.str_))
-    figures = [replace(one, caption="One dot per place.") for one in maps(found, product.name, most=0)[0]]
+        notes.append(f"Pictures of the first {MOST_SCENES} of {format_count(len(names), 'map')}.")
+    found = Footprints(np.array(boxes).reshape(-1, 4), np.full(len(boxes), "", dtype=np.str_))
+    figures = [replace(chart, caption="One dot per place.") for chart in draw_maps(found, product.name, most=0)[0]]
     if spectra:
-        figures.insert(0, spectrum_figure({f"map {i}": one for i, one in enumerate(spectra.values(), 1)}, "cell"))
+        figures.insert(0, draw_spectrum({f"map {i}": one for i, one in enumerate(spectra.values(), 1)}, "cell"))
     ranks = [f"{one.rank_me:.1f}" for one in spectra.values()]
     licences = summary["licences"]
     return EmbeddingView(
         name=product.name,
         anchor=anchor,
-        sentence=f"{count(len(names), 'scene')} of the card {config['card']}, embedded with {config['encoder']}: one pixel per patch.",
+        sentence=f"{format_count(len(names), 'scene')} of the card {config['card']}, embedded with {config['encoder']}: one pixel per patch.",
         facts=(
             ("Encoder", str(config["encoder"])),
-            ("Maps", number(len(names))),
-            ("Numbers per cell", number(int(summary["dim"]))),
+            ("Maps", format_number(len(names))),
+            ("Numbers per cell", format_number(int(summary["dim"]))),
             ("Effective rank", f"{', '.join(ranks) or MISSING} of {summary['dim']}"),
             ("Window", f"{config['window_px']} px"),
-            ("Overlap", share(float(config["overlap"]))),
-            ("On disk", size(nbytes)),
-            ("Commercial use", commercial_words(any(bool(one.get("non_commercial")) for one in licences))),
+            ("Overlap", format_share(float(config["overlap"]))),
+            ("On disk", format_size(nbytes)),
+            ("Commercial use", describe_commercial_use(any(bool(one.get("non_commercial")) for one in licences))),
         ),
         figures=tuple(figures),
         looks=tuple(looks),
         notes=tuple(notes),
         lines=tuple(lines),
-        owners=owners_of(licences),
+        owners=list_owners(licences),
         n_rows=len(names),
     )
 
@@ -193,21 +192,27 @@ def _line(file: Any, path: Path) -> tuple[str, ...]:
     unit = "" if file.crs is None else "m" if file.crs.linear_units == "metre" else file.crs.units_factor[0]
     cell = f"{abs(file.transform.a):.6g} {unit}" if unit else MISSING
     day = file.tags().get("EO_SSL_DATETIME", "")[:10]
-    return path.name, f"{number(file.height)} × {number(file.width)}", cell, day or MISSING, size(path.stat().st_size)
+    return (
+        path.name,
+        f"{format_number(file.height)} × {format_number(file.width)}",
+        cell,
+        day or MISSING,
+        format_size(path.stat().st_size),
+    )
 
 
 def _look(file: Any, spectrum: Spectrum, scene: Any, name: str) -> Gallery:
     """The scene, where it is at hand, beside the components of its map."""
     thumbs, words = [], []
     if scene is not None:
-        picture, said = scene_look(scene.open())
-        uri = data_uri(picture, side_px=LOOK_PX)
+        picture, said = draw_scene(scene.open())
+        uri = encode_picture(picture, side_px=LOOK_PX)
         thumbs.append(Thumb(uri, f"Scene of {name}: {said}", "the scene", f"{scene.product_id}. {said}."))
         words.append(f"{said}.")
     _, shares = spectrum.components(3)
     said = "Principal components 1, 2 and 3 as red, green and blue"
-    uri = data_uri(components_look(file, spectrum), side_px=LOOK_PX)
+    uri = encode_picture(draw_components(file, spectrum), side_px=LOOK_PX)
     thumbs.append(Thumb(uri, f"Map {name}: {said}", "its embeddings", f"{name}. {said}."))
-    held = ", ".join(share(part) for part in shares.tolist())
+    held = ", ".join(format_share(part) for part in shares.tolist())
     words.append(f"{said} ({held} of the variance of this map), each from its 2nd to its 98th percentile.")
     return Gallery(name, " ".join(words), tuple(thumbs))

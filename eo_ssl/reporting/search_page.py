@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.embedding import Distance, Embeddings, Hits, Query
-from eo_ssl.reporting.charts import Figure
-from eo_ssl.reporting.footprints import BOUNDS, Boxes, degrees, places, world_map
-from eo_ssl.reporting.galleries import Thumb, draw, rendering_of
-from eo_ssl.reporting.templates import rendered
-from eo_ssl.reporting.thumbnails import Rendering, choose_rendering, data_uri, render
-from eo_ssl.reporting.wording import MISSING, count, number
+from eo_ssl.reporting.charts import Chart
+from eo_ssl.reporting.footprints import BOUNDS, Footprints, draw_world_map, group_places
+from eo_ssl.reporting.formatting import MISSING, format_count, format_degrees, format_number
+from eo_ssl.reporting.galleries import Thumb, choose_gallery_rendering, draw_thumbs
+from eo_ssl.reporting.svg import render_svg
+from eo_ssl.reporting.templating import render_template
+from eo_ssl.reporting.thumbnails import Rendering, choose_rendering, encode_picture, render_tile
 from eo_ssl.sensors import Quantity, sensor
 
-COLUMNS = (
+HIT_COLUMNS = (
     "row", "product_id", "row_off", "col_off", "datetime", "split", "label_name", "bbox", "licence", "attribution",
 )  # fmt: skip
 HYPHEN = "\u2011"  # at which no line breaks
@@ -44,7 +46,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
-class NeighboursView:
+class SearchView:
     """Everything the page shows."""
 
     title: str
@@ -57,7 +59,7 @@ class NeighboursView:
     caption: str
     "bands and stretch"
     lines: tuple[Neighbour, ...]
-    maps: tuple[Figure, ...]
+    maps: tuple[Chart, ...]
     "where they lie; none where no tile has a position"
     details: tuple[tuple[str, str], ...]
     "fingerprints and contract"
@@ -65,9 +67,9 @@ class NeighboursView:
     "(attribution, licence) of the tiles shown, each pair once"
 
 
-def neighbours_view(
+def describe_search(
     table: Embeddings, query: Query, hits: Hits, *, corpus: Corpus, distance: Distance, left_out: str
-) -> NeighboursView:
+) -> SearchView:
     """Make the view of a search.
 
     Args:
@@ -79,28 +81,33 @@ def neighbours_view(
         left_out: tiles that were no answer, in words.
     """
     about, stream = table.about, table.about["corpus"]["stream"]
-    found = table.take(hits.positions, COLUMNS)
-    asked = [] if query.position is None else table.take(np.array([query.position]), COLUMNS)
+    found = table.take(hits.positions, HIT_COLUMNS)
+    asked = [] if query.position is None else table.take(np.array([query.position]), HIT_COLUMNS)
     reader = corpus.stream(stream)
     rows = np.array([int(line["row"]) for line in [*asked, *found]], dtype=np.int64)
-    rendering = rendering_of(reader, rows) if len(rows) else _of_image(about, query)
+    rendering = choose_gallery_rendering(reader, rows) if len(rows) else _of_image(about, query)
     lines = tuple(_line(i, value, line) for i, (value, line) in enumerate(zip(hits.distance, found, strict=True), 1))
     captions = [
         (
             f"{line.rank} · {line.text} · {(line.date or line.product.rpartition('/')[2]).replace('-', HYPHEN)}",
-            f"{line.rank}. {_words(line)}",
+            f"{line.rank}. {_describe(line)}",
         )
         for line in lines
     ]
     head = (
-        Thumb(data_uri(render(_arranged(about, query), rendering)), f"Query: {query.words}", "query", query.words)
+        Thumb(
+            encode_picture(render_tile(_arranged(about, query), rendering)),
+            f"Query: {query.words}",
+            "query",
+            query.words,
+        )
         if query.image is not None
-        else draw(reader, rows[:1], captions=[("query", query.words)], rendering=rendering)[0]
+        else draw_thumbs(reader, rows[:1], captions=[("query", query.words)], rendering=rendering)[0]
     )
     known = sensor(str(about["stream"]["sensor"]))
     encoder = about["encoder"]
     facts = (
-        ("Encoder", str(encoder["name"])), ("Numbers per tile", number(table.dim)), ("Tiles searched", number(len(table))),
+        ("Encoder", str(encoder["name"])), ("Numbers per tile", format_number(table.dim)), ("Tiles searched", format_number(len(table))),
         ("Distance", distance), ("Left out", left_out), ("Stream", stream), ("Sensor", known.title),
     )  # fmt: skip
     details = (
@@ -108,12 +115,12 @@ def neighbours_view(
         ("embeddings", table.manifest.fingerprint), ("bands", ", ".join(encoder["preprocessing"]["bands"])),
         ("quantity", str(encoder["preprocessing"]["quantity"])), ("input", f"{encoder['preprocessing']['size_px']} px"),
     )  # fmt: skip
-    return NeighboursView(
+    return SearchView(
         title="What the encoder finds alike",
         question=query.words,
         facts=facts,
         query=head,
-        thumbs=draw(reader, rows[len(asked) :], captions=captions, rendering=rendering),
+        thumbs=draw_thumbs(reader, rows[len(asked) :], captions=captions, rendering=rendering),
         caption=f"{rendering.words}. {DISTANCES[distance]}; the nearest first.",
         lines=lines,
         maps=_maps(asked, found),
@@ -122,13 +129,14 @@ def neighbours_view(
     )
 
 
-def render_neighbours(
+def render_search(
     table: Embeddings, query: Query, hits: Hits, *, corpus: Corpus, distance: Distance, left_out: str
 ) -> str:
     """The HTML of a search."""
-    return rendered(
-        "neighbours.html",
-        view=neighbours_view(table, query, hits, corpus=corpus, distance=distance, left_out=left_out),
+    return render_template(
+        "search.html",
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        view=describe_search(table, query, hits, corpus=corpus, distance=distance, left_out=left_out),
         non_commercial=bool(table.about["non_commercial"]),
     )
 
@@ -153,16 +161,16 @@ def _place(box: Mapping[str, float | None]) -> str:
     if any(value is None for value in box.values()):
         return MISSING
     west, south, east, north = (float(box[name] or 0.0) for name in BOUNDS)
-    return f"{degrees(round((south + north) / 2, 4), 'NS')} {degrees(round((west + east) / 2, 4), 'EW')}"
+    return f"{format_degrees(round((south + north) / 2, 4), 'NS')} {format_degrees(round((west + east) / 2, 4), 'EW')}"
 
 
-def _words(line: Neighbour) -> str:
+def _describe(line: Neighbour) -> str:
     """All that is known of a neighbour, in one line."""
     known = [f"distance {line.text}", f"row {line.row}", f"{line.product}:{line.window}", line.date, line.place]
     return ", ".join(word for word in [*known, line.split, line.label] if word and word != MISSING)
 
 
-def _maps(asked: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> tuple[Figure, ...]:
+def _maps(asked: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
     """The world with a dot per place of the tiles shown."""
     bounds = [
         [float("nan") if line["bbox"][name] is None else float(line["bbox"][name]) for name in BOUNDS]
@@ -171,12 +179,11 @@ def _maps(asked: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]
     known = [box for box in bounds if all(map(math.isfinite, box))]
     if not known:
         return ()
-    groups = places(Boxes(np.array(known), np.full(len(known), "", dtype=np.str_)))
+    groups = group_places(Footprints(np.array(known), np.full(len(known), "", dtype=np.str_)))
     among = ", the query among them" if asked else ""
-    words = f"{count(len(groups), 'place')} with {count(len(known), 'tile')}{among}"
-    return (
-        Figure(world_map(groups, alt=f"World map: {words}"), "Where", f"{words}. Longitude and latitude in degrees."),
-    )
+    words = f"{format_count(len(groups), 'place')} with {format_count(len(known), 'tile')}{among}"
+    svg = render_svg(draw_world_map(groups), alt=f"World map: {words}", kind="map")
+    return (Chart(svg, "Where", f"{words}. Longitude and latitude in degrees."),)
 
 
 def _arranged(about: Mapping[str, Any], query: Query) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -19,7 +19,7 @@ DEEPEST = 4  # folder levels below an input: run / stage / product
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
+class FinishedProduct:
     """One finished product folder."""
 
     path: Path
@@ -35,7 +35,7 @@ class Product:
         return self.manifest.stage
 
 
-def find(inputs: Sequence[Path]) -> tuple[Product, ...]:
+def find_products(inputs: Sequence[Path]) -> tuple[FinishedProduct, ...]:
     """All finished products in the given folders, in the order of the flow, then as they were made.
 
     A folder with a manifest of a known stage is a product and is not searched further; any other folder is searched for products.
@@ -58,7 +58,7 @@ def find(inputs: Sequence[Path]) -> tuple[Product, ...]:
         found.update(inside)
     ordered = sorted(found.items(), key=lambda item: (STAGES.index(item[1].stage), item[1].created, str(item[0])))
     names = _unique_names([path for path, _ in ordered])
-    return tuple(Product(path, manifest, name) for (path, manifest), name in zip(ordered, names, strict=True))
+    return tuple(FinishedProduct(path, manifest, name) for (path, manifest), name in zip(ordered, names, strict=True))
 
 
 def _search(folder: Path, depth: int) -> dict[Path, Manifest]:
@@ -86,7 +86,7 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def of_stage(products: Sequence[Product], stage: str) -> list[Product]:
+def filter_stage(products: Sequence[FinishedProduct], stage: str) -> list[FinishedProduct]:
     """The products of one stage, in order."""
     return [product for product in products if product.stage == stage]
 

@@ -11,13 +11,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.reporting.artefacts import Product
-from eo_ssl.reporting.charts import Figure, columns
-from eo_ssl.reporting.footprints import BOUNDS, SPLITS, Boxes, maps
-from eo_ssl.reporting.galleries import Gallery, draw, rendering_of, spread_rows
-from eo_ssl.reporting.quality import FRACTIONS, Quality, quality_views, unknown_columns
-from eo_ssl.reporting.spectra import BandPlot, band_plots
-from eo_ssl.reporting.wording import count, number, quantity_words, size
+from eo_ssl.reporting.band_histograms import BandHistogram, draw_band_histograms
+from eo_ssl.reporting.charts import Chart, draw_bars
+from eo_ssl.reporting.footprints import BOUNDS, SPLITS, Footprints, draw_maps
+from eo_ssl.reporting.formatting import describe_quantity, format_count, format_number, format_size
+from eo_ssl.reporting.galleries import Gallery, choose_gallery_rendering, draw_thumbs, spread_rows
+from eo_ssl.reporting.products import FinishedProduct
+from eo_ssl.reporting.quality_histograms import (
+    FRACTIONS,
+    QualityHistogram,
+    draw_quality_histograms,
+    list_unknown_columns,
+)
+from eo_ssl.reporting.svg import render_svg
 from eo_ssl.sensors import sensor
 
 TILES_SHOWN = 24  # per stream
@@ -44,13 +50,13 @@ class StreamView:
     "(split, tiles, share)"
     gallery: Gallery
     "tiles as pictures"
-    bands: tuple[BandPlot, ...]
+    bands: tuple[BandHistogram, ...]
     "histograms"
-    quality: tuple[Quality, ...]
+    quality: tuple[QualityHistogram, ...]
     "validity, clouds ..."
     unknown: tuple[str, ...]
     "quality columns without any value"
-    dates: Figure | None
+    dates: Chart | None
     "tiles per month of the year"
     groups: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
     "counts by baseline, orbit, label"
@@ -66,7 +72,7 @@ class CorpusView:
     "id in the page"
     facts: tuple[tuple[str, str], ...]
     "counts and sizes"
-    maps: tuple[Figure, ...]
+    maps: tuple[Chart, ...]
     "world and close-ups; empty where no tile has a position"
     map_note: str
     "what the maps leave out"
@@ -86,7 +92,7 @@ class CorpusView:
     "(licence, attribution), each pair once"
 
 
-def corpus_view(product: Product, position: int) -> CorpusView:
+def describe_corpus(product: FinishedProduct, position: int) -> CorpusView:
     """Everything the page shows about one corpus; pixels are read only for the gallery."""
     corpus = Corpus.open(product.path)
     tables = {name: corpus.index(name, columns=list(COLUMNS)) for name in corpus.streams}
@@ -99,24 +105,24 @@ def corpus_view(product: Product, position: int) -> CorpusView:
     n_tiles = sum(table.num_rows for table in tables.values())
     nbytes = int(described["nbytes"])
     boxes, placeless = _boxes(list(tables.values()))
-    figures, left_out = maps(boxes, product.name)
+    figures, left_out = draw_maps(boxes, product.name)
     notes = []
     if left_out:
-        notes.append(f"{count(left_out, 'further place')} on the world map only.")
+        notes.append(f"{format_count(left_out, 'further place')} on the world map only.")
     if placeless:
         notes.append(
-            f"{count(placeless, 'tile has', 'tiles have')} no position (chips or arrays without a coordinate system)."
+            f"{format_count(placeless, 'tile has', 'tiles have')} no position (chips or arrays without a coordinate system)."
         )
     owners = {(str(a), str(b)): None for table in tables.values() for a, b in _pairs(table, "licence", "attribution")}
     return CorpusView(
         name=product.name,
         anchor=f"corpus-{position + 1}",
         facts=(
-            ("Products", number(len(products))),
-            ("Tiles", number(n_tiles)),
-            ("On disk", size(nbytes)),
-            ("Streams", number(len(tables))),
-            ("Snapshot", number(corpus.snapshot)),
+            ("Products", format_number(len(products))),
+            ("Tiles", format_number(n_tiles)),
+            ("On disk", format_size(nbytes)),
+            ("Streams", format_number(len(tables))),
+            ("Snapshot", format_number(corpus.snapshot)),
             ("Fingerprint", corpus.fingerprint[:12]),
             *((("Use", "non-commercial only"),) if described["non_commercial"] else ()),
         ),
@@ -138,7 +144,7 @@ def _stream_view(corpus: Corpus, name: str, index: pa.Table, *, n_products: int)
     product = np.asarray(index.column("product_id").to_pylist(), dtype=object)
     source = np.asarray(index.column("source").to_pylist(), dtype=object)
     rows = spread_rows(product, TILES_SHOWN)
-    rendering = rendering_of(reader, rows)
+    rendering = choose_gallery_rendering(reader, rows)
     split = index.column("split").to_pylist()
     label = index.column("label_name").to_pylist()
     day = [str(d or "")[:10] for d in index.column("datetime").to_pylist()]
@@ -151,23 +157,23 @@ def _stream_view(corpus: Corpus, name: str, index: pa.Table, *, n_products: int)
     ]
     counted = Counter(split)
     measured = stream.quantity.in_db if stream.quantity.is_power else stream.quantity
-    words = f"{len(rows)} of {count(index.num_rows, 'tile')}, products in turn. {rendering.words}."
-    grid = f"{number(stream.size_px)} × {number(stream.size_px)} pixels of {number(float(stream.gsd_m))} m"
+    words = f"{len(rows)} of {format_count(index.num_rows, 'tile')}, products in turn. {rendering.words}."
+    grid = f"{format_number(stream.size_px)} × {format_number(stream.size_px)} pixels of {format_number(float(stream.gsd_m))} m"
     return StreamView(
         name=name,
-        sentence=f"{sensor(stream.sensor).title}, {quantity_words(stream.quantity)}, {count(len(stream.bands), 'band')}, {grid}.",
+        sentence=f"{sensor(stream.sensor).title}, {describe_quantity(stream.quantity)}, {format_count(len(stream.bands), 'band')}, {grid}.",
         facts=(
-            ("Tiles", number(index.num_rows)),
-            ("Products", number(n_products)),
+            ("Tiles", format_number(index.num_rows)),
+            ("Products", format_number(n_products)),
             ("Dates", _dates_words(day)),
             ("Bands", " ".join(stream.bands)),
             *_same(index),
         ),
         splits=tuple((s, counted[s], counted[s] / index.num_rows) for s in SPLITS if counted[s]),
-        gallery=Gallery("", words, draw(reader, rows, captions=lines, rendering=rendering)),
-        bands=band_plots(corpus.statistics(name, quantity=measured), stream.sensor),
-        quality=quality_views(index),
-        unknown=unknown_columns(index),
+        gallery=Gallery("", words, draw_thumbs(reader, rows, captions=lines, rendering=rendering)),
+        bands=draw_band_histograms(corpus.statistics(name, quantity=measured), stream.sensor),
+        quality=draw_quality_histograms(index),
+        unknown=list_unknown_columns(index),
         dates=_months(index, name),
         groups=_groups(index),
     )
@@ -180,7 +186,7 @@ def _dates_words(days: list[str]) -> str:
     return known[0] if len(known) == 1 else f"{known[0]} to {known[-1]} ({len(known)})"
 
 
-def _months(index: pa.Table, name: str) -> Figure | None:
+def _months(index: pa.Table, name: str) -> Chart | None:
     month = index.column("month").to_numpy(zero_copy_only=False).astype(np.int64)
     counts = np.bincount(month[(month >= 1) & (month <= 12)], minlength=13)[1:]
     if np.count_nonzero(counts) < 2:
@@ -189,8 +195,8 @@ def _months(index: pa.Table, name: str) -> Figure | None:
     alt = f"Tiles of {name} per month of the year: " + ", ".join(
         f"month {i + 1} {n}" for i, n in enumerate(counts) if n
     )
-    words = f"{count(unknown, 'tile')} without a date." if unknown else ""
-    return Figure(columns(counts.tolist(), MONTHS, alt=alt), "Months", words)
+    words = f"{format_count(unknown, 'tile')} without a date." if unknown else ""
+    return Chart(render_svg(draw_bars(counts.tolist(), MONTHS), alt=alt), "Months", words)
 
 
 def _same(index: pa.Table) -> list[tuple[str, str]]:
@@ -216,7 +222,7 @@ def _groups(index: pa.Table) -> tuple[tuple[str, tuple[tuple[str, int], ...]], .
     return tuple(groups)
 
 
-def _boxes(tables: list[pa.Table]) -> tuple[Boxes, int]:
+def _boxes(tables: list[pa.Table]) -> tuple[Footprints, int]:
     """Footprints of all tiles that have one, and how many have none."""
     parts, splits = [], []
     for table in tables:
@@ -230,10 +236,10 @@ def _boxes(tables: list[pa.Table]) -> tuple[Boxes, int]:
     bounds: npt.NDArray[np.float64] = np.concatenate(parts) if parts else np.empty((0, 4))
     known = np.isfinite(bounds).all(axis=1)
     split = np.concatenate(splits) if splits else np.empty(0, np.str_)
-    return Boxes(bounds[known], split[known]), int((~known).sum())
+    return Footprints(bounds[known], split[known]), int((~known).sum())
 
 
-def _left_out(corpus: Corpus, product: Product) -> tuple[tuple[str, str], ...]:
+def _left_out(corpus: Corpus, product: FinishedProduct) -> tuple[tuple[str, str], ...]:
     """Products that were refused while reading or left out before it, each with the sentence that says why."""
     refused = [(str(item["product_id"]), str(item["reason"])) for item in corpus.quarantine()]
     dropped = [(str(name), str(reason)) for name, reason in product.manifest.summary.get("dropped", ())]
@@ -245,12 +251,12 @@ def _window_words(counts: Mapping[str, int]) -> str:
     planned = counts.get("planned", 0)
     if not planned:
         return ""
-    words = f"Of {count(planned, 'window')}, {number(counts.get('kept', 0))} became tiles"
+    words = f"Of {format_count(planned, 'window')}, {format_number(counts.get('kept', 0))} became tiles"
     why = {
         "invalid": "had too few valid pixels", "cloudy": "were too cloudy", "shadowed": "lay too much in shadow", "snowy": "had too much snow",
         "border_noise": "had too much border noise", "saturated": "were too saturated", "few_looks": "had too few looks",
     }  # fmt: skip
-    lost = [f"{number(counts[key])} {text}" for key, text in why.items() if counts.get(key)]
+    lost = [f"{format_number(counts[key])} {text}" for key, text in why.items() if counts.get(key)]
     return "; ".join([words, *lost]) + "."
 
 

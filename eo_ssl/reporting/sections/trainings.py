@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eo_ssl.reporting.artefacts import Product, read_lines, read_list
-from eo_ssl.reporting.charts import MOST_POINTS, Axes, Figure, Series, line_chart
-from eo_ssl.reporting.wording import duration, flat, number, title_of
+from eo_ssl.reporting.charts import MOST_POINTS, Chart, Series, draw_lines
+from eo_ssl.reporting.formatting import flatten_config, format_duration, format_number, format_title
+from eo_ssl.reporting.products import FinishedProduct, read_lines, read_list
+from eo_ssl.reporting.svg import render_svg
 
 # key in log.jsonl -> title, y label, caption, log y, y from zero
 CURVES: dict[str, tuple[str, str, str, bool, bool]] = {
@@ -76,7 +77,7 @@ class Training:
     "id in the page"
     facts: tuple[tuple[str, str], ...]
     "key numbers"
-    figures: tuple[Figure, ...]
+    figures: tuple[Chart, ...]
     "curves"
     config: tuple[tuple[str, str], ...]
     "resolved settings, flattened"
@@ -84,47 +85,51 @@ class Training:
     "what is missing, said plainly"
 
 
-def trainings(encoders: Sequence[Product]) -> list[Training]:
+def describe_trainings(encoders: Sequence[FinishedProduct]) -> list[Training]:
     """One view per `pretrain` product."""
     return [_training(encoder, i) for i, encoder in enumerate(encoders)]
 
 
-def _training(encoder: Product, position: int) -> Training:
+def _training(encoder: FinishedProduct, position: int) -> Training:
     log = read_lines(encoder.path / "log.jsonl")
     events = read_list(encoder.path / "pruning" / "events.json")
     manifest = encoder.manifest
     known = [key for key in SUMMARY_WORDS if key in manifest.summary]
     keys = [*known, *(key for key in manifest.summary if key not in SUMMARY_WORDS)]
     facts = [
-        (SUMMARY_WORDS.get(k, title_of(k)), number(manifest.summary[k])) for k in keys if _is_small(manifest.summary[k])
+        (SUMMARY_WORDS.get(k, format_title(k)), format_number(manifest.summary[k]))
+        for k in keys
+        if _is_small(manifest.summary[k])
     ]
-    facts += [("Wall time", duration(manifest.wall_s)), ("Seed", number(manifest.seed))]
+    facts += [("Wall time", format_duration(manifest.wall_s)), ("Seed", format_number(manifest.seed))]
     steps = _event_steps(log, events)
-    figures = tuple(figure for key in CURVES if (figure := curve(log, key, marks=steps, name=encoder.name)))
+    figures = tuple(figure for key in CURVES if (figure := draw_curve(log, key, marks=steps, name=encoder.name)))
     return Training(
         name=encoder.name,
         anchor=f"training-{position + 1}",
         facts=tuple(facts),
         figures=figures,
-        config=tuple(flat(manifest.config)),
+        config=tuple(flatten_config(manifest.config)),
         note="" if log else "There is no log.jsonl in this folder, hence no curves.",
     )
 
 
-def curve(log: Sequence[dict[str, Any]], key: str, *, marks: tuple[float, ...], name: str) -> Figure | None:
+def draw_curve(log: Sequence[dict[str, Any]], key: str, *, marks: tuple[float, ...], name: str) -> Chart | None:
     """The curve of one key over the steps; None where the log does not have it, or where `pool` and `lr` never change."""
     points = [(float(r["step"]), float(r[key])) for r in log if _is_number(r.get(key)) and _is_number(r.get("step"))]
     if not points or (key in ("pool", "lr") and len({y for _, y in points}) == 1):
         return None
     title, label, caption, log_y, zero = CURVES[key]
     x, y = zip(*points, strict=True)
-    alt = f"{title} of {name} over {len(x)} logged steps, from {number(y[0])} at step {x[0]:.0f} to {number(y[-1])} at step {x[-1]:.0f}"
+    alt = f"{title} of {name} over {len(x)} logged steps, from {format_number(y[0])} at step {x[0]:.0f} to {format_number(y[-1])} at step {x[-1]:.0f}"
     if marks:
         caption += " Dashed: pruning events."
     if len(x) > MOST_POINTS:
         caption += f" Each point is the mean of {math.ceil(len(x) / MOST_POINTS)} logged steps."
-    axes = Axes(alt, "optimizer step", label, log_y=log_y, zero_y=zero, marks=marks)
-    return Figure(line_chart([Series(title, x, y)], axes), title, caption)
+    figure = draw_lines(
+        [Series(title, x, y)], x_label="optimizer step", y_label=label, log_y=log_y, zero_y=zero, events=marks
+    )
+    return Chart(render_svg(figure, alt=alt), title, caption)
 
 
 def _event_steps(log: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]) -> tuple[float, ...]:

@@ -9,8 +9,9 @@ import numpy as np
 from markupsafe import Markup
 
 from eo_ssl.corpus import BandStats
-from eo_ssl.reporting.charts import histogram
-from eo_ssl.reporting.wording import plus_minus
+from eo_ssl.reporting.charts import draw_histogram
+from eo_ssl.reporting.formatting import format_spread
+from eo_ssl.reporting.svg import render_svg
 from eo_ssl.sensors import sensor
 
 BINS = 40  # per drawing of 160 px: wider than three pixels
@@ -20,7 +21,7 @@ COLOURS = {"blue": 1, "coastal": 1, "green": 6, "red": 7, "nir": 2, "nir08": 2, 
 
 
 @dataclass(frozen=True, slots=True)
-class BandPlot:
+class BandHistogram:
     """Histogram of one band."""
 
     name: str
@@ -31,7 +32,7 @@ class BandPlot:
     "mean and spread"
 
 
-def band_plots(stats: BandStats, sensor_name: str) -> tuple[BandPlot, ...]:
+def draw_band_histograms(stats: BandStats, sensor_name: str) -> tuple[BandHistogram, ...]:
     """One small histogram per band, drawn from the exact counts of the corpus; none where no training pixel was counted.
 
     Args:
@@ -53,11 +54,10 @@ def band_plots(stats: BandStats, sensor_name: str) -> tuple[BandPlot, ...]:
         below = np.concatenate([[0.0], np.cumsum(stats.histogram[channel], dtype=np.float64)])
         counts = np.diff(np.interp(shown, stats.edges, below))  # the corpus' bins are far finer, but not equally wide
         band = sensor(sensor_name).band(name)
-        words = f"{plus_minus(float(stats.mean[channel]), float(stats.std[channel]))}{symbol}"
+        words = f"{format_spread(float(stats.mean[channel]), float(stats.std[channel]))}{symbol}"
         alt = f"Histogram of {name}: mean and standard deviation {words}, axis from {shown[0]:.3g} to {shown[-1]:.3g}{symbol}"
         wave = f" · {band.wavelength_um:.3g} µm" if band.wavelength_um else ""
         colour = COLOURS.get(band.common, 5)
-        plots.append(
-            BandPlot(f"{name}{wave}", histogram(shown.tolist(), counts.tolist(), alt=alt, colour=colour), words)
-        )
+        figure = draw_histogram(shown.tolist(), counts.tolist(), colour=colour)
+        plots.append(BandHistogram(f"{name}{wave}", render_svg(figure, alt=alt, kind="spark"), words))
     return tuple(plots)

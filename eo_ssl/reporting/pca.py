@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.ticker import MaxNLocator
 
 from eo_ssl.embedding import Embeddings, Spectrum
-from eo_ssl.reporting.charts import Axes, Figure, Series, line_chart, scatter
-from eo_ssl.reporting.footprints import degrees
-from eo_ssl.reporting.svg import nice_ticks
-from eo_ssl.reporting.wording import count, number, share
+from eo_ssl.reporting.charts import ROUND, Chart, Series, draw_lines, draw_scatter, make_legend
+from eo_ssl.reporting.formatting import format_count, format_degrees, format_number, format_share
+from eo_ssl.reporting.svg import render_svg
 
 MOST_POINTS = 2000  # of a scatter
 COLOURS = (0, 2, 1, 3, 4, 6)  # of the style, neighbours far apart; as many classes have one of their own
@@ -30,7 +30,7 @@ RANK_WORDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Classes:
+class TileClasses:
     """One way in which tiles are known to differ."""
 
     title: str
@@ -41,7 +41,7 @@ class Classes:
     "[n] class of each tile, -1 = another one or not known"
 
 
-def scatters(table: Embeddings, spectrum: Spectrum) -> Iterator[Figure]:
+def draw_scatters(table: Embeddings, spectrum: Spectrum) -> Iterator[Chart]:
     """The first two principal components, once for each way that tiles are known to differ; in one colour where none is known."""
     positions = np.unique(np.linspace(0, len(table) - 1, min(len(table), MOST_POINTS)).round().astype(np.int64))
     axes, shares = spectrum.components(2)
@@ -49,26 +49,28 @@ def scatters(table: Embeddings, spectrum: Spectrum) -> Iterator[Figure]:
         return
     rows = table.take(positions, ["embedding", "label_name", "datetime", "bbox"])
     placed = spectrum.project(np.array([row["embedding"] for row in rows], dtype=np.float32), axes)
-    labels = [f"component {i} ({share(part)} of the variance)" for i, part in enumerate(shares.tolist(), 1)]
+    labels = [f"component {i} ({format_share(part)} of the variance)" for i, part in enumerate(shares.tolist(), 1)]
     shown = (
-        f"{number(len(rows))} of {count(len(table), 'tile')}, at even steps" if len(rows) < len(table) else "All tiles"
+        f"{format_number(len(rows))} of {format_count(len(table), 'tile')}, at even steps"
+        if len(rows) < len(table)
+        else "All tiles"
     )
-    words = f"{shown}. Two components hold {share(float(shares.sum()))} of the variance: what lies near here may lie far apart."
-    for classes in known_classes(rows) or [Classes("", ("",), np.zeros(len(rows), dtype=np.int64))]:
+    words = f"{shown}. Two components hold {format_share(float(shares.sum()))} of the variance: what lies near here may lie far apart."
+    for classes in list_known_classes(rows) or [TileClasses("", ("",), np.zeros(len(rows), dtype=np.int64))]:
         series = [_series(name, placed[classes.of_row == i], COLOURS[i]) for i, name in enumerate(classes.names)]
         if (classes.of_row == REST).any():
             series.append(_series("others or not known", placed[classes.of_row == REST], OTHER))
         by = f", by {classes.title}" if classes.title else ""
-        alt = f"Principal components{by}: {count(len(rows), 'tile')}, {labels[0]}, {labels[1]}"
-        legend = tuple((f"s{s.colour} swatch", s.name) for s in series) if by else ()
-        yield Figure(scatter(series[::-1], Axes(alt, labels[0], labels[1])), f"Principal components{by}", words, legend)
+        alt = f"Principal components{by}: {format_count(len(rows), 'tile')}, {labels[0]}, {labels[1]}"
+        figure = draw_scatter(series[::-1], x_label=labels[0], y_label=labels[1])
+        yield Chart(render_svg(figure, alt=alt), f"Principal components{by}", words, make_legend(series))
 
 
 def _series(name: str, points: npt.NDArray[np.float64], colour: int) -> Series:
     return Series(name, tuple(points[:, 0].tolist()), tuple(points[:, 1].tolist()), colour=colour)
 
 
-def known_classes(rows: Sequence[Mapping[str, Any]]) -> list[Classes]:
+def list_known_classes(rows: Sequence[Mapping[str, Any]]) -> list[TileClasses]:
     """Label, months and latitude of some tiles, each where it is known and differs.
 
     Args:
@@ -86,11 +88,11 @@ def known_classes(rows: Sequence[Mapping[str, Any]]) -> list[Classes]:
     return [classes for classes in found if len(classes.names) > 1]
 
 
-def _classes(title: str, names: Sequence[str], of_row: Sequence[int]) -> Classes:
+def _classes(title: str, names: Sequence[str], of_row: Sequence[int]) -> TileClasses:
     """Classes without those that no row has."""
     used = sorted({value for value in of_row if value != REST})
     place = {value: i for i, value in enumerate(used)} | {REST: REST}
-    return Classes(
+    return TileClasses(
         title, tuple(names[value] for value in used), np.array([place[value] for value in of_row], dtype=np.int64)
     )
 
@@ -103,14 +105,23 @@ def _zones(boxes: Sequence[Mapping[str, float | None]]) -> tuple[list[int], list
     known = np.isfinite(middles)
     if not known.any() or np.ptp(middles[known]) < 1:
         return [REST] * len(middles), []
-    edges = nice_ticks(float(middles[known].min()), float(middles[known].max()), most=len(COLOURS) - 1)[::-1]
-    texts = [degrees(edge, "NS") for edge in edges]
+    edges = _round_between(float(middles[known].min()), float(middles[known].max()), most=len(COLOURS) - 1)[::-1]
+    texts = [format_degrees(edge, "NS") for edge in edges]
     names = [f"north of {texts[0]}", *(f"{low} to {high}" for high, low in pairwise(texts)), f"south of {texts[-1]}"]
     zone = np.where(known, np.searchsorted(-np.array(edges), -np.where(known, middles, 0.0)), REST)
     return [int(value) for value in zone], names
 
 
-def spectrum_figure(spectra: Mapping[str, Spectrum], noun: str) -> Figure:
+def _round_between(low: float, high: float, *, most: int) -> list[float]:
+    """At most ``most`` round values from ``low`` to ``high``, ascending."""
+    for bins in range(most, 0, -1):
+        values = [float(v) for v in MaxNLocator(bins, steps=ROUND).tick_values(low, high) if low <= v <= high]
+        if len(values) <= most:
+            break
+    return values
+
+
+def draw_spectrum(spectra: Mapping[str, Spectrum], noun: str) -> Chart:
     """Singular values of some embeddings, in order and as shares of their sum, with their effective rank.
 
     Args:
@@ -122,8 +133,8 @@ def spectrum_figure(spectra: Mapping[str, Spectrum], noun: str) -> Figure:
         values = spectrum.singular_values
         shares = (values[values > SMALLEST * values[0]] / values.sum()).tolist() or [1.0]
         series.append(Series(name, tuple(float(i) for i in range(1, len(shares) + 1)), tuple(shares), colour=colour))
-        words.append(f"{spectrum.rank_me:.1f} from {count(spectrum.count, noun)}")
+        words.append(f"{spectrum.rank_me:.1f} from {format_count(spectrum.count, noun)}")
     alt = f"Singular values in order, shares of their sum; effective rank {', '.join(words)}"
-    chart = line_chart(series, Axes(alt, "direction, largest first", "share of the sum", log_y=True))
-    legend = tuple((f"s{s.colour} swatch", s.name) for s in series) if len(series) > 1 else ()
-    return Figure(chart, "Singular values", f"Effective rank {', '.join(words)}. {RANK_WORDS}.", legend)
+    figure = draw_lines(series, x_label="direction, largest first", y_label="share of the sum", log_y=True)
+    caption = f"Effective rank {', '.join(words)}. {RANK_WORDS}."
+    return Chart(render_svg(figure, alt=alt), "Singular values", caption, make_legend(series))

@@ -7,19 +7,32 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
-from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
 
 from eo_ssl.errors import UserError
-from eo_ssl.reporting.artefacts import Product, read_json, read_list
-from eo_ssl.reporting.charts import Axes, Figure, Series, line_chart, whisker, whisker_axis
+from eo_ssl.reporting.charts import ROUND, Chart, Series, draw_lines, make_legend
+from eo_ssl.reporting.formatting import (
+    describe_protocol,
+    format_fingerprint,
+    format_interval,
+    format_number,
+    format_score,
+    format_title,
+    is_share,
+)
 from eo_ssl.reporting.leaderboard import tabulate_input_variants
-from eo_ssl.reporting.svg import Scale, spread
-from eo_ssl.reporting.verdicts import Standing, Verdict, standings, summary_words, verdicts
-from eo_ssl.reporting.wording import interval, is_share, number, place_words, score, short, title_of
+from eo_ssl.reporting.products import FinishedProduct, read_json, read_list
+from eo_ssl.reporting.sections.verdicts import (
+    Standing,
+    Verdict,
+    describe_comparisons,
+    summarise_standings,
+    summarise_verdicts,
+)
+from eo_ssl.reporting.svg import render_svg
 
 Kind = Literal["ours", "baseline", "control"]
 KINDS: tuple[Kind, ...] = ("ours", "baseline", "control")
-KIND_WORDS = {"ours": "trained encoder", "baseline": "baseline without training", "control": "control"}
 REQUIRED = ("task", "encoder", "protocol", "metric", "value")
 FACTS = {
     "n_test": "Test items",
@@ -48,7 +61,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ScoredRow:
     """One result with what is needed to show it."""
 
     data: Mapping[str, Any]
@@ -68,30 +81,44 @@ class Row:
     @property
     def text(self) -> str:
         """The value in the unit of its metric."""
-        return score(self.data["value"], self.data["metric"])
+        return format_score(self.data["value"], self.data["metric"])
 
     @property
     def interval(self) -> str:
         """`[low, high]`, or that there is none."""
-        return interval(self.get("low"), self.get("high"), metric=self.data["metric"]) or "no interval"
+        return format_interval(self.get("low"), self.get("high"), metric=self.data["metric"]) or "no interval"
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class Whisker:
+    """A value and its interval on a line; places in per cent of its length."""
+
+    at: float
+    "place of the value"
+    low: float | None
+    "place of the interval's lower end, None = no interval"
+    high: float | None
+    "place of its upper end"
+    words: str
+    "the row in words"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreGroup:
     """Rows that may be compared: one task, protocol, number of shots and metric."""
 
     title: str
     "protocol and shots"
     words: str
     "the protocol in words"
-    rows: tuple[Row, ...]
+    rows: tuple[ScoredRow, ...]
     "best first, controls last"
-    whiskers: tuple[Markup, ...]
+    whiskers: tuple[Whisker, ...]
     "one per row, on the axis of the task"
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TaskScores:
     """All results of one task in one metric."""
 
     name: str
@@ -100,12 +127,12 @@ class Task:
     "id in the page"
     metric: str
     "of all its groups"
-    groups: tuple[Group, ...]
+    groups: tuple[ScoreGroup, ...]
     "by protocol, then shots"
-    figures: tuple[Figure, ...]
+    figures: tuple[Chart, ...]
     "value against shots, where there are at least three numbers of shots"
-    axis: Markup
-    "tick labels shared by all groups"
+    ticks: tuple[tuple[float, str], ...]
+    "(place on the line, label) of the axis that all groups share"
     facts: tuple[tuple[str, str], ...]
     "short facts that say how far a number may be trusted"
     sentences: tuple[tuple[str, str], ...]
@@ -130,7 +157,7 @@ class Task:
     "title, note and cells of each table of departures from a contract"
 
 
-def read_rows(products: Sequence[Product], encoders: Sequence[Product]) -> list[Row]:
+def read_rows(products: Sequence[FinishedProduct], encoders: Sequence[FinishedProduct]) -> list[ScoredRow]:
     """Every result row of the given `evaluate` products, in file order.
 
     Raises:
@@ -144,18 +171,18 @@ def read_rows(products: Sequence[Product], encoders: Sequence[Product]) -> list[
             missing = [key for key in REQUIRED if data.get(key) is None]
             if missing:
                 raise UserError(f"expected the field {missing[0]!r} in the result {file}, got none: evaluate again")
-            rows.append(Row(data, kind_of(data, trained)))
+            rows.append(ScoredRow(data, classify_encoder(data, trained)))
     return rows
 
 
-def kind_of(data: Mapping[str, Any], trained: set[str]) -> Kind:
+def classify_encoder(data: Mapping[str, Any], trained: set[str]) -> Kind:
     """Whether a row is of a trained encoder, of a baseline without training, or of a control that must not work."""
     if str(data["encoder"]).lower().startswith("control"):
         return "control"
     return "ours" if data.get("pretraining_seeds") or data.get("encoder_fingerprint") in trained else "baseline"
 
 
-def tasks(products: Sequence[Product], encoders: Sequence[Product]) -> list[Task]:
+def group_scores(products: Sequence[FinishedProduct], encoders: Sequence[FinishedProduct]) -> list[TaskScores]:
     """The results by task and metric, ready to be drawn."""
     rows = read_rows(products, encoders)
     comparisons = [c for product in products for c in read_list(product.path / "comparisons.json")]
@@ -165,7 +192,7 @@ def tasks(products: Sequence[Product], encoders: Sequence[Product]) -> list[Task
     )
     plain = {str(row.data["encoder"]) for row in rows}
     comparisons = [c for c in comparisons if {c["a"], c["b"]} <= plain]
-    made: list[Task] = []
+    made: list[TaskScores] = []
     for (name, metric), of_task in groupby(rows, key=lambda r: (str(r.data["task"]), str(r.data["metric"]))):
         own = [c for c in comparisons if c.get("task") == name and c.get("metric", metric) == metric]
         task = _task(name, metric, list(of_task), own, len(made))
@@ -173,55 +200,71 @@ def tasks(products: Sequence[Product], encoders: Sequence[Product]) -> list[Task
     return made
 
 
-def _task(name: str, metric: str, rows: list[Row], comparisons: list[dict[str, Any]], position: int) -> Task:
-    ends = [float(r.data[k]) for r in rows for k in ("low", "value", "high") if r.data.get(k) is not None]
-    axis = spread(ends, margin=0.06)
-    if is_share(metric):
-        axis = max(axis[0], -0.02), min(axis[1], 1.02)
+def _task(
+    name: str, metric: str, rows: list[ScoredRow], comparisons: list[dict[str, Any]], position: int
+) -> TaskScores:
+    axis = _choose_axis(rows, metric)
     rows.sort(key=_place)
     groups = [_group(list(members), metric, axis) for _, members in groupby(rows, key=_place)]
     kinds = {row.encoder: str(row.kind) for row in rows}
-    found = verdicts(comparisons, kinds=kinds, metric=metric)
+    found = describe_comparisons(comparisons, kinds=kinds, metric=metric)
     notes, remarks = _notes(rows)
-    return Task(
+    return TaskScores(
         name=name,
         anchor=f"task-{position + 1}",
         metric=metric,
         groups=tuple(groups),
         figures=tuple(_shot_curves(name, metric, rows)),
-        axis=whisker_axis(axis, [(t, score(t, metric, unit=False)) for t in Scale(*axis, 0, 1).ticks(4)]),
+        ticks=tuple((_place_on(axis, tick), format_score(tick, metric, unit=False)) for tick in _choose_ticks(axis)),
         facts=tuple(_facts(rows, FACTS)),
         sentences=tuple(_facts(rows, SENTENCES)),
         notes=notes,
         remarks=remarks,
-        standings=standings(found, kinds),
+        standings=summarise_standings(found, kinds),
         verdicts=found,
-        verdict_words=summary_words(found),
+        verdict_words=summarise_verdicts(found),
         columns=tuple(COLUMNS.values()),
         lines=tuple(tuple(_cell(row, key, metric) for key in COLUMNS) for row in rows),
         headline=_headline(name, groups, found),
     )
 
 
-def _group(rows: list[Row], metric: str, axis: tuple[float, float]) -> Group:
+def _choose_axis(rows: Sequence[ScoredRow], metric: str) -> tuple[float, float]:
+    """Ends of a line that shows all values and intervals with a margin; a share ends where shares do."""
+    ends = [float(r.data[k]) for r in rows for k in ("low", "value", "high") if r.data.get(k) is not None]
+    low, high = min(ends), max(ends)
+    margin = 0.06 * (high - low) or abs(low) * 0.1 or 0.5
+    low, high = low - margin, high + margin
+    return (max(low, -0.02), min(high, 1.02)) if is_share(metric) else (low, high)
+
+
+def _choose_ticks(axis: tuple[float, float]) -> list[float]:
+    return [float(tick) for tick in MaxNLocator(4, steps=ROUND).tick_values(*axis) if axis[0] <= tick <= axis[1]]
+
+
+def _place_on(axis: tuple[float, float], value: float) -> float:
+    """Where a value stands on the line, per cent."""
+    return 100 * (value - axis[0]) / (axis[1] - axis[0])
+
+
+def _group(rows: list[ScoredRow], metric: str, axis: tuple[float, float]) -> ScoreGroup:
     best_first = tuple(sorted(rows, key=lambda r: (r.kind == "control", -float(r.data["value"]))))
-    drawn = []
+    whiskers = []
     for row in best_first:
-        alt = f"{row.encoder}: {row.text} {row.interval}"
-        drawn.append(
-            whisker(
-                float(row.data["value"]), low=row.get("low"), high=row.get("high"), axis=axis, kind=row.kind, alt=alt
-            )
-        )
+        low, high = (None if (end := row.get(key)) is None else _place_on(axis, float(end)) for key in ("low", "high"))
+        words = f"{row.encoder}: {row.text} {row.interval}"
+        whiskers.append(Whisker(_place_on(axis, float(row.data["value"])), low, high, words))
     first = best_first[0]
-    return Group(place_words(first.data), str(first.get("protocol_words") or ""), best_first, tuple(drawn))
+    return ScoreGroup(
+        describe_protocol(first.data), str(first.get("protocol_words") or ""), best_first, tuple(whiskers)
+    )
 
 
-def _place(row: Row) -> tuple[str, int, float]:
+def _place(row: ScoredRow) -> tuple[str, int, float]:
     return str(row.data["protocol"]), int(row.get("shots") or 0), float(row.get("fraction") or 0)
 
 
-def _notes(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+def _notes(rows: Sequence[ScoredRow]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Notes that every row of an encoder carries: those common to all encoders, and the others by encoder."""
     by_encoder: dict[str, dict[str, None]] = {}
     for row in rows:
@@ -237,7 +280,7 @@ def _notes(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[tuple[str, str],
     return common, own
 
 
-def _facts(rows: Sequence[Row], labels: Mapping[str, str]) -> list[tuple[str, str]]:
+def _facts(rows: Sequence[ScoredRow], labels: Mapping[str, str]) -> list[tuple[str, str]]:
     """Some fields with all values they take in the task."""
     facts = []
     for key, label in labels.items():
@@ -251,24 +294,24 @@ def _facts(rows: Sequence[Row], labels: Mapping[str, str]) -> list[tuple[str, st
 def _plain(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(str(v) for v in value)
-    return number(value).replace("toa_", "top-of-atmosphere ").replace("boa_", "surface ")
+    return format_number(value).replace("toa_", "top-of-atmosphere ").replace("boa_", "surface ")
 
 
-def _cell(row: Row, key: str, metric: str) -> tuple[str, float | None]:
+def _cell(row: ScoredRow, key: str, metric: str) -> tuple[str, float | None]:
     """Text of one cell of the full table and the number to sort it by."""
     value = row.get(key)
     if key in ("value", "low", "high"):
-        return score(value, metric, unit=False), value
+        return format_score(value, metric, unit=False), value
     if key == "amount":
         return str(value or row.get("shots") or "all"), None
     if key == "encoder_fingerprint":
-        return short(str(value or "")), None
+        return format_fingerprint(str(value or "")), None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return number(value), float(value)
+        return format_number(value), float(value)
     return ("" if value is None else _plain(value)), None
 
 
-def _shot_curves(name: str, metric: str, rows: Sequence[Row]) -> list[Figure]:
+def _shot_curves(name: str, metric: str, rows: Sequence[ScoredRow]) -> list[Chart]:
     """One chart per protocol: the value of each encoder against the number of labelled examples per class."""
     figures = []
     kinds = {row.encoder: row.kind for row in rows}
@@ -283,15 +326,14 @@ def _shot_curves(name: str, metric: str, rows: Sequence[Row]) -> list[Figure]:
             if points:
                 x, y = zip(*points, strict=True)
                 series.append(Series(encoder, x, tuple(100 * v for v in y) if is_share(metric) else y, colour))
-        label = title_of(metric) + (", %" if is_share(metric) else "")
-        alt = f"{title_of(metric)} on {name} against shots per class, {title_of(protocol)}: {', '.join(s.name for s in series)}"
-        drawing = line_chart(series, Axes(alt, "labelled examples per class", label))
-        legend = tuple((f"s{s.colour} swatch", s.name) for s in series)
-        figures.append(Figure(drawing, title_of(protocol), "Intervals are in the rows below.", legend))
+        label = format_title(metric) + (", %" if is_share(metric) else "")
+        alt = f"{format_title(metric)} on {name} against shots per class, {format_title(protocol)}: {', '.join(s.name for s in series)}"
+        svg = render_svg(draw_lines(series, x_label="labelled examples per class", y_label=label), alt=alt)
+        figures.append(Chart(svg, format_title(protocol), "Intervals are in the rows below.", make_legend(series)))
     return figures
 
 
-def _headline(name: str, groups: Sequence[Group], found: Sequence[Verdict]) -> str:
+def _headline(name: str, groups: Sequence[ScoreGroup], found: Sequence[Verdict]) -> str:
     """The best trained encoder against the best baseline, in the group with most shots (none named = all labels)."""
     with_ours = [g for g in groups if any(r.kind == "ours" for r in g.rows)]
     group = max(with_ours or groups, key=lambda g: float(g.rows[0].get("shots") or "inf"))

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
-from eo_ssl.reporting.charts import histogram
-from eo_ssl.reporting.wording import share
+from eo_ssl.reporting.charts import draw_histogram
+from eo_ssl.reporting.formatting import format_share
+from eo_ssl.reporting.svg import render_svg
 
 BINS = 20
 FRACTIONS = {
@@ -22,7 +23,7 @@ FRACTIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
+class QualityHistogram:
     """One quality column over all tiles of a stream."""
 
     title: str
@@ -33,7 +34,7 @@ class Quality:
     "mean, and how many tiles have no value"
 
 
-def quality_views(index: pa.Table) -> tuple[Quality, ...]:
+def draw_quality_histograms(index: pa.Table) -> tuple[QualityHistogram, ...]:
     """One small histogram per quality column that has values; a column that is null throughout is left out."""
     views = []
     for column, title in FRACTIONS.items():
@@ -42,18 +43,19 @@ def quality_views(index: pa.Table) -> tuple[Quality, ...]:
         if not known.size:
             continue
         counts, edges = np.histogram(known, bins=BINS, range=(0.0, 1.0))
-        words = f"mean {share(float(known.mean()), 1)}"
+        words = f"mean {format_share(float(known.mean()), 1)}"
         if known.size < values.size:
-            words += f"; unknown for {share(1 - known.size / values.size)}"
+            words += f"; unknown for {format_share(1 - known.size / values.size)}"
         if float(known.min()) == float(known.max()):
-            same = f"{share(float(known[0]))} in every tile" + words.partition(";")[1] + words.partition(";")[2]
-            views.append(Quality(title, None, same))
+            same = f"{format_share(float(known[0]))} in every tile" + words.partition(";")[1] + words.partition(";")[2]
+            views.append(QualityHistogram(title, None, same))
             continue
         alt = f"{title}: share of the pixels of a tile, {len(known)} tiles, {words}"
-        views.append(Quality(title, histogram(edges.tolist(), counts.tolist(), alt=alt, colour=1), words))
+        figure = draw_histogram(edges.tolist(), counts.tolist(), colour=1)
+        views.append(QualityHistogram(title, render_svg(figure, alt=alt, kind="spark"), words))
     return tuple(views)
 
 
-def unknown_columns(index: pa.Table) -> tuple[str, ...]:
+def list_unknown_columns(index: pa.Table) -> tuple[str, ...]:
     """Titles of the quality columns that have no value at all: nothing is known, which is not the same as nothing there."""
     return tuple(title for column, title in FRACTIONS.items() if index.column(column).null_count == index.num_rows)

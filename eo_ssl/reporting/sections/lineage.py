@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eo_ssl.reporting.artefacts import STAGES, Product
-from eo_ssl.reporting.wording import duration, flat, number, size
+from eo_ssl.reporting.formatting import flatten_config, format_duration, format_number, format_size
+from eo_ssl.reporting.products import STAGES, FinishedProduct
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LineageStep:
     """One product and how it was made."""
 
     stage: str
@@ -39,23 +39,23 @@ class Step:
     "of the largest step, 0..1"
 
 
-def steps(products: Sequence[Product]) -> list[Step]:
+def list_steps(products: Sequence[FinishedProduct]) -> list[LineageStep]:
     """One line per product in the order of the flow."""
     names = {product.manifest.fingerprint: product.name for product in products}
     longest = max((p.manifest.wall_s for p in products), default=0.0) or 1.0
     largest = max((p.manifest.peak_mb for p in products), default=0.0) or 1.0
     return [
-        Step(
+        LineageStep(
             stage=p.stage,
             name=p.name,
             command=p.manifest.command,
             created=p.manifest.created,
             fingerprint=p.manifest.fingerprint,
             inputs=tuple((role, value, names.get(value, "")) for role, value in p.manifest.inputs.items()),
-            config=tuple(flat(p.manifest.config)),
-            wall=duration(p.manifest.wall_s),
-            cpu=duration(p.manifest.cpu_s),
-            memory=size(p.manifest.peak_mb * 1e6),
+            config=tuple(flatten_config(p.manifest.config)),
+            wall=format_duration(p.manifest.wall_s),
+            cpu=format_duration(p.manifest.cpu_s),
+            memory=format_size(p.manifest.peak_mb * 1e6),
             wall_share=p.manifest.wall_s / longest,
             memory_share=p.manifest.peak_mb / largest,
         )
@@ -63,7 +63,7 @@ def steps(products: Sequence[Product]) -> list[Step]:
     ]
 
 
-def packages(products: Sequence[Product]) -> list[tuple[str, str]]:
+def list_packages(products: Sequence[FinishedProduct]) -> list[tuple[str, str]]:
     """Package versions over all stages; where stages differ, all versions are named."""
     versions: dict[str, dict[str, None]] = {}
     for product in products:
@@ -72,11 +72,11 @@ def packages(products: Sequence[Product]) -> list[tuple[str, str]]:
     return [(name, ", ".join(found)) for name, found in sorted(versions.items())]
 
 
-def total_cost(products: Sequence[Product]) -> tuple[tuple[str, str], ...]:
+def sum_costs(products: Sequence[FinishedProduct]) -> tuple[tuple[str, str], ...]:
     """Wall and processor time over all stages and the largest peak."""
     return (
-        ("Wall time", duration(sum(p.manifest.wall_s for p in products))),
-        ("Processor time", duration(sum(p.manifest.cpu_s for p in products))),
-        ("Peak memory", size(max((p.manifest.peak_mb for p in products), default=0.0) * 1e6)),
-        ("Products", number(len(products))),
+        ("Wall time", format_duration(sum(p.manifest.wall_s for p in products))),
+        ("Processor time", format_duration(sum(p.manifest.cpu_s for p in products))),
+        ("Peak memory", format_size(max((p.manifest.peak_mb for p in products), default=0.0) * 1e6)),
+        ("Products", format_number(len(products))),
     )
