@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from eo_ssl.reporting.formatting import format_tick
 from eo_ssl.reporting.svg import PAGE_STYLE, PALETTE, use_style
@@ -85,31 +85,37 @@ def begin_axes(
     return figure, figure.add_axes((left / width_px, bottom / height_px, *inner))
 
 
+def choose_ticks(low: float, high: float, *, most: int = MOST_TICKS) -> tuple[float, ...]:
+    """At most ``most`` round values inside [low, high], ascending, in steps of 1, 2, 2.5 or 5 times a power of ten."""
+    for bins in range(most, 0, -1):
+        values = MaxNLocator(bins, steps=ROUND).tick_values(low, high)
+        inside = tuple(float(value) for value in values if low <= value <= high)
+        if len(inside) <= most:
+            return inside
+    return (low, high)
+
+
+def choose_log_ticks(low: float, high: float) -> tuple[float, ...]:
+    """Powers of ten inside [low, high]; 1, 2 and 5 of each where fewer than two powers fit."""
+    powers = math.floor(math.log10(high) + 1e-9) - math.ceil(math.log10(low) - 1e-9) + 1
+    values = LogLocator(subs=(1.0,) if powers >= 2 else (1.0, 2.0, 5.0), numticks=MOST_TICKS + 2).tick_values(low, high)
+    return tuple(float(value) for value in values if low <= value <= high)
+
+
 def label_axes(axes: Axes, *, x_label: str, y_label: str) -> None:
     """Name both axes and give them few, round, shortly written ticks."""
-    figure = axes.figure
+    figure, box = axes.figure, axes.get_position()
     width, height = 72 * figure.get_size_inches()
-    box = axes.get_position()
     for axis in (axes.xaxis, axes.yaxis):
-        log = axis.get_scale() == "log"
-        axis.set_major_locator(
-            _choose_log_ticks(axis.get_view_interval()) if log else MaxNLocator(MOST_TICKS, steps=ROUND)
-        )
-        axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
+        choose = choose_log_ticks if axis.get_scale() == "log" else choose_ticks
+        ticks = choose(*axis.get_view_interval())
+        axis.set_ticks(ticks, [format_tick(tick) for tick in ticks])
         axis.set_minor_locator(NullLocator())
     soft = PALETTE["soft"]
     figure.text((box.x0 + box.x1) / 2, 5 / height, x_label, ha="center", va="baseline", color=soft)
     middle = (box.y0 + box.y1) / 2
-    figure.text(
-        10 / width, middle, y_label, rotation=90, rotation_mode="anchor", ha="center", va="baseline", color=soft
-    )
-
-
-def _choose_log_ticks(interval: tuple[float, float]) -> LogLocator:
-    """Powers of ten; 1, 2 and 5 of each where fewer than two powers fit."""
-    low, high = interval
-    powers = math.floor(math.log10(high) + 1e-9) - math.ceil(math.log10(low) - 1e-9) + 1
-    return LogLocator(subs=(1.0,) if powers >= 2 else (1.0, 2.0, 5.0), numticks=MOST_TICKS + 2)
+    turned = {"rotation": 90, "rotation_mode": "anchor"}
+    figure.text(10 / width, middle, y_label, ha="center", va="baseline", color=soft, **turned)
 
 
 def thin(series: Series, most: int = MOST_POINTS) -> Series:
@@ -156,8 +162,10 @@ def draw_lines(
             if low <= x <= high:
                 axes.axvline(x, color=PALETTE["dropped"], linewidth=1, linestyle=(0, (3, 3)))
         if zero_y:
-            bottom, top = axes.get_ylim()
-            axes.set_ylim(min(bottom, 0.0) if min(min(s.y) for s in series) < 0 else 0.0, max(top, 0.0))
+            low, high = axes.dataLim.intervaly
+            low, high = min(low, 0.0), max(high, 0.0)
+            pad = 0.05 * (high - low) or 1.0
+            axes.set_ylim(low - pad if low < 0 else 0.0, high + pad)
         label_axes(axes, x_label=x_label, y_label=y_label)
     return figure
 

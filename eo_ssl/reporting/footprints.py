@@ -15,9 +15,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from eo_ssl.reporting.charts import ROUND, WIDTH_PX, Chart, begin_axes, draw_boxes
+from eo_ssl.reporting.charts import WIDTH_PX, Chart, begin_axes, choose_ticks, draw_boxes
 from eo_ssl.reporting.formatting import format_count, format_degrees
 from eo_ssl.reporting.svg import PAGE_STYLE, PALETTE, Rc, render_svg, use_style
 
@@ -142,8 +141,7 @@ def draw_close_up(footprints: Footprints) -> Figure:
     with use_style(MAP_STYLE):
         figure, axes = begin_axes(WIDTH_PX, high + 30, margins_px=(62, 4, 8, 22))
         axes.set(xlim=(middle[0] - half[0], middle[0] + half[0]), ylim=(middle[1] - half[1], middle[1] + half[1]))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(4, steps=ROUND))
+        axes.set(xticks=choose_ticks(*axes.get_xlim(), most=4), yticks=choose_ticks(*axes.get_ylim(), most=4))
         _label_degrees(axes)
         shown = footprints.take(np.linspace(0, len(footprints) - 1, min(len(footprints), MOST_BOXES)).astype(np.int64))
         for split, name in SPLIT_COLOURS.items():
@@ -158,4 +156,4 @@ def draw_close_up(footprints: Footprints) -> Figure:
 
 def _label_degrees(axes: Axes) -> None:
     for axis, letters in ((axes.xaxis, "EW"), (axes.yaxis, "NS")):
-        axis.set_major_formatter(FuncFormatter(lambda value, _, sides=letters: format_degrees(value, sides)))
+        axis.set_ticklabels([format_degrees(float(tick), letters) for tick in axis.get_ticklocs()])

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.ticker import MaxNLocator
 
 from eo_ssl.embedding import Embeddings, Spectrum
-from eo_ssl.reporting.charts import ROUND, Chart, Series, draw_lines, draw_scatter, make_legend
+from eo_ssl.reporting.charts import Chart, Series, choose_ticks, draw_lines, draw_scatter, make_legend
 from eo_ssl.reporting.formatting import format_count, format_degrees, format_number, format_share
 from eo_ssl.reporting.svg import render_svg
 
@@ -105,20 +104,11 @@ def _zones(boxes: Sequence[Mapping[str, float | None]]) -> tuple[list[int], list
     known = np.isfinite(middles)
     if not known.any() or np.ptp(middles[known]) < 1:
         return [REST] * len(middles), []
-    edges = _round_between(float(middles[known].min()), float(middles[known].max()), most=len(COLOURS) - 1)[::-1]
+    edges = choose_ticks(float(middles[known].min()), float(middles[known].max()), most=len(COLOURS) - 1)[::-1]
     texts = [format_degrees(edge, "NS") for edge in edges]
     names = [f"north of {texts[0]}", *(f"{low} to {high}" for high, low in pairwise(texts)), f"south of {texts[-1]}"]
     zone = np.where(known, np.searchsorted(-np.array(edges), -np.where(known, middles, 0.0)), REST)
     return [int(value) for value in zone], names
-
-
-def _round_between(low: float, high: float, *, most: int) -> list[float]:
-    """At most ``most`` round values from ``low`` to ``high``, ascending."""
-    for bins in range(most, 0, -1):
-        values = [float(v) for v in MaxNLocator(bins, steps=ROUND).tick_values(low, high) if low <= v <= high]
-        if len(values) <= most:
-            break
-    return values
 
 
 def draw_spectrum(spectra: Mapping[str, Spectrum], noun: str) -> Chart:

@@ -88,11 +88,13 @@ def render_svg(figure: Figure, *, alt: str, kind: str = "chart") -> Markup:
     attributes = {"viewBox": box, "width": width, "height": height, "role": "img", "aria-label": alt, "class": kind}
     page = ElementTree.Element("svg", attributes)
     for mark in drawn.iter():
-        name = mark.tag.rpartition("}")[2]
-        if name not in ("path", "text"):
+        name, look = mark.tag.rpartition("}")[2], _theme(mark.get("style", ""))
+        if name not in ("path", "text") or look == "fill:none":
             continue
-        kept = {key: _shorten(mark.attrib[key]) for key in ("d", "x", "y", "transform") if key in mark.attrib}
-        ElementTree.SubElement(page, name, {"style": _theme(mark.get("style", "")), **kept}).text = mark.text
+        places = {key: _shorten(mark.attrib[key]) for key in ("d", "x", "y", "transform") if key in mark.attrib}
+        if places.get("transform", "").startswith("rotate(-0 "):
+            del places["transform"]
+        ElementTree.SubElement(page, name, {"style": look, **places}).text = mark.text
     return Markup(ElementTree.tostring(page, encoding="unicode"))
 
 
@@ -103,5 +105,5 @@ def _shorten(numbers: str) -> str:
 
 def _theme(css: str) -> str:
     """A style without its type, its colours as variables of the page."""
-    lines = [line.strip() for line in css.split(";") if not line.strip().startswith("font")]
+    lines = [line.strip().replace(": ", ":") for line in css.split(";") if not line.strip().startswith("font")]
     return re.sub(r"#[0-9a-f]{6}", lambda m: f"var(--{_NAMES[m[0]]})" if m[0] in _NAMES else m[0], ";".join(lines))

@@ -11,7 +11,7 @@ from rich.table import Table
 from eo_ssl.evaluation.metrics import METRIC_WORDS
 from eo_ssl.evaluation.results import Row
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.reporting.leaderboard import tabulate_input_variants
+from eo_ssl.reporting.leaderboard_tables import tabulate_input_variants
 
 
 def print_results(console: Console, task: Task, rows: Sequence[Row], comparisons: Sequence[Row]) -> None:
@@ -36,8 +36,9 @@ def print_results(console: Console, task: Task, rows: Sequence[Row], comparisons
                 *(_number(of[name, amount]) if (name, amount) in of else "" for amount in amounts),
             )
         Console(width=max(console.width, 48 + 22 * len(amounts))).print(table)
-    for _, title, note, (head, *lines) in tabulate_input_variants(rows, comparisons):
-        table = Table(*head, title=title, caption=note)
+    for variants in tabulate_input_variants(rows, comparisons):
+        head, *lines = variants.cells
+        table = Table(*head, title=variants.title, caption=variants.words)
         for line in lines:
             table.add_row(*line)
         Console(width=max(console.width, 100)).print(table)

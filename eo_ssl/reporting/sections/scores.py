@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
-from matplotlib.ticker import MaxNLocator
-
 from eo_ssl.errors import UserError
-from eo_ssl.reporting.charts import ROUND, Chart, Series, draw_lines, make_legend
+from eo_ssl.reporting.charts import Chart, Series, choose_ticks, draw_lines, make_legend
 from eo_ssl.reporting.formatting import (
     describe_protocol,
     format_fingerprint,
@@ -20,7 +18,7 @@ from eo_ssl.reporting.formatting import (
     format_title,
     is_share,
 )
-from eo_ssl.reporting.leaderboard import tabulate_input_variants
+from eo_ssl.reporting.leaderboard_tables import ScoreTable, tabulate_input_variants
 from eo_ssl.reporting.products import FinishedProduct, read_json, read_list
 from eo_ssl.reporting.sections.verdicts import (
     Standing,
@@ -153,8 +151,8 @@ class TaskScores:
     "full table: (text, number to sort by or None)"
     headline: str
     "one sentence for the top of the page"
-    grids: tuple[Sequence[Any], ...] = ()
-    "title, note and cells of each table of departures from a contract"
+    variants: tuple[ScoreTable, ...] = ()
+    "what each encoder lost under other inputs than its contract's"
 
 
 def read_rows(products: Sequence[FinishedProduct], encoders: Sequence[FinishedProduct]) -> list[ScoredRow]:
@@ -186,7 +184,7 @@ def group_scores(products: Sequence[FinishedProduct], encoders: Sequence[Finishe
     """The results by task and metric, ready to be drawn."""
     rows = read_rows(products, encoders)
     comparisons = [c for product in products for c in read_list(product.path / "comparisons.json")]
-    grids = tabulate_input_variants([dict(row.data) for row in rows], comparisons)
+    variants = tabulate_input_variants([dict(row.data) for row in rows], comparisons)
     rows = sorted(
         (row for row in rows if not row.get("reference")), key=lambda r: (str(r.data["task"]), str(r.data["metric"]))
     )
@@ -196,7 +194,7 @@ def group_scores(products: Sequence[FinishedProduct], encoders: Sequence[Finishe
     for (name, metric), of_task in groupby(rows, key=lambda r: (str(r.data["task"]), str(r.data["metric"]))):
         own = [c for c in comparisons if c.get("task") == name and c.get("metric", metric) == metric]
         task = _task(name, metric, list(of_task), own, len(made))
-        made.append(replace(task, grids=tuple(grid for of, *grid in grids if of == name)))
+        made.append(replace(task, variants=tuple(table for table in variants if table.task == name)))
     return made
 
 
@@ -215,7 +213,9 @@ def _task(
         metric=metric,
         groups=tuple(groups),
         figures=tuple(_shot_curves(name, metric, rows)),
-        ticks=tuple((_place_on(axis, tick), format_score(tick, metric, unit=False)) for tick in _choose_ticks(axis)),
+        ticks=tuple(
+            (_place_on(axis, tick), format_score(tick, metric, unit=False)) for tick in choose_ticks(*axis, most=4)
+        ),
         facts=tuple(_facts(rows, FACTS)),
         sentences=tuple(_facts(rows, SENTENCES)),
         notes=notes,
@@ -236,10 +236,6 @@ def _choose_axis(rows: Sequence[ScoredRow], metric: str) -> tuple[float, float]:
     margin = 0.06 * (high - low) or abs(low) * 0.1 or 0.5
     low, high = low - margin, high + margin
     return (max(low, -0.02), min(high, 1.02)) if is_share(metric) else (low, high)
-
-
-def _choose_ticks(axis: tuple[float, float]) -> list[float]:
-    return [float(tick) for tick in MaxNLocator(4, steps=ROUND).tick_values(*axis) if axis[0] <= tick <= axis[1]]
 
 
 def _place_on(axis: tuple[float, float], value: float) -> float:
