@@ -1,4 +1,4 @@
-"""Results and manifests of a run as pages a person can read: the report, leaderboards with figures of studies, pages of searches."""
+"""Results and manifests as pages to read: the report of a run, leaderboards with figures, pages of searches."""
 
 from eo_ssl.reporting.leaderboard import render_leaderboard
 from eo_ssl.reporting.products import FinishedProduct, find_products

@@ -1,4 +1,4 @@
-"""Band histograms of a stream, all on one axis so that bands may be compared, with mean and spread over the training split."""
+"""Histograms of the bands of a stream, all on one axis, with mean and standard deviation over the training split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from eo_ssl.sensors import sensor
 
 BINS = 40  # per drawing of 160 px: wider than three pixels
 SHOWN_PERCENT = (0.5, 99.5)  # of the pixels of any band; the axis ends there
-# Colour classes of the style by common name of the band: the eye finds blue, green, red and near infrared without reading.
+# Colours of the page by common name of the band: the eye finds blue, green, red and near infrared without reading.
 COLOURS = {"blue": 1, "coastal": 1, "green": 6, "red": 7, "nir": 2, "nir08": 2, "swir16": 4, "swir22": 4}
 
 
@@ -33,7 +33,7 @@ class BandHistogram:
 
 
 def draw_band_histograms(stats: BandStats, sensor_name: str) -> tuple[BandHistogram, ...]:
-    """One small histogram per band, drawn from the exact counts of the corpus; none where no training pixel was counted.
+    """A small histogram per band, from the exact counts of the corpus; none where no training pixel was counted.
 
     Args:
         stats: statistics of the stream, in dB for a power.
@@ -55,7 +55,8 @@ def draw_band_histograms(stats: BandStats, sensor_name: str) -> tuple[BandHistog
         counts = np.diff(np.interp(shown, stats.edges, below))  # the corpus' bins are far finer, but not equally wide
         band = sensor(sensor_name).band(name)
         words = f"{format_spread(float(stats.mean[channel]), float(stats.std[channel]))}{symbol}"
-        alt = f"Histogram of {name}: mean and standard deviation {words}, axis from {shown[0]:.3g} to {shown[-1]:.3g}{symbol}"
+        span = f"axis from {shown[0]:.3g} to {shown[-1]:.3g}{symbol}"
+        alt = f"Histogram of {name}: mean and standard deviation {words}, {span}"
         wave = f" · {band.wavelength_um:.3g} µm" if band.wavelength_um else ""
         colour = COLOURS.get(band.common, 5)
         figure = draw_histogram(shown.tolist(), counts.tolist(), colour=colour)

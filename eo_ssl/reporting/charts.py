@@ -1,7 +1,7 @@
 """Charts of the page: lines, points, ranked sizes, histograms and bars, drawn by matplotlib at the width of a phone.
 
-A chart is 360 px wide, so that on a phone it is shown 1:1 and its 12-px labels stay readable; on a desktop several stand side by
-side. Colours are those of the page's style sheet by name, so that the dark theme changes them too.
+A chart is 360 px wide, so that on a phone it is shown 1:1 and its 12-px labels stay readable; on a desktop several
+stand side by side. Colours are those of the page's style sheet by name, so that the dark theme changes them too.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def label_axes(axes: Axes, *, x_label: str, y_label: str) -> None:
 
 
 def thin(series: Series, most: int = MOST_POINTS) -> Series:
-    """The series as means over equal runs of points, at most `most` of them; the same series where it is short enough."""
+    """The series as means over equal runs of points, at most `most` of them; itself where it is short enough."""
     n = len(series.x)
     if n <= most:
         return series

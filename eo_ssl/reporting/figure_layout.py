@@ -39,12 +39,12 @@ class FigureLayout:
     height: float
     "of a panel's axes"
     label_width: float = 0.12
-    "to the left of each panel, for words on its y axis"
+    "to the left of each panel, for labels on its y axis"
 
     def draw(
         self, title: str, caption: str, *, keys: Sequence[Line2D | Patch], panels: Sequence[str]
     ) -> tuple[Figure, list[Axes]]:
-        """Return the page with its title, small type and legend, and the axes of ``panels`` under their titles, empty."""
+        """Return the page with title, small type and legend, and the empty axes of ``panels`` under their titles."""
         left, gap, foot = 0.5, 0.55, 0.55
         wide = left + self.in_row * self.width
         lines = textwrap.wrap(caption, int(wide * 18))

@@ -1,7 +1,7 @@
 """Maps of footprints without any map service: the world in degrees, and close-ups of each place with its tiles.
 
-Positions are longitude and latitude (OGC:CRS84). The world is equirectangular; a close-up is scaled by the cosine of its middle
-latitude, so that tiles look square. There is no coastline: nothing is drawn that is not in the index.
+Positions are longitude and latitude (OGC:CRS84). The world is equirectangular; a close-up is scaled by the cosine of
+its middle latitude, so that tiles look square. There is no coastline: nothing is drawn that is not in the index.
 """
 
 from __future__ import annotations
@@ -69,20 +69,20 @@ def group_places(boxes: Footprints) -> list[Footprints]:
     cells = np.floor(centres / NEAR_DEG).astype(np.int64)
     unique, inverse = np.unique(cells, axis=0, return_inverse=True)
     group = {(int(a), int(b)): -1 for a, b in unique}
-    found = 0
+    count = 0
     for start in group:
         if group[start] >= 0:
             continue
-        group[start], todo = found, [start]
+        group[start], todo = count, [start]
         while todo:
             a, b = todo.pop()
             for near in ((a + i, b + j) for i in (-1, 0, 1) for j in (-1, 0, 1)):
                 if group.get(near) == -1:
-                    group[near] = found
+                    group[near] = count
                     todo.append(near)
-        found += 1
+        count += 1
     of_row = np.array([group[(int(a), int(b))] for a, b in unique], dtype=np.int64)[inverse.reshape(-1)]
-    groups = [boxes.take(np.flatnonzero(of_row == i)) for i in range(found)]
+    groups = [boxes.take(np.flatnonzero(of_row == i)) for i in range(count)]
     return sorted(groups, key=lambda g: (-len(g), g.extent))
 
 
@@ -129,7 +129,7 @@ def draw_world_map(groups: Sequence[Footprints]) -> Figure:
 
 
 def draw_close_up(footprints: Footprints) -> Figure:
-    """One place with every tile's footprint, coloured by split, on a graticule in degrees; a patch per split, labelled by its name."""
+    """One place with every tile's footprint on a graticule in degrees, a patch per split in its colour."""
     west, south, east, north = footprints.extent
     squeeze = max(math.cos(math.radians((south + north) / 2)), 0.05)
     span = max((east - west) * squeeze, north - south, 1e-4) * 1.12  # degrees of latitude across

@@ -160,7 +160,7 @@ def trim_middle(text: str, width: int) -> str:
 
 
 def format_title(name: str) -> str:
-    """A name made of words joined by underscores, as words: the first letter large, acronyms as they are usually written."""
+    """A name joined by underscores as words: the first letter large, acronyms as they are usually written."""
     first, *rest = name.replace("_", " ").split() or [""]
     return " ".join(
         [SPELLINGS.get(first.lower(), first[:1].upper() + first[1:]), *(SPELLINGS.get(w.lower(), w) for w in rest)]

@@ -1,4 +1,4 @@
-"""Leaderboards to keep: Markdown and HTML to read, CSV to compute with, with the figures of studies beside and inside them."""
+"""Leaderboards to keep: Markdown and HTML to read, CSV to compute with, figures of studies beside and inside them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from eo_ssl.reporting.study_figures import StudyFigure, draw_studies
 from eo_ssl.reporting.templating import render_template
 
 _COLUMNS = (
-    "task encoder protocol amount metric value low high against_best n_train n_test n_blocks eval_seeds seed pretraining_seeds "
-    "pooling quantity input_px split interval notes encoder_fingerprint task_fingerprint published"
+    "task encoder protocol amount metric value low high against_best n_train n_test n_blocks eval_seeds seed "
+    "pretraining_seeds pooling quantity input_px split interval notes encoder_fingerprint task_fingerprint published"
 )
 
 
@@ -53,7 +53,7 @@ def format_csv(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
 
 
 def format_markdown(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
-    """Return a table per task, protocol and amount, best first, and one per encoder that had other inputs than its contract's."""
+    """Return a table per task, protocol and amount, best first, and one per encoder under other inputs."""
     tasks, footnotes = tabulate_scores(rows, comparisons)
     lines: list[str] = []
     for task in tasks:

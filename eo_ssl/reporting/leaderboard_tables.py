@@ -1,4 +1,4 @@
-"""Results as tables: encoders of a task best first with intervals, and what each lost under other inputs than its contract's."""
+"""Results as tables: encoders of a task best first with intervals, and each under other inputs than its contract's."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def tabulate_scores(rows: Sequence[Row], comparisons: Sequence[Row]) -> tuple[li
         plain = [row for group in groups for row in group if not row["reference"]]
         common = [note for note in first["notes"] if all(note in row["notes"] for row in plain)] if plain else []
         words = (
-            f"{METRIC_WORDS[first['metric']].capitalize()} in %, of {first['n_test']} test items in {first['n_blocks']} blocks, seed "
-            f"{first['seed']}. Split: {first['split']}."
+            f"{METRIC_WORDS[first['metric']].capitalize()} in %, of {first['n_test']} test items in "
+            f"{first['n_blocks']} blocks, seed {first['seed']}. Split: {first['split']}."
         )
         tables: list[ScoreTable] = []
         for group in groups:
@@ -67,7 +67,7 @@ def tabulate_scores(rows: Sequence[Row], comparisons: Sequence[Row]) -> tuple[li
 
 
 def tabulate_input_variants(rows: Sequence[Row], comparisons: Sequence[Row]) -> list[ScoreTable]:
-    """Return a table per encoder and study: the score under its contract first, then under each other input, with what was lost."""
+    """Return a table per encoder and study: its score under its contract, then under other inputs with the loss."""
     tables = []
     for group in group_rows([row for row in rows if "reference" in row]):
         here = _filter_comparisons(group, comparisons)
@@ -90,7 +90,7 @@ def _order_in_grid(row: Row) -> tuple[Any, ...]:
 
 
 def is_of_grid(row: Row) -> bool:
-    """Whether a departure is one of a grid, not of the study of perturbed images."""
+    """Whether an input variant is of a grid of sizes and normalisations, not of the study of perturbed images."""
     return "perturbation" not in row["departure"]
 
 
@@ -194,7 +194,8 @@ def _tabulate_variants(reference: Row, variants: Sequence[Row], against: dict[st
     words = f"points lost against the first line; verdicts at 5 %, {_describe_correction(next(iter(against.values())))}"
     equal = len(variants) + 1 - len(alike)
     if equal:
-        words += f", {len(alike) - 1} of them here, since of {len(variants)} departures {equal} have the same input as others (=)"
+        words += f", {len(alike) - 1} of them here, since of {len(variants)} departures {equal} have the same input "
+        words += "as others (=)"
     if any(known):
         cells = [[*line, score] for line, score in zip(cells, ["published", *known], strict=True)]
         words += f"; published: {SOURCE}"
@@ -208,7 +209,7 @@ def _describe_correction(comparison: Row) -> str:
 
 
 def _merge_equal(same: Sequence[Sequence[str]]) -> list[str]:
-    """One line for all ways that lead to one input: `contract's = 64 px`; those that are no product of columns in full."""
+    """One line for all ways to one input: `contract's = 64 px`; those that are no product of columns in full."""
     columns = [list(dict.fromkeys(column)) for column in zip(*same, strict=True)]
     if math.prod(map(len, columns)) == len(same):
         return [" = ".join(column) for column in columns]

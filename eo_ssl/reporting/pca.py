@@ -1,4 +1,4 @@
-"""Along which directions embeddings spread: principal components coloured by what is known of the tiles, and singular values."""
+"""Principal components of embeddings, coloured by what is known of the tiles, and their singular values."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ REST = -1
 QUARTERS = ("Dec–Feb", "Mar–May", "Jun–Aug", "Sep–Nov")
 SMALLEST = 1e-9  # of the largest singular value: below it float32 has rounded
 RANK_WORDS = (
-    "Effective rank is RankMe (Garrido et al. 2023): exp of the entropy of the singular values, 1 where all embeddings lie on a line, "
-    "their length where all directions are used alike"
+    "Effective rank is RankMe (Garrido et al. 2023): exp of the entropy of the singular values, 1 where all embeddings "
+    "lie on a line, their length where all directions are used alike"
 )
 
 
@@ -41,7 +41,7 @@ class TileClasses:
 
 
 def draw_scatters(table: Embeddings, spectrum: Spectrum) -> Iterator[Chart]:
-    """The first two principal components, once for each way that tiles are known to differ; in one colour where none is known."""
+    """The first two principal components, once per way that tiles are known to differ; in one colour where none is."""
     positions = np.unique(np.linspace(0, len(table) - 1, min(len(table), MOST_POINTS)).round().astype(np.int64))
     axes, shares = spectrum.components(2)
     if len(axes) < 2:
@@ -54,7 +54,8 @@ def draw_scatters(table: Embeddings, spectrum: Spectrum) -> Iterator[Chart]:
         if len(rows) < len(table)
         else "All tiles"
     )
-    words = f"{shown}. Two components hold {format_share(float(shares.sum()))} of the variance: what lies near here may lie far apart."
+    held = format_share(float(shares.sum()))
+    words = f"{shown}. Two components hold {held} of the variance: what lies near here may lie far apart."
     for classes in list_known_classes(rows) or [TileClasses("", ("",), np.zeros(len(rows), dtype=np.int64))]:
         series = [_series(name, placed[classes.of_row == i], COLOURS[i]) for i, name in enumerate(classes.names)]
         if (classes.of_row == REST).any():
@@ -79,12 +80,12 @@ def list_known_classes(rows: Sequence[Mapping[str, Any]]) -> list[TileClasses]:
     most = sorted(name for name, _ in Counter(filter(None, labels)).most_common(len(COLOURS)))
     months = [int(row["datetime"][5:7]) if row["datetime"] else None for row in rows]
     zones, names = _zones([row["bbox"] for row in rows])
-    found = (
+    ways = (
         _classes("label", most, [most.index(name) if name in most else REST for name in labels]),
         _classes("months", QUARTERS, [REST if month is None else month % 12 // 3 for month in months]),
         _classes("latitude", names, zones),
     )
-    return [classes for classes in found if len(classes.names) > 1]
+    return [classes for classes in ways if len(classes.names) > 1]
 
 
 def _classes(title: str, names: Sequence[str], of_row: Sequence[int]) -> TileClasses:

@@ -1,6 +1,6 @@
-"""What a report is made from: finished product folders, found by their manifests, and the links between them.
+"""Finished product folders, found by their manifests, and their files of JSON.
 
-Only JSON is read here. Which folder is what is said by the `stage` of its manifest, never by its name.
+Which folder is what is said by the `stage` of its manifest, never by its name.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class FinishedProduct:
 def find_products(inputs: Sequence[Path]) -> tuple[FinishedProduct, ...]:
     """All finished products in the given folders, in the order of the flow, then as they were made.
 
-    A folder with a manifest of a known stage is a product and is not searched further; any other folder is searched for products.
+    A folder with a manifest of a known stage is a product and is not searched further; any other one is searched.
 
     Raises:
         UserError: an input does not exist or holds no finished product.
     """
-    found: dict[Path, Manifest] = {}
+    manifests: dict[Path, Manifest] = {}
     for start in inputs:
         if not start.is_dir():
             raise UserError(
@@ -55,8 +55,8 @@ def find_products(inputs: Sequence[Path]) -> tuple[FinishedProduct, ...]:
                 f"expected a finished product of {', '.join(STAGES)} in {start}, got no {MANIFEST} of these: "
                 "run the stage to its end first"
             )
-        found.update(inside)
-    ordered = sorted(found.items(), key=lambda item: (STAGES.index(item[1].stage), item[1].created, str(item[0])))
+        manifests.update(inside)
+    ordered = sorted(manifests.items(), key=lambda item: (STAGES.index(item[1].stage), item[1].created, str(item[0])))
     names = _unique_names([path for path, _ in ordered])
     return tuple(FinishedProduct(path, manifest, name) for (path, manifest), name in zip(ordered, names, strict=True))
 
@@ -71,11 +71,11 @@ def _search(folder: Path, depth: int) -> dict[Path, Manifest]:
             return {}
     if depth == 0:
         return {}
-    found: dict[Path, Manifest] = {}
+    manifests: dict[Path, Manifest] = {}
     for below in sorted(folder.iterdir()):
         if below.is_dir() and not below.name.startswith("."):
-            found.update(_search(below, depth - 1))
-    return found
+            manifests.update(_search(below, depth - 1))
+    return manifests
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Quality columns of the index as small histograms: how much of each tile is valid, cloudy, in shadow, under snow, saturated."""
+"""Histograms of quality columns of the index: shares of a tile that are valid, cloudy, in shadow, snow or saturated."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def draw_quality_histograms(index: pa.Table) -> tuple[QualityHistogram, ...]:
 
 
 def list_unknown_columns(index: pa.Table) -> tuple[str, ...]:
-    """Titles of the quality columns that have no value at all: nothing is known, which is not the same as nothing there."""
+    """Titles of the quality columns that have no value at all: unknown, which is not the same as zero."""
     return tuple(title for column, title in FRACTIONS.items() if index.column(column).null_count == index.num_rows)

@@ -1,4 +1,4 @@
-"""A scene and the map of its embeddings side by side: true colour, and the first three principal components as red, green and blue."""
+"""Quick looks of a scene in true colour and of its embeddings' first three principal components as red, green, blue."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def estimate_spectrum(file: rasterio.DatasetReader) -> Spectrum:
 
 
 def draw_components(file: rasterio.DatasetReader, spectrum: Spectrum) -> Picture:
-    """Return the first three principal components of a map as [h, w, 4] uint8, each between its 2nd and 98th percentile."""
+    """Return three principal components of a map as [h, w, 4] uint8, each between its 2nd and 98th percentile."""
     axes, _ = spectrum.components(3)
     axes = np.concatenate([axes, np.zeros((3 - len(axes), file.count))])  # an encoder of fewer than three numbers
     step = -(-max(file.height, file.width) // LOOK_PX)

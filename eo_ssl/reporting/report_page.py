@@ -81,11 +81,11 @@ class Report:
     def sections(self) -> tuple[tuple[str, str], ...]:
         """(id, name) of the sections of this page, in order."""
         there = {"paired": self.pairings, "exported": self.bundles, "embedded": self.embeddings}
-        found: list[tuple[str, str]] = []
+        sections: list[tuple[str, str]] = []
         for section in SECTIONS:
-            found += [(id_, name) for id_, (name, before) in OPTIONAL.items() if before == section[0] and there[id_]]
-            found.append(section)
-        return tuple(found)
+            sections += [(id_, name) for id_, (name, before) in OPTIONAL.items() if before == section[0] and there[id_]]
+            sections.append(section)
+        return tuple(sections)
 
     @property
     def numbers(self) -> tuple[tuple[str, str], ...]:
@@ -177,12 +177,12 @@ def render_report(report: Report) -> str:
 
 def group_owners(report: Report) -> list[tuple[str, str, list[str]]]:
     """(attribution, licence, products) of all data behind the page, each once."""
-    found: dict[tuple[str, str], list[str]] = {}
+    owners: dict[tuple[str, str], list[str]] = {}
     views: list[CorpusView | BundleView | EmbeddingView] = [*report.corpora, *report.bundles, *report.embeddings]
     for view in views:
         for licence, attribution in view.owners:
-            found.setdefault((attribution, licence), []).append(view.name)
-    return [(attribution, licence, names) for (attribution, licence), names in found.items()]
+            owners.setdefault((attribution, licence), []).append(view.name)
+    return [(attribution, licence, names) for (attribution, licence), names in owners.items()]
 
 
 def list_citations(report: Report) -> list[tuple[str, str]]:

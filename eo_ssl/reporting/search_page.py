@@ -22,8 +22,17 @@ from eo_ssl.reporting.thumbnails import Rendering, choose_rendering, encode_pict
 from eo_ssl.sensors import Quantity, sensor
 
 HIT_COLUMNS = (
-    "row", "product_id", "row_off", "col_off", "datetime", "split", "label_name", "bbox", "licence", "attribution",
-)  # fmt: skip
+    "row",
+    "product_id",
+    "row_off",
+    "col_off",
+    "datetime",
+    "split",
+    "label_name",
+    "bbox",
+    "licence",
+    "attribution",
+)
 HYPHEN = "\u2011"  # at which no line breaks
 DISTANCES: dict[Distance, str] = {"cosine": "1 − cosine of the angle between embeddings", "l2": "Euclidean distance"}
 
@@ -51,7 +60,7 @@ class SearchView:
 
     title: str
     question: str
-    "what was asked for"
+    "what is looked for"
     facts: tuple[tuple[str, str], ...]
     query: Thumb
     thumbs: tuple[Thumb, ...]
@@ -81,12 +90,12 @@ def describe_search(
         left_out: tiles that were no answer, in words.
     """
     about, stream = table.about, table.about["corpus"]["stream"]
-    found = table.take(hits.positions, HIT_COLUMNS)
-    asked = [] if query.position is None else table.take(np.array([query.position]), HIT_COLUMNS)
+    nearest = table.take(hits.positions, HIT_COLUMNS)
+    queried = [] if query.position is None else table.take(np.array([query.position]), HIT_COLUMNS)
     reader = corpus.stream(stream)
-    rows = np.array([int(line["row"]) for line in [*asked, *found]], dtype=np.int64)
+    rows = np.array([int(line["row"]) for line in [*queried, *nearest]], dtype=np.int64)
     rendering = choose_gallery_rendering(reader, rows) if len(rows) else _of_image(about, query)
-    lines = tuple(_line(i, value, line) for i, (value, line) in enumerate(zip(hits.distance, found, strict=True), 1))
+    lines = tuple(_line(i, value, line) for i, (value, line) in enumerate(zip(hits.distance, nearest, strict=True), 1))
     captions = [
         (
             f"{line.rank} · {line.text} · {(line.date or line.product.rpartition('/')[2]).replace('-', HYPHEN)}",
@@ -107,25 +116,34 @@ def describe_search(
     known = sensor(str(about["stream"]["sensor"]))
     encoder = about["encoder"]
     facts = (
-        ("Encoder", str(encoder["name"])), ("Numbers per tile", format_number(table.dim)), ("Tiles searched", format_number(len(table))),
-        ("Distance", distance), ("Left out", left_out), ("Stream", stream), ("Sensor", known.title),
-    )  # fmt: skip
+        ("Encoder", str(encoder["name"])),
+        ("Numbers per tile", format_number(table.dim)),
+        ("Tiles searched", format_number(len(table))),
+        ("Distance", distance),
+        ("Left out", left_out),
+        ("Stream", stream),
+        ("Sensor", known.title),
+    )
     details = (
-        ("encoder", str(encoder["fingerprint"])), ("corpus", str(about["corpus"]["fingerprint"])), ("snapshot", str(about["corpus"]["snapshot"])),
-        ("embeddings", table.manifest.fingerprint), ("bands", ", ".join(encoder["preprocessing"]["bands"])),
-        ("quantity", str(encoder["preprocessing"]["quantity"])), ("input", f"{encoder['preprocessing']['size_px']} px"),
-    )  # fmt: skip
+        ("encoder", str(encoder["fingerprint"])),
+        ("corpus", str(about["corpus"]["fingerprint"])),
+        ("snapshot", str(about["corpus"]["snapshot"])),
+        ("embeddings", table.manifest.fingerprint),
+        ("bands", ", ".join(encoder["preprocessing"]["bands"])),
+        ("quantity", str(encoder["preprocessing"]["quantity"])),
+        ("input", f"{encoder['preprocessing']['size_px']} px"),
+    )
     return SearchView(
         title="What the encoder finds alike",
         question=query.words,
         facts=facts,
         query=head,
-        thumbs=draw_thumbs(reader, rows[len(asked) :], captions=captions, rendering=rendering),
+        thumbs=draw_thumbs(reader, rows[len(queried) :], captions=captions, rendering=rendering),
         caption=f"{rendering.words}. {DISTANCES[distance]}; the nearest first.",
         lines=lines,
-        maps=_maps(asked, found),
+        maps=_maps(queried, nearest),
         details=details,
-        owners=tuple(dict.fromkeys((str(x["attribution"]), str(x["licence"])) for x in [*asked, *found])),
+        owners=tuple(dict.fromkeys((str(x["attribution"]), str(x["licence"])) for x in [*queried, *nearest])),
     )
 
 
@@ -170,17 +188,17 @@ def _describe(line: Neighbour) -> str:
     return ", ".join(word for word in [*known, line.split, line.label] if word and word != MISSING)
 
 
-def _maps(asked: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
+def _maps(queried: Sequence[Mapping[str, Any]], nearest: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
     """The world with a dot per place of the tiles shown."""
     bounds = [
         [float("nan") if line["bbox"][name] is None else float(line["bbox"][name]) for name in BOUNDS]
-        for line in [*asked, *found]
-    ]  # fmt: skip
+        for line in [*queried, *nearest]
+    ]
     known = [box for box in bounds if all(map(math.isfinite, box))]
     if not known:
         return ()
     groups = group_places(Footprints(np.array(known), np.full(len(known), "", dtype=np.str_)))
-    among = ", the query among them" if asked else ""
+    among = ", the query among them" if queried else ""
     words = f"{format_count(len(groups), 'place')} with {format_count(len(known), 'tile')}{among}"
     svg = render_svg(draw_world_map(groups), alt=f"World map: {words}", kind="map")
     return (Chart(svg, "Where", f"{words}. Longitude and latitude in degrees."),)

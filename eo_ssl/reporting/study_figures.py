@@ -1,6 +1,7 @@
-"""Studies of encoders as figures: the size x normalisation grid as Corley et al. (2024) draw it, and what perturbed test images cost.
+"""Figures of studies: the size x normalisation grid as Corley et al. (2024) draw it, and what perturbed images cost.
 
-A page per task, protocol and amount of training samples, a panel per encoder, as SVG whose bytes depend on the results alone.
+A page per task, protocol and amount of training samples, a panel per encoder, as SVG whose bytes depend on the results
+alone.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _DASHES: dict[Resizer, Literal["-", "--", ":", "-."]] = {
     "torchvision-no-antialias": ":",
     "kornia": "-.",
 }
-_OWN = "#eeeeee"  # behind the contract's size
+_CONTRACT_SHADE = "#eeeeee"  # behind the contract's size
 _LOST = "#0072B2"
 
 
@@ -58,7 +59,7 @@ class StudyFigure:
 
 
 def draw_studies(rows: Sequence[Row], comparisons: Sequence[Row]) -> list[StudyFigure]:
-    """Return the figures of all studies in ``rows``: `grid` or `robustness`, followed by what differs where there are several pages."""
+    """Return the figures of all studies in ``rows``, named `grid` or `robustness` and what differs between several."""
     drawn: list[tuple[str, tuple[str, ...], Figure]] = []
     for place in dict.fromkeys(_place(row) for row in rows if row["reference"]):
         here = [row for row in rows if _place(row) == place]
@@ -67,23 +68,25 @@ def draw_studies(rows: Sequence[Row], comparisons: Sequence[Row]) -> list[StudyF
         function = draw_robustness if perturbed else draw_grid
         drawn.append(("robustness" if perturbed else "grid", place, function(here, against)))
     differ = [len({place[i] for _, place, _ in drawn}) > 1 for i in range(3)]
-    found = []
+    figures = []
     for kind, place, figure in drawn:
         parts = [re.sub(r"[^\w.]+", "_", part) for part, differs in zip(place, differ, strict=True) if differs]
         alt = figure.texts[0].get_text().replace("\n", " ")
-        found.append(StudyFigure("-".join([kind, *parts]), alt, save_svg(figure, title=alt, own=STUDY_STYLE)))
-    return found
+        figures.append(StudyFigure("-".join([kind, *parts]), alt, save_svg(figure, title=alt, own=STUDY_STYLE)))
+    return figures
 
 
 def draw_grid(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
-    """Return a panel per encoder, best first: the metric against input size, a line per normalisation and resizer, with 95 % intervals.
+    """Return a panel per encoder, best first: the metric against input size, a line per normalisation and resizer.
 
-    The star is the encoder under its contract, its size shaded. What is filled differs from the star after Holm's correction, what is
-    hollow is not separable from it. Where one size was tried only, normalisations stand side by side. All panels share the y axis.
+    The star is the encoder under its contract, its size shaded; bars are 95 % intervals. What is filled differs from
+    the star after Holm's correction, what is hollow is not separable from it. Where one size was tried only,
+    normalisations stand side by side. All panels share the y axis.
 
     Args:
-        rows: results of one task, protocol and amount of training samples; encoders that were tried in one way only are left out. Rows
-            that say the side of their input (`input_px`) have the contract's size in its place among the others, else it comes first.
+        rows: results of one task, protocol and amount of training samples; encoders that were tried in one way only are
+            left out. Rows that say the side of their input (`input_px`) have the contract's size in its place among the
+            others, else it comes first.
         comparisons: those of ``rows``.
     """
     families, verdicts = _families(rows), _verdicts(comparisons)
@@ -112,9 +115,10 @@ def draw_grid(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
 
 
 def draw_robustness(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
-    """Return a panel per encoder, best first: points lost under each perturbation, the largest loss on top, with 95 % intervals.
+    """Return a panel per encoder, best first: points lost under each perturbation, the largest loss on top.
 
-    What is filled differs from the untouched images after Holm's correction, what is hollow is not separable. All panels share the x axis.
+    Bars are 95 % intervals. What is filled differs from the untouched images after Holm's correction, what is hollow is
+    not separable. All panels share the x axis.
 
     Args:
         rows: results of one task, protocol and amount of training samples; encoders without perturbations are left out.
@@ -123,12 +127,12 @@ def draw_robustness(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
     families, verdicts = _families(rows), _verdicts(comparisons)
     first = families[0][0]
     lost = [[(row, verdicts[family[0]["encoder"], row["encoder"]]) for row in family[1:]] for family in families]
-    low, high = _span([0.0, *(end for family in lost for _, one in family for end in _ends(one, "difference"))])
-    words_in = 0.075 * max(len(row["departure"]["perturbation"]) for family in families for row in family[1:])
-    in_row = max(1, min(IN_ROW, len(families), int(PAGE_IN / (words_in + 1.8))))
+    low, high = _span([0.0, *(end for family in lost for _, pair in family for end in _ends(pair, "difference"))])
+    labels_in = 0.075 * max(len(row["departure"]["perturbation"]) for family in families for row in family[1:])
+    in_row = max(1, min(IN_ROW, len(families), int(PAGE_IN / (labels_in + 1.8))))
     with use_style(STUDY_STYLE):
         tall = 0.17 * max(map(len, lost)) + 0.3
-        layout = FigureLayout(in_row, PAGE_IN / in_row if in_row > 1 else 6.5, tall, words_in)
+        layout = FigureLayout(in_row, PAGE_IN / in_row if in_row > 1 else 6.5, tall, labels_in)
         title = f"Points of {METRIC_WORDS[first['metric']]} lost on perturbed test images: {_where(first)}"
         keys = [*_verdict_keys(), Line2D([], [], color="black", linewidth=0.8, label="untouched test images")]
         caption = _describe(families, comparisons, bars="paired differences")
@@ -141,11 +145,11 @@ def draw_robustness(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
             axes.axvline(0, color="black", linewidth=0.8)
             if number >= len(families) - in_row:
                 axes.set_xlabel("points lost (negative: gained)")
-            for height, (_, one) in enumerate(ranked):
-                at, *bar = _ends(one, "difference")
+            for height, (_, pair) in enumerate(ranked):
+                at, *bar = _ends(pair, "difference")
                 if bar:
                     axes.hlines([height], bar[0], bar[1], color=_LOST, linewidth=1)
-                face = "white" if one["verdict"] == "not separable" else _LOST
+                face = "white" if pair["verdict"] == "not separable" else _LOST
                 axes.plot([at], [height], "o", color=_LOST, markerfacecolor=face, markersize=4.5)
     return page
 
@@ -217,7 +221,9 @@ def _draw_grid(axes: Axes, family: Sequence[Row], columns: _Columns, verdicts: d
     """Draw one encoder: the star and its size, then every series, the contract's on top."""
     star = family[0]
     if columns.across:
-        axes.axvspan(columns.column(star) - 0.5, columns.column(star) + 0.5, color=_OWN, linewidth=0, zorder=0)
+        axes.axvspan(
+            columns.column(star) - 0.5, columns.column(star) + 0.5, color=_CONTRACT_SHADE, linewidth=0, zorder=0
+        )
     axes.axhline(_ends(star)[0], color="black", linewidth=0.7, linestyle=(0, (6, 3)), zorder=1)
     for name, by in reversed(columns.series):
         rows = {columns.at(row): row for row in reversed(family) if _treatment(row)[1:] == (name, by)}
@@ -250,7 +256,7 @@ def _grid_legend(columns: _Columns) -> list[Line2D | Patch]:
         Line2D([], [], linestyle="", marker="*", color="black", markersize=9, label="contract at its own size"),
     ]
     if columns.across:
-        keys.append(Patch(color=_OWN, label="size of the contract"))
+        keys.append(Patch(color=_CONTRACT_SHADE, label="size of the contract"))
     only_star = not columns.across and len(columns.resizers) == 1  # of the contract, which is first
     for name in columns.names[1:] if only_star else columns.names:
         colour, marker = _MARKS[name]
@@ -291,12 +297,12 @@ def _treatment(row: Row) -> tuple[int | None, Normalisation, Resizer]:
 def _families(rows: Sequence[Row]) -> list[list[Row]]:
     """Each encoder that was departed from, under its contract and then otherwise; best first."""
     plain = sorted((row for row in rows if not row["reference"]), key=lambda row: -row["value"])
-    whole = [[one, *(row for row in rows if row["reference"] == one["encoder"])] for one in plain]
+    whole = [[own, *(row for row in rows if row["reference"] == own["encoder"])] for own in plain]
     return [family for family in whole if len(family) > 1]
 
 
 def _verdicts(comparisons: Sequence[Row]) -> dict[tuple[str, str], Row]:
-    return {(one["a"], one["b"]): one for one in comparisons}
+    return {(pair["a"], pair["b"]): pair for pair in comparisons}
 
 
 def _ends(row: Row, key: str = "value") -> tuple[float, ...]:
@@ -312,7 +318,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _headlines(families: Sequence[Sequence[Row]]) -> list[str]:
-    """Names of encoders, shortened in the middle, numbered where two look alike, and what each reaches under its contract."""
+    """Names of encoders, numbered where two look alike once shortened, and what each reaches under its contract."""
     short = [trim_middle(family[0]["encoder"], NAME) for family in families]
     names = [name if short.count(name) == 1 else f"{number}. {name}" for number, name in enumerate(short, 1)]
     return [f"{name}: {_ends(family[0])[0]:.1f} %" for name, family in zip(names, families, strict=True)]
@@ -325,6 +331,7 @@ def _describe(families: Sequence[Sequence[Row]], comparisons: Sequence[Row], *, 
     words = "; ".join(words if len(counted) == 1 else f"{words} ({n} of them)" for words, n in counted)
     return (
         f"{first['n_train']} training samples, {first['n_test']} test items in {first['n_blocks']} blocks. "
-        f"Bars, of {bars}: {words}. Verdicts at 5 %, paired, corrected for {comparisons[0]['family']} comparisons (Holm). "
+        f"Bars, of {bars}: {words}. Verdicts at 5 %, paired, "
+        f"corrected for {comparisons[0]['family']} comparisons (Holm). "
         f"Split: {first['split']}."
     )

@@ -1,4 +1,4 @@
-"""Matplotlib's figures as SVG: files whose bytes depend on what is drawn alone, and drawings in a page that take its colours."""
+"""Figures of matplotlib as SVG: files in the same bytes each time, and drawings in a page that take its colours."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def save_svg(figure: Figure, *, title: str, own: Rc) -> bytes:
 
 
 def render_svg(figure: Figure, *, alt: str, kind: str = "chart") -> Markup:
-    """Return ``figure`` as an `<svg>` of a page, which says in words what it shows and changes its colours with the page's theme.
+    """Return ``figure`` as an `<svg>` of a page that says what it shows and changes its colours with the page's theme.
 
-    Only paths and texts are kept, in their order; each has its own style, so that no id of one drawing meets that of another. Coordinates
-    keep two decimals and texts the page's own type.
+    Only paths and texts are kept, in their order, each with its own style, so that no id of one drawing meets that of
+    another; lines and patches without markers need no more. Coordinates keep two decimals and texts the page's type.
     """
     drawn = ElementTree.fromstring(save_svg(figure, title="", own=PAGE_STYLE))
     box = str(drawn.get("viewBox"))

@@ -1,4 +1,4 @@
-"""Results as a person reads them in a terminal: a table per protocol, and whom each encoder beats."""
+"""Results in a terminal: a table per protocol with intervals, and whom each encoder beats."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from eo_ssl.reporting.leaderboard_tables import tabulate_input_variants
 
 
 def print_results(console: Console, task: Task, rows: Sequence[Row], comparisons: Sequence[Row]) -> None:
-    """Print one table per protocol (encoders by amount of training samples, with intervals), the notes, and who beats whom."""
+    """Print a table per protocol (encoders by amount of training samples, with intervals), notes and verdicts."""
     drawn = "pretraining seeds (where there are several), draws" if any("runs" in row for row in rows) else "draws"
-    words = f"{METRIC_WORDS[task.metric]} in %, 95 % interval over {drawn} and {rows[0]['n_blocks']} blocks of {len(task.tested)} test items"
+    blocks = f"{rows[0]['n_blocks']} blocks of {len(task.tested)} test items"
+    words = f"{METRIC_WORDS[task.metric]} in %, 95 % interval over {drawn} and {blocks}"
     console.print(f"{task.name}: {words}\nsplit: {task.split}", soft_wrap=True, highlight=False)
     plain = [row for row in rows if not row["reference"]]
     for protocol, group in groupby(plain, key=lambda row: row["protocol"]):
@@ -45,8 +46,8 @@ def print_results(console: Console, task: Task, rows: Sequence[Row], comparisons
     for note in dict.fromkeys(note for row in plain for note in row["notes"]):
         console.print(f"note: {note}", soft_wrap=True)
     names = {row["encoder"] for row in plain}
-    between = [one for one in comparisons if {one["a"], one["b"]} <= names]
-    for (protocol, amount), group in groupby(between, key=lambda one: (one["protocol"], one["amount"])):
+    between = [pair for pair in comparisons if {pair["a"], pair["b"]} <= names]
+    for (protocol, amount), group in groupby(between, key=lambda pair: (pair["protocol"], pair["amount"])):
         for sentence in _verdicts(
             list(group), [row for row in plain if (row["protocol"], row["amount"]) == (protocol, amount)]
         ):
@@ -67,14 +68,14 @@ def _verdicts(comparisons: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     sentences = []
     for name in trained or [best]:
         outcome: dict[str, list[str]] = {"better than": [], "not separable from": [], "worse than": []}
-        for one in comparisons:
-            if name in (one["a"], one["b"]):
-                other, side = (one["b"], "a") if one["a"] == name else (one["a"], "b")
+        for pair in comparisons:
+            if name in (pair["a"], pair["b"]):
+                other, side = (pair["b"], "a") if pair["a"] == name else (pair["a"], "b")
                 key = (
                     "not separable from"
-                    if one["verdict"] == "not separable"
+                    if pair["verdict"] == "not separable"
                     else "better than"
-                    if one["verdict"] == side
+                    if pair["verdict"] == side
                     else "worse than"
                 )
                 outcome[key].append(other)

@@ -1,6 +1,6 @@
 """Tiles as pictures: true colour, VV/VH composite or grey, each with a stated stretch, as small WebP data URIs.
 
-One stretch serves all tiles of a gallery, so that bright and dark tiles may be compared; its numbers are printed beside it.
+One stretch serves all tiles of a gallery, so that bright and dark tiles may be compared; its numbers stand beside it.
 Pixels without data are transparent: the page shows a hatch behind them.
 """
 
@@ -81,7 +81,8 @@ def choose_rendering(sample: FloatArray, *, bands: Sequence[str], sensor_name: s
     unit = " dB" if quantity.is_power or quantity.is_db else ""
     exponent = COLOUR_EXPONENT if quantity is Quantity.AMPLITUDE else 1.0
     lifted = f" (exponent {exponent:g})" if exponent != 1 else ""
-    words = f"Grey ({names[0]}), {_named(quantity)} {format_tick(low)} to {format_tick(high)}{unit} from black to white{lifted}, one stretch for all"
+    span = f"{format_tick(low)} to {format_tick(high)}{unit} from black to white{lifted}"
+    words = f"Grey ({names[0]}), {_named(quantity)} {span}, one stretch for all"
     return Rendering("grey", (0,), (low,), (high,), exponent, quantity.is_power, words)
 
 

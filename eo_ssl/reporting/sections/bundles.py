@@ -1,4 +1,4 @@
-"""What left the house: bundles, with what each of their files opens in, what they take as input and what may be done with them."""
+"""Exported bundles: what each of their files opens in, what they take as input and what their licences allow."""
 
 from __future__ import annotations
 
@@ -97,10 +97,10 @@ def describe_bundle(product: FinishedProduct, position: int) -> BundleView:
         routes=tuple(_routes(content, summary, product.path.name)),
         contracts=tuple(
             (
-                f"{name.replace('native', 'As trained').replace('torchgeo', 'For TorchGeo')}, {one['input'][1]} px",
-                tuple(one["words"]),
+                f"{name.replace('native', 'As trained').replace('torchgeo', 'For TorchGeo')}, {form['input'][1]} px",
+                tuple(form["words"]),
             )
-            for name, one in sorted(content["configurations"].items())
+            for name, form in sorted(content["configurations"].items())
         ),
         files=tuple(
             (
@@ -119,9 +119,10 @@ def _change(summary: Mapping[str, Any], size_px: int) -> str:
     if summary["torchgeo"] is None:
         return f"No files for TorchGeo: {summary['torchgeo_left_out']}. timm opens the encoder as it is."
     return (
-        f"TorchGeo's tasks take 224 px, so the encoder leaves for them as {summary['torchgeo']} with resampled positions. "
-        f"The mean cosine between features at {size_px} px and at 224 px is {format_fixed(summary['cosine_native_to_torchgeo'], 4)}; "
-        f"between those of different images it is {format_fixed(summary['cosine_between_images'], 4)}."
+        f"TorchGeo's tasks take 224 px, so the encoder leaves for them as {summary['torchgeo']} with resampled "
+        f"positions. The mean cosine between features at {size_px} px and at 224 px is "
+        f"{format_fixed(summary['cosine_native_to_torchgeo'], 4)}; between those of different images it is "
+        f"{format_fixed(summary['cosine_between_images'], 4)}."
     )
 
 
@@ -131,11 +132,24 @@ def _routes(content: Mapping[str, Any], summary: Mapping[str, Any], folder: str)
     chans = len(content["configurations"]["native"]["preprocessing"]["bands"])
     lines = (
         (TIMM_WEIGHTS, "timm", f'timm.create_model("local-dir:{folder}/{TIMM_FOLDER}", pretrained=True)'),
-        (CLASSIFICATION_FILE, "TorchGeo", f'ClassificationTask("{model}", weights="{folder}/{CLASSIFICATION_FILE}", in_channels={chans})'),
-        (SEGMENTATION_FILE, "TorchGeo", f'SemanticSegmentationTask("dpt", "tu-{model}", weights="{folder}/{SEGMENTATION_FILE}", in_channels={chans})'),
-        (WEIGHTS_FILE, "TorchGeo", f'from weights import WEIGHTS; ClassificationTask("{model}", weights=WEIGHTS, in_channels={chans})'),
+        (
+            CLASSIFICATION_FILE,
+            "TorchGeo",
+            f'ClassificationTask("{model}", weights="{folder}/{CLASSIFICATION_FILE}", in_channels={chans})',
+        ),
+        (
+            SEGMENTATION_FILE,
+            "TorchGeo",
+            f'SemanticSegmentationTask("dpt", "tu-{model}", weights="{folder}/{SEGMENTATION_FILE}", '
+            f"in_channels={chans})",
+        ),
+        (
+            WEIGHTS_FILE,
+            "TorchGeo",
+            f'from weights import WEIGHTS; ClassificationTask("{model}", weights=WEIGHTS, in_channels={chans})',
+        ),
         (ENCODER_GRAPH, "onnxruntime", f'InferenceSession("{folder}/{ENCODER_GRAPH}")'),
         (PHYSICAL_GRAPH, "onnxruntime", f'InferenceSession("{folder}/{PHYSICAL_GRAPH}")'),
         (ITEM_FILE, "pystac", f'pystac.Item.from_file("{folder}/{ITEM_FILE}")'),
-    )  # fmt: skip
+    )
     return ((library, line) for name, library, line in lines if name in files)

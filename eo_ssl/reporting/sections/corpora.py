@@ -1,4 +1,4 @@
-"""What was ingested: one view per corpus with its map, and one per stream with pictures, histograms and quality."""
+"""Ingested corpora: a view of each with its map, and of each stream with pictures, histograms and quality."""
 
 from __future__ import annotations
 
@@ -31,9 +31,20 @@ MOST_VALUES = 12  # lines of a table of counts
 GROUPED = {"processing_baseline": "Processing baseline", "orbit": "Orbit", "label_name": "Label"}
 MONTHS = ("J", "F", "M", "A", "M", "J", "J", "A", "S", "O", "N", "D")
 COLUMNS = (
-    "product_id", "split", "label_name", "datetime", "month", "orbit", "processing_baseline", "epsg", "source", "licence", "attribution",
-    *BOUNDS, *FRACTIONS,
-)  # fmt: skip
+    "product_id",
+    "split",
+    "label_name",
+    "datetime",
+    "month",
+    "orbit",
+    "processing_baseline",
+    "epsg",
+    "source",
+    "licence",
+    "attribution",
+    *BOUNDS,
+    *FRACTIONS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +122,8 @@ def describe_corpus(product: FinishedProduct, position: int) -> CorpusView:
         notes.append(f"{format_count(left_out, 'further place')} on the world map only.")
     if placeless:
         notes.append(
-            f"{format_count(placeless, 'tile has', 'tiles have')} no position (chips or arrays without a coordinate system)."
+            f"{format_count(placeless, 'tile has', 'tiles have')} no position (chips or arrays without a coordinate "
+            "system)."
         )
     owners = {(str(a), str(b)): None for table in tables.values() for a, b in _pairs(table, "licence", "attribution")}
     return CorpusView(
@@ -158,10 +170,12 @@ def _stream_view(corpus: Corpus, name: str, index: pa.Table, *, n_products: int)
     counted = Counter(split)
     measured = stream.quantity.in_db if stream.quantity.is_power else stream.quantity
     words = f"{len(rows)} of {format_count(index.num_rows, 'tile')}, products in turn. {rendering.words}."
-    grid = f"{format_number(stream.size_px)} × {format_number(stream.size_px)} pixels of {format_number(float(stream.gsd_m))} m"
+    size_px = format_number(stream.size_px)
+    grid = f"{size_px} × {size_px} pixels of {format_number(float(stream.gsd_m))} m"
+    bands = format_count(len(stream.bands), "band")
     return StreamView(
         name=name,
-        sentence=f"{sensor(stream.sensor).title}, {describe_quantity(stream.quantity)}, {format_count(len(stream.bands), 'band')}, {grid}.",
+        sentence=f"{sensor(stream.sensor).title}, {describe_quantity(stream.quantity)}, {bands}, {grid}.",
         facts=(
             ("Tiles", format_number(index.num_rows)),
             ("Products", format_number(n_products)),
@@ -203,9 +217,9 @@ def _same(index: pa.Table) -> list[tuple[str, str]]:
     """Baseline, orbit or label where all tiles share one."""
     values = {title: set(index.column(column).to_pylist()) for column, title in GROUPED.items()}
     return [
-        (title, str(next(iter(found))))
-        for title, found in values.items()
-        if len(found) == 1 and found not in ({""}, {None})
+        (title, str(next(iter(taken))))
+        for title, taken in values.items()
+        if len(taken) == 1 and taken not in ({""}, {None})
     ]
 
 
@@ -253,9 +267,14 @@ def _window_words(counts: Mapping[str, int]) -> str:
         return ""
     words = f"Of {format_count(planned, 'window')}, {format_number(counts.get('kept', 0))} became tiles"
     why = {
-        "invalid": "had too few valid pixels", "cloudy": "were too cloudy", "shadowed": "lay too much in shadow", "snowy": "had too much snow",
-        "border_noise": "had too much border noise", "saturated": "were too saturated", "few_looks": "had too few looks",
-    }  # fmt: skip
+        "invalid": "had too few valid pixels",
+        "cloudy": "were too cloudy",
+        "shadowed": "lay too much in shadow",
+        "snowy": "had too much snow",
+        "border_noise": "had too much border noise",
+        "saturated": "were too saturated",
+        "few_looks": "had too few looks",
+    }
     lost = [f"{format_number(counts[key])} {text}" for key, text in why.items() if counts.get(key)]
     return "; ".join([words, *lost]) + "."
 

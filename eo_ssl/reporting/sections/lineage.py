@@ -1,4 +1,4 @@
-"""Who made what from what: commands, fingerprints, versions, cost per stage, and the words owed to the data's owners."""
+"""Provenance of the products: commands, inputs and fingerprints, package versions, time and memory per stage."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def list_packages(products: Sequence[FinishedProduct]) -> list[tuple[str, str]]:
     for product in products:
         for name, version in product.manifest.packages.items():
             versions.setdefault(name, {})[version] = None
-    return [(name, ", ".join(found)) for name, found in sorted(versions.items())]
+    return [(name, ", ".join(seen)) for name, seen in sorted(versions.items())]
 
 
 def sum_costs(products: Sequence[FinishedProduct]) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""Pairs of tiles on the page: how far apart in time, how far apart on the ground, and why some were refused."""
+"""Pairs of tiles: days apart, shifts on the ground, and why some were refused."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def describe_pairing(product: FinishedProduct, position: int) -> PairView:
     return PairView(
         name=product.name,
         anchor=f"pairs-{position + 1}",
-        sentence=f"{report.stream_a} with {report.stream_b}; {_time_bound(bounds)}, at least {bounds['min_overlap']:.0%} of the cell valid in both, "
+        sentence=f"{report.stream_a} with {report.stream_b}; {_time_bound(bounds)}, "
+        f"at least {bounds['min_overlap']:.0%} of the cell valid in both, "
         f"shifted by no more than {bounds['max_shift_px']:g} px of {report.pixel_m:g} m where the shift can be told.",
         facts=tuple(facts),
         rejected=tuple(sorted(report.rejected.items(), key=lambda item: -item[1])),
@@ -101,15 +102,13 @@ def _draw_days(pairs: Pairs) -> Chart | None:
     last = int(np.flatnonzero(counts)[-1]) + 1
     figure = draw_bars(counts[:last].tolist(), labels[:last])
     alt = f"Days between the tiles of {len(days)} pairs, median {np.median(days):.1f}"
-    return Chart(
-        render_svg(figure, alt=alt),
-        "Days from the first to the second",
-        f"{format_count(len(days), 'pair')}; from the whole day written below, median {np.median(np.abs(days)):.1f} days apart.",
-    )
+    apart = f"median {np.median(np.abs(days)):.1f} days apart"
+    caption = f"{format_count(len(days), 'pair')}; from the whole day written below, {apart}."
+    return Chart(render_svg(figure, alt=alt), "Days from the first to the second", caption)
 
 
 def _draw_shifts(pairs: Pairs, report: PairReport) -> Chart | None:
-    """A dot per measured shift where the second lies on the ground relative to the first, with the circle that bounds what is kept."""
+    """A dot per measured shift of the second on the ground from the first, with the circle that bounds what is kept."""
     rows, cols, kept = (pairs.scenes[name].to_numpy() for name in ("shift_row_px", "shift_col_px", "kept"))
     told = np.isfinite(rows)
     if not told.any():

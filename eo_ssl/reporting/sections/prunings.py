@@ -55,7 +55,8 @@ def _view(name: str, anchor: str, events: list[CurationReport]) -> PruningView:
     if done:
         sentence += f"; the last kept {format_number(done[-1].n_kept)} of {format_count(done[-1].n_rows, 'tile')}"
     if postponed:
-        sentence += f"; the readiness gate postponed {format_count(postponed, 'event')}, because the clusters were not stable yet"
+        late = format_count(postponed, "event")
+        sentence += f"; the readiness gate postponed {late}, because the clusters were not stable yet"
     figures = tuple(
         figure
         for figure in (
@@ -106,7 +107,8 @@ def _curve(
 def _line(event: CurationReport) -> tuple[str, ...]:
     gate = MISSING
     if event.gate is not None:
-        gate = f"{format_fixed(event.gate.agreement)} {'≥' if event.gate.ready else '<'} {format_fixed(event.gate.threshold)}"
+        sign = "≥" if event.gate.ready else "<"
+        gate = f"{format_fixed(event.gate.agreement)} {sign} {format_fixed(event.gate.threshold)}"
     return (
         format_number(event.event),
         format_number(event.presentations),

@@ -205,7 +205,7 @@ def _task(
     rows.sort(key=_place)
     groups = [_group(list(members), metric, axis) for _, members in groupby(rows, key=_place)]
     kinds = {row.encoder: str(row.kind) for row in rows}
-    found = describe_comparisons(comparisons, kinds=kinds, metric=metric)
+    compared = describe_comparisons(comparisons, kinds=kinds, metric=metric)
     notes, remarks = _notes(rows)
     return TaskScores(
         name=name,
@@ -220,12 +220,12 @@ def _task(
         sentences=tuple(_facts(rows, SENTENCES)),
         notes=notes,
         remarks=remarks,
-        standings=summarise_standings(found, kinds),
-        verdicts=found,
-        verdict_words=summarise_verdicts(found),
+        standings=summarise_standings(compared, kinds),
+        verdicts=compared,
+        verdict_words=summarise_verdicts(compared),
         columns=tuple(COLUMNS.values()),
         lines=tuple(tuple(_cell(row, key, metric) for key in COLUMNS) for row in rows),
-        headline=_headline(name, groups, found),
+        headline=_headline(name, groups, compared),
     )
 
 
@@ -264,8 +264,8 @@ def _notes(rows: Sequence[ScoredRow]) -> tuple[tuple[str, ...], tuple[tuple[str,
     """Notes that every row of an encoder carries: those common to all encoders, and the others by encoder."""
     by_encoder: dict[str, dict[str, None]] = {}
     for row in rows:
-        found = row.get("notes") or []
-        for note in found if isinstance(found, list) else [found]:
+        said = row.get("notes") or []
+        for note in said if isinstance(said, list) else [said]:
             by_encoder.setdefault(row.encoder, {})[str(note)] = None
     everyone = {row.encoder for row in rows}
     all_notes = dict.fromkeys(note for notes in by_encoder.values() for note in notes)
@@ -280,8 +280,8 @@ def _facts(rows: Sequence[ScoredRow], labels: Mapping[str, str]) -> list[tuple[s
     """Some fields with all values they take in the task."""
     facts = []
     for key, label in labels.items():
-        asked = [row for row in rows if row.kind == "ours"] if key == "pretraining_seeds" else rows  # others have none
-        texts = dict.fromkeys(_plain(row.data[key]) for row in asked if row.data.get(key) not in (None, "", []))
+        known = [row for row in rows if row.kind == "ours"] if key == "pretraining_seeds" else rows  # others have none
+        texts = dict.fromkeys(_plain(row.data[key]) for row in known if row.data.get(key) not in (None, "", []))
         if texts:
             facts.append((label, " · ".join(texts)))
     return facts
@@ -323,13 +323,14 @@ def _shot_curves(name: str, metric: str, rows: Sequence[ScoredRow]) -> list[Char
                 x, y = zip(*points, strict=True)
                 series.append(Series(encoder, x, tuple(100 * v for v in y) if is_share(metric) else y, colour))
         label = format_title(metric) + (", %" if is_share(metric) else "")
-        alt = f"{format_title(metric)} on {name} against shots per class, {format_title(protocol)}: {', '.join(s.name for s in series)}"
+        names = ", ".join(s.name for s in series)
+        alt = f"{format_title(metric)} on {name} against shots per class, {format_title(protocol)}: {names}"
         svg = render_svg(draw_lines(series, x_label="labelled examples per class", y_label=label), alt=alt)
         figures.append(Chart(svg, format_title(protocol), "Intervals are in the rows below.", make_legend(series)))
     return figures
 
 
-def _headline(name: str, groups: Sequence[ScoreGroup], found: Sequence[Verdict]) -> str:
+def _headline(name: str, groups: Sequence[ScoreGroup], compared: Sequence[Verdict]) -> str:
     """The best trained encoder against the best baseline, in the group with most shots (none named = all labels)."""
     with_ours = [g for g in groups if any(r.kind == "ours" for r in g.rows)]
     group = max(with_ours or groups, key=lambda g: float(g.rows[0].get("shots") or "inf"))
@@ -339,8 +340,9 @@ def _headline(name: str, groups: Sequence[ScoreGroup], found: Sequence[Verdict])
         best = group.rows[0]
         return f"{name}, {group.title}: best {best.encoder} with {best.text} {best.interval}"
     pair = {ours.encoder, other.encoder}
-    words = next((f": {v.words}" for v in found if v.where == group.title and {v.a, v.b} == pair), "")
+    words = next((f": {v.words}" for v in compared if v.where == group.title and {v.a, v.b} == pair), "")
     # A control that does as well says that the task leaks; whoever reads only this line must see it.
     control = next((r for r in group.rows if r.kind == "control"), None)
     leak = "" if control is None else f"; best {control.encoder} {control.text} {control.interval}"
-    return f"{name}, {group.title}: {ours.encoder} {ours.text} {ours.interval}; best baseline {other.encoder} {other.text} {other.interval}{words}{leak}"
+    baseline = f"best baseline {other.encoder} {other.text} {other.interval}"
+    return f"{name}, {group.title}: {ours.encoder} {ours.text} {ours.interval}; {baseline}{words}{leak}"

@@ -1,4 +1,4 @@
-"""How a training went: curves from its log, its numbers, and its dynamic pruning events."""
+"""Trainings of encoders: curves from the log, key numbers and settings."""
 
 from __future__ import annotations
 
@@ -115,13 +115,14 @@ def _training(encoder: FinishedProduct, position: int) -> Training:
 
 
 def draw_curve(log: Sequence[dict[str, Any]], key: str, *, marks: tuple[float, ...], name: str) -> Chart | None:
-    """The curve of one key over the steps; None where the log does not have it, or where `pool` and `lr` never change."""
+    """The curve of a key over the steps; None where the log does not have it, or `pool` and `lr` never change."""
     points = [(float(r["step"]), float(r[key])) for r in log if _is_number(r.get(key)) and _is_number(r.get("step"))]
     if not points or (key in ("pool", "lr") and len({y for _, y in points}) == 1):
         return None
     title, label, caption, log_y, zero = CURVES[key]
     x, y = zip(*points, strict=True)
-    alt = f"{title} of {name} over {len(x)} logged steps, from {format_number(y[0])} at step {x[0]:.0f} to {format_number(y[-1])} at step {x[-1]:.0f}"
+    ends = [f"{format_number(y[i])} at step {x[i]:.0f}" for i in (0, -1)]
+    alt = f"{title} of {name} over {len(x)} logged steps, from {' to '.join(ends)}"
     if marks:
         caption += " Dashed: pruning events."
     if len(x) > MOST_POINTS:

@@ -1,4 +1,4 @@
-"""What was embedded: how embeddings spread, along which directions and where on Earth; of scenes, maps beside what they show."""
+"""Embeddings of corpora and scenes: principal components, effective rank and places; maps beside their scenes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def _tiles(product: FinishedProduct, anchor: str) -> EmbeddingView:
     return EmbeddingView(
         name=product.name,
         anchor=anchor,
-        sentence=f"{format_count(len(table), 'tile')} of {about['corpus']['stream']} of {corpus}, embedded with {about['encoder']['name']}: one row each.",
+        sentence=f"{format_count(len(table), 'tile')} of {about['corpus']['stream']} of {corpus}, "
+        f"embedded with {about['encoder']['name']}: one row each.",
         facts=(
             ("Encoder", str(about["encoder"]["name"])),
             ("Tiles", format_number(len(table))),
@@ -115,9 +116,9 @@ def _places(table: Embeddings) -> tuple[Footprints, int, list[str]]:
         bounds.append(np.stack([box.field(name).to_numpy(zero_copy_only=False) for name in BOUNDS], axis=1))
         splits.append(np.asarray(part["split"].to_pylist(), dtype=np.str_))
         days |= {str(value)[:10] for value in part["datetime"].unique().to_pylist() if value}
-    found = np.concatenate(bounds).astype(np.float64)
-    known = np.isfinite(found).all(axis=1)
-    return Footprints(found[known], np.concatenate(splits)[known]), int((~known).sum()), sorted(days)
+    edges = np.concatenate(bounds).astype(np.float64)
+    known = np.isfinite(edges).all(axis=1)
+    return Footprints(edges[known], np.concatenate(splits)[known]), int((~known).sum()), sorted(days)
 
 
 # ---- scenes
@@ -147,16 +148,19 @@ def _scenes(product: FinishedProduct, anchor: str) -> EmbeddingView:
         notes.append(missing)
     if len(names) > MOST_SCENES:
         notes.append(f"Pictures of the first {MOST_SCENES} of {format_count(len(names), 'map')}.")
-    found = Footprints(np.array(boxes).reshape(-1, 4), np.full(len(boxes), "", dtype=np.str_))
-    figures = [replace(chart, caption="One dot per place.") for chart in draw_maps(found, product.name, most=0)[0]]
+    footprints = Footprints(np.array(boxes).reshape(-1, 4), np.full(len(boxes), "", dtype=np.str_))
+    figures = [replace(chart, caption="One dot per place.") for chart in draw_maps(footprints, product.name, most=0)[0]]
     if spectra:
-        figures.insert(0, draw_spectrum({f"map {i}": one for i, one in enumerate(spectra.values(), 1)}, "cell"))
-    ranks = [f"{one.rank_me:.1f}" for one in spectra.values()]
+        figures.insert(
+            0, draw_spectrum({f"map {i}": spectrum for i, spectrum in enumerate(spectra.values(), 1)}, "cell")
+        )
+    ranks = [f"{spectrum.rank_me:.1f}" for spectrum in spectra.values()]
     licences = summary["licences"]
     return EmbeddingView(
         name=product.name,
         anchor=anchor,
-        sentence=f"{format_count(len(names), 'scene')} of the card {config['card']}, embedded with {config['encoder']}: one pixel per patch.",
+        sentence=f"{format_count(len(names), 'scene')} of the card {config['card']}, "
+        f"embedded with {config['encoder']}: one pixel per patch.",
         facts=(
             ("Encoder", str(config["encoder"])),
             ("Maps", format_number(len(names))),
@@ -165,7 +169,7 @@ def _scenes(product: FinishedProduct, anchor: str) -> EmbeddingView:
             ("Window", f"{config['window_px']} px"),
             ("Overlap", format_share(float(config["overlap"]))),
             ("On disk", format_size(nbytes)),
-            ("Commercial use", describe_commercial_use(any(bool(one.get("non_commercial")) for one in licences))),
+            ("Commercial use", describe_commercial_use(any(bool(terms.get("non_commercial")) for terms in licences))),
         ),
         figures=tuple(figures),
         looks=tuple(looks),

@@ -60,17 +60,17 @@ def describe_comparisons(
         kinds: encoder name -> ours, baseline or control.
         metric: of the differences.
     """
-    found = [_verdict(c, kinds, metric) for c in comparisons]
-    return tuple(sorted(found, key=lambda v: not v.ours))
+    verdicts = [_verdict(c, kinds, metric) for c in comparisons]
+    return tuple(sorted(verdicts, key=lambda v: not v.ours))
 
 
-def summarise_standings(found: Sequence[Verdict], kinds: Mapping[str, str]) -> tuple[Standing, ...]:
+def summarise_standings(verdicts: Sequence[Verdict], kinds: Mapping[str, str]) -> tuple[Standing, ...]:
     """One line per trained encoder and place: whom it beats, whom it cannot be told from, who beats it."""
     lines = []
-    for where in sorted(dict.fromkeys(v.where for v in found), key=[v.where for v in found].index):
+    for where in sorted(dict.fromkeys(v.where for v in verdicts), key=[v.where for v in verdicts].index):
         for encoder in (name for name, kind in kinds.items() if kind == "ours"):
             sides: dict[str, list[str]] = {"better": [], "level": [], "worse": []}
-            for v in found:
+            for v in verdicts:
                 if v.where == where and encoder in (v.a, v.b):
                     other = v.b if v.a == encoder else v.a
                     sides["level" if not v.winner else "better" if v.winner == encoder else "worse"].append(other)
@@ -79,19 +79,21 @@ def summarise_standings(found: Sequence[Verdict], kinds: Mapping[str, str]) -> t
     return tuple(lines)
 
 
-def summarise_verdicts(found: Sequence[Verdict]) -> str:
+def summarise_verdicts(verdicts: Sequence[Verdict]) -> str:
     """How many pairs could be told apart, and how trained encoders fared against the others."""
-    if not found:
+    if not verdicts:
         return ""
-    told = sum(bool(v.winner) for v in found)
-    words = f"{told} of {format_count(len(found), 'pair')} could be told apart; the others are not separable with these data."
+    told = sum(bool(v.winner) for v in verdicts)
+    pairs = format_count(len(verdicts), "pair")
+    words = f"{told} of {pairs} could be told apart; the others are not separable with these data."
     if told == 0:
-        words = f"Not separable with these data: none of {format_count(len(found), 'pair')} could be told apart."
-    ours = [v for v in found if v.ours]
+        words = f"Not separable with these data: none of {pairs} could be told apart."
+    ours = [v for v in verdicts if v.ours]
     if ours:
         better, worse = (sum(bool(v.winner) and v.ours_wins is wins for v in ours) for wins in (True, False))
         level = len(ours) - better - worse
-        words += f" Trained encoders against baselines and controls: better in {better}, worse in {worse}, not separable in {level}."
+        counts = f"better in {better}, worse in {worse}, not separable in {level}"
+        words += f" Trained encoders against baselines and controls: {counts}."
     return words
 
 
