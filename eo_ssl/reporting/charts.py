@@ -20,7 +20,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from eo_ssl.reporting.formatting import format_tick
-from eo_ssl.reporting.svg import PAGE_STYLE, PALETTE, use_style
+from eo_ssl.reporting.svg import PAGE_STYLE, PALETTE, Rc, use_style
 
 WIDTH_PX = 360.0
 HEIGHT_PX = 216.0
@@ -104,18 +104,24 @@ def choose_log_ticks(low: float, high: float) -> tuple[float, ...]:
 
 def label_axes(axes: Axes, *, x_label: str, y_label: str) -> None:
     """Name both axes and give them few, round, shortly written ticks."""
-    figure, box = axes.figure, axes.get_position()
-    width, height = 72 * figure.get_size_inches()
     for axis in (axes.xaxis, axes.yaxis):
         choose = choose_log_ticks if axis.get_scale() == "log" else choose_ticks
         ticks = choose(*axis.get_view_interval())
-        axis.set_ticks(ticks, [format_tick(tick) for tick in ticks])
+        axis.set_ticks(ticks, labels=[format_tick(tick) for tick in ticks])
         axis.set_minor_locator(NullLocator())
-    soft = PALETTE["soft"]
-    figure.text((box.x0 + box.x1) / 2, 5 / height, x_label, ha="center", va="baseline", color=soft)
-    middle = (box.y0 + box.y1) / 2
-    turned = {"rotation": 90, "rotation_mode": "anchor"}
-    figure.text(10 / width, middle, y_label, ha="center", va="baseline", color=soft, **turned)
+    keep_inside(axes)
+    look: Rc = {"textcoords": "offset points", "color": PALETTE["soft"], "ha": "center", "va": "baseline"}
+    axes.annotate(x_label, (0.5, 0), (0, 5), xycoords=("axes fraction", "figure fraction"), **look)
+    look |= {"rotation": 90, "rotation_mode": "anchor"}
+    axes.annotate(y_label, (0, 0.5), (10, 0), xycoords=("figure fraction", "axes fraction"), **look)
+
+
+def keep_inside(axes: Axes, *, within_px: float = 8.0) -> None:
+    """Let the last label of the x axis end at its tick where it would cross the right edge of the drawing."""
+    right = axes.get_window_extent().x1
+    for tick, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True):
+        if axes.transData.transform((tick, 0))[0] > right - within_px:
+            label.set_horizontalalignment("right")
 
 
 def thin(series: Series, most: int = MOST_POINTS) -> Series:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from eo_ssl.reporting.charts import WIDTH_PX, Chart, begin_axes, choose_ticks, draw_boxes
+from eo_ssl.reporting.charts import WIDTH_PX, Chart, begin_axes, choose_ticks, draw_boxes, keep_inside
 from eo_ssl.reporting.formatting import format_count, format_degrees
 from eo_ssl.reporting.svg import PAGE_STYLE, PALETTE, Rc, render_svg, use_style
 
@@ -157,3 +157,4 @@ def draw_close_up(footprints: Footprints) -> Figure:
 def _label_degrees(axes: Axes) -> None:
     for axis, letters in ((axes.xaxis, "EW"), (axes.yaxis, "NS")):
         axis.set_ticklabels([format_degrees(float(tick), letters) for tick in axis.get_ticklocs()])
+    keep_inside(axes, within_px=24)

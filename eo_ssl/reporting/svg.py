@@ -91,7 +91,9 @@ def render_svg(figure: Figure, *, alt: str, kind: str = "chart") -> Markup:
         name, look = mark.tag.rpartition("}")[2], _theme(mark.get("style", ""))
         if name not in ("path", "text") or look == "fill:none":
             continue
-        places = {key: _shorten(mark.attrib[key]) for key in ("d", "x", "y", "transform") if key in mark.attrib}
+        places: dict[str, str] = {
+            key: _shorten(mark.attrib[key]) for key in ("d", "x", "y", "transform") if key in mark.attrib
+        }
         if places.get("transform", "").startswith("rotate(-0 "):
             del places["transform"]
         ElementTree.SubElement(page, name, {"style": look, **places}).text = mark.text
