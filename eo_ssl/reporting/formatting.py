@@ -172,6 +172,11 @@ def format_fixed(value: float | None, decimals: int = 2) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
 
 
+def describe_place(row: Mapping[str, object]) -> str:
+    """Task, protocol and amount of training samples of a result: what rows that may be compared have in common."""
+    return f"{row['task']}, {row['protocol']}, training samples: {row['amount']}"
+
+
 def describe_protocol(data: Mapping[str, object]) -> str:
     """Where a result stands: protocol, and how many training samples where they are few."""
     shots, fraction = data.get("shots"), data.get("fraction")

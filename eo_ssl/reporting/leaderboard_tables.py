@@ -10,6 +10,7 @@ from typing import Any
 
 from eo_ssl.evaluation.metrics import METRIC_WORDS
 from eo_ssl.evaluation.results import Row
+from eo_ssl.reporting.formatting import describe_place
 from eo_ssl.reporting.published_scores import SOURCE, find_published_score
 
 _CONTRACT = ["contract's", "contract", "contract"]
@@ -94,10 +95,6 @@ def is_of_grid(row: Row) -> bool:
     return "perturbation" not in row["departure"]
 
 
-def _describe_place(row: Row) -> str:
-    return f"{row['task']}, {row['protocol']}, training samples: {row['amount']}"
-
-
 def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows that may be compared, by protocol, then shots, shares, all."""
 
@@ -155,7 +152,7 @@ def _tabulate_group(
         verdict, seeds = standing.get(row["encoder"], ""), str(row["pretraining_seeds"])
         scored = row["encoder"], _format_percent(row["value"]), bounds, verdict, seeds, row["quantity"], row["pooling"]
         lines.append(scored)
-    return [ScoreTable(first["task"], _describe_place(first), words, (head, *lines), tuple(marks)), *variants]
+    return [ScoreTable(first["task"], describe_place(first), words, (head, *lines), tuple(marks)), *variants]
 
 
 def _describe_intervals(rows: Sequence[Row]) -> str:
@@ -199,7 +196,7 @@ def _tabulate_variants(reference: Row, variants: Sequence[Row], against: dict[st
     if any(known):
         cells = [[*line, score] for line, score in zip(cells, ["published", *known], strict=True)]
         words += f"; published: {SOURCE}"
-    title = f"{reference['encoder']}: {_describe_place(reference)}"
+    title = f"{reference['encoder']}: {describe_place(reference)}"
     return ScoreTable(reference["task"], title, words, tuple(map(tuple, cells)), ((),) * (len(cells) - 1))
 
 

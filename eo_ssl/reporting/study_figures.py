@@ -21,7 +21,7 @@ from eo_ssl.evaluation.metrics import METRIC_WORDS
 from eo_ssl.evaluation.results import Row
 from eo_ssl.evaluation.treatments import NORMALISATIONS, RESIZERS, Normalisation, Resizer
 from eo_ssl.reporting.figure_layout import STUDY_STYLE, FigureLayout
-from eo_ssl.reporting.formatting import trim_middle
+from eo_ssl.reporting.formatting import describe_place, trim_middle
 from eo_ssl.reporting.svg import save_svg, use_style
 
 PAGE_IN = 12.0  # width of a page with several panels in a row
@@ -98,7 +98,7 @@ def draw_grid(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
     low, high = _span([end for family in families for row in family for end in _ends(row)])
     with use_style(STUDY_STYLE):
         layout = FigureLayout(in_row, max(PAGE_IN / IN_ROW if in_row > 1 else 6.5, panel_in), 2.1)
-        title = f"{metric.capitalize()} at other sizes and normalisations: {_where(first)}"
+        title = f"{metric.capitalize()} at other sizes and normalisations: {describe_place(first)}"
         caption = _describe(families, comparisons, bars="the values")
         page, panels = layout.draw(title, caption, keys=_grid_legend(columns), panels=_headlines(families))
         for number, (axes, family) in enumerate(zip(panels, families, strict=True)):
@@ -133,7 +133,7 @@ def draw_robustness(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
     with use_style(STUDY_STYLE):
         tall = 0.17 * max(map(len, lost)) + 0.3
         layout = FigureLayout(in_row, PAGE_IN / in_row if in_row > 1 else 6.5, tall, labels_in)
-        title = f"Points of {METRIC_WORDS[first['metric']]} lost on perturbed test images: {_where(first)}"
+        title = f"Points of {METRIC_WORDS[first['metric']]} lost on perturbed test images: {describe_place(first)}"
         keys = [*_verdict_keys(), Line2D([], [], color="black", linewidth=0.8, label="untouched test images")]
         caption = _describe(families, comparisons, bars="paired differences")
         page, panels = layout.draw(title, caption, keys=keys, panels=_headlines(families))
@@ -281,11 +281,6 @@ def _verdict_keys() -> list[Line2D]:
 def _place(row: Row) -> tuple[str, ...]:
     """What results or comparisons of one page have in common."""
     return tuple(str(row[key]) for key in ("task", "protocol", "amount"))
-
-
-def _where(row: Row) -> str:
-    """Task, protocol and amount of training samples, in words."""
-    return f"{row['task']}, {row['protocol']}, training samples: {row['amount']}"
 
 
 def _treatment(row: Row) -> tuple[int | None, Normalisation, Resizer]:
