@@ -27,7 +27,7 @@ from eo_ssl.evaluation.tuning.network import make_network
 from eo_ssl.evaluation.tuning.objective import Objective, confusion, make_objective
 from eo_ssl.evaluation.tuning.optimisation import Descent, layer_groups, schedule, stochastic_depth
 from eo_ssl.evaluation.tuning.prediction import held_out
-from eo_ssl.models.vit import seeded_init
+from eo_ssl.models import seeded_init
 from tuned_tasks import BANDS, EMPTY, Planted, TinyCnn, classes, contract, images, masked, task_of, vit
 
 
