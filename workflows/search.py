@@ -15,8 +15,7 @@ from eo_ssl.cards import load_card
 from eo_ssl.encoder import FITTED, WEIGHT_FREE
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, commit, finish, plan
-from eo_ssl.reporting.formatting import MISSING, trim_middle
-from eo_ssl.reporting.search_page import HIT_COLUMNS, render_search
+from eo_ssl.reporting import HIT_COLUMNS, MISSING, render_search, trim_middle
 
 
 def main(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from eo_ssl.curation.report import CurationReport
+from eo_ssl.curation import CurationReport
 from eo_ssl.reporting.charts import Chart, Series, draw_lines, make_legend
 from eo_ssl.reporting.formatting import (
     MISSING,
