@@ -13,8 +13,8 @@ from eo_ssl.evaluation.benchmarks import benchmark_task
 from eo_ssl.evaluation.neighbours import beside_training, warned
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.synthetic import make_eurosat
 from planted import planted
+from worlds.benchmarks import make_eurosat
 
 
 def board(rng: np.random.Generator, train: np.ndarray, *, gap: float = 0.0) -> Task:

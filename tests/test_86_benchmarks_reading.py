@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from eo_ssl.cards import load_card
-from eo_ssl.diagnosis.samples import list_products
+from eo_ssl.diagnosis.sampled_windows import list_products
 from eo_ssl.evaluation.benchmarks import BENCHMARKS, benchmark_task
 from eo_ssl.evaluation.candidates import candidates
 from eo_ssl.evaluation.extraction import features_of
-from eo_ssl.synthetic import benchmarks as made
-from eo_ssl.synthetic import make_eurosat
 from eo_ssl.workflows.evaluate import Name
+from worlds import benchmarks as made
+from worlds.benchmarks import make_eurosat
 
 MAKE: dict[str, Callable[[Path], Path]] = {
     "eurosat": lambda root: made.add_spatial_lists(make_eurosat(root, seed=9, per_class=5)),

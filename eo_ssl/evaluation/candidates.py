@@ -281,6 +281,7 @@ class _Stream:
 
 @dataclass(frozen=True, slots=True)
 class _Stats:
+    quantity: Quantity
     mean: npt.NDArray[np.float64]
     std: npt.NDArray[np.float64]
 
@@ -297,9 +298,8 @@ def train_contract(task: Task, fold: Fold) -> Preprocessing:
         i for i in range(len(bands)) if found.count[i] > 0 and found.std[i] > 1e-6 * abs(found.mean[i])
     ]  # rounding
     gsd = [source.gsd_m for source in task.sources]
-    contract = Preprocessing.from_stats(
+    contract = Preprocessing.of_stream(
         _Stream(first.sensor, first.quantity, tuple(bands[i] for i in usable), min(gsd), first.shape[1]),
-        _Stats(found.mean[usable], found.std[usable]),
-        convert=convert,
+        _Stats(first.quantity.in_db_if_power, found.mean[usable], found.std[usable]),
     )
     return replace(contract, gsd_m=(min(gsd), max(gsd)))

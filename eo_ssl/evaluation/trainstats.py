@@ -13,8 +13,7 @@ from torch import Tensor
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import Rows, Source
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.preprocessing.conversion import converted
+from eo_ssl.preprocessing import Preprocessing, apply_conversion
 from eo_ssl.sensors import sensor
 
 Floats = npt.NDArray[np.float64]
@@ -125,7 +124,7 @@ def _values(parts: Sequence[_Part], convert: Sequence[str]) -> Iterator[Tensor]:
             values = out[:, order]
             invalid = ~torch.isfinite(values)
             for name in convert:
-                values = converted(values, name)
+                values = apply_conversion(values, name)
             yield values.masked_fill(invalid, torch.nan).transpose(0, 1).flatten(1)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.embedding import Embeddings, Spectrum
+from eo_ssl.embedding import Covariance, Embeddings
 from eo_ssl.reporting.charts import Chart, Series, choose_ticks, draw_lines, draw_scatter, make_legend
 from eo_ssl.reporting.formatting import format_count, format_degrees, format_number, format_share
 from eo_ssl.reporting.svg import render_svg
@@ -40,7 +40,7 @@ class TileClasses:
     "[n] class of each tile, -1 = another one or not known"
 
 
-def draw_scatters(table: Embeddings, spectrum: Spectrum) -> Iterator[Chart]:
+def draw_scatters(table: Embeddings, spectrum: Covariance) -> Iterator[Chart]:
     """The first two principal components, once per way that tiles are known to differ; in one colour where none is."""
     positions = np.unique(np.linspace(0, len(table) - 1, min(len(table), MOST_POINTS)).round().astype(np.int64))
     axes, shares = spectrum.components(2)
@@ -112,7 +112,7 @@ def _zones(boxes: Sequence[Mapping[str, float | None]]) -> tuple[list[int], list
     return [int(value) for value in zone], names
 
 
-def draw_spectrum(spectra: Mapping[str, Spectrum], noun: str) -> Chart:
+def draw_spectrum(spectra: Mapping[str, Covariance], noun: str) -> Chart:
     """Singular values of some embeddings, in order and as shares of their sum, with their effective rank.
 
     Args:

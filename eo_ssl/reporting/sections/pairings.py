@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from eo_ssl.pairing import PairReport, Pairs, read_pairs
+from eo_ssl.pairing import Pairing, PairReport, read_pairs
 from eo_ssl.reporting.charts import (
     HEIGHT_PX,
     WIDTH_PX,
@@ -89,7 +89,7 @@ def _time_bound(bounds: dict[str, Any]) -> str:
     return f"{least}{bounds['max_days']:g} days apart"
 
 
-def _draw_days(pairs: Pairs) -> Chart | None:
+def _draw_days(pairs: Pairing) -> Chart | None:
     """Bars of the days between the tiles of a pair."""
     days = pairs.kept["days"].to_numpy()
     if not np.isfinite(days).any():  # no pairs, or pairs without dates
@@ -107,7 +107,7 @@ def _draw_days(pairs: Pairs) -> Chart | None:
     return Chart(render_svg(figure, alt=alt), "Days from the first to the second", caption)
 
 
-def _draw_shifts(pairs: Pairs, report: PairReport) -> Chart | None:
+def _draw_shifts(pairs: Pairing, report: PairReport) -> Chart | None:
     """A dot per measured shift of the second on the ground from the first, with the circle that bounds what is kept."""
     rows, cols, kept = (pairs.scenes[name].to_numpy() for name in ("shift_row_px", "shift_col_px", "kept"))
     told = np.isfinite(rows)

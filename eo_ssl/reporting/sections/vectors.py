@@ -13,7 +13,7 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
-from eo_ssl.embedding import EMBEDDINGS, Embeddings, Spectrum, numbers_of, reopened
+from eo_ssl.embedding import EMBEDDINGS, Covariance, Embeddings, extract_vectors, reopen_scenes
 from eo_ssl.errors import UserError
 from eo_ssl.reporting.charts import Chart
 from eo_ssl.reporting.footprints import BOUNDS, Footprints, draw_maps
@@ -75,7 +75,7 @@ def describe_embeddings(product: FinishedProduct, position: int) -> EmbeddingVie
 
 def _tiles(product: FinishedProduct, anchor: str) -> EmbeddingView:
     table = Embeddings.open(product.path)
-    spectrum = Spectrum.of(numbers_of(part["embedding"], table.dim) for _, part in table.groups(["embedding"]))
+    spectrum = Covariance.of(extract_vectors(part["embedding"], table.dim) for _, part in table.groups(["embedding"]))
     about, stream = table.about, table.about["stream"]
     boxes, placeless, days = _places(table)
     figures, left_out = draw_maps(boxes, product.name, most=CLOSE_UPS)
@@ -127,9 +127,9 @@ def _places(table: Embeddings) -> tuple[Footprints, int, list[str]]:
 def _scenes(product: FinishedProduct, anchor: str) -> EmbeddingView:
     summary, config = product.manifest.summary, product.manifest.config
     names = sorted(summary["files"])
-    scenes, missing = reopened(summary, names[:MOST_SCENES])
+    scenes, missing = reopen_scenes(summary, names[:MOST_SCENES])
     lines, boxes, looks, notes, nbytes = [], [], [], [], 0
-    spectra: dict[str, Spectrum] = {}
+    spectra: dict[str, Covariance] = {}
     for place, name in enumerate(names):
         with _opened(product.path / name) as file:
             lines.append(_line(file, product.path / name))
@@ -205,7 +205,7 @@ def _line(file: Any, path: Path) -> tuple[str, ...]:
     )
 
 
-def _look(file: Any, spectrum: Spectrum, scene: Any, name: str) -> Gallery:
+def _look(file: Any, spectrum: Covariance, scene: Any, name: str) -> Gallery:
     """The scene, where it is at hand, beside the components of its map."""
     thumbs, words = [], []
     if scene is not None:
