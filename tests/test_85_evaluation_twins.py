@@ -11,13 +11,13 @@ import pytest
 from eo_ssl.corpus import Stream
 from eo_ssl.evaluation.candidates import candidates
 from eo_ssl.evaluation.features import corpus_source
-from eo_ssl.evaluation.leaderboard import markdown
 from eo_ssl.evaluation.results import judge
 from eo_ssl.evaluation.settings import Computing, Settings
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.studies import Grid, study_of
 from eo_ssl.evaluation.tasks import Task, corpus_task
 from eo_ssl.evaluation.twins import COLUMNS, twins_of
+from eo_ssl.reporting.leaderboard import format_markdown
 from eo_ssl.sensors import Quantity
 from fake_corpora import S2, FakeCorpus
 
@@ -97,7 +97,7 @@ def test_the_share_with_a_twin_reaches_the_leaderboard(rng: np.random.Generator,
     twin = [one for one in compared if "other season" in one.name]
     settings = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
     rows, comparisons = judge(task, [compared[0], *twin], settings, tmp_path, computing=Computing())
-    assert "| other season (40 % of the tiles) |" in markdown(rows, comparisons)
+    assert "| other season (40 % of the tiles) |" in format_markdown(rows, comparisons)
     everywhere = replace(task, twins=tuple((replace(own[0], share=1.0),) for own in task.twins))
     names = [one.name for one in study_of(candidates(["imagestats"]), everywhere, "robustness", grid=Grid(()), seed=0)]
     assert "imagestats | other season" in names

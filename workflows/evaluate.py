@@ -16,7 +16,6 @@ from eo_ssl.evaluation.admission import admitted
 from eo_ssl.evaluation.benchmarks import BENCHMARKS
 from eo_ssl.evaluation.candidates import Candidate, candidates
 from eo_ssl.evaluation.catalogue import Choice, Name, named_task
-from eo_ssl.evaluation.display import show
 from eo_ssl.evaluation.extraction import images
 from eo_ssl.evaluation.folders import Folder
 from eo_ssl.evaluation.methods import DEFAULT, trains
@@ -29,6 +28,7 @@ from eo_ssl.evaluation.tasks import HeldOut, Task
 from eo_ssl.evaluation.tuning import Tuning
 from eo_ssl.evaluation.workload import training_ahead
 from eo_ssl.manifest import Clock
+from eo_ssl.reporting import print_results, render_leaderboard
 
 
 def main(
@@ -136,10 +136,10 @@ def _run(
         bar = progress.add_task("training" if ahead.steps else "features", total=total)
         counted = dataclasses.replace(computing, progress=lambda count: progress.advance(bar, count))
         rows, comparisons = judge(task, compared, settings, folder.path, computing=counted)
-    show(console, task, rows, comparisons)
+    print_results(console, task, rows, comparisons)
     if (folder.path / SUPERSEDED).is_dir():
         console.print(f"note: {folder.path / SUPERSEDED} holds results of weights that were replaced", soft_wrap=True)
-    if not folder.finish(task, rows, comparisons, started=started):
+    if not folder.finish(task, rows, comparisons, render=render_leaderboard, started=started):
         console.print(f"nothing to do: {folder.path} holds these results already")
         return
     console.print(f"{len(rows)} results in {started.wall_s:.0f} s: {folder.path}")

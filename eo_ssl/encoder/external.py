@@ -120,7 +120,7 @@ class ExternalEncoder(EncoderBase):
             )
 
     def seen(self, x: Tensor) -> Tensor:
-        """What the network gets of the contract's output [B, C, H, W]: its window, zeros for channels without a band."""
+        """What the network gets of the contract's output [B, C, H, W]: its window, zeros for channels without band."""
         contract, side = self.preprocessing, x.shape[-1]
         wanted = get_input_px(self.model) if self.readout.window_px is None else contract.size_px
         if (

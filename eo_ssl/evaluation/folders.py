@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.evaluation.leaderboard import files
 from eo_ssl.evaluation.methods import trains
 from eo_ssl.evaluation.results import FORMAT, Row
 from eo_ssl.evaluation.settings import Settings
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.manifest import MANIFEST, UNFINISHED, Clock, canonical_json, fingerprint, finish, plan, replace
+
+Render = Callable[[Sequence[Row], Sequence[Row]], dict[str, bytes]]
+"""Makes files to read, such as leaderboards and figures, out of rows and comparisons: their content by file name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,14 @@ class Folder:
         kept = {key: value for key, value in free.items() if config[key] is None}
         return cls(path, config | kept, {**before, "task": task.fingerprint, **inputs})
 
-    def finish(self, task: Task, rows: Sequence[Row], comparisons: Sequence[Row], *, started: Clock) -> bool:
-        """Write comparisons, leaderboards, figures and manifest of all ``rows``; return False where they are there already."""
+    def finish(
+        self, task: Task, rows: Sequence[Row], comparisons: Sequence[Row], *, render: Render, started: Clock
+    ) -> bool:
+        """Write comparisons, what ``render`` makes of all rows, and the manifest; return False where they are there already."""
         product = fingerprint(sorted(canonical_json(row) for row in rows))
         if (self.path / MANIFEST).is_file() and _found(self.path).get("fingerprint") == product:
             return False
-        written = files(rows, comparisons)
+        written = render(rows, comparisons)
         written["comparisons.json"] = json.dumps(comparisons, indent=1, sort_keys=True).encode()
         for name, data in written.items():
             replace(self.path / name, data)
