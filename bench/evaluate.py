@@ -21,7 +21,7 @@ from eo_ssl.evaluation.draws import Amount, draw
 from eo_ssl.evaluation.extraction import features_of
 from eo_ssl.evaluation.features import extract
 from eo_ssl.evaluation.knn import neighbours
-from eo_ssl.evaluation.linear import standardiser
+from eo_ssl.evaluation.linear import fit_standardiser
 from eo_ssl.evaluation.protocols import answer
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.studies import Grid
@@ -172,7 +172,7 @@ def probe_vs_sklearn(rng: np.random.Generator) -> dict[str, Any]:
         found.append(float((answers[0] == y[fold.test]).mean()))
 
     def reference() -> None:
-        shift, scale = standardiser(x[:count])
+        shift, scale = fit_standardiser(x[:count])
         LogisticRegression(max_iter=5000).fit((x[:count] - shift) / scale, y[:count])
 
     times = [(seconds(ours), seconds(reference)) for _ in range(PAIRS)]

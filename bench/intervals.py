@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from eo_ssl.evaluation.intervals import Bootstrap
-from eo_ssl.evaluation.metrics import Answers, Measured, Metric, measure
+from eo_ssl.evaluation.task_metrics import Answers, Measured, Metric, measure
 
 RARE = (
     ((0.9, 0.5, 0.5), (500, 1, 1)),

@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torchgeo.models import RCF
 
 from eo_ssl.encoder.weight_free import FilterFeatures
-from eo_ssl.evaluation.benchmarks import benchmark_task
+from eo_ssl.evaluation.benchmarks import load_benchmark
 from eo_ssl.evaluation.candidates import candidates
 from eo_ssl.evaluation.draws import Amount, draw
 from eo_ssl.evaluation.extraction import features_of
@@ -31,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def task(root: Path) -> Task:
-    return benchmark_task("eurosat", root)
+    return load_benchmark("eurosat", root)
 
 
 @pytest.fixture(scope="module")

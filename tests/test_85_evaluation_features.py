@@ -13,7 +13,7 @@ from eo_ssl.cards import load_card
 from eo_ssl.encoder import load_encoder, save_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation import linear
-from eo_ssl.evaluation.candidates import candidates, train_contract
+from eo_ssl.evaluation.candidates import candidates, make_train_contract
 from eo_ssl.evaluation.draws import Amount, draw
 from eo_ssl.evaluation.extraction import features_of
 from eo_ssl.evaluation.features import extract
@@ -127,12 +127,12 @@ def test_a_refusal_in_the_middle_stops_the_reader(rng: np.random.Generator) -> N
 def test_normalisation_sees_training_images_only(rng: np.random.Generator) -> None:
     task = two_classes(rng)
     source = task.sources[0]
-    before = train_contract(task, task.folds[0])
+    before = make_train_contract(task, task.folds[0])
     train = source.x[task.folds[0].train].astype(np.float64)  # type: ignore[attr-defined]
     np.testing.assert_allclose(before.mean, train.mean(axis=(0, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(before.std, train.std(axis=(0, 2, 3)), rtol=1e-5)
     source.x[task.folds[0].test] += 1.0  # type: ignore[attr-defined]
-    assert train_contract(task, task.folds[0]) == before
+    assert make_train_contract(task, task.folds[0]) == before
 
 
 def test_a_fold_looks_at_its_own_images_only(rng: np.random.Generator) -> None:
@@ -156,7 +156,7 @@ def test_power_is_normalised_in_decibel(rng: np.random.Generator) -> None:
     task = Task(
         "sar", (source,), rows % 2, ("a", "b"), rows, (Fold(rows[:20], rows[20:], rows[:0]),), "halves", "accuracy"
     )
-    found = train_contract(task, task.folds[0])
+    found = make_train_contract(task, task.folds[0])
     decibel = 10 * np.log10(power[:20].astype(np.float64))
     np.testing.assert_allclose(found.mean, np.nanmean(decibel, axis=(0, 2, 3)), rtol=1e-5)
     assert found.convert == ("gamma0->gamma0_db",) and found.quantity is Quantity.GAMMA0
@@ -195,7 +195,7 @@ def eurosats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
 def test_eurosat_in_three_band_orders_gives_the_same_bits(
     eurosats: dict[str, tuple[Path, tuple[str, ...]]], tmp_path: Path
 ) -> None:
-    from eo_ssl.evaluation.benchmarks import benchmark_task
+    from eo_ssl.evaluation.benchmarks import load_benchmark
 
     bands = ("B02", "B03", "B04", "B08", "B8A", "B11", "B12")
     wanted = replace(contract(64), bands=bands, mean=(0.1,) * 7, std=(0.05,) * 7)
@@ -207,7 +207,7 @@ def test_eurosat_in_three_band_orders_gives_the_same_bits(
     encoders.append(load_encoder(tmp_path / "vit" / "encoder.safetensors"))
     card = load_card("eurosat")
     tasks = {
-        name: benchmark_task("eurosat", root, card=replace(card, bands=order))
+        name: load_benchmark("eurosat", root, card=replace(card, bands=order))
         for name, (root, order) in eurosats.items()
     }
     for encoder in encoders:
@@ -215,7 +215,7 @@ def test_eurosat_in_three_band_orders_gives_the_same_bits(
         for x in found.values():
             assert np.array_equal(x, found["as published"]), encoder.name
     # And the names matter: read by position, the shuffled files give other features.
-    wrong = benchmark_task("eurosat", eurosats["reversed"][0], card=card)
+    wrong = load_benchmark("eurosat", eurosats["reversed"][0], card=card)
     assert not np.array_equal(extract(encoders[0], wrong.sources[0]).x, found["as published"])
     reflectance = np.empty((2, 13, 64, 64), np.float32)
     tasks["as published"].sources[0].read(np.array([0, 44]), reflectance)
@@ -223,10 +223,10 @@ def test_eurosat_in_three_band_orders_gives_the_same_bits(
 
 
 def test_eurosat_keeps_torchgeos_splits_and_learns(eurosats: dict[str, tuple[Path, tuple[str, ...]]]) -> None:
-    from eo_ssl.evaluation.benchmarks import benchmark_task
+    from eo_ssl.evaluation.benchmarks import load_benchmark
 
     root, _ = eurosats["as published"]
-    task = benchmark_task("eurosat", root)
+    task = load_benchmark("eurosat", root)
     fold = task.folds[0]
     assert (len(fold.train), len(fold.validation), len(fold.test)) == (30, 10, 10) and len(task.class_names) == 10
     assert "60/20/20" in task.split
@@ -238,9 +238,9 @@ def test_eurosat_keeps_torchgeos_splits_and_learns(eurosats: dict[str, tuple[Pat
 
 
 def test_eurosat_absent_says_where_it_comes_from(tmp_path: Path) -> None:
-    from eo_ssl.evaluation.benchmarks import benchmark_task
+    from eo_ssl.evaluation.benchmarks import load_benchmark
 
     with pytest.raises(UserError, match=r"eurosat-train\.txt.*sentinel_2/tif.*get it from torchgeo\.datasets\.EuroSAT"):
-        benchmark_task("eurosat", tmp_path)
+        load_benchmark("eurosat", tmp_path)
     with pytest.raises(UserError, match="use the card eurosat"):
-        benchmark_task("eurosat", tmp_path, card=load_card("mstar_soc"))
+        load_benchmark("eurosat", tmp_path, card=load_card("mstar_soc"))

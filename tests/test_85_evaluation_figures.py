@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from eo_ssl.evaluation.figures import grid_figure, pictures, robustness_figure
-from eo_ssl.evaluation.treatments import NORMALISATIONS, RESIZERS
+from eo_ssl.evaluation.preprocessing_variants import NORMALISATIONS, RESIZERS
 
 Planted = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 COLOURS = {"#000000": "contract", "#0072b2": "zscore", "#d55e00": "divide", "#009e73": "minmax"}

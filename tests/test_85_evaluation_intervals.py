@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.intervals import Bootstrap, verdict
-from eo_ssl.evaluation.metrics import shares
+from eo_ssl.evaluation.task_metrics import shares
 
 
 class Shares:

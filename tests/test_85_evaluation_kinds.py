@@ -16,7 +16,7 @@ from eo_ssl.evaluation.draws import Amount, draw
 from eo_ssl.evaluation.extraction import features_of
 from eo_ssl.evaluation.methods import check_methods, of_kind
 from eo_ssl.evaluation.protocols import answer
-from eo_ssl.evaluation.results import judge
+from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.settings import Computing, Settings
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task

@@ -17,11 +17,11 @@ from eo_ssl.evaluation.candidates import Candidate, candidates
 from eo_ssl.evaluation.extraction import about
 from eo_ssl.evaluation.figures import pictures
 from eo_ssl.evaluation.leaderboard import csv_text, files, markdown, page
-from eo_ssl.evaluation.neighbours import warned
-from eo_ssl.evaluation.results import judge
+from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.settings import Computing, Settings
+from eo_ssl.evaluation.spatial_leakage import note_spatial_leakage
 from eo_ssl.evaluation.splits import Fold
-from eo_ssl.evaluation.studies import Grid, study_of
+from eo_ssl.evaluation.studies import Grid, expand_study
 from planted import contract, planted, vit
 
 BESIDE = "100 % of the test tiles have a training tile beside them: this split says little of other places"
@@ -35,10 +35,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     rng = np.random.default_rng(3)
     task = planted(rng, 80)
     place = np.stack([np.arange(80) % 40, np.arange(80) // 40], axis=1) * 0.01
-    task = warned(replace(task, places=np.concatenate([place, place + 0.01], axis=1)))
+    task = note_spatial_leakage(replace(task, places=np.concatenate([place, place + 0.01], axis=1)))
     ours = vit()
     one = Candidate("ours", ours, ours.architecture, 0)
-    compared = study_of((one,), task, "grid", grid=Grid.of([16, 24], ["contract", "zscore"], None), seed=0)
+    compared = expand_study((one,), task, "grid", grid=Grid.of([16, 24], ["contract", "zscore"], None), seed=0)
     settings = Settings.of(["knn5", "linear"], shots=[10, 2, 0], draws=2, seed=0)
     folder = tmp_path_factory.mktemp("leaderboard")
     return judge(task, (*compared, *candidates(["imagestats", "rcf"])), settings, folder, computing=Computing())
@@ -157,7 +157,7 @@ def test_both_studies_of_an_encoder_share_a_folder(rng: np.random.Generator, tmp
     task, free = planted(rng, 40), candidates(["imagestats"])
     settings = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
     for study in ("grid", "robustness"):
-        compared = study_of(free, task, study, grid=Grid.of([24], ["contract"], None), seed=0)  # type: ignore[arg-type]
+        compared = expand_study(free, task, study, grid=Grid.of([24], ["contract"], None), seed=0)  # type: ignore[arg-type]
         rows, comparisons = judge(task, compared, settings, tmp_path, computing=Computing(cache=tmp_path / "f"))
     made = files(rows, comparisons)
     assert {name for name in made if name.endswith(".svg")} == {"grid.svg", "robustness.svg"}

@@ -99,7 +99,7 @@ def test_standardising_is_a_choice_and_forgives_constants(rng: np.random.Generat
     standard = [linear.fit(v, y)[0].predict(v) for v in (x, scaled)]
     plain = [linear.fit(v, y, standardise=False)[0].predict(v) for v in (x, scaled)]
     assert np.array_equal(*standard) and not np.array_equal(*plain)
-    assert linear.standardiser(x)[1][2] == 1.0
+    assert linear.fit_standardiser(x)[1][2] == 1.0
 
 
 def test_probe_knows_only_classes_it_saw(rng: np.random.Generator) -> None:

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import t as student
 
 from eo_ssl.evaluation.intervals import Bootstrap, Comparison, Interval
-from eo_ssl.evaluation.metrics import measure
 from eo_ssl.evaluation.rarity import freedom, unseen
+from eo_ssl.evaluation.task_metrics import measure
 
 
 def truth_of(counts: tuple[int, ...]) -> np.ndarray:

@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 
 from eo_ssl.encoder import save_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.admission import admitted
 from eo_ssl.evaluation.candidates import Candidate, candidates
-from eo_ssl.evaluation.intervals import holm
-from eo_ssl.evaluation.results import judge
+from eo_ssl.evaluation.compatibility import check_compatibility
+from eo_ssl.evaluation.intervals import correct_by_holm
+from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.settings import Computing, Settings
-from eo_ssl.evaluation.studies import Grid, study_of
+from eo_ssl.evaluation.studies import Grid, expand_study
 from eo_ssl.evaluation.tuning import Tuning
 from eo_ssl.manifest import require
 from eo_ssl.models.vit import VitConfig, make_vit
@@ -119,7 +119,7 @@ def test_a_killed_addition_is_taken_up(
     out, whole = tmp_path / "killed", tmp_path / "whole"
     evaluate(out, "imagestats")
     with monkeypatch.context() as patched:
-        patched.setattr("eo_ssl.evaluation.folders.files", lambda *_: 1 / 0)
+        patched.setattr("eo_ssl.evaluation.results_folder.files", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             evaluate(out, "rcf")
     assert require(out, "evaluate").summary["encoders"] == ["imagestats"]  # still true of the tables
@@ -195,7 +195,7 @@ def test_a_trained_encoder_that_was_trained_again(rng: np.random.Generator, tmp_
         with torch.no_grad():
             next(ours.parameters()).add_(seed)
         one = Candidate("ours", ours, ours.architecture, 0)
-        compared = study_of((one,), task, "grid" if not seed else "compare", grid=grid, seed=0)
+        compared = expand_study((one,), task, "grid" if not seed else "compare", grid=grid, seed=0)
         rows, _ = judge(task, (*compared, *candidates(["imagestats"])), ALL, tmp_path, computing=Computing())
     assert [row["encoder"] for row in rows] == [
         "ours",
@@ -241,13 +241,13 @@ def test_masks_need_a_network_and_who_has_none_is_named(rng: np.random.Generator
     with pytest.raises(
         UserError, match=r"with a network to train for seg-linear, got imagestats, rcf; add a trained one"
     ):
-        admitted(task, free, settings)
-    found = admitted(task, (Candidate("ours", ours, ours.architecture, 0), *free), settings)
+        check_compatibility(task, free, settings)
+    found = check_compatibility(task, (Candidate("ours", ours, ours.architecture, 0), *free), settings)
     assert found.notes[-1] == "seg-linear: without imagestats, rcf, which have no network to train"
     assert found.fingerprint == task.fingerprint  # a note decides nothing
     both = Settings.of(["knn5", "finetune"], shots=[0], draws=1, seed=0)
-    assert admitted(planted(rng, 40), free, both).notes[-1].startswith("finetune: without imagestats, rcf")
-    assert not admitted(planted(rng, 40), free, ALL).notes
+    assert check_compatibility(planted(rng, 40), free, both).notes[-1].startswith("finetune: without imagestats, rcf")
+    assert not check_compatibility(planted(rng, 40), free, ALL).notes
 
 
 def test_holm_counts_what_differs_once(rng: np.random.Generator, tmp_path: Path) -> None:
@@ -256,12 +256,12 @@ def test_holm_counts_what_differs_once(rng: np.random.Generator, tmp_path: Path)
     grid = Grid.of([16, 24], ["contract", "divide"], ["contract", "torchvision", "kornia"])
     ours = vit()
     one = Candidate("ours", ours, ours.architecture, 0)
-    compared = study_of((one,), task, "grid", grid=grid, seed=0)
+    compared = expand_study((one,), task, "grid", grid=grid, seed=0)
     rows, comparisons = judge(task, compared, ALL, tmp_path, computing=Computing(cache=tmp_path / "f"))
     inputs = {row["encoder"]: row["inputs"] for row in rows}
     distinct = {inputs[c["b"]]: c["p"] for c in comparisons if inputs[c["b"]] != inputs["ours"]}
     assert len(comparisons) == 17 and {c["family"] for c in comparisons} == {len(distinct)} and len(distinct) == 5
-    corrected = dict(zip(distinct, holm(list(distinct.values())), strict=True))
+    corrected = dict(zip(distinct, correct_by_holm(list(distinct.values())), strict=True))
     for one_pair in comparisons:
         same = inputs[one_pair["b"]] == inputs["ours"]
         assert one_pair["p_holm"] == (1.0 if same else corrected[inputs[one_pair["b"]]])

@@ -17,11 +17,11 @@ from eo_ssl.errors import UserError
 from eo_ssl.evaluation.candidates import candidates
 from eo_ssl.evaluation.intervals import Bootstrap
 from eo_ssl.evaluation.leaderboard import csv_text, markdown, page
-from eo_ssl.evaluation.metrics import Measured, Runs, measure
-from eo_ssl.evaluation.recipes import parse_entry
-from eo_ssl.evaluation.results import judge
+from eo_ssl.evaluation.result_rows import judge
+from eo_ssl.evaluation.seeds import parse_entry
 from eo_ssl.evaluation.settings import Computing, Settings
-from eo_ssl.evaluation.studies import Grid, study_of
+from eo_ssl.evaluation.studies import Grid, expand_study
+from eo_ssl.evaluation.task_metrics import Measured, Runs, measure
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.models.vit import make_vit
 from planted import planted, vit
@@ -225,7 +225,7 @@ def test_one_named_run_is_the_run(rng: np.random.Generator, saved: Saved, tmp_pa
 def test_the_grid_of_a_recipe(rng: np.random.Generator, saved: Saved, tmp_path: Path) -> None:
     task = planted(rng, 60)
     recipe = candidates([f"mae={saved('s0', 0)},{saved('s1', 1)}"])
-    compared = study_of(recipe, task, "grid", grid=Grid.of([16], ["contract", "zscore"], None), seed=0)
+    compared = expand_study(recipe, task, "grid", grid=Grid.of([16], ["contract", "zscore"], None), seed=0)
     rows, comparisons = judge(task, compared, QUICK, tmp_path / "out", computing=Computing())
     assert [(row["encoder"], row["pretraining_seeds"], len(row["runs"])) for row in rows] == [
         ("mae", 2, 2), ("mae | contract's size, zscore", 2, 2), ("mae | 16 px, contract", 2, 2), ("mae | 16 px, zscore", 2, 2),
@@ -233,7 +233,7 @@ def test_the_grid_of_a_recipe(rng: np.random.Generator, saved: Saved, tmp_path: 
     alike = comparisons[1]  # 16 px is the contract's own size: what the seeds differ in cancels
     assert (alike["b"], alike["difference"], alike["low"], alike["high"]) == ("mae | 16 px, contract", 0.0, 0.0, 0.0)
     assert "| mae | " in markdown(rows, comparisons) and "mae: planted" in markdown(rows, comparisons)
-    blurred = study_of(recipe, task, "robustness", grid=Grid(()), seed=0)
+    blurred = expand_study(recipe, task, "robustness", grid=Grid(()), seed=0)
     (gain,) = [one for one in blurred if one.name == "mae | gain"]
     assert len(judge(task, [gain], QUICK, tmp_path / "gain", computing=Computing())[0][0]["runs"]) == 2
 

@@ -11,7 +11,7 @@ import pytest
 
 from eo_ssl.cards import load_card
 from eo_ssl.diagnosis.samples import list_products
-from eo_ssl.evaluation.benchmarks import BENCHMARKS, benchmark_task
+from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
 from eo_ssl.evaluation.candidates import candidates
 from eo_ssl.evaluation.extraction import features_of
 from eo_ssl.synthetic import benchmarks as made
@@ -54,13 +54,13 @@ def test_every_benchmark_can_be_generated_and_asked_for() -> None:
 def test_every_variant_can_be_evaluated(name: str, roots: Callable[[str], Path]) -> None:
     prints = set()
     for variant in BENCHMARKS[name].variants:
-        task = benchmark_task(name, roots(name), variant=variant)
+        task = load_benchmark(name, roots(name), variant=variant)
         assert task.name == f"{name}-{variant}" and len(task.split) > 20
         prints.add(task.fingerprint)
         (fold,) = task.folds
         every = np.concatenate([fold.train, fold.validation, fold.test])
         assert np.array_equal(np.sort(every), np.arange(len(task.labels)))  # each image in one part
-        assert benchmark_task(name, roots(name), variant=variant).fingerprint == task.fingerprint
+        assert load_benchmark(name, roots(name), variant=variant).fingerprint == task.fingerprint
         for partner in task.partners:
             assert len(partner) == len(task.labels)
     assert len(prints) == len(BENCHMARKS[name].variants)  # no two share their cached results
@@ -85,7 +85,7 @@ def test_cards_that_name_a_reader_of_products_are_read_by_it_to_the_same_pixels(
 ) -> None:
     card = load_card(BENCHMARKS[name].cards[variant][0])
     assert card.reader in ("raster", "band_folder")
-    (source,) = benchmark_task(name, roots(name), variant=variant).sources
+    (source,) = load_benchmark(name, roots(name), variant=variant).sources
     files = source.files  # type: ignore[attr-defined]
     path = (getattr(files, "folders", ()) or getattr(files, "paths", ()) or [Path(files.splits[0].files[0])])[0]
     products = [item for item in list_products(card, roots(name)) if item.product_id.endswith(path.stem)]
@@ -105,7 +105,7 @@ def test_statistics_of_pixels_tell_the_classes(
     name: str, variant: str, least: float, roots: Callable[[str], Path]
 ) -> None:
     # The label of an image is that image's: nearest neighbours in the statistics of its own pixels find it far above chance.
-    task = benchmark_task(name, roots(name), variant=variant)
+    task = load_benchmark(name, roots(name), variant=variant)
     x = features_of(candidates(["imagestats"])[0], task).x[0]
     x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
     (fold,) = task.folds

@@ -12,11 +12,11 @@ from eo_ssl.errors import UserError
 from eo_ssl.evaluation.candidates import Candidate, candidates
 from eo_ssl.evaluation.draws import draw
 from eo_ssl.evaluation.methods import trained_answers
-from eo_ssl.evaluation.results import judge
+from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.settings import Computing, Settings
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.tuning import Tuning, predict_tuned, prediction, training, work_of
-from eo_ssl.evaluation.workload import training_ahead
+from eo_ssl.evaluation.tuning import Tuning, estimate_fold_cost, predict_tuned, prediction, training
+from eo_ssl.evaluation.workload import estimate_training_cost
 from tuned_tasks import classes, masked, vit
 
 SHORT = Tuning(steps=4, rates=(3e-4, 1e-3), batch_size=8)
@@ -27,12 +27,12 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The rate of every optimizer step that is taken."""
     taken: list[float] = []
 
-    class Counted(training.Descent):
+    class Counted(training.LayerwiseAdamW):
         def step(self, loss: Any) -> None:
             taken.append(self._rate)
             super().step(loss)
 
-    monkeypatch.setattr(training, "Descent", Counted)
+    monkeypatch.setattr(training, "LayerwiseAdamW", Counted)
     return taken
 
 
@@ -52,7 +52,7 @@ def test_the_work_that_is_said_is_the_work_that_is_done(
 ) -> None:
     counted: list[int] = []
     fold = task.folds[0]
-    said = work_of(task, fold, fold.train, protocol=protocol, config=config)
+    said = estimate_fold_cost(task, fold, fold.train, protocol=protocol, config=config)
     predict_tuned(task, fold, vit(), fold.train, protocol=protocol, config=config, progress=counted.append)
     assert (said.steps, said.images) == (len(steps), sum(counted))
 
@@ -61,13 +61,13 @@ def test_an_evaluation_says_all_of_its_work_before_it_starts(steps: list[float],
     task, counted, made = classes(40, test=8), list[int](), vit()
     compared = (Candidate("ours", made, made.architecture, 0), *candidates(["imagestats"]))
     settings = Settings.of(["finetune", "lora"], shots=[2, 0], draws=3, seed=0, tuning=SHORT)
-    ahead = training_ahead(task, compared, settings)
+    ahead = estimate_training_cost(task, compared, settings)
     judge(task, compared[:1], settings, tmp_path, computing=Computing(progress=counted.append))
     assert (ahead.steps, ahead.images) == (len(steps), sum(counted))
     assert ahead.trainings == 2 * (3 + 1) * 3  # two protocols; three draws and the whole; two rates and the last
     assert ahead.words.startswith("96 steps in 24 trainings, ")
     knn = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
-    assert training_ahead(task, compared, knn).steps == 0
+    assert estimate_training_cost(task, compared, knn).steps == 0
 
 
 class Stopped(Exception):

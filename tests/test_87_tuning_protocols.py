@@ -10,12 +10,12 @@ import torch
 
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.metrics import measure
+from eo_ssl.evaluation.task_metrics import measure
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.tuning import TUNED, Tuning, describe, predict_tuned
-from eo_ssl.evaluation.tuning.batches import Feed
+from eo_ssl.evaluation.tuning.fitting import Job, answers, fit
 from eo_ssl.evaluation.tuning.network import make_network
-from eo_ssl.evaluation.tuning.training import Job, answers, fit
+from eo_ssl.evaluation.tuning.task_loader import TaskLoader
 from tuned_tasks import Planted, TinyCnn, classes, contract, images, labels_of_bands, masked, means, vit
 
 QUICK = Tuning(steps=40, batch_size=16, rates=(2e-3,), decoder_width=16, lora_rank=4, lora_alpha=8.0)
@@ -113,7 +113,7 @@ def test_a_frozen_encoder_keeps_every_bit_under_a_decoder(make: object) -> None:
 def test_lora_begins_with_features_standardised_as_a_linear_probes_are() -> None:
     # What images share is large beside what tells them apart: a norm over each vector alone would hide the difference.
     task, encoder = classes(24, test=8), vit()
-    (batch,) = Feed(task, encoder.preprocessing, "cpu").batches([np.arange(16)])
+    (batch,) = TaskLoader(task, encoder.preprocessing, "cpu").batches([np.arange(16)])
     network = make_network(encoder, batch, protocol="lora", config=QUICK, outputs=3).train()
     features = encoder.features(batch.image).detach().numpy()
     seen = network.head[0](network.seen(batch.image, batch.valid)).detach().numpy()  # type: ignore[index]

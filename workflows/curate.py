@@ -21,7 +21,7 @@ from eo_ssl.curation.selection import resolve_keep
 from eo_ssl.curation.subset import write_subset
 from eo_ssl.encoder import WEIGHT_FREE, Encoder, load_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import CorpusSource, corpus_source, extract
+from eo_ssl.evaluation.features import CorpusSource, extract, open_corpus_source
 from eo_ssl.manifest import Clock, finish, plan
 from eo_ssl.preprocessing import Preprocessing
 
@@ -75,7 +75,7 @@ def main(
     if plan(out, stage="curate", config=config, inputs=inputs, overwrite=overwrite) == "done":
         console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
         return
-    embeddings = _embed(model, corpus_source(opened, name, rows=rows), batch_size, console)
+    embeddings = _embed(model, open_corpus_source(opened, name, rows=rows), batch_size, console)
     selector = hierarchical if method == "hierarchical" else Random(scaling=hierarchical.scaling)
     with console.status(f"choosing from {len(rows)} tiles"):
         selection = curate(embeddings, keep, np.random.default_rng(seed), method=selector, context=context)

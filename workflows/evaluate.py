@@ -12,22 +12,22 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.evaluation.admission import admitted
 from eo_ssl.evaluation.benchmarks import BENCHMARKS
 from eo_ssl.evaluation.candidates import Candidate, candidates
-from eo_ssl.evaluation.catalogue import Choice, Name, named_task
+from eo_ssl.evaluation.compatibility import check_compatibility
 from eo_ssl.evaluation.display import show
 from eo_ssl.evaluation.extraction import images
-from eo_ssl.evaluation.folders import Folder
 from eo_ssl.evaluation.methods import DEFAULT, trains
 from eo_ssl.evaluation.mstar import SHOTS
-from eo_ssl.evaluation.neighbours import warned
-from eo_ssl.evaluation.results import SUPERSEDED, judge
+from eo_ssl.evaluation.result_rows import SUPERSEDED, judge
+from eo_ssl.evaluation.results_folder import Folder
 from eo_ssl.evaluation.settings import Computing, Settings
-from eo_ssl.evaluation.studies import Grid, Study, study_of
+from eo_ssl.evaluation.spatial_leakage import note_spatial_leakage
+from eo_ssl.evaluation.studies import Grid, Study, expand_study
+from eo_ssl.evaluation.task_options import Choice, Name, open_task
 from eo_ssl.evaluation.tasks import HeldOut, Task
 from eo_ssl.evaluation.tuning import Tuning
-from eo_ssl.evaluation.workload import training_ahead
+from eo_ssl.evaluation.workload import estimate_training_cost
 from eo_ssl.manifest import Clock
 
 
@@ -95,9 +95,9 @@ def main(
     started = Clock()
     plain = candidates(encoders, seed=seed)
     choice = Choice(name, streams, clutter, sensor, classes, held_out, variant, card)
-    chosen = warned(named_task(task, data, choice))
+    chosen = note_spatial_leakage(open_task(task, data, choice))
     grid = Grid.of(sizes, normalisations, resizers)
-    compared = study_of(plain, chosen, study, grid=grid, seed=seed)
+    compared = expand_study(plain, chosen, study, grid=grid, seed=seed)
     default = () if fractions else SHOTS if task == "mstar_soc" else (0,)
     settings = Settings.of(
         protocols or DEFAULT[chosen.kind],
@@ -108,7 +108,7 @@ def main(
         draws=draws,
         seed=seed,
     )
-    chosen = admitted(chosen, compared, settings)
+    chosen = check_compatibility(chosen, compared, settings)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     inputs = {name: weights for one in plain for name, weights in one.weights.items()}
     if task not in BENCHMARKS:
@@ -128,7 +128,7 @@ def _run(
 ) -> None:
     """Judge, print and finish ``folder``; a finished one is printed again and left alone."""
     console, aside = Console(), Console(stderr=True)
-    ahead, frozen = training_ahead(task, compared, settings), not all(map(trains, settings.protocols))
+    ahead, frozen = estimate_training_cost(task, compared, settings), not all(map(trains, settings.protocols))
     if ahead.steps:
         aside.print(f"to train, at most: {ahead.words}", soft_wrap=True)
     with Progress(console=aside, transient=True) as progress:

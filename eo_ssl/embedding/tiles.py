@@ -23,7 +23,7 @@ from eo_ssl.corpus import Corpus
 from eo_ssl.embedding.table import Rows, Stored, schema, table, writer
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import CorpusSource, Part, corpus_source, extract
+from eo_ssl.evaluation.features import CorpusSource, Part, extract, open_corpus_source
 from eo_ssl.manifest import beside, commit, fault, file_sha256
 
 EMBEDDINGS = "embeddings.parquet"
@@ -69,7 +69,7 @@ def check_tiles(encoder: Encoder, corpus: Corpus, stream: str, *, row: int, sett
         fitting = [name for name, one in corpus.streams.items() if one.sensor == wanted]
         remedy = f"name {' or '.join(fitting)} with --stream" if fitting else "embed a corpus of that sensor"
         raise UserError(f"expected a stream of {wanted} for {encoder.name}, got {stream} of {given}; {remedy}")
-    one = Part(corpus_source(corpus, stream), np.array([row]))
+    one = Part(open_corpus_source(corpus, stream), np.array([row]))
     extract(encoder, one, batch_size=1, device=settings.device)
 
 
@@ -120,7 +120,7 @@ def embed_tiles(
     """
     final = out / EMBEDDINGS
     if not final.is_file():
-        source = corpus_source(corpus, stream)
+        source = open_corpus_source(corpus, stream)
         form = schema(encoder.dim, stored=settings.stored, about=describe(encoder, corpus, stream))
         starts = range(0, len(rows), settings.step)
         paths = [out / _PARTS / f"{number:06d}.parquet" for number in range(len(starts))]

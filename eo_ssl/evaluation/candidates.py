@@ -25,11 +25,11 @@ from eo_ssl.encoder import (
 )
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.perturbations import Perturbation
-from eo_ssl.evaluation.recipes import check_alike, check_seeds, parse_entry, pretraining_seed
+from eo_ssl.evaluation.preprocessing_variants import PreprocessingVariant
+from eo_ssl.evaluation.seeds import check_alike, check_seeds, parse_entry, read_pretraining_seed
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.trainstats import contract_order, train_stats
-from eo_ssl.evaluation.treatments import Treatment
+from eo_ssl.evaluation.training_statistics import compute_train_stats, list_task_bands
 from eo_ssl.models.vit import VitConfig
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
@@ -55,7 +55,7 @@ class Candidate:
     "what it is made of: a path, a spec, or the name of a weight-free one"
     second: Candidate | None = None
     "encoder of the second sensor, for a task with partners; a weight-free one serves both"
-    treatment: Treatment | None = None
+    treatment: PreprocessingVariant | None = None
     "departure from the contract; None for none"
     perturbation: Perturbation | None = None
     "what is done to the test images; None for nothing"
@@ -77,7 +77,7 @@ class Candidate:
             return found
         contract = found.preprocessing
         percentiles = self.treatment.normalisation == "percentile"
-        stats = train_stats(task, fold.train, contract.bands, convert=contract.convert, percentiles=percentiles)
+        stats = compute_train_stats(task, fold.train, contract.bands, convert=contract.convert, percentiles=percentiles)
         treated = self.treatment.of(contract, stats)
         if treated.resize == "to_size" and treated.size_px != contract.size_px:
             found = found.at_size(treated.size_px)
@@ -87,7 +87,7 @@ class Candidate:
         """Under its own contract."""
         if self.trained is not None:
             return self.trained
-        contract = train_contract(task, fold)
+        contract = make_train_contract(task, fold)
         fits = self.architecture is not None and (self.architecture.in_chans, self.architecture.img_size) == (
             len(contract.bands),
             contract.size_px,
@@ -136,7 +136,7 @@ class Candidate:
     @property
     def of_seed(self) -> int:
         """Seed of the weights."""
-        return self.seed if self.trained is None else pretraining_seed(self.name, self.trained)
+        return self.seed if self.trained is None else read_pretraining_seed(self.name, self.trained)
 
     @property
     def weights(self) -> dict[str, str]:
@@ -154,7 +154,7 @@ class Candidate:
         """What must be said beside a number of this candidate."""
         if self.perturbation is not None:
             return f"test images perturbed: {self.perturbation.about}"
-        if self.treatment is not None and self.treatment != Treatment():
+        if self.treatment is not None and self.treatment != PreprocessingVariant():
             return f"not as its contract says: {self.treatment.words}"
         if by_training(self.source) is not None:
             return "normalised by the training images, whatever its weights were trained with"
@@ -238,7 +238,7 @@ def _check_runs(runs: Sequence[Candidate | None]) -> None:
     trained = {run.name: run.trained for run in found if run.trained is not None}
     sources = {run.source for run in found}
     if len(trained) == len(runs):
-        seeds = {name: pretraining_seed(name, encoder) for name, encoder in trained.items()}
+        seeds = {name: read_pretraining_seed(name, encoder) for name, encoder in trained.items()}
         check_alike(trained)
         check_seeds(seeds)
     elif len(found) == len(runs) and len(sources) == 1 and sources <= set(BASELINES):
@@ -285,14 +285,14 @@ class _Stats:
     std: npt.NDArray[np.float64]
 
 
-def train_contract(task: Task, fold: Fold) -> Preprocessing:
+def make_train_contract(task: Task, fold: Fold) -> Preprocessing:
     """Return a contract from the training images of ``fold``: mean and standard deviation per band, power in dB.
 
     Test images never enter; bands that are constant or never valid in training are left out.
     """
-    first, bands = task.sources[0], contract_order(task)
+    first, bands = task.sources[0], list_task_bands(task)
     convert = (f"{first.quantity.value}->{first.quantity.in_db.value}",) if first.quantity.is_power else ()
-    found = train_stats(task, fold.train, bands, convert=convert)
+    found = compute_train_stats(task, fold.train, bands, convert=convert)
     usable = [
         i for i in range(len(bands)) if found.count[i] > 0 and found.std[i] > 1e-6 * abs(found.mean[i])
     ]  # rounding

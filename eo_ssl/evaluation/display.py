@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from eo_ssl.evaluation.leaderboard import departures
-from eo_ssl.evaluation.metrics import METRIC_WORDS
-from eo_ssl.evaluation.results import Row
+from eo_ssl.evaluation.result_rows import Row
+from eo_ssl.evaluation.task_metrics import METRIC_WORDS
 from eo_ssl.evaluation.tasks import Task
 
 

@@ -14,7 +14,7 @@ from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.features import Matrix, Part, Rows, extract
 from eo_ssl.evaluation.perturbations import Perturbation, PerturbedSource
 from eo_ssl.evaluation.tasks import Control, Task
-from eo_ssl.evaluation.trainstats import check_scale
+from eo_ssl.evaluation.training_statistics import check_scale
 from eo_ssl.manifest import fingerprint
 
 

@@ -140,7 +140,7 @@ class Features:
     "of encoder and source"
 
 
-def corpus_source(corpus: Corpus, stream: str, *, rows: Rows | None = None) -> CorpusSource:
+def open_corpus_source(corpus: Corpus, stream: str, *, rows: Rows | None = None) -> CorpusSource:
     """Return the images of ``stream``; ``rows`` (ascending, each once) selects some, None takes all.
 
     Raises:

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from eo_ssl.evaluation.metrics import METRIC_WORDS
-from eo_ssl.evaluation.results import Row
+from eo_ssl.evaluation.preprocessing_variants import NORMALISATIONS, RESIZERS, Normalisation, Resizer
+from eo_ssl.evaluation.result_rows import Row
 from eo_ssl.evaluation.sheets import STYLE, Sheet, svg
-from eo_ssl.evaluation.treatments import NORMALISATIONS, RESIZERS, Normalisation, Resizer
+from eo_ssl.evaluation.task_metrics import METRIC_WORDS
 
 PAGE_IN = 12.0  # width of a page with several panels in a row
 IN_ROW = 4  # panels, at most

@@ -17,8 +17,8 @@ from scipy.stats import norm as normal
 from scipy.stats import t as student
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.metrics import Floats, Ints, Measured
 from eo_ssl.evaluation.rarity import freedom, unseen
+from eo_ssl.evaluation.task_metrics import Floats, Ints, Measured
 
 LEVEL = 0.95
 REPLICATES = 2000
@@ -220,7 +220,7 @@ def _multiplicities(rng: np.random.Generator, count: int, replicates: int) -> Fl
     return counts
 
 
-def holm(chances: Sequence[float | None]) -> list[float | None]:
+def correct_by_holm(chances: Sequence[float | None]) -> list[float | None]:
     """Return the probabilities of a family of comparisons, corrected for their number (Holm 1979, Scand. J. Statist. 6:65).
 
     Of all comparisons that are named separable at 5 %, none is so by chance with a probability of 95 %. None stays None and does not count.

@@ -14,9 +14,9 @@ from itertools import groupby
 from typing import Any
 
 from eo_ssl.evaluation.figures import Picture, pictures
-from eo_ssl.evaluation.metrics import METRIC_WORDS
 from eo_ssl.evaluation.published import SOURCE, published_value
-from eo_ssl.evaluation.results import Row
+from eo_ssl.evaluation.result_rows import Row
+from eo_ssl.evaluation.task_metrics import METRIC_WORDS
 
 _FIELDS = (
     "task", "encoder", "protocol", "amount", "metric", "value", "low", "high", "against_best", "n_train", "n_test", "n_blocks", "eval_seeds",

@@ -69,7 +69,7 @@ class Probe(Linear):
         return predicted
 
 
-def standardiser(x: Matrix) -> tuple[Floats, Floats]:
+def fit_standardiser(x: Matrix) -> tuple[Floats, Floats]:
     """Return mean and standard deviation per column, float64 [D]; a column that is constant is divided by 1."""
     wide = x.astype(np.float64)
     scale = wide.std(axis=0)
@@ -99,7 +99,7 @@ def fit(x: Matrix, y: Labels, *, penalties: Sequence[float] = (1.0,), standardis
         )
     if min(penalties) <= 0:
         raise UserError(f"expected penalties C above 0, got {tuple(penalties)}; remove the others")
-    shift, scale = standardiser(x) if standardise else (np.zeros(x.shape[1]), np.ones(x.shape[1]))
+    shift, scale = fit_standardiser(x) if standardise else (np.zeros(x.shape[1]), np.ones(x.shape[1]))
     classes = np.unique(y)
     if len(classes) == 1:
         return [Probe(np.zeros((1, x.shape[1])), np.zeros(1), shift, scale, c, classes) for c in penalties]
@@ -156,7 +156,7 @@ def fit_labels(x: Matrix, y: npt.NDArray[np.uint8], *, penalties: Sequence[float
                 weight[index, label], bias[index, label] = probe.weight[1], probe.bias[1]
             else:
                 bias[index, label] = _CERTAIN if probe.classes[0] else -_CERTAIN
-    shift, scale = standardiser(x)
+    shift, scale = fit_standardiser(x)
     return [Scorer(weight[i], bias[i], shift, scale, penalty) for i, penalty in enumerate(penalties)]
 
 
@@ -168,7 +168,7 @@ def fit_values(x: Matrix, y: Matrix, *, penalties: Sequence[float] = (1.0,)) -> 
         y: [n] float32.
         penalties: values of C.
     """
-    shift, scale = standardiser(x)
+    shift, scale = fit_standardiser(x)
     data = (x - shift) / scale
     fitted = []
     for penalty in penalties:

@@ -13,7 +13,7 @@ from eo_ssl.evaluation import protocols, tuning
 from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.draws import Amount
 from eo_ssl.evaluation.features import Rows
-from eo_ssl.evaluation.metrics import Answers
+from eo_ssl.evaluation.task_metrics import Answers
 from eo_ssl.evaluation.tasks import Kind, Task
 
 METHODS = (*protocols.PROTOCOLS, *tuning.TUNED)

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import Matrix, Rows, Source, corpus_source
+from eo_ssl.evaluation.features import Matrix, Rows, Source, open_corpus_source
 from eo_ssl.evaluation.splits import Fold
-from eo_ssl.evaluation.tasks import Control, CorpusStream, Task, labelled_rows, numbers, ranked, texts
+from eo_ssl.evaluation.tasks import Control, CorpusStream, Task, find_labelled_rows, numbers, ranked, texts
 
 SHOTS = (1, 5, 10, 20)
 CLUTTER_PX = 128  # side of the crops that hold the clutter
@@ -21,7 +21,7 @@ TARGET_PX = 80  # side of the centre that is zeroed: no vehicle reaches beyond i
 CONTROL_PX = 32  # side of the image the clutter is compared at
 
 
-def mstar_task(chips: CorpusStream, *, clutter: CorpusStream, name: str = "mstar_soc") -> Task:
+def make_mstar_task(chips: CorpusStream, *, clutter: CorpusStream, name: str = "mstar_soc") -> Task:
     """Return the few-shot task on centre crops with the controls `size only` and `clutter only`.
 
     Args:
@@ -33,7 +33,7 @@ def mstar_task(chips: CorpusStream, *, clutter: CorpusStream, name: str = "mstar
         UserError: no labels or split, no chip sizes, another crop size, or chips without their 128-px crop.
     """
     corpus, stream = chips
-    rows, table = labelled_rows(chips)
+    rows, table = find_labelled_rows(chips)
     declared = texts(table, "benchmark_split")
     chosen = np.flatnonzero((declared == "train") | (declared == "test"))
     rows, table, declared = rows[chosen], table.take(chosen), declared[chosen]
@@ -62,7 +62,7 @@ def mstar_task(chips: CorpusStream, *, clutter: CorpusStream, name: str = "mstar
     )
     # Chips are separate images of separate targets and depressions (17 degrees train, 15 test): each is its own block.
     return Task(
-        name, (corpus_source(corpus, stream, rows=rows),), labels.astype(np.int64), tuple(names.tolist()), np.arange(len(rows), dtype=np.int64), folds,
+        name, (open_corpus_source(corpus, stream, rows=rows),), labels.astype(np.int64), tuple(names.tolist()), np.arange(len(rows), dtype=np.int64), folds,
         "SOC: train at 17 degrees depression, test at 15; blocks are chips", "accuracy",
         controls=controls, rank=ranked(files.tolist()),
     )  # fmt: skip
@@ -71,7 +71,7 @@ def mstar_task(chips: CorpusStream, *, clutter: CorpusStream, name: str = "mstar
 def _clutter(crops: CorpusStream, chips: np.ndarray[tuple[int, ...], np.dtype[np.str_]]) -> Matrix:
     """Pixels of the 128-px crop of each chip without its centre, resized: [n, 1024] float32."""
     corpus, stream = crops
-    rows, table = labelled_rows(crops)
+    rows, table = find_labelled_rows(crops)
     of = {chip: int(row) for chip, row in zip(table["source"].to_pylist(), rows, strict=True)}
     absent = [chip for chip in chips.tolist() if chip not in of]
     if absent:
@@ -80,17 +80,17 @@ def _clutter(crops: CorpusStream, chips: np.ndarray[tuple[int, ...], np.dtype[np
         )
     wanted = np.array([of[chip] for chip in chips.tolist()], dtype=np.int64)
     order = np.argsort(wanted)
-    source = corpus_source(corpus, stream, rows=wanted[order])
+    source = open_corpus_source(corpus, stream, rows=wanted[order])
     if source.shape[1:] != (CLUTTER_PX, CLUTTER_PX):
         raise UserError(
             f"expected crops of {CLUTTER_PX} px for the clutter control, got {source.shape[2]} px in {stream}; ingest with size_px={CLUTTER_PX}"
         )
     x = np.empty((len(wanted), source.shape[0] * CONTROL_PX**2), dtype=np.float32)
-    x[order] = clutter_features(source)
+    x[order] = compute_clutter_features(source)
     return x
 
 
-def clutter_features(source: Source, *, batch_size: int = 256) -> Matrix:
+def compute_clutter_features(source: Source, *, batch_size: int = 256) -> Matrix:
     """Return the images of ``source`` without their centre, at 32 px, as one row each: [n, C * 1024] float32."""
     size = source.shape[2]
     low, high = (size - TARGET_PX) // 2, (size + TARGET_PX) // 2

@@ -12,8 +12,8 @@ from eo_ssl.errors import UserError, nearest
 from eo_ssl.evaluation import knn, linear, sgd
 from eo_ssl.evaluation.draws import Amount
 from eo_ssl.evaluation.features import Matrix, Rows
-from eo_ssl.evaluation.metrics import Answers, measure
 from eo_ssl.evaluation.splits import Fold
+from eo_ssl.evaluation.task_metrics import Answers, measure
 from eo_ssl.evaluation.tasks import Kind, Task
 
 Protocol = Literal["knn5", "knn5-standardised", "knn20-cosine", "linear", "linear-sgd"]
@@ -116,7 +116,7 @@ def _predict(
         rows, weights = knn.similar(known, asked, k=k)
     else:
         if protocol == "knn5-standardised":
-            shift, scale = linear.standardiser(known)
+            shift, scale = linear.fit_standardiser(known)
             known, asked = (((one - shift) / scale).astype(np.float32) for one in (known, asked))
         rows = knn.neighbours(known, asked, k=k)
     near = task.labels[train][rows]  # [m, k, ...]

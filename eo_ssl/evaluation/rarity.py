@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eo_ssl.evaluation.metrics import Floats, Ints
+from eo_ssl.evaluation.task_metrics import Floats, Ints
 
 SHARE = (2.0, 2.0)
 "Answers added to each class: right and wrong ones, which are 1 and 0."

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.linear import Floats, Matrix, Scorer, standardiser
+from eo_ssl.evaluation.linear import Floats, Matrix, Scorer, fit_standardiser
 
 RATES = tuple(10.0 ** (power / 2) for power in range(-8, 1))
 """Learning rates for a batch of 256: 1e-4 ... 1, as the sweep of Oquab et al. 2023 (DINOv2, arXiv 2304.07193, appendix B.3) spans."""
@@ -53,7 +53,7 @@ def fit(x: Matrix, y: npt.NDArray[Any], problem: Problem, *, rates: Sequence[flo
         raise UserError(
             f"expected as many labels as samples and at least one, got {len(x)} samples and {len(y)} labels; check the task's split"
         )
-    shift, scale = standardiser(x)
+    shift, scale = fit_standardiser(x)
     centre, spread = (float(y.mean()), float(y.std()) or 1.0) if problem.kind == "regression" else (0.0, 1.0)
     data = torch.from_numpy(((x - shift) / scale).astype(np.float32))
     target = torch.from_numpy((y - centre) / spread if problem.kind == "regression" else np.ascontiguousarray(y))

@@ -12,8 +12,8 @@ import numpy as np
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.perturbations import Perturbation, perturbations
+from eo_ssl.evaluation.preprocessing_variants import NORMALISATIONS, PreprocessingVariant
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.treatments import NORMALISATIONS, Treatment
 
 Study = Literal["compare", "grid", "robustness"]
 
@@ -22,7 +22,7 @@ Study = Literal["compare", "grid", "robustness"]
 class Grid:
     """Which sizes, normalisations and resizers are tried, every one with every other."""
 
-    treatments: tuple[Treatment, ...]
+    treatments: tuple[PreprocessingVariant, ...]
 
     @classmethod
     def of(
@@ -34,14 +34,14 @@ class Grid:
             UserError: a name that does not exist.
         """
         chosen: list[Any] = [[None, *(sizes or ())], normalisations or NORMALISATIONS, resizers or ("contract",)]
-        return cls(tuple(Treatment(*one) for one in product(*chosen)))
+        return cls(tuple(PreprocessingVariant(*one) for one in product(*chosen)))
 
     def departures(self, candidate: Candidate) -> tuple[Candidate, ...]:
         """Return ``candidate`` under its contract, then under each treatment."""
         others = [
             replace(candidate, name=f"{candidate.name} | {one.words}", treatment=one, reference=candidate.name)
             for one in self.treatments
-            if one != Treatment()
+            if one != PreprocessingVariant()
         ]
         return (candidate, *others)
 
@@ -58,20 +58,20 @@ def perturbed(candidate: Candidate, task: Task, *, seed: int) -> tuple[Candidate
 
 
 def again(task: Task) -> tuple[Perturbation, ...]:
-    """Return the perturbations that show the same ground again (`twins`), where every source has such tiles."""
-    names = [name for name in ("season", "orbit") if all(name in [twin.name for twin in own] for own in task.twins)]
+    """Return the perturbations that show the same ground again (`revisits`), where every source has such tiles."""
+    names = [name for name in ("season", "orbit") if all(name in [revisit.name for revisit in own] for own in task.revisits)]
     found = []
-    for name in names if task.twins else ():
-        chosen = [next(twin for twin in own if twin.name == name) for own in task.twins]
-        about = "; ".join(dict.fromkeys(twin.about for twin in chosen))
+    for name in names if task.revisits else ():
+        chosen = [next(revisit for revisit in own if revisit.name == name) for own in task.revisits]
+        about = "; ".join(dict.fromkeys(revisit.about for revisit in chosen))
         tested = [len(positions) for _, positions in task.by_source(task.tested)]
-        share = np.average([twin.share for twin in chosen], weights=tested)
+        share = np.average([revisit.share for revisit in chosen], weights=tested)
         shown = f"other {name}" if share == 1 else f"other {name} ({100 * share:.0f} % of the tiles)"
-        found.append(Perturbation(shown, about, instead=tuple(twin.source for twin in chosen)))
+        found.append(Perturbation(shown, about, instead=tuple(revisit.source for revisit in chosen)))
     return tuple(found)
 
 
-def study_of(
+def expand_study(
     compared: Sequence[Candidate], task: Task, study: Study, *, grid: Grid, seed: int
 ) -> tuple[Candidate, ...]:
     """Return what is judged: the candidates, or each of them followed by its departures.

@@ -15,11 +15,11 @@ import pyarrow as pa
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import UserError, nearest
-from eo_ssl.evaluation.features import Matrix, Rows, Source, corpus_source, translated
-from eo_ssl.evaluation.metrics import Metric
+from eo_ssl.evaluation.features import Matrix, Rows, Source, open_corpus_source, translated
+from eo_ssl.evaluation.revisits import COLUMNS as AGAIN
+from eo_ssl.evaluation.revisits import Revisit, find_revisits
 from eo_ssl.evaluation.splits import Division, Fold, Places, divide
-from eo_ssl.evaluation.twins import COLUMNS as AGAIN
-from eo_ssl.evaluation.twins import Twin, twins_of
+from eo_ssl.evaluation.task_metrics import Metric
 from eo_ssl.manifest import fingerprint
 
 HeldOut = Literal["unseen", "all"]
@@ -94,7 +94,7 @@ class Task:
     "[n] place of each image among all by a name that outlives the corpus, so that draws do not depend on row order; None for positions"
     places: npt.NDArray[np.float64] | None = None
     "[n, 4] xmin, ymin, xmax, ymax of each image in degrees, NaN without georeference; None where nothing is known"
-    twins: tuple[tuple[Twin, ...], ...] = ()
+    revisits: tuple[tuple[Revisit, ...], ...] = ()
     "of each source"
     kept: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     "statistics of training images and the tasks of each sensor, made once"
@@ -159,7 +159,7 @@ class Task:
         )
 
 
-def corpus_task(
+def make_corpus_task(
     corpora: Sequence[CorpusStream],
     *,
     name: str,
@@ -185,12 +185,12 @@ def corpus_task(
     Raises:
         UserError: no labels, one class only, an unknown class, or nothing left to test.
     """
-    parts = [labelled_rows(one, classes=classes) for one in corpora]
+    parts = [find_labelled_rows(one, classes=classes) for one in corpora]
     table = pa.concat_tables([part for _, part in parts])
     names = _class_names(table, classes, task=name)
     sources = []
     for (corpus, stream), (rows, _) in zip(corpora, parts, strict=True):
-        source = corpus_source(corpus, stream, rows=rows)
+        source = open_corpus_source(corpus, stream, rows=rows)
         sources.append(source if sensor is None or sensor == source.sensor else translated(source, sensor=sensor))
     labels = np.searchsorted(names, table["label_name"].to_pylist()).astype(np.int64)
     division = _divided(table, held_out)
@@ -209,8 +209,8 @@ def corpus_task(
     return Task(
         name, tuple(sources), labels, names, division.blocks, folds, division.split, metric, tuple(notes), rank=_rank(table),
         places=numbers(table, ("xmin", "ymin", "xmax", "ymax")),
-        twins=tuple(
-            twins_of(source, corpus.index(stream, columns=list(AGAIN)), folds, first=sum(map(len, sources[:number])))
+        revisits=tuple(
+            find_revisits(source, corpus.index(stream, columns=list(AGAIN)), folds, first=sum(map(len, sources[:number])))
             for number, (source, (corpus, stream)) in enumerate(zip(sources, corpora, strict=True))
         ),
     )  # fmt: skip
@@ -239,7 +239,7 @@ def _rank(table: pa.Table) -> Rows:
     )
 
 
-def labelled_rows(part: CorpusStream, *, classes: Sequence[str] | None = None) -> tuple[Rows, pa.Table]:
+def find_labelled_rows(part: CorpusStream, *, classes: Sequence[str] | None = None) -> tuple[Rows, pa.Table]:
     """Return the rows of a stream that carry a label (of ``classes``), and their part of the index."""
     corpus, stream = part
     table = corpus.index(stream, columns=list(COLUMNS))

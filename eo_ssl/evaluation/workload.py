@@ -9,10 +9,10 @@ from eo_ssl.evaluation.draws import draw
 from eo_ssl.evaluation.methods import trainable, trains
 from eo_ssl.evaluation.settings import Settings
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.tuning import Work, work_of
+from eo_ssl.evaluation.tuning import Work, estimate_fold_cost
 
 
-def training_ahead(task: Task, compared: Sequence[Candidate], settings: Settings) -> Work:
+def estimate_training_cost(task: Task, compared: Sequence[Candidate], settings: Settings) -> Work:
     """Return all that the trained protocols of ``settings`` do: every run that can be trained, amount, draw, fold and rate.
 
     Nothing is subtracted for results that are there already.
@@ -24,5 +24,5 @@ def training_ahead(task: Task, compared: Sequence[Candidate], settings: Settings
         for drawn in draw(task, amount, draws=settings.draws, seed=settings.seed):
             for fold, train in zip(task.folds, drawn, strict=True):
                 for method in methods:
-                    found += work_of(task, fold, train, protocol=method, config=settings.tuning)
+                    found += estimate_fold_cost(task, fold, train, protocol=method, config=settings.tuning)
     return found * sum(trainable(run, task) for one in compared for run in one.runs)

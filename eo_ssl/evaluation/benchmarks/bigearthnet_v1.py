@@ -13,8 +13,8 @@ import numpy as np
 from torchgeo.datasets import BigEarthNet
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.bigearthnet_v2 import SIZE_PX, band_folders
-from eo_ssl.evaluation.benchmarks.images import Stored, card_source, consecutive, list_lines, numbered
+from eo_ssl.evaluation.benchmarks.bigearthnet_v2 import SIZE_PX, make_band_folders
+from eo_ssl.evaluation.benchmarks.images import Stored, card_source, list_lines, make_consecutive_fold, number_names
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import file_sha256
@@ -51,11 +51,13 @@ def load(request: Request) -> Task:
         if not folders[kind][0].is_dir():
             raise request.absent(f"no {folders[kind][0].relative_to(request.root)}")
         content = [kind, *(file_sha256(path) for path in lists)]
-        sources.append(card_source(band_folders(folders[kind], card), card, size=(SIZE_PX, SIZE_PX), content=content))
+        sources.append(
+            card_source(make_band_folders(folders[kind], card), card, size=(SIZE_PX, SIZE_PX), content=content)
+        )
     products = [pair[0].rsplit("_", 2)[0] for pair in pairs]
-    fold = consecutive(*counts, names=[pair[0] for pair in pairs])
+    fold = make_consecutive_fold(*counts, names=[pair[0] for pair in pairs])
     return Task(
-        request.name, (sources[0],), _labels(folders[kinds[0]]), CLASS_NAMES, numbered(products), (fold,), SPLIT, "micro_ap",
+        request.name, (sources[0],), _labels(folders[kinds[0]]), CLASS_NAMES, number_names(products), (fold,), SPLIT, "micro_ap",
         ("not comparable with BigEarthNet v2, whose labels, patches and split differ", "20 and 60 m bands brought to 10 m by bilinear interpolation"),
         kind="multilabel", partners=tuple(sources[1:]),
     )  # fmt: skip

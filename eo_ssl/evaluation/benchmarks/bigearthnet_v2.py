@@ -18,7 +18,14 @@ from torchgeo.datasets import BigEarthNetV2
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import Stored, card_source, consecutive, gathered, numbered, read_planes
+from eo_ssl.evaluation.benchmarks.images import (
+    Stored,
+    card_source,
+    gather_images,
+    make_consecutive_fold,
+    number_names,
+    read_planes,
+)
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.features import Rows
 from eo_ssl.evaluation.tasks import Task
@@ -48,7 +55,7 @@ class BandFolders:
 
     def stored(self, positions: Rows) -> Stored:
         """Return the patches at ``positions``, [n, bands, 120, 120], all bands at 10 m."""
-        return gathered(lambda at: self._patch(self.folders[at]), positions.tolist())
+        return gather_images(lambda at: self._patch(self.folders[at]), positions.tolist())
 
     def _patch(self, folder: Path) -> Stored:
         planes = [
@@ -58,7 +65,7 @@ class BandFolders:
         return np.stack(planes).astype(np.float32, copy=False)
 
 
-def band_folders(folders: tuple[Path, ...], card: Card) -> BandFolders:
+def make_band_folders(folders: tuple[Path, ...], card: Card) -> BandFolders:
     """Return the patches in ``folders`` with the bands of ``card``, each at the resolution of its sensor."""
     known = sensor(card.sensor)
     return BandFolders(folders, card.bands, tuple(round(known.band(name).gsd_m / card.gsd_m) for name in card.bands))
@@ -83,12 +90,12 @@ def load(request: Request) -> Task:
         if not folders[0].is_dir():
             raise request.absent(f"no {folders[0].relative_to(request.root)}")
         content = [kind, file_sha256(request.root / BigEarthNetV2.dir_file_names["metadata"])]
-        sources.append(card_source(band_folders(folders, card), card, size=(SIZE_PX, SIZE_PX), content=content))
+        sources.append(card_source(make_band_folders(folders, card), card, size=(SIZE_PX, SIZE_PX), content=content))
     counts = [table["split"].count(split) for split in SPLITS]
-    fold = consecutive(*counts, names=table["patch_id"])
+    fold = make_consecutive_fold(*counts, names=table["patch_id"])
     tiles = [_tile(name) for name in table["patch_id"]]
     return Task(
-        request.name, (sources[0],), _labels(table["labels"], class_names, request), class_names, numbered(tiles), (fold,), SPLIT, "micro_ap",
+        request.name, (sources[0],), _labels(table["labels"], class_names, request), class_names, number_names(tiles), (fold,), SPLIT, "micro_ap",
         ("not comparable with BigEarthNet v1, whose labels, patches and split differ", "20 and 60 m bands brought to 10 m by bilinear interpolation"),
         kind="multilabel", partners=tuple(sources[1:]),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from eo_ssl.evaluation.benchmarks.request import Request
 _NAMED = 3  # classes of a split that are named
 
 
-def incomplete(request: Request, lists: Sequence[Path], images: Path) -> UserError:
+def describe_incomplete(request: Request, lists: Sequence[Path], images: Path) -> UserError:
     """Return the error that says what is missing: a list, the images, or those of a class in a split.
 
     Args:

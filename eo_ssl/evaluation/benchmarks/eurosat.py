@@ -9,14 +9,14 @@ from torchgeo.datasets import DatasetNotFoundError, EuroSAT, EuroSATSpatial
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.coverage import incomplete
+from eo_ssl.evaluation.benchmarks.coverage import describe_incomplete
 from eo_ssl.evaluation.benchmarks.images import (
     TorchGeoImages,
     card_source,
     check_complete,
-    consecutive,
-    raster_places,
-    raster_shape,
+    make_consecutive_fold,
+    read_raster_boxes,
+    read_raster_shape,
 )
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
@@ -43,7 +43,7 @@ def load(request: Request) -> Task:
         try:
             datasets.append(reader(root=str(request.root), split=split, bands=EuroSAT.all_band_names, download=False))
         except (DatasetNotFoundError, FileNotFoundError) as error:
-            raise incomplete(request, lists, request.root / reader.base_dir) from error
+            raise describe_incomplete(request, lists, request.root / reader.base_dir) from error
         check_complete(request.root / reader.split_filenames[split], len(datasets[-1]))
     paths = [Path(path) for dataset in datasets for path, _ in dataset.samples]
     labels = np.array([label for dataset in datasets for _, label in dataset.samples], dtype=np.int64)
@@ -60,17 +60,17 @@ def load(request: Request) -> Task:
         content=[[path.name, file_sha256(path)] for path in paths],
         wanted=RGB if request.variant.endswith("rgb") else None,
     )
-    fold = consecutive(*(len(dataset) for dataset in datasets), names=[path.name for path in paths])
+    fold = make_consecutive_fold(*(len(dataset) for dataset in datasets), names=[path.name for path in paths])
     others = "80/20 or random" if spatial else "80/20 or spatial"
     return Task(
         request.name, (source,), labels, names, np.arange(len(labels), dtype=np.int64), (fold,), SPATIAL if spatial else RANDOM, "accuracy",
-        (f"not comparable with {others} splits of EuroSAT",), places=raster_places(paths),
+        (f"not comparable with {others} splits of EuroSAT",), places=read_raster_boxes(paths),
     )  # fmt: skip
 
 
 def _check_planes(path: Path, card: Card) -> None:
     """Refuse files of the RGB release or of another size before TorchGeo picks planes that are not there."""
-    found = raster_shape(path)
+    found = read_raster_shape(path)
     if found != (len(card.bands), SIZE_PX, SIZE_PX):
         raise UserError(
             f"expected EuroSAT images {[len(card.bands), SIZE_PX, SIZE_PX]} (card {card.name}), got {list(found)} in {path.name}; "

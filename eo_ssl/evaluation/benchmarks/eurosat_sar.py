@@ -6,7 +6,7 @@ import numpy as np
 from torchgeo.datasets import CopernicusBenchEuroSATS1, DatasetNotFoundError
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import TorchGeoImages, card_source, consecutive, raster_shape
+from eo_ssl.evaluation.benchmarks.images import TorchGeoImages, card_source, make_consecutive_fold, read_raster_shape
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import file_sha256
@@ -40,7 +40,7 @@ def load(request: Request) -> Task:
     for path in paths:
         if not path.is_file():
             raise request.absent(f"no {path.relative_to(request.root)}")
-    shape, wanted = raster_shape(paths[0]), (len(request.card.bands), SIZE_PX, SIZE_PX)
+    shape, wanted = read_raster_shape(paths[0]), (len(request.card.bands), SIZE_PX, SIZE_PX)
     if shape != wanted:
         raise UserError(
             f"expected images {list(wanted)} (card {request.card.name}), got {list(shape)} in {paths[0].name}; use EuroSAT-SAR"
@@ -48,7 +48,7 @@ def load(request: Request) -> Task:
     content = [[path.name, file_sha256(path)] for path in paths]
     source = card_source(TorchGeoImages(tuple(datasets)), request.card, size=wanted[1:], content=content)
     labels = np.array([classes.index(kind) for kind in found], dtype=np.int64)
-    fold = consecutive(*(len(dataset) for dataset in datasets), names=names)
+    fold = make_consecutive_fold(*(len(dataset) for dataset in datasets), names=names)
     return Task(
         request.name, (source,), labels, classes, np.arange(len(labels), dtype=np.int64), (fold,), SPLIT, "accuracy",
         ("classes are numbered in another order than those of EuroSAT",),

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import Stored, card_source, consecutive, stacked
+from eo_ssl.evaluation.benchmarks.images import Stored, card_source, make_consecutive_fold, stack_images
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.features import Rows
 from eo_ssl.evaluation.tasks import Task
@@ -47,7 +47,7 @@ class Samples:
 
     def stored(self, positions: Rows) -> Stored:
         """Return the images at ``positions``, [n, 13, 64, 64], planes in the order of `KEYS`."""
-        return stacked([read_sample(self.paths[at]) for at in positions.tolist()])
+        return stack_images([read_sample(self.paths[at]) for at in positions.tolist()])
 
 
 def read_sample(path: Path) -> Stored:
@@ -66,7 +66,7 @@ def read_sample(path: Path) -> Stored:
                     f"expected the arrays {KEYS[0]!r} ... {KEYS[-1]!r} in {path}, got {', '.join(arrays[:4]) or 'none'} ({len(arrays)}); "
                     "fetch m-eurosat of classification_v1.0"
                 )
-            return stacked([np.asarray(file[key]) for key in arrays])
+            return stack_images([np.asarray(file[key]) for key in arrays])
     except OSError as error:
         raise UserError(
             f"expected an HDF5 file at {path}, got {str(error).splitlines()[0]}; fetch the file again"
@@ -101,7 +101,7 @@ def load(request: Request) -> Task:
     labels = np.array([of[name] for name in names], dtype=np.int64)
     content = [[path.name, file_sha256(path)] for path in paths]
     source = card_source(Samples(paths), request.card, size=(SIZE_PX, SIZE_PX), content=content)
-    fold = consecutive(*(len(partition.get(split, [])) for split in ("train", "valid", "test")), names=names)
+    fold = make_consecutive_fold(*(len(partition.get(split, [])) for split in ("train", "valid", "test")), names=names)
     return Task(
         request.name, (source,), labels, tuple(classes), np.arange(len(labels), dtype=np.int64), (fold,), SPLIT, "accuracy",
         ("bands by what the planes are: the arrays called 08A to 12 hold B09, B10, B11, B12, B8A",),

@@ -100,7 +100,7 @@ class MaskedCardSource(CardSource):
         self.masks(positions, out)
 
 
-def chosen_bands(card: Card, wanted: Sequence[str] | None) -> tuple[str, ...]:
+def choose_bands(card: Card, wanted: Sequence[str] | None) -> tuple[str, ...]:
     """Return the bands of a task by name: all of the card's in file order, or those wanted.
 
     Raises:
@@ -130,7 +130,7 @@ def card_source(
         wanted: bands of the task; None for all in file order.
         masks: fills class indices, for segmentation.
     """
-    bands = chosen_bands(card, wanted)
+    bands = choose_bands(card, wanted)
     identity = fingerprint([card.to_json(), bands, content])
     shape = (len(bands), *size)
     if masks is None:
@@ -138,7 +138,7 @@ def card_source(
     return MaskedCardSource(files, card, bands, shape, identity, masks)
 
 
-def consecutive(train: int, validation: int, test: int, *, names: Sequence[object] | None) -> Fold:
+def make_consecutive_fold(train: int, validation: int, test: int, *, names: Sequence[object] | None) -> Fold:
     """Return the fold of images that stand split after split: train, validation, test.
 
     Args:
@@ -162,7 +162,7 @@ def consecutive(train: int, validation: int, test: int, *, names: Sequence[objec
     return Fold(parts[0], parts[2], parts[1])
 
 
-def numbered(names: Sequence[str]) -> Rows:
+def number_names(names: Sequence[str]) -> Rows:
     """Return equal numbers for equal names, int64 [n]: the blocks of a bootstrap."""
     return np.unique(np.array(names, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
 
@@ -201,7 +201,7 @@ def read_planes(path: Path, *, planes: int, size: tuple[int, int] | None = None,
         ) from error
 
 
-def raster_shape(path: Path) -> tuple[int, int, int]:
+def read_raster_shape(path: Path) -> tuple[int, int, int]:
     """Return bands, height and width of a raster.
 
     Raises:
@@ -228,7 +228,7 @@ class Rasters:
 
     def stored(self, positions: Rows) -> Stored:
         """Return the images at ``positions``."""
-        return gathered(lambda at: read_planes(self.paths[at], planes=self.planes), positions.tolist())
+        return gather_images(lambda at: read_planes(self.paths[at], planes=self.planes), positions.tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,10 +249,10 @@ class TorchGeoImages:
             part = int(np.searchsorted(starts, at, side="right")) - 1
             return np.asarray(self.splits[part][at - int(starts[part])]["image"].numpy())
 
-        return gathered(image, positions.tolist())
+        return gather_images(image, positions.tolist())
 
 
-def gathered(read: Callable[[int], Stored], numbers: Sequence[int]) -> Stored:
+def gather_images(read: Callable[[int], Stored], numbers: Sequence[int]) -> Stored:
     """Return what ``read`` gives for each of ``numbers`` as one array, read by several threads: small files wait for the disk."""
 
     def one(number: int) -> Stored:
@@ -260,10 +260,10 @@ def gathered(read: Callable[[int], Stored], numbers: Sequence[int]) -> Stored:
             return read(number)
 
     with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="eo-ssl-images") as pool:
-        return stacked(list(pool.map(one, numbers)))
+        return stack_images(list(pool.map(one, numbers)))
 
 
-def stacked(images: list[Stored]) -> Stored:
+def stack_images(images: list[Stored]) -> Stored:
     """Return images of one size as one array.
 
     Raises:
@@ -295,7 +295,7 @@ def check_complete(path: Path, found: int) -> None:
         )
 
 
-def raster_places(paths: Sequence[Path]) -> npt.NDArray[np.float64]:
+def read_raster_boxes(paths: Sequence[Path]) -> npt.NDArray[np.float64]:
     """Return xmin, ymin, xmax, ymax of each raster in degrees, float64 [n, 4]; NaN for one without georeference."""
 
     def place(path: Path) -> tuple[float, float, float, float]:

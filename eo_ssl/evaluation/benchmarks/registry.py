@@ -141,7 +141,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 }  # fmt: skip
 
 
-def benchmark_task(name: str, root: Path, *, variant: str | None = None, card: Card | None = None) -> Task:
+def load_benchmark(name: str, root: Path, *, variant: str | None = None, card: Card | None = None) -> Task:
     """Return a published benchmark as a task.
 
     Args:

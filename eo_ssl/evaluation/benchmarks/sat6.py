@@ -10,7 +10,7 @@ from scipy.io import loadmat, whosmat
 from scipy.io.matlab import MatReadError
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import Stored, card_source, consecutive
+from eo_ssl.evaluation.benchmarks.images import Stored, card_source, make_consecutive_fold
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.features import Rows
 from eo_ssl.evaluation.tasks import Task
@@ -77,7 +77,7 @@ def load(request: Request) -> Task:
     parts = (arrays["train_x"], arrays["test_x"])
     content = [path.stat().st_size, labels.tolist()]
     source = card_source(Arrays(parts), request.card, size=(SIZE_PX, SIZE_PX), content=content)
-    fold = consecutive(parts[0].shape[3], 0, parts[1].shape[3], names=None)
+    fold = make_consecutive_fold(parts[0].shape[3], 0, parts[1].shape[3], names=None)
     return Task(
         request.name, (source,), labels, CLASS_NAMES, np.arange(len(labels), dtype=np.int64), (fold,), SPLIT, "accuracy",
         ("near its ceiling: statistics of pixels alone reach 99.6 %",),

@@ -14,11 +14,11 @@ from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks.images import (
     Rasters,
     card_source,
-    consecutive,
     list_lines,
-    numbered,
-    raster_shape,
+    make_consecutive_fold,
+    number_names,
     read_planes,
+    read_raster_shape,
 )
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.features import Rows
@@ -83,12 +83,12 @@ def load(request: Request) -> Task:
     sources = []
     for paths, card in zip(images, request.cards, strict=True):
         content = [[path.name, file_sha256(path)] for path in (*paths, *labels)]
-        size = raster_shape(paths[0])[1:]
+        size = read_raster_shape(paths[0])[1:]
         files = Rasters(paths, len(card.bands))
         sources.append(card_source(files, card, size=size, content=content, masks=masks))
-    fold = consecutive(*counts, names=chips)
+    fold = make_consecutive_fold(*counts, names=chips)
     events = [chip.rpartition("_")[0] for chip in chips]
-    blocks = np.arange(len(chips), dtype=np.int64) if bolivia else numbered(events)
+    blocks = np.arange(len(chips), dtype=np.int64) if bolivia else number_names(events)
     return Task(
         request.name, (sources[0],), np.zeros((len(chips), 0), dtype=np.int64), CLASS_NAMES, blocks, (fold,), SPLITS[bolivia], "miou",
         ("hand labels only; the weak labels of the publication are not used",), kind="segmentation", partners=tuple(sources[1:]),

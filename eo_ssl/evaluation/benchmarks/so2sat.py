@@ -15,7 +15,7 @@ import numpy as np
 from torchgeo.datasets import So2Sat
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import CardSource, Stored, card_source, consecutive
+from eo_ssl.evaluation.benchmarks.images import CardSource, Stored, card_source, make_consecutive_fold
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.features import Rows
 from eo_ssl.evaluation.tasks import Task
@@ -116,7 +116,7 @@ def load(request: Request) -> Task:
         images = H5Patches(paths, sizes, kind.key, kind.channels)
         sources.append(card_source(images, card, size=(SIZE_PX, SIZE_PX), content=fingerprint([kind.key, content])))
     train, test = sizes[0], sizes[-1]
-    fold = consecutive(train, sizes[1] if len(sizes) == 3 else 0, test, names=None)
+    fold = make_consecutive_fold(train, sizes[1] if len(sizes) == 3 else 0, test, names=None)
     every = np.concatenate(labels)
     return Task(
         request.name, (sources[0],), every, tuple(So2Sat.classes), np.arange(len(every), dtype=np.int64), (fold,), SPLITS[split], "accuracy",

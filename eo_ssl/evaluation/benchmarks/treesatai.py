@@ -12,7 +12,13 @@ import numpy as np
 from torchgeo.datasets import TreeSatAI
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import Rasters, card_source, consecutive, list_lines, raster_shape
+from eo_ssl.evaluation.benchmarks.images import (
+    Rasters,
+    card_source,
+    list_lines,
+    make_consecutive_fold,
+    read_raster_shape,
+)
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import file_sha256
@@ -50,14 +56,14 @@ def load(request: Request) -> Task:
     absent = next((path for path in paths if not path.is_file()), None)
     if absent is not None:
         raise request.absent(f"no {absent.relative_to(request.root)}")
-    shape, wanted = raster_shape(paths[0]), (len(request.card.bands), *SIZE_PX[request.variant])
+    shape, wanted = read_raster_shape(paths[0]), (len(request.card.bands), *SIZE_PX[request.variant])
     if shape != wanted:
         raise UserError(
             f"expected images {list(wanted)} of 60 m in {folder}, got {list(shape)}; use the 60 m patches that the card describes"
         )
     content = [request.variant, files, *(file_sha256(path) for path in (*lists.values(), labels_path))]
     source = card_source(Rasters(paths, len(request.card.bands)), request.card, size=wanted[1:], content=content)
-    fold = consecutive(len(names["train"]), 0, len(names["test"]), names=files)
+    fold = make_consecutive_fold(len(names["train"]), 0, len(names["test"]), names=files)
     return Task(
         request.name, (source,), labels, classes, np.arange(len(files), dtype=np.int64), (fold,), SPLIT, "micro_ap",
         ("genera at their own share of a plot count alike: a label is present or not",), kind="multilabel",

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from eo_ssl.evaluation.tuning.choices import KINDS, TUNED, Tuned, Tuning, check_tuned, describe
 from eo_ssl.evaluation.tuning.prediction import predict_tuned
-from eo_ssl.evaluation.tuning.work import Work, work_of
+from eo_ssl.evaluation.tuning.training_cost import Work, estimate_fold_cost
+from eo_ssl.evaluation.tuning.tuning_config import KINDS, TUNED, Tuned, Tuning, check_tuned, describe
 
-__all__ = ["KINDS", "TUNED", "Tuned", "Tuning", "Work", "check_tuned", "describe", "predict_tuned", "work_of"]
+__all__ = [
+    "KINDS",
+    "TUNED",
+    "Tuned",
+    "Tuning",
+    "Work",
+    "check_tuned",
+    "describe",
+    "predict_tuned",
+    "estimate_fold_cost",
+]

@@ -9,8 +9,8 @@ from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eo_ssl.evaluation.tuning.choices import Decoder
-from eo_ssl.evaluation.tuning.maps import DEPTHS, Maps
+from eo_ssl.evaluation.tuning.feature_maps import DEPTHS, Maps
+from eo_ssl.evaluation.tuning.tuning_config import Decoder
 
 
 class LinearDecoder(nn.Module):
@@ -86,7 +86,7 @@ class Dpt(nn.Module):
             sides = [(rows + rows % 2, columns + columns % 2)] * DEPTHS
         else:
             sides = [(rows << power, columns << power) for power in range(DEPTHS - 1, -1, -1)]
-        aligned = [resized(one, side) for one, side in zip(given.maps, sides, strict=True)]
+        aligned = [resize_maps(one, side) for one, side in zip(given.maps, sides, strict=True)]
         logits: Tensor = self.head(self.decoder(aligned, list(given.prefix)))
         return logits
 
@@ -99,7 +99,7 @@ def make_decoder(decoder: Decoder, example: Maps, *, classes: int, width: int) -
     return made(example, classes=classes, width=width)
 
 
-def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Return [B, D, h, w] at another size, bilinear with the edges of the images together; as it is where the size fits."""
     if tuple(maps.shape[-2:]) == size:
         return maps

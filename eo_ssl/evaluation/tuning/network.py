@@ -12,11 +12,17 @@ from torch import Tensor, nn
 from eo_ssl.encoder import Encoder, VitEncoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.tuning import lora
-from eo_ssl.evaluation.tuning.batches import Batch
-from eo_ssl.evaluation.tuning.choices import Decoder, Tuned, Tuning
 from eo_ssl.evaluation.tuning.decoders import make_decoder
-from eo_ssl.evaluation.tuning.maps import Maps, check_maps, four_maps, last_map, network_input
-from eo_ssl.evaluation.tuning.optimisation import Group, head_groups, layer_groups, stochastic_depth
+from eo_ssl.evaluation.tuning.feature_maps import (
+    Maps,
+    check_maps,
+    compute_four_maps,
+    compute_last_map,
+    prepare_network_input,
+)
+from eo_ssl.evaluation.tuning.optimisation import Group, add_stochastic_depth, group_head, group_layers
+from eo_ssl.evaluation.tuning.task_loader import Batch
+from eo_ssl.evaluation.tuning.tuning_config import Decoder, Tuned, Tuning
 
 
 class Network(nn.Module):
@@ -55,16 +61,16 @@ class Network(nn.Module):
         if self.decoder is None:
             features: Tensor = self.encoder.features(image, valid=valid)
             return features
-        maps = last_map if self.decoder == "linear" else four_maps
-        return maps(self.encoder.model, network_input(self.encoder, image))
+        maps = compute_last_map if self.decoder == "linear" else compute_four_maps
+        return maps(self.encoder.model, prepare_network_input(self.encoder, image))
 
     def groups(self, config: Tuning) -> list[Group]:
         """Return the parameters that are trained, with their share of the rate."""
-        found = head_groups(self.head, weight_decay=config.weight_decay)
+        found = group_head(self.head, weight_decay=config.weight_decay)
         if self.tuned:
             decay = {"weight_decay": config.weight_decay, "layer_decay": config.layer_decay}
-            return found + layer_groups(self.encoder.model, **decay)
-        return found + head_groups(self.encoder, weight_decay=config.weight_decay)  # none but those of LoRA
+            return found + group_layers(self.encoder.model, **decay)
+        return found + group_head(self.encoder, weight_decay=config.weight_decay)  # none but those of LoRA
 
     def changing(self) -> set[str]:
         """Return the names in the state of everything that training changes: trained parameters and statistics."""
@@ -105,7 +111,7 @@ def make_network(encoder: Encoder, example: Batch, *, protocol: Tuned, config: T
         model.requires_grad_(True)
         if isinstance(encoder, VitEncoder) and encoder.architecture.position == "sincos":
             model.pos_embed.requires_grad_(False)  # fixed codes by definition
-        stochastic_depth(model, rate=config.drop_path)
+        add_stochastic_depth(model, rate=config.drop_path)
     return network.to(image.device)
 
 

@@ -18,13 +18,13 @@ _CLIP = 1.0
 batches of 1,024)."""
 
 
-def head_groups(head: nn.Module, *, weight_decay: float) -> list[Group]:
+def group_head(head: nn.Module, *, weight_decay: float) -> list[Group]:
     """Return the groups of everything in ``head`` that is trained, at the whole rate."""
     groups: list[Group] = param_groups_weight_decay(head, weight_decay)
     return [{**group, "lr_scale": 1.0} for group in groups]
 
 
-def layer_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[Group]:
+def group_layers(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[Group]:
     """Return groups of a timm model's trained parameters with ``lr_scale`` = layer_decay^(distance from the head).
 
     The layers are timm's, as if its own classifier were on top (which has the whole rate): the last block, together with a
@@ -41,7 +41,7 @@ def layer_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -
     return [{**group, "lr_scale": group["lr_scale"] * below} for group in groups]
 
 
-class Descent:
+class LayerwiseAdamW:
     """AdamW whose rates follow one schedule."""
 
     def __init__(self, groups: list[Group], *, rate: float, steps: int, warmup: float) -> None:
@@ -70,7 +70,7 @@ def schedule(step: int, *, steps: int, warmup: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / max(1, steps - rising))
 
 
-def stochastic_depth(model: nn.Module, *, rate: float) -> None:
+def add_stochastic_depth(model: nn.Module, *, rate: float) -> None:
     """Let the blocks of a transformer be skipped by chance in training, from 0 in the first to ``rate`` in the last (Huang et al. 2016).
 
     Other networks are left as they are: a residual network of few blocks per stage is not trained so by its authors.

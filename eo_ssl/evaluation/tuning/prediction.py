@@ -15,11 +15,11 @@ from eo_ssl.evaluation.features import Rows
 from eo_ssl.evaluation.linear import choose_penalty
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.tuning.choices import Tuning, check_tuned
+from eo_ssl.evaluation.tuning.fitting import Job, answers, fit
+from eo_ssl.evaluation.tuning.losses import Answered
 from eo_ssl.evaluation.tuning.network import check_network
-from eo_ssl.evaluation.tuning.objective import Answered
-from eo_ssl.evaluation.tuning.parts import Part, kept
-from eo_ssl.evaluation.tuning.training import Job, answers, fit
+from eo_ssl.evaluation.tuning.training_results import Part, kept
+from eo_ssl.evaluation.tuning.tuning_config import Tuning, check_tuned
 
 PARTS = 5  # a fifth of the training samples is held out where there is no validation split
 
@@ -77,7 +77,7 @@ def predict_tuned(
 
 def _answered(job: Job, fold: Fold, train: Rows, parts: Path | None) -> Part:
     """Answers on the test items by the rate that validation chose."""
-    rates, choice = job.config.tried(job.protocol), choice_of(job.task, fold, train, job.config)
+    rates, choice = job.config.tried(job.protocol), split_validation(job.task, fold, train, job.config)
     middle = rates[len(rates) // 2]
     tried = []
     if choice.states or (len(choice.held) and len(rates) > 1):
@@ -112,14 +112,14 @@ class Choice:
     "whether it also chooses among the states of a training, which then answers itself"
 
 
-def choice_of(task: Task, fold: Fold, train: Rows, config: Tuning) -> Choice:
+def split_validation(task: Task, fold: Fold, train: Rows, config: Tuning) -> Choice:
     """Return what chooses the rate: the declared validation split for all training samples, else a part of these."""
     if len(fold.validation) and len(train) == len(fold.train):
         return Choice(train, fold.validation, states=config.selection == "best")
-    return Choice(*held_out(task, train), states=False)
+    return Choice(*hold_out(task, train), states=False)
 
 
-def held_out(task: Task, train: Rows) -> tuple[Rows, Rows]:
+def hold_out(task: Task, train: Rows) -> tuple[Rows, Rows]:
     """Return ``train`` without about a fifth, and that fifth: whole blocks, or a fifth of each class where blocks do not serve.
 
     Blocks serve where some can be left out without a class losing all it is taught with. Nothing is held out of a class with one

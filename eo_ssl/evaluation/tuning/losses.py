@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import Rows
-from eo_ssl.evaluation.metrics import measure
+from eo_ssl.evaluation.task_metrics import measure
 from eo_ssl.evaluation.tasks import IGNORED, Kind, Task
-from eo_ssl.evaluation.tuning.batches import Feed, in_order
-from eo_ssl.evaluation.tuning.choices import ClassWeights
-from eo_ssl.evaluation.tuning.decoders import resized
+from eo_ssl.evaluation.tuning.decoders import resize_maps
+from eo_ssl.evaluation.tuning.task_loader import TaskLoader, split_in_order
+from eo_ssl.evaluation.tuning.tuning_config import ClassWeights
 
 Answered = npt.NDArray[Any]
 
@@ -53,7 +53,7 @@ class Objective:
             return functional.binary_cross_entropy_with_logits(logits, target)
         if self.kind == "regression":
             return functional.mse_loss(logits[:, 0], (target - self.centre) / self.spread)
-        logits = resized(logits, (target.shape[-2], target.shape[-1]))
+        logits = resize_maps(logits, (target.shape[-2], target.shape[-1]))
         summed = functional.cross_entropy(logits, target, weight=self.weights, ignore_index=IGNORED, reduction="sum")
         asked = target[target != IGNORED]
         total = asked.numel() if self.weights is None else float(self.weights[asked].sum())
@@ -73,7 +73,9 @@ class Objective:
             return logits.cpu().numpy()
         if self.kind == "regression":
             return (logits[:, 0] * self.spread + self.centre).cpu().numpy()
-        return confusion(resized(logits, (target.shape[-2], target.shape[-1])).argmax(dim=1), target, self.outputs)
+        return count_confusion(
+            resize_maps(logits, (target.shape[-2], target.shape[-1])).argmax(dim=1), target, self.outputs
+        )
 
     def score(self, task: Task, rows: Rows, answers: Answered) -> float:
         """Return the task's metric of ``answers`` on ``rows``, the worst where they are not finite or the metric is undefined there."""
@@ -89,7 +91,7 @@ class Objective:
         return measure(task.metric, answers[None], truth).value
 
 
-def make_objective(feed: Feed, rows: Rows, *, class_weights: ClassWeights, batch_size: int) -> Objective:
+def make_loss(feed: TaskLoader, rows: Rows, *, class_weights: ClassWeights, batch_size: int) -> Objective:
     """Return the objective of the feed's task, scaled and weighted by the samples ``rows`` that teach.
 
     Raises:
@@ -106,7 +108,7 @@ def make_objective(feed: Feed, rows: Rows, *, class_weights: ClassWeights, batch
         return Objective(task.kind, 1, float(taught.mean()), float(taught.std()) or 1.0)
     if task.kind != "segmentation" or class_weights == "none":
         return Objective(task.kind, outputs)
-    pixels = pixel_counts(feed.masks(in_order(rows, size=batch_size)), outputs)
+    pixels = count_pixels(feed.masks(split_in_order(rows, size=batch_size)), outputs)
     if not pixels.any():
         raise UserError(f"expected labelled pixels among the training masks of {task.name}, got none; check the split")
     present = pixels > 0
@@ -115,7 +117,7 @@ def make_objective(feed: Feed, rows: Rows, *, class_weights: ClassWeights, batch
     return Objective(task.kind, outputs, weights=torch.from_numpy(weights).to(feed.device))
 
 
-def pixel_counts(masks: Sequence[Tensor] | Any, classes: int) -> npt.NDArray[np.int64]:
+def count_pixels(masks: Sequence[Tensor] | Any, classes: int) -> npt.NDArray[np.int64]:
     """Return the pixels of each class in all ``masks``, int64 [K]; ignored ones are left out."""
     total = np.zeros(classes, dtype=np.int64)
     for mask in masks:
@@ -123,7 +125,7 @@ def pixel_counts(masks: Sequence[Tensor] | Any, classes: int) -> npt.NDArray[np.
     return total
 
 
-def confusion(predicted: Tensor, truth: Tensor, classes: int) -> npt.NDArray[np.int64]:
+def count_confusion(predicted: Tensor, truth: Tensor, classes: int) -> npt.NDArray[np.int64]:
     """Return the pixels of each image by true and predicted class, int64 [B, K, K]; ignored ones are left out.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 
 from eo_ssl.evaluation.leaderboard import files
 from eo_ssl.evaluation.methods import trains
-from eo_ssl.evaluation.results import FORMAT, Row
+from eo_ssl.evaluation.result_rows import FORMAT, Row
 from eo_ssl.evaluation.settings import Settings
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.manifest import MANIFEST, UNFINISHED, Clock, canonical_json, fingerprint, finish, plan, replace

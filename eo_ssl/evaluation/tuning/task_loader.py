@@ -14,7 +14,7 @@ from torch import Tensor
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import Rows, Source
 from eo_ssl.evaluation.tasks import IGNORED, MaskedSource, Task
-from eo_ssl.evaluation.tuning.choices import Augmentation
+from eo_ssl.evaluation.tuning.tuning_config import Augmentation
 from eo_ssl.preprocessing import Preprocessing
 
 
@@ -35,7 +35,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class SourceBatch:
     """The images of a batch that one source holds."""
 
     source: Source
@@ -47,7 +47,7 @@ class _Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
+class TaskLoader:
     """Where batches of a task come from."""
 
     task: Task
@@ -84,13 +84,13 @@ class Feed:
         placed = [(number, np.flatnonzero(of == number)) for number in np.unique(of).tolist()]
         return [(places, self.task.sources[number], rows[places] - starts[number]) for number, places in placed]
 
-    def _read(self, rows: Rows) -> list[_Piece]:
+    def _read(self, rows: Rows) -> list[SourceBatch]:
         pieces = []
         for places, source, positions in self._located(rows):
             image = torch.empty((len(positions), *source.shape), dtype=torch.float32)
             source.read(positions, image.numpy())
             mask = self._mask(source, positions) if self.task.kind == "segmentation" else None
-            pieces.append(_Piece(source, places, image, mask))
+            pieces.append(SourceBatch(source, places, image, mask))
         return pieces
 
     def _mask(self, source: Source, positions: Rows) -> Tensor:
@@ -104,7 +104,7 @@ class Feed:
             )
         return mask
 
-    def _assembled(self, rows: Rows, pieces: list[_Piece]) -> Batch:
+    def _assembled(self, rows: Rows, pieces: list[SourceBatch]) -> Batch:
         given = []
         for piece in pieces:
             source = piece.source
@@ -127,12 +127,12 @@ class Feed:
         return Batch(image, valid, target.to(self.device))
 
 
-def in_order(rows: Rows, *, size: int) -> list[Rows]:
+def split_in_order(rows: Rows, *, size: int) -> list[Rows]:
     """Return ``rows`` cut into groups of ``size``, the last one smaller."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def shuffled(rows: Rows, *, size: int, steps: int, generator: torch.Generator) -> Iterator[Rows]:
+def shuffle_batches(rows: Rows, *, size: int, steps: int, generator: torch.Generator) -> Iterator[Rows]:
     """Yield ``steps`` groups of ``size`` positions: permutations of ``rows`` one after the other, so that all come equally often."""
     order = np.empty(0, dtype=np.int64)
     for _ in range(steps):
@@ -142,7 +142,7 @@ def shuffled(rows: Rows, *, size: int, steps: int, generator: torch.Generator) -
         yield group
 
 
-def augmented(batch: Batch, how: Augmentation, *, masked: bool, generator: torch.Generator) -> Batch:
+def augment_batch(batch: Batch, how: Augmentation, *, masked: bool, generator: torch.Generator) -> Batch:
     """Return ``batch`` with each image under a symmetry drawn anew, its validity and mask with it.
 
     Images that are not square keep their sides: they are flipped only.

@@ -14,7 +14,7 @@ REACH = 0.5
 """Tiles closer than half a tile's side are neighbours: those that overlap or touch, and those with a thin strip between them."""
 
 
-def beside_training(task: Task) -> float | None:
+def measure_spatial_leakage(task: Task) -> float | None:
     """Return the share of test tiles with a training tile of their fold beside them; None without georeference.
 
     A measure of leakage through space (Roberts et al. 2017, doi:10.1111/ecog.02881), not a proof of it.
@@ -31,9 +31,9 @@ def beside_training(task: Task) -> float | None:
     return beside / len(task.tested)
 
 
-def warned(task: Task) -> Task:
+def note_spatial_leakage(task: Task) -> Task:
     """Return ``task`` with a note where test tiles have training tiles beside them."""
-    share = beside_training(task)
+    share = measure_spatial_leakage(task)
     if not share:
         return task
     note = f"{100 * share:.0f} % of the test tiles have a training tile beside them: this split says little of other places"

@@ -23,19 +23,19 @@ class Maps:
     "[B, P, D] class and register tokens beside each map, None where the network has none"
 
 
-def network_input(encoder: Encoder, x: Tensor) -> Tensor:
+def prepare_network_input(encoder: Encoder, x: Tensor) -> Tensor:
     """Return what an encoder's network gets of the contract's output [B, C, H, W]: zeros are added for channels without a band."""
     return encoder.seen(x) if isinstance(encoder, ForeignEncoder) else x
 
 
-def last_map(model: nn.Module, x: Tensor) -> Maps:
+def compute_last_map(model: nn.Module, x: Tensor) -> Maps:
     """Return the deepest map alone, after the network's last norm: a transformer's patch tokens on their grid."""
     network: Any = model
     (found,) = network.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
     return Maps((found,), (None,))
 
 
-def four_maps(model: nn.Module, x: Tensor) -> Maps:
+def compute_four_maps(model: nn.Module, x: Tensor) -> Maps:
     """Return the maps at four depths: of evenly spaced blocks where all have one size, else of the last four stages.
 
     Of twelve blocks these are the outputs of the 3rd, 6th, 9th and 12th; a transformer of fewer than four blocks gives some twice.

@@ -18,7 +18,7 @@ from eo_ssl.evaluation.settings import Settings
 from eo_ssl.evaluation.tasks import Task
 
 
-def admitted(task: Task, compared: Sequence[Candidate], settings: Settings) -> Task:
+def check_compatibility(task: Task, compared: Sequence[Candidate], settings: Settings) -> Task:
     """Return ``task`` with a note on encoders that a protocol leaves out, for want of a network to train.
 
     Each trained encoder is shown one image of each source under its contract, so that bands, quantity, sensor, values and sizes are judged.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from eo_ssl.evaluation.features import Rows
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.tuning.choices import Tuning, check_tuned
-from eo_ssl.evaluation.tuning.prediction import choice_of
-from eo_ssl.evaluation.tuning.training import checked, length
+from eo_ssl.evaluation.tuning.fitting import checked, length
+from eo_ssl.evaluation.tuning.prediction import split_validation
+from eo_ssl.evaluation.tuning.tuning_config import Tuning, check_tuned
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class Work:
         return f"{self.steps:,} steps in {self.trainings:,} trainings, {self.images:,} images through a network"
 
 
-def work_of(task: Task, fold: Fold, train: Rows, *, protocol: str, config: Tuning) -> Work:
+def estimate_fold_cost(task: Task, fold: Fold, train: Rows, *, protocol: str, config: Tuning) -> Work:
     """Return what `predict_tuned` will do with these arguments, if nothing diverges.
 
     Raises:
         UserError: no trained protocol, or one for another kind of task.
     """
     rates = config.tried(check_tuned(protocol, task.kind))
-    choice = choice_of(task, fold, train, config)
+    choice = split_validation(task, fold, train, config)
     if choice.states:
         seen = len(checked(length(config, len(train))[1])) * len(choice.held)
         return _training(config, len(train), answered=seen + len(fold.test)) * len(rates)

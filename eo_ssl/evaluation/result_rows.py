@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.answers import FORMAT as FORMAT
-from eo_ssl.evaluation.answers import Asked, damaged, read_answers
 from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.draws import Amount, draw, short
 from eo_ssl.evaluation.extraction import Extracted, about
-from eo_ssl.evaluation.intervals import REPLICATES, Bootstrap, Comparison, Interval, holm, verdict
+from eo_ssl.evaluation.intervals import REPLICATES, Bootstrap, Comparison, Interval, correct_by_holm, verdict
 from eo_ssl.evaluation.methods import METHODS, trains, words
-from eo_ssl.evaluation.metrics import Measured, Runs, measure
+from eo_ssl.evaluation.predictions import FORMAT as FORMAT
+from eo_ssl.evaluation.predictions import Asked, damaged, read_answers
 from eo_ssl.evaluation.settings import Computing, Settings
+from eo_ssl.evaluation.task_metrics import Measured, Runs, measure
 from eo_ssl.evaluation.tasks import Control, Task
 from eo_ssl.manifest import canonical_json, commit, fingerprint
 
@@ -296,7 +296,7 @@ def _corrected(pairs: Sequence[Pair]) -> list[Row]:
     """
     sides = [(_place(a), frozenset((a["inputs"], b["inputs"]))) for a, b, _ in pairs]
     distinct = {side: paired.p for side, (*_, paired) in zip(sides, pairs, strict=True) if len(side[1]) > 1}
-    chances = dict(zip(distinct, holm(list(distinct.values())), strict=True))
+    chances = dict(zip(distinct, correct_by_holm(list(distinct.values())), strict=True))
     return [
         {key: a[key] for key in ("task", "protocol", "shots", "fraction", "amount", "metric")}
         | {"a": a["encoder"], "b": b["encoder"]}

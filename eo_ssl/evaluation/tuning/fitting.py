@@ -18,11 +18,11 @@ from eo_ssl.encoder import Encoder
 from eo_ssl.evaluation.features import Rows
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.tuning import lora
-from eo_ssl.evaluation.tuning.batches import Feed, augmented, in_order, shuffled
-from eo_ssl.evaluation.tuning.choices import LEAST_STEPS, Tuned, Tuning
+from eo_ssl.evaluation.tuning.losses import Answered, Objective, make_loss
 from eo_ssl.evaluation.tuning.network import Network, make_network
-from eo_ssl.evaluation.tuning.objective import Answered, Objective, make_objective
-from eo_ssl.evaluation.tuning.optimisation import Descent
+from eo_ssl.evaluation.tuning.optimisation import LayerwiseAdamW
+from eo_ssl.evaluation.tuning.task_loader import TaskLoader, augment_batch, shuffle_batches, split_in_order
+from eo_ssl.evaluation.tuning.tuning_config import LEAST_STEPS, Tuned, Tuning
 
 CHECKS = 10  # states among which the validation split chooses
 
@@ -40,9 +40,9 @@ class Job:
     "called with the number of images that passed through a network"
 
     @property
-    def feed(self) -> Feed:
+    def feed(self) -> TaskLoader:
         """Batches through the encoder's own contract."""
-        return Feed(self.task, self.encoder.preprocessing, self.device)
+        return TaskLoader(self.task, self.encoder.preprocessing, self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def fit(job: Job, rows: Rows, *, rate: float, chosen_by: Rows | None = None) -> 
     with seeded(config.seed, job.device):
         network, objective = _made(job, rows)
         scaled = rate * min(1.0, len(rows) / config.batch_size)
-        descent = Descent(network.groups(config), rate=scaled, steps=steps, warmup=config.warmup)
+        descent = LayerwiseAdamW(network.groups(config), rate=scaled, steps=steps, warmup=config.warmup)
         for step, loss in enumerate(_losses(job, network.train(), objective, rows, size=size, steps=steps), 1):
             if not bool(torch.isfinite(loss)):
                 return Fitted(network, objective, finite=False, score=-np.inf)
@@ -114,7 +114,7 @@ def answers(job: Job, network: Network, objective: Objective, rows: Rows) -> Ans
     network.eval()
     found = []
     with torch.inference_mode():
-        for batch in job.feed.batches(in_order(rows, size=job.config.batch_size)):
+        for batch in job.feed.batches(split_in_order(rows, size=job.config.batch_size)):
             with _mixed(job):
                 logits = network(batch.image, batch.valid)
             if not bool(torch.isfinite(logits).all()):
@@ -127,7 +127,7 @@ def answers(job: Job, network: Network, objective: Objective, rows: Rows) -> Ans
 def _made(job: Job, rows: Rows) -> tuple[Network, Objective]:
     """Untrained network and objective for the samples."""
     feed, config = job.feed, job.config
-    objective = make_objective(feed, rows, class_weights=config.class_weights, batch_size=config.batch_size)
+    objective = make_loss(feed, rows, class_weights=config.class_weights, batch_size=config.batch_size)
     (example,) = feed.batches([rows[:1]])
     return make_network(
         job.encoder, example, protocol=job.protocol, config=config, outputs=objective.outputs
@@ -139,9 +139,9 @@ def _losses(job: Job, network: Network, objective: Objective, rows: Rows, *, siz
     # Generators of their own: what a network draws for skipped blocks does not change what it is shown.
     orders, symmetries = (torch.Generator().manual_seed(2 * job.config.seed + number) for number in range(2))
     masked = job.task.kind == "segmentation"
-    groups = shuffled(rows, size=size, steps=steps, generator=orders)
+    groups = shuffle_batches(rows, size=size, steps=steps, generator=orders)
     for batch in job.feed.batches(groups):
-        shown = augmented(batch, job.config.augment, masked=masked, generator=symmetries)
+        shown = augment_batch(batch, job.config.augment, masked=masked, generator=symmetries)
         with _mixed(job):
             logits = network(shown.image, shown.valid)
         _report(job, len(shown))

@@ -38,7 +38,7 @@ class TrainStats:
     "98th percentile, likewise"
 
 
-def train_stats(
+def compute_train_stats(
     task: Task, train: Rows, bands: Sequence[str], *, convert: Sequence[str] = (), percentiles: bool = False
 ) -> TrainStats:
     """Return the statistics of the images ``train`` of ``task``.
@@ -75,7 +75,7 @@ def check_scale(task: Task, train: Rows, contract: Preprocessing) -> None:
     if not bands or (source.sensor, source.quantity) != (contract.sensor, contract.quantity):
         return  # refused by the contract itself, in its own words
     some = train[np.unique(np.linspace(0, len(train) - 1, _SOME).astype(np.int64))]
-    stats = train_stats(task, some, bands)
+    stats = compute_train_stats(task, some, bands)
     ends = torch.from_numpy(np.stack([stats.low, stats.high])).float()[:, :, None, None]  # [2, C, 1, 1]
     known = torch.isfinite(ends)
     contract.check_scale(torch.where(known, ends, 0.0), known)
@@ -144,6 +144,6 @@ def _percentiles(parts: Sequence[_Part], convert: Sequence[str], low: Floats, hi
     return found[0], found[1]
 
 
-def contract_order(task: Task) -> tuple[str, ...]:
+def list_task_bands(task: Task) -> tuple[str, ...]:
     """Return the bands of the task by canonical name, in the order of its first source."""
     return sensor(task.sources[0].sensor).resolve_all(task.sources[0].bands)

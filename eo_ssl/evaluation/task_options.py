@@ -10,9 +10,9 @@ from typing import Literal
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks import BENCHMARKS, benchmark_task
-from eo_ssl.evaluation.mstar import CLUTTER_PX, mstar_task
-from eo_ssl.evaluation.tasks import HeldOut, Task, corpus_task
+from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
+from eo_ssl.evaluation.mstar import CLUTTER_PX, make_mstar_task
+from eo_ssl.evaluation.tasks import HeldOut, Task, make_corpus_task
 
 Name = Literal[
     "corpus", "mstar_soc", "eurosat", "so2sat", "bigearthnet_v2", "sen1floods11", "treesatai", "sat6", "resisc45", "ucmerced", "bigearthnet_v1",
@@ -46,7 +46,7 @@ _UNUSED = {"corpus": ("clutter", "variant", "card"), "mstar_soc": ("sensor", "cl
 _UNUSED_BY_BENCHMARKS = ("clutter", "sensor", "classes", "streams")
 
 
-def named_task(kind: Name, data: Path, choice: Choice) -> Task:
+def open_task(kind: Name, data: Path, choice: Choice) -> Task:
     """Return the task ``kind`` on ``data``; choices that it has no use for are refused rather than ignored.
 
     Raises:
@@ -58,12 +58,12 @@ def named_task(kind: Name, data: Path, choice: Choice) -> Task:
         raise UserError(f"expected options of task {kind}, got {', '.join(given)}; leave out what it has no use for")
     if kind in BENCHMARKS:
         card = load_card(choice.card) if choice.card else None
-        found = benchmark_task(kind, data, variant=choice.variant, card=card)
+        found = load_benchmark(kind, data, variant=choice.variant, card=card)
         return replace(found, name=choice.name) if choice.name else found
     corpus = Corpus.open(data)
     if kind == "corpus":
         parts = [(corpus, stream) for stream in choice.streams or [_only(corpus, list(corpus.streams))]]
-        return corpus_task(
+        return make_corpus_task(
             parts, name=choice.name or data.name, sensor=choice.sensor, classes=choice.classes, held_out=choice.held_out
         )
     crops = Corpus.open(choice.clutter) if choice.clutter is not None else corpus
@@ -72,7 +72,7 @@ def named_task(kind: Name, data: Path, choice: Choice) -> Task:
     chips = choice.streams or [_only(corpus, small)]
     if len(chips) != 1:
         raise UserError(f"expected one stream of chips for mstar_soc, got {', '.join(chips)}; name one")
-    return mstar_task((corpus, chips[0]), clutter=(crops, wide), name=choice.name or "mstar_soc")
+    return make_mstar_task((corpus, chips[0]), clutter=(crops, wide), name=choice.name or "mstar_soc")
 
 
 def _only(corpus: Corpus, options: Sequence[str]) -> str:

@@ -20,9 +20,9 @@ from eo_ssl.evaluation.draws import Amount
 from eo_ssl.evaluation.extraction import about, features_of
 from eo_ssl.evaluation.features import Matrix, Rows
 from eo_ssl.evaluation.methods import trainable, trained_answers, trains
-from eo_ssl.evaluation.metrics import Answers
 from eo_ssl.evaluation.protocols import answer, check_protocols
 from eo_ssl.evaluation.settings import Computing, Settings
+from eo_ssl.evaluation.task_metrics import Answers
 from eo_ssl.evaluation.tasks import Control, Task
 from eo_ssl.manifest import commit, fingerprint
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.tuning.objective import Answered
+from eo_ssl.evaluation.tuning.losses import Answered
 from eo_ssl.manifest import commit
 
 

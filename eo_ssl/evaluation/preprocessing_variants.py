@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eo_ssl.errors import UserError, nearest
-from eo_ssl.evaluation.trainstats import TrainStats
+from eo_ssl.evaluation.training_statistics import TrainStats
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.preprocessing.interpolation import Interpolation
 from eo_ssl.sensors import sensor
@@ -28,7 +28,7 @@ _IMAGENET = {"red": (0.485, 0.229), "green": (0.456, 0.224), "blue": (0.406, 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Treatment:
+class PreprocessingVariant:
     """What is done to images instead of, or as, the contract says."""
 
     size_px: int | None = None

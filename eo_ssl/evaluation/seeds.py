@@ -57,7 +57,7 @@ def check_seeds(runs: Mapping[str, int]) -> None:
         first[seed] = name
 
 
-def pretraining_seed(name: str, encoder: Encoder) -> int:
+def read_pretraining_seed(name: str, encoder: Encoder) -> int:
     """Return the seed that ``encoder`` was pretrained with.
 
     Raises:
