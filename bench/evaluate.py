@@ -16,15 +16,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from eo_ssl.encoder import VitEncoder
-from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.draws import Amount, draw
-from eo_ssl.evaluation.extraction import features_of
-from eo_ssl.evaluation.features import extract
-from eo_ssl.evaluation.knn import neighbours
+from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
+from eo_ssl.evaluation.features import extract_features
+from eo_ssl.evaluation.knn import find_neighbours
 from eo_ssl.evaluation.linear import fit_standardiser
-from eo_ssl.evaluation.protocols import answer
+from eo_ssl.evaluation.protocols import predict_frozen
 from eo_ssl.evaluation.splits import Fold
-from eo_ssl.evaluation.studies import Grid
+from eo_ssl.evaluation.studies import VariantGrid
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.models.vit import VitConfig, make_vit
 from eo_ssl.preprocessing import Preprocessing
@@ -99,7 +98,9 @@ def features_vs_forward(rng: np.random.Generator) -> dict[str, Any]:
                 made.features(batch)
 
     forward()
-    times = [(seconds(lambda: extract(made, images, batch_size=BATCH)), seconds(forward)) for _ in range(PAIRS)]
+    times = [
+        (seconds(lambda: extract_features(made, images, batch_size=BATCH)), seconds(forward)) for _ in range(PAIRS)
+    ]
     note = f"ViT-Ti/8, {IMAGES} images 13 x {SIZE} x {SIZE} through the whole contract, {IMAGES / statistics.median(t for t, _ in times):.0f} images/s"
     return row("evaluate/features-vs-forward", "bare forward pass of normalised batches", times, note)
 
@@ -115,14 +116,14 @@ def grid_forwards(rng: np.random.Generator) -> dict[str, Any]:
         passed[0] += len(x)
         return forward(self, x, **named)
 
-    grid = Grid.of([SIZE, 96], None, ["contract", "torchvision", "torchvision-no-antialias", "kornia"])
-    cells = grid.departures(Candidate("ours", made, made.architecture, 0))
+    grid = VariantGrid.of([SIZE, 96], None, ["contract", "torchvision", "torchvision-no-antialias", "kornia"])
+    cells = grid.expand(TrainedCandidate("ours", made))
     inputs = {c.encoder(task, task.folds[0]).preprocessing.effective(SIZE, SIZE) for c in cells}
     VitEncoder.features = counted  # type: ignore[method-assign,assignment]
     try:
         with tempfile.TemporaryDirectory() as cache:
             for cell in cells:
-                features_of(cell, task, cache=Path(cache))
+                cell.features(task, cache=Path(cache))
     finally:
         VitEncoder.features = forward  # type: ignore[method-assign]
     distinct = len(inputs) * len(images)
@@ -141,11 +142,11 @@ def knn_vs_faiss(rng: np.random.Generator) -> dict[str, Any]:
         return index.search(test, K)
 
     def ours() -> Any:
-        return neighbours(train, test, k=K)
+        return find_neighbours(train, test, k=K)
 
     same = float((np.sort(ours()) == np.sort(reference()[1])).mean())
     times = [(seconds(ours), seconds(reference)) for _ in range(PAIRS)]
-    note = f"{K} neighbours of {TEST} among {TRAIN} x {DIM}; ours ranks by float64 distances; {100 * same:.3f} % equal neighbours"
+    note = f"{K} find_neighbours of {TEST} among {TRAIN} x {DIM}; ours ranks by float64 distances; {100 * same:.3f} % equal neighbours"
     return row("evaluate/knn-vs-faiss", "faiss IndexFlatL2, float32", times, note)
 
 
@@ -168,7 +169,7 @@ def probe_vs_sklearn(rng: np.random.Generator) -> dict[str, Any]:
     found: list[float] = []
 
     def ours() -> None:
-        answers = answer(task, [x], drawn, protocol="linear", amount=Amount(), seed=0)
+        answers = predict_frozen(task, [x], drawn, protocol="linear", amount=Amount(), seed=0)
         found.append(float((answers[0] == y[fold.test]).mean()))
 
     def reference() -> None:

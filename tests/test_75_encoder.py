@@ -14,7 +14,7 @@ from torchgeo.models import RCF
 
 from eo_ssl.encoder import ENCODER_FILE, WEIGHT_FREE, Encoder, RandomFeatures, VitEncoder, load_encoder, save_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidates import candidates
+from eo_ssl.evaluation.candidate_names import load_candidates
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.models.vit import VitConfig, make_vit
 from eo_ssl.preprocessing import Preprocessing
@@ -83,7 +83,7 @@ def test_one_encoder_under_two_names_is_not_two_candidates(tmp_path: Path) -> No
     for name in ("a", "b"):
         save(tmp_path / name)
     with pytest.raises(UserError, match="expected different encoders, got equal ones"):
-        candidates([str(tmp_path / name / ENCODER_FILE) for name in ("a", "b")])
+        load_candidates([str(tmp_path / name / ENCODER_FILE) for name in ("a", "b")])
 
 
 @pytest.mark.parametrize("name", WEIGHT_FREE)

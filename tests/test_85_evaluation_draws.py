@@ -10,7 +10,7 @@ import pytest
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.draws import Amount, draw
 from eo_ssl.evaluation.mstar import make_mstar_task
-from eo_ssl.evaluation.protocols import answer
+from eo_ssl.evaluation.protocols import predict_frozen
 from fake_corpora import FakeCorpus, chips
 
 
@@ -18,7 +18,10 @@ def test_mstar_controls_see_size_and_clutter_and_nothing_else(rng: np.random.Gen
     task = make_mstar_task(*chips(rng)[:1], clutter=chips(np.random.default_rng(20261121))[1])  # type: ignore[arg-type]
     drawn = draw(task, Amount(shots=5), draws=5, seed=0)
     size, clutter, target = (
-        (answer(task, [x], drawn, protocol="knn5", amount=Amount(shots=5), seed=0) == task.labels[task.tested]).mean()
+        (
+            predict_frozen(task, [x], drawn, protocol="knn5", amount=Amount(shots=5), seed=0)
+            == task.labels[task.tested]
+        ).mean()
         for x in (*(control.x for control in task.controls), _pixels(task))
     )
     assert size == 1.0 and clutter > 0.95 and target < 0.6
@@ -90,5 +93,5 @@ def test_one_shot_uses_one_neighbour(rng: np.random.Generator) -> None:
     task = make_mstar_task(*chips(rng)[:1], clutter=chips(np.random.default_rng(20261121))[1])  # type: ignore[arg-type]
     one = Amount(shots=1)
     drawn = draw(task, one, draws=5, seed=0)
-    answers = answer(task, [task.controls[0].x], drawn, protocol="knn5", amount=one, seed=0)
+    answers = predict_frozen(task, [task.controls[0].x], drawn, protocol="knn5", amount=one, seed=0)
     assert (answers == task.labels[task.tested]).all()

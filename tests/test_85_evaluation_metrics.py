@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, r2_score
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.intervals import Bootstrap, correct_by_holm, verdict
+from eo_ssl.evaluation.intervals import Bootstrap, correct_by_holm, decide_verdict
 from eo_ssl.evaluation.task_metrics import measure
 
 N, K = 60, 4
@@ -138,7 +138,7 @@ def test_a_family_of_comparisons_is_corrected() -> None:
         measured = [measure("accuracy", one, truth) for one in equals]
         pairs = [boot.compare(a, b) for i, a in enumerate(measured) for b in measured[i + 1 :]]
         false += any(
-            verdict(pair, p) != "not separable"
+            decide_verdict(pair, p) != "not separable"
             for pair, p in zip(pairs, correct_by_holm([c.p for c in pairs]), strict=True)
         )
     assert false / families <= 0.1  # 5 % of families, and the luck of a hundred

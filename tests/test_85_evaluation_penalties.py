@@ -10,7 +10,7 @@ import pytest
 
 from eo_ssl.evaluation import linear, sgd
 from eo_ssl.evaluation.draws import Amount
-from eo_ssl.evaluation.protocols import Protocol, answer, describe
+from eo_ssl.evaluation.protocols import Protocol, describe, predict_frozen
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Kind, Task
 from eo_ssl.sensors import Quantity
@@ -56,7 +56,7 @@ def planted(rng: np.random.Generator, kind: Kind) -> tuple[np.ndarray, np.ndarra
 
 
 def answered(task: Task, x: np.ndarray, protocol: Protocol = "linear") -> np.ndarray:
-    found: np.ndarray = answer(task, [x], [[TRAIN]], protocol=protocol, amount=Amount(), seed=0)[0]
+    found: np.ndarray = predict_frozen(task, [x], [[TRAIN]], protocol=protocol, amount=Amount(), seed=0)[0]
     return found
 
 

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from eo_ssl.corpus import Stream
-from eo_ssl.evaluation.candidates import candidates
-from eo_ssl.evaluation.features import open_corpus_source
+from eo_ssl.evaluation.candidate_names import load_candidates
+from eo_ssl.evaluation.features import Computing
 from eo_ssl.evaluation.leaderboard import markdown
 from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.revisits import COLUMNS, find_revisits
-from eo_ssl.evaluation.settings import Computing, Settings
+from eo_ssl.evaluation.settings import Settings
+from eo_ssl.evaluation.sources import open_corpus_source
 from eo_ssl.evaluation.splits import Fold
-from eo_ssl.evaluation.studies import Grid, expand_study
+from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.evaluation.tasks import Task, make_corpus_task
 from eo_ssl.sensors import Quantity
 from fake_corpora import S2, FakeCorpus
@@ -93,13 +94,14 @@ def test_the_other_orbit_keeps_to_the_same_rules(rng: np.random.Generator) -> No
 
 def test_the_share_with_a_twin_reaches_the_leaderboard(rng: np.random.Generator, tmp_path: Any) -> None:
     task = make_corpus_task([corpus_of(DECLARED, rng)], name="t", held_out="all")  # type: ignore[list-item]
-    compared = expand_study(candidates(["imagestats"]), task, "robustness", grid=Grid(()), seed=0)
+    compared = expand_study(load_candidates(["imagestats"]), task, "robustness", grid=VariantGrid(), seed=0)
     revisit = [one for one in compared if "other season" in one.name]
     settings = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
     rows, comparisons = judge(task, [compared[0], *revisit], settings, tmp_path, computing=Computing())
     assert "| other season (40 % of the tiles) |" in markdown(rows, comparisons)
     everywhere = replace(task, revisits=tuple((replace(own[0], share=1.0),) for own in task.revisits))
     names = [
-        one.name for one in expand_study(candidates(["imagestats"]), everywhere, "robustness", grid=Grid(()), seed=0)
+        one.name
+        for one in expand_study(load_candidates(["imagestats"]), everywhere, "robustness", grid=VariantGrid(), seed=0)
     ]
     assert "imagestats | other season" in names

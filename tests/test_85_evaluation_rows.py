@@ -12,12 +12,13 @@ import pytest
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidates import candidates
+from eo_ssl.evaluation.candidate_names import load_candidates
+from eo_ssl.evaluation.features import Computing
 from eo_ssl.evaluation.intervals import correct_by_holm
 from eo_ssl.evaluation.mstar import make_mstar_task
 from eo_ssl.evaluation.protocols import check_protocols
 from eo_ssl.evaluation.result_rows import judge
-from eo_ssl.evaluation.settings import Computing, Settings
+from eo_ssl.evaluation.settings import Settings
 from eo_ssl.manifest import require
 from eo_ssl.scene import products
 from eo_ssl.workflows.evaluate import main
@@ -27,7 +28,7 @@ from fake_corpora import chips
 def test_rows_say_everything_and_a_second_run_computes_nothing(rng: np.random.Generator, tmp_path: Path) -> None:
     task = make_mstar_task(chips(rng, 48)[0], clutter=chips(np.random.default_rng(20261121), 48)[1])  # type: ignore[arg-type]
     compared, settings = (
-        candidates(["imagestats", "rcf"]),
+        load_candidates(["imagestats", "rcf"]),
         Settings.of(("knn5", "linear"), shots=(1, 5), draws=5, seed=0),
     )
     done: list[int] = []

@@ -10,21 +10,21 @@ import pytest
 from eo_ssl.corpus import Stream
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation import revisits
-from eo_ssl.evaluation.features import CorpusSource
-from eo_ssl.evaluation.splits import Fold, Places, divide, sites
+from eo_ssl.evaluation.sources import CorpusSource
+from eo_ssl.evaluation.splits import Fold, SampleLocations, divide, group_sites
 from eo_ssl.evaluation.tasks import make_corpus_task
 from eo_ssl.sensors import Quantity
 from fake_corpora import L5, S2, TOA, FakeCorpus, tiles
 
 
-def places(products: list[str], boxes: list[tuple[float, float, float, float]]) -> Places:
-    return Places(np.array(products), np.array(boxes, dtype=np.float64), np.zeros((len(products), 4)))
+def places(products: list[str], boxes: list[tuple[float, float, float, float]]) -> SampleLocations:
+    return SampleLocations(np.array(products), np.array(boxes, dtype=np.float64), np.zeros((len(products), 4)))
 
 
 def test_overlapping_products_are_one_site() -> None:
     # a and c overlap only through b; d is elsewhere; e has no georeference; two tiles of b lie apart.
     nan = (np.nan,) * 4
-    found = sites(
+    found = group_sites(
         places(
             ["e", "a", "b", "b", "c", "d"],
             [nan, (0, 0, 2, 2), (1, 1, 2, 2), (3, 3, 4, 4), (3.5, 3.5, 6, 6), (9, 9, 10, 10)],
@@ -49,7 +49,7 @@ def test_single_site_is_cut_with_a_strip(flat: bool) -> None:
     y, x = (v.ravel() for v in np.mgrid[0:8, 0:12])
     boxes = np.stack([x, y, x + 1, y + 1], axis=1).astype(float)
     nan = np.full_like(boxes, np.nan)
-    division = divide(Places(np.array(["p"] * 96), *((boxes, boxes) if flat else (nan, 8 * boxes))))
+    division = divide(SampleLocations(np.array(["p"] * 96), *((boxes, boxes) if flat else (nan, 8 * boxes))))
     assert sorted(np.concatenate([fold.test for fold in division.folds])) == list(range(96))
     for fold in division.folds:
         gap = np.abs(x[fold.train][:, None] - x[fold.test][None]).min()
@@ -76,7 +76,7 @@ def test_cross_sensor_task_by_translated_names(rng: np.random.Generator) -> None
     parts = scenes(rng)
     task = make_corpus_task(parts, name="scenes", sensor="sentinel2_l1c", held_out="all")  # type: ignore[arg-type]
     assert {source.bands for source in task.sources} == {S2.bands} and len(task.labels) == 78
-    assert len(task.folds) == 2 and "leave one of 2 sites out" in task.split
+    assert len(task.folds) == 2 and "leave one of 2 group_sites out" in task.split
     assert any("1 test tiles left out" in note for note in task.notes) and "only here" in task.class_names
     assert any("named as sentinel2_l1c" in note for note in task.notes)
     with pytest.raises(UserError, match="expected one sensor in task scenes"):

@@ -12,8 +12,7 @@ import pytest
 from eo_ssl.cards import load_card
 from eo_ssl.diagnosis.samples import list_products
 from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
-from eo_ssl.evaluation.candidates import candidates
-from eo_ssl.evaluation.extraction import features_of
+from eo_ssl.evaluation.candidate_names import load_candidates
 from eo_ssl.synthetic import benchmarks as made
 from eo_ssl.synthetic import make_eurosat
 from eo_ssl.workflows.evaluate import Name
@@ -106,7 +105,7 @@ def test_statistics_of_pixels_tell_the_classes(
 ) -> None:
     # The label of an image is that image's: nearest neighbours in the statistics of its own pixels find it far above chance.
     task = load_benchmark(name, roots(name), variant=variant)
-    x = features_of(candidates(["imagestats"])[0], task).x[0]
+    x = load_candidates(["imagestats"])[0].features(task)[0]
     x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
     (fold,) = task.folds
     near = ((x[fold.test][:, None] - x[fold.train][None]) ** 2).sum(axis=2).argmin(axis=1)

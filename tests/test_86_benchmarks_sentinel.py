@@ -15,13 +15,13 @@ from benchmark_reading import images, sizes
 from eo_ssl.cards import load_card
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
-from eo_ssl.evaluation.features import Source
+from eo_ssl.evaluation.sources import ImageSource
 from eo_ssl.sensors import Quantity
 from eo_ssl.synthetic import EUROSAT_BANDS, make_eurosat
 from eo_ssl.synthetic.benchmarks import add_spatial_lists, make_so2sat
 
 
-def plane(source: Source, band: str, position: int) -> np.ndarray:
+def plane(source: ImageSource, band: str, position: int) -> np.ndarray:
     return images(source, [position])[0, source.bands.index(band)]
 
 

@@ -22,11 +22,11 @@ from eo_ssl.evaluation.task_metrics import measure
 from eo_ssl.evaluation.tuning import Tuning, lora
 from eo_ssl.evaluation.tuning.decoders import make_decoder
 from eo_ssl.evaluation.tuning.feature_maps import check_maps, compute_four_maps, compute_last_map, prepare_network_input
-from eo_ssl.evaluation.tuning.losses import Objective, count_confusion, make_loss
+from eo_ssl.evaluation.tuning.losses import TuningLoss, count_confusion, make_loss
 from eo_ssl.evaluation.tuning.network import make_network
-from eo_ssl.evaluation.tuning.optimisation import LayerwiseAdamW, add_stochastic_depth, group_layers, schedule
+from eo_ssl.evaluation.tuning.optimisation import LayerwiseAdamW, add_stochastic_depth, group_layers, scale_rate
 from eo_ssl.evaluation.tuning.prediction import hold_out
-from eo_ssl.evaluation.tuning.task_loader import Batch, TaskLoader, augment_batch, shuffle_batches
+from eo_ssl.evaluation.tuning.task_loader import TaskBatch, TaskLoader, augment_batch, shuffle_batches
 from eo_ssl.models.vit import seeded_init
 from tuned_tasks import BANDS, EMPTY, Planted, TinyCnn, classes, contract, images, masked, task_of, vit
 
@@ -92,7 +92,7 @@ def test_the_first_step_moves_each_group_by_its_own_rate() -> None:
 
 
 def test_schedule_rises_in_a_line_and_falls_as_half_a_cosine() -> None:
-    found = [schedule(step, steps=110, warmup=0.1) for step in range(110)]  # 11 steps up, 99 down
+    found = [scale_rate(step, steps=110, warmup=0.1) for step in range(110)]  # 11 steps up, 99 down
     np.testing.assert_allclose(found[:11], np.arange(1, 12) / 11)
     np.testing.assert_allclose(found[11:], 0.5 + 0.5 * np.cos(np.pi * np.arange(99) / 99))
 
@@ -151,7 +151,7 @@ def test_lora_refuses_what_it_cannot_adapt() -> None:
 
 def test_symmetries_move_image_validity_and_mask_together() -> None:
     x = torch.rand(400, 1, 4, 4, generator=torch.Generator().manual_seed(2)).expand(-1, 2, -1, -1)
-    batch = Batch(x, x > 0.5, (1000 * x[:, 0]).long())
+    batch = TaskBatch(x, x > 0.5, (1000 * x[:, 0]).long())
     seen = augment_batch(batch, "dihedral", masked=True, generator=torch.Generator().manual_seed(3))
     assert torch.equal(seen.valid, seen.image > 0.5) and torch.equal(seen.target, (1000 * seen.image[:, 0]).long())
     eight = [
@@ -162,7 +162,7 @@ def test_symmetries_move_image_validity_and_mask_together() -> None:
     which = np.array([(one == seen.image[:, 0].numpy()).all(axis=(1, 2)) for one in eight])  # [8, n]
     assert (which.sum(axis=0) == 1).all()
     assert which.sum(axis=1).min() > 25  # each of the eight about 50 times in 400
-    tall = Batch(x[:, :, :2], x[:, :, :2] > 0.5, torch.zeros(400))
+    tall = TaskBatch(x[:, :, :2], x[:, :, :2] > 0.5, torch.zeros(400))
     turned = augment_batch(tall, "dihedral", masked=False, generator=torch.Generator().manual_seed(3))
     assert turned.image.shape == tall.image.shape and not torch.equal(turned.image, tall.image)
     assert augment_batch(batch, "none", masked=True, generator=torch.Generator()) is batch
@@ -195,9 +195,9 @@ def test_the_loss_of_masks_leaves_ignored_pixels_out() -> None:
     target = torch.randint(-1, 3, (2, 5, 5), generator=draw)
     weights = torch.tensor([0.5, 1.0, 3.0])
     for given in (None, weights):
-        found = Objective("segmentation", 3, weights=given).loss(logits, target)
+        found = TuningLoss("segmentation", 3, weights=given).loss(logits, target)
         torch.testing.assert_close(found, functional.cross_entropy(logits, target, weight=given, ignore_index=-1))
-    nothing = Objective("segmentation", 3).loss(logits, torch.full_like(target, -1))  # torch's own mean is NaN here
+    nothing = TuningLoss("segmentation", 3).loss(logits, torch.full_like(target, -1))  # torch's own mean is NaN here
     nothing.backward()
     assert float(nothing.detach()) == 0 and float(logits.grad.abs().max()) == 0  # type: ignore[union-attr]
 
@@ -208,7 +208,7 @@ def test_logits_are_resized_to_the_mask_and_not_the_mask_to_them() -> None:
     logits[:, 0, :, 0] = 8.0
     truth = torch.zeros(1, 6, 6, dtype=torch.int64)
     truth[:, :, 3:] = 1
-    assert Objective("segmentation", 2).answer(logits, truth).tolist() == [[[18, 0], [0, 18]]]
+    assert TuningLoss("segmentation", 2).answer(logits, truth).tolist() == [[[18, 0], [0, 18]]]
 
 
 def test_balanced_weights_are_scikit_learns() -> None:

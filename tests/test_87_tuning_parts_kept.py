@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidates import Candidate, candidates
+from eo_ssl.evaluation.candidate_names import load_candidates
+from eo_ssl.evaluation.compatibility import estimate_training_cost
 from eo_ssl.evaluation.draws import draw
-from eo_ssl.evaluation.methods import trained_answers
+from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
+from eo_ssl.evaluation.features import Computing
+from eo_ssl.evaluation.predictions import predict_trained
 from eo_ssl.evaluation.result_rows import judge
-from eo_ssl.evaluation.settings import Computing, Settings
+from eo_ssl.evaluation.settings import Settings
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.tuning import Tuning, estimate_fold_cost, predict_tuned, prediction, training
-from eo_ssl.evaluation.workload import estimate_training_cost
 from tuned_tasks import classes, masked, vit
 
 SHORT = Tuning(steps=4, rates=(3e-4, 1e-3), batch_size=8)
@@ -59,13 +61,13 @@ def test_the_work_that_is_said_is_the_work_that_is_done(
 
 def test_an_evaluation_says_all_of_its_work_before_it_starts(steps: list[float], tmp_path: Path) -> None:
     task, counted, made = classes(40, test=8), list[int](), vit()
-    compared = (Candidate("ours", made, made.architecture, 0), *candidates(["imagestats"]))
+    compared = (TrainedCandidate("ours", made), *load_candidates(["imagestats"]))
     settings = Settings.of(["finetune", "lora"], shots=[2, 0], draws=3, seed=0, tuning=SHORT)
     ahead = estimate_training_cost(task, compared, settings)
     judge(task, compared[:1], settings, tmp_path, computing=Computing(progress=counted.append))
     assert (ahead.steps, ahead.images) == (len(steps), sum(counted))
     assert ahead.trainings == 2 * (3 + 1) * 3  # two protocols; three draws and the whole; two rates and the last
-    assert ahead.words.startswith("96 steps in 24 trainings, ")
+    assert ahead.label.startswith("96 steps in 24 trainings, ")
     knn = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
     assert estimate_training_cost(task, compared, knn).steps == 0
 
@@ -79,13 +81,13 @@ def test_a_stopped_run_goes_on_from_the_trainings_it_has(
     validation: int, steps: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, made = classes(40, test=8, validation=validation), vit()
-    one = Candidate("ours", made, made.architecture, 0)
+    one = TrainedCandidate("ours", made)
     settings = Settings.of(["finetune"], shots=[0 if validation else 5], draws=2, seed=0, tuning=SHORT)
     drawn = draw(task, settings.amounts[0], draws=2, seed=0)
 
     def run(parts: Path | None) -> np.ndarray:
         steps.clear()
-        return trained_answers(
+        return predict_trained(
             task, one, drawn, method="finetune", config=SHORT, device="cpu", progress=None, parts=parts
         )
 

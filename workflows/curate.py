@@ -21,7 +21,7 @@ from eo_ssl.curation.selection import resolve_keep
 from eo_ssl.curation.subset import write_subset
 from eo_ssl.encoder import WEIGHT_FREE, Encoder, load_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import CorpusSource, extract, open_corpus_source
+from eo_ssl.evaluation import CorpusSource, extract_features, open_corpus_source
 from eo_ssl.manifest import Clock, finish, plan
 from eo_ssl.preprocessing import Preprocessing
 
@@ -119,4 +119,4 @@ def _rows(
 def _embed(model: Encoder, source: CorpusSource, batch_size: int, console: Console) -> Floats:
     with Progress(console=console, transient=True, disable=bool(os.environ.get("EO_SSL_QUIET"))) as bars:
         task = bars.add_task(f"embedding {len(source)} tiles with {model.name}", total=len(source))
-        return extract(model, source, batch_size=batch_size, progress=lambda done: bars.advance(task, done)).x
+        return extract_features(model, source, batch_size=batch_size, progress=lambda done: bars.advance(task, done)).x

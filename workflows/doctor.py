@@ -89,7 +89,7 @@ def _examined(path: str, card: str, root: Path) -> list[Examination]:
 
 def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> list[Examination]:
     """Compare the cards of a benchmark with training images of its files."""
-    from eo_ssl.evaluation.benchmarks import load_benchmark  # torch and TorchGeo take seconds to import
+    from eo_ssl.evaluation import load_benchmark  # torch and TorchGeo take seconds to import
 
     task = load_benchmark(benchmark, root, variant=variant, card=load_card(card) if card else None)
     made = is_generated(root)

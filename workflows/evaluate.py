@@ -7,33 +7,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.evaluation.benchmarks import BENCHMARKS
-from eo_ssl.evaluation.candidates import Candidate, candidates
-from eo_ssl.evaluation.compatibility import check_compatibility
-from eo_ssl.evaluation.display import show
-from eo_ssl.evaluation.extraction import images
-from eo_ssl.evaluation.methods import DEFAULT, trains
-from eo_ssl.evaluation.mstar import SHOTS
-from eo_ssl.evaluation.result_rows import SUPERSEDED, judge
-from eo_ssl.evaluation.results_folder import Folder
-from eo_ssl.evaluation.settings import Computing, Settings
-from eo_ssl.evaluation.spatial_leakage import note_spatial_leakage
-from eo_ssl.evaluation.studies import Grid, Study, expand_study
-from eo_ssl.evaluation.task_options import Choice, Name, open_task
-from eo_ssl.evaluation.tasks import HeldOut, Task
-from eo_ssl.evaluation.tuning import Tuning
-from eo_ssl.evaluation.workload import estimate_training_cost
+from eo_ssl.evaluation import (
+    BENCHMARKS,
+    DEFAULT,
+    PROTOCOLS,
+    SHOTS,
+    SUPERSEDED,
+    Candidate,
+    Computing,
+    HeldOut,
+    ResultsFolder,
+    Settings,
+    Study,
+    Task,
+    TaskName,
+    TaskOptions,
+    Tuning,
+    VariantGrid,
+    check_compatibility,
+    choose_device,
+    estimate_training_cost,
+    expand_study,
+    judge,
+    load_candidates,
+    note_spatial_leakage,
+    open_task,
+)
+from eo_ssl.evaluation.display import show as print_results
+from eo_ssl.evaluation.leaderboard import files as render_leaderboard
 from eo_ssl.manifest import Clock
 
 
 def main(
     encoders: list[str],
-    task: Name,
+    task: TaskName,
     data: Path,
     out: Path,
     name: str | None = None,
@@ -93,10 +104,10 @@ def main(
         overwrite: remove results of another task, seed, number of draws or tuning.
     """
     started = Clock()
-    plain = candidates(encoders, seed=seed)
-    choice = Choice(name, streams, clutter, sensor, classes, held_out, variant, card)
-    chosen = note_spatial_leakage(open_task(task, data, choice))
-    grid = Grid.of(sizes, normalisations, resizers)
+    plain = load_candidates(encoders, seed=seed)
+    options = TaskOptions(name, streams, clutter, sensor, classes, held_out, variant, card)
+    chosen = note_spatial_leakage(open_task(task, data, options))
+    grid = VariantGrid.of(sizes, normalisations, resizers)
     compared = expand_study(plain, chosen, study, grid=grid, seed=seed)
     default = () if fractions else SHOTS if task == "mstar_soc" else (0,)
     settings = Settings.of(
@@ -109,37 +120,33 @@ def main(
         seed=seed,
     )
     chosen = check_compatibility(chosen, compared, settings)
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    inputs = {name: weights for one in plain for name, weights in one.weights.items()}
+    inputs = {name: weights for candidate in plain for name, weights in candidate.weights.items()}
     if task not in BENCHMARKS:
         inputs["corpus"] = Corpus.open(data).manifest().fingerprint
-    folder = Folder.begin(out, chosen, settings, inputs=inputs, overwrite=overwrite)
+    where = choose_device(device)
+    folder = ResultsFolder.open(out, chosen, settings, inputs=inputs, overwrite=overwrite, started=started)
     kept = cache or (out / "features" if study != "compare" else None)  # equal inputs of a grid are encoded once
-    _run(chosen, compared, settings, folder, Computing(batch_size, kept, where), started)
+    _run(chosen, compared, settings, folder, Computing(batch_size, kept, where))
 
 
 def _run(
-    task: Task,
-    compared: Sequence[Candidate],
-    settings: Settings,
-    folder: Folder,
-    computing: Computing,
-    started: Clock,
+    task: Task, compared: Sequence[Candidate], settings: Settings, folder: ResultsFolder, computing: Computing
 ) -> None:
     """Judge, print and finish ``folder``; a finished one is printed again and left alone."""
-    console, aside = Console(), Console(stderr=True)
-    ahead, frozen = estimate_training_cost(task, compared, settings), not all(map(trains, settings.protocols))
+    console, aside, started = Console(), Console(stderr=True), folder.product.started
+    ahead = estimate_training_cost(task, compared, settings)
     if ahead.steps:
-        aside.print(f"to train, at most: {ahead.words}", soft_wrap=True)
+        aside.print(f"to train, at most: {ahead.label}", soft_wrap=True)
     with Progress(console=aside, transient=True) as progress:
-        total = ahead.images + (sum(images(one, task) for one in compared) if frozen else 0)
+        frozen = not all(PROTOCOLS[name].trains for name in settings.protocols)
+        total = ahead.images + (sum(candidate.count_images(task) for candidate in compared) if frozen else 0)
         bar = progress.add_task("training" if ahead.steps else "features", total=total)
         counted = dataclasses.replace(computing, progress=lambda count: progress.advance(bar, count))
         rows, comparisons = judge(task, compared, settings, folder.path, computing=counted)
-    show(console, task, rows, comparisons)
+    print_results(console, task, rows, comparisons)
     if (folder.path / SUPERSEDED).is_dir():
         console.print(f"note: {folder.path / SUPERSEDED} holds results of weights that were replaced", soft_wrap=True)
-    if not folder.finish(task, rows, comparisons, started=started):
+    if not folder.finish(task, rows, comparisons, render=render_leaderboard):
         console.print(f"nothing to do: {folder.path} holds these results already")
         return
     console.print(f"{len(rows)} results in {started.wall_s:.0f} s: {folder.path}")

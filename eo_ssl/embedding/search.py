@@ -17,7 +17,7 @@ from eo_ssl.embedding.table import Matrix, Rows, about_of, numbers_of
 from eo_ssl.embedding.tiles import EMBEDDINGS
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.knn import neighbours
+from eo_ssl.evaluation import knn
 from eo_ssl.manifest import Manifest, require
 
 Distance = Literal["cosine", "l2"]
@@ -174,7 +174,7 @@ def nearest(
 def _within(x: Matrix, query: Matrix, *, k: int, distance: Distance) -> tuple[Rows, np.ndarray[Any, Any]]:
     """Rows of ``x`` [n, D] nearest to ``query`` and their distances, float64."""
     if distance == "l2":
-        rows = neighbours(x, query[None], k=min(k, len(x)))[0]
+        rows = knn.find_neighbours(x, query[None], k=min(k, len(x)))[0]
         return rows, np.linalg.norm(x[rows].astype(np.float64) - query, axis=1)
     lengths = np.linalg.norm(x.astype(np.float64), axis=1)
     wide = query.astype(np.float64)
@@ -184,7 +184,7 @@ def _within(x: Matrix, query: Matrix, *, k: int, distance: Distance) -> tuple[Ro
         return np.arange(min(k, len(x)), dtype=np.int64), np.ones(min(k, len(x)))
     unit = (x[some] / lengths[some, None]).astype(np.float32)
     aim = (wide / length).astype(np.float32)
-    rows = neighbours(unit, aim[None], k=min(k, len(unit)))[0]
+    rows = knn.find_neighbours(unit, aim[None], k=min(k, len(unit)))[0]
     # Half the squared distance on the unit sphere is 1 - cosine, without the cancellation: copies are at exactly 0.
     found = 0.5 * np.square(unit[rows].astype(np.float64) - aim).sum(axis=1)
     return np.concatenate([some[rows], none[:k]]), np.concatenate([found, np.ones(len(none[:k]))])

@@ -23,7 +23,7 @@ from eo_ssl.corpus import Corpus
 from eo_ssl.embedding.table import Rows, Stored, schema, table, writer
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import CorpusSource, Part, extract, open_corpus_source
+from eo_ssl.evaluation import CorpusSource, SourceSubset, extract_features, open_corpus_source
 from eo_ssl.manifest import beside, commit, fault, file_sha256
 
 EMBEDDINGS = "embeddings.parquet"
@@ -69,8 +69,8 @@ def check_tiles(encoder: Encoder, corpus: Corpus, stream: str, *, row: int, sett
         fitting = [name for name, one in corpus.streams.items() if one.sensor == wanted]
         remedy = f"name {' or '.join(fitting)} with --stream" if fitting else "embed a corpus of that sensor"
         raise UserError(f"expected a stream of {wanted} for {encoder.name}, got {stream} of {given}; {remedy}")
-    one = Part(open_corpus_source(corpus, stream), np.array([row]))
-    extract(encoder, one, batch_size=1, device=settings.device)
+    one = SourceSubset(open_corpus_source(corpus, stream), np.array([row]))
+    extract_features(encoder, one, batch_size=1, device=settings.device)
 
 
 def describe(encoder: Encoder, corpus: Corpus, stream: str) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _write(
     settings: TileSettings,
 ) -> None:
     corpus, stream, source = where
-    x = extract(encoder, Part(source, rows), batch_size=settings.batch_size, device=settings.device).x
+    x = extract_features(encoder, SourceSubset(source, rows), batch_size=settings.batch_size, device=settings.device).x
     made = table(corpus, stream, rows, x, form=form)
     with beside(path) as temporary:
         with writer(temporary, form) as file:

@@ -1,4 +1,4 @@
-"""What is refused before anything is computed or written: encoders that do not fit a task, amounts it does not have."""
+"""Compatibility of encoders with a task, and the cost of training: what is checked and estimated before anything is computed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
-from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidates import Candidate
+from eo_ssl.errors import expect
+from eo_ssl.evaluation.candidates import Candidate, SingleCandidate
 from eo_ssl.evaluation.draws import draw
-from eo_ssl.evaluation.extraction import about
-from eo_ssl.evaluation.features import Source
-from eo_ssl.evaluation.methods import trainable, trains
+from eo_ssl.evaluation.protocols import PROTOCOLS
 from eo_ssl.evaluation.settings import Settings
+from eo_ssl.evaluation.sources import ImageSource, read_images
 from eo_ssl.evaluation.tasks import Task
+from eo_ssl.evaluation.tuning import TrainingCost, estimate_fold_cost
 
 
 def check_compatibility(task: Task, compared: Sequence[Candidate], settings: Settings) -> Task:
@@ -26,37 +25,53 @@ def check_compatibility(task: Task, compared: Sequence[Candidate], settings: Set
     Raises:
         UserError: an encoder, or an amount of training samples, that does not fit the task, or nobody is left.
     """
-    task = replace(task, notes=(*task.notes, *_left_out(task, compared, settings)))
+    task = replace(task, notes=(*task.notes, *_note_left_out(task, compared, settings)))
     for amount in settings.amounts:
         draw(task, amount, draws=1, seed=settings.seed)
-    for one in compared:
-        if one.trained is None and one.reference and not task.partners:
+    for candidate in compared:
+        if candidate.parts[0].made_for_task and candidate.baseline and not task.partners:
             continue  # its contract is made of the task's own images
-        about(one, task)
-        for run in one.runs:
-            for part, sources in ((run, task.sources), (run.second, task.partners)):
-                if part is not None and part.trained is not None:
-                    _show(part, task, sources)
+        candidate.describe(task)
+        for run in candidate.runs:
+            for part, sources in zip(run.parts, (task.sources, task.partners), strict=False):
+                if not part.made_for_task:
+                    _check_images(part, task, sources)
     return task
 
 
-def _left_out(task: Task, compared: Sequence[Candidate], settings: Settings) -> list[str]:
+def estimate_training_cost(task: Task, compared: Sequence[Candidate], settings: Settings) -> TrainingCost:
+    """Return all that the trained protocols of ``settings`` do: every run that can be trained, amount, draw, fold and rate.
+
+    Nothing is subtracted for results that are there already.
+    """
+    cost, trained = TrainingCost(), [name for name in settings.protocols if PROTOCOLS[name].trains]
+    if not trained:
+        return cost
+    for amount in settings.amounts:
+        for drawn in draw(task, amount, draws=settings.draws, seed=settings.seed):
+            for fold, train in zip(task.folds, drawn, strict=True):
+                for name in trained:
+                    cost += estimate_fold_cost(task, fold, train, protocol=name, config=settings.tuning)
+    return cost * sum(run.has_network(task) for candidate in compared for run in candidate.runs)
+
+
+def _note_left_out(task: Task, compared: Sequence[Candidate], settings: Settings) -> list[str]:
     """Sentences on encoders that have no network to train."""
-    plain = [one for one in compared if not one.reference]
-    missing = {one.name for one in plain if not trainable(one, task)} if any(map(trains, settings.protocols)) else set()
-    left = [one.name for one in plain if one.name in missing]
-    trained = [protocol for protocol in settings.protocols if trains(protocol)]
-    if len(left) == len(plain) and len(trained) == len(settings.protocols):
-        raise UserError(
-            f"expected an encoder with a network to train for {', '.join(trained)}, got {', '.join(left)}; add a trained one, or random_init"
-        )
+    trained = [name for name in settings.protocols if PROTOCOLS[name].trains]
+    plain = [candidate for candidate in compared if not candidate.baseline]
+    left = [candidate.name for candidate in plain if trained and not candidate.has_network(task)]
+    expect(
+        len(left) < len(plain) or len(trained) < len(settings.protocols),
+        expected=f"an encoder with a network to train for {', '.join(trained)}",
+        got=", ".join(left),
+        remedy="add a trained one, or random_init",
+    )
     return [f"{', '.join(trained)}: without {', '.join(left)}, which have no network to train"] if left else []
 
 
-def _show(one: Candidate, task: Task, sources: Sequence[Source]) -> None:
-    """Prepare the first image of each source as ``one`` does."""
-    encoder = one.encoder(task, task.folds[0])
+def _check_images(candidate: SingleCandidate, task: Task, sources: Sequence[ImageSource]) -> None:
+    """Prepare the first image of each of ``sources`` as ``candidate`` does."""
+    encoder = candidate.encoder(task, task.folds[0])
     for source in sources:
-        image = torch.empty((1, *source.shape), dtype=torch.float32)
-        source.read(np.zeros(1, dtype=np.int64), image.numpy())
+        image = read_images(source, np.zeros(1, dtype=np.int64))
         encoder.preprocessing(image, bands=source.bands, quantity=source.quantity, sensor=source.sensor)

@@ -11,9 +11,17 @@ import torch
 from torch.nn import functional
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import Matrix, Rows, Source, open_corpus_source
+from eo_ssl.evaluation.sources import ImageSource, Matrix, Rows, open_corpus_source, read_images
 from eo_ssl.evaluation.splits import Fold
-from eo_ssl.evaluation.tasks import Control, CorpusStream, Task, find_labelled_rows, numbers, ranked, texts
+from eo_ssl.evaluation.tasks import (
+    Control,
+    CorpusStream,
+    Task,
+    find_labelled_rows,
+    rank_names,
+    read_numbers,
+    read_texts,
+)
 
 SHOTS = (1, 5, 10, 20)
 CLUTTER_PX = 128  # side of the crops that hold the clutter
@@ -34,17 +42,17 @@ def make_mstar_task(chips: CorpusStream, *, clutter: CorpusStream, name: str = "
     """
     corpus, stream = chips
     rows, table = find_labelled_rows(chips)
-    declared = texts(table, "benchmark_split")
+    declared = read_texts(table, "benchmark_split")
     chosen = np.flatnonzero((declared == "train") | (declared == "test"))
     rows, table, declared = rows[chosen], table.take(chosen), declared[chosen]
     if not (declared == "train").any() or not (declared == "test").any():
         raise UserError(
             f"expected labelled chips with benchmark_split train and test in stream {stream}, got none of one; ingest with the card mstar_soc"
         )
-    classes = texts(table, "label_name")
+    classes = read_texts(table, "label_name")
     names, labels = np.unique(classes, return_inverse=True)
-    files = texts(table, "source")
-    sizes = numbers(table, ("source_width_px", "source_height_px"))
+    files = read_texts(table, "source")
+    sizes = read_numbers(table, ("source_width_px", "source_height_px"))
     if not np.isfinite(sizes).all():
         raise UserError(
             f"expected the size of the whole chip for every row of {stream}, got some without; ingest the chips again"
@@ -64,7 +72,7 @@ def make_mstar_task(chips: CorpusStream, *, clutter: CorpusStream, name: str = "
     return Task(
         name, (open_corpus_source(corpus, stream, rows=rows),), labels.astype(np.int64), tuple(names.tolist()), np.arange(len(rows), dtype=np.int64), folds,
         "SOC: train at 17 degrees depression, test at 15; blocks are chips", "accuracy",
-        controls=controls, rank=ranked(files.tolist()),
+        controls=controls, rank=rank_names(files.tolist()),
     )  # fmt: skip
 
 
@@ -90,16 +98,14 @@ def _clutter(crops: CorpusStream, chips: np.ndarray[tuple[int, ...], np.dtype[np
     return x
 
 
-def compute_clutter_features(source: Source, *, batch_size: int = 256) -> Matrix:
+def compute_clutter_features(source: ImageSource, *, batch_size: int = 256) -> Matrix:
     """Return the images of ``source`` without their centre, at 32 px, as one row each: [n, C * 1024] float32."""
     size = source.shape[2]
     low, high = (size - TARGET_PX) // 2, (size + TARGET_PX) // 2
     parts = []
     for start in range(0, len(source), batch_size):
         positions: Rows = np.arange(start, min(start + batch_size, len(source)), dtype=np.int64)
-        image = torch.empty((len(positions), *source.shape), dtype=torch.float32)
-        source.read(positions, image.numpy())
-        image = torch.nan_to_num(image, nan=0.0)
+        image = torch.nan_to_num(read_images(source, positions), nan=0.0)
         image[:, :, low:high, low:high] = 0.0
         small = functional.interpolate(
             image, size=(CONTROL_PX, CONTROL_PX), mode="bilinear", align_corners=False, antialias=True

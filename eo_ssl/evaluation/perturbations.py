@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from eo_ssl.evaluation.features import Derived, Matrix, Rows, Source
+from eo_ssl.evaluation.sources import DerivedSource, ImageSource, Matrix, Rows, read_images
 from eo_ssl.manifest import fingerprint
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
@@ -32,12 +32,12 @@ class Perturbation:
     "band that is not given"
     crop_px: int | None = None
     "side of the centre that is given alone"
-    instead: tuple[Source, ...] = ()
+    instead: tuple[ImageSource, ...] = ()
     "images taken in place of those of each source; none for the same"
 
 
 @dataclass(frozen=True, slots=True)
-class PerturbedSource(Derived):
+class PerturbedSource(DerivedSource):
     """Images of another source with one perturbation; their tags stay, since nobody noticed."""
 
     perturbation: Perturbation
@@ -68,15 +68,14 @@ class PerturbedSource(Derived):
         if crop is None:
             self.source.read(positions, out)
         else:
-            whole = np.empty((len(out), *self.source.shape), dtype=np.float32)
-            self.source.read(positions, whole)
+            whole = read_images(self.source, positions).numpy()
             top, left = ((side - crop) // 2 for side in whole.shape[2:])
             out[...] = whole[:, :, top : top + crop, left : left + crop]
         if self.perturbation.pixels is not None:
             self.perturbation.pixels(out, positions)
 
 
-def perturbations(source: Source, contract: Preprocessing, *, seed: int = 0) -> tuple[Perturbation, ...]:
+def list_perturbations(source: ImageSource, contract: Preprocessing, *, seed: int = 0) -> tuple[Perturbation, ...]:
     """Return what can be tried on images like those of ``source`` for an encoder with ``contract``.
 
     All: gain (10 %; of radar 1 dB, Sentinel-1's absolute accuracy), noise (of radar speckle of 5 looks), each of several bands missing

@@ -1,4 +1,4 @@
-"""Deliberate departures from an encoder's contract, in size, normalisation and resizing, to measure what they cost (Corley et al. 2024, arXiv 2305.13456)."""
+"""Preprocessing variants: other sizes, normalisations and resizers than an encoder's contract (Corley et al. 2024, arXiv 2305.13456)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _IMAGENET = {"red": (0.485, 0.229), "green": (0.456, 0.224), "blue": (0.406, 0.2
 
 @dataclass(frozen=True, slots=True)
 class PreprocessingVariant:
-    """What is done to images instead of, or as, the contract says."""
+    """Size, normalisation and resizing in place of the contract's."""
 
     size_px: int | None = None
     "side the images are brought to; None: the contract's"
@@ -48,14 +48,14 @@ class PreprocessingVariant:
             raise UserError(f"expected a size of at least 1 px, got {self.size_px}; give a positive number")
 
     @property
-    def words(self) -> str:
+    def name(self) -> str:
         """For a table."""
         size = "contract's size" if self.size_px is None else f"{self.size_px} px"
         how = "" if self.resizer == "contract" else f" by {self.resizer}"
         return f"{size}{how}, {self.normalisation}"
 
-    def of(self, contract: Preprocessing, stats: TrainStats) -> Preprocessing:
-        """Return ``contract`` with this treatment; ``stats`` are of the task's training images, in the order of its bands.
+    def apply(self, contract: Preprocessing, stats: TrainStats) -> Preprocessing:
+        """Return ``contract`` with this variant; ``stats`` are of the task's training images, in the order of its bands.
 
         Normalisations, per band: `zscore` (x - mean) / std of the training images; `divide` leaves physical values, as division of
         Sentinel-2 numbers by 10,000 does; `minmax` (x - min) / (max - min); `percentile` the same between the 2nd and 98th

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eo_ssl.evaluation.features import CorpusSource, Rows
+from eo_ssl.evaluation.sources import CorpusSource, Rows
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.manifest import fingerprint
 

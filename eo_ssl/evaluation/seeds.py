@@ -1,4 +1,4 @@
-"""Recipes: an encoder by name, or several trainings of it that differ in their seed and share one line of the results."""
+"""Several runs of one recipe that differ in their seed: one candidate, whose interval covers the spread between the seeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HARMLESS = ("log_every", "monitor_every", "monitor_tiles", "checkpoint_every", 
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class EncoderEntry:
     """What one word of a list of encoders stands for."""
 
     name: str | None
@@ -26,14 +26,14 @@ class Entry:
     "of each run the encoder, or the two encoders of the two sensors of a task"
 
 
-def parse_entry(text: str) -> Entry:
+def parse_entry(text: str) -> EncoderEntry:
     """Read ``[name=]run[,run...]``, a run being one encoder or two joined by ``+``; a path that exists is one encoder."""
     if Path(text).exists():
-        return Entry(None, ((text,),))
+        return EncoderEntry(None, ((text,),))
     name, equals, rest = text.partition("=")
     named = bool(equals and rest) and _NAME.fullmatch(name) is not None and not Path(text.split(",")[0]).exists()
     runs = (rest if named else text).split(",")
-    return Entry(name if named else None, tuple(_sensors(run) for run in runs))
+    return EncoderEntry(name if named else None, tuple(_sensors(run) for run in runs))
 
 
 def _sensors(run: str) -> tuple[str, ...]:

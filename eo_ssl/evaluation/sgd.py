@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.linear import Floats, Matrix, Scorer, fit_standardiser
+from eo_ssl.evaluation.tuning.optimisation import scale_rate
 
 RATES = tuple(10.0 ** (power / 2) for power in range(-8, 1))
 """Learning rates for a batch of 256: 1e-4 ... 1, as the sweep of Oquab et al. 2023 (DINOv2, arXiv 2304.07193, appendix B.3) spans."""
@@ -71,7 +72,7 @@ def fit(x: Matrix, y: npt.NDArray[Any], problem: Problem, *, rates: Sequence[flo
         sample = functional.pad(data[rows], (0, 1), value=1.0)  # [b, D + 1]
         residual = _residual(torch.einsum("bd,lkd->lbk", sample, weight), target[rows], problem)  # [L, b, K]
         velocity.mul_(MOMENTUM).add_(torch.einsum("lbk,bd->lkd", residual, sample), alpha=1 / batch)
-        weight.sub_(step_of * velocity * (0.5 + 0.5 * float(np.cos(np.pi * step / steps))))
+        weight.sub_(step_of * velocity * scale_rate(step, steps=steps, warmup=0.0))
     solved: Floats = weight.double().numpy() * spread
     solved[..., -1] += centre
     return [Scorer(one[:, :-1], one[:, -1], shift, scale, rate) for one, rate in zip(solved, rates, strict=True)]

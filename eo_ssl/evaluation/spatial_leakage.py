@@ -1,4 +1,4 @@
-"""Whether test tiles lie beside training tiles: what is next to a pixel resembles it, so such a split says little of new places."""
+"""Spatial leakage: the share of test tiles beside training tiles, which resemble them, so that such a split says little of new places."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def measure_spatial_leakage(task: Task) -> float | None:
         return None
     beside = 0
     for fold in task.folds:
-        tiles = shapely.STRtree(shapely.box(*_known(task.places[fold.train]).T))
-        wide = _known(task.places[fold.test])
+        tiles = shapely.STRtree(shapely.box(*_with_georeference(task.places[fold.train]).T))
+        wide = _with_georeference(task.places[fold.test])
         reach = REACH * np.tile(np.stack([wide[:, 2] - wide[:, 0], wide[:, 3] - wide[:, 1]], axis=1), 2)
         wide = wide + np.array([-1, -1, 1, 1]) * reach
         beside += len(np.unique(tiles.query(shapely.box(*wide.T), predicate="intersects")[0]))
@@ -40,6 +40,6 @@ def note_spatial_leakage(task: Task) -> Task:
     return dataclasses.replace(task, notes=(*task.notes, note))
 
 
-def _known(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _with_georeference(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Boxes [n, 4] with a georeference."""
     return boxes[np.isfinite(boxes).all(axis=1)]

@@ -42,7 +42,7 @@ class Division:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class SampleLocations:
     """Where n samples lie."""
 
     product: npt.NDArray[np.str_]
@@ -53,7 +53,7 @@ class Places:
     "[n, 4] left, top, right, bottom in pixels of the product"
 
 
-def divide(places: Places) -> Division:
+def divide(places: SampleLocations) -> Division:
     """Return folds over sites for samples at ``places``; each sample is tested in at most one fold.
 
     Raises:
@@ -63,7 +63,7 @@ def divide(places: Places) -> Division:
         raise UserError(
             f"expected at least two labelled samples to divide, got {len(places.product)}; ingest labelled products"
         )
-    site = sites(places)
+    site = group_sites(places)
     count = int(site.max()) + 1
     everything = np.arange(len(site), dtype=np.int64)
     empty = np.empty(0, dtype=np.int64)
@@ -80,7 +80,7 @@ def divide(places: Places) -> Division:
     )
 
 
-def sites(places: Places) -> Rows:
+def group_sites(places: SampleLocations) -> Rows:
     """Return the site of each sample, int64 [n], numbered by first appearance."""
     names, first, product = np.unique(places.product, return_index=True, return_inverse=True)
     boxes = np.full((len(names), 4), np.nan)
@@ -113,7 +113,7 @@ def _balanced(sizes: Rows, groups: int) -> Rows:
     return group
 
 
-def _halves(places: Places) -> Division:
+def _halves(places: SampleLocations) -> Division:
     """Two folds, one half of the site each, without the training tiles that lie within a tile's width of the cut."""
     flat = np.isfinite(places.box).all()
     box = places.box if flat else places.offset

@@ -18,7 +18,7 @@ from eo_ssl.errors import UserError
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Answers = npt.NDArray[Any]
+PredictionArray = npt.NDArray[Any]
 """What an encoder answered, [draws, items, ...]: see `measure`."""
 Metric = Literal["accuracy", "balanced_accuracy", "micro_ap", "miou", "r2"]
 METRIC_WORDS: dict[Metric, str] = {
@@ -57,7 +57,7 @@ class Measured:
     runs: Runs = Runs()
 
 
-def measure(metric: Metric, answers: Answers, truth: Answers, *, runs: Runs = Runs()) -> Measured:
+def measure(metric: Metric, answers: PredictionArray, truth: PredictionArray, *, runs: Runs = Runs()) -> Measured:
     """Return ``metric`` of what was answered on the test items.
 
     Args:
@@ -81,7 +81,7 @@ def measure(metric: Metric, answers: Answers, truth: Answers, *, runs: Runs = Ru
         )
     if metric in ("accuracy", "balanced_accuracy"):
         strata = np.zeros(len(truth), dtype=np.int64) if metric == "accuracy" else truth.astype(np.int64)
-        return replace(shares((answers == truth).astype(np.float64), strata), runs=runs)
+        return replace(measure_shares((answers == truth).astype(np.float64), strata), runs=runs)
     options: dict[Metric, Callable[..., tuple[float, Floats]]] = {
         "micro_ap": _average_precision,
         "miou": _mean_iou,
@@ -94,7 +94,7 @@ def measure(metric: Metric, answers: Answers, truth: Answers, *, runs: Runs = Ru
     return Measured(value, np.stack(terms) + share, np.zeros(answers.shape[1], dtype=np.int64), least, runs=runs)
 
 
-def shares(right: Floats, strata: Ints) -> Measured:
+def measure_shares(right: Floats, strata: Ints) -> Measured:
     """Return the mean over strata [n] of the share of right answers [D, n] (1 right, 0 wrong)."""
     strata = np.unique(strata, return_inverse=True)[1].astype(np.int64)
     counts = np.bincount(strata).astype(np.float64)  # [K]
@@ -129,7 +129,7 @@ def _average_precision(scores: Floats, truth: Ints) -> tuple[float, Floats]:
     return value, terms
 
 
-def _mean_iou(confusion: Ints, _: Answers) -> tuple[float, Floats]:
+def _mean_iou(confusion: Ints, _: PredictionArray) -> tuple[float, Floats]:
     """Mean over the classes that occur, in truth or prediction, and the terms of the items."""
     counts = confusion.astype(np.float64)  # [n, K, K]
     hit = np.diagonal(counts, axis1=1, axis2=2)  # [n, K]

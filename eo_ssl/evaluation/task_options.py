@@ -1,4 +1,4 @@
-"""Tasks by name: labels of a corpus, MSTAR with its controls, and the published benchmarks."""
+"""Tasks by name: labels of a corpus, MSTAR with its controls, and the published benchmarks; options that a task has no use for are refused."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
 from eo_ssl.evaluation.mstar import CLUTTER_PX, make_mstar_task
 from eo_ssl.evaluation.tasks import HeldOut, Task, make_corpus_task
 
-Name = Literal[
+TaskName = Literal[
     "corpus", "mstar_soc", "eurosat", "so2sat", "bigearthnet_v2", "sen1floods11", "treesatai", "sat6", "resisc45", "ucmerced", "bigearthnet_v1",
     "eurosat_sar", "m_eurosat",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class TaskOptions:
     """What a person chooses of a task; None: the default of the task."""
 
     name: str | None = None
@@ -46,33 +46,37 @@ _UNUSED = {"corpus": ("clutter", "variant", "card"), "mstar_soc": ("sensor", "cl
 _UNUSED_BY_BENCHMARKS = ("clutter", "sensor", "classes", "streams")
 
 
-def open_task(kind: Name, data: Path, choice: Choice) -> Task:
-    """Return the task ``kind`` on ``data``; choices that it has no use for are refused rather than ignored.
+def open_task(kind: TaskName, data: Path, options: TaskOptions) -> Task:
+    """Return the task ``kind`` on ``data``; options that it has no use for are refused rather than ignored.
 
     Raises:
-        UserError: such a choice, or what the task itself refuses.
+        UserError: such an option, or what the task itself refuses.
     """
-    values = asdict(choice)
+    values = asdict(options)
     given = [option for option in _UNUSED.get(kind, _UNUSED_BY_BENCHMARKS) if values[option] is not None]
     if given:
         raise UserError(f"expected options of task {kind}, got {', '.join(given)}; leave out what it has no use for")
     if kind in BENCHMARKS:
-        card = load_card(choice.card) if choice.card else None
-        found = load_benchmark(kind, data, variant=choice.variant, card=card)
-        return replace(found, name=choice.name) if choice.name else found
+        card = load_card(options.card) if options.card else None
+        found = load_benchmark(kind, data, variant=options.variant, card=card)
+        return replace(found, name=options.name) if options.name else found
     corpus = Corpus.open(data)
     if kind == "corpus":
-        parts = [(corpus, stream) for stream in choice.streams or [_only(corpus, list(corpus.streams))]]
+        parts = [(corpus, stream) for stream in options.streams or [_only(corpus, list(corpus.streams))]]
         return make_corpus_task(
-            parts, name=choice.name or data.name, sensor=choice.sensor, classes=choice.classes, held_out=choice.held_out
+            parts,
+            name=options.name or data.name,
+            sensor=options.sensor,
+            classes=options.classes,
+            held_out=options.held_out,
         )
-    crops = Corpus.open(choice.clutter) if choice.clutter is not None else corpus
+    crops = Corpus.open(options.clutter) if options.clutter is not None else corpus
     wide = _only(crops, [key for key, stream in crops.streams.items() if stream.size_px == CLUTTER_PX])
     small = [key for key, stream in corpus.streams.items() if stream.size_px != CLUTTER_PX]
-    chips = choice.streams or [_only(corpus, small)]
+    chips = options.streams or [_only(corpus, small)]
     if len(chips) != 1:
         raise UserError(f"expected one stream of chips for mstar_soc, got {', '.join(chips)}; name one")
-    return make_mstar_task((corpus, chips[0]), clutter=(crops, wide), name=choice.name or "mstar_soc")
+    return make_mstar_task((corpus, chips[0]), clutter=(crops, wide), name=options.name or "mstar_soc")
 
 
 def _only(corpus: Corpus, options: Sequence[str]) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,10 +14,10 @@ import pyarrow as pa
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import UserError, nearest
-from eo_ssl.evaluation.features import Matrix, Rows, Source, open_corpus_source, translated
-from eo_ssl.evaluation.revisits import COLUMNS as AGAIN
+from eo_ssl.evaluation.revisits import COLUMNS as REVISIT_COLUMNS
 from eo_ssl.evaluation.revisits import Revisit, find_revisits
-from eo_ssl.evaluation.splits import Division, Fold, Places, divide
+from eo_ssl.evaluation.sources import ImageSource, Matrix, Rows, locate_rows, open_corpus_source, rename_bands
+from eo_ssl.evaluation.splits import Division, Fold, SampleLocations, divide
 from eo_ssl.evaluation.task_metrics import Metric
 from eo_ssl.manifest import fingerprint
 
@@ -40,7 +39,7 @@ COLUMNS = (
 
 
 @runtime_checkable
-class MaskedSource(Source, Protocol):
+class MaskedSource(ImageSource, Protocol):
     """Images with a class for each pixel."""
 
     def read_masks(self, positions: Rows, out: Rows) -> None:
@@ -72,7 +71,7 @@ class Task:
     """Labelled images of one or several sources; positions run through the sources one after the other."""
 
     name: str
-    sources: tuple[Source, ...]
+    sources: tuple[ImageSource, ...]
     "with the same bands, by name"
     labels: npt.NDArray[Any]
     """classification: int64 [n], class of each image; multilabel: uint8 [n, K], 1 where a label holds; regression: float32 [n], value of
@@ -88,7 +87,7 @@ class Task:
     notes: tuple[str, ...] = ()
     controls: tuple[Control, ...] = ()
     kind: Kind = "classification"
-    partners: tuple[Source, ...] = ()
+    partners: tuple[ImageSource, ...] = ()
     "images of a second sensor on the same ground, in the order of `sources`"
     rank: Rows | None = None
     "[n] place of each image among all by a name that outlives the corpus, so that draws do not depend on row order; None for positions"
@@ -97,7 +96,7 @@ class Task:
     revisits: tuple[tuple[Revisit, ...], ...] = ()
     "of each source"
     kept: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
-    "statistics of training images and the tasks of each sensor, made once"
+    "statistics of training images, computed once"
 
     def __post_init__(self) -> None:
         """Check that everything speaks of the same images."""
@@ -135,8 +134,19 @@ class Task:
 
     def by_source(self, rows: Rows) -> list[tuple[int, Rows]]:
         """Return for each source the place of its first image in the task, and its own positions of those of ``rows`` it holds, ascending."""
-        starts = np.cumsum([0, *(len(source) for source in self.sources)])
-        return [(int(a), np.unique(rows[(rows >= a) & (rows < b)]) - a) for a, b in pairwise(starts)]
+        located = {source: own for source, _, own in locate_rows(self.sizes, rows)}
+        empty = np.empty(0, dtype=np.int64)
+        return [(sum(self.sizes[:number]), np.unique(located.get(number, empty))) for number in range(len(self.sizes))]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of images of each source."""
+        return tuple(len(source) for source in self.sources)
+
+    @cached_property
+    def sensor_tasks(self) -> tuple[Task, Task]:
+        """The task of each of the two sensors alone; made once, since each keeps statistics of its own."""
+        return replace(self, partners=()), replace(self, sources=self.partners, partners=())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -191,7 +201,7 @@ def make_corpus_task(
     sources = []
     for (corpus, stream), (rows, _) in zip(corpora, parts, strict=True):
         source = open_corpus_source(corpus, stream, rows=rows)
-        sources.append(source if sensor is None or sensor == source.sensor else translated(source, sensor=sensor))
+        sources.append(source if sensor is None or sensor == source.sensor else rename_bands(source, sensor=sensor))
     labels = np.searchsorted(names, table["label_name"].to_pylist()).astype(np.int64)
     division = _divided(table, held_out)
     folds, dropped = _teachable(division.folds, labels)
@@ -208,9 +218,9 @@ def make_corpus_task(
         notes.append(f"bands of every stream named as {sensor} by common name")
     return Task(
         name, tuple(sources), labels, names, division.blocks, folds, division.split, metric, tuple(notes), rank=_rank(table),
-        places=numbers(table, ("xmin", "ymin", "xmax", "ymax")),
+        places=read_numbers(table, ("xmin", "ymin", "xmax", "ymax")),
         revisits=tuple(
-            find_revisits(source, corpus.index(stream, columns=list(AGAIN)), folds, first=sum(map(len, sources[:number])))
+            find_revisits(source, corpus.index(stream, columns=list(REVISIT_COLUMNS)), folds, first=sum(map(len, sources[:number])))
             for number, (source, (corpus, stream)) in enumerate(zip(sources, corpora, strict=True))
         ),
     )  # fmt: skip
@@ -234,7 +244,7 @@ def _class_names(table: pa.Table, wanted: Sequence[str] | None, *, task: str) ->
 def _rank(table: pa.Table) -> Rows:
     """Place of each tile by product, file and offset, which outlive the order of the rows."""
     columns = (table[name].to_pylist() for name in ("product_id", "source", "row_off", "col_off"))
-    return ranked(
+    return rank_names(
         [f"{product}/{source}/{row:08d}/{col:08d}" for product, source, row, col in zip(*columns, strict=True)]
     )
 
@@ -250,40 +260,42 @@ def find_labelled_rows(part: CorpusStream, *, classes: Sequence[str] | None = No
     return rows, table.take(rows)
 
 
-def ranked(names: Sequence[str]) -> Rows:
+def rank_names(names: Sequence[str]) -> Rows:
     """Return the place of each name in sorted order, int64 [n]."""
     rank = np.empty(len(names), dtype=np.int64)
     rank[np.argsort(np.array(names, dtype=np.str_), kind="stable")] = np.arange(len(names))
     return rank
 
 
-def numbers(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
+def read_numbers(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
     """Return columns of the index as float64 [n, c], NaN where null."""
     return np.stack([table[name].to_numpy().astype(np.float64) for name in columns], axis=1)
 
 
-def texts(table: pa.Table, column: str) -> npt.NDArray[np.str_]:
+def read_texts(table: pa.Table, column: str) -> npt.NDArray[np.str_]:
     """Return a text column of the index, [n]."""
     return np.array(table[column].to_pylist(), dtype=np.str_)
 
 
 def _divided(table: pa.Table, held_out: HeldOut) -> Division:
-    declared = texts(table, "benchmark_split")
+    declared = read_texts(table, "benchmark_split")
     if (declared != "").any():
         folds = (
             Fold(np.flatnonzero(declared == "train"), np.flatnonzero(declared == "test"), np.empty(0, dtype=np.int64)),
         )
         names = np.char.add(
-            np.char.add(texts(table, "product_id"), "/"), texts(table, "source")
+            np.char.add(read_texts(table, "product_id"), "/"), read_texts(table, "source")
         )  # a batch of chips holds many files
         blocks = np.unique(names, return_inverse=True)[1].astype(np.int64)
         return Division(folds, blocks, "the benchmark's own train and test; blocks are files")
-    offsets = numbers(table, ("col_off", "row_off", "width", "height"))
+    offsets = read_numbers(table, ("col_off", "row_off", "width", "height"))
     offsets[:, 2:] += offsets[:, :2]
-    division = divide(Places(texts(table, "product_id"), numbers(table, ("xmin", "ymin", "xmax", "ymax")), offsets))
+    division = divide(
+        SampleLocations(read_texts(table, "product_id"), read_numbers(table, ("xmin", "ymin", "xmax", "ymax")), offsets)
+    )
     if held_out == "all":
         return Division(division.folds, division.blocks, f"{division.split}; every tile of a held-out place is tested")
-    unseen = texts(table, "split") != "train"
+    unseen = read_texts(table, "split") != "train"
     kept = [
         Fold(fold.train[~unseen[fold.train]], fold.test[unseen[fold.test]], fold.validation) for fold in division.folds
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import Rows, Source
+from eo_ssl.evaluation.sources import ImageSource, Rows, read_images
+from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.preprocessing.conversion import converted
-from eo_ssl.sensors import sensor
+from eo_ssl.sensors import Quantity, sensor
 
 Floats = npt.NDArray[np.float64]
 _BATCH = 256  # images read at once
@@ -98,7 +99,7 @@ def _computed(parts: Sequence[_Part], bands: int, convert: Sequence[str], percen
     return TrainStats(count, total / known, std, low, high, p02, p98)
 
 
-_Part = tuple[Source, Rows, list[int]]
+_Part = tuple[ImageSource, Rows, list[int]]
 
 
 def _parts(task: Task, train: Rows, bands: Sequence[str]) -> Iterator[_Part]:
@@ -120,9 +121,7 @@ def _values(parts: Sequence[_Part], convert: Sequence[str]) -> Iterator[Tensor]:
     for source, positions, order in parts:
         for start in range(0, len(positions), _BATCH):
             part = positions[start : start + _BATCH]
-            out = torch.empty((len(part), *source.shape), dtype=torch.float32)
-            source.read(part, out.numpy())
-            values = out[:, order]
+            values = read_images(source, part)[:, order]
             invalid = ~torch.isfinite(values)
             for name in convert:
                 values = converted(values, name)
@@ -147,3 +146,38 @@ def _percentiles(parts: Sequence[_Part], convert: Sequence[str], low: Floats, hi
 def list_task_bands(task: Task) -> tuple[str, ...]:
     """Return the bands of the task by canonical name, in the order of its first source."""
     return sensor(task.sources[0].sensor).resolve_all(task.sources[0].bands)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    sensor: str
+    quantity: Quantity
+    bands: tuple[str, ...]
+    gsd_m: float
+    size_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Stats:
+    mean: npt.NDArray[np.float64]
+    std: npt.NDArray[np.float64]
+
+
+def make_train_contract(task: Task, fold: Fold) -> Preprocessing:
+    """Return a contract from the training images of ``fold``: mean and standard deviation per band, power in dB.
+
+    Test images never enter; bands that are constant or never valid in training are left out.
+    """
+    first, bands = task.sources[0], list_task_bands(task)
+    convert = (f"{first.quantity.value}->{first.quantity.in_db.value}",) if first.quantity.is_power else ()
+    found = compute_train_stats(task, fold.train, bands, convert=convert)
+    usable = [
+        i for i in range(len(bands)) if found.count[i] > 0 and found.std[i] > 1e-6 * abs(found.mean[i])
+    ]  # rounding
+    gsd = [source.gsd_m for source in task.sources]
+    contract = Preprocessing.from_stats(
+        _Stream(first.sensor, first.quantity, tuple(bands[i] for i in usable), min(gsd), first.shape[1]),
+        _Stats(found.mean[usable], found.std[usable]),
+        convert=convert,
+    )
+    return replace(contract, gsd_m=(min(gsd), max(gsd)))

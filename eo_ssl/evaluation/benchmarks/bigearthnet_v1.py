@@ -14,7 +14,13 @@ from torchgeo.datasets import BigEarthNet
 
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks.bigearthnet_v2 import SIZE_PX, make_band_folders
-from eo_ssl.evaluation.benchmarks.images import Stored, card_source, list_lines, make_consecutive_fold, number_names
+from eo_ssl.evaluation.benchmarks.images import (
+    Stored,
+    list_lines,
+    make_card_source,
+    make_consecutive_fold,
+    number_names,
+)
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import file_sha256
@@ -52,7 +58,7 @@ def load(request: Request) -> Task:
             raise request.absent(f"no {folders[kind][0].relative_to(request.root)}")
         content = [kind, *(file_sha256(path) for path in lists)]
         sources.append(
-            card_source(make_band_folders(folders[kind], card), card, size=(SIZE_PX, SIZE_PX), content=content)
+            make_card_source(make_band_folders(folders[kind], card), card, size=(SIZE_PX, SIZE_PX), content=content)
         )
     products = [pair[0].rsplit("_", 2)[0] for pair in pairs]
     fold = make_consecutive_fold(*counts, names=[pair[0] for pair in pairs])

@@ -20,14 +20,14 @@ from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks.images import (
     Stored,
-    card_source,
     gather_images,
+    make_card_source,
     make_consecutive_fold,
     number_names,
     read_planes,
 )
 from eo_ssl.evaluation.benchmarks.request import Request
-from eo_ssl.evaluation.features import Rows
+from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import file_sha256
 from eo_ssl.sensors import sensor
@@ -90,7 +90,9 @@ def load(request: Request) -> Task:
         if not folders[0].is_dir():
             raise request.absent(f"no {folders[0].relative_to(request.root)}")
         content = [kind, file_sha256(request.root / BigEarthNetV2.dir_file_names["metadata"])]
-        sources.append(card_source(make_band_folders(folders, card), card, size=(SIZE_PX, SIZE_PX), content=content))
+        sources.append(
+            make_card_source(make_band_folders(folders, card), card, size=(SIZE_PX, SIZE_PX), content=content)
+        )
     counts = [table["split"].count(split) for split in SPLITS]
     fold = make_consecutive_fold(*counts, names=table["patch_id"])
     tiles = [_tile(name) for name in table["patch_id"]]

@@ -9,11 +9,11 @@ from torchgeo.datasets import DatasetNotFoundError, EuroSAT, EuroSATSpatial
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.coverage import describe_incomplete
 from eo_ssl.evaluation.benchmarks.images import (
     TorchGeoImages,
-    card_source,
     check_complete,
+    explain_incomplete,
+    make_card_source,
     make_consecutive_fold,
     read_raster_boxes,
     read_raster_shape,
@@ -43,7 +43,7 @@ def load(request: Request) -> Task:
         try:
             datasets.append(reader(root=str(request.root), split=split, bands=EuroSAT.all_band_names, download=False))
         except (DatasetNotFoundError, FileNotFoundError) as error:
-            raise describe_incomplete(request, lists, request.root / reader.base_dir) from error
+            raise explain_incomplete(request, lists, request.root / reader.base_dir) from error
         check_complete(request.root / reader.split_filenames[split], len(datasets[-1]))
     paths = [Path(path) for dataset in datasets for path, _ in dataset.samples]
     labels = np.array([label for dataset in datasets for _, label in dataset.samples], dtype=np.int64)
@@ -53,7 +53,7 @@ def load(request: Request) -> Task:
             f"expected the same classes in all splits of EuroSAT at {request.root}, got different ones; the copy is incomplete, get it from {request.origin}"
         )
     _check_planes(paths[0], request.card)
-    source = card_source(
+    source = make_card_source(
         TorchGeoImages(tuple(datasets)),
         request.card,
         size=(SIZE_PX, SIZE_PX),

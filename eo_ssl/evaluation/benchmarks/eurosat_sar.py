@@ -6,7 +6,12 @@ import numpy as np
 from torchgeo.datasets import CopernicusBenchEuroSATS1, DatasetNotFoundError
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import TorchGeoImages, card_source, make_consecutive_fold, read_raster_shape
+from eo_ssl.evaluation.benchmarks.images import (
+    TorchGeoImages,
+    make_card_source,
+    make_consecutive_fold,
+    read_raster_shape,
+)
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import file_sha256
@@ -46,7 +51,7 @@ def load(request: Request) -> Task:
             f"expected images {list(wanted)} (card {request.card.name}), got {list(shape)} in {paths[0].name}; use EuroSAT-SAR"
         )
     content = [[path.name, file_sha256(path)] for path in paths]
-    source = card_source(TorchGeoImages(tuple(datasets)), request.card, size=wanted[1:], content=content)
+    source = make_card_source(TorchGeoImages(tuple(datasets)), request.card, size=wanted[1:], content=content)
     labels = np.array([classes.index(kind) for kind in found], dtype=np.int64)
     fold = make_consecutive_fold(*(len(dataset) for dataset in datasets), names=names)
     return Task(

@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import Stored, card_source, make_consecutive_fold, stack_images
+from eo_ssl.evaluation.benchmarks.images import Stored, make_card_source, make_consecutive_fold, stack_images
 from eo_ssl.evaluation.benchmarks.request import Request
-from eo_ssl.evaluation.features import Rows
+from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import file_sha256
 
@@ -37,7 +37,7 @@ class MEuroSat:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class GeoBenchSamples:
     """One HDF5 file per image."""
 
     paths: tuple[Path, ...]
@@ -100,7 +100,7 @@ def load(request: Request) -> Task:
         raise request.absent(f"no {absent.name}")
     labels = np.array([of[name] for name in names], dtype=np.int64)
     content = [[path.name, file_sha256(path)] for path in paths]
-    source = card_source(Samples(paths), request.card, size=(SIZE_PX, SIZE_PX), content=content)
+    source = make_card_source(GeoBenchSamples(paths), request.card, size=(SIZE_PX, SIZE_PX), content=content)
     fold = make_consecutive_fold(*(len(partition.get(split, [])) for split in ("train", "valid", "test")), names=names)
     return Task(
         request.name, (source,), labels, tuple(classes), np.arange(len(labels), dtype=np.int64), (fold,), SPLIT, "accuracy",

@@ -15,16 +15,19 @@ import rasterio
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioIOError
 from rasterio.warp import transform_bounds
+from torch.utils.data import ConcatDataset
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import Matrix, Rows
+from eo_ssl.evaluation.benchmarks.request import Request
+from eo_ssl.evaluation.sources import Matrix, Rows
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.sensors import Quantity, sensor
 
 Stored = npt.NDArray[Any]
 Masks = Callable[[Rows, Rows], None]
+_NAMED = 3  # classes of a split that a sentence names
 _THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -117,7 +120,7 @@ def choose_bands(card: Card, wanted: Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-def card_source(
+def make_card_source(
     files: Files, card: Card, *, size: tuple[int, int], content: object, wanted: Sequence[str] | None = None, masks: Masks | None = None
 ) -> CardSource:  # fmt: skip
     """Return the images of ``files`` as the card declares them.
@@ -243,13 +246,8 @@ class TorchGeoImages:
 
     def stored(self, positions: Rows) -> Stored:
         """Return the images at ``positions``, [n, planes of the file, H, W] float32, numbers of the files."""
-        starts = np.cumsum([0, *(len(split) for split in self.splits)])
-
-        def image(at: int) -> Stored:
-            part = int(np.searchsorted(starts, at, side="right")) - 1
-            return np.asarray(self.splits[part][at - int(starts[part])]["image"].numpy())
-
-        return gather_images(image, positions.tolist())
+        joined: ConcatDataset[Any] = ConcatDataset(self.splits)
+        return gather_images(lambda at: np.asarray(joined[at]["image"].numpy()), positions.tolist())
 
 
 def gather_images(read: Callable[[int], Stored], numbers: Sequence[int]) -> Stored:
@@ -306,3 +304,34 @@ def read_raster_boxes(paths: Sequence[Path]) -> npt.NDArray[np.float64]:
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return np.array(list(pool.map(place, paths)), dtype=np.float64).reshape(-1, 4)
+
+
+def explain_incomplete(request: Request, lists: Sequence[Path], images: Path) -> UserError:
+    """Return the error that says what is missing: a list, the images, or those of a class in a split.
+
+    Args:
+        request: what is read.
+        lists: files that name the images of each split, in the order of the splits.
+        images: folder with one folder per class.
+    """
+    absent = [path.name for path in lists if not path.is_file()]
+    if absent:
+        return request.absent(f"no {', '.join(absent)}")
+    folders = sorted(path for path in images.iterdir() if path.is_dir()) if images.is_dir() else []
+    if not folders:
+        return request.absent(f"no folder of a class in {images.relative_to(request.root)}")
+    # Lists may name another format than the files have, so that names count without their suffix.
+    there = {folder.name: {path.stem for path in folder.iterdir()} for folder in folders}
+    lacking = []
+    for path in lists:
+        listed = {Path(line).stem for line in list_lines(path)}
+        without = [name for name, stems in there.items() if not stems & listed]
+        if without:
+            more = f" and {len(without) - _NAMED} more" if len(without) > _NAMED else ""
+            lacking.append(f"none of {', '.join(without[:_NAMED])}{more} in {path.name}")
+    if not lacking:
+        return request.absent(f"images in {images.relative_to(request.root)} that cannot be read")
+    return UserError(
+        f"expected an image of each of the {len(folders)} classes in every split of {request.name} at {request.root}, got {'; '.join(lacking)}; "
+        f"the copy is incomplete, get it from {request.origin}"
+    )

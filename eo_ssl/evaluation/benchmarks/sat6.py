@@ -10,9 +10,9 @@ from scipy.io import loadmat, whosmat
 from scipy.io.matlab import MatReadError
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import Stored, card_source, make_consecutive_fold
+from eo_ssl.evaluation.benchmarks.images import Stored, make_card_source, make_consecutive_fold
 from eo_ssl.evaluation.benchmarks.request import Request
-from eo_ssl.evaluation.features import Rows
+from eo_ssl.evaluation.sources import Rows, locate_rows
 from eo_ssl.evaluation.tasks import Task
 
 FILE = "sat-6-full.mat"
@@ -39,11 +39,9 @@ class Arrays:
 
     def stored(self, positions: Rows) -> Stored:
         """Return the patches at ``positions``, [n, 4, 28, 28] uint8."""
-        bound = self.parts[0].shape[3]
         out = np.empty((len(positions), 4, SIZE_PX, SIZE_PX), dtype=np.uint8)
-        for number, part in enumerate(self.parts):
-            mine = (positions >= bound) == bool(number)
-            out[mine] = np.moveaxis(part[..., positions[mine] - number * bound], (3, 2), (0, 1))
+        for number, places, own in locate_rows([part.shape[3] for part in self.parts], positions):
+            out[places] = np.moveaxis(self.parts[number][..., own], (3, 2), (0, 1))
         return out
 
 
@@ -76,7 +74,7 @@ def load(request: Request) -> Task:
     labels = onehot.argmax(axis=0).astype(np.int64)
     parts = (arrays["train_x"], arrays["test_x"])
     content = [path.stat().st_size, labels.tolist()]
-    source = card_source(Arrays(parts), request.card, size=(SIZE_PX, SIZE_PX), content=content)
+    source = make_card_source(Arrays(parts), request.card, size=(SIZE_PX, SIZE_PX), content=content)
     fold = make_consecutive_fold(parts[0].shape[3], 0, parts[1].shape[3], names=None)
     return Task(
         request.name, (source,), labels, CLASS_NAMES, np.arange(len(labels), dtype=np.int64), (fold,), SPLIT, "accuracy",

@@ -13,15 +13,15 @@ import numpy as np
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks.images import (
     Rasters,
-    card_source,
     list_lines,
+    make_card_source,
     make_consecutive_fold,
     number_names,
     read_planes,
     read_raster_shape,
 )
 from eo_ssl.evaluation.benchmarks.request import Request
-from eo_ssl.evaluation.features import Rows
+from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.tasks import IGNORED, Task
 from eo_ssl.fingerprints import file_sha256
 
@@ -85,7 +85,7 @@ def load(request: Request) -> Task:
         content = [[path.name, file_sha256(path)] for path in (*paths, *labels)]
         size = read_raster_shape(paths[0])[1:]
         files = Rasters(paths, len(card.bands))
-        sources.append(card_source(files, card, size=size, content=content, masks=masks))
+        sources.append(make_card_source(files, card, size=size, content=content, masks=masks))
     fold = make_consecutive_fold(*counts, names=chips)
     events = [chip.rpartition("_")[0] for chip in chips]
     blocks = np.arange(len(chips), dtype=np.int64) if bolivia else number_names(events)

@@ -15,9 +15,9 @@ import numpy as np
 from torchgeo.datasets import So2Sat
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import CardSource, Stored, card_source, make_consecutive_fold
+from eo_ssl.evaluation.benchmarks.images import CardSource, Stored, make_card_source, make_consecutive_fold
 from eo_ssl.evaluation.benchmarks.request import Request
-from eo_ssl.evaluation.features import Rows
+from eo_ssl.evaluation.sources import Rows, locate_rows
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import fingerprint
 
@@ -73,18 +73,12 @@ class H5Patches:
 
     def stored(self, positions: Rows) -> Stored:
         """Return the patches at ``positions``, [n, channels, 32, 32] float32; neighbours in a file are read together."""
-        starts = np.cumsum([0, *self.sizes])
         out = np.empty((len(positions), len(self.channels), SIZE_PX, SIZE_PX), dtype=np.float32)
-        part = np.searchsorted(starts, positions, side="right") - 1
-        breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(part) != 0)) + 1
-        for run in np.split(np.arange(len(positions)), breaks):
-            if not len(run):
-                continue
-            number = int(part[run[0]])
-            first = int(positions[run[0]] - starts[number])
+        for number, places, own in locate_rows(self.sizes, positions):
             with h5py.File(self.paths[number], "r") as file:
-                block = file[self.key][first : first + len(run)]
-            out[run] = np.moveaxis(block[..., list(self.channels)], 3, 1)
+                for run in np.split(np.arange(len(own)), np.flatnonzero(np.diff(own) != 1) + 1):
+                    block = file[self.key][int(own[run[0]]) : int(own[run[-1]]) + 1]
+                    out[places[run]] = np.moveaxis(block[..., list(self.channels)], 3, 1)
         return out
 
 
@@ -114,7 +108,9 @@ def load(request: Request) -> Task:
     sources: list[CardSource] = []
     for kind, card in zip(kinds, request.cards, strict=True):
         images = H5Patches(paths, sizes, kind.key, kind.channels)
-        sources.append(card_source(images, card, size=(SIZE_PX, SIZE_PX), content=fingerprint([kind.key, content])))
+        sources.append(
+            make_card_source(images, card, size=(SIZE_PX, SIZE_PX), content=fingerprint([kind.key, content]))
+        )
     train, test = sizes[0], sizes[-1]
     fold = make_consecutive_fold(train, sizes[1] if len(sizes) == 3 else 0, test, names=None)
     every = np.concatenate(labels)

@@ -14,8 +14,8 @@ from torchgeo.datasets import TreeSatAI
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks.images import (
     Rasters,
-    card_source,
     list_lines,
+    make_card_source,
     make_consecutive_fold,
     read_raster_shape,
 )
@@ -62,7 +62,7 @@ def load(request: Request) -> Task:
             f"expected images {list(wanted)} of 60 m in {folder}, got {list(shape)}; use the 60 m patches that the card describes"
         )
     content = [request.variant, files, *(file_sha256(path) for path in (*lists.values(), labels_path))]
-    source = card_source(Rasters(paths, len(request.card.bands)), request.card, size=wanted[1:], content=content)
+    source = make_card_source(Rasters(paths, len(request.card.bands)), request.card, size=wanted[1:], content=content)
     fold = make_consecutive_fold(len(names["train"]), 0, len(names["test"]), names=files)
     return Task(
         request.name, (source,), labels, classes, np.arange(len(files), dtype=np.int64), (fold,), SPLIT, "micro_ap",

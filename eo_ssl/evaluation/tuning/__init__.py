@@ -3,17 +3,7 @@
 from __future__ import annotations
 
 from eo_ssl.evaluation.tuning.prediction import predict_tuned
-from eo_ssl.evaluation.tuning.training_cost import Work, estimate_fold_cost
-from eo_ssl.evaluation.tuning.tuning_config import KINDS, TUNED, Tuned, Tuning, check_tuned, describe
+from eo_ssl.evaluation.tuning.training_cost import TrainingCost, estimate_fold_cost
+from eo_ssl.evaluation.tuning.tuning_config import TUNED, TunedProtocol, Tuning, check_tuned
 
-__all__ = [
-    "KINDS",
-    "TUNED",
-    "Tuned",
-    "Tuning",
-    "Work",
-    "check_tuned",
-    "describe",
-    "predict_tuned",
-    "estimate_fold_cost",
-]
+__all__ = ["TUNED", "TrainingCost", "TunedProtocol", "Tuning", "check_tuned", "estimate_fold_cost", "predict_tuned"]

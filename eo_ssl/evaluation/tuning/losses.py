@@ -1,4 +1,4 @@
-"""What a network is trained for and what it answers, by kind of task."""
+"""Losses of trained protocols and what their networks predict, by kind of task."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import Rows
-from eo_ssl.evaluation.task_metrics import measure
+from eo_ssl.evaluation.sources import Rows
+from eo_ssl.evaluation.task_metrics import PredictionArray, measure
 from eo_ssl.evaluation.tasks import IGNORED, Kind, Task
 from eo_ssl.evaluation.tuning.decoders import resize_maps
 from eo_ssl.evaluation.tuning.task_loader import TaskLoader, split_in_order
 from eo_ssl.evaluation.tuning.tuning_config import ClassWeights
 
-Answered = npt.NDArray[Any]
-
 
 @dataclass(frozen=True, slots=True)
-class Objective:
+class TuningLoss:
     """Loss and answers of one kind of task."""
 
     kind: Kind
@@ -44,7 +42,7 @@ class Objective:
 
         Args:
             logits: [B, K], or [B, K, h, w] float32, which are resized to the mask.
-            target: as in `Batch`.
+            target: as in `TaskBatch`.
         """
         logits = logits.float()
         if self.kind == "classification":
@@ -59,8 +57,8 @@ class Objective:
         total = asked.numel() if self.weights is None else float(self.weights[asked].sum())
         return summed / total if total else summed
 
-    def answer(self, logits: Tensor, target: Tensor) -> Answered:
-        """Return the answers of a batch.
+    def predict(self, logits: Tensor, target: Tensor) -> PredictionArray:
+        """Return the predictions of a batch.
 
         Returns:
             classification: int64 [b]; multilabel: float32 scores [b, K]; regression: float32 [b] in the unit of the task;
@@ -77,7 +75,7 @@ class Objective:
             resize_maps(logits, (target.shape[-2], target.shape[-1])).argmax(dim=1), target, self.outputs
         )
 
-    def score(self, task: Task, rows: Rows, answers: Answered) -> float:
+    def score(self, task: Task, rows: Rows, answers: PredictionArray) -> float:
         """Return the task's metric of ``answers`` on ``rows``, the worst where they are not finite or the metric is undefined there."""
         if not len(answers) or not np.isfinite(answers).all():
             return -np.inf
@@ -91,13 +89,13 @@ class Objective:
         return measure(task.metric, answers[None], truth).value
 
 
-def make_loss(feed: TaskLoader, rows: Rows, *, class_weights: ClassWeights, batch_size: int) -> Objective:
-    """Return the objective of the feed's task, scaled and weighted by the samples ``rows`` that teach.
+def make_loss(loader: TaskLoader, rows: Rows, *, class_weights: ClassWeights, batch_size: int) -> TuningLoss:
+    """Return the loss of the loader's task, scaled and weighted by the samples ``rows`` that teach.
 
     Raises:
         UserError: samples to teach with that have no value, or no pixel that may be asked.
     """
-    task = feed.task
+    task = loader.task
     outputs = max(1, len(task.class_names))
     if task.kind == "regression":
         taught = task.labels[rows].astype(np.float64)
@@ -105,16 +103,16 @@ def make_loss(feed: TaskLoader, rows: Rows, *, class_weights: ClassWeights, batc
             raise UserError(
                 f"expected finite values to learn in {task.name}, got NaN or infinity; leave those images out"
             )
-        return Objective(task.kind, 1, float(taught.mean()), float(taught.std()) or 1.0)
+        return TuningLoss(task.kind, 1, float(taught.mean()), float(taught.std()) or 1.0)
     if task.kind != "segmentation" or class_weights == "none":
-        return Objective(task.kind, outputs)
-    pixels = count_pixels(feed.masks(split_in_order(rows, size=batch_size)), outputs)
+        return TuningLoss(task.kind, outputs)
+    pixels = count_pixels(loader.masks(split_in_order(rows, size=batch_size)), outputs)
     if not pixels.any():
         raise UserError(f"expected labelled pixels among the training masks of {task.name}, got none; check the split")
     present = pixels > 0
     weights = np.zeros(outputs, dtype=np.float32)
     weights[present] = pixels.sum() / (present.sum() * pixels[present])
-    return Objective(task.kind, outputs, weights=torch.from_numpy(weights).to(feed.device))
+    return TuningLoss(task.kind, outputs, weights=torch.from_numpy(weights).to(loader.device))
 
 
 def count_pixels(masks: Sequence[Tensor] | Any, classes: int) -> npt.NDArray[np.int64]:

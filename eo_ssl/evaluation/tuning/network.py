@@ -1,4 +1,4 @@
-"""Networks that are trained: a copy of an encoder with a head for vectors or a decoder for masks."""
+"""Networks to train: a copy of an encoder with a head for vectors or a decoder for masks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.encoder import Encoder, VitEncoder
-from eo_ssl.errors import UserError
+from eo_ssl.encoder import Encoder
+from eo_ssl.errors import expect
 from eo_ssl.evaluation.tuning import lora
 from eo_ssl.evaluation.tuning.decoders import make_decoder
 from eo_ssl.evaluation.tuning.feature_maps import (
@@ -21,14 +21,14 @@ from eo_ssl.evaluation.tuning.feature_maps import (
     prepare_network_input,
 )
 from eo_ssl.evaluation.tuning.optimisation import Group, add_stochastic_depth, group_head, group_layers
-from eo_ssl.evaluation.tuning.task_loader import Batch
-from eo_ssl.evaluation.tuning.tuning_config import Decoder, Tuned, Tuning
+from eo_ssl.evaluation.tuning.task_loader import TaskBatch
+from eo_ssl.evaluation.tuning.tuning_config import Decoder, TunedProtocol, Tuning
 
 
 class Network(nn.Module):
     """A copy of an encoder, and the head that `make_network` puts on it."""
 
-    def __init__(self, encoder: Encoder, protocol: Tuned, *, decoder: Decoder | None) -> None:
+    def __init__(self, encoder: Encoder, protocol: TunedProtocol, *, decoder: Decoder | None) -> None:
         super().__init__()
         copied: Any = copy.deepcopy(encoder)
         self.encoder: Any = copied
@@ -40,7 +40,7 @@ class Network(nn.Module):
     @property
     def tuned(self) -> bool:
         """Whether all weights of the encoder are trained."""
-        return self.protocol in ("finetune", "seg-finetune")
+        return self.protocol.adapts == "all"
 
     def train(self, mode: bool = True) -> Network:
         """Set training mode; an encoder whose own weights are frozen stays in evaluation mode, its batch statistics with it."""
@@ -50,7 +50,7 @@ class Network(nn.Module):
 
     def forward(self, image: Tensor, valid: Tensor) -> Tensor:
         """Input of the contract [B, C, H, W] and its validity -> [B, K], or logits of masks [B, K, h, w]."""
-        trained_inside = self.tuned or self.protocol == "lora"
+        trained_inside = self.protocol.adapts != "head"
         with nullcontext() if trained_inside else torch.no_grad():
             seen = self.seen(image, valid)
         answered: Tensor = self.head(seen)
@@ -78,7 +78,9 @@ class Network(nn.Module):
         return set(self.state_dict()) - frozen
 
 
-def make_network(encoder: Encoder, example: Batch, *, protocol: Tuned, config: Tuning, outputs: int) -> Network:
+def make_network(
+    encoder: Encoder, example: TaskBatch, *, protocol: TunedProtocol, config: Tuning, outputs: int
+) -> Network:
     """Return a network to train, its new weights drawn from torch's global generator.
 
     Args:
@@ -92,7 +94,7 @@ def make_network(encoder: Encoder, example: Batch, *, protocol: Tuned, config: T
         UserError: an encoder without a network, or a network that the protocol cannot use.
     """
     check_network(encoder)
-    decoder = config.decoder(protocol) if protocol.startswith("seg-") else None
+    decoder = protocol.choose_decoder(config)
     network = Network(encoder, protocol, decoder=decoder).to(example.image.device).eval()
     model = network.encoder.model
     if decoder is not None:
@@ -101,15 +103,15 @@ def make_network(encoder: Encoder, example: Batch, *, protocol: Tuned, config: T
     with torch.no_grad():
         features: Tensor = network.encoder.features(image, valid=valid)  # refuses an input of another size in words
         seen = network.seen(image, valid)
-    if isinstance(seen, Maps):
-        network.head = make_decoder(config.decoder(protocol), seen, classes=outputs, width=config.decoder_width)
+    if decoder is not None and isinstance(seen, Maps):
+        network.head = make_decoder(decoder, seen, classes=outputs, width=config.decoder_width)
     else:
-        network.head = _linear_head(features.shape[1], outputs, of_batch=protocol == "lora")
-    if protocol == "lora":
+        network.head = _linear_head(features.shape[1], outputs, of_batch=protocol.adapts == "lora")
+    if protocol.adapts == "lora":
         lora.insert(model, rank=config.lora_rank, alpha=config.lora_alpha)
     if network.tuned:
         model.requires_grad_(True)
-        if isinstance(encoder, VitEncoder) and encoder.architecture.position == "sincos":
+        if getattr(getattr(encoder, "architecture", None), "position", None) == "sincos":
             model.pos_embed.requires_grad_(False)  # fixed codes by definition
         add_stochastic_depth(model, rate=config.drop_path)
     return network.to(image.device)
@@ -121,11 +123,12 @@ def check_network(encoder: Encoder) -> None:
     Raises:
         UserError: features that are computed without one.
     """
-    if not isinstance(encoder, nn.Module) or not isinstance(getattr(encoder, "model", None), nn.Module):
-        raise UserError(
-            f"expected an encoder with a network to train, got {encoder.name}, whose features are computed without one; "
-            "judge it with knn5 or linear, or train random_init or random_resnet50"
-        )
+    expect(
+        isinstance(encoder, nn.Module) and isinstance(getattr(encoder, "model", None), nn.Module),
+        expected="an encoder with a network to train",
+        got=f"{encoder.name}, whose features are computed without one",
+        remedy="judge it with knn5 or linear, or train random_init or random_resnet50",
+    )
 
 
 def _linear_head(width: int, outputs: int, *, of_batch: bool) -> nn.Module:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath  # type: ignore[attr-defined]
-from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import nn
 
@@ -52,7 +51,7 @@ class LayerwiseAdamW:
 
     def step(self, loss: torch.Tensor) -> None:
         """Move every parameter by the gradient of ``loss``."""
-        part = schedule(self._step, steps=self._steps, warmup=self._warmup)
+        part = scale_rate(self._step, steps=self._steps, warmup=self._warmup)
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate * group["lr_scale"] * part
         self._optimiser.zero_grad(set_to_none=True)
@@ -62,7 +61,7 @@ class LayerwiseAdamW:
         self._step += 1
 
 
-def schedule(step: int, *, steps: int, warmup: float) -> float:
+def scale_rate(step: int, *, steps: int, warmup: float) -> float:
     """Return the share of the rate at ``step`` (0 ... steps - 1): linear up over the warm-up, then half a cosine to 0."""
     rising = round(warmup * steps)
     if step < rising:
@@ -75,10 +74,11 @@ def add_stochastic_depth(model: nn.Module, *, rate: float) -> None:
 
     Other networks are left as they are: a residual network of few blocks per stage is not trained so by its authors.
     """
-    if not isinstance(model, VisionTransformer):
+    blocks = list(getattr(model, "blocks", ()))
+    if not all(hasattr(block, "drop_path1") for block in blocks):
         return
-    for number, block in enumerate(model.blocks):
-        chance = rate * number / max(1, len(model.blocks) - 1)
+    for number, block in enumerate(blocks):
+        chance = rate * number / max(1, len(blocks) - 1)
         for name in ("drop_path1", "drop_path2"):
             if hasattr(block, name):
                 setattr(block, name, DropPath(chance) if chance > 0 else nn.Identity())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import Rows, Source
+from eo_ssl.errors import expect
+from eo_ssl.evaluation.sources import ImageSource, Rows, locate_rows, read_ahead, read_images
 from eo_ssl.evaluation.tasks import IGNORED, MaskedSource, Task
 from eo_ssl.evaluation.tuning.tuning_config import Augmentation
 from eo_ssl.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TaskBatch:
     """Some images of a task as the encoder takes them."""
 
     image: Tensor
@@ -38,7 +37,7 @@ class Batch:
 class SourceBatch:
     """The images of a batch that one source holds."""
 
-    source: Source
+    source: ImageSource
     places: Rows
     "in the batch"
     image: Tensor
@@ -54,77 +53,65 @@ class TaskLoader:
     preprocessing: Preprocessing
     device: str
 
-    def batches(self, groups: Iterable[Rows]) -> Iterator[Batch]:
+    def batches(self, groups: Iterable[Rows]) -> Iterator[TaskBatch]:
         """Yield a batch for each group of positions in the task, in that order; the next one is read meanwhile.
 
         Raises:
             UserError: the contract refuses the images, sources give inputs or masks of different sizes, or a mask holds a class that
                 the task does not have.
         """
-        waiting = iter(groups)
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="eo-ssl-read") as pool:
-            first = next(waiting, None)
-            ahead = None if first is None else (first, pool.submit(self._read, first))
-            while ahead is not None:
-                rows, pieces = ahead[0], ahead[1].result()
-                following = next(waiting, None)
-                ahead = None if following is None else (following, pool.submit(self._read, following))
-                yield self._assembled(rows, pieces)
+        for rows, parts in read_ahead(lambda rows: (rows, self._read(rows)), groups):
+            yield self._assemble(rows, parts)
 
     def masks(self, groups: Iterable[Rows]) -> Iterator[Tensor]:
         """Yield the masks of each group of positions alone, int64 [b, H', W'] in the order of their sources."""
         for rows in groups:
-            for _, source, positions in self._located(rows):
-                yield self._mask(source, positions)
-
-    def _located(self, rows: Rows) -> list[tuple[Rows, Source, Rows]]:
-        """Places in the batch, source, and positions in that source."""
-        starts = np.cumsum([0, *(len(source) for source in self.task.sources)])
-        of = np.searchsorted(starts, rows, side="right") - 1
-        placed = [(number, np.flatnonzero(of == number)) for number in np.unique(of).tolist()]
-        return [(places, self.task.sources[number], rows[places] - starts[number]) for number, places in placed]
+            for number, _, positions in locate_rows(self.task.sizes, rows):
+                yield self._mask(self.task.sources[number], positions)
 
     def _read(self, rows: Rows) -> list[SourceBatch]:
-        pieces = []
-        for places, source, positions in self._located(rows):
-            image = torch.empty((len(positions), *source.shape), dtype=torch.float32)
-            source.read(positions, image.numpy())
+        parts = []
+        for number, places, positions in locate_rows(self.task.sizes, rows):
+            source = self.task.sources[number]
             mask = self._mask(source, positions) if self.task.kind == "segmentation" else None
-            pieces.append(SourceBatch(source, places, image, mask))
-        return pieces
+            parts.append(SourceBatch(source, places, read_images(source, positions), mask))
+        return parts
 
-    def _mask(self, source: Source, positions: Rows) -> Tensor:
+    def _mask(self, source: ImageSource, positions: Rows) -> Tensor:
         mask = torch.full((len(positions), *source.shape[1:]), IGNORED, dtype=torch.int64)
         cast(MaskedSource, source).read_masks(positions, mask.numpy())
         classes = len(self.task.class_names)
-        if mask.numel() and not (int(mask.min()) >= IGNORED and int(mask.max()) < classes):
-            raise UserError(
-                f"expected classes 0 ... {classes - 1} or {IGNORED} (ignored) in the masks of {self.task.name}, "
-                f"got {int(mask.min())} ... {int(mask.max())}; check the dataset's class table"
-            )
+        low, high = (int(mask.min()), int(mask.max())) if mask.numel() else (IGNORED, IGNORED)
+        expect(
+            low >= IGNORED and high < classes,
+            expected=f"classes 0 ... {classes - 1} or {IGNORED} (ignored) in the masks of {self.task.name}",
+            got=f"{low} ... {high}",
+            remedy="check the dataset's class table",
+        )
         return mask
 
-    def _assembled(self, rows: Rows, pieces: list[SourceBatch]) -> Batch:
+    def _assemble(self, rows: Rows, parts: list[SourceBatch]) -> TaskBatch:
         given = []
-        for piece in pieces:
-            source = piece.source
-            image = piece.image.to(self.device)
+        for part in parts:
+            source = part.source
+            image = part.image.to(self.device)
             given.append(self.preprocessing(image, bands=source.bands, quantity=source.quantity, sensor=source.sensor))
         sizes = {tuple(image.shape[1:]) for image, _ in given}
-        mask_sizes = {tuple(piece.mask.shape[1:]) for piece in pieces if piece.mask is not None}
-        if len(sizes) > 1 or len(mask_sizes) > 1:
-            raise UserError(
-                f"expected inputs and masks of one size in {self.task.name}, got {sorted(sizes)} and {sorted(mask_sizes)}; "
-                "use a contract with resize = to_size, or one task per size"
-            )
-        order = torch.from_numpy(np.argsort(np.concatenate([piece.places for piece in pieces])))
-        image, valid = (torch.cat(parts)[order.to(self.device)] for parts in zip(*given, strict=True))
+        mask_sizes = {tuple(part.mask.shape[1:]) for part in parts if part.mask is not None}
+        expect(
+            len(sizes) <= 1 and len(mask_sizes) <= 1,
+            expected=f"inputs and masks of one size in {self.task.name}",
+            got=f"{sorted(sizes)} and {sorted(mask_sizes)}",
+            remedy="use a contract with resize = to_size, or one task per size",
+        )
+        order = torch.from_numpy(np.argsort(np.concatenate([part.places for part in parts])))
+        image, valid = (torch.cat(tensors)[order.to(self.device)] for tensors in zip(*given, strict=True))
         if self.task.kind == "segmentation":
-            target = torch.cat([piece.mask for piece in pieces if piece.mask is not None])[order]
+            target = torch.cat([part.mask for part in parts if part.mask is not None])[order]
         else:
             target = torch.from_numpy(self.task.labels[rows])
             target = target if self.task.kind == "classification" else target.to(torch.float32)
-        return Batch(image, valid, target.to(self.device))
+        return TaskBatch(image, valid, target.to(self.device))
 
 
 def split_in_order(rows: Rows, *, size: int) -> list[Rows]:
@@ -142,7 +129,7 @@ def shuffle_batches(rows: Rows, *, size: int, steps: int, generator: torch.Gener
         yield group
 
 
-def augment_batch(batch: Batch, how: Augmentation, *, masked: bool, generator: torch.Generator) -> Batch:
+def augment_batch(batch: TaskBatch, how: Augmentation, *, masked: bool, generator: torch.Generator) -> TaskBatch:
     """Return ``batch`` with each image under a symmetry drawn anew, its validity and mask with it.
 
     Images that are not square keep their sides: they are flipped only.
@@ -156,7 +143,7 @@ def augment_batch(batch: Batch, how: Augmentation, *, masked: bool, generator: t
     drawn = torch.randint(len(choices), (len(batch),), generator=generator)
     moved = [choices[number] for number in drawn.tolist()]
     target = _moved(batch.target, moved) if masked else batch.target
-    return Batch(_moved(batch.image, moved), _moved(batch.valid, moved), target)
+    return TaskBatch(_moved(batch.image, moved), _moved(batch.valid, moved), target)
 
 
 _Symmetry = tuple[int, bool]  # quarter turns, then a mirror

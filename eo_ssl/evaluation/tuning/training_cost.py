@@ -1,19 +1,19 @@
-"""How much training lies ahead, known from the sizes before it begins."""
+"""Cost of trained protocols in steps and images, known from the sizes before training begins."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eo_ssl.evaluation.features import Rows
+from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.tuning.fitting import checked, length
+from eo_ssl.evaluation.tuning.fitting import count_steps, list_checks
 from eo_ssl.evaluation.tuning.prediction import split_validation
 from eo_ssl.evaluation.tuning.tuning_config import Tuning, check_tuned
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class TrainingCost:
     """What is to be trained."""
 
     trainings: int = 0
@@ -22,37 +22,37 @@ class Work:
     images: int = 0
     "that pass through a network, to teach, to choose and to be answered"
 
-    def __add__(self, other: Work) -> Work:
+    def __add__(self, other: TrainingCost) -> TrainingCost:
         """Both."""
-        return Work(self.trainings + other.trainings, self.steps + other.steps, self.images + other.images)
+        return TrainingCost(self.trainings + other.trainings, self.steps + other.steps, self.images + other.images)
 
-    def __mul__(self, times: int) -> Work:
+    def __mul__(self, times: int) -> TrainingCost:
         """The same so many times."""
-        return Work(self.trainings * times, self.steps * times, self.images * times)
+        return TrainingCost(self.trainings * times, self.steps * times, self.images * times)
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """For one line before the start."""
         return f"{self.steps:,} steps in {self.trainings:,} trainings, {self.images:,} images through a network"
 
 
-def estimate_fold_cost(task: Task, fold: Fold, train: Rows, *, protocol: str, config: Tuning) -> Work:
+def estimate_fold_cost(task: Task, fold: Fold, train: Rows, *, protocol: str, config: Tuning) -> TrainingCost:
     """Return what `predict_tuned` will do with these arguments, if nothing diverges.
 
     Raises:
         UserError: no trained protocol, or one for another kind of task.
     """
-    rates = config.tried(check_tuned(protocol, task.kind))
-    choice = split_validation(task, fold, train, config)
-    if choice.states:
-        seen = len(checked(length(config, len(train))[1])) * len(choice.held)
+    rates = check_tuned(protocol, task.kind).list_rates(config)
+    split = split_validation(task, fold, train, config)
+    if split.chooses_state:
+        seen = len(list_checks(count_steps(config, len(train))[1])) * len(split.held)
         return _training(config, len(train), answered=seen + len(fold.test)) * len(rates)
     last = _training(config, len(train), answered=len(fold.test))
-    if len(rates) == 1 or not len(choice.held):
+    if len(rates) == 1 or not len(split.held):
         return last
-    return _training(config, len(choice.taught), answered=len(choice.held)) * len(rates) + last
+    return _training(config, len(split.taught), answered=len(split.held)) * len(rates) + last
 
 
-def _training(config: Tuning, count: int, *, answered: int) -> Work:
-    size, steps = length(config, count)
-    return Work(1, steps, steps * size + answered)
+def _training(config: Tuning, count: int, *, answered: int) -> TrainingCost:
+    size, steps = count_steps(config, count)
+    return TrainingCost(1, steps, steps * size + answered)
