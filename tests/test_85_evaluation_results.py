@@ -121,7 +121,7 @@ def test_a_killed_addition_is_taken_up(
     out, whole = tmp_path / "killed", tmp_path / "whole"
     evaluate(out, "imagestats")
     with monkeypatch.context() as patched:
-        patched.setattr("eo_ssl.evaluation.results_folder.files", lambda *_: 1 / 0)
+        patched.setattr("eo_ssl.workflows.evaluate.render_leaderboard", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             evaluate(out, "rcf")
     assert require(out, "evaluate").summary["encoders"] == ["imagestats"]  # still true of the tables

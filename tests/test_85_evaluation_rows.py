@@ -81,11 +81,11 @@ def test_other_clutter_is_another_task_and_another_row(rng: np.random.Generator,
 
 
 def test_protocols_by_name() -> None:
-    assert check_protocols(["linear", "knn5"]) == ("knn5", "linear")
+    assert check_protocols(["linear", "knn5"], "classification") == ("knn5", "linear")
     with pytest.raises(UserError, match="did you mean 'linear'"):
-        check_protocols(["liner"])
+        check_protocols(["liner"], "classification")
     with pytest.raises(UserError, match="each protocol once"):
-        check_protocols(["knn5", "knn5"])
+        check_protocols(["knn5", "knn5"], "classification")
 
 
 @pytest.fixture(scope="module")

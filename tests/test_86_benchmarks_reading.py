@@ -11,11 +11,11 @@ import pytest
 
 from eo_ssl.cards import load_card
 from eo_ssl.diagnosis.samples import list_products
+from eo_ssl.evaluation import TaskName
 from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
 from eo_ssl.evaluation.candidate_names import load_candidates
 from eo_ssl.synthetic import benchmarks as made
 from eo_ssl.synthetic import make_eurosat
-from eo_ssl.workflows.evaluate import Name
 
 MAKE: dict[str, Callable[[Path], Path]] = {
     "eurosat": lambda root: made.add_spatial_lists(make_eurosat(root, seed=9, per_class=5)),
@@ -46,7 +46,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def test_every_benchmark_can_be_generated_and_asked_for() -> None:
     assert set(MAKE) == set(BENCHMARKS)
-    assert set(BENCHMARKS) <= set(get_args(Name))
+    assert set(BENCHMARKS) <= set(get_args(TaskName))
 
 
 @pytest.mark.parametrize("name", list(BENCHMARKS))

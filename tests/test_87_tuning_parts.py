@@ -19,7 +19,7 @@ from eo_ssl.encoder import ForeignEncoder, Form
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.task_metrics import measure
-from eo_ssl.evaluation.tuning import Tuning, lora
+from eo_ssl.evaluation.tuning import TUNED, Tuning, lora
 from eo_ssl.evaluation.tuning.decoders import make_decoder
 from eo_ssl.evaluation.tuning.feature_maps import check_maps, compute_four_maps, compute_last_map, prepare_network_input
 from eo_ssl.evaluation.tuning.losses import TuningLoss, count_confusion, make_loss
@@ -208,7 +208,7 @@ def test_logits_are_resized_to_the_mask_and_not_the_mask_to_them() -> None:
     logits[:, 0, :, 0] = 8.0
     truth = torch.zeros(1, 6, 6, dtype=torch.int64)
     truth[:, :, 3:] = 1
-    assert TuningLoss("segmentation", 2).answer(logits, truth).tolist() == [[[18, 0], [0, 18]]]
+    assert TuningLoss("segmentation", 2).predict(logits, truth).tolist() == [[[18, 0], [0, 18]]]
 
 
 def test_balanced_weights_are_scikit_learns() -> None:
@@ -305,7 +305,7 @@ def test_networks_made_elsewhere_are_decoded_and_tuned(name: str) -> None:
             assert torch.equal(grid.flatten(2).transpose(1, 2), encoder.tokens(batch.image))
     for protocol in ("seg-upernet", "seg-dpt", "seg-finetune"):
         config = Tuning(steps=2, decoder_width=8)
-        network = make_network(encoder, batch, protocol=protocol, config=config, outputs=2)  # type: ignore[arg-type]
+        network = make_network(encoder, batch, protocol=TUNED[protocol], config=config, outputs=2)
         network(batch.image, batch.valid).square().sum().backward()
         inside = {name for name, p in network.encoder.named_parameters() if p.grad is not None}
         assert bool(inside) == (protocol == "seg-finetune")

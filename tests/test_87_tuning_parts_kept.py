@@ -18,7 +18,7 @@ from eo_ssl.evaluation.predictions import predict_trained
 from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.settings import Settings
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.tuning import Tuning, estimate_fold_cost, predict_tuned, prediction, training
+from eo_ssl.evaluation.tuning import Tuning, estimate_fold_cost, fitting, predict_tuned, prediction
 from tuned_tasks import classes, masked, vit
 
 SHORT = Tuning(steps=4, rates=(3e-4, 1e-3), batch_size=8)
@@ -29,12 +29,12 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The rate of every optimizer step that is taken."""
     taken: list[float] = []
 
-    class Counted(training.LayerwiseAdamW):
+    class Counted(fitting.LayerwiseAdamW):
         def step(self, loss: Any) -> None:
             taken.append(self._rate)
             super().step(loss)
 
-    monkeypatch.setattr(training, "LayerwiseAdamW", Counted)
+    monkeypatch.setattr(fitting, "LayerwiseAdamW", Counted)
     return taken
 
 
@@ -87,9 +87,7 @@ def test_a_stopped_run_goes_on_from_the_trainings_it_has(
 
     def run(parts: Path | None) -> np.ndarray:
         steps.clear()
-        return predict_trained(
-            task, one, drawn, method="finetune", config=SHORT, device="cpu", progress=None, parts=parts
-        )
+        return predict_trained(task, one, drawn, protocol="finetune", config=SHORT, computing=Computing(), parts=parts)
 
     whole = run(None)
     all_steps = len(steps)

@@ -1,4 +1,4 @@
-"""``eo-ssl evaluate``: encoders, baselines and controls on one task, each number with its interval, each pair with a verdict."""
+"""``eo-ssl evaluate``: encoders, baselines and controls on one task, with intervals and paired comparisons."""
 
 from __future__ import annotations
 
@@ -73,25 +73,31 @@ def main(
     """Judge encoders on a task with kNN and linear probes, with intervals and paired comparisons.
 
     Args:
-        encoders: folders of trained encoders, weights of others (torchgeo:ENUM.MEMBER, timm:NAME?contract=..., remoteclip:FILE), and names of
-            weight-free ones (imagestats, rcf, rcf_zca, random_init, random_resnet50; rcf@3 for seed 3); NAME=FOLDER,FOLDER,FOLDER for
-            one recipe pretrained with several seeds, which are resampled too; two joined by + for a task of two sensors.
-        task: corpus (labels in a corpus, places held out), mstar_soc (few shots, with controls), or a published benchmark in its own layout.
+        encoders: folders of trained encoders, weights of others (torchgeo:ENUM.MEMBER, timm:NAME?contract=...,
+            remoteclip:FILE), and names of weight-free ones (imagestats, rcf, rcf_zca, random_init, random_resnet50;
+            rcf@3 for seed 3); NAME=FOLDER,FOLDER,FOLDER for one recipe pretrained with several seeds, which are
+            resampled too; two joined by + for a task of two sensors.
+        task: corpus (labels in a corpus, places held out), mstar_soc (few shots, with controls), or a published
+            benchmark in its own layout.
         data: the corpus, or the root folder of the benchmark.
         out: folder that receives the results; one that has results of the same task and seed is added to.
         name: of the task in the results; default: that of the data folder or the task.
         streams: streams of the corpus to use; default: its only one (mstar_soc: its only one but the 128-px crops).
         clutter: mstar_soc: corpus with 128-px crops of the same chips for the clutter control; default: data.
-        sensor: corpus: name the bands of all streams as those of this sensor by their common names, to judge an encoder on another sensor.
+        sensor: corpus: name the bands of all streams as those of this sensor by their common names, to judge an encoder
+            on another sensor.
         classes: corpus: label names to tell apart; default: all.
-        held_out: corpus: test only tiles outside the corpus's training split, or, for a corpus nothing was trained on, all.
+        held_out: corpus: test only tiles outside the corpus's training split, or, for a corpus nothing was trained on,
+            all.
         variant: benchmark: bands, sensor or split, such as rgb or spatial of eurosat; default: the first.
         card: benchmark: card that says what the bands of the files are; default: the shipped one.
-        protocols: knn5, knn5-standardised, knn20-cosine, linear, linear-sgd on frozen features, finetune, lora; of masks seg-linear, seg-upernet,
-            seg-dpt, seg-finetune; default: knn5, knn5-standardised and linear, or seg-linear.
+        protocols: knn5, knn5-standardised, knn20-cosine, linear, linear-sgd on frozen features, finetune, lora; of
+            masks seg-linear, seg-upernet, seg-dpt, seg-finetune; default: knn5, knn5-standardised and linear, or
+            seg-linear.
         shots: training samples per class, 0 for all; default: mstar_soc 1 5 10 20, else all.
         fractions: shares of the training samples, such as 0.01 0.1, beside or instead of shots.
-        study: compare encoders; grid: each encoder under its contract against other sizes and normalisations; robustness: on perturbed test images.
+        study: compare encoders; grid: each encoder under its contract against other sizes and normalisations;
+            robustness: on perturbed test images.
         sizes: grid: sides in pixels that images are brought to beside the contract's.
         normalisations: grid: out of contract, zscore, divide, minmax, percentile, imagenet; default: all.
         resizers: grid: out of contract, torchvision, torchvision-no-antialias, kornia; default: contract.

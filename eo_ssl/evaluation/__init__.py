@@ -1,4 +1,4 @@
-"""Any encoder x any task x protocol -> rows of results with their intervals; knows nothing of pretraining and draws nothing."""
+"""Any encoder x any task x protocol -> rows of results with confidence intervals; it computes and draws nothing."""
 
 from __future__ import annotations
 

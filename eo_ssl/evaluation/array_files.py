@@ -44,7 +44,7 @@ class ArrayFile:
             ) from error
 
     def read_or_compute(self, compute: Callable[[], Arrays], *, compress: bool = True) -> Arrays:
-        """Return the arrays, computed and written first where the file is not there; a stopped run leaves no part of one.
+        """Return the arrays, computed and committed as one file first where it is not there.
 
         Raises:
             UserError: the file is damaged.

@@ -1,4 +1,4 @@
-"""Candidates by name: folders, weights files, specs and weight-free encoders, several runs of a recipe, pairs for two sensors."""
+"""Candidates by name: folders, weights, specs, weight-free encoders, several seeds, pairs for two sensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BASELINES = (*WEIGHT_FREE, *FITTED)
 
 @dataclass(frozen=True)
 class SeedRuns(Candidate):
-    """Several runs of one recipe that differ in their seed; each answers for itself, and their spread is in the interval."""
+    """Several runs of one recipe that differ in their seed; their spread is in the confidence interval."""
 
     members: tuple[Candidate, ...]
     "by seed"
@@ -82,9 +82,10 @@ class SeedRuns(Candidate):
 def load_candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidate, ...]:
     """Return the candidates named by folders, weights files, specs or weight-free names, in the order given.
 
-    ``random_init`` takes the architecture of the first trained encoder where that fits, so that training alone is compared. Two names
-    joined by ``+`` are the encoders of the two sensors of a task with partners; runs joined by commas differ in their seed alone and
-    are one candidate, as in ``mae=runs/0,runs/1`` or ``random=rcf@0,rcf@1`` (`seeds.parse_entry`).
+    ``random_init`` takes the architecture of the first trained encoder where that fits, so that training alone is
+    compared. Two names joined by ``+`` are the encoders of the two sensors of a task with partners; runs joined by
+    commas differ in their seed alone and are one candidate, as in ``mae=runs/0,runs/1`` or ``random=rcf@0,rcf@1``
+    (`seeds.parse_entry`).
 
     Raises:
         UserError: none, one twice, an encoder that cannot be loaded, or runs that differ in more than their seed.
@@ -169,12 +170,13 @@ def _check_runs(runs: Sequence[SingleCandidate | None]) -> None:
     else:
         names = ", ".join(run.name for run in given)
         raise UserError(
-            f"expected runs of one recipe, each of as many sensors, got {names}; give them as encoders of their own, with a space between"
+            f"expected runs of one recipe, each of as many sensors, got {names}; give them as encoders of their own, "
+            "with a space between"
         )
 
 
 def _parse_weight_free(name: str) -> tuple[str, int | None] | None:
-    """A weight-free encoder and the seed of its random weights, where ``name@seed`` gives one; None for an encoder with weights."""
+    """Weight-free encoder and the seed of ``name@seed``, None without one; None for an encoder with weights."""
     origin, at, seed = name.partition("@")
     if origin not in BASELINES or (at and (not seed.isdecimal() or origin == "imagestats")):
         return None

@@ -1,7 +1,8 @@
-"""Candidates: the encoders that are compared on a task, each with its features, its identity and what must be said beside its numbers.
+"""Candidates: the encoders that are compared on a task, each with its features, its identity and its note.
 
-A trained encoder is used as it is, one without weights is normalised by the training images of each fold. A pair for two sensors, runs
-that differ in their seed, another preprocessing and perturbed test images are candidates around candidates (`seeds`, `input_variants`).
+A trained encoder is used as it is, one without weights is normalised by the training images of each fold. A pair for
+two sensors, runs that differ in their seed, another preprocessing and perturbed test images are candidates around
+candidates (`seeds`, `input_variants`).
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Candidate(ABC):
     name: str
     "unique among the candidates"
     baseline: str = field(default="", kw_only=True)
-    "name of the same candidate on unchanged input, with which alone a variant is compared; empty for one that is no variant"
+    """name of the same candidate on unchanged input, with which alone a variant is compared; empty for one that is
+    no variant"""
 
     @property
     @abstractmethod
@@ -62,7 +64,7 @@ class Candidate(ABC):
     @property
     @abstractmethod
     def parts(self) -> tuple[SingleCandidate, ...]:
-        """The encoder, or the two encoders of the two sensors of a task; those of the first run where there are several."""
+        """The encoder, or one for each of two sensors; those of the first run where there are several."""
 
     @property
     def runs(self) -> tuple[Candidate, ...]:
@@ -84,7 +86,7 @@ class Candidate(ABC):
 
     @abstractmethod
     def features(self, task: Task, computing: Computing = ON_CPU) -> tuple[Matrix, ...]:
-        """Return the features of the images of ``task`` for each fold, [n, D] float32; NaN for those that the fold has no use for."""
+        """Return the features of the images of ``task`` for each fold, [n, D] float32; NaN where it has no use."""
 
     @abstractmethod
     def count_images(self, task: Task) -> int:
@@ -175,7 +177,7 @@ class SingleCandidate(Candidate):
     @property
     @abstractmethod
     def weights_key(self) -> Any | None:
-        """What tells its weights from others: the fingerprint of trained ones, None for weights that are loaded anew for each task."""
+        """What tells its weights from others: a fingerprint of trained ones, None for those loaded for each task."""
 
     @property
     def made_for_task(self) -> bool:
@@ -189,7 +191,7 @@ class SingleCandidate(Candidate):
 
     @abstractmethod
     def encoder(self, task: Task, fold: Fold) -> Encoder:
-        """Return the encoder to use in ``fold``; nothing of it may come from other images than the fold's training images."""
+        """Return the encoder to use in ``fold``; of the task it may know the fold's training images alone."""
 
     def describe(self, task: Task) -> Description:
         """Return what stands beside a number on ``task``."""
@@ -211,7 +213,7 @@ class SingleCandidate(Candidate):
         return Description(whole, contract.quantity.value, contract.bands, pooling, tuple(notes), side)
 
     def features(self, task: Task, computing: Computing = ON_CPU) -> tuple[Matrix, ...]:
-        """Return the features of the images: one pass of a trained encoder; one per fold where its images decide them."""
+        """Return the features of the images: one pass, or one per fold where its training images decide them."""
         if task.partners:
             return self._for_both(task).features(task, computing)
         self.describe(task)  # refuses what does not fit first
@@ -235,7 +237,7 @@ class SingleCandidate(Candidate):
         return replace(wrap(self), name=f"{self.name} | {label}", baseline=self.name)
 
     def _passes(self, task: Task) -> list[list[tuple[int, Rows]]]:
-        """For each pass and source: place of its first image in the task, and the positions of the images of all folds, or of one."""
+        """For each pass and source: place of its first image in the task, and positions of the images that are used."""
         of_folds = [np.concatenate([fold.train, fold.test, fold.validation]) for fold in task.folds]
         return [task.by_source(rows) for rows in (of_folds if self.per_fold else [np.concatenate(of_folds)])]
 

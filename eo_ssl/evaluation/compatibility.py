@@ -1,4 +1,4 @@
-"""Compatibility of encoders with a task, and the cost of training: what is checked and estimated before anything is computed."""
+"""Compatibility of encoders with a task, and the cost of training, both known before anything is computed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from eo_ssl.evaluation.tuning import TrainingCost, estimate_fold_cost
 def check_compatibility(task: Task, compared: Sequence[Candidate], settings: Settings) -> Task:
     """Return ``task`` with a note on encoders that a protocol leaves out, for want of a network to train.
 
-    Each trained encoder is shown one image of each source under its contract, so that bands, quantity, sensor, values and sizes are judged.
+    Each trained encoder is shown one image of each source under its contract, so that bands, quantity, sensor, values
+    and sizes are judged.
 
     Raises:
         UserError: an encoder, or an amount of training samples, that does not fit the task, or nobody is left.
@@ -40,7 +41,7 @@ def check_compatibility(task: Task, compared: Sequence[Candidate], settings: Set
 
 
 def estimate_training_cost(task: Task, compared: Sequence[Candidate], settings: Settings) -> TrainingCost:
-    """Return all that the trained protocols of ``settings`` do: every run that can be trained, amount, draw, fold and rate.
+    """Return the cost of the trained protocols: every run that can be trained, amount, draw, fold and rate.
 
     Nothing is subtracted for results that are there already.
     """

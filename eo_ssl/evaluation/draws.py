@@ -1,4 +1,4 @@
-"""How many training samples, and which ones: few shots per class, or a share of them, drawn again and again."""
+"""Draws of training samples: few shots per class, or a share of them, several times."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class Amount:
 
 
 def draw(task: Task, amount: Amount, *, draws: int, seed: int) -> list[list[Rows]]:
-    """Return the training positions of each draw and fold, ascending: ``amount`` without replacement, or all (then one draw).
+    """Return the training positions of each draw and fold, ascending: ``amount`` without replacement, or all.
 
-    A class with fewer samples than shots gives what it has; a fraction takes at least one sample of a class (`describe_shortage`). Draws of one
-    and the same samples are one draw.
+    A class with fewer samples than shots gives what it has; a fraction takes at least one sample of a class
+    (`describe_shortage`). Draws of one and the same samples are one draw.
 
     Raises:
         UserError: no draw, shots where an image has no single class, or an amount that no class has.
@@ -59,7 +59,8 @@ def draw(task: Task, amount: Amount, *, draws: int, seed: int) -> list[list[Rows
         return [[fold.train for fold in task.folds]]
     if amount.shots is not None and task.kind != "classification":
         raise UserError(
-            f"expected a fraction for the {task.kind} task {task.name}, whose images have no single class, got {amount.shots} shots; use --fractions"
+            f"expected a fraction for the {task.kind} task {task.name}, whose images have no single class, got "
+            f"{amount.shots} shots; use --fractions"
         )
     _check_amount(task, amount)
     labels = _classes(task)
@@ -110,12 +111,14 @@ def _check_amount(task: Task, amount: Amount) -> None:
     most_taken = _count_taken(amount, most)
     if amount.shots is not None and most_taken < amount.shots:
         raise UserError(
-            f"expected at most {most} shots for {task.name}, the training samples of its largest class, got {amount.shots}; give fewer, or 0 for all"
+            f"expected at most {most} shots for {task.name}, the training samples of its largest class, got "
+            f"{amount.shots}; give fewer, or 0 for all"
         )
     if amount.fraction is not None and most_taken < 1:
         each = "its largest class" if task.kind == "classification" else "the task"
         raise UserError(
-            f"expected a fraction that takes a sample of {task.name}, got {amount.fraction:g} of the {most} training samples of {each}; "
+            f"expected a fraction that takes a sample of {task.name}, got {amount.fraction:g} of the {most} training "
+            f"samples of {each}; "
             f"give {1 / most:.2g} or more"
         )
 

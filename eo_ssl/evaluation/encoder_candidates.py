@@ -1,4 +1,4 @@
-"""Single encoders as candidates: trained ones as they are, others normalised by the training images of each fold; and the controls."""
+"""Single encoders as candidates, trained ones as they are, others made for each fold; and the controls."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TrainedCandidate(SingleCandidate):
 
 @dataclass(frozen=True)
 class FoldCandidate(SingleCandidate):
-    """An encoder that is made for each fold: normalised by its training images, its weights random or loaded from elsewhere."""
+    """An encoder that is normalised by the training images of each fold, its weights random or from elsewhere."""
 
     weights_seed: int
     "of random weights and patches"

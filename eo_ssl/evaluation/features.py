@@ -1,4 +1,4 @@
-"""Features of many images: one pass over a source in its own order, as fast as the bare forward pass, cached by fingerprint."""
+"""Features of many images: one pass over a source in its own order, cached by fingerprint."""
 
 from __future__ import annotations
 

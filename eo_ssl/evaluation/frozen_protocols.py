@@ -1,4 +1,4 @@
-"""Protocols on frozen features: k nearest neighbours and linear probes, each with what it predicts from vectors and how it chooses."""
+"""Protocols on frozen features: k nearest neighbours and linear probes, with how each predicts and chooses."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class LinearProbe(FrozenProtocol):
     "what is fitted, in words"
 
     def predict(self, given: TaughtFold, x: Matrix) -> npt.NDArray[Any]:
-        """Return the predictions of the model whose option did best on the validation split, else on folds of the training samples.
+        """Return the predictions of the model whose option did best on the validation split, else by cross-validation.
 
         A split that says nothing of any option (without a positive, of one value, of one item) leaves the fallback.
         """

@@ -1,8 +1,8 @@
-"""How far a number can be believed: bootstrap over pretraining seeds, shot draws and test items together, and paired comparisons.
+"""Confidence intervals: bootstrap over pretraining seeds, draws and test items together; paired comparisons.
 
-What an item adds to a metric is known for each run and training draw (`metrics`). Runs differ by their seed, draws by the training
-samples they happened to take, items by the scene they come from, so all are resampled; the items of one block (a scene) are taken or
-left together.
+What an item adds to a metric is known for each run and training draw (`metrics`). Runs differ by their seed, draws by
+the training samples they happened to take, items by the scene they come from, so all are resampled; the items of one
+block (a scene) are taken or left together.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Comparison:
 
 
 class Bootstrap:
-    """Resampled draws and blocks of one test, shared by all encoders so that comparisons are paired, and each recipe's own runs.
+    """Resampled draws and blocks of a test, shared by all encoders so that comparisons are paired, and own runs.
 
-    Of D draws and G blocks (and S runs), D - 1 and G - 1 (and S - 1) are drawn with replacement: the variance of a mean of n - 1 out of n equals its unbiased
-    estimate s^2 / n (Rao and Wu 1988, doi:10.1080/01621459.1988.10478591), which matters for 5 draws or 3 scenes. A replicate is
-    linear in the terms of the items (`metrics`): one that misses the scene with all snow in it has no accuracy on snow, and averaging
-    the classes that are left would shift it.
+    Of D draws and G blocks (and S runs), D - 1 and G - 1 (and S - 1) are drawn with replacement: the variance of a mean
+    of n - 1 out of n equals its unbiased estimate s^2 / n (Rao and Wu 1988, doi:10.1080/01621459.1988.10478591), which
+    matters for 5 draws or 3 scenes. A replicate is linear in the terms of the items (`metrics`): one that misses the
+    scene with all snow in it has no accuracy on snow, and averaging the classes that are left would shift it.
     """
 
     def __init__(self, blocks: Ints, *, draws: int, seed: int, replicates: int = REPLICATES) -> None:
@@ -71,7 +71,8 @@ class Bootstrap:
         """
         if not len(blocks) or draws < 1:
             raise UserError(
-                f"expected at least one draw and one test item with a block, got {draws} draws and {len(blocks)} items; check the task"
+                f"expected at least one draw and one test item with a block, got {draws} draws and {len(blocks)} "
+                "items; check the task"
             )
         self.draws, self._seed = draws, seed
         self._blocks = np.unique(blocks, return_inverse=True)[1].astype(np.int64)
@@ -83,8 +84,9 @@ class Bootstrap:
     def interval(self, measured: Measured) -> Interval:
         """Return the metric and its 95 % percentile interval.
 
-        Where every answer is right, or every one wrong, resampling finds no spread, which is no proof that there is none: the bounds
-        are then the exact binomial ones (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404) of as many answers as there are blocks.
+        Where every answer is right, or every one wrong, resampling finds no spread, which is no proof that there is
+        none: the bounds are then the exact binomial ones (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404) of as
+            many answers as there are blocks.
         There are none of a metric that is no share of answers.
         """
         value = measured.value
@@ -156,7 +158,7 @@ class Bootstrap:
         return estimate_small_class_variance(sides[0].strata, self._blocks, terms, share, paired=paired)
 
     def _run_weights(self, name: str, count: int) -> Floats:
-        """Share of each run of the recipe ``name`` in each replicate, [R, S]: the same for every number of that recipe."""
+        """Share of each run of recipe ``name`` in each replicate, [R, S]: the same for all its numbers."""
         rng = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
         weights = _multiplicities(rng, count, len(self._draw_weights))
         shares: Floats = weights / weights.sum(axis=1, keepdims=True)
@@ -171,7 +173,8 @@ class Bootstrap:
         runs, rows = side.runs.count, side.runs.count * self.draws
         if side.terms.shape != (rows, len(self._blocks)):
             raise UserError(
-                f"expected answers [{rows}, {len(self._blocks)}] on the same draws and items, got {list(side.terms.shape)}; evaluate both alike"
+                f"expected answers [{rows}, {len(self._blocks)}] on the same draws and items, got "
+                f"{list(side.terms.shape)}; evaluate both alike"
             )
         return side.terms.reshape(runs, self.draws, -1)
 
@@ -206,7 +209,7 @@ def _own(sides: Sequence[Measured], split: Sequence[Floats]) -> dict[str, Floats
 
 
 def _replicates(sums: Floats, draw_weights: Floats, block_weights: Floats) -> Floats:
-    """Deviation from the value under each pair of weights [R, D], [R, G] (or one row for all), from terms per block [D, G]: [R]."""
+    """Deviation from the value under each pair of weights [R, D], [R, G], from terms per block [D, G]: [R]."""
     draws = draw_weights / draw_weights.sum(axis=1, keepdims=True)
     blocks = block_weights * (sums.shape[1] / block_weights.sum(axis=1, keepdims=True))
     moved: Floats = ((blocks @ sums.T) * draws).sum(axis=1)
@@ -224,9 +227,10 @@ def _multiplicities(rng: np.random.Generator, count: int, replicates: int) -> Fl
 
 
 def correct_by_holm(chances: Sequence[float | None]) -> list[float | None]:
-    """Return the probabilities of a family of comparisons, corrected for their number (Holm 1979, Scand. J. Statist. 6:65).
+    """Return the p-values of a family of comparisons, corrected for their number (Holm 1979, Scand. J. Statist. 6:65).
 
-    Of all comparisons that are named separable at 5 %, none is so by chance with a probability of 95 %. None stays None and does not count.
+    Of all comparisons that are named separable at 5 %, none is so by chance with a probability of 95 %. None stays None
+    and does not count.
     """
     order = sorted((p, i) for i, p in enumerate(chances) if p is not None)
     corrected: list[float | None] = [None] * len(chances)
@@ -249,10 +253,10 @@ def estimate_small_class_variance(
 ) -> tuple[float, float]:
     """Return the variance that the terms of the few items of small classes lack, and its degrees of freedom.
 
-    Classes that weigh alike make every item of a rare class count much. A class of one item has no spread at all, and one of eight that
-    are all answered alike has none either, though another eight might differ. Adding a few answers that were not given is the usual
-    remedy for a share (Agresti and Coull 1998, doi:10.1080/00031305.1998.10480550) and for a paired difference of shares (Bonett and
-    Price 2012, J. Educ. Behav. Stat. 37:479).
+    Classes that weigh alike make every item of a rare class count much. A class of one item has no spread at all, and
+    one of eight that are all answered alike has none either, though another eight might differ. Adding a few answers
+    that were not given is the usual remedy for a share (Agresti and Coull 1998, doi:10.1080/00031305.1998.10480550) and
+    for a paired difference of shares (Bonett and Price 2012, J. Educ. Behav. Stat. 37:479).
 
     Args:
         strata: [n] class of each item.

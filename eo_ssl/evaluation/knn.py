@@ -1,4 +1,4 @@
-"""k nearest neighbours: L2, uniform votes, ties to the lowest class (Corley et al. 2024, arXiv 2305.13456), exact to float64."""
+"""k nearest neighbours, exact to float64: L2, uniform votes, ties to the lowest class (Corley et al. 2024)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RANKED = 64  # queries ranked at once: their candidates' vectors stay in the ca
 
 
 def predict(train_x: Matrix, train_y: Labels, test_x: Matrix, *, k: int = 5) -> Labels:
-    """Return the class of each test row, int64 [m]: most votes among its ``k`` nearest training rows, the lowest class when tied.
+    """Return the class of each test row, int64 [m]: most votes of the ``k`` nearest training rows, lowest when tied.
 
     Args:
         train_x: [n, D] float32.
@@ -39,7 +39,7 @@ def predict(train_x: Matrix, train_y: Labels, test_x: Matrix, *, k: int = 5) -> 
 
 
 def vote(labels: Labels, weights: Floats | None = None) -> Labels:
-    """Return the class of most votes per row of ``labels`` [m, k], the lowest when tied: int64 [m]; ``weights`` [m, k], None for one each."""
+    """Return the class of most votes of ``labels`` [m, k], lowest when tied: int64 [m]; ``weights`` [m, k]."""
     if not len(labels):
         return np.empty(0, dtype=np.int64)
     classes = int(labels.max()) + 1
@@ -61,9 +61,10 @@ def mean_of(values: npt.NDArray[Any], weights: Floats | None = None) -> Floats:
 
 
 def find_similar(train_x: Matrix, test_x: Matrix, *, k: int) -> tuple[Labels, Floats]:
-    """Return the ``k`` training rows of the greatest cosine similarity and their weights exp(cosine / 0.07), both [m, k].
+    """Return the ``k`` training rows of greatest cosine similarity and their weights exp(cosine / 0.07), both [m, k].
 
-    The weighted neighbour classifier of Wu et al. 2018 (arXiv 1805.01978, section 3.4), which DINO and MoCo are reported with at k = 20.
+    The weighted neighbour classifier of Wu et al. 2018 (arXiv 1805.01978, section 3.4), which DINO and MoCo are
+    reported with at k = 20.
     """
     train, test = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), _TINY) for x in (train_x, test_x))
     rows = find_neighbours(
@@ -75,7 +76,7 @@ def find_similar(train_x: Matrix, test_x: Matrix, *, k: int) -> tuple[Labels, Fl
 
 
 def find_neighbours(train_x: Matrix, test_x: Matrix, *, k: int) -> Labels:
-    """Return the rows of the ``k`` nearest training vectors of each test vector, nearest first, equal distances by row: int64 [m, k].
+    """Return the rows of the ``k`` nearest training vectors of each test vector, nearest first: int64 [m, k].
 
     A float32 search (faiss IndexFlatL2) proposes a few more than k; float64 distances rank them; a query whose
     answer the rounding bound of float32 does not prove is searched again in float64.
@@ -97,7 +98,7 @@ def find_neighbours(train_x: Matrix, test_x: Matrix, *, k: int) -> Labels:
     ranked, order = exact.sort(dim=1, stable=True)
     rows = candidates.gather(1, order[:, :k])
     if wide < len(base):
-        # What was not proposed is at least as far as the last proposal, up to the rounding of a float32 product of D terms:
+        # What was not proposed is as far as the last proposal, up to the rounding of a float32 product of D terms:
         # |error| <= (D + 4) 2^-23 (|a| + |b|)^2 (Higham 2002, section 3.1, with a factor of 2 to spare).
         longest = base.square().sum(dim=1).max().sqrt()
         bound = (base.shape[1] + 4) * 2.0**-23 * (query.square().sum(dim=1).sqrt() + longest).square()

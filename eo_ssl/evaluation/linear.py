@@ -81,8 +81,8 @@ def fit_standardiser(x: Matrix) -> tuple[Floats, Floats]:
 def fit(x: Matrix, y: Labels, *, penalties: Sequence[float] = (1.0,), standardise: bool = True) -> list[Probe]:
     """Return one probe per penalty, in the order given.
 
-    Each minimises ``C * sum_i cross_entropy_i + |W|^2 / 2`` over weights and free biases (two classes: the binomial form).
-    Penalties are visited from strong to weak, each from the solution before it.
+    Each minimises ``C * sum_i cross_entropy_i + |W|^2 / 2`` over weights and free biases (two classes: the binomial
+    form). Penalties are visited from strong to weak, each from the solution before it.
 
     Args:
         x: [n, D] float32.
@@ -95,7 +95,8 @@ def fit(x: Matrix, y: Labels, *, penalties: Sequence[float] = (1.0,), standardis
     """
     if not len(x) or len(x) != len(y):
         raise UserError(
-            f"expected as many labels as samples and at least one, got {len(x)} samples and {len(y)} labels; check the task's split"
+            f"expected as many labels as samples and at least one, got {len(x)} samples and {len(y)} labels; check "
+            "the task's split"
         )
     if min(penalties) <= 0:
         raise UserError(f"expected penalties C above 0, got {tuple(penalties)}; remove the others")
@@ -116,7 +117,8 @@ def fit(x: Matrix, y: Labels, *, penalties: Sequence[float] = (1.0,), standardis
                     model.fit(data, y)
             except ConvergenceWarning as error:
                 raise UserError(
-                    f"expected the linear probe to converge at C = {penalty:g}, got none in {_ITERATIONS} steps; standardise"
+                    f"expected the linear probe to converge at C = {penalty:g}, got none in {_ITERATIONS} steps; "
+                    "standardise"
                 ) from error
         weight, bias = model.coef_ @ basis if basis is not None else model.coef_.copy(), model.intercept_.copy()
         if len(classes) == 2:  # one row of scores for the second class
@@ -138,7 +140,7 @@ def _compact(data: Floats) -> tuple[Floats, Floats | None]:
 
 
 def fit_labels(x: Matrix, y: npt.NDArray[np.uint8], *, penalties: Sequence[float] = (1.0,)) -> list[Scorer]:
-    """Return one scorer per penalty: for each label a logistic regression of its own (`fit`), scores before the sigmoid.
+    """Return one scorer per penalty: a logistic regression for each label (`fit`), scores before the sigmoid.
 
     Args:
         x: [n, D] float32.

@@ -1,7 +1,7 @@
-"""MSTAR under standard operating conditions: ten vehicles, few shots, centre crops, with the two controls that the data demand.
+"""MSTAR, standard operating conditions: ten vehicles, few shots, centre crops, the controls that the data demand.
 
-The size of a chip tells its class (61 % of the test chips by a rule on width and height alone) and so does the clutter around the
-target, so what those reach stands beside every result.
+The size of a chip tells its class (61 % of the test chips by a rule on width and height alone) and so does the clutter
+around the target, so what those reach stands beside every result.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def make_mstar_task(chips: CorpusStream, *, clutter: CorpusStream, name: str = "
     """Return the few-shot task on centre crops with the controls `size only` and `clutter only`.
 
     Args:
-        chips: corpus and stream of the centre crops (64 px) with labels, ``benchmark_split`` train and test, and the size of the chip.
+        chips: corpus and stream of the centre crops (64 px) with labels, ``benchmark_split`` train and test, and the
+            size of the chip.
         clutter: corpus and stream of 128-px crops of the same chips.
         name: of the task.
 
@@ -47,7 +48,8 @@ def make_mstar_task(chips: CorpusStream, *, clutter: CorpusStream, name: str = "
     rows, table, declared = rows[chosen], table.take(chosen), declared[chosen]
     if not (declared == "train").any() or not (declared == "test").any():
         raise UserError(
-            f"expected labelled chips with benchmark_split train and test in stream {stream}, got none of one; ingest with the card mstar_soc"
+            f"expected labelled chips with benchmark_split train and test in stream {stream}, got none of one; ingest "
+            "with the card mstar_soc"
         )
     classes = read_texts(table, "label_name")
     names, labels = np.unique(classes, return_inverse=True)
@@ -70,10 +72,17 @@ def make_mstar_task(chips: CorpusStream, *, clutter: CorpusStream, name: str = "
     )
     # Chips are separate images of separate targets and depressions (17 degrees train, 15 test): each is its own block.
     return Task(
-        name, (open_corpus_source(corpus, stream, rows=rows),), labels.astype(np.int64), tuple(names.tolist()), np.arange(len(rows), dtype=np.int64), folds,
-        "SOC: train at 17 degrees depression, test at 15; blocks are chips", "accuracy",
-        controls=controls, rank=rank_names(files.tolist()),
-    )  # fmt: skip
+        name,
+        (open_corpus_source(corpus, stream, rows=rows),),
+        labels.astype(np.int64),
+        tuple(names.tolist()),
+        np.arange(len(rows), dtype=np.int64),
+        folds,
+        "SOC: train at 17 degrees depression, test at 15; blocks are chips",
+        "accuracy",
+        controls=controls,
+        rank=rank_names(files.tolist()),
+    )
 
 
 def _clutter(crops: CorpusStream, chips: np.ndarray[tuple[int, ...], np.dtype[np.str_]]) -> Matrix:
@@ -84,14 +93,16 @@ def _clutter(crops: CorpusStream, chips: np.ndarray[tuple[int, ...], np.dtype[np
     absent = [chip for chip in chips.tolist() if chip not in of]
     if absent:
         raise UserError(
-            f"expected a {CLUTTER_PX}-px crop of every chip in stream {stream}, got none of {len(absent)}, e.g. {absent[0]}; ingest the same chips"
+            f"expected a {CLUTTER_PX}-px crop of every chip in stream {stream}, got none of {len(absent)}, e.g. "
+            f"{absent[0]}; ingest the same chips"
         )
     wanted = np.array([of[chip] for chip in chips.tolist()], dtype=np.int64)
     order = np.argsort(wanted)
     source = open_corpus_source(corpus, stream, rows=wanted[order])
     if source.shape[1:] != (CLUTTER_PX, CLUTTER_PX):
         raise UserError(
-            f"expected crops of {CLUTTER_PX} px for the clutter control, got {source.shape[2]} px in {stream}; ingest with size_px={CLUTTER_PX}"
+            f"expected crops of {CLUTTER_PX} px for the clutter control, got {source.shape[2]} px in {stream}; ingest "
+            f"with size_px={CLUTTER_PX}"
         )
     x = np.empty((len(wanted), source.shape[0] * CONTROL_PX**2), dtype=np.float32)
     x[order] = compute_clutter_features(source)

@@ -1,4 +1,4 @@
-"""What may go wrong between training and use, done on purpose to the test images: how far does an encoder's answer hold?"""
+"""Perturbations of test images: offset, gain, noise, speckle, a missing band, half the resolution, a crop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eo_ssl.sensors import Quantity
 Pixels = Callable[[Matrix, Rows], None]
 """Changes images [n, C, H, W] in place, given their positions."""
 OFFSET = 0.1
-"""1,000 numbers of 1e-4: the offset of Sentinel-2's processing baselines from 04.00 on, forgotten or subtracted twice."""
+"""1,000 numbers of 1e-4: the offset of Sentinel-2's baselines from 04.00 on, forgotten or subtracted twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,9 @@ class PerturbedSource(DerivedSource):
 def list_perturbations(source: ImageSource, contract: Preprocessing, *, seed: int = 0) -> tuple[Perturbation, ...]:
     """Return what can be tried on images like those of ``source`` for an encoder with ``contract``.
 
-    All: gain (10 %; of radar 1 dB, Sentinel-1's absolute accuracy), noise (of radar speckle of 5 looks), each of several bands missing
-    in turn and filled with its mean, half the resolution, and the centre alone, half the input size. Reflectance: also the offset of
-    baseline 04 left in or subtracted twice.
+    All: gain (10 %; of radar 1 dB, Sentinel-1's absolute accuracy), noise (of radar speckle of 5 looks), each of
+    several bands missing in turn and filled with its mean, half the resolution, and the centre alone, half the input
+    size. Reflectance: also the offset of baseline 04 left in or subtracted twice.
     """
     quantity, found = source.quantity, []
     if quantity.is_reflectance:

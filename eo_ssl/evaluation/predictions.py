@@ -1,4 +1,4 @@
-"""What one run of a candidate predicts for the test items of a task: computed once per protocol and amount, then kept as a file."""
+"""Predictions of one run of a candidate for the test items: computed once per protocol and amount, kept as a file."""
 
 from __future__ import annotations
 
@@ -134,9 +134,10 @@ def predict_trained(
     computing: Computing,
     parts: Path | None = None,
 ) -> PredictionArray:
-    """Return what networks trained on each draw predict for the test items, [draws, items, ...], in the order of ``task.tested``.
+    """Return what networks trained on each draw predict for the test items of ``task.tested``, [draws, items, ...].
 
-    Every finished training of a draw, fold and rate is kept in the folder ``parts``, which must be of these arguments alone.
+    Every finished training of a draw, fold and rate is kept in the folder ``parts``, which must be of these arguments
+    alone.
 
     Raises:
         UserError: test images that are perturbed, or what `tuning.predict_tuned` refuses.

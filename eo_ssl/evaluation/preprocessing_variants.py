@@ -1,4 +1,4 @@
-"""Preprocessing variants: other sizes, normalisations and resizers than an encoder's contract (Corley et al. 2024, arXiv 2305.13456)."""
+"""Preprocessing variants: other sizes, normalisations, resizers than a contract's (Corley et al., arXiv 2305.13456)."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class PreprocessingVariant:
         return f"{size}{how}, {self.normalisation}"
 
     def apply(self, contract: Preprocessing, stats: TrainStats) -> Preprocessing:
-        """Return ``contract`` with this variant; ``stats`` are of the task's training images, in the order of its bands.
+        """Return ``contract`` with this variant; ``stats`` of the training images are in the order of its bands.
 
-        Normalisations, per band: `zscore` (x - mean) / std of the training images; `divide` leaves physical values, as division of
-        Sentinel-2 numbers by 10,000 does; `minmax` (x - min) / (max - min); `percentile` the same between the 2nd and 98th
-        percentiles, clipped; `imagenet` ImageNet's statistics on values brought to 0 ... 1.
+        Normalisations, per band: `zscore` (x - mean) / std of the training images; `divide` leaves physical values, as
+        division of Sentinel-2 numbers by 10,000 does; `minmax` (x - min) / (max - min); `percentile` the same between
+        the 2nd and 98th percentiles, clipped; `imagenet` ImageNet's statistics on values brought to 0 ... 1.
 
         Raises:
             UserError: bands that are constant in training.
@@ -70,7 +70,8 @@ class PreprocessingVariant:
             constant = [band for band, s in zip(contract.bands, scale, strict=True) if not s > 0]
             if constant:
                 raise UserError(
-                    f"expected bands that vary in training for the normalisation {self.normalisation}, got constant {', '.join(constant)}; leave it out"
+                    f"expected bands that vary in training for the normalisation {self.normalisation}, got constant "
+                    f"{', '.join(constant)}; leave it out"
                 )
             changed = replace(changed, mean=tuple(shift.tolist()), std=tuple(scale.tolist()), clip=clip)
         if self.resizer != "contract":

@@ -1,4 +1,4 @@
-"""All protocols by one name: on frozen features and trained, for each kind of task; a new one is an entry in `FROZEN` or in `TUNED`."""
+"""The table of protocols, on frozen features and trained: a new one is an entry in `FROZEN` or in `TUNED`."""
 
 from __future__ import annotations
 
@@ -55,11 +55,12 @@ def check_protocols(names: Sequence[str], kind: Kind) -> tuple[str, ...]:
 def predict_frozen(
     task: Task, x: Sequence[Matrix], draws: Sequence[Sequence[Rows]], *, protocol: str, amount: Amount, seed: int
 ) -> PredictionArray:
-    """Return what a protocol on frozen features predicts for the test items, [draws, items, ...], in the order of ``task.tested``.
+    """Return what a protocol on frozen features predicts for the test items of ``task.tested``, [draws, items, ...].
 
     Args:
         task: labels and folds; no segmentation.
-        x: features of all images of the task for each fold, [n, D] float32; the same array where an encoder does not depend on the fold.
+        x: features of all images of the task for each fold, [n, D] float32; the same array where an encoder does not
+            depend on the fold.
         draws: training positions per draw and fold.
         protocol: out of `FROZEN`.
         amount: of training samples.

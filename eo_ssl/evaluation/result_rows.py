@@ -1,7 +1,7 @@
-"""Results: one row per task, encoder, protocol and amount of training samples, and the paired comparisons of all encoders.
+"""Result rows: one per task, encoder, protocol and amount of training samples; paired comparisons of all encoders.
 
-A folder holds the rows of one task and seed, and what each encoder answered beside them: a row that exists is not computed again, and
-encoders judged at different times are compared on the same draws and items.
+A folder holds the rows of one task and seed, and what each encoder answered beside them: a row that exists is not
+computed again, and encoders judged at different times are compared on the same draws and items.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ SUPERSEDED = "superseded"
 def judge(
     task: Task, compared: Sequence[Candidate], settings: Settings, folder: Path, *, computing: Computing
 ) -> tuple[list[Row], list[Row]]:
-    """Judge candidates and the task's controls, write their rows, and return all rows of ``folder`` and all comparisons.
+    """Judge candidates and the task's controls, write their rows, and return all rows of ``folder`` and comparisons.
 
-    Each finished row is ``folder/rows/<hash>.json``. Rows of the same task and seed that are there already stand beside those that are
-    asked for, and are compared with them; rows of an encoder that has other weights by now go to ``folder/superseded``.
+    Each finished row is ``folder/rows/<hash>.json``. Rows of the same task and seed that are there already stand beside
+    those that are asked for, and are compared with them; rows of an encoder that has other weights by now go to
+    ``folder/superseded``.
 
     Raises:
         UserError: an encoder refuses the task's images or has the name of another one, or a row on disk is damaged.
@@ -233,7 +234,8 @@ def _check_names(judged: Sequence[_Judged], rows: Iterable[Row]) -> None:
         origins = judged_now.candidate.origins
         if set(row["given"]).isdisjoint(origins or row["given"]):
             raise UserError(
-                f"expected a name of its own for {', '.join(origins)}, got {row['root']}, of which there are results from "
+                f"expected a name of its own for {', '.join(origins)}, got {row['root']}, of which there are results "
+                "from "
                 f"{', '.join(row['given'])}; write NAME={origins[0]}"
             )
 
@@ -273,7 +275,10 @@ def _interval_words(interval: Interval, bootstrap: Bootstrap, drawn: str) -> str
     if interval.low is None:
         return "none: all answers alike, nothing to resample"
     if interval.value in (0.0, 1.0):
-        return f"95% exact binomial bound over {bootstrap.n_blocks} blocks of test items: all answers alike, nothing to resample"
+        return (
+            f"95% exact binomial bound over {bootstrap.n_blocks} blocks of test items: all answers alike, nothing "
+            "to resample"
+        )
     return (
         f"95% bootstrap ({REPLICATES} replicates) over {drawn} and {bootstrap.n_blocks} blocks of test items together"
     )

@@ -1,4 +1,4 @@
-"""A folder of results: of one task and seed, begun by one command and added to by others, its tables made anew of all its rows."""
+"""A folder of results of one task and seed, added to by further commands, its tables made anew of all rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class ResultsFolder:
     """Results of one task and seed."""
 
     product: OpenProduct
-    "its configuration is what all rows have in common, None where no row depends on it yet; its inputs are task and weights by name"
+    """its configuration is what all rows have in common, None where no row depends on it yet; its inputs are task
+    and weights by name"""
 
     @property
     def path(self) -> Path:
@@ -37,8 +38,8 @@ class ResultsFolder:
         """Return the folder at ``path``, new or with the results it has.
 
         Raises:
-            UserError: it holds results of another task, split, seed, number of draws or recipe of training (removed with ``overwrite``),
-                or something else.
+            UserError: it holds results of another task, split, seed, number of draws or recipe of training (removed
+                with ``overwrite``), or something else.
         """
         trains = any(PROTOCOLS[name].trains for name in settings.protocols)
         wanted: dict[str, Any] = {
@@ -61,7 +62,7 @@ class ResultsFolder:
         return cls(OpenProduct(path, "evaluate", wanted | kept, {**known, **inputs}, state, started))
 
     def finish(self, task: Task, rows: Sequence[Row], comparisons: Sequence[Row], *, render: Render) -> bool:
-        """Write comparisons, what ``render`` makes of all rows, and the manifest; return False where they are there already."""
+        """Write comparisons, what ``render`` makes of all rows, and the manifest; False where they are there."""
         content = fingerprint(sorted(canonical_json(row) for row in rows))
         if (self.path / MANIFEST).is_file() and _read_record(self.path).get("fingerprint") == content:
             return False

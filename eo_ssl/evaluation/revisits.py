@@ -1,4 +1,4 @@
-"""The same ground seen again: in another season, or by a radar from the other side, to ask whether an encoder still knows it."""
+"""Revisits: tiles of the same ground in another season, or by a radar from the other orbit direction."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ Rank = Callable[[npt.NDArray[np.int64], npt.NDArray[np.str_], int], npt.NDArray[
 def find_revisits(
     source: CorpusSource, table: pa.Table, folds: Sequence[Fold], *, first: int = 0
 ) -> tuple[Revisit, ...]:
-    """Return the revisits that the stream of ``source`` holds: `season` for optics and radar, `orbit` for radar; none that no image has.
+    """Return the revisits in the stream of ``source``: `season` for optics and radar, `orbit` for radar, if any.
 
-    A revisit carries the label of the tile it stands in for, which is the one that is scored, and neither teaches nor validates in the
-    fold that tests the tile, where it would be found itself.
+    A revisit carries the label of the tile it stands in for, which is the one that is scored, and neither teaches nor
+    validates in the fold that tests the tile, where it would be found itself.
 
     Args:
         source: rows of a stream.

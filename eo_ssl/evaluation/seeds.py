@@ -1,4 +1,4 @@
-"""Several runs of one recipe that differ in their seed: one candidate, whose interval covers the spread between the seeds."""
+"""Seeds: several runs of one recipe as one entry of a list of encoders, and what they must have in common."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EncoderEntry:
 
 
 def parse_entry(text: str) -> EncoderEntry:
-    """Read ``[name=]run[,run...]``, a run being one encoder or two joined by ``+``; a path that exists is one encoder."""
+    """Read ``[name=]run[,run...]``, a run being one encoder or two joined by ``+``; an existing path is one."""
     if Path(text).exists():
         return EncoderEntry(None, ((text,),))
     name, equals, rest = text.partition("=")
@@ -52,7 +52,8 @@ def check_seeds(runs: Mapping[str, int]) -> None:
     for name, seed in runs.items():
         if seed in first:
             raise UserError(
-                f"expected runs that differ in their seed, got seed {seed} in {first[seed]} and {name}; give one of them"
+                f"expected runs that differ in their seed, got seed {seed} in {first[seed]} and {name}; give one of "
+                "them"
             )
         first[seed] = name
 
@@ -66,7 +67,8 @@ def read_pretraining_seed(name: str, encoder: Encoder) -> int:
     seed = encoder.provenance.get("config", {}).get("seed")
     if not isinstance(seed, int):
         raise UserError(
-            f"expected runs of eo-ssl pretrain, which say configuration and seed, got none in {name}; give it as an encoder of its own"
+            f"expected runs of eo-ssl pretrain, which say configuration and seed, got none in {name}; give it as an "
+            "encoder of its own"
         )
     return seed
 
@@ -90,7 +92,7 @@ def check_alike(encoders: Mapping[str, Encoder]) -> None:
 
 
 def _facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the weights beside the seed, by dotted name; inputs by content, since a folder may have been renamed."""
+    """What decides the weights beside the seed, by dotted name; inputs by content: folders may be renamed."""
     config = {key: value for key, value in provenance.get("config", {}).items() if key != "seed"}
     config["training"] = {k: v for k, v in (config.get("training") or {}).items() if k not in _HARMLESS}
     inputs = sorted(str(value)[:12] for value in provenance.get("inputs", {}).values())

@@ -1,4 +1,4 @@
-"""Linear probe by stochastic gradient descent, as self-supervised encoders are mostly reported: one head per learning rate, all at once."""
+"""Linear probe by stochastic gradient descent: one head per learning rate, all trained at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eo_ssl.evaluation.linear import Floats, Matrix, Scorer, fit_standardiser
 from eo_ssl.evaluation.tuning.optimisation import scale_rate
 
 RATES = tuple(10.0 ** (power / 2) for power in range(-8, 1))
-"""Learning rates for a batch of 256: 1e-4 ... 1, as the sweep of Oquab et al. 2023 (DINOv2, arXiv 2304.07193, appendix B.3) spans."""
+"""Learning rates for a batch of 256: 1e-4 ... 1, the sweep of Oquab et al. 2023 (DINOv2, arXiv 2304.07193, B.3)."""
 EPOCHS = 100
 BATCH = 256
 MOMENTUM = 0.9
@@ -29,7 +29,8 @@ class Problem:
     """What is fitted."""
 
     kind: str
-    "`classification` (cross entropy), `multilabel` (binary cross entropy of each label) or `regression` (squared error)"
+    """`classification` (cross entropy), `multilabel` (binary cross entropy of each label) or `regression` (squared
+    error)"""
     outputs: int
     "number of classes or labels; 1 for a regression"
 
@@ -37,8 +38,8 @@ class Problem:
 def fit(x: Matrix, y: npt.NDArray[Any], problem: Problem, *, rates: Sequence[float] = RATES, seed: int) -> list[Scorer]:
     """Return one scorer per learning rate, on features standardised by these samples.
 
-    SGD with momentum 0.9, no weight decay, cosine decay to 0 over 100 epochs (at least 1,000 steps). Every head sees the same batches;
-    the heads are independent, so one pass trains them all.
+    SGD with momentum 0.9, no weight decay, cosine decay to 0 over 100 epochs (at least 1,000 steps). Every head sees
+    the same batches; the heads are independent, so one pass trains them all.
 
     Args:
         x: [n, D] float32.
@@ -52,7 +53,8 @@ def fit(x: Matrix, y: npt.NDArray[Any], problem: Problem, *, rates: Sequence[flo
     """
     if not len(x) or len(x) != len(y):
         raise UserError(
-            f"expected as many labels as samples and at least one, got {len(x)} samples and {len(y)} labels; check the task's split"
+            f"expected as many labels as samples and at least one, got {len(x)} samples and {len(y)} labels; check "
+            "the task's split"
         )
     shift, scale = fit_standardiser(x)
     centre, spread = (float(y.mean()), float(y.std()) or 1.0) if problem.kind == "regression" else (0.0, 1.0)

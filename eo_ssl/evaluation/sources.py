@@ -174,8 +174,8 @@ def locate_rows(sizes: Sequence[int], rows: Rows) -> Iterator[tuple[int, Rows, R
         rows: int64, positions among all images.
 
     Yields:
-        For each part that holds some: its number, their places in ``rows``, and their positions in the part, both in the order of
-        ``rows``.
+        For each part that holds some: its number, their places in ``rows``, and their positions in the part, both in
+        the order of ``rows``.
     """
     starts = np.cumsum([0, *sizes])
     holder = np.searchsorted(starts, rows, side="right") - 1

@@ -1,4 +1,4 @@
-"""Spatial leakage: the share of test tiles beside training tiles, which resemble them, so that such a split says little of new places."""
+"""Spatial leakage: the share of test tiles beside training tiles, whose neighbours resemble them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import shapely
 from eo_ssl.evaluation.tasks import Task
 
 REACH = 0.5
-"""Tiles closer than half a tile's side are neighbours: those that overlap or touch, and those with a thin strip between them."""
+"""Tiles closer than half a tile's side are neighbours: those that overlap, touch or have a thin strip between them."""
 
 
 def measure_spatial_leakage(task: Task) -> float | None:
@@ -36,7 +36,10 @@ def note_spatial_leakage(task: Task) -> Task:
     share = measure_spatial_leakage(task)
     if not share:
         return task
-    note = f"{100 * share:.0f} % of the test tiles have a training tile beside them: this split says little of other places"
+    note = (
+        f"{100 * share:.0f} % of the test tiles have a training tile beside them: this split says little of other "
+        "places"
+    )
     return dataclasses.replace(task, notes=(*task.notes, note))
 
 

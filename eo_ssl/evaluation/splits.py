@@ -1,7 +1,8 @@
 """Which places teach and which are tested: never random neighbours.
 
-Products whose footprints overlap are one site. Few sites are left out one at a time, many in five groups; a single site is cut in two
-halves with a strip between them. What is resampled together for an interval is a site, or a cell of a single site.
+Products whose footprints overlap are one site. Few sites are left out one at a time, many in five groups; a single site
+is cut in two halves with a strip between them. What is resampled together for an interval is a site, or a cell of a
+single site.
 """
 
 from __future__ import annotations
@@ -132,5 +133,8 @@ def _halves(places: SampleLocations) -> Division:
     )
     cell = np.minimum((CELLS * (centre - centre.min(axis=0)) / np.maximum(extent, 1e-12)).astype(np.int64), CELLS - 1)
     where = ("longitude", "latitude") if flat else ("column", "row")
-    words = f"one site: halves by {where[axis]}, each tested once, training tiles within a tile of the cut left out; blocks are {CELLS} x {CELLS} cells"
+    words = (
+        f"one site: halves by {where[axis]}, each tested once, training tiles within a tile of the cut left out; "
+        f"blocks are {CELLS} x {CELLS} cells"
+    )
     return Division(folds, (cell[:, 1] * CELLS + cell[:, 0]).astype(np.int64), words)

@@ -1,4 +1,4 @@
-"""Studies of an encoder against its contract: the size x normalisation grid (Corley et al. 2024, arXiv 2305.13456) and robustness."""
+"""Studies: the size x normalisation grid of a contract (Corley et al. 2024, arXiv 2305.13456) and robustness."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def expand_study(
     """Return what is judged: the candidates, or each of them followed by its variants.
 
     Raises:
-        UserError: robustness on masks, whose heads are trained and would be trained anew for each perturbation, or on two sensors.
+        UserError: robustness on masks, whose heads are trained and would be trained anew for each perturbation, or on
+            two sensors.
     """
     if study == "compare":
         return tuple(compared)

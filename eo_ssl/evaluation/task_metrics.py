@@ -1,8 +1,8 @@
 """Metrics of a test, each with what every item contributes to it, so that one bootstrap serves them all.
 
-To first order a metric that is a smooth function of sums over items moves by a sum of *terms*, one per item (Taylor linearisation;
-Woodruff 1971, JASA 66:411; Deville 1999, Survey Methodology 25:193). Resampling the terms costs nothing, and differences of terms are
-the paired comparison of two encoders.
+To first order a metric that is a smooth function of sums over items moves by a sum of *terms*, one per item (Taylor
+linearisation; Woodruff 1971, JASA 66:411; Deville 1999, Survey Methodology 25:193). Resampling the terms costs nothing,
+and differences of terms are the paired comparison of two encoders.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Measured:
     value: float
     "mean over the draws, and over the runs"
     terms: Floats
-    """[runs * draws, items], run after run; the terms of a row sum to its own value minus the mean, and the terms of an item say how much
-    it lifts the value"""
+    """[runs * draws, items], run after run; the terms of a row sum to its own value minus the mean, those of an item
+    say how much it lifts the value"""
     strata: Ints
     "[items]: classes that weigh alike, all 0 where items do"
     least: float
@@ -61,8 +61,9 @@ def measure(metric: Metric, answers: PredictionArray, truth: PredictionArray, *,
     """Return ``metric`` of what was answered on the test items.
 
     Args:
-        metric: `accuracy` weighs items equally, `balanced_accuracy` classes; `micro_ap` is the average precision of all (item, class)
-            pairs together; `miou` the mean over classes of intersection over union of all pixels; `r2` the share of variance explained.
+        metric: `accuracy` weighs items equally, `balanced_accuracy` classes; `micro_ap` is the average precision of all
+            (item, class) pairs together; `miou` the mean over classes of intersection over union of all pixels; `r2`
+            the share of variance explained.
         answers: accuracies: [D, n] int64 classes; micro_ap: [D, n, K] scores; miou: [D, n, K, K] pixel counts, truth by
             prediction, ignored pixels left out; r2: [D, n] values.
         truth: accuracies: [n] int64 classes; micro_ap: [n, K] 0 or 1; miou: unused; r2: [n] values.
@@ -73,7 +74,8 @@ def measure(metric: Metric, answers: PredictionArray, truth: PredictionArray, *,
     """
     if answers.ndim < 2 or not answers.shape[0] or not answers.shape[1]:
         raise UserError(
-            f"expected answers of at least one draw on at least one test item, got {list(answers.shape)}; check the task"
+            f"expected answers of at least one draw on at least one test item, got {list(answers.shape)}; check the "
+            "task"
         )
     if metric != "miou" and len(truth) != answers.shape[1]:
         raise UserError(
@@ -106,8 +108,9 @@ def measure_shares(right: Floats, strata: Ints) -> Measured:
 def _average_precision(scores: Floats, truth: Ints) -> tuple[float, Floats]:
     """Area under precision over recall of all pairs, a step function as in scikit-learn, and the terms of the items.
 
-    AP = sum over positives i of TP_i / N_i / P, where N_i counts the pairs that score at least as high as i, TP_i the positives among
-    them and P all positives. A pair j enters its own summand and N and TP of every positive that scores no higher.
+    AP = sum over positives i of TP_i / N_i / P, where N_i counts the pairs that score at least as high as i, TP_i the
+    positives among them and P all positives. A pair j enters its own summand and N and TP of every positive that scores
+    no higher.
     """
     positive = truth.astype(bool).ravel()
     total = float(positive.sum())

@@ -1,4 +1,4 @@
-"""Tasks by name: labels of a corpus, MSTAR with its controls, and the published benchmarks; options that a task has no use for are refused."""
+"""Tasks by name with their options: labels of a corpus, MSTAR with its controls, and the published benchmarks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,20 @@ from eo_ssl.evaluation.mstar import CLUTTER_PX, make_mstar_task
 from eo_ssl.evaluation.tasks import HeldOut, Task, make_corpus_task
 
 TaskName = Literal[
-    "corpus", "mstar_soc", "eurosat", "so2sat", "bigearthnet_v2", "sen1floods11", "treesatai", "sat6", "resisc45", "ucmerced", "bigearthnet_v1",
-    "eurosat_sar", "m_eurosat",
-]  # fmt: skip
+    "corpus",
+    "mstar_soc",
+    "eurosat",
+    "so2sat",
+    "bigearthnet_v2",
+    "sen1floods11",
+    "treesatai",
+    "sat6",
+    "resisc45",
+    "ucmerced",
+    "bigearthnet_v1",
+    "eurosat_sar",
+    "m_eurosat",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +93,9 @@ def open_task(kind: TaskName, data: Path, options: TaskOptions) -> Task:
 def _only(corpus: Corpus, options: Sequence[str]) -> str:
     if len(options) != 1:
         raise UserError(
-            f"expected one stream to choose in {corpus.root}, got {', '.join(options) or 'none'} out of {', '.join(corpus.streams)}; name it with "
-            f"--streams, or ingest the crops that are missing (mstar_soc needs a stream of {CLUTTER_PX} px for its clutter control)"
+            f"expected one stream to choose in {corpus.root}, got {', '.join(options) or 'none'} out of "
+            f"{', '.join(corpus.streams)}; name it with "
+            f"--streams, or ingest the crops that are missing (mstar_soc needs a stream of {CLUTTER_PX} px for its "
+            "clutter control)"
         )
     return options[0]

@@ -33,9 +33,9 @@ IGNORED = -1
 """Class of a pixel of a mask that nobody is asked about."""
 CorpusStream = tuple[Corpus, str]
 COLUMNS = (
-    "product_id", "row_off", "col_off", "height", "width", "xmin", "ymin", "xmax", "ymax",
-    "label", "label_name", "split", "benchmark_split", "source", "source_width_px", "source_height_px", "attribution",
-)  # fmt: skip
+    *("product_id", "row_off", "col_off", "height", "width", "xmin", "ymin", "xmax", "ymax", "label", "label_name"),
+    *("split", "benchmark_split", "source", "source_width_px", "source_height_px", "attribution"),
+)
 
 
 @runtime_checkable
@@ -74,8 +74,8 @@ class Task:
     sources: tuple[ImageSource, ...]
     "with the same bands, by name"
     labels: npt.NDArray[Any]
-    """classification: int64 [n], class of each image; multilabel: uint8 [n, K], 1 where a label holds; regression: float32 [n], value of
-    each image; segmentation: int64 [n, 0], since the sources hold masks"""
+    """classification: int64 [n], class of each image; multilabel: uint8 [n, K], 1 where a label holds; regression:
+    float32 [n], value of each image; segmentation: int64 [n, 0], since the sources hold masks"""
     class_names: tuple[str, ...]
     "none for a regression"
     blocks: Rows
@@ -90,7 +90,8 @@ class Task:
     partners: tuple[ImageSource, ...] = ()
     "images of a second sensor on the same ground, in the order of `sources`"
     rank: Rows | None = None
-    "[n] place of each image among all by a name that outlives the corpus, so that draws do not depend on row order; None for positions"
+    """[n] place of each image among all by a name that outlives the corpus, so that draws do not depend on row
+    order; None for positions"""
     places: npt.NDArray[np.float64] | None = None
     "[n, 4] xmin, ymin, xmax, ymax of each image in degrees, NaN without georeference; None where nothing is known"
     revisits: tuple[tuple[Revisit, ...], ...] = ()
@@ -103,12 +104,14 @@ class Task:
         count = sum(len(source) for source in self.sources)
         if not len(self.labels) == len(self.blocks) == count:
             raise UserError(
-                f"expected a label and a block for each of {count} images, got {len(self.labels)} and {len(self.blocks)}; check task {self.name}"
+                f"expected a label and a block for each of {count} images, got {len(self.labels)} and "
+                f"{len(self.blocks)}; check task {self.name}"
             )
         shape = {"multilabel": (count, len(self.class_names)), "segmentation": (count, 0)}.get(self.kind, (count,))
         if self.labels.shape != shape or self.metric not in METRICS[self.kind]:
             raise UserError(
-                f"expected labels {list(shape)} and a metric out of {', '.join(METRICS[self.kind])} for the {self.kind} task {self.name}, "
+                f"expected labels {list(shape)} and a metric out of {', '.join(METRICS[self.kind])} for the "
+                f"{self.kind} task {self.name}, "
                 f"got {list(self.labels.shape)} and {self.metric}; check the task"
             )
         if self.kind == "segmentation" and not all(isinstance(source, MaskedSource) for source in self.sources):
@@ -118,13 +121,15 @@ class Task:
         tested = self.tested
         if not len(tested) or any(not len(fold.train) for fold in self.folds):
             raise UserError(
-                f"expected training and test samples in every fold of task {self.name}, got none in one ({self.split}); add labelled products"
+                f"expected training and test samples in every fold of task {self.name}, got none in one "
+                f"({self.split}); add labelled products"
             )
         if len(np.unique(tested)) < len(tested) or any(
             np.intersect1d(fold.train, fold.test).size for fold in self.folds
         ):
             raise UserError(
-                f"expected each image of task {self.name} to be tested once and never by itself, got an overlap of the folds; check the task"
+                f"expected each image of task {self.name} to be tested once and never by itself, got an overlap of "
+                "the folds; check the task"
             )
 
     @property
@@ -133,7 +138,7 @@ class Task:
         return np.concatenate([np.empty(0, dtype=np.int64), *(fold.test for fold in self.folds)])
 
     def by_source(self, rows: Rows) -> list[tuple[int, Rows]]:
-        """Return for each source the place of its first image in the task, and its own positions of those of ``rows`` it holds, ascending."""
+        """Return for each source the place of its first image, and its own positions of ``rows``, ascending."""
         located = {source: own for source, _, own in locate_rows(self.sizes, rows)}
         empty = np.empty(0, dtype=np.int64)
         return [(sum(self.sizes[:number]), np.unique(located.get(number, empty))) for number in range(len(self.sizes))]
@@ -180,16 +185,16 @@ def make_corpus_task(
 ) -> Task:
     """Return the task of telling the labels of corpus tiles, read from the index.
 
-    The corpus's ``benchmark_split`` is used where it has one; else sites are left out (`splits.divide`). Test tiles whose class has
-    no training tile in their fold are left out and counted in the notes.
+    The corpus's ``benchmark_split`` is used where it has one; else sites are left out (`splits.divide`). Test tiles
+    whose class has no training tile in their fold are left out and counted in the notes.
 
     Args:
         corpora: (corpus, stream) pairs; several streams need equal bands after translation.
         name: of the task.
         sensor: name the bands of all streams as those of this sensor (`sensors.translate_bands`); None leaves them.
         classes: label names to tell apart; None for all that occur.
-        held_out: `unseen` tests only tiles outside the corpus's training split, which no statistic and no pretraining on this corpus
-            has seen; `all` tests every tile, for corpora that were not pretrained on.
+        held_out: `unseen` tests only tiles outside the corpus's training split, which no statistic and no pretraining
+            on this corpus has seen; `all` tests every tile, for corpora that were not pretrained on.
         metric: `balanced_accuracy` weighs classes equally.
 
     Raises:
@@ -212,18 +217,33 @@ def make_corpus_task(
         notes.append("generated data, no satellite's: what holds here may not hold there")
     if len({source.sensor for source in sources}) > 1:
         raise UserError(
-            f"expected one sensor in task {name}, got {', '.join(sorted({s.sensor for s in sources}))}; name the bands of one with `sensor`"
+            f"expected one sensor in task {name}, got {', '.join(sorted({s.sensor for s in sources}))}; name the "
+            "bands of one with `sensor`"
         )
     if sensor is not None:
         notes.append(f"bands of every stream named as {sensor} by common name")
     return Task(
-        name, tuple(sources), labels, names, division.blocks, folds, division.split, metric, tuple(notes), rank=_rank(table),
+        name,
+        tuple(sources),
+        labels,
+        names,
+        division.blocks,
+        folds,
+        division.split,
+        metric,
+        tuple(notes),
+        rank=_rank(table),
         places=read_numbers(table, ("xmin", "ymin", "xmax", "ymax")),
         revisits=tuple(
-            find_revisits(source, corpus.index(stream, columns=list(REVISIT_COLUMNS)), folds, first=sum(map(len, sources[:number])))
+            find_revisits(
+                source,
+                corpus.index(stream, columns=list(REVISIT_COLUMNS)),
+                folds,
+                first=sum(map(len, sources[:number])),
+            )
             for number, (source, (corpus, stream)) in enumerate(zip(sources, corpora, strict=True))
         ),
-    )  # fmt: skip
+    )
 
 
 def _class_names(table: pa.Table, wanted: Sequence[str] | None, *, task: str) -> tuple[str, ...]:
@@ -236,7 +256,8 @@ def _class_names(table: pa.Table, wanted: Sequence[str] | None, *, task: str) ->
             )
     if len(names) < 2:
         raise UserError(
-            f"expected at least two classes of labelled tiles for task {task}, got {', '.join(names) or 'none'}; ingest products with labels"
+            f"expected at least two classes of labelled tiles for task {task}, got {', '.join(names) or 'none'}; "
+            "ingest products with labels"
         )
     return tuple(names)
 
@@ -302,7 +323,8 @@ def _divided(table: pa.Table, held_out: HeldOut) -> Division:
     usable = tuple(fold for fold in kept if len(fold.train) and len(fold.test))
     if not usable:
         raise UserError(
-            "expected labelled tiles in and outside the corpus's training split, got none of one; choose held_out = all if it was not trained on"
+            "expected labelled tiles in and outside the corpus's training split, got none of one; choose held_out = "
+            "all if it was not trained on"
         )
     return Division(usable, division.blocks, f"{division.split}; tested are tiles outside the corpus's training split")
 

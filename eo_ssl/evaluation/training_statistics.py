@@ -56,7 +56,8 @@ def compute_train_stats(
     """
     if not any(np.isin(train, fold.train).all() for fold in task.folds):
         raise UserError(
-            f"expected images that a fold of task {task.name} trains with, got others; statistics of test or validation images never enter"
+            f"expected images that a fold of task {task.name} trains with, got others; statistics of test or "
+            "validation images never enter"
         )
     key = (train.tobytes(), tuple(bands), tuple(convert), percentiles)
     if key not in task.kept:  # every encoder of a fold asks for the same
@@ -66,7 +67,7 @@ def compute_train_stats(
 
 
 def check_scale(task: Task, train: Rows, contract: Preprocessing) -> None:
-    """Compare some training images with those that ``contract`` was made of: a scale applied twice shows in no single dark image.
+    """Compare some training images with those ``contract`` was made of: a scale applied twice shows in no dark image.
 
     Raises:
         UserError: their brightest pixel is far below the training means, or power is called decibels.
@@ -110,7 +111,8 @@ def _parts(task: Task, train: Rows, bands: Sequence[str]) -> Iterator[_Part]:
         absent = [band for band in bands if band not in have]
         if absent or source.quantity != first.quantity:
             raise UserError(
-                f"expected the same bands and quantity in all sources of task {task.name}, got one without {', '.join(absent) or first.quantity.value}; "
+                f"expected the same bands and quantity in all sources of task {task.name}, got one without "
+                f"{', '.join(absent) or first.quantity.value}; "
                 "choose streams that agree"
             )
         yield source, positions, [have.index(band) for band in bands]

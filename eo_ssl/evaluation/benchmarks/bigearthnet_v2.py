@@ -1,9 +1,9 @@
-"""BigEarthNet v2 (reBEN, Clasen et al., arXiv 2407.03653): 19 labels on 1.2 km patches of Sentinel-2 L2A and Sentinel-1.
+"""BigEarthNet v2 (reBEN, Clasen et al., arXiv 2407.03653): 19 labels on 1.2 km of Sentinel-2 L2A and Sentinel-1.
 
-TorchGeo's class names the splits, the folders and the classes. Its pixels are not used, for two reasons that a test shows: it reads
-backscatter in dB as whole numbers, and it stacks VH before VV, the alphabetical order of the files, under documentation that says
-(VV, VH). Here each band is read from the file that bears its name; 20 and 60 m bands come to 10 m by bilinear interpolation (GDAL), as
-TorchGeo does it, but are not rounded.
+TorchGeo's class names the splits, the folders and the classes. Its pixels are not used, for two reasons that a test
+shows: it reads backscatter in dB as whole numbers, and it stacks VH before VV, the alphabetical order of the files,
+under documentation that says (VV, VH). Here each band is read from the file that bears its name; 20 and 60 m bands come
+to 10 m by bilinear interpolation (GDAL), as TorchGeo does it, but are not rounded.
 """
 
 from __future__ import annotations
@@ -97,10 +97,21 @@ def load(request: Request) -> Task:
     fold = make_consecutive_fold(*counts, names=table["patch_id"])
     tiles = [_tile(name) for name in table["patch_id"]]
     return Task(
-        request.name, (sources[0],), _labels(table["labels"], class_names, request), class_names, number_names(tiles), (fold,), SPLIT, "micro_ap",
-        ("not comparable with BigEarthNet v1, whose labels, patches and split differ", "20 and 60 m bands brought to 10 m by bilinear interpolation"),
-        kind="multilabel", partners=tuple(sources[1:]),
-    )  # fmt: skip
+        request.name,
+        (sources[0],),
+        _labels(table["labels"], class_names, request),
+        class_names,
+        number_names(tiles),
+        (fold,),
+        SPLIT,
+        "micro_ap",
+        (
+            "not comparable with BigEarthNet v1, whose labels, patches and split differ",
+            "20 and 60 m bands brought to 10 m by bilinear interpolation",
+        ),
+        kind="multilabel",
+        partners=tuple(sources[1:]),
+    )
 
 
 def _table(request: Request) -> dict[str, list[str]]:
@@ -113,7 +124,8 @@ def _table(request: Request) -> dict[str, list[str]]:
         lacking = [name for name in COLUMNS if name not in schema.names]
         if lacking:
             raise UserError(
-                f"expected the columns {', '.join(COLUMNS)} in {path}, got none of {', '.join(lacking)}; fetch the table of version 2"
+                f"expected the columns {', '.join(COLUMNS)} in {path}, got none of {', '.join(lacking)}; fetch the "
+                "table of version 2"
             )
         columns: dict[str, list[str]] = pq.read_table(path, columns=list(COLUMNS)).to_pydict()
     except (ArrowException, OSError) as error:
@@ -124,7 +136,8 @@ def _table(request: Request) -> dict[str, list[str]]:
     absent = [split for split in SPLITS if split not in columns["split"]]
     if absent:
         raise UserError(
-            f"expected patches of the splits {', '.join(SPLITS)} in {path}, got none of {', '.join(absent)}; fetch the whole table"
+            f"expected patches of the splits {', '.join(SPLITS)} in {path}, got none of {', '.join(absent)}; fetch "
+            "the whole table"
         )
     return {name: [column[row] for row in order] for name, column in columns.items()}
 
@@ -137,7 +150,8 @@ def _labels(given: list[str], class_names: tuple[str, ...], request: Request) ->
         for name in names:
             if name not in place:
                 raise UserError(
-                    f"expected the 19 labels of BigEarthNet in {request.root}, got {name!r}; fetch the table of version 2"
+                    f"expected the 19 labels of BigEarthNet in {request.root}, got {name!r}; fetch the table of "
+                    "version 2"
                 )
             labels[row, place[name]] = 1
     return labels

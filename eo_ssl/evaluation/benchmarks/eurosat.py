@@ -1,4 +1,4 @@
-"""EuroSAT (Helber et al. 2019, arXiv 1709.00029) read by TorchGeo's own class, its bands named by the card, not by position."""
+"""EuroSAT (Helber et al. 2019, arXiv 1709.00029) read by TorchGeo's own class, its bands named by the card."""
 
 from __future__ import annotations
 
@@ -25,8 +25,14 @@ from eo_ssl.fingerprints import file_sha256
 SIZE_PX = 64
 SPLITS = ("train", "val", "test")
 RGB = ("B04", "B03", "B02")
-RANDOM = "TorchGeo's lists (Neumann et al. 2019), 60/20/20 at random: neighbouring patches are on both sides; blocks are patches"
-SPATIAL = "TorchGeo's EuroSATSpatial, 60/20/20 by longitude: train, validation and test are separate strips; blocks are patches"
+RANDOM = (
+    "TorchGeo's lists (Neumann et al. 2019), 60/20/20 at random: neighbouring patches are on both sides; blocks "
+    "are patches"
+)
+SPATIAL = (
+    "TorchGeo's EuroSATSpatial, 60/20/20 by longitude: train, validation and test are separate strips; blocks are "
+    "patches"
+)
 
 
 def load(request: Request) -> Task:
@@ -50,7 +56,8 @@ def load(request: Request) -> Task:
     names: tuple[str, ...] = tuple(datasets[0].classes)
     if any(tuple(dataset.classes) != names for dataset in datasets):
         raise UserError(
-            f"expected the same classes in all splits of EuroSAT at {request.root}, got different ones; the copy is incomplete, get it from {request.origin}"
+            f"expected the same classes in all splits of EuroSAT at {request.root}, got different ones; the copy is "
+            f"incomplete, get it from {request.origin}"
         )
     _check_planes(paths[0], request.card)
     source = make_card_source(
@@ -63,9 +70,17 @@ def load(request: Request) -> Task:
     fold = make_consecutive_fold(*(len(dataset) for dataset in datasets), names=[path.name for path in paths])
     others = "80/20 or random" if spatial else "80/20 or spatial"
     return Task(
-        request.name, (source,), labels, names, np.arange(len(labels), dtype=np.int64), (fold,), SPATIAL if spatial else RANDOM, "accuracy",
-        (f"not comparable with {others} splits of EuroSAT",), places=read_raster_boxes(paths),
-    )  # fmt: skip
+        request.name,
+        (source,),
+        labels,
+        names,
+        np.arange(len(labels), dtype=np.int64),
+        (fold,),
+        SPATIAL if spatial else RANDOM,
+        "accuracy",
+        (f"not comparable with {others} splits of EuroSAT",),
+        places=read_raster_boxes(paths),
+    )
 
 
 def _check_planes(path: Path, card: Card) -> None:
@@ -73,6 +88,7 @@ def _check_planes(path: Path, card: Card) -> None:
     found = read_raster_shape(path)
     if found != (len(card.bands), SIZE_PX, SIZE_PX):
         raise UserError(
-            f"expected EuroSAT images {[len(card.bands), SIZE_PX, SIZE_PX]} (card {card.name}), got {list(found)} in {path.name}; "
+            f"expected EuroSAT images {[len(card.bands), SIZE_PX, SIZE_PX]} (card {card.name}), got {list(found)} in "
+            f"{path.name}; "
             "use the 13-band files (EuroSATallBands)"
         )

@@ -1,4 +1,4 @@
-"""EuroSAT-SAR (Wang et al., arXiv 2310.18653): Sentinel-1 on the patches of EuroSAT, read by TorchGeo's class of Copernicus-Bench."""
+"""EuroSAT-SAR (Wang et al., arXiv 2310.18653): Sentinel-1 on the patches of EuroSAT, from Copernicus-Bench."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import file_sha256
 
 SIZE_PX = 64
-SPLIT = "lists of Copernicus-Bench, those of EuroSAT, 60/20/20 at random: neighbouring patches are on both sides; blocks are patches"
+SPLIT = (
+    "lists of Copernicus-Bench, those of EuroSAT, 60/20/20 at random: neighbouring patches are on both sides; "
+    "blocks are patches"
+)
 
 
 def load(request: Request) -> Task:
@@ -48,13 +51,21 @@ def load(request: Request) -> Task:
     shape, wanted = read_raster_shape(paths[0]), (len(request.card.bands), SIZE_PX, SIZE_PX)
     if shape != wanted:
         raise UserError(
-            f"expected images {list(wanted)} (card {request.card.name}), got {list(shape)} in {paths[0].name}; use EuroSAT-SAR"
+            f"expected images {list(wanted)} (card {request.card.name}), got {list(shape)} in {paths[0].name}; use "
+            "EuroSAT-SAR"
         )
     content = [[path.name, file_sha256(path)] for path in paths]
     source = make_card_source(TorchGeoImages(tuple(datasets)), request.card, size=wanted[1:], content=content)
     labels = np.array([classes.index(kind) for kind in found], dtype=np.int64)
     fold = make_consecutive_fold(*(len(dataset) for dataset in datasets), names=names)
     return Task(
-        request.name, (source,), labels, classes, np.arange(len(labels), dtype=np.int64), (fold,), SPLIT, "accuracy",
+        request.name,
+        (source,),
+        labels,
+        classes,
+        np.arange(len(labels), dtype=np.int64),
+        (fold,),
+        SPLIT,
+        "accuracy",
         ("classes are numbered in another order than those of EuroSAT",),
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""Colour images in one folder per class: UC Merced (Yang and Newsam 2010) and RESISC45 (Cheng et al. 2017), read by TorchGeo."""
+"""Colour images, a folder per class: UC Merced (Yang and Newsam 2010), RESISC45 (Cheng et al. 2017), by TorchGeo."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ def load(request: Request) -> Task:
     names: tuple[str, ...] = tuple(datasets[0].classes)
     if any(tuple(dataset.classes) != names for dataset in datasets):
         raise UserError(
-            f"expected the same classes in all splits of {request.name} at {request.root}, got different ones; the copy is incomplete, fetch it again"
+            f"expected the same classes in all splits of {request.name} at {request.root}, got different ones; the "
+            "copy is incomplete, fetch it again"
         )
     paths = [Path(path) for dataset in datasets for path, _ in dataset.samples]
     labels = np.array([label for dataset in datasets for _, label in dataset.samples], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Images of a benchmark: stored numbers from its files, named and scaled by its card, and the parts that every task is made of."""
+"""Images of a benchmark: stored numbers, named and scaled by its card, and the parts that every task is made of."""
 
 from __future__ import annotations
 
@@ -71,12 +71,13 @@ class CardSource:
         return len(self.files)
 
     def read(self, positions: Rows, out: Matrix) -> None:
-        """Fill ``out`` [n, C, H, W] with physical values at ``positions``, NaN where the card or the file says invalid."""
+        """Fill ``out`` [n, C, H, W] with physical values at ``positions``, NaN where card or file say invalid."""
         stored = self.files.stored(positions)
         whole = (len(positions), len(self.card.bands), *self.shape[1:])
         if stored.shape != whole:
             raise UserError(
-                f"expected images {list(whole[1:])} of the bands {', '.join(self.card.bands)} (card {self.card.name}), got {list(stored.shape[1:])}; "
+                f"expected images {list(whole[1:])} of the bands {', '.join(self.card.bands)} (card "
+                f"{self.card.name}), got {list(stored.shape[1:])}; "
                 "fetch the files of that layout or name the card that describes these"
             )
         planes = [self.card.bands.index(band) for band in self.bands]
@@ -121,8 +122,14 @@ def choose_bands(card: Card, wanted: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def make_card_source(
-    files: Files, card: Card, *, size: tuple[int, int], content: object, wanted: Sequence[str] | None = None, masks: Masks | None = None
-) -> CardSource:  # fmt: skip
+    files: Files,
+    card: Card,
+    *,
+    size: tuple[int, int],
+    content: object,
+    wanted: Sequence[str] | None = None,
+    masks: Masks | None = None,
+) -> CardSource:
     """Return the images of ``files`` as the card declares them.
 
     Args:
@@ -159,7 +166,8 @@ def make_consecutive_fold(train: int, validation: int, test: int, *, names: Sequ
             ends = ("train", train), ("validation", train + validation), ("test", train + validation + test)
             first, second = (next(split for split, end in ends if one < end) for one in (seen[name], at))
             raise UserError(
-                f"expected each image in one split, got {name} in {first} and again in {second}; fetch the lists of the splits again"
+                f"expected each image in one split, got {name} in {first} and again in {second}; fetch the lists of "
+                "the splits again"
             )
     parts = np.split(np.arange(train + validation + test, dtype=np.int64), [train, train + validation])
     return Fold(parts[0], parts[2], parts[1])
@@ -186,13 +194,15 @@ def read_planes(path: Path, *, planes: int, size: tuple[int, int] | None = None,
         with rasterio.open(path) as file:
             if file.count != planes:
                 raise UserError(
-                    f"expected {planes} bands in {path}, got {file.count}; this is another version of the data set, fetch the one that the card describes"
+                    f"expected {planes} bands in {path}, got {file.count}; this is another version of the data set, "
+                    "fetch the one that the card describes"
                 )
             own = (file.height * times, file.width * times)
             if size is not None and size != own:
                 wanted = [size[0] // times, size[1] // times]
                 raise UserError(
-                    f"expected {wanted} pixels in {path}, got {[file.height, file.width]}; this is another version of the data set, fetch it again"
+                    f"expected {wanted} pixels in {path}, got {[file.height, file.width]}; this is another version of "
+                    "the data set, fetch it again"
                 )
             if size is None or times == 1:
                 return np.asarray(file.read())
@@ -251,7 +261,7 @@ class TorchGeoImages:
 
 
 def gather_images(read: Callable[[int], Stored], numbers: Sequence[int]) -> Stored:
-    """Return what ``read`` gives for each of ``numbers`` as one array, read by several threads: small files wait for the disk."""
+    """Return what ``read`` gives for each of ``numbers`` as one array; threads read, since small files wait."""
 
     def one(number: int) -> Stored:
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # or GDAL lists the folder at every open
@@ -270,7 +280,8 @@ def stack_images(images: list[Stored]) -> Stored:
     sizes = sorted({image.shape for image in images})
     if len(sizes) > 1:
         raise UserError(
-            f"expected images of one size, got {', '.join(str(list(size)) for size in sizes[:3])}; the copy is damaged, fetch it again"
+            f"expected images of one size, got {', '.join(str(list(size)) for size in sizes[:3])}; the copy is "
+            "damaged, fetch it again"
         )
     return np.stack(images)
 
@@ -281,7 +292,7 @@ def list_lines(path: Path) -> list[str]:
 
 
 def check_complete(path: Path, found: int) -> None:
-    """Refuse a split of which images are absent: TorchGeo leaves them out without a word, and the number is that of another test.
+    """Refuse a split of which images are absent: TorchGeo leaves them out silently, which makes another test.
 
     Raises:
         UserError: fewer images than lines in the list.
@@ -332,6 +343,7 @@ def explain_incomplete(request: Request, lists: Sequence[Path], images: Path) ->
     if not lacking:
         return request.absent(f"images in {images.relative_to(request.root)} that cannot be read")
     return UserError(
-        f"expected an image of each of the {len(folders)} classes in every split of {request.name} at {request.root}, got {'; '.join(lacking)}; "
+        f"expected an image of each of the {len(folders)} classes in every split of {request.name} at {request.root}, "
+        f"got {'; '.join(lacking)}; "
         f"the copy is incomplete, get it from {request.origin}"
     )

@@ -1,4 +1,4 @@
-"""SAT-6 (Basu et al. 2015, 10.1145/2820783.2820816): six land covers on 28 x 28 aerial patches, from the published MATLAB file."""
+"""SAT-6 (Basu et al. 2015, 10.1145/2820783.2820816): six land covers on 28 x 28 aerial patches, a MATLAB file."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def load(request: Request) -> Task:
         if len(images) != 4 or images[:3] != (SIZE_PX, SIZE_PX, 4) or labels != (len(CLASS_NAMES), images[3]):
             raise UserError(
                 f"expected {split}_x [28, 28, 4, n] and {split}_y [6, n] in {path}, got "
-                f"{', '.join(f'{name} {list(shape)}' for name, shape in sorted(found.items())) or 'nothing'}; fetch SAT-6, not SAT-4"
+                f"{', '.join(f'{name} {list(shape)}' for name, shape in sorted(found.items())) or 'nothing'}; fetch "
+                "SAT-6, not SAT-4"
             )
     arrays = loadmat(str(path), variable_names=["train_x", "train_y", "test_x", "test_y"])
     onehot = np.concatenate([arrays["train_y"], arrays["test_y"]], axis=1)
@@ -77,6 +78,13 @@ def load(request: Request) -> Task:
     source = make_card_source(Arrays(parts), request.card, size=(SIZE_PX, SIZE_PX), content=content)
     fold = make_consecutive_fold(parts[0].shape[3], 0, parts[1].shape[3], names=None)
     return Task(
-        request.name, (source,), labels, CLASS_NAMES, np.arange(len(labels), dtype=np.int64), (fold,), SPLIT, "accuracy",
+        request.name,
+        (source,),
+        labels,
+        CLASS_NAMES,
+        np.arange(len(labels), dtype=np.int64),
+        (fold,),
+        SPLIT,
+        "accuracy",
         ("near its ceiling: statistics of pixels alone reach 99.6 %",),
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""Sen1Floods11 v1.1 (Bonafilia et al., CVPR-W 2020): water on 512 x 512 hand-labelled chips of Sentinel-1 and Sentinel-2.
+"""Sen1Floods11 v1.1 (Bonafilia et al., CVPR-W 2020): water on hand-labelled chips of Sentinel-1 and Sentinel-2.
 
 TorchGeo has no class for it: GeoTIFFs and the lists of the publication are read directly.
 """
@@ -30,8 +30,14 @@ UNLABELLED = -1
 LISTS = {"train": "flood_train_data.csv", "validation": "flood_valid_data.csv", "test": "flood_test_data.csv"}
 BOLIVIA = "flood_bolivia_data.csv"
 SPLITS = {
-    False: "Sen1Floods11 v1.1 hand-labelled lists, about 60/20/20 at random over chips: every event is on all sides; blocks are flood events",
-    True: "Sen1Floods11 v1.1: train and validation lists of ten events, tested on the event Bolivia, which no list holds; blocks are chips",
+    False: (
+        "Sen1Floods11 v1.1 hand-labelled lists, about 60/20/20 at random over chips: every event is on all sides; "
+        "blocks are flood events"
+    ),
+    True: (
+        "Sen1Floods11 v1.1: train and validation lists of ten events, tested on the event Bolivia, which no list "
+        "holds; blocks are chips"
+    ),
 }
 
 
@@ -47,7 +53,8 @@ class LabelRasters:
             stored = read_planes(self.paths[at], planes=1)[0]
             if stored.shape != target.shape or not np.isin(stored, (UNLABELLED, 0, 1)).all():
                 raise UserError(
-                    f"expected classes -1, 0 and 1 on {list(target.shape)} pixels in {self.paths[at]}, got {np.unique(stored)[:5].tolist()} "
+                    f"expected classes -1, 0 and 1 on {list(target.shape)} pixels in {self.paths[at]}, got "
+                    f"{np.unique(stored)[:5].tolist()} "
                     f"on {list(stored.shape)}; fetch the labels of version 1.1"
                 )
             target[...] = np.where(stored == UNLABELLED, IGNORED, stored)
@@ -90,6 +97,15 @@ def load(request: Request) -> Task:
     events = [chip.rpartition("_")[0] for chip in chips]
     blocks = np.arange(len(chips), dtype=np.int64) if bolivia else number_names(events)
     return Task(
-        request.name, (sources[0],), np.zeros((len(chips), 0), dtype=np.int64), CLASS_NAMES, blocks, (fold,), SPLITS[bolivia], "miou",
-        ("hand labels only; the weak labels of the publication are not used",), kind="segmentation", partners=tuple(sources[1:]),
-    )  # fmt: skip
+        request.name,
+        (sources[0],),
+        np.zeros((len(chips), 0), dtype=np.int64),
+        CLASS_NAMES,
+        blocks,
+        (fold,),
+        SPLITS[bolivia],
+        "miou",
+        ("hand labels only; the weak labels of the publication are not used",),
+        kind="segmentation",
+        partners=tuple(sources[1:]),
+    )

@@ -1,7 +1,8 @@
-"""So2Sat LCZ42 (Zhu et al. 2020, 10.1109/MGRS.2020.2964708): 17 local climate zones on 32 x 32 patches of Sentinel-1 and Sentinel-2.
+"""So2Sat LCZ42 (Zhu et al. 2020, 10.1109/MGRS.2020.2964708): 17 local climate zones, Sentinel-1 and Sentinel-2.
 
-TorchGeo's class names the files and the bands. Its items are not used: each opens the file anew, reads both sensors and has no names
-for the radar channels; runs of patches are read from the same arrays instead, and a test holds both against each other.
+TorchGeo's class names the files and the bands. Its items are not used: each opens the file anew, reads both sensors and
+has no names for the radar channels; runs of patches are read from the same arrays instead, and a test holds both
+against each other.
 """
 
 from __future__ import annotations
@@ -24,14 +25,24 @@ from eo_ssl.fingerprints import fingerprint
 SIZE_PX = 32
 VERSIONS = {"random": "3_random", "culture10": "3_culture_10", "block": "3_block", "v2": "2"}
 SPLITS = {
-    "random": "So2Sat version 3 random: 80/20 at random inside each city, neighbours on both sides; no validation; blocks are patches",
-    "culture10": "So2Sat version 3 culture-10: 42 cities train, 10 cities of other cultural zones test; no validation; blocks are patches",
+    "random": (
+        "So2Sat version 3 random: 80/20 at random inside each city, neighbours on both sides; no validation; "
+        "blocks are patches"
+    ),
+    "culture10": (
+        "So2Sat version 3 culture-10: 42 cities train, 10 cities of other cultural zones test; no validation; "
+        "blocks are patches"
+    ),
     "block": "So2Sat version 3 block: every city cut 80/20 in space; no validation; blocks are patches",
-    "v2": "So2Sat version 2: 42 cities train, western half of 10 other cities validation, eastern half test; blocks are patches",
+    "v2": (
+        "So2Sat version 2: 42 cities train, western half of 10 other cities validation, eastern half test; blocks "
+        "are patches"
+    ),
 }
 RADAR_CHANNELS = {"VH": 4, "VV": 5}
-"""Place in sen1 of what can be named as a backscatter: the intensities after the refined Lee filter. The others are the real and
-imaginary parts of VH and VV before the filter (0-3) and of the element off the diagonal of their covariance (6, 7)."""
+"""Place in sen1 of what can be named as a backscatter: intensities after the refined Lee filter. Others are the real
+and imaginary parts of VH and VV before the filter (0-3) and of the element off the diagonal of their covariance (6,
+7)."""
 
 
 class _Array:
@@ -72,7 +83,7 @@ class H5Patches:
         return sum(self.sizes)
 
     def stored(self, positions: Rows) -> Stored:
-        """Return the patches at ``positions``, [n, channels, 32, 32] float32; neighbours in a file are read together."""
+        """Return patches at ``positions``, [n, channels, 32, 32] float32; neighbours in a file are read together."""
         out = np.empty((len(positions), len(self.channels), SIZE_PX, SIZE_PX), dtype=np.float32)
         for number, places, own in locate_rows(self.sizes, positions):
             with h5py.File(self.paths[number], "r") as file:
@@ -115,10 +126,22 @@ def load(request: Request) -> Task:
     fold = make_consecutive_fold(train, sizes[1] if len(sizes) == 3 else 0, test, names=None)
     every = np.concatenate(labels)
     return Task(
-        request.name, (sources[0],), every, tuple(So2Sat.classes), np.arange(len(every), dtype=np.int64), (fold,), SPLITS[split], "accuracy",
-        ("splits of So2Sat are not comparable with one another: statistics of pixels alone reach 91 % at random and 48 % on unseen cities",),
+        request.name,
+        (sources[0],),
+        every,
+        tuple(So2Sat.classes),
+        np.arange(len(every), dtype=np.int64),
+        (fold,),
+        SPLITS[split],
+        "accuracy",
+        (
+            (
+                "splits of So2Sat are not comparable with one another: statistics of pixels alone reach 91 % at "
+                "random and 48 % on unseen cities"
+            ),
+        ),
         partners=tuple(sources[1:]),
-    )  # fmt: skip
+    )
 
 
 def _labels(path: Path) -> Rows:
@@ -132,7 +155,8 @@ def _labels(path: Path) -> Rows:
             ) != 1:
                 raise UserError(
                     f"expected sen1 [n, 32, 32, 8], sen2 [n, 32, 32, 10] and label [n, 17] in {path}, got "
-                    f"{', '.join(f'{key} {list(shape)}' for key, shape in sorted(found.items())) or 'nothing'}; fetch the file of So2Sat again"
+                    f"{', '.join(f'{key} {list(shape)}' for key, shape in sorted(found.items())) or 'nothing'}; fetch "
+                    "the file of So2Sat again"
                 )
             onehot = np.asarray(file["label"][:])
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Trained protocols: an encoder, or a head on its maps, is fitted to a task by gradient descent, and the test items are answered."""
+"""Trained protocols: an encoder, or a head on its maps, is fitted to a task, and the test items are predicted."""
 
 from __future__ import annotations
 

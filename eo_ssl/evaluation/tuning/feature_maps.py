@@ -24,7 +24,7 @@ class Maps:
 
 
 def prepare_network_input(encoder: Encoder, x: Tensor) -> Tensor:
-    """Return what an encoder's network gets of the contract's output [B, C, H, W]: zeros are added for channels without a band."""
+    """Return what a network gets of the contract's output [B, C, H, W]: zeros for channels without a band."""
     return encoder.seen(x) if isinstance(encoder, ForeignEncoder) else x
 
 
@@ -38,7 +38,8 @@ def compute_last_map(model: nn.Module, x: Tensor) -> Maps:
 def compute_four_maps(model: nn.Module, x: Tensor) -> Maps:
     """Return the maps at four depths: of evenly spaced blocks where all have one size, else of the last four stages.
 
-    Of twelve blocks these are the outputs of the 3rd, 6th, 9th and 12th; a transformer of fewer than four blocks gives some twice.
+    Of twelve blocks these are the outputs of the 3rd, 6th, 9th and 12th; a transformer of fewer than four blocks gives
+    some twice.
     """
     network: Any = model
     reductions = _reductions(model)
@@ -63,12 +64,14 @@ def check_maps(encoder: Encoder, model: nn.Module) -> None:
     reductions = _reductions(model)
     if not hasattr(model, "forward_intermediates") or not (len(set(reductions)) == 1 or len(reductions) >= DEPTHS):
         raise UserError(
-            f"expected a timm network with maps at {DEPTHS} depths for a segmentation, got {encoder.name} ({type(model).__name__}); "
+            f"expected a timm network with maps at {DEPTHS} depths for a segmentation, got {encoder.name} "
+            f"({type(model).__name__}); "
             "give a vision transformer or a residual network"
         )
     if isinstance(encoder, ForeignEncoder) and encoder.form.window_px is not None:
         raise UserError(
-            f"expected an encoder that sees whole images for a segmentation, got {encoder.name}, which sees the central {encoder.form.window_px} px; "
+            f"expected an encoder that sees whole images for a segmentation, got {encoder.name}, which sees the "
+            f"central {encoder.form.window_px} px; "
             f"take `at_size({encoder.form.window_px})` of it"
         )
 

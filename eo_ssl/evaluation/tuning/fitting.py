@@ -1,7 +1,7 @@
 """One network fitted by gradient optimiser, and the answers of a fitted one.
 
-A plain loop: it has one device, no checkpoints and no logs, the number of steps is known before it begins, and equal seeds must give
-equal bits. A trainer would add hooks and folders and take none of that away.
+A plain loop: it has one device, no checkpoints and no logs, the number of steps is known before it begins, and equal
+seeds must give equal bits. A trainer would add hooks and folders and take none of that away.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def list_checks(steps: int) -> set[int]:
 
 
 def predict(job: TrainingJob, network: Network, criterion: TuningLoss, rows: Rows) -> PredictionArray:
-    """Return what ``network`` predicts for the samples ``rows``, in their order; the network is left in evaluation mode.
+    """Return what ``network`` predicts for the samples ``rows``, in their order; it is left in evaluation mode.
 
     Returns:
         As `TuningLoss.predict`; NaN [m] where a logit is not finite, of which a class would not tell.
@@ -169,7 +169,7 @@ def _mixed(job: TrainingJob) -> torch.autocast:
 
 @contextmanager
 def set_seed(seed: int, device: str) -> Iterator[None]:
-    """Draw weights, skipped blocks and dropout from ``seed`` inside the block; torch's global generators come back as they were."""
+    """Draw weights, skipped blocks and dropout from ``seed`` in the block; torch's generators come back as before."""
     with torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else []):
         torch.manual_seed(seed)
         yield

@@ -61,7 +61,8 @@ class TuningLoss:
         """Return the predictions of a batch.
 
         Returns:
-            classification: int64 [b]; multilabel: float32 scores [b, K]; regression: float32 [b] in the unit of the task;
+            classification: int64 [b]; multilabel: float32 scores [b, K]; regression: float32 [b] in the unit of the
+                task;
             segmentation: int64 [b, K, K] pixels by truth and prediction, ignored ones left out.
         """
         logits = logits.float()
@@ -76,7 +77,7 @@ class TuningLoss:
         )
 
     def score(self, task: Task, rows: Rows, answers: PredictionArray) -> float:
-        """Return the task's metric of ``answers`` on ``rows``, the worst where they are not finite or the metric is undefined there."""
+        """Return the task's metric of ``answers`` on ``rows``, the worst where not finite or undefined."""
         if not len(answers) or not np.isfinite(answers).all():
             return -np.inf
         truth = task.labels[rows]

@@ -43,7 +43,7 @@ class Network(nn.Module):
         return self.protocol.adapts == "all"
 
     def train(self, mode: bool = True) -> Network:
-        """Set training mode; an encoder whose own weights are frozen stays in evaluation mode, its batch statistics with it."""
+        """Set training mode; a frozen encoder stays in evaluation mode, its batch statistics with it."""
         super().train(mode)
         self.encoder.train(mode and self.tuned)
         return self
@@ -134,8 +134,9 @@ def check_network(encoder: Encoder) -> None:
 def _linear_head(width: int, outputs: int, *, of_batch: bool) -> nn.Module:
     """A norm and a linear map with small initial weights.
 
-    The norm is over each image's vector where all weights are tuned, and over the batch where most are frozen and what tells images
-    apart may be small beside what they share (He et al. 2022, code of fine-tuning and appendix A.1 on linear probing).
+    The norm is over each image's vector where all weights are tuned, and over the batch where most are frozen and what
+    tells images apart may be small beside what they share (He et al. 2022, code of fine-tuning and appendix A.1 on
+    linear probing).
     """
     linear = nn.Linear(width, outputs)
     nn.init.trunc_normal_(linear.weight, std=0.01)

@@ -1,4 +1,4 @@
-"""Predictions of trained protocols: the learning rate is chosen by validation, the network fitted, the test items predicted."""
+"""Predictions of trained protocols: the learning rate is chosen by validation, then the network is fitted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TrainingResult:
 
     @classmethod
     def read_or_train(cls, folder: Path | None, name: str, train: Callable[[], TrainingResult]) -> TrainingResult:
-        """Return the result ``name`` out of ``folder``, trained and written first where it is not there; always trained without a folder.
+        """Return the result ``name`` out of ``folder``, trained and written first where it is not there.
 
         Hours of training that are stopped go on from the last one that was finished.
 
@@ -77,10 +77,11 @@ def predict_tuned(
 ) -> PredictionArray:
     """Return what a network trained on ``train`` predicts for the test items of ``fold``.
 
-    All of ``fold.train`` and a declared validation split: every rate is fitted once, and the split chooses rate and state. Otherwise a
-    fifth of ``train`` is held out in whole blocks to choose the rate, with which all of ``train`` is fitted anew, to the last state.
-    Where nothing can be held out, or all score alike there, the middle rate is taken. Neither test items nor, for fewer samples, the
-    validation split are looked at. Equal seeds give equal bits on a CPU with the same number of threads.
+    All of ``fold.train`` and a declared validation split: every rate is fitted once, and the split chooses rate and
+    state. Otherwise a fifth of ``train`` is held out in whole blocks to choose the rate, with which all of ``train`` is
+    fitted anew, to the last state. Where nothing can be held out, or all score alike there, the middle rate is taken.
+    Neither test items nor, for fewer samples, the validation split are looked at. Equal seeds give equal bits on a CPU
+    with the same number of threads.
 
     Args:
         task: images and what they are.
@@ -91,15 +92,17 @@ def predict_tuned(
         config: the recipe.
         device: torch device.
         progress: called with the number of images that passed through a network.
-        parts: folder for what each finished training found, which one that was stopped goes on from; of these arguments alone.
+        parts: folder for what each finished training found, which one that was stopped goes on from; of these arguments
+            alone.
 
     Returns:
-        classification: int64 [m]; multilabel: float32 scores [m, K]; regression: float32 [m]; segmentation: int64 [m, K, K] pixels of
+        classification: int64 [m]; multilabel: float32 scores [m, K]; regression: float32 [m]; segmentation: int64 [m,
+            K, K] pixels of
         each image by true and predicted class, ignored ones left out.
 
     Raises:
-        UserError: a protocol for another kind of task, an encoder without a network, a second sensor, a contract that cuts masks, no
-            training sample, a loss that is not finite at any rate, or a damaged part.
+        UserError: a protocol for another kind of task, an encoder without a network, a second sensor, a contract that
+            cuts masks, no training sample, a loss that is not finite at any rate, or a damaged part.
     """
     known = check_tuned(protocol, task.kind)
     check_network(encoder)
@@ -125,10 +128,10 @@ def split_validation(task: Task, fold: Fold, train: Rows, config: Tuning) -> Val
 
 
 def hold_out(task: Task, train: Rows) -> tuple[Rows, Rows]:
-    """Return ``train`` without about a fifth, and that fifth: whole blocks, or a fifth of each class where blocks do not serve.
+    """Return ``train`` without about a fifth, and that fifth: whole blocks, or of each class where blocks do not serve.
 
-    Blocks serve where some can be left out without a class losing all it is taught with. Nothing is held out of a class with one
-    sample.
+    Blocks serve where some can be left out without a class losing all it is taught with. Nothing is held out of a class
+    with one sample.
     """
     labels = task.labels[train] if task.kind == "classification" else np.zeros(len(train), dtype=np.int64)
     blocks, sizes = np.unique(task.blocks[train], return_counts=True)
@@ -161,7 +164,7 @@ def _choose_and_train(job: TrainingJob, fold: Fold, train: Rows, parts: Path | N
 
 
 def _train(job: TrainingJob, split: ValidationSplit, test: Rows, rate: float) -> TrainingResult:
-    """One training: its score on the held-out samples, or, where there are none or they chose its state, its predictions."""
+    """One training: its score on held-out samples, or, without any or where they chose the state, its predictions."""
     fitted = fit(job, split.taught, rate=rate, chosen_by=split.held if split.chooses_state else None)
     rows = test if split.chooses_state or not len(split.held) else split.held
     found = predict(job, fitted.network, fitted.criterion, rows) if fitted.finite else np.full(1, np.nan)

@@ -1,4 +1,4 @@
-"""Batches of a task: images through the encoder's contract and what they are, one batch at a time, read ahead by a thread."""
+"""Batches of a task: images through the encoder's contract with their targets, read a batch ahead by a thread."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class TaskBatch:
     valid: Tensor
     "[b, C, H, W] bool, where the image was measured"
     target: Tensor
-    """classification: int64 [b]; multilabel: float32 [b, K]; regression: float32 [b]; segmentation: int64 [b, H', W'] of the source's
-    own size"""
+    """classification: int64 [b]; multilabel: float32 [b, K]; regression: float32 [b]; segmentation: int64 [b, H', W']
+    of the source's own size"""
 
     def __len__(self) -> int:
         return len(self.image)
@@ -57,8 +57,8 @@ class TaskLoader:
         """Yield a batch for each group of positions in the task, in that order; the next one is read meanwhile.
 
         Raises:
-            UserError: the contract refuses the images, sources give inputs or masks of different sizes, or a mask holds a class that
-                the task does not have.
+            UserError: the contract refuses the images, sources give inputs or masks of different sizes, or a mask holds
+                a class that the task does not have.
         """
         for rows, parts in read_ahead(lambda rows: (rows, self._read(rows)), groups):
             yield self._assemble(rows, parts)
@@ -120,7 +120,7 @@ def split_in_order(rows: Rows, *, size: int) -> list[Rows]:
 
 
 def shuffle_batches(rows: Rows, *, size: int, steps: int, generator: torch.Generator) -> Iterator[Rows]:
-    """Yield ``steps`` groups of ``size`` positions: permutations of ``rows`` one after the other, so that all come equally often."""
+    """Yield ``steps`` groups of ``size`` positions: permutations of ``rows``, so that all come equally often."""
     order = np.empty(0, dtype=np.int64)
     for _ in range(steps):
         while len(order) < size:

@@ -1,4 +1,4 @@
-"""Trained protocols and their recipe: fine-tuning, LoRA and segmentation heads, the source of each default, and both in words."""
+"""Trained protocols and their recipe: fine-tuning, LoRA, segmentation heads, with the source of each default."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ Precision = Literal["float32", "bfloat16"]
 LEAST_STEPS = 200
 """Few samples make short epochs: fewer optimizer steps than that are never taken unless ``steps`` says so."""
 _CHOICES = {
-    "augment": get_args(Augmentation), "finetuned_decoder": get_args(Decoder), "class_weights": get_args(ClassWeights),
-    "selection": get_args(Selection), "precision": get_args(Precision),
-}  # fmt: skip
+    "augment": get_args(Augmentation),
+    "finetuned_decoder": get_args(Decoder),
+    "class_weights": get_args(ClassWeights),
+    "selection": get_args(Selection),
+    "precision": get_args(Precision),
+}
 _AUGMENTED: dict[Augmentation, str] = {
     "none": "no augmentation",
     "flips": "flips",
@@ -37,7 +40,8 @@ class Tuning:
     steps: int | None = None
     "optimizer steps; None: those of the epochs, at least 200"
     batch_size: int = 64
-    "images per step; fewer where there are fewer, with a rate scaled in proportion (Goyal et al. 2017, arXiv 1706.02677)"
+    """images per step; fewer where there are fewer, with a rate scaled in proportion (Goyal et al. 2017, arXiv
+    1706.02677)"""
     rates: tuple[float, ...] | None = None
     "learning rates of AdamW to choose from by validation; None: those of the protocol"
     weight_decay: float = 0.05
@@ -94,7 +98,8 @@ class Tuning:
                 )
         if not (self.weight_decay >= 0 and self.lora_alpha > 0):
             raise UserError(
-                f"expected weight_decay >= 0 and lora_alpha > 0, got {self.weight_decay} and {self.lora_alpha}; correct them"
+                f"expected weight_decay >= 0 and lora_alpha > 0, got {self.weight_decay} and {self.lora_alpha}; "
+                "correct them"
             )
 
 
@@ -138,9 +143,10 @@ TUNED: dict[str, TunedProtocol] = {
         TunedProtocol(name="seg-finetune", kinds=_MASKS, adapts="all", decoder="chosen", rates=(1e-4, 3e-4)),
     )
 }
-"""Fine-tuning starts at the rate of He et al. 2022 (MAE, code: 5e-4 for a batch of 256, hence 1.25e-4 for 64) and of their segmentation
-(appendix A.3: 1e-4), LoRA at that of Hu et al. 2022 (table 9: 5e-4), heads on a frozen encoder at that of Oquab et al. 2023 (DINOv2, code
-of the linear segmentation head: 1e-3); the others are ours, for small encoders and short runs."""
+"""Fine-tuning starts at the rate of He et al. 2022 (MAE, code: 5e-4 for a batch of 256, hence 1.25e-4 for 64), masks
+at theirs (appendix A.3: 1e-4), LoRA at that of Hu et al. 2022 (table 9: 5e-4), heads on a frozen encoder at that of
+Oquab et al. 2023 (DINOv2, code of the linear segmentation head: 1e-3); the others are ours, for small encoders and
+short runs."""
 
 
 def check_tuned(name: str, kind: Kind) -> TunedProtocol:
@@ -174,12 +180,16 @@ def _describe_recipe(protocol: TunedProtocol, config: Tuning) -> str:
     chosen = (
         f"rate {rates[0]:g}"
         if len(rates) == 1
-        else f"rate out of {', '.join(f'{rate:g}' for rate in rates)} by validation (the middle one where all score alike)"
+        else (
+            f"rate out of {', '.join(f'{rate:g}' for rate in rates)} by validation (the middle one where all "
+            "score alike)"
+        )
     )
     kept = ", best of ten states on a declared validation split" if config.selection == "best" else ""
     precision = "" if config.precision == "float32" else f", {config.precision} where matrices are multiplied"
     return (
-        f"AdamW, gradients of norm 1 at most, {length} of {config.batch_size} images, {chosen}{kept}, cosine with {100 * config.warmup:g} % warm-up, "
+        f"AdamW, gradients of norm 1 at most, {length} of {config.batch_size} images, {chosen}{kept}, cosine with "
+        f"{100 * config.warmup:g} % warm-up, "
         f"weight decay {config.weight_decay:g}, {_AUGMENTED[config.augment]}, seed {config.seed}{precision}"
     )
 
@@ -192,7 +202,8 @@ def _describe_trained(protocol: TunedProtocol, config: Tuning) -> str:
         return f"fine-tuning of all weights under a layer norm and a linear head, {whole}"
     if decoder is None:
         return (
-            f"LoRA of rank {config.lora_rank} (alpha {config.lora_alpha:g}) on the query and value projections under a batch norm and a linear "
+            f"LoRA of rank {config.lora_rank} (alpha {config.lora_alpha:g}) on the query and value projections under "
+            "a batch norm and a linear "
             "head, all other weights frozen"
         )
     words = {
