@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from eo_ssl import __version__
 from eo_ssl.errors import UserError, nearest
+from eo_ssl.registered import find_choices, name_classes, shorten, spell_classes, spell_names
 
 COMMANDS = {
     "ingest": "read an archive, calibrate it to physical units, tile it and add it to a corpus",
@@ -34,6 +35,7 @@ COMMANDS = {
 _POSITIONAL = {"inspect"}
 _FIRST = {"doctor": ("path",), "export": ("encoder",), "embed": ("encoder", "source"), "search": ("embeddings",)}
 """Commands whose first arguments may stand without their names."""
+_ESCAPE = "\u200b"  # the parser puts it before options that are called like a method of its namespace, such as items
 
 _HELP = """usage: eo-ssl [--version] <command> [options]
 
@@ -52,6 +54,7 @@ a first result in minutes:
 
 def entry() -> None:
     """Run the command line and leave the process with its exit status."""
+    sys.argv[0] = str(Path(sys.argv[0]).with_name("eo-ssl")) if Path(sys.argv[0]).suffix == ".py" else sys.argv[0]
     sys.exit(main(sys.argv[1:]))
 
 
@@ -103,13 +106,25 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
     """Return the parsed options and a function that calls ``workflow`` with them."""
     from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
+    choices = find_choices(workflow)
+
     class ShippedConfig(ActionConfigFile):
         """``--config``: a YAML file, or the name of a shipped configuration of this command."""
 
         def __call__(self, parser: Any, config: Any, values: Any, option_string: Any = None) -> None:
-            super().__call__(parser, config, str(find_config(command, str(values))), option_string)  # type: ignore[no-untyped-call]
+            text = spell_classes(find_config(command, str(values)).read_text(), choices)
+            super().__call__(parser, config, text, option_string)  # type: ignore[no-untyped-call]
 
-    parser = ArgumentParser(
+    class NamingParser(ArgumentParser):
+        """Writes registered classes by their short names, in configurations and in the help."""
+
+        def dump(self, *arguments: Any, **options: Any) -> str:
+            return name_classes(super().dump(*arguments, **options), choices)
+
+        def format_help(self, *arguments: Any, **options: Any) -> str:
+            return shorten(super().format_help(*arguments, **options), choices)
+
+    parser = NamingParser(
         prog=f"eo-ssl {command}", exit_on_error=False, allow_abbrev=False, description=COMMANDS[command]
     )
     parser.add_argument(
@@ -120,11 +135,12 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
     positional = command in _POSITIONAL
     parser.add_function_arguments(workflow, as_positional=positional, fail_untyped=True)
     try:
-        options = parser.parse_args(_spell(arguments, workflow))
+        options = parser.parse_args(spell_names(_spell(arguments, workflow), choices))
     except ArgumentError as error:
         raise UserError(_sentence(parser, str(error))) from error
     ready = parser.instantiate(options)
-    values = {key: value for key, value in vars(ready).items() if key not in ("config", "__default_config__")}
+    named = {key.lstrip(_ESCAPE): value for key, value in vars(ready).items()}
+    values = {key: value for key, value in named.items() if key not in ("config", "__default_config__")}
     return options, lambda: workflow(**values)
 
 

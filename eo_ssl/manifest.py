@@ -193,6 +193,10 @@ class OpenProduct:
         """The sentence for a product that is there already."""
         return f"nothing to do: {self.folder} is made with this configuration already"
 
+    def leave(self) -> None:
+        """Leave the manifest to another process of the run, which signs the product."""
+        self.state = "done"
+
     def sign(self, product: str, *, seed: int | None = None, summary: Mapping[str, Any] | None = None) -> Manifest:
         """Write the manifest, the last file of the product, whose fingerprint is ``product``."""
         made: dict[str, Any] = {"stage": self.stage, "config": self.config, "inputs": self.inputs}

@@ -13,25 +13,25 @@ import numpy as np
 
 from eo_ssl.curation import DynamicConfig, DynamicSchedule, Hierarchical, Readiness
 from eo_ssl.manifest import fingerprint
-from eo_ssl.models import VitConfig
-from eo_ssl.objectives import IJepa, Mae, Objective, SimClr
+from eo_ssl.models import Vit
+from eo_ssl.objectives import IJepa, Mae, Method, Objective, SimClr, ViewSpec
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining import (
-    Augmentation,
-    AugmentConfig,
     FitConfig,
+    ItemLoader,
+    ItemSampler,
     OptimizerConfig,
     Pretraining,
+    Processes,
     Pruning,
-    TileLoader,
-    TileSampler,
+    Tiles,
     TileSource,
+    ViewMaker,
     fit,
 )
 from eo_ssl.sensors import Quantity
 
-ARCHITECTURE = VitConfig(img_size=16, in_chans=3, patch_size=4, depth=1)
-OBJECTIVES = {"mae": Mae, "ijepa": IJepa, "simclr": SimClr}
+METHODS: dict[str, Method] = {"mae": Mae(), "ijepa": IJepa(), "simclr": SimClr()}
 TILES, BATCH, STEPS = 96, 8, 60
 
 
@@ -85,12 +85,17 @@ def preprocessing(stream: FakeStream = FakeStream()) -> Preprocessing:
     return Preprocessing.from_stats(stream, Stats())
 
 
+def make_objective(name: str = "mae", *, seed: int = 0) -> Objective:
+    encoder = Vit(patch_size=4, depth=1).build(FakeStream().bands, 16, seed)
+    return METHODS[name].build({"tile": encoder}, seed + 1)
+
+
 def make_loader(
     *, steps: int = STEPS, seed: int = 3, ahead: bool = True, reader: FakeReader | None = None
-) -> TileLoader:
+) -> ItemLoader:
     source = TileSource([reader or FakeReader()])
-    sampler = TileSampler(np.arange(len(source)), batch_size=BATCH, seed=seed)
-    return TileLoader(source, preprocessing(), sampler, steps=steps, ahead=ahead)
+    sampler = ItemSampler(np.arange(len(source)), batch_size=BATCH, seed=seed)
+    return ItemLoader(Tiles(source, preprocessing()), sampler, steps=steps, ahead=ahead)
 
 
 def schedule(keep: float) -> DynamicSchedule:
@@ -108,24 +113,24 @@ def run(
     ahead: bool = True,
     spoil: int | None = None,
     identities: np.ndarray | None = None,
-) -> tuple[Objective, TileLoader]:
+) -> tuple[Objective, ItemLoader]:
     """Train, or continue in, `folder`; `spoil` breaks the run at that step."""
     loader = make_loader(ahead=ahead)
-    objective = OBJECTIVES[name](ARCHITECTURE, seed=0)
+    objective = make_objective(name)
     if spoil is not None:
         objective.forward = Spoiled(objective.forward, spoil, loader)
     module = Pretraining(
         objective, lr=2e-3, steps=STEPS, optimizer=OptimizerConfig(warmup_steps=5, weight_decay_end=0.2)
     )
-    views = Augmentation(
-        AugmentConfig(crop=(0.5, 1.0), gain=0.1, noise=0.05), loader.preprocessing, views=objective.views
-    )
+    spec = ViewSpec(count=2 if name == "simclr" else 1, crop=(0.5, 1.0), gain=0.1, noise=0.05)
+    views = ViewMaker({"tile": spec}, loader.items.contracts)
     fit(
         module,
         loader,
-        augmentation=views,
+        views=views,
         folder=folder,
-        config=FitConfig(log_every=4, monitor_every=15, monitor_tiles=32, checkpoint_every=every, precision="float32"),
+        config=FitConfig(log_every=4, monitor_every=15, monitor_tiles=32, checkpoint_every=every),
+        processes=Processes(precision="float32"),
         pruning=None if keep is None else Pruning(schedule(keep), identities),
     )
     return objective, loader

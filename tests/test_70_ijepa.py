@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from eo_ssl.errors import UserError
-from eo_ssl.models import VitConfig
-from eo_ssl.objectives import BlockMaskConfig, IJepa, IJepaConfig
-from eo_ssl.objectives.block_masks import block_size, draw_blocks
-from eo_ssl.objectives.ijepa import feature_loss
-from tiles import train_briefly, training_tiles
+from eo_ssl.models import Vit
+from eo_ssl.objectives import IJepa, Step
+from eo_ssl.objectives.block_masks import BlockMaskConfig, block_size, draw_blocks
+from eo_ssl.objectives.ijepa import IJepaObjective, feature_loss
+from tiles import BANDS, holes, make_batch, train_briefly, training_tiles
 
-ARCHITECTURE = VitConfig(img_size=64, in_chans=4, patch_size=8, depth=2)
+
+def build(method: IJepa = IJepa(), *, size: int = 64, seed: int = 0) -> IJepaObjective:  # noqa: B008  (frozen)
+    return method.build({"tile": Vit(patch_size=8, depth=2).build(BANDS[:4], size, seed)}, seed + 1)
 
 
 def _rates(grid: tuple[int, int], draws: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,26 +79,28 @@ def test_block_sizes_follow_share_and_aspect():
 
 
 def test_teacher_follows_the_recurrence_with_momentum_linear_in_steps():
-    objective = IJepa(ARCHITECTURE, IJepaConfig(momentum=0.9), seed=0)
-    teacher = objective.teacher.patch_embed.proj.weight.clone()
-    total, wanted = 10, teacher.clone()
+    objective = build(IJepa(momentum=0.9))
+    student, twin = (
+        network.network.patch_embed.proj.weight for network in (objective.encoder, objective.embedders["tile"])
+    )
+    total, wanted = 10, twin.clone()
     for step in range(1, 6):
         with torch.no_grad():
-            objective.encoder.patch_embed.proj.weight.add_(0.1 * step)
-        objective.after_step(step, total)
+            student.add_(0.1 * step)
+        objective.after_step(Step(step, total, 0))
         momentum = 0.9 + 0.1 * step / total
-        wanted = momentum * wanted + (1 - momentum) * objective.encoder.patch_embed.proj.weight.detach()
-    torch.testing.assert_close(objective.teacher.patch_embed.proj.weight, wanted)
-    before = objective.teacher.patch_embed.proj.weight.clone()
-    objective.after_step(total, total)  # momentum 1: the teacher rests
-    assert torch.equal(objective.teacher.patch_embed.proj.weight, before)
+        wanted = momentum * wanted + (1 - momentum) * student.detach()
+    torch.testing.assert_close(twin, wanted)
+    before = twin.clone()
+    objective.after_step(Step(total, total, 0))  # momentum 1: the teacher rests
+    assert torch.equal(twin, before)
 
 
 def test_teacher_gets_no_gradient_stays_in_evaluation_mode_and_is_the_embedder():
-    objective = IJepa(ARCHITECTURE).train()
-    image, valid = training_tiles(n=4, size=64)
-    objective({"image": image, "valid": valid, "row": torch.arange(4), "seed": 0})["loss"].backward()
-    assert objective.embedder is objective.teacher and not objective.teacher.training
+    objective = build().train()
+    image, _ = training_tiles(n=4, size=64)
+    objective(make_batch(image))["loss"].backward()
+    assert objective.embedders["tile"] is objective.teacher.network and not objective.teacher.network.training
     assert all(p.grad is None for p in objective.teacher.parameters())
     missing = [name for name, p in objective.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []  # class token and mask token are trained too
@@ -109,29 +113,65 @@ def test_loss_is_smooth_l1_over_the_patches_that_count():
     assert float(feature_loss(prediction, wanted, torch.zeros(1, 1, 3))) == 0
 
 
-def test_target_features_have_unit_variance_and_nodata_never_enters():
-    objective = IJepa(ARCHITECTURE)
-    image, valid = training_tiles(n=4, size=64)
-    features = objective.target_features(image)
-    torch.testing.assert_close(features.var(-1, unbiased=False), torch.ones(4, 64), rtol=1e-3, atol=1e-3)
-    valid = torch.rand(valid.shape, generator=torch.Generator().manual_seed(0)) > 0.3
-    batch = {"image": image, "valid": valid, "row": torch.arange(4), "seed": 0}
-    poisoned = {**batch, "image": torch.where(valid, image, torch.tensor(float("nan")))}
-    assert torch.equal(objective(poisoned)["loss"], objective(batch)["loss"])
+def test_targets_are_the_teachers_features_normalised_over_their_channels():
+    objective = build()
+    view = make_batch(training_tiles(n=4, size=64)[0]).views["tile"][0]
+    with torch.no_grad():  # a trained norm has other gains than 1: only the targets' own normalisation gives variance 1
+        objective.teacher.network.network.norm.weight.mul_(torch.linspace(0.2, 3.0, 192))
+        objective.teacher.network.network.norm.bias.add_(0.7)
+    features = objective.target_features(view)
+    patches = objective.teacher.network(view).patches
+    centred = patches - patches.mean(-1, keepdim=True)
+    wanted = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(features, wanted, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(features, patches, atol=0.1)
+
+
+def test_the_loss_of_a_batch_is_that_of_a_loop_over_its_target_patches():
+    """From the image to the loss, with whole patches missing: these are predicted for nothing."""
+    objective = build()
+    image, _ = training_tiles(n=4, size=64)
+    valid = holes(image.shape, patch=8)
+    batch = make_batch(image, valid=valid, seed=5)
+    view = batch.views["tile"][0]
+    context, targets = draw_blocks((8, 8), 4, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(5))
+    prediction = objective.predictor(objective.encoder.visible(view, context), context, targets)
+    wanted = torch.nn.functional.layer_norm(objective.teacher.network(view).patches, (192,))
+    losses, left_out = [], 0
+    for b in range(4):
+        for n in range(4):
+            for t, patch in enumerate(targets[b, n].tolist()):
+                row, col = divmod(patch, 8)
+                if not valid[b, :, row * 8 : row * 8 + 8, col * 8 : col * 8 + 8].any():
+                    left_out += 1
+                    continue
+                error = (prediction[b, n, t] - wanted[b, patch]).abs()
+                losses.append(torch.where(error < 1, 0.5 * error**2, error - 0.5).mean())
+    assert left_out > 0
+    torch.testing.assert_close(objective(batch)["loss"], torch.stack(losses).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_values_under_nodata_change_nothing():
+    objective = build()
+    image, _ = training_tiles(n=4, size=64)
+    valid = holes(image.shape, patch=8)
+    poisoned = torch.where(valid, image, torch.tensor(float("nan")))
+    assert torch.equal(
+        objective(make_batch(poisoned, valid=valid))["loss"], objective(make_batch(image, valid=valid))["loss"]
+    )
 
 
 def test_thirty_steps_on_32_tiles_learn_the_right_targets_without_collapse():
-    objective = IJepa(VitConfig(img_size=32, in_chans=4, patch_size=8, depth=2), seed=0)
+    objective = build(size=32)
     first, last, spread = train_briefly(objective, lr=1e-3)
     assert last < 0.7 * first
     assert spread > 0.3
     # The predictor answers for each tile: targets of other tiles fit worse.
-    image, valid = training_tiles(32)
-    batch = {"image": image, "valid": valid, "row": torch.arange(32), "seed": 77}
+    batch = make_batch(training_tiles(32)[0], seed=77)
     with torch.no_grad():
         own = objective(batch)["loss"]
         answers = objective.target_features
-        objective.target_features = lambda x: answers(x).roll(1, 0)
+        objective.target_features = lambda view: answers(view).roll(1, 0)
         foreign = objective(batch)["loss"]
     assert foreign > 1.05 * own
 
@@ -140,6 +180,6 @@ def test_refusals():
     with pytest.raises(UserError, match="leaves no context on a 1 x 1 grid"):
         draw_blocks((1, 1), 2, config=BlockMaskConfig(), rng=torch.Generator())
     with pytest.raises(UserError, match=r"momentum must lie between 0 and 1, got 1.5"):
-        IJepaConfig(momentum=1.5)
+        IJepa(momentum=1.5)
     with pytest.raises(UserError, match="target_scale must be an increasing pair"):
         BlockMaskConfig(target_scale=(0.3, 0.2))

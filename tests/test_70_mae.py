@@ -7,19 +7,16 @@ import pytest
 import torch
 
 from eo_ssl.errors import UserError
-from eo_ssl.models import VitConfig, split_patches, take_patches
-from eo_ssl.objectives import Mae, MaeConfig
-from eo_ssl.objectives.mae import masked_loss, normalise_patches
-from tiles import train_briefly, training_tiles
+from eo_ssl.models import ResNet, Vit, split_patches, take_patches
+from eo_ssl.objectives import Mae
+from eo_ssl.objectives.mae import MaeObjective, masked_loss, normalise_patches
+from tiles import BANDS, holes, make_batch, train_briefly, training_tiles
 
-ARCHITECTURE = VitConfig(img_size=32, in_chans=4, patch_size=8, depth=2)
+ENCODER = Vit(patch_size=8, depth=2)
 
 
-def _batch(seed: int = 0, *, invalid: float = 0.0):
-    image, valid = training_tiles(n=6, seed=seed)
-    if invalid:
-        valid = torch.rand(valid.shape, generator=torch.Generator().manual_seed(seed)) >= invalid
-    return {"image": image, "valid": valid, "row": torch.arange(6), "seed": 11}
+def build(method: Mae = Mae(), *, size: int = 32, seed: int = 0) -> MaeObjective:  # noqa: B008  (frozen)
+    return method.build({"tile": ENCODER.build(BANDS[:4], size, seed)}, seed + 1)
 
 
 @pytest.mark.parametrize("norm", ["patch_band", "patch"])
@@ -82,69 +79,93 @@ def test_each_band_weighs_the_same_only_when_normalised_per_band():
     assert shares["patch"] < 0.01
 
 
-def test_only_hidden_patches_enter_the_loss():
-    objective = Mae(ARCHITECTURE)
-    batch = _batch()
-    keep, hidden = objective.draw_mask(6, torch.Generator().manual_seed(11))
-    assert torch.equal(torch.cat([keep, hidden], 1).sort(1).values, torch.arange(16).expand(6, -1))
+@pytest.mark.parametrize("norm", ["patch_band", "patch"])
+def test_the_loss_of_a_batch_is_that_of_a_numpy_loop_over_its_hidden_patches(norm):
+    """From the image to the loss: mask of the step, encoder of the visible patches, decoder, targets of the hidden ones."""
+    objective = build(Mae(norm=norm))
+    image, _ = training_tiles(n=4)
+    valid = holes(image.shape, patch=8)
+    keep, hidden = objective.draw_mask(4, torch.Generator().manual_seed(11))
+    assert torch.equal(torch.cat([keep, hidden], 1).sort(1).values, torch.arange(16).expand(4, -1))
     assert (keep.shape[1], hidden.shape[1]) == (4, 12)
-    # What is predicted does not depend on hidden pixels: those enter the target alone.
+    batch = make_batch(image, valid=valid, seed=11)
+    tokens = objective.encoder.visible(batch.views["tile"][0], keep)
+    prediction = objective.decoder(tokens, keep, hidden[:, None])[:, 0].reshape(4, 12, 4, 64).detach().numpy()
+    total, count = 0.0, 0
+    for b, m in np.ndindex(4, 12):
+        row, col = divmod(int(hidden[b, m]), 4)
+        window = (b, slice(None), slice(row * 8, row * 8 + 8), slice(col * 8, col * 8 + 8))
+        values, seen = image[window].reshape(4, 64).double().numpy(), valid[window].reshape(4, 64).numpy()
+        for bands in [[c] for c in range(4)] if norm == "patch_band" else [[0, 1, 2, 3]]:
+            inside = values[bands][seen[bands]]
+            if not len(inside):
+                continue
+            spread = np.sqrt((inside.var(ddof=1) if len(inside) > 1 else 0.0) + 1e-6)
+            total += ((prediction[b, m, bands][seen[bands]] - (inside - inside.mean()) / spread) ** 2).sum()
+            count += len(inside)
+    assert 0 < count < 4 * 12 * 4 * 64
+    assert float(objective(batch)["loss"].detach()) == pytest.approx(total / count, rel=1e-4)
+
+
+def test_what_is_predicted_does_not_depend_on_hidden_pixels():
+    objective = build()
+    image, _ = training_tiles(n=6)
+    _, hidden = objective.draw_mask(6, torch.Generator().manual_seed(11))
     seen = []
-    objective.decode_original, objective.decode = (
-        objective.decode,
-        lambda *a: seen.append(objective.decode_original(*a)) or seen[-1],
-    )
-    objective(batch)
-    pixels = split_patches(batch["image"], 8).clone()
+    objective.decoder.register_forward_hook(lambda module, given, answer: seen.append(answer))
+    objective(make_batch(image, seed=11))
+    pixels = split_patches(image, 8).clone()
     pixels[torch.arange(6)[:, None], hidden] = 7.0
-    image = pixels.view(6, 4, 4, 4, 8, 8).permute(0, 3, 1, 4, 2, 5).reshape(6, 4, 32, 32)
-    objective({**batch, "image": image})
+    changed = pixels.view(6, 4, 4, 4, 8, 8).permute(0, 3, 1, 4, 2, 5).reshape(6, 4, 32, 32)
+    objective(make_batch(changed, seed=11))
     assert torch.equal(seen[0], seen[1])
-    target = take_patches(split_patches(batch["image"], 8), hidden)
+    target = take_patches(split_patches(image, 8), hidden)
     wanted = masked_loss(seen[0].view_as(target), target, torch.ones_like(target, dtype=torch.bool), norm="patch_band")
-    assert torch.equal(objective(batch)["loss"], wanted)
+    assert torch.equal(objective(make_batch(image, seed=11))["loss"], wanted)
 
 
 def test_values_under_nodata_change_nothing():
-    objective = Mae(ARCHITECTURE)
-    batch = _batch(invalid=0.3)
-    loss = objective(batch)["loss"]
+    objective = build()
+    image, _ = training_tiles(n=6)
+    valid = holes(image.shape, patch=8)
+    loss = objective(make_batch(image, valid=valid))["loss"]
     for poison in (-9999.0, float("nan"), float("inf")):
-        image = torch.where(batch["valid"], batch["image"], torch.tensor(poison))
-        again = objective({**batch, "image": image})["loss"]
+        again = objective(make_batch(torch.where(valid, image, torch.tensor(poison)), valid=valid))["loss"]
         assert torch.equal(again, loss)
     again.backward()
     assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
 
 
 def test_a_batch_without_any_pixel_costs_nothing():
-    objective = Mae(ARCHITECTURE)
-    batch = _batch()
-    result = objective({**batch, "valid": torch.zeros_like(batch["valid"])})["loss"]
+    objective = build()
+    image, valid = training_tiles(n=6)
+    result = objective(make_batch(image, valid=torch.zeros_like(valid)))["loss"]
     result.backward()
     assert float(result.detach()) == 0
 
 
-def test_the_batch_seed_alone_draws_the_mask():
-    objective = Mae(ARCHITECTURE)
-    batch = _batch()
+def test_the_seed_of_the_step_alone_draws_the_mask():
+    objective = build()
+    image, _ = training_tiles(n=6)
     torch.manual_seed(0)
-    first = objective(batch)["loss"]
+    first = objective(make_batch(image, seed=11))["loss"]
     torch.manual_seed(1)
-    assert torch.equal(objective(batch)["loss"], first)
-    assert not torch.equal(objective({**batch, "seed": 12})["loss"], first)
+    assert torch.equal(objective(make_batch(image, seed=11))["loss"], first)
+    assert not torch.equal(objective(make_batch(image, seed=12))["loss"], first)
 
 
 def test_thirty_steps_on_32_tiles_learn_without_collapse():
-    first, last, spread = train_briefly(Mae(ARCHITECTURE, seed=0), lr=1e-3)
+    first, last, spread = train_briefly(build(), lr=1e-3)
     assert last < 0.7 * first
     assert spread > 0.3
 
 
 def test_refusals():
     with pytest.raises(UserError, match=r"mask_ratio must lie between 0 and 1, got 1.5: try 0.75"):
-        MaeConfig(mask_ratio=1.5)
-    with pytest.raises(UserError, match="multiple of decoder_heads"):
-        MaeConfig(decoder_dim=130)
+        Mae(mask_ratio=1.5)
+    with pytest.raises(UserError, match="decoder_dim must be a multiple of decoder_heads"):
+        Mae(decoder_dim=130)
     with pytest.raises(UserError, match="hides no patch of a 1 x 1 grid"):
-        Mae(VitConfig(img_size=8, patch_size=8, depth=1), MaeConfig(mask_ratio=0.1))
+        build(Mae(mask_ratio=0.1), size=8)
+    with pytest.raises(UserError, match="expected a transformer for Mae, which hides patches, got ResNetBackbone"):
+        Mae().build({"tile": ResNet("resnet18").build(BANDS[:4], 32, 0)}, 1)

@@ -17,7 +17,7 @@ from eo_ssl.encoder import Encoder, ForeignEncoder, load_encoder, weights_contra
 from eo_ssl.encoder.specs import is_spec, parse_spec
 from eo_ssl.encoder.torchgeo_weights import find_weights, hub_state
 from eo_ssl.errors import UserError
-from eo_ssl.models.vit import seeded_init
+from eo_ssl.models import seeded_init
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,24 +10,23 @@ import pytest
 import torch
 
 from eo_ssl.errors import UserError
-from eo_ssl.objectives import Mae
-from eo_ssl.objectives.base import generator
+from eo_ssl.models import View
+from eo_ssl.objectives import Step, ViewSpec, derive_seed, override_views
 from eo_ssl.pretraining import (
-    Augmentation,
-    AugmentConfig,
+    ItemBatch,
+    ItemSampler,
     OptimizerConfig,
     Pretraining,
-    TileSampler,
     TileSource,
+    ViewMaker,
     feature_std,
     rank_me,
 )
-from eo_ssl.pretraining.augmentation import random_crop, random_symmetry
-from eo_ssl.pretraining.loader import step_seed
+from eo_ssl.pretraining.augmentation import apply_gain, random_crop, random_symmetry, resize_whole
 from eo_ssl.pretraining.module import lr_share, parameter_groups, weight_decay_at
 from eo_ssl.pretraining.sampler import block_shuffle
 from eo_ssl.sensors import Quantity
-from runs import BATCH, FakeReader, FakeStream, make_loader, preprocessing
+from runs import BATCH, FakeReader, FakeStream, make_loader, make_objective, preprocessing
 
 # ---------------------------------------------------------------- sampler
 
@@ -48,7 +48,7 @@ def test_a_pool_within_the_buffer_is_shuffled_uniformly():
     assert counts.min() > 850 and counts.max() < 1150  # 1000 expected, sigma 29
 
 
-def _sequence(sampler: TileSampler, steps: int) -> np.ndarray:
+def _sequence(sampler: ItemSampler, steps: int) -> np.ndarray:
     found = []
     for _ in range(steps):
         found.append(sampler.rows())
@@ -57,7 +57,7 @@ def _sequence(sampler: TileSampler, steps: int) -> np.ndarray:
 
 
 def test_an_epoch_holds_each_tile_once_and_the_next_one_in_another_order():
-    batches = _sequence(TileSampler(np.arange(0, 96, 2), batch_size=8, seed=1), 12)
+    batches = _sequence(ItemSampler(np.arange(0, 96, 2), batch_size=8, seed=1), 12)
     first, second = batches[:6].ravel(), batches[6:].ravel()
     assert np.array_equal(np.sort(first), np.arange(0, 96, 2)) and np.array_equal(np.sort(second), np.sort(first))
     assert not np.array_equal(first, second)
@@ -65,24 +65,24 @@ def test_an_epoch_holds_each_tile_once_and_the_next_one_in_another_order():
 
 def test_ranks_share_each_global_batch_and_do_equally_many_steps():
     pool = np.arange(50)
-    whole = _sequence(TileSampler(pool, batch_size=12, seed=1), 8)
-    parts = [_sequence(TileSampler(pool, batch_size=4, seed=1, rank=rank, world=3), 8) for rank in range(3)]
+    whole = _sequence(ItemSampler(pool, batch_size=12, seed=1), 8)
+    parts = [_sequence(ItemSampler(pool, batch_size=4, seed=1, rank=rank, world=3), 8) for rank in range(3)]
     assert np.array_equal(np.concatenate(parts, axis=1), whole)
 
 
 def test_a_batch_depends_on_seed_epoch_and_step_alone():
-    sampler = TileSampler(np.arange(40), batch_size=8, seed=4)
+    sampler = ItemSampler(np.arange(40), batch_size=8, seed=4)
     wanted = _sequence(sampler, 17)
     state = sampler.state_dict()
     assert {key for key, value in state.items() if isinstance(value, int)} == {"seed", "epoch", "step"}
-    other = TileSampler(np.arange(8), batch_size=8, seed=0)
+    other = ItemSampler(np.arange(8), batch_size=8, seed=0)
     other.load_state_dict(state)
     assert np.array_equal(_sequence(other, 9), _sequence(sampler, 9))
-    assert np.array_equal(_sequence(TileSampler(np.arange(40), batch_size=8, seed=4), 17), wanted)
+    assert np.array_equal(_sequence(ItemSampler(np.arange(40), batch_size=8, seed=4), 17), wanted)
 
 
 def test_replacing_the_pool_starts_an_epoch_and_the_same_pool_changes_nothing():
-    sampler, untouched = (TileSampler(np.arange(40), batch_size=8, seed=4) for _ in range(2))
+    sampler, untouched = (ItemSampler(np.arange(40), batch_size=8, seed=4) for _ in range(2))
     _sequence(sampler, 3), _sequence(untouched, 3)
     assert not sampler.replace_pool(np.arange(40)[::-1])
     assert np.array_equal(_sequence(sampler, 4), _sequence(untouched, 4))
@@ -93,9 +93,9 @@ def test_replacing_the_pool_starts_an_epoch_and_the_same_pool_changes_nothing():
 
 def test_sampler_refusals():
     with pytest.raises(UserError, match="at least one batch of 32 tiles, got 10: choose a batch_size of at most 10"):
-        TileSampler(np.arange(10), batch_size=32, seed=0)
+        ItemSampler(np.arange(10), batch_size=32, seed=0)
     with pytest.raises(UserError, match="each row once in the pool, got 1 repeated"):
-        TileSampler(np.array([1, 2, 2]), batch_size=1, seed=0)
+        ItemSampler(np.array([1, 2, 2]), batch_size=1, seed=0)
 
 
 # ---------------------------------------------------------------- source and loader
@@ -133,15 +133,16 @@ def test_source_refusals():
 @pytest.mark.parametrize("ahead", [True, False])
 def test_loader_serves_the_samplers_rows_normalised(ahead):
     loader = make_loader(steps=20, ahead=ahead)
-    wanted = _sequence(TileSampler(np.arange(96), batch_size=BATCH, seed=3), 20)
-    mean, std = (np.array(x)[:, None, None] for x in (loader.preprocessing.mean, loader.preprocessing.std))
+    wanted = _sequence(ItemSampler(np.arange(96), batch_size=BATCH, seed=3), 20)
+    contract, source = loader.items.contracts["tile"], loader.items.sources["tile"]
+    mean, std = (np.array(x)[:, None, None] for x in (contract.mean, contract.std))
     for step, batch in enumerate(loader):
-        assert np.array_equal(batch["row"].numpy(), wanted[step])
-        assert batch["seed"] == step_seed(3, step)
-        for tile, valid, row in zip(batch["image"], batch["valid"], wanted[step], strict=True):
-            raw = loader.source.readers[0].tile(int(row))
-            assert np.array_equal(valid.numpy(), np.isfinite(raw))
-            np.testing.assert_allclose(tile.numpy(), np.nan_to_num((raw - mean) / std), atol=1e-5)
+        assert np.array_equal(batch.rows.numpy(), wanted[step])
+        assert batch.step == Step(step, 20, derive_seed(3, step, 0))
+        for tile, valid, row in zip(*batch.streams["tile"], wanted[step], strict=True):
+            raw = source.readers[0].tile(int(row))
+            assert np.array_equal(valid[0].numpy(), np.isfinite(raw))
+            np.testing.assert_allclose(tile[0].numpy(), np.nan_to_num((raw - mean) / std), atol=1e-5)
     assert step == 19
 
 
@@ -150,7 +151,7 @@ def test_a_batch_read_ahead_is_thrown_away_when_the_pool_changes():
         loader = make_loader(steps=15, ahead=ahead)
         found = []
         for step, batch in enumerate(loader):
-            found.append(batch["row"].tolist())
+            found.append(batch.rows.tolist())
             if step == 6:
                 loader.sampler.replace_pool(np.arange(0, 96, 3))
         return found
@@ -160,7 +161,7 @@ def test_a_batch_read_ahead_is_thrown_away_when_the_pool_changes():
 
 
 def test_a_loader_continues_where_its_state_was_taken():
-    whole = [batch["row"].tolist() for batch in make_loader(steps=20)]
+    whole = [batch.rows.tolist() for batch in make_loader(steps=20)]
     loader = make_loader(steps=20)
     for step, _ in enumerate(loader):
         if step == 8:
@@ -168,20 +169,22 @@ def test_a_loader_continues_where_its_state_was_taken():
             break
     again = make_loader(steps=20, seed=99)
     again.load_state_dict(state)
-    assert [batch["row"].tolist() for batch in again] == whole[9:]
+    assert [batch.rows.tolist() for batch in again] == whole[9:]
 
 
 def test_step_seeds_differ_by_step_and_rank_and_fit_torch():
-    seeds = {step_seed(seed, step, rank=rank) for seed in range(3) for step in range(50) for rank in range(2)}
+    seeds = {derive_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(2)}
     assert len(seeds) == 300 and max(seeds) < 2**63
 
 
 # ---------------------------------------------------------------- augmentation
 
 
-def _views(image: torch.Tensor, valid: torch.Tensor, config: AugmentConfig, *, views: int = 1, seed: int = 0):
-    batch = {"image": image, "valid": valid, "row": torch.arange(len(image)), "seed": seed}
-    return Augmentation(config, preprocessing(), views=views)(batch)
+def _views(image: torch.Tensor, valid: torch.Tensor, *specs: ViewSpec, seed: int = 0) -> list[View]:
+    """The views that these specifications, groups `0`, `1` ..., make of one date of tiles."""
+    batch = ItemBatch({"tile": (image[:, None], valid[:, None])}, torch.arange(len(image)), Step(0, 1, seed))
+    maker = ViewMaker({str(i): spec for i, spec in enumerate(specs)}, {"tile": preprocessing()})
+    return maker(batch).all_views()
 
 
 def test_symmetries_move_pixels_and_validity_together_and_all_eight_occur():
@@ -220,43 +223,118 @@ def test_crop_of_a_ramp_is_the_ramp_of_the_window_and_nodata_does_not_bleed():
 
 
 def test_gain_is_a_gain_in_physical_units():
-    mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (preprocessing().mean, preprocessing().std))
+    contract = preprocessing()
+    mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (contract.mean, contract.std))
     physical = 0.1 + 0.2 * torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     gain = torch.tensor([0.5, 1.0, 1.3]).view(1, 3, 1, 1).expand(5, 3, 1, 1)
-    linear = Augmentation(AugmentConfig(), preprocessing())
-    torch.testing.assert_close(linear.apply_gain((physical - mean) / std, gain) * std + mean, gain * physical)
-    linear.is_db = True  # the same contract, read as dB
-    decibel = 10 * physical.log10()
-    got = linear.apply_gain((decibel - mean) / std, gain) * std + mean
-    torch.testing.assert_close(got, 10 * (gain * physical).log10(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(apply_gain((physical - mean) / std, gain, contract) * std + mean, gain * physical)
+    radar = dataclasses.replace(
+        contract, sensor="sentinel1_rtc", quantity=Quantity.GAMMA0, bands=("VV", "VH"), convert=("gamma0->gamma0_db",),
+        range=Quantity.GAMMA0.plausible, mean=(-10.0, -17.0), std=(3.0, 4.0),
+    )  # fmt: skip
+    decibel, two = 10 * physical[:, :2].log10(), gain[:, :2]
+    mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (radar.mean, radar.std))
+    got = apply_gain((decibel - mean) / std, two, radar) * std + mean
+    torch.testing.assert_close(got, 10 * (two * physical[:, :2]).log10(), rtol=1e-4, atol=1e-4)
 
 
-def test_augmentation_follows_the_batch_seed_and_keeps_invalid_pixels_at_zero():
+def test_gain_is_drawn_on_both_sides_of_one_and_for_each_band():
+    mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (preprocessing().mean, preprocessing().std))
+    image = ((0.2 - mean) / std).expand(400, 3, 4, 4)
+    (view,) = _views(image, torch.ones_like(image, dtype=torch.bool), ViewSpec(crop=None, flips=False, gain=0.2))
+    gain = ((view.image * std + mean) / 0.2)[:, :, 0, 0]  # [400, 3], uniform between 0.8 and 1.2
+    assert gain.min() < 0.82 and gain.max() > 1.18 and gain.min() >= 0.8 - 1e-5 and gain.max() <= 1.2 + 1e-5
+    assert abs(float(gain.mean()) - 1) < 0.02  # 0.0033 is its standard error
+    assert (torch.corrcoef(gain.T) - torch.eye(3)).abs().max() < 0.2
+
+
+def test_views_follow_the_seed_of_the_step_and_keep_invalid_pixels_at_zero():
     image, valid = torch.randn(6, 3, 16, 16), torch.rand(6, 3, 16, 16) > 0.2
-    config = AugmentConfig(crop=(0.4, 0.9), gain=0.2, noise=0.3)
-    first, again, other = (_views(image, valid, config, seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(first["image"], again["image"]) and not torch.equal(first["image"], other["image"])
-    assert torch.equal(first["image"][~first["valid"]], torch.zeros(int((~first["valid"]).sum())))
-    plain = _views(image, torch.ones_like(valid), AugmentConfig(crop=None, flips=False))
-    assert torch.equal(plain["image"], image)
-    pair = _views(image, valid, config, views=2)["views"]
-    assert len(pair) == 2 and not torch.equal(pair[0]["image"], pair[1]["image"])
-    assert torch.equal(pair[0]["row"], pair[1]["row"])
+    spec = ViewSpec(crop=(0.4, 0.9), gain=0.2, noise=0.3)
+    (first,), (again,), (other,) = (_views(image, valid, spec, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first.image, again.image) and not torch.equal(first.image, other.image)
+    assert torch.equal(first.image[~first.valid], torch.zeros(int((~first.valid).sum())))
+    (plain,) = _views(image, torch.ones_like(valid), ViewSpec(crop=None, flips=False))
+    assert torch.equal(plain.image, image) and plain.bands == preprocessing().bands
+    pair = _views(image, valid, ViewSpec(count=2, crop=(0.4, 0.9)))
+    assert len(pair) == 2 and not torch.equal(pair[0].image, pair[1].image)
 
 
-def test_masks_do_not_repeat_the_numbers_of_the_augmentation():
+def test_adding_a_view_moves_no_others_numbers():
+    image, valid = torch.randn(6, 3, 16, 16), torch.ones(6, 3, 16, 16, dtype=torch.bool)
+    spec = ViewSpec(crop=(0.4, 0.9), noise=0.3)
+    (alone,) = _views(image, valid, spec)
+    first, second, third = _views(image, valid, dataclasses.replace(spec, count=2), spec)
+    assert torch.equal(first.image, alone.image)
+    assert not torch.equal(second.image, alone.image) and not torch.equal(third.image, alone.image)
+
+
+def test_views_have_sizes_of_their_own():
+    ramp = ((torch.arange(16.0) + 0.5) / 16).view(1, 1, 1, 16).expand(4, 3, 16, 16).contiguous()
+    valid = torch.ones_like(ramp, dtype=torch.bool)
+    large, small, whole = _views(
+        ramp, valid, ViewSpec(), ViewSpec(size=0.5, crop=(0.1, 0.3)), ViewSpec(size=0.25, crop=None, flips=False)
+    )
+    assert (large.image.shape[-1], small.image.shape[-1], whole.image.shape[-1]) == (16, 8, 4)
+    inner = whole.image[0, 0, 0]
+    torch.testing.assert_close(inner, (torch.arange(4) + 0.5) / 4, atol=1e-5, rtol=0)
+    valid[:, :, :, :8] = False
+    _, known = resize_whole(torch.where(valid, ramp, torch.tensor(1e9)), valid, size_px=4)
+    assert known.float().mean() == 0.5
+
+
+def test_aligned_views_share_their_geometry_across_streams():
+    radar = dataclasses.replace(preprocessing(), bands=("B02", "B03"), mean=(0.1, 0.1), std=(0.1, 0.1))
+    image = torch.randn(5, 1, 3, 16, 16)
+    valid = torch.ones_like(image, dtype=torch.bool)
+    batch = ItemBatch({"s2": (image, valid), "s1": (image[:, :, :2], valid[:, :, :2])}, torch.arange(5), Step(0, 1, 4))
+    contracts = {"s2": preprocessing(), "s1": radar}
+    for aligned in (True, False):
+        spec = {"optical": ViewSpec(stream="s2", aligned=aligned), "radar": ViewSpec(stream="s1", aligned=aligned)}
+        optical, other = ViewMaker(spec, contracts)(batch).all_views()
+        assert (optical.stream, other.stream, other.bands) == ("s2", "s1", ("B02", "B03"))
+        assert torch.equal(optical.image[:, :2], other.image) == aligned
+
+
+def test_views_take_streams_and_dates_in_turn():
+    image = torch.arange(3.0).view(1, 3, 1, 1, 1).expand(2, 3, 3, 16, 16)
+    batch = ItemBatch({"tile": (image, torch.ones_like(image, dtype=torch.bool))}, torch.arange(2), Step(0, 1, 4))
+    for stream in ("tile", "season"):
+        spec = {"a": ViewSpec(count=4, stream=stream, crop=None), "b": ViewSpec(crop=None)}
+        views = ViewMaker(spec, {"tile": preprocessing()}, dates=3)(batch).views
+        assert [float(view.image[0, 0, 0, 0]) for view in views["a"]] == [0, 1, 2, 0]
+    both = {"s1": preprocessing(), "s2": preprocessing()}
+    with pytest.raises(UserError, match="views of every stream of the items, got none of s2"):
+        ViewMaker({"tile": ViewSpec()}, both)
+    with pytest.raises(UserError, match="expected views of the streams tile of the items, or of tile, got s1"):
+        ViewMaker({"radar": ViewSpec(stream="s1")}, {"tile": preprocessing()})
+    with pytest.raises(UserError, match="several dates for views of stream season, got one date"):
+        ViewMaker({"season": ViewSpec(stream="season")}, {"tile": preprocessing()})
+
+
+def test_masks_do_not_repeat_the_numbers_of_the_views():
     # From one seed for both, the crop of the first tile would tell which of its patches are hidden.
     image, valid = torch.zeros(4, 3, 16, 16), torch.ones(4, 3, 16, 16, dtype=torch.bool)
-    noise = _views(image, valid, AugmentConfig(crop=None, flips=False, noise=1.0), seed=11)["image"]
-    objective = torch.randn(image.shape, generator=generator({"seed": 11}))
-    assert abs(torch.corrcoef(torch.stack([noise.flatten(), objective.flatten()]))[0, 1]) < 0.1
+    (noise,) = _views(image, valid, ViewSpec(crop=None, flips=False, noise=1.0), seed=11)
+    for stream in range(3):
+        objective = torch.randn(image.shape, generator=Step(0, 1, 11).generator(stream))
+        assert abs(torch.corrcoef(torch.stack([noise.image.flatten(), objective.flatten()]))[0, 1]) < 0.1
 
 
-def test_augmentation_refusals():
+def test_a_person_changes_fields_of_views_by_the_name_of_their_group():
+    declared = {"global": ViewSpec(count=2, gain=0.1), "local": ViewSpec(count=6, size=0.5)}
+    changed = override_views(declared, {"local": {"count": 4, "crop": [0.1, 0.4]}})
+    assert changed == {"global": declared["global"], "local": ViewSpec(count=4, size=0.5, crop=(0.1, 0.4))}
+    with pytest.raises(UserError, match="views out of global, local, got 'locale'; did you mean 'local'"):
+        override_views(declared, {"locale": {"count": 4}})
+    with pytest.raises(UserError, match="got 'gian'; did you mean 'gain'"):
+        override_views(declared, {"local": {"gian": 0.1}})
     with pytest.raises(UserError, match=r"crop must be an increasing pair within 0 and 1, got \(0.9, 0.2\)"):
-        AugmentConfig(crop=(0.9, 0.2))
+        ViewSpec(crop=(0.9, 0.2))
     with pytest.raises(UserError, match="gain must lie in"):
-        AugmentConfig(gain=1.5)
+        ViewSpec(gain=1.5)
+    with pytest.raises(UserError, match="expected numbers in the views of 'local'"):
+        override_views(declared, {"local": {"count": "many"}})
 
 
 # ---------------------------------------------------------------- schedules
@@ -278,9 +356,7 @@ def test_weight_decay_follows_its_cosine():
 
 
 def test_biases_norms_and_tokens_do_not_decay():
-    from runs import ARCHITECTURE
-
-    objective = Mae(ARCHITECTURE)
+    objective = make_objective("mae")
     decayed, free = (group["params"] for group in parameter_groups(objective, weight_decay=0.1))
     names = {id(parameter): name for name, parameter in objective.named_parameters()}
     assert {names[id(p)] for p in free} == {
@@ -288,15 +364,16 @@ def test_biases_norms_and_tokens_do_not_decay():
         for name, p in objective.named_parameters()
         if p.requires_grad and (name.endswith(("bias", "_token")) or "norm" in name)
     }
-    assert {names[id(p)] for p in decayed} >= {"encoder.patch_embed.proj.weight", "encoder.blocks.0.attn.qkv.weight"}
+    assert {names[id(p)] for p in decayed} >= {
+        "encoders.tile.network.patch_embed.proj.weight",
+        "encoders.tile.network.blocks.0.attn.qkv.weight",
+    }
     assert len(decayed) + len(free) == sum(p.requires_grad for p in objective.parameters())
 
 
 def test_module_refusals():
-    from runs import ARCHITECTURE
-
     with pytest.raises(UserError, match=r"more steps than warm-up, got lr 0.1, 10 steps and 20 of warm-up"):
-        Pretraining(Mae(ARCHITECTURE), lr=0.1, steps=10, optimizer=OptimizerConfig(warmup_steps=20))
+        Pretraining(make_objective("mae"), lr=0.1, steps=10, optimizer=OptimizerConfig(warmup_steps=20))
     with pytest.raises(UserError, match="shares of the peak"):
         OptimizerConfig(lr_end=2)
 

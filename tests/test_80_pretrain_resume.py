@@ -18,8 +18,8 @@ import torch
 
 from eo_ssl.curation import CurationReport
 from eo_ssl.errors import UserError
+from eo_ssl.pretraining import Processes
 from eo_ssl.pretraining.checkpoints import latest_checkpoint
-from eo_ssl.pretraining.fit import _precision
 from runs import BATCH, STEPS, TILES, run, schedule, weights
 
 
@@ -130,9 +130,14 @@ def test_checkpoints_are_plain_values_and_half_written_ones_are_ignored(tmp_path
 def test_bfloat16_is_refused_without_hardware():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    assert _precision("auto") == "32-true"
-    with pytest.raises(UserError, match="expected a GPU with bfloat16"):
-        _precision("bfloat16")
+    assert Processes().trainer_options()["precision"] == "32-true"
+    for choice, words in (
+        ({"precision": "bfloat16"}, "a GPU with bfloat16"),
+        ({"device": "cuda"}, "a GPU for device"),
+        ({"strategy": "fsdp"}, "GPUs for strategy fsdp, got a CPU; use --strategy ddp"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Processes(**choice).trainer_options()
 
 
 def test_killed_at_three_random_moments_it_ends_with_the_same_weights(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,16 +17,16 @@ from eo_ssl.curation import DynamicConfig, DynamicSchedule
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
-from eo_ssl.models import VitChoice
-from eo_ssl.objectives import MaeConfig
-from eo_ssl.pretraining import Choice, FitConfig, Pruning, gather
+from eo_ssl.models import Vit
+from eo_ssl.objectives import IJepa, Mae, SimClr
+from eo_ssl.pretraining import DataSelection, FitConfig, Pruning, open_training_data
 from eo_ssl.synthetic import ArchiveSpec, make_archive
 from eo_ssl.workflows import curate, ingest, pretrain
 
 QUICK = {
     "steps": 6,
     "batch_size": 8,
-    "model": VitChoice(patch_size=8, depth=1),
+    "model": Vit(patch_size=8, depth=1),
     "training": FitConfig(log_every=2, monitor_every=3, monitor_tiles=16),
 }
 
@@ -53,7 +54,7 @@ def corpora(tmp_path_factory) -> dict[str, Path]:
 
 
 def test_the_contract_comes_from_the_training_pixels_and_only_training_rows_are_used(corpora):
-    material = gather(Choice((corpora["s2"],), bands=("B08", "B04", "B11")))
+    material = open_training_data(DataSelection((corpora["s2"],), bands=("B08", "B04", "B11")))
     corpus = Corpus.open(corpora["s2"])
     (name,) = corpus.streams
     split = np.array(corpus.index(name, columns=["split"])["split"].to_pylist())
@@ -62,36 +63,38 @@ def test_the_contract_comes_from_the_training_pixels_and_only_training_rows_are_
     reader = corpus.stream(name)
     pixels = reader.read(material.pool)[:, [reader.stream.bands.index(band) for band in ("B08", "B04", "B11")]]
     np.testing.assert_allclose(
-        material.preprocessing.mean, np.nanmean(pixels.astype(np.float64), axis=(0, 2, 3)), rtol=1e-5
+        material.items.contracts["tile"].mean, np.nanmean(pixels.astype(np.float64), axis=(0, 2, 3)), rtol=1e-5
     )
     np.testing.assert_allclose(
-        material.preprocessing.std, np.nanstd(pixels.astype(np.float64), axis=(0, 2, 3)), rtol=1e-4
+        material.items.contracts["tile"].std, np.nanstd(pixels.astype(np.float64), axis=(0, 2, 3)), rtol=1e-4
     )
-    everything = gather(Choice((corpora["s2"],), split="all"))
+    everything = open_training_data(DataSelection((corpora["s2"],), split="all"))
     assert len(everything.pool) == len(reader)
 
 
 def test_streams_of_two_corpora_share_one_contract_pooled_over_their_pixels(corpora):
     bands = ("B02", "B08")
-    material = gather(Choice((corpora["s2"], corpora["narrow"]), bands=bands))
-    assert [len(reader.stream.bands) for reader in material.source.readers] == [12, 4]
+    material = open_training_data(DataSelection((corpora["s2"], corpora["narrow"]), bands=bands))
+    assert [len(reader.stream.bands) for reader in material.items.sources["tile"].readers] == [12, 4]
     pixels = [
         np.moveaxis(reader.read(np.arange(len(reader)))[np.isin(np.arange(len(reader)) + offset, material.pool)], 1, 0)[
             [reader.stream.bands.index(band) for band in bands]
         ].reshape(2, -1)
-        for reader, offset in zip(material.source.readers, material.source.offsets[:-1], strict=True)
+        for reader, offset in zip(
+            material.items.sources["tile"].readers, material.items.sources["tile"].offsets[:-1], strict=True
+        )
     ]
     joined = np.concatenate(pixels, axis=1).astype(np.float64)
-    np.testing.assert_allclose(material.preprocessing.mean, np.nanmean(joined, axis=1), rtol=1e-5)
-    np.testing.assert_allclose(material.preprocessing.std, np.nanstd(joined, axis=1), rtol=1e-4)
+    np.testing.assert_allclose(material.items.contracts["tile"].mean, np.nanmean(joined, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(material.items.contracts["tile"].std, np.nanstd(joined, axis=1), rtol=1e-4)
 
 
 def test_an_encoder_is_trained_signed_and_usable_and_a_second_run_does_nothing(corpora, tmp_path, capsys):
     out = tmp_path / "encoder"
-    pretrain.main(corpora["s2"], out, bands=["B02", "B03", "B04"], objective="ijepa", **QUICK)
+    pretrain.main(corpora["s2"], out, bands=["B02", "B03", "B04"], objective=IJepa(), **QUICK)
     manifest = require(out, "pretrain")
     summary = manifest.summary
-    assert (summary["objective"], summary["steps"], summary["presentations"]) == ("ijepa", 6, 48)
+    assert (summary["objective"], summary["steps"], summary["presentations"]) == ("IJepa", 6, 48)
     assert 0 <= summary["knn_accuracy"] <= 1 and summary["rankme"] > 1  # the sample archive has labels
     encoder = load_encoder(out)
     assert encoder.fingerprint == manifest.fingerprint
@@ -107,26 +110,26 @@ def test_an_encoder_is_trained_signed_and_usable_and_a_second_run_does_nothing(c
     )
     assert torch.isfinite(encoder.features(image)).all()
     before = (out / "encoder.safetensors").read_bytes()
-    pretrain.main(corpora["s2"], out, bands=["B02", "B03", "B04"], objective="ijepa", **QUICK)
+    pretrain.main(corpora["s2"], out, bands=["B02", "B03", "B04"], objective=IJepa(), **QUICK)
     assert "nothing to do" in capsys.readouterr().out
     assert (out / "encoder.safetensors").read_bytes() == before
     with pytest.raises(UserError, match=r"differs in config.lr"):
-        pretrain.main(corpora["s2"], out, bands=["B02", "B03", "B04"], objective="ijepa", lr=1e-3, **QUICK)
+        pretrain.main(corpora["s2"], out, bands=["B02", "B03", "B04"], objective=IJepa(), lr=1e-3, **QUICK)
 
 
 def test_power_is_normalised_in_decibel(corpora, tmp_path):
     out = tmp_path / "radar"
-    pretrain.main(corpora["s1"], out, mae=MaeConfig(norm="patch"), **QUICK)
+    pretrain.main(corpora["s1"], out, objective=Mae(norm="patch"), **QUICK)
     contract = load_encoder(out).preprocessing
     assert contract.convert == ("gamma0->gamma0_db",)
     assert all(-35 < mean < 0 for mean in contract.mean)
-    material = gather(Choice((corpora["s1"],)))
+    material = open_training_data(DataSelection((corpora["s1"],)))
     rows = material.pool
     image, valid = contract(
-        material.source.read(rows),
-        bands=material.source.bands,
-        quantity=material.source.quantity,
-        sensor=material.source.sensor,
+        material.items.sources["tile"].read(rows),
+        bands=material.items.sources["tile"].bands,
+        quantity=material.items.sources["tile"].quantity,
+        sensor=material.items.sources["tile"].sensor,
     )
     for band in range(2):
         values = image[:, band][valid[:, band]]
@@ -135,20 +138,20 @@ def test_power_is_normalised_in_decibel(corpora, tmp_path):
 
 def test_the_same_corpus_twice_is_refused_and_two_of_one_name_are_both_recorded(corpora, tmp_path):
     with pytest.raises(UserError, match="expected each corpus once"):
-        gather(Choice((corpora["s2"], corpora["s2"])))
+        open_training_data(DataSelection((corpora["s2"], corpora["s2"])))
     (only,) = Corpus.open(corpora["s2"]).streams
     with pytest.raises(UserError, match=r"expected a stream of every corpus, got none of .*s1 in"):
-        gather(Choice((corpora["s2"], corpora["s1"]), streams=(only,)))
+        open_training_data(DataSelection((corpora["s2"], corpora["s1"]), streams=(only,)))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "s2").symlink_to(corpora["narrow"], target_is_directory=True)
     paths = (corpora["s2"], tmp_path / "other" / "s2")
     prints = [Corpus.open(path).fingerprint for path in paths]
-    material = gather(Choice(paths, bands=("B04",)))
+    material = open_training_data(DataSelection(paths, bands=("B04",)))
     assert material.inputs == {"corpus s2": prints[0], "corpus s2 (2)": prints[1]}
 
 
 def test_the_workflow_tells_pruning_which_tiles_are_equal(corpora):
-    material = gather(Choice((corpora["s2"],)))
+    material = open_training_data(DataSelection((corpora["s2"],)))
     corpus = Corpus.open(corpora["s2"])
     (name,) = corpus.streams
     assert material.identities.tolist() == corpus.index(name, columns=["pixels_sha256"])["pixels_sha256"].to_pylist()
@@ -160,18 +163,20 @@ def test_the_workflow_tells_pruning_which_tiles_are_equal(corpora):
 
 def test_a_subset_limits_the_pool_and_one_of_another_corpus_is_refused(corpora, tmp_path):
     curate.main(corpora["s2"], tmp_path / "subset", keep=0.5, method="random")
-    material = gather(Choice((corpora["s2"],), subsets=(tmp_path / "subset",)))
+    material = open_training_data(DataSelection((corpora["s2"],), subsets=(tmp_path / "subset",)))
     kept = pq.read_table(tmp_path / "subset" / "subset.parquet")["row"].to_numpy()
     assert np.array_equal(material.pool, np.sort(kept)) and set(material.inputs) == {"corpus s2", "subset subset"}
-    joined = gather(Choice((corpora["narrow"], corpora["s2"]), bands=("B02",), subsets=(tmp_path / "subset",)))
-    offset = joined.source.offsets[1]
+    joined = open_training_data(
+        DataSelection((corpora["narrow"], corpora["s2"]), bands=("B02",), subsets=(tmp_path / "subset",))
+    )
+    offset = joined.items.sources["tile"].offsets[1]
     assert np.array_equal(joined.pool[joined.pool >= offset] - offset, np.sort(kept))
     assert (joined.pool < offset).any()  # the stream without a subset is used whole
-    with pytest.raises(UserError, match=r"to be of one of the corpora .*s1, got one of another corpus"):
-        gather(Choice((corpora["s1"],), subsets=(tmp_path / "subset",)))
+    with pytest.raises(UserError, match=r"to be made of one of the corpora .*s1, got one of another corpus"):
+        open_training_data(DataSelection((corpora["s1"],), subsets=(tmp_path / "subset",)))
     curate.main(corpora["s2"], tmp_path / "everything", keep=0.9, method="random", split="all", duplicates="keep")
     with pytest.raises(UserError, match="rows of the training split in the subset"):
-        gather(Choice((corpora["s2"],), subsets=(tmp_path / "everything",)))
+        open_training_data(DataSelection((corpora["s2"],), subsets=(tmp_path / "everything",)))
 
 
 def test_refusals_by_name_leave_nothing_behind(corpora, tmp_path):
@@ -181,7 +186,7 @@ def test_refusals_by_name_leave_nothing_behind(corpora, tmp_path):
         ({"streams": [name[:-1]]}, f"got '{name[:-1]}'; did you mean '{name}'"),
         ({"bands": ["B02", "B10"]}, "B10"),
         ({"batch_size": 100_000}, "expected at least one batch of 100000 tiles"),
-        ({"model": VitChoice(patch_size=7)}, "patch 7 and image 32: choose a divisor"),
+        ({"model": Vit(patch_size=7)}, "patch 7 and image 32: choose a divisor"),
         ({"lr": -1.0}, "expected lr > 0"),
     ):
         with pytest.raises(UserError, match=words.replace("(", r"\(")):
@@ -194,13 +199,16 @@ def test_refusals_by_name_leave_nothing_behind(corpora, tmp_path):
 def test_the_command_line_takes_nested_options_and_prunes(corpora, tmp_path):
     out = tmp_path / "encoder"
     options = {
-        "corpus": corpora["s2"], "out": out, "bands": "[B02,B03]", "objective": "simclr", "steps": 6, "batch_size": 8, "model.depth": 1,
+        "corpus": corpora["s2"], "out": out, "bands": "[B02,B03]", "objective": "SimClr", "objective.temperature": 0.2, "steps": 6, "batch_size": 8, "model.depth": 1,
         "prune.warmup": 16, "prune.interval": 16, "prune.keep": 0.6, "prune.readiness.threshold": 0, "training.monitor_every": 6,
-        "augment.gain": 0.1, "augment.crop": "[0.6,1.0]",
+        "views": "{tile: {gain: 0.1, crop: [0.6, 1.0]}}",
     }  # fmt: skip
     assert command_line(["pretrain", *(f"--{key}={value}" for key, value in options.items())]) == 0
     events = json.loads((out / "pruning" / "events.json").read_text())
     assert [event["presentations"] for event in events] == [16, 32]
     config = require(out, "pretrain").config
-    assert config["augment"] == {"crop": [0.6, 1.0], "flips": True, "gain": 0.1, "noise": 0.0}
+    wanted = dataclasses.asdict(SimClr.views["tile"]) | {"gain": 0.1, "crop": [0.6, 1.0]}
+    assert config["views"] == {"tile": wanted}
+    assert (config["objective"], config["options"]["temperature"]) == ("SimClr", 0.2)
+    assert (config["model"]["name"], config["model"]["options"]["depth"]) == ("Vit", 1)
     assert config["prune"]["keep"] == 0.6

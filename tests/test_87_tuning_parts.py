@@ -27,7 +27,7 @@ from eo_ssl.evaluation.tuning.network import make_network
 from eo_ssl.evaluation.tuning.optimisation import LayerwiseAdamW, add_stochastic_depth, group_layers, scale_rate
 from eo_ssl.evaluation.tuning.prediction import hold_out
 from eo_ssl.evaluation.tuning.task_loader import TaskBatch, TaskLoader, augment_batch, shuffle_batches
-from eo_ssl.models.vit import seeded_init
+from eo_ssl.models import seeded_init
 from tuned_tasks import BANDS, EMPTY, Planted, TinyCnn, classes, contract, images, masked, task_of, vit
 
 

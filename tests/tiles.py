@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from eo_ssl.objectives import Objective
+from eo_ssl.models import View
+from eo_ssl.objectives import Batch, Objective, Step
 from eo_ssl.pretraining.monitors import feature_std
+
+BANDS = ("B02", "B03", "B04", "B08", "B11")
 
 
 def training_tiles(n: int = 32, *, bands: int = 4, size: int = 32, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,23 +30,39 @@ def training_tiles(n: int = 32, *, bands: int = 4, size: int = 32, seed: int = 0
     return image, torch.ones_like(image, dtype=torch.bool)
 
 
-def train_briefly(objective: Objective, *, lr: float, steps: int = 30, tiles: int = 32) -> tuple[float, float, float]:
+def make_batch(
+    *images: torch.Tensor, valid: torch.Tensor | None = None, seed: int = 0, step: int = 0, total: int = 30
+) -> Batch:
+    """A batch with one view of `tile` for each image; `valid` holds for all, everything where left out."""
+    known = torch.ones_like(images[0], dtype=torch.bool) if valid is None else valid
+    views = [View(image, known, BANDS[: image.shape[1]]) for image in images]
+    return Batch({"tile": views}, torch.arange(len(images[0])), Step(step, total, seed))
+
+
+def train_briefly(
+    objective: Objective, *, lr: float, steps: int = 30, tiles: int = 32, views: int = 1
+) -> tuple[float, float, float]:
     """First and last loss (means of three steps) and the spread of the features after `steps` full-batch steps."""
-    image, valid = training_tiles(tiles)
-    other, _ = training_tiles(tiles)
+    image, _ = training_tiles(tiles)
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(9)) * 0.2
+    images = (image, image.flip(3) + noise)[:views]
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=lr, weight_decay=0.01)
     losses = []
     for step in range(steps):
-        batch = {"image": image, "valid": valid, "row": torch.arange(tiles), "seed": step}
-        if objective.views == 2:
-            batch["views"] = [{**batch}, {**batch, "image": other.flip(3) + noise}]
-        loss = objective(batch)["loss"]
+        loss = objective(make_batch(*images, seed=step, step=step, total=steps))["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        objective.after_step(step + 1, steps)
+        objective.after_step(Step(step + 1, steps, step))
         losses.append(float(loss.detach()))
     with torch.no_grad():
-        features = objective.eval().embed(image)
+        features = objective.eval().embed(make_batch(image).views["tile"][0])
     return sum(losses[:3]) / 3, sum(losses[-3:]) / 3, feature_std(features.numpy())
+
+
+def holes(shape: torch.Size, *, patch: int, seed: int = 0) -> torch.Tensor:
+    """Validity [B, C, H, W] with single pixels missing everywhere and, in every image, whole patches without any."""
+    gen = torch.Generator().manual_seed(seed)
+    valid = torch.rand(shape, generator=gen) > 0.1
+    whole = torch.rand(shape[0], 1, shape[2] // patch, shape[3] // patch, generator=gen) > 0.3
+    return valid & whole.repeat_interleave(patch, 2).repeat_interleave(patch, 3)

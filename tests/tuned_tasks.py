@@ -13,7 +13,7 @@ from eo_ssl.encoder import VitEncoder
 from eo_ssl.encoder.protocol import Frozen
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.models.vit import VitConfig, make_vit, seeded_init
+from eo_ssl.models import VitConfig, make_vit, seeded_init
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,24 +12,27 @@ from rich.console import Console
 from eo_ssl.curation import DynamicConfig, DynamicSchedule
 from eo_ssl.curation.report import to_plain
 from eo_ssl.encoder import save_encoder
-from eo_ssl.manifest import Clock, finish, plan
-from eo_ssl.models import VitChoice, VitConfig
-from eo_ssl.objectives import IJepaConfig, MaeConfig, ObjectiveConfig, SimClrConfig, make_objective
+from eo_ssl.manifest import OpenProduct, fingerprint, open_product
+from eo_ssl.models import Architecture, Backbone, Vit, VitBackbone
+from eo_ssl.objectives import Mae, Method, Objective, ViewSpec, derive_seed, override_views
+from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining import (
-    DEFAULT_AUGMENT,
-    Augmentation,
-    AugmentConfig,
-    Choice,
+    DataSelection,
     FitConfig,
-    Material,
+    ItemLoader,
+    ItemSampler,
+    LoggerName,
     OptimizerConfig,
+    Precision,
     Pretraining,
+    Processes,
     Pruning,
-    TileLoader,
-    TileSampler,
+    TrainingData,
+    ViewMaker,
+    count_steps,
     fit,
-    gather,
     make_probe,
+    open_training_data,
 )
 
 
@@ -36,119 +40,210 @@ def main(
     corpus: list[Path] | Path,
     out: Path,
     streams: list[str] | None = None,
-    objective: Literal["mae", "ijepa", "simclr"] = "mae",
+    items: Literal["tiles", "pairs", "places"] = "tiles",
+    pairs: Path | None = None,
+    dates: int = 2,
+    objective: Method = Mae(),  # noqa: B008  (frozen, as are all below)
+    model: Architecture = Vit(),  # noqa: B008
     bands: list[str] | None = None,
     subset: list[Path] | Path | None = None,
     split: Literal["train", "all"] = "train",
-    steps: int = 1000,
+    steps: int | None = None,
+    epochs: float | None = None,
     batch_size: int = 64,
     lr: float = 5e-4,
     seed: int = 0,
-    model: VitChoice = VitChoice(),  # noqa: B008  (frozen, as are all below)
-    mae: MaeConfig = MaeConfig(),  # noqa: B008
-    ijepa: IJepaConfig = IJepaConfig(),  # noqa: B008
-    simclr: SimClrConfig = SimClrConfig(),  # noqa: B008
-    augment: AugmentConfig | None = None,
+    views: dict[str, dict[str, Any]] | None = None,
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
     prune: DynamicConfig | None = None,
     training: FitConfig = FitConfig(),  # noqa: B008
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto",
+    precision: Precision = "auto",
+    accumulate: int = 1,
+    num_workers: Literal[0, 1] = 1,
+    loggers: list[LoggerName] = ["csv"],  # noqa: B006  (never changed)
+    max_time: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Train a vision transformer without labels on the tiles of one or more corpora; killed, the same command resumes.
+    """Train an encoder without labels on the tiles of one or more corpora; killed, the same command resumes.
 
-    Writes encoder.safetensors (weights, contract, provenance), log.jsonl, checkpoints/ and, with pruning, pruning/.
+    Writes encoder.safetensors (weights, contract, provenance), log.jsonl, checkpoints/ and, with pruning, pruning/. Trained on
+    pairs of two streams, the folder holds one encoder for each stream, in a folder of its name.
 
     Args:
         corpus: folder, or list of folders, that `eo-ssl ingest` made.
         out: folder that receives the encoder.
         streams: names of the streams, of one sensor, quantity and tile size; all of the corpora when left out.
-        objective: masked autoencoder, I-JEPA or SimCLR; its options stand under its own name.
+        items: what a batch is drawn from: tiles; pairs of tiles on the same ground; places with several dates.
+        pairs: folder that `eo-ssl pair` made, for items pairs.
+        dates: dates of an item, for items places.
+        objective: name of the method, such as Mae, IJepa or SimClr; --objective.OPTION sets its options, --objective.help NAME lists them.
+        model: name of the architecture, Vit or ResNet; its bands and image size come from the data.
         bands: bands in the encoder's input order, held by every stream; those of the first stream when left out.
         subset: folder, or list of folders, that `eo-ssl curate` made; a stream without a subset is used whole.
         split: rows to train on; test items of a benchmark are always left out.
-        steps: optimizer steps.
-        batch_size: tiles per step.
+        steps: optimizer steps; 1000 when neither steps nor epochs are given.
+        epochs: passes over the pool instead of steps; what is recorded are presentations of items.
+        batch_size: items per optimizer step, over all processes.
         lr: peak learning rate.
-        seed: of weights, order, augmentations and masks.
-        model: the vision transformer; its image size and bands come from the data.
-        mae: options of the masked autoencoder.
-        ijepa: options of I-JEPA.
-        simclr: options of SimCLR.
-        augment: augmentations; those usual for the objective when left out.
+        seed: of weights, order, views and masks.
+        views: changes of the objective's views, by group: {tile: {crop: [0.5, 1], gain: 0.1}}; its own when left out.
         optimizer: AdamW and its schedules, in optimizer steps.
-        prune: dynamic pruning of the pool while training, in sample presentations; none when left out.
-        training: how often to log, look and save, and the precision.
+        prune: dynamic pruning of the pool while training, in item presentations; none when left out.
+        training: how often to log, look and save.
+        device: where to train; auto takes GPUs where there are some.
+        devices: processes on each node, one device each; the batch is divided among them.
+        num_nodes: nodes, each of which runs this command under Slurm or torchrun.
+        strategy: auto for one process or data parallel; fsdp shards weights and optimizer state and needs GPUs.
+        precision: auto takes bfloat16 on a GPU that has it, else float32.
+        accumulate: parts of a process's share of a batch that are computed one after another, to save memory.
+        num_workers: 1 reads the next batch in a thread during the step, 0 in the step itself; neither changes a bit.
+        loggers: listeners beside log.jsonl, in logs/: csv, tensorboard, mlflow, wandb or trackio, where installed.
+        max_time: DD:HH:MM:SS after which to stop with a checkpoint; the same command goes on from there.
         overwrite: replace an encoder made with another configuration.
     """
-    options: dict[str, ObjectiveConfig] = {"mae": mae, "ijepa": ijepa, "simclr": simclr}
-    views = augment or DEFAULT_AUGMENT[objective]
-    recipe = Recipe(
-        objective, options[objective], views, optimizer, prune, training, split, steps, batch_size, lr, seed
+    data = open_training_data(
+        DataSelection(
+            _tuple(corpus), _tuple(streams) or None, _tuple(bands) or None, _tuple(subset), split, items, pairs, dates
+        )
     )
-    choice = Choice(_tuple(corpus), _tuple(streams) or None, _tuple(bands) or None, _tuple(subset), split)
-    _train(gather(choice), recipe, model, out, overwrite)
+    processes = Processes(device, devices, num_nodes, strategy, precision, accumulate)
+    config = PretrainConfig(
+        objective=objective,
+        views=override_views(objective.views, views),
+        model=model,
+        optimizer=optimizer,
+        prune=prune,
+        training=training,
+        split=split,
+        items=items,
+        dates=dates,
+        steps=count_steps(steps, epochs, pool=len(data.pool), batch_size=batch_size),
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        precision=precision,
+        world=processes.world,
+        accumulate=accumulate,
+    )
+    running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": max_time}
+    _train(data, config, out, ahead=num_workers > 0, running=running, overwrite=overwrite)
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that was asked, beside the data and the architecture."""
+class PretrainConfig:
+    """Everything that was asked for, beside the data."""
 
-    objective: str
-    options: ObjectiveConfig
-    augment: AugmentConfig
+    objective: Method
+    views: Mapping[str, ViewSpec]
+    model: Architecture
     optimizer: OptimizerConfig
     prune: DynamicConfig | None
     training: FitConfig
     split: str
+    items: str
+    dates: int
     steps: int
     batch_size: int
     lr: float
     seed: int
+    precision: str
+    world: int
+    accumulate: int
 
-    def resolved(self, material: Material, architecture: VitConfig) -> dict[str, Any]:
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return type(self.objective).__name__
+
+    def resolved(self, data: TrainingData) -> dict[str, Any]:
         """The configuration as the manifest records it."""
         plain: dict[str, Any] = to_plain(asdict(self))
-        plain["streams"] = [reader.stream.name for reader in material.source.readers]
-        return plain | {"architecture": architecture.to_json(), "preprocessing": material.preprocessing.to_json()}
+        plain |= {"objective": self.method, "options": plain["objective"]}
+        plain["model"] = {"name": type(self.model).__name__, "options": plain["model"]}
+        contracts = {stream: contract.to_json() for stream, contract in data.items.contracts.items()}
+        return plain | {"streams": data.stream_names, "preprocessing": contracts}
 
 
-def _train(material: Material, recipe: Recipe, model: VitChoice, out: Path, overwrite: bool) -> None:
+def _train(
+    data: TrainingData, config: PretrainConfig, out: Path, *, ahead: bool, running: dict[str, Any], overwrite: bool
+) -> None:
     """Check everything, then train, save and sign the encoder."""
-    console, clock, contract = Console(), Clock(), material.preprocessing
-    architecture = model.fit(img_size=contract.size_px, in_chans=len(contract.bands))
-    trained = make_objective(recipe.options, architecture, seed=recipe.seed)
-    module = Pretraining(trained, lr=recipe.lr, steps=recipe.steps, optimizer=recipe.optimizer)
-    sampler = TileSampler(material.pool, batch_size=recipe.batch_size, seed=recipe.seed)
-    loader = TileLoader(material.source, contract, sampler, steps=recipe.steps, ahead=recipe.training.read_ahead)
-    config = recipe.resolved(material, architecture)
-    made: dict[str, Any] = {"stage": "pretrain", "config": config, "inputs": material.inputs}
-    if plan(out, **made, overwrite=overwrite) == "done":
-        console.print(f"nothing to do: {out} is trained with this configuration already", soft_wrap=True)
-        return
-    results = fit(
-        module,
-        loader,
-        augmentation=Augmentation(recipe.augment, contract, views=trained.views),
-        folder=out,
-        config=recipe.training,
-        pruning=None if recipe.prune is None else Pruning.over(material, DynamicSchedule(recipe.prune)),
-        probe=make_probe(material.pool, material.held_out, material.classes),
-    )
-    origin = {"inputs": material.inputs, "config": config, "licences": material.licences}
-    product = save_encoder(
-        out,
-        trained.embedder,
-        architecture=architecture,
-        preprocessing=contract,
-        pooling=trained.pooling,
+    console, contracts = Console(), data.items.contracts
+    processes: Processes = running["processes"]
+    maker = ViewMaker(config.views, contracts, dates=data.items.dates)
+    objective = _build_objective(config, contracts)
+    module = Pretraining(objective, lr=config.lr, steps=config.steps, optimizer=config.optimizer)
+    share = processes.share(config.batch_size)
+    sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=processes.world)
+    loader = ItemLoader(data.items, sampler, steps=config.steps, accumulate=processes.accumulate, ahead=ahead)
+    with open_product(
+        out, stage="pretrain", config=config.resolved(data), inputs=data.inputs, overwrite=overwrite
+    ) as product:
+        if product.done:
+            console.print(product.nothing_to_do, soft_wrap=True)
+            return
+        results = fit(
+            module,
+            loader,
+            views=maker,
+            folder=out,
+            config=config.training,
+            pruning=None if config.prune is None else Pruning.over(data, DynamicSchedule(config.prune)),
+            probe=make_probe(data.pool, data.held_out, data.classes),
+            **running,
+        )
+        if results is None:
+            product.leave()
+            return
+        saved = _save(objective, data, product)
+        facts: dict[str, Any] = {"tiles": len(data.pool), "benchmark_tiles_left_out": data.left_out, **results}
+        facts |= {"objective": config.method, "steps": config.steps, "presentations": config.steps * config.batch_size}
+        facts |= {"parameters": sum(p.numel() for one in objective.embedders.values() for p in one.parameters())}
+        product.sign(saved, seed=config.seed, summary=facts)
+    loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
+    console.print(f"{config.method} encoder, {loss}: {out.resolve()}", soft_wrap=True)
+
+
+def _build_objective(config: PretrainConfig, contracts: Mapping[str, Preprocessing]) -> Objective:
+    """The objective around one fresh encoder for each stream."""
+    encoders = {}
+    for place, (stream, contract) in enumerate(contracts.items()):
+        seed = derive_seed(config.seed, place) if place else config.seed
+        encoders[stream] = config.model.build(contract.bands, contract.size_px, seed)
+    return config.objective.build(encoders, seed=config.seed + 1)
+
+
+def _save(objective: Objective, data: TrainingData, product: OpenProduct) -> str:
+    """Write the encoder, or one per stream, each in a signed folder of its own; return the fingerprint of all."""
+    embedders = objective.embedders
+    if len(embedders) == 1:
+        ((stream, embedder),) = embedders.items()
+        return _save_one(product.folder, embedder, data, product, stream)
+    saved = {}
+    for stream, embedder in embedders.items():
+        config = {**product.config, "stream": stream}
+        with open_product(product.folder / stream, stage="pretrain", config=config, inputs=product.inputs) as part:
+            saved[stream] = _save_one(part.folder, embedder, data, product, stream)
+            if not part.done:
+                part.sign(saved[stream])
+    return fingerprint(saved)
+
+
+def _save_one(folder: Path, embedder: Backbone, data: TrainingData, product: OpenProduct, stream: str) -> str:
+    origin = {"inputs": dict(data.inputs), "config": dict(product.config), "licences": data.licences}
+    assert isinstance(embedder, VitBackbone)
+    return save_encoder(
+        folder,
+        embedder.network,
+        architecture=embedder.config,
+        preprocessing=data.items.contracts[stream],
+        pooling="cls" if embedder.pooling == "cls" else "mean",
         provenance=origin,
     )
-    facts: dict[str, Any] = {"tiles": len(material.pool), "benchmark_tiles_left_out": material.left_out, **results}
-    facts |= {"objective": recipe.objective, "steps": recipe.steps, "presentations": recipe.steps * recipe.batch_size}
-    facts |= {"parameters": sum(parameter.numel() for parameter in trained.embedder.parameters())}
-    finish(out, **made, product=product, started=clock, seed=recipe.seed, summary=facts)
-    loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
-    console.print(f"{recipe.objective} encoder, {loss}: {out.resolve()}", soft_wrap=True)
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

@@ -16,8 +16,6 @@ from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, canonical_json, replace
 from eo_ssl.synthetic import make_archive
 
-_CODE = "import sys; from eo_ssl.cli import main; sys.argv[0] = 'eo-ssl'; sys.exit(main(sys.argv[1:]))"
-
 
 def main(
     stages: list[dict[str, dict[str, Any]]],
@@ -75,7 +73,7 @@ def _stage(command: str, options: dict[str, Any], config: Path) -> dict[str, Any
     """Run one command in a fresh process and return its wall time, CPU time and peak memory."""
     replace(config, yaml.safe_dump(options, sort_keys=False).encode())
     clock = Clock()
-    process = subprocess.Popen([sys.executable, "-c", _CODE, command, "--config", str(config)])
+    process = subprocess.Popen([sys.executable, "-m", "eo_ssl.cli", command, "--config", str(config)])
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -16,7 +16,7 @@ from eo_ssl.encoder.foreign import ForeignEncoder, Form
 from eo_ssl.encoder.specs import Spec
 from eo_ssl.encoder.torchgeo_weights import tensors_of
 from eo_ssl.errors import UserError
-from eo_ssl.models.vit import seeded_init
+from eo_ssl.models import seeded_init
 from eo_ssl.preprocessing import Preprocessing
 
 TOWERS = {

@@ -12,7 +12,7 @@ from eo_ssl.encoder.foreign import ForeignEncoder, Form
 from eo_ssl.encoder.networks import at_input, input_px
 from eo_ssl.encoder.specs import Spec
 from eo_ssl.errors import UserError, nearest
-from eo_ssl.models.vit import seeded_init
+from eo_ssl.models import seeded_init
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.preprocessing.interpolation import Interpolation
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eo_ssl.encoder.protocol import Frozen, check_multiple, content, resized
 from eo_ssl.errors import UserError
-from eo_ssl.models.vit import VitConfig, mean_patch_token
+from eo_ssl.models.vit import VitConfig
 from eo_ssl.preprocessing import Preprocessing
 
 Pooling = Literal["cls", "mean"]
@@ -51,7 +51,7 @@ class VitEncoder(Frozen):
     def features(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         """Class token, or mean of the patch tokens: [B, C, H, W] -> [B, D]; missing pixels are the band's mean, as in training."""
         encoded = self._encoded(x)  # [B, P + N, D]
-        return encoded[:, 0] if self.pooling == "cls" else mean_patch_token(self.model, encoded)
+        return encoded[:, 0] if self.pooling == "cls" else encoded[:, self.model.num_prefix_tokens :].mean(dim=1)
 
     def tokens(self, x: Tensor) -> Tensor:
         """Patch tokens, without class token: [B, C, H, W] -> [B, N, D]."""

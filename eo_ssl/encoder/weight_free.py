@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from eo_ssl.encoder.protocol import Frozen
 from eo_ssl.errors import UserError
-from eo_ssl.models.vit import seeded_init
+from eo_ssl.models import seeded_init
 from eo_ssl.preprocessing import Preprocessing
 
 _RCF_BATCH = 16  # images convolved at once: 256 maps of 64 x 64 float32 are 4 MB per image

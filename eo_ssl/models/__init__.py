@@ -1,27 +1,35 @@
-"""Vision transformers: timm models with a class token, any number of bands and a plain timm state dict."""
+"""Backbones: timm networks for any bands, asked by objectives for one vector per image and one per patch."""
 
 from __future__ import annotations
 
-from eo_ssl.models.positions import sincos_positions
-from eo_ssl.models.vit import (
-    VitChoice,
-    VitConfig,
-    embed_patches,
-    encode_tokens,
-    make_vit,
-    mean_patch_token,
+from eo_ssl.models.backbone import (
+    Architecture,
+    Backbone,
+    MaskableBackbone,
+    Tokens,
+    View,
+    require_maskable,
     seeded_init,
-    split_patches,
-    take_patches,
 )
+from eo_ssl.models.patches import split_patches, take_patches
+from eo_ssl.models.positions import sincos_positions
+from eo_ssl.models.resnet import ResNet, ResNetBackbone, make_resnet
+from eo_ssl.models.vit import Vit, VitBackbone, VitConfig, make_vit
 
 __all__ = [
-    "VitChoice",
+    "Architecture",
+    "Backbone",
+    "MaskableBackbone",
+    "ResNet",
+    "ResNetBackbone",
+    "Tokens",
+    "View",
+    "Vit",
+    "VitBackbone",
     "VitConfig",
-    "embed_patches",
-    "encode_tokens",
+    "make_resnet",
     "make_vit",
-    "mean_patch_token",
+    "require_maskable",
     "seeded_init",
     "sincos_positions",
     "split_patches",

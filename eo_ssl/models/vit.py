@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import timm
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from eo_ssl.errors import UserError, nearest
+from eo_ssl.models.backbone import Architecture, MaskableBackbone, Tokens, View, seeded_init
+from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import sincos_positions
 
 
@@ -71,35 +73,6 @@ class VitConfig:
         return cls(**values)
 
 
-@dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
-class VitChoice:
-    """What a person chooses of a `VitConfig`; image size and bands come from the data."""
-
-    timm_name: str = "vit_tiny_patch16_224"
-    """Name registered in timm."""
-    patch_size: int = 8
-    """Side of a patch, pixels; divides the tile size."""
-    depth: int | None = None
-    """Number of blocks; None keeps that of the registered name."""
-    position: Literal["sincos", "learned"] = "sincos"
-    """Fixed sine-cosine position codes, or learned ones."""
-
-    def fit(self, *, img_size: int, in_chans: int) -> VitConfig:
-        """The full configuration for tiles of `img_size` pixels and `in_chans` bands."""
-        return VitConfig(self.timm_name, img_size, in_chans, self.patch_size, self.depth, self.position)
-
-
-@contextmanager
-def seeded_init(seed: int) -> Iterator[None]:
-    """Draw initial weights from `seed` inside the block and leave torch's global generator as it was.
-
-    timm and torch initialise from the global generator only, so it is borrowed, not used.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
 def make_vit(architecture: VitConfig, *, seed: int = 0) -> VisionTransformer:
     """A vision transformer with a class token, no head, and the state dict of plain timm.
 
@@ -148,86 +121,116 @@ def make_vit(architecture: VitConfig, *, seed: int = 0) -> VisionTransformer:
     return model
 
 
-def embed_patches(vit: VisionTransformer, image: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Tokens that enter the blocks: prefix tokens, then the patches (or those of `keep`) with their positions.
+@dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
+class Vit(Architecture):
+    """A plain vision transformer of timm with a class token; its image size and bands come from the data."""
 
-    Only the kept patches pass through the patch projection.
+    name: str = "vit_tiny_patch16_224"
+    """Name registered in timm; its patch and image size are overridden."""
+    patch_size: int = 8
+    """Side of a patch, pixels; divides the tile size."""
+    depth: int | None = None
+    """Number of blocks; None keeps that of the registered name."""
+    position: Literal["sincos", "learned"] = "sincos"
+    """Fixed sine-cosine position codes, or learned ones."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """What stands for the image: the mean of the patch tokens, or the class token."""
 
-    Args:
-        vit: model of `make_vit`.
-        image: [B, C, H, W] float32, normalised.
-        keep: [B, K] int64, raster indices of the patches wanted; None for all.
+    def __post_init__(self) -> None:
+        """Refuse an unknown pooling."""
+        if self.pooling not in ("mean", "cls"):
+            raise UserError(f"pooling must be 'mean' or 'cls', got '{self.pooling}': choose one of the two")
 
-    Returns:
-        [B, P + K, D] float32, P prefix tokens first.
-    """
-    batch = image.shape[0]
-    positions = _patch_positions(vit)  # [1, N, D]
-    if keep is None:
-        tokens = vit.patch_embed(image) + positions  # [B, N, D]
-    else:
-        pixels = split_patches(image, vit.patch_embed.patch_size[0]).flatten(2)  # [B, N, C*p*p]
-        pixels = take_patches(pixels, keep)  # [B, K, C*p*p]
-        projection = vit.patch_embed.proj
+    def build(self, bands: tuple[str, ...], size_px: int, seed: int) -> VitBackbone:
+        """A vision transformer for `bands` and images of `size_px`; see `make_vit` for what is refused."""
+        config = VitConfig(self.name, size_px, len(bands), self.patch_size, self.depth, self.position)
+        return VitBackbone(make_vit(config, seed=seed), config, bands=bands, pooling=self.pooling)
+
+
+class VitBackbone(MaskableBackbone):
+    """A timm vision transformer, evaluated on all patches, on some, or with a token in place of some."""
+
+    network: VisionTransformer
+
+    def __init__(
+        self, network: VisionTransformer, config: VitConfig, *, bands: tuple[str, ...], pooling: Literal["mean", "cls"]
+    ) -> None:
+        """Wrap `network`, which `make_vit(config)` made, for images of `bands`."""
+        super().__init__()
+        self.network, self.config, self.bands, self.pooling = network, config, bands, pooling
+        self.dim, self.patch_px, self.grid = int(network.embed_dim), config.patch_size, config.grid
+
+    def forward(self, view: View) -> Tokens:
+        """Encode all patches; for an image of the built size this equals timm's `forward_features`."""
+        return self._encode(self._projected(view), self._grid_of(view), None)
+
+    def visible(self, view: View, keep: Tensor) -> Tokens:
+        """Encode the patches `keep` [B, K] alone; only they pass through the patch projection."""
+        pixels = take_patches(split_patches(self.channels(view), self.patch_px).flatten(2), keep)  # [B, K, C*p*p]
+        projection = self.network.patch_embed.proj
         tokens = torch.nn.functional.linear(pixels, projection.weight.flatten(1), projection.bias)  # [B, K, D]
-        tokens = vit.patch_embed.norm(tokens)  # [B, K, D]
-        tokens = tokens + take_patches(positions.expand(batch, -1, -1), keep)  # [B, K, D]
-    prefix = _prefix_tokens(vit).expand(batch, -1, -1)  # [B, P, D]
-    ready: Tensor = vit.norm_pre(vit.pos_drop(torch.cat([prefix, tokens], dim=1)))  # [B, P + K, D]
-    return ready
+        return self._encode(self.network.patch_embed.norm(tokens), self._grid_of(view), keep)
 
+    def masked(self, view: View, mask: Tensor, token: Tensor) -> Tokens:
+        """Encode all positions with `token` [D] in place of the patches where `mask` [B, N] is true."""
+        projected = self._projected(view)  # [B, N, D]
+        tokens = torch.where(mask[..., None], token.to(projected.dtype), projected)  # [B, N, D]
+        return self._encode(tokens, self._grid_of(view), None)
 
-def encode_tokens(vit: VisionTransformer, image: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Encoded tokens of the image, or of the patches in `keep` alone, which then see only each other.
+    def at_size(self, size_px: int) -> VitBackbone:
+        """The same weights for images of another side: position codes interpolated by timm (bicubic, antialiased).
 
-    With `keep=None` this equals timm's `forward_features`.
+        Sine-cosine codes are interpolated like learned ones: the images show the same ground with more or fewer
+        pixels, so a patch keeps its place in the image, between places seen in training.
+        """
+        if size_px == self.config.img_size:
+            return self
+        network = copy.deepcopy(self.network)
+        network.set_input_size(img_size=(size_px, size_px))
+        config = dataclasses.replace(self.config, img_size=size_px)
+        return VitBackbone(network, config, bands=self.bands, pooling=cast(Literal["mean", "cls"], self.pooling))
 
-    Args:
-        vit: model of `make_vit`.
-        image: [B, C, H, W] float32, normalised.
-        keep: [B, K] int64, raster indices of the visible patches; None for all.
+    def _grid_of(self, view: View) -> tuple[int, int]:
+        """Rows and columns of patches of the view."""
+        height, width = view.image.shape[-2:]
+        if height % self.patch_px or width % self.patch_px:
+            raise UserError(
+                f"expected images whose sides are multiples of the patch of {self.patch_px} px, got {height} x {width}"
+                " px; choose a view size that the patch divides"
+            )
+        return height // self.patch_px, width // self.patch_px
 
-    Returns:
-        [B, P + K, D] float32 after the last norm, P prefix tokens first.
-    """
-    tokens: Tensor = vit.norm(vit.blocks(embed_patches(vit, image, keep)))  # [B, P + K, D]
-    return tokens
+    def _projected(self, view: View) -> Tensor:
+        """Patches of the view after the projection, without positions: [B, N, D]."""
+        embed = self.network.patch_embed
+        projected: Tensor = embed.norm(embed.proj(self.channels(view)).flatten(2).transpose(1, 2))
+        return projected
 
+    def _encode(self, tokens: Tensor, grid: tuple[int, int], keep: Tensor | None) -> Tokens:
+        """Run projected patches [B, K, D] through the blocks, at their positions and after the prefix tokens."""
+        network, batch = self.network, len(tokens)
+        positions = self._positions(grid)  # [1, N, D]
+        tokens = tokens + (positions if keep is None else take_patches(positions.expand(batch, -1, -1), keep))
+        prefix = self._prefix().expand(batch, -1, -1)  # [B, P, D]
+        entered = network.norm_pre(network.pos_drop(torch.cat([prefix, tokens], dim=1)))  # [B, P + K, D]
+        encoded: Tensor = network.norm(network.blocks(entered))  # [B, P + K, D]
+        prefix, patches = encoded[:, : prefix.shape[1]], encoded[:, prefix.shape[1] :]
+        return Tokens(patches.mean(dim=1) if self.pooling == "mean" else prefix[:, 0], patches, prefix)
 
-def mean_patch_token(vit: VisionTransformer, tokens: Tensor) -> Tensor:
-    """Mean over the patch tokens, without class and register tokens: [B, P + K, D] -> [B, D]."""
-    return tokens[:, vit.num_prefix_tokens :].mean(dim=1)
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position codes of the patches, resampled where the grid is not the built one: [1, N, D]."""
+        network = self.network
+        codes = cast(Tensor, network.pos_embed)  # make_vit refuses models without
+        codes = codes if network.no_embed_class else codes[:, network.num_prefix_tokens :]
+        if grid == self.grid:
+            return codes
+        resampled: Tensor = resample_abs_pos_embed(codes, grid, self.grid, num_prefix_tokens=0)
+        return resampled
 
-
-def split_patches(image: Tensor, patch_size: int) -> Tensor:
-    """Pixels of each patch, in the order of the patch projection's weight.
-
-    Args:
-        image: [B, C, H, W], any dtype; H and W are multiples of patch_size.
-        patch_size: side of a patch, pixels.
-
-    Returns:
-        [B, N, C, p*p], patches in raster order, pixels of a patch in raster order.
-    """
-    batch, channels, height, width = image.shape
-    rows, cols = height // patch_size, width // patch_size
-    grid = image.reshape(batch, channels, rows, patch_size, cols, patch_size)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * cols, channels, patch_size**2)  # [B, N, C, p*p]
-
-
-def take_patches(patches: Tensor, index: Tensor) -> Tensor:
-    """Rows of the second dimension: patches [B, N, ...], index [B, M] int64 -> [B, M, ...]."""
-    return patches[torch.arange(index.shape[0], device=index.device)[:, None], index]
-
-
-def _patch_positions(vit: VisionTransformer) -> Tensor:
-    """Position embeddings of the patches: [1, N, D]."""
-    positions = cast(Tensor, vit.pos_embed)  # make_vit refuses models without
-    return positions if vit.no_embed_class else positions[:, vit.num_prefix_tokens :]
-
-
-def _prefix_tokens(vit: VisionTransformer) -> Tensor:
-    """Class (and register) tokens with their positions: [1, P, D]."""
-    tokens: list[Tensor] = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
-    prefix = torch.cat(tokens, dim=1)  # [1, P, D]
-    return prefix if vit.no_embed_class else prefix + cast(Tensor, vit.pos_embed)[:, : vit.num_prefix_tokens]
+    def _prefix(self) -> Tensor:
+        """Class (and register) tokens with their positions: [1, P, D]."""
+        network = self.network
+        tokens: list[Tensor] = [token for token in (network.cls_token, network.reg_token) if token is not None]
+        prefix = torch.cat(tokens, dim=1)  # [1, P, D]
+        codes = cast(Tensor, network.pos_embed)
+        return prefix if network.no_embed_class else prefix + codes[:, : network.num_prefix_tokens]

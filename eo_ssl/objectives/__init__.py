@@ -1,42 +1,40 @@
-"""Self-supervised objectives: one file per method, a loss out of a batch and no trainer inside."""
+"""Self-supervised methods: one file each, a loss out of a batch of views and no trainer inside.
+
+Every module of this folder is imported, so that a method is known by the name of its class as soon as its file is there.
+"""
 
 from __future__ import annotations
 
-from eo_ssl.models import VitConfig
-from eo_ssl.objectives.base import Batch, Objective
-from eo_ssl.objectives.block_masks import BlockMaskConfig
-from eo_ssl.objectives.ijepa import IJepa, IJepaConfig
-from eo_ssl.objectives.mae import Mae, MaeConfig
-from eo_ssl.objectives.simclr import SimClr, SimClrConfig
+import pkgutil
+from importlib import import_module
+from typing import Any
 
-ObjectiveConfig = MaeConfig | IJepaConfig | SimClrConfig
+from eo_ssl.objectives.base import Method, Objective, Teacher, list_methods
+from eo_ssl.objectives.parts import all_mean
+from eo_ssl.objectives.step import Batch, Step, derive_seed
+from eo_ssl.objectives.views import ViewSpec, override_views
+
+for _module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 
-def make_objective(config: ObjectiveConfig, architecture: VitConfig, *, seed: int = 0) -> Objective:
-    """The objective that `config` belongs to, around a fresh encoder.
-
-    Args:
-        config: options of the method; their type names it.
-        architecture: the encoder.
-        seed: of the initial weights.
-    """
-    if isinstance(config, MaeConfig):
-        return Mae(architecture, config, seed=seed)
-    if isinstance(config, IJepaConfig):
-        return IJepa(architecture, config, seed=seed)
-    return SimClr(architecture, config, seed=seed)
+def __getattr__(name: str) -> Any:
+    """A method by the name of its class."""
+    known = list_methods()
+    if name not in known:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return known[name]
 
 
 __all__ = [
     "Batch",
-    "BlockMaskConfig",
-    "IJepa",
-    "IJepaConfig",
-    "Mae",
-    "MaeConfig",
+    "Method",
     "Objective",
-    "ObjectiveConfig",
-    "SimClr",
-    "SimClrConfig",
-    "make_objective",
+    "Step",
+    "Teacher",
+    "ViewSpec",
+    "all_mean",
+    "derive_seed",
+    "list_methods",
+    "override_views",
 ]

@@ -1,73 +1,104 @@
-"""What every objective is: a batch in, a loss out, an encoder inside and no trainer."""
+"""What every method is: a table of views, numbers with their source, and an objective without a trainer inside."""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, TypedDict
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from eo_ssl.models import encode_tokens, mean_patch_token
-
-
-class Batch(TypedDict, total=False):
-    """A batch of tiles; `views` replaces image and valid for objectives that compare views."""
-
-    image: Tensor
-    """[B, C, H, W] float32, normalised; invalid pixels hold any value."""
-    valid: Tensor
-    """[B, C, H, W] bool."""
-    row: Tensor
-    """[B] int64, global rows of the tiles in the source."""
-    seed: int
-    """Seed of everything random in this step; derived from the run's seed and the step alone."""
-    views: list[Batch]
-    """Two batches of the same tiles under independent augmentations."""
+from eo_ssl.models import Backbone, Tokens, View
+from eo_ssl.objectives.step import Batch, Step
+from eo_ssl.objectives.views import ViewSpec
 
 
 class Objective(nn.Module, ABC):
-    """A self-supervised task around an encoder; a pure function of the weights and the batch."""
+    """A self-supervised task around encoders; a pure function of the weights and the batch."""
 
-    encoder: VisionTransformer
-    views: ClassVar[int] = 1
-    """Number of views of a tile that a batch holds."""
-    pooling: ClassVar[Literal["mean", "cls"]] = "mean"
-    """How the tokens of this objective's encoder become one feature: mean of the patches or the class token."""
+    encoders: nn.ModuleDict
+    """By the stream of the item that each encodes: one named `tile`, or one for each stream of a pair."""
+
+    def __init__(self, encoders: Mapping[str, Backbone]) -> None:
+        """Hold the encoders."""
+        super().__init__()
+        self.encoders = nn.ModuleDict(encoders)
 
     @property
-    def embedder(self) -> VisionTransformer:
-        """The network whose features are used: the EMA teacher where there is one, else the trained encoder."""
-        return self.encoder
+    def encoder(self) -> Backbone:
+        """The first encoder: the only one of most methods."""
+        first: Backbone = next(iter(self.encoders.values()))  # type: ignore[assignment]
+        return first
+
+    @property
+    def embedders(self) -> Mapping[str, Backbone]:
+        """The networks whose features are used, by stream: EMA teachers where the paper evaluates them, else the encoders."""
+        return dict(self.encoders.items())  # type: ignore[arg-type]
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of the batch under the key `loss` (a scalar), and further scalars worth logging."""
 
-    def after_step(self, step: int, total: int) -> None:
-        """Update what no gradient moves (EMA teachers); called once per optimizer step.
+    def after_step(self, step: Step) -> None:
+        """Update what no gradient moves (EMA teachers); called once per optimizer step, `step.number` is 1 after the first."""
+
+    def embed(self, view: View) -> Tensor:
+        """Features of the embedder of the view's stream: [B, D]."""
+        tokens: Tokens = self.embedders[view.stream](view)
+        return tokens.pooled
+
+
+class Method(ABC):
+    """A frozen dataclass per method, chosen by its class name: its numbers, each with its source.
+
+    A subclass in a file of this folder is found by the command line; nothing else names it.
+    """
+
+    views: ClassVar[Mapping[str, ViewSpec]]
+    """The augmentation table of the paper, by name of the group of views."""
+
+    @abstractmethod
+    def build(self, encoders: Mapping[str, Backbone], seed: int) -> Objective:
+        """The objective around fresh encoders.
 
         Args:
-            step: optimizer steps done so far, 1 after the first.
-            total: optimizer steps of the whole run.
+            encoders: by stream of the items.
+            seed: of the initial weights of everything but the encoders.
+
+        Raises:
+            UserError: encoders that the method cannot train, or options that do not fit them.
         """
 
-    def embed(self, image: Tensor) -> Tensor:
-        """Features of the embedder: [B, C, H, W] float32 normalised -> [B, D]."""
-        tokens = encode_tokens(self.embedder, image)  # [B, P + N, D]
-        return mean_patch_token(self.embedder, tokens) if self.pooling == "mean" else tokens[:, 0]
+
+class Teacher(nn.Module):
+    """An exponential moving average of a network, never trained, always in evaluation mode."""
+
+    def __init__(self, student: nn.Module) -> None:
+        """Begin as a copy of `student`."""
+        super().__init__()
+        self.network = copy.deepcopy(student).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay in evaluation mode, whatever is asked."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module, *, momentum: float) -> None:
+        """Move every parameter towards the student's, t <- m t + (1 - m) s, and take over its buffers."""
+        mine: list[Tensor] = list(self.network.parameters())
+        torch._foreach_lerp_(mine, list(student.parameters()), 1 - momentum)
+        for buffer, source in zip(self.network.buffers(), student.buffers(), strict=True):
+            buffer.copy_(source)
 
 
-def generator(batch: Batch) -> torch.Generator:
-    """A fresh CPU generator seeded by the batch: the same step draws the same numbers on every device."""
-    return torch.Generator().manual_seed(batch["seed"])
-
-
-def zero_invalid(batch: Batch) -> Tensor:
-    """The image with invalid pixels set to zero, the band's mean after normalisation: [B, C, H, W] float32.
-
-    What a file holds in place of missing data must reach neither the encoder nor the loss.
-    """
-    image = batch["image"]
-    return torch.where(batch["valid"], image, image.new_zeros(()))
+def list_methods() -> dict[str, type[Method]]:
+    """Every method by its class name, in alphabetical order."""
+    found: list[type[Method]] = []
+    waiting = list(Method.__subclasses__())
+    while waiting:
+        method = waiting.pop()
+        waiting += method.__subclasses__()
+        found.append(method)
+    return {method.__name__: method for method in sorted(found, key=lambda method: method.__name__)}

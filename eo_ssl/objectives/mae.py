@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from timm.models.vision_transformer import Block
-from torch import Tensor, nn
+from torch import Tensor
 
 from eo_ssl.errors import UserError
-from eo_ssl.models import VitConfig, encode_tokens, make_vit, seeded_init, sincos_positions, split_patches, take_patches
-from eo_ssl.objectives.base import Batch, Objective, generator, zero_invalid
+from eo_ssl.models import Backbone, MaskableBackbone, require_maskable, seeded_init, split_patches, take_patches
+from eo_ssl.objectives.base import Method, Objective
+from eo_ssl.objectives.parts import Predictor, check_narrow, mean_of_valid
+from eo_ssl.objectives.step import Batch
+from eo_ssl.objectives.views import ViewSpec
 
 VARIANCE_FLOOR = 1e-6  # squared normalised units; keeps constant patches finite (He et al. 2022, section 4)
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
-class MaeConfig:
-    """Options of the masked autoencoder."""
+class Mae(Method):
+    """Masked autoencoder: encode the visible patches, predict the pixels of the hidden ones."""
+
+    views: ClassVar[Mapping[str, ViewSpec]] = {
+        "tile": ViewSpec(crop=(0.2, 1.0))
+    }  # He et al. 2022, table 8: crop and flip
 
     mask_ratio: float = 0.75
     """Share of the patches that is hidden (He et al. 2022, section 4)."""
@@ -38,73 +45,53 @@ class MaeConfig:
             raise UserError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}: try 0.75")
         if self.norm not in ("patch_band", "patch"):
             raise UserError(f"norm must be 'patch_band' or 'patch', got '{self.norm}': choose one of the two")
-        if self.decoder_depth < 1 or self.decoder_heads < 1 or self.decoder_dim % self.decoder_heads:
-            raise UserError(
-                f"decoder_dim must be a multiple of decoder_heads with at least one block, got {self.decoder_dim},"
-                f" {self.decoder_heads} heads and {self.decoder_depth} blocks: change one of them"
-            )
+        check_narrow("decoder", width=self.decoder_dim, depth=self.decoder_depth, heads=self.decoder_heads)
+
+    def build(self, encoders: Mapping[str, Backbone], seed: int) -> MaeObjective:
+        """Encoder and decoder; refuses a network that cannot leave out patches, and a grid with none to hide."""
+        return MaeObjective(require_maskable(encoders["tile"], method="Mae"), self, seed=seed)
 
 
-class Mae(Objective):
+class MaeObjective(Objective):
     """Encode the visible patches and the class token, decode all, predict the hidden ones."""
 
-    def __init__(self, architecture: VitConfig, config: MaeConfig | None = None, *, seed: int = 0) -> None:
-        """Build encoder and decoder.
-
-        Args:
-            architecture: the encoder.
-            config: options.
-            seed: of the initial weights.
-        """
-        super().__init__()
-        self.config = config = config or MaeConfig()
-        self.patch_size = architecture.patch_size
-        self.encoder = make_vit(architecture, seed=seed)
-        rows, cols = architecture.grid
-        self.n_visible = max(1, int(rows * cols * (1 - config.mask_ratio)))  # floor, as in the paper's code
-        if self.n_visible >= rows * cols:
+    def __init__(self, encoder: MaskableBackbone, method: Mae, *, seed: int = 0) -> None:
+        """Build the decoder, its weights drawn from `seed`, around `encoder`."""
+        super().__init__({"tile": encoder})
+        self.method, self.patch_px = method, encoder.patch_px
+        rows, cols = encoder.grid
+        self.n_patches = rows * cols
+        self.n_visible = max(1, int(self.n_patches * (1 - method.mask_ratio)))  # floor, as in the paper's code
+        if self.n_visible >= self.n_patches:
             raise UserError(
-                f"mask_ratio {config.mask_ratio} hides no patch of a {rows} x {cols} grid: use smaller patches"
+                f"mask_ratio {method.mask_ratio} hides no patch of a {rows} x {cols} grid: use smaller patches"
             )
-        width = config.decoder_dim
-        with seeded_init(seed + 1):
-            self.decoder_embed = nn.Linear(self.encoder.embed_dim, width)
-            self.mask_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-            self.decoder_blocks = nn.Sequential(
-                *[Block(width, config.decoder_heads, mlp_ratio=4.0, qkv_bias=True) for _ in range(config.decoder_depth)]
+        with seeded_init(seed):
+            self.decoder = Predictor(
+                encoder.dim,
+                encoder.grid,
+                width=method.decoder_dim,
+                depth=method.decoder_depth,
+                heads=method.decoder_heads,
+                out=len(encoder.bands) * encoder.patch_px**2,
             )
-            self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
-            self.decoder_head = nn.Linear(width, architecture.in_chans * self.patch_size**2)
-        self.register_buffer("positions", sincos_positions(architecture.grid, width, prefix=0), persistent=False)
-        self.positions: Tensor  # [1, N, width]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error of the hidden valid pixels, `loss`."""
-        image = zero_invalid(batch)  # [B, C, H, W]
-        keep, hidden = self.draw_mask(image.shape[0], generator(batch))  # [B, K], [B, M]
-        keep, hidden = keep.to(image.device), hidden.to(image.device)
-        tokens = encode_tokens(self.encoder, image, keep)  # [B, P + K, D]
-        prediction = self.decode(tokens, keep, hidden)  # [B, M, C*p*p]
-        target = take_patches(split_patches(image, self.patch_size), hidden)  # [B, M, C, p*p]
-        valid = take_patches(split_patches(batch["valid"], self.patch_size), hidden)  # [B, M, C, p*p]
-        return {"loss": masked_loss(prediction.reshape(target.shape), target, valid, norm=self.config.norm)}
+        (view,) = batch.views["tile"]
+        encoder = require_maskable(self.encoder, method="Mae")
+        keep, hidden = self.draw_mask(len(view), batch.step.generator())  # [B, K], [B, M]
+        keep, hidden = keep.to(view.image.device), hidden.to(view.image.device)
+        tokens = encoder.visible(view, keep)
+        prediction = self.decoder(tokens, keep, hidden[:, None])[:, 0]  # [B, M, C*p*p]
+        target = take_patches(split_patches(view.pixels, self.patch_px), hidden)  # [B, M, C, p*p]
+        valid = take_patches(split_patches(view.valid, self.patch_px), hidden)  # [B, M, C, p*p]
+        return {"loss": masked_loss(prediction.reshape(target.shape), target, valid, norm=self.method.norm)}
 
     def draw_mask(self, batch: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Visible and hidden patches of each tile, a uniform random split: [B, K] and [B, M] int64."""
-        order = torch.rand(batch, self.positions.shape[1], generator=rng).argsort(dim=1)  # [B, N]
+        order = torch.rand(batch, self.n_patches, generator=rng).argsort(dim=1)  # [B, N]
         return order[:, : self.n_visible], order[:, self.n_visible :]
-
-    def decode(self, tokens: Tensor, keep: Tensor, hidden: Tensor) -> Tensor:
-        """Predicted normalised pixels of the hidden patches: [B, P + K, D] -> [B, M, C*p*p]."""
-        prefix = tokens.shape[1] - keep.shape[1]
-        known = self.decoder_embed(tokens)  # [B, P + K, d]
-        positions = self.positions.expand(tokens.shape[0], -1, -1)  # [B, N, d]
-        placed = known[:, prefix:] + take_patches(positions, keep)  # [B, K, d]
-        known = torch.cat([known[:, :prefix], placed], dim=1)  # [B, P + K, d]
-        unknown = self.mask_token + take_patches(positions, hidden)  # [B, M, d]
-        decoded = self.decoder_blocks(torch.cat([known, unknown], dim=1))[:, known.shape[1] :]  # [B, M, d]
-        pixels: Tensor = self.decoder_head(self.decoder_norm(decoded))  # [B, M, C*p*p]
-        return pixels
 
 
 def normalise_patches(target: Tensor, valid: Tensor, *, norm: Literal["patch_band", "patch"]) -> Tensor:
@@ -142,5 +129,5 @@ def masked_loss(prediction: Tensor, target: Tensor, valid: Tensor, *, norm: Lite
         Scalar; zero when no pixel is valid.
     """
     weight = valid.to(prediction.dtype)
-    error = (prediction - normalise_patches(target, valid, norm=norm)).square() * weight  # [B, M, C, p*p]
-    return error.sum() / weight.sum().clamp(min=1)
+    error = (prediction - normalise_patches(target, valid, norm=norm)).square()  # [B, M, C, p*p]
+    return mean_of_valid(error, weight)

@@ -1,35 +1,45 @@
-"""Training of an encoder: data, sampler, augmentation, the one LightningModule, dynamic pruning, monitors, resume."""
+"""Training of encoders: items, sampler, views, the one LightningModule, dynamic pruning, monitors, resume."""
 
 from __future__ import annotations
 
-from eo_ssl.pretraining.augmentation import DEFAULT_AUGMENT, Augmentation, AugmentConfig
-from eo_ssl.pretraining.data import Choice, Material, TileSource, gather
 from eo_ssl.pretraining.fit import FitConfig, fit
-from eo_ssl.pretraining.loader import TileData, TileLoader
+from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
+from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import OptimizerConfig, Pretraining
-from eo_ssl.pretraining.monitors import Probe, feature_std, make_probe, rank_me
+from eo_ssl.pretraining.monitors import LabelledProbe, feature_std, make_probe, rank_me
+from eo_ssl.pretraining.processes import LoggerName, Precision, Processes
 from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
-from eo_ssl.pretraining.sampler import TileSampler
+from eo_ssl.pretraining.sampler import ItemSampler, count_steps
+from eo_ssl.pretraining.tile_source import TileSource
+from eo_ssl.pretraining.training_data import DataSelection, TrainingData, open_training_data
+from eo_ssl.pretraining.views import ItemBatch, ViewMaker
 
 __all__ = [
-    "DEFAULT_AUGMENT",
-    "AugmentConfig",
-    "Augmentation",
-    "Choice",
+    "DataSelection",
     "DynamicPruning",
     "FitConfig",
-    "Material",
+    "ItemBatch",
+    "ItemData",
+    "ItemLoader",
+    "ItemSampler",
+    "Items",
+    "LabelledProbe",
+    "LoggerName",
     "OptimizerConfig",
+    "Pairs",
+    "Places",
+    "Precision",
     "Pretraining",
-    "Probe",
+    "Processes",
     "Pruning",
-    "TileData",
-    "TileLoader",
-    "TileSampler",
     "TileSource",
+    "Tiles",
+    "TrainingData",
+    "ViewMaker",
+    "count_steps",
     "feature_std",
     "fit",
-    "gather",
     "make_probe",
+    "open_training_data",
     "rank_me",
 ]

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 
 from eo_ssl.manifest import explain_os_error, sync_folder
 from eo_ssl.objectives import Batch
-from eo_ssl.pretraining.module import trained
+from eo_ssl.pretraining.module import as_pretraining
 
 SUFFIX = ".ckpt"
 
@@ -34,8 +34,8 @@ class AtomicCheckpoint(pl.callbacks.Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         """Save where a checkpoint is due; the last step is the encoder's, not a checkpoint's."""
-        step = trainer.global_step
-        if step % self.every == 0 and step < trained(pl_module).steps:
+        module, step = as_pretraining(pl_module), trainer.global_step
+        if module.stepped and step % self.every == 0 and step < module.steps:
             self.save(trainer, step)
 
     def save(self, trainer: pl.Trainer, step: int) -> None:

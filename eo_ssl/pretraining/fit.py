@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 
 from eo_ssl.errors import UserError
-from eo_ssl.pretraining.augmentation import Augmentation
 from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, latest_checkpoint
-from eo_ssl.pretraining.loader import TileData, TileLoader
+from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import Pretraining
-from eo_ssl.pretraining.monitors import Monitors, Probe
+from eo_ssl.pretraining.monitors import LabelledProbe, Monitors
+from eo_ssl.pretraining.processes import LoggerName, Processes, make_loggers
 from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
 from eo_ssl.pretraining.run_log import ProgressLine, RunLog, summarise
+from eo_ssl.pretraining.views import ViewMaker
 
-Precision = Literal["auto", "float32", "bfloat16"]
+LOST = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")  # words of torch for a lost process
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
 class FitConfig:
-    """How a run is driven; nothing here changes what is learned but `precision`."""
+    """How a run is watched and saved; nothing here changes what is learned."""
 
     log_every: int = 10
     """Steps between lines of the log."""
@@ -36,10 +38,6 @@ class FitConfig:
     """Most tiles whose features are looked at."""
     checkpoint_every: int = 100
     """Steps between checkpoints, at which a killed run resumes."""
-    precision: Precision = "auto"
-    """`auto`: bfloat16 on a GPU that has it, else float32; a CPU without bfloat16 units is 17 times slower with it."""
-    read_ahead: bool = True
-    """Read the next batch in a thread during the step."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -50,14 +48,17 @@ class FitConfig:
 
 def fit(
     module: Pretraining,
-    loader: TileLoader,
+    loader: ItemLoader,
     *,
-    augmentation: Augmentation,
+    views: ViewMaker,
     folder: Path,
     config: FitConfig,
+    processes: Processes = Processes(),  # noqa: B008  (frozen)
+    loggers: tuple[LoggerName, ...] = (),
+    max_time: str | None = None,
     pruning: Pruning | None = None,
-    probe: Probe | None = None,
-) -> dict[str, float]:
+    probe: LabelledProbe | None = None,
+) -> dict[str, float] | None:
     """Train to the last step, from the newest checkpoint in `folder` where there is one.
 
     On a CPU a resumed run ends with bit-equal weights: order, augmentation and masks come from (seed, epoch, step).
@@ -65,17 +66,21 @@ def fit(
     Args:
         module: the objective with its optimiser; changed in place.
         loader: the batches of the run.
-        augmentation: applied to each batch.
+        views: makes the views of each batch.
         folder: receives `log.jsonl`, `checkpoints/` and, with pruning, `pruning/`.
-        config: how the run is driven.
+        config: how the run is watched and saved.
+        processes: devices and processes.
+        loggers: Lightning loggers that receive what `log.jsonl` receives, in `logs/`.
+        max_time: DD:HH:MM:SS after which the run stops with a checkpoint; None for no limit.
         pruning: dynamic pruning; None trains on the whole pool throughout.
         probe: labelled tiles for the online nearest-neighbour accuracy.
 
     Returns:
-        Loss first and last, images per second and the latest monitors.
+        Loss first and last, images per second and the latest monitors; None in all processes of a run but the first.
 
     Raises:
-        UserError: if the disk is full, or the data are refused by their preprocessing.
+        UserError: if the disk is full, the data are refused by their preprocessing, another process of the run ended, or
+            the time was up.
     """
     log = RunLog(folder / "log.jsonl", loader, every=config.log_every)
     pool = loader.sampler.pool
@@ -84,46 +89,63 @@ def fit(
         Monitors(loader, log, rows=watched, every=config.monitor_every, probe=probe),
         log,
         ProgressLine(),
-        AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every),
+        checkpoint := AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every),
     ]
     if pruning is not None:
         callbacks.insert(0, DynamicPruning(pruning, loader, log, folder=folder / "pruning"))
-    trainer = _trainer(module, callbacks, folder, config.precision)
+    trainer = _trainer(module, callbacks, folder, processes, loggers, max_time)
     resume = latest_checkpoint(folder / "checkpoints")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _explain_lost_process(processes):
         # A teacher stays in evaluation mode on purpose.
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         # Lightning's own call of torch, nothing a user of either can change.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
-        trainer.fit(module, TileData(loader, augmentation), ckpt_path=resume, weights_only=True)
-    return summarise(log.rows())
+        trainer.fit(module, ItemData(loader, views), ckpt_path=resume, weights_only=True)
+    if trainer.global_step < module.steps:
+        checkpoint.save(trainer, trainer.global_step)
+        raise UserError(
+            f"expected {module.steps} steps within the time of {max_time}, got {trainer.global_step}; the same command"
+            " goes on from there"
+        )
+    return summarise(log.rows()) if trainer.is_global_zero else None
 
 
-def _trainer(module: Pretraining, callbacks: list[pl.Callback], folder: Path, precision: Precision) -> pl.Trainer:
+@contextmanager
+def _explain_lost_process(processes: Processes) -> Iterator[None]:
+    """Say in a sentence that another process of the run has ended: what the others see is a broken connection."""
+    try:
+        yield
+    except RuntimeError as error:
+        broken = isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in LOST)
+        if processes.world == 1 or not broken:
+            raise
+        raise UserError(
+            f"expected all {processes.world} processes of the run to go on, got the end of one"
+            f" ({str(error).strip().splitlines()[0][:120]}); the same command resumes from the newest checkpoint"
+        ) from error
+
+
+def _trainer(
+    module: Pretraining,
+    callbacks: list[pl.Callback],
+    folder: Path,
+    processes: Processes,
+    loggers: tuple[LoggerName, ...],
+    max_time: str | None,
+) -> pl.Trainer:
     """Lightning's trainer without its own log, progress, sampler and epochs."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices and tips are noise in a log
     return pl.Trainer(
         max_steps=module.steps,
         max_epochs=1,  # Lightning's epoch is the whole run; the sampler counts its own
-        accelerator="auto",
-        devices=1,
-        precision=_precision(precision),
+        max_time=max_time,
         gradient_clip_val=module.config.clip_grad,
         callbacks=callbacks,
-        logger=False,
+        logger=make_loggers(loggers, folder / "logs") or False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
+        **processes.trainer_options(),
     )
-
-
-def _precision(wanted: Precision) -> Literal["32-true", "bf16-mixed"]:
-    """Lightning's name of the precision; bfloat16 only where the hardware has it."""
-    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    if wanted == "bfloat16" and not has_bfloat16:
-        raise UserError(
-            "expected a GPU with bfloat16 for precision bfloat16, got none: use --training.precision float32"
-        )
-    return "bf16-mixed" if has_bfloat16 and wanted != "float32" else "32-true"

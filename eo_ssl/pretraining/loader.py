@@ -12,19 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eo_ssl.objectives import Batch
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.pretraining.augmentation import Augmentation
-from eo_ssl.pretraining.data import TileSource
-from eo_ssl.pretraining.sampler import Rows, TileSampler
+from eo_ssl.objectives import Batch, Step, derive_seed
+from eo_ssl.pretraining.items import Items
+from eo_ssl.pretraining.sampler import ItemSampler, Rows
+from eo_ssl.pretraining.views import ItemBatch, ViewMaker
 
 
-def step_seed(seed: int, step: int, *, rank: int = 0) -> int:
-    """Seed of everything random in one step, different for each step and rank; below 2**63."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
-
-
-class TileLoader:
+class ItemLoader:
     """Batches of a whole run in order; knows where it is and reads one batch ahead in a thread.
 
     A batch depends on (seed, epoch, step) and the pool alone. One that was read ahead is thrown away if the pool
@@ -32,49 +26,66 @@ class TileLoader:
     """
 
     def __init__(
-        self, source: TileSource, preprocessing: Preprocessing, sampler: TileSampler, *, steps: int, ahead: bool = True
+        self, items: Items, sampler: ItemSampler, *, steps: int, accumulate: int = 1, ahead: bool = True
     ) -> None:
-        """Serve `steps` batches of `source` as `sampler` orders them; `ahead` reads the next one in a thread."""
-        self.source, self.preprocessing, self.sampler = source, preprocessing, sampler
-        self.steps, self.ahead, self.step = steps, ahead, 0
+        """Serve the batches of `steps` optimizer steps of `items` as `sampler` orders them.
+
+        Args:
+            items: what is read.
+            sampler: gives the items of each batch.
+            steps: optimizer steps of the run.
+            accumulate: batches of one optimizer step.
+            ahead: read the next batch in a thread.
+        """
+        self.items, self.sampler = items, sampler
+        self.steps, self.accumulate, self.ahead, self.step = steps, accumulate, ahead, 0
         self._lock = Lock()
 
     def __len__(self) -> int:
-        """Steps of the whole run, whatever is done already."""
-        return self.steps
+        """Batches of the whole run, whatever is done already."""
+        return self.steps * self.accumulate
 
-    def __iter__(self) -> Iterator[Batch]:
+    @property
+    def presented(self) -> int:
+        """Items of one optimizer step, over all processes."""
+        return self.sampler.global_batch * self.accumulate
+
+    def __iter__(self) -> Iterator[ItemBatch]:
         """Batches from the current step on."""
         with ThreadPoolExecutor(max_workers=1) as pool:
-            pending: tuple[tuple[int, bytes], Future[Batch]] | None = None
-            while self.step < self.steps:
+            pending: tuple[tuple[int, bytes], Future[ItemBatch]] | None = None
+            while self.step < len(self):
                 rows = self.sampler.rows()
                 key = self.step, rows.tobytes()
                 ready = None if pending is None else pending[1].result()
                 batch = ready if ready is not None and pending is not None and pending[0] == key else self._make(*key)
                 self.sampler.advance()
                 self.step += 1
-                if self.ahead and self.step < self.steps:
+                if self.ahead and self.step < len(self):
                     following = self.step, self.sampler.rows().tobytes()
                     pending = following, pool.submit(self._make, *following)
                 yield batch
 
-    def normalised(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Encoder input and validity of any rows: [n, C, S, S] float32 and bool."""
-        source = self.source
-        with self._lock:  # the buffers of the source are shared with the thread that reads ahead
-            return self.preprocessing(
-                source.read(rows), bands=source.bands, quantity=source.quantity, sensor=source.sensor
-            )
+    def normalised(self, rows: Rows) -> dict[str, tuple[Tensor, Tensor]]:
+        """Encoder input and validity of any items, by stream: [n, D, C, S, S] float32 and bool."""
+        batch = {}
+        with self._lock:  # the buffers of the sources are shared with the thread that reads ahead
+            for stream, tiles in self.items.read(rows).items():
+                source = self.items.sources[stream]
+                image, valid = self.items.contracts[stream](
+                    tiles.flatten(0, 1), bands=source.bands, quantity=source.quantity, sensor=source.sensor
+                )
+                leading = tiles.shape[:2]
+                batch[stream] = image.reshape(*leading, *image.shape[1:]), valid.reshape(*leading, *valid.shape[1:])
+        return batch
 
-    def _make(self, step: int, rows: bytes) -> Batch:
+    def _make(self, step: int, rows: bytes) -> ItemBatch:
         index = np.frombuffer(rows, dtype=np.int64)
-        image, valid = self.normalised(index)
-        seed = step_seed(self.sampler.seed, step, rank=self.sampler.rank)
-        return {"image": image, "valid": valid, "row": torch.tensor(index), "seed": seed}
+        seed = derive_seed(self.sampler.seed, step, self.sampler.rank)
+        return ItemBatch(self.normalised(index), torch.tensor(index), Step(step // self.accumulate, self.steps, seed))
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps served and the sampler's state."""
+        """Batches served and the sampler's state."""
         return {"step": self.step, "sampler": self.sampler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -83,18 +94,23 @@ class TileLoader:
         self.sampler.load_state_dict(state["sampler"])
 
 
-class TileData(pl.LightningDataModule):
-    """Hands the loader to Lightning and augments each batch on the device it was moved to."""
+class ItemData(pl.LightningDataModule):
+    """Hands the loader to Lightning and makes the views of each batch on the device it was moved to."""
 
-    def __init__(self, loader: TileLoader, augmentation: Augmentation) -> None:
-        """Serve `loader` through `augmentation`."""
+    def __init__(self, loader: ItemLoader, views: ViewMaker) -> None:
+        """Serve `loader` through `views`."""
         super().__init__()
-        self.loader, self.augmentation = loader, augmentation
+        self.loader, self.views = loader, views
 
-    def train_dataloader(self) -> TileLoader:
+    def setup(self, stage: str) -> None:
+        """Take the part of this process, which Lightning has given its rank by now."""
+        if self.trainer is not None:
+            self.loader.sampler.take_rank(self.trainer.global_rank)
+
+    def train_dataloader(self) -> ItemLoader:
         """The one loader of the run."""
         return self.loader
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment; seeded by the batch itself."""
-        return self.augmentation(batch)
+    def on_after_batch_transfer(self, batch: ItemBatch, dataloader_idx: int) -> Batch:
+        """Make the views; seeded by the batch itself."""
+        return self.views(batch)

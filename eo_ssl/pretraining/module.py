@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from eo_ssl.errors import UserError
-from eo_ssl.objectives import Batch, Objective
+from eo_ssl.models import View
+from eo_ssl.objectives import Batch, Objective, Step, all_mean
 
 TOKENS = ("cls_token", "reg_token", "pos_embed", "mask_token")  # parameters that are inputs, not maps
 
@@ -63,8 +66,7 @@ def weight_decay_at(step: int, *, total: int, config: OptimizerConfig) -> float:
     """Weight decay of the step after `step` finished ones: constant, or along half a cosine to its end."""
     if config.weight_decay_end is None:
         return config.weight_decay
-    rest = 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
-    return config.weight_decay_end + (config.weight_decay - config.weight_decay_end) * rest
+    return Step(step, total, seed=0).cosine(config.weight_decay, config.weight_decay_end)
 
 
 def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
@@ -99,12 +101,17 @@ class Pretraining(pl.LightningModule):
             )
         self.objective, self.lr, self.steps, self.config = objective, lr, steps, optimizer
         self.last: dict[str, Tensor] = {}
-        """Detached results of the latest step, on the device."""
+        """Results of the latest batch, means over all processes, on the device."""
+        self.step = Step(0, steps, seed=0)
+        """Of the latest batch."""
+        self.stepped = False
+        """Whether the latest batch was the last of an optimizer step."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of the batch."""
+        self.step, self.stepped = batch.step, False
         results: dict[str, Tensor] = self.objective(batch)
-        self.last = {name: value.detach() for name, value in results.items()}
+        self.last = {name: all_mean(value.detach()) for name, value in results.items()}
         return results["loss"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -122,24 +129,32 @@ class Pretraining(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the objective update its teacher, so that every callback sees both in one state."""
         super().optimizer_step(*args, **kwargs)
-        self.objective.after_step(self.global_step + 1, self.steps)  # Lightning counts the step afterwards
+        self.stepped = True
+        done = self.global_step + 1  # Lightning counts the step afterwards
+        self.objective.after_step(dataclasses.replace(self.step, number=done))
 
     def lr_at(self, step: int) -> float:
         """Learning rate of the step after `step` finished ones."""
         return self.lr * lr_share(step, total=self.steps, config=self.config)
 
     @torch.no_grad()
-    def embed(self, image: Tensor) -> Tensor:
-        """Features of the embedder in evaluation mode, without augmentation: [B, C, S, S] -> [B, D] float32, on the CPU."""
+    def embed(self, views: Sequence[View]) -> Tensor:
+        """Features of items in evaluation mode: the views of one item beside each other, [B, D] float32, on the CPU.
+
+        Those of several views are brought to length 1 first, so that none outweighs another.
+        """
         training = self.objective.training
         self.objective.eval()
         try:
-            return self.objective.embed(image.to(self.device)).float().cpu()
+            features = [self.objective.embed(view) for view in views]
         finally:
             self.objective.train(training)
+        if len(features) > 1:
+            features = [nn.functional.normalize(vectors, dim=1) for vectors in features]
+        return torch.cat(features, dim=1).float().cpu()
 
 
-def trained(module: pl.LightningModule) -> Pretraining:
+def as_pretraining(module: pl.LightningModule) -> Pretraining:
     """The module under its own type; the callbacks of this room serve no other."""
     if not isinstance(module, Pretraining):
         raise TypeError(f"expected eo_ssl's Pretraining module, got {type(module).__name__}")

@@ -13,9 +13,10 @@ from rich.progress import track
 from torch import Tensor
 
 from eo_ssl.evaluation import knn
+from eo_ssl.models import View
 from eo_ssl.objectives import Batch
-from eo_ssl.pretraining.loader import TileLoader
-from eo_ssl.pretraining.module import Pretraining, trained
+from eo_ssl.pretraining.loader import ItemLoader
+from eo_ssl.pretraining.module import Pretraining, as_pretraining
 from eo_ssl.pretraining.run_log import RunLog
 from eo_ssl.pretraining.sampler import Rows
 
@@ -26,7 +27,7 @@ LONG_ROWS = 4096  # rows from which embedding shows its progress
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class LabelledProbe:
     """Labelled tiles for the online nearest-neighbour accuracy."""
 
     train_rows: Rows
@@ -41,7 +42,7 @@ class Probe:
     """Neighbours."""
 
 
-def make_probe(pool: Rows, held_out: Rows, classes: npt.NDArray[np.int64]) -> Probe | None:
+def make_probe(pool: Rows, held_out: Rows, classes: npt.NDArray[np.int64]) -> LabelledProbe | None:
     """A probe of labelled tiles spread evenly over the pool and the held-out rows, or None where labels do not suffice.
 
     Args:
@@ -57,14 +58,14 @@ def make_probe(pool: Rows, held_out: Rows, classes: npt.NDArray[np.int64]) -> Pr
         rows[np.linspace(0, len(rows) - 1, min(len(rows), n)).astype(np.int64)]
         for rows, n in ((train, MOST_PROBED[0]), (test, MOST_PROBED[1]))
     )
-    return Probe(train, classes[train], test, classes[test])
+    return LabelledProbe(train, classes[train], test, classes[test])
 
 
 class Monitors(pl.Callback):
     """Notes `rankme`, `feature_std` and, given a probe, `knn_accuracy` in the log every N steps and at the last."""
 
     def __init__(
-        self, loader: TileLoader, run_log: RunLog, *, rows: Rows, every: int, probe: Probe | None = None
+        self, loader: ItemLoader, run_log: RunLog, *, rows: Rows, every: int, probe: LabelledProbe | None = None
     ) -> None:
         """Watch the features of fixed tiles.
 
@@ -81,8 +82,8 @@ class Monitors(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         """Look, where a look is due."""
-        module, step = trained(pl_module), trainer.global_step
-        if not trainer.is_global_zero or not (step % self.every == 0 or step == module.steps):
+        module, step = as_pretraining(pl_module), trainer.global_step
+        if not module.stepped or not (step % self.every == 0 or step == module.steps):
             return
         with self.run_log.paused():
             features = embed_rows(module, self.loader, self.rows)
@@ -91,7 +92,7 @@ class Monitors(pl.Callback):
                 values["knn_accuracy"] = self._accuracy(module, self.probe)
         self.run_log.note(**values)
 
-    def _accuracy(self, module: Pretraining, probe: Probe) -> float:
+    def _accuracy(self, module: Pretraining, probe: LabelledProbe) -> float:
         train = embed_rows(module, self.loader, probe.train_rows)
         test = embed_rows(module, self.loader, probe.test_rows)
         predicted = knn.predict(train, probe.train_labels, test, k=min(probe.k, len(train)))
@@ -99,18 +100,46 @@ class Monitors(pl.Callback):
 
 
 def embed_rows(
-    module: Pretraining, loader: TileLoader, rows: Rows, *, title: str = "embedding"
+    module: Pretraining, loader: ItemLoader, rows: Rows, *, title: str = "embedding"
 ) -> npt.NDArray[np.float32]:
-    """Features of tiles without augmentation, in the order of `rows`: float32 [n, D].
+    """Features of items without augmentation, in the order of `rows`: float32 [n, D], on every process.
 
-    Batches have a fixed size, so that the same rows give the same bits at any time of a run.
+    Batches have a fixed size, so that the same rows give the same bits at any time of a run; processes share them.
     """
-    size = loader.sampler.batch_size
+    size, world, rank = loader.sampler.batch_size, loader.sampler.world, loader.sampler.rank
     starts = range(0, len(rows), size)
     shown = track(
-        starts, description=title, console=Console(stderr=True), transient=True, disable=len(rows) < LONG_ROWS
+        starts[rank::world],
+        description=title,
+        console=Console(stderr=True),
+        transient=True,
+        disable=len(rows) < LONG_ROWS or rank > 0,
     )
-    return np.concatenate([module.embed(loader.normalised(rows[at : at + size])[0]).numpy() for at in shown])
+    mine = [module.embed(whole_views(loader, rows[at : at + size], module.device)) for at in shown]
+    if world == 1:
+        return torch.cat(mine).numpy()
+    return _gather_batches(mine, starts, size=size, n=len(rows), device=module.device).numpy()
+
+
+def _gather_batches(mine: list[Tensor], starts: range, *, size: int, n: int, device: torch.device) -> Tensor:
+    """Features of all rows [n, D] on every process, of which process r embedded the batches r, r + world, ..."""
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    width = torch.tensor([mine[0].shape[1] if mine else 0], device=device)
+    torch.distributed.all_reduce(width, op=torch.distributed.ReduceOp.MAX)
+    whole = torch.zeros(len(starts) * size, int(width), device=device)
+    for index, features in zip(range(rank, len(starts), world), mine, strict=True):
+        whole[index * size : index * size + len(features)] = features.to(device)
+    torch.distributed.all_reduce(whole)  # each row is of one process and zero in the others
+    return whole[:n].cpu()
+
+
+def whole_views(loader: ItemLoader, rows: Rows, device: torch.device) -> list[View]:
+    """Items as they are, without augmentation: a view of each date of each stream."""
+    return [
+        View(image[:, date].to(device), valid[:, date].to(device), loader.items.contracts[stream].bands, stream)
+        for stream, (image, valid) in loader.normalised(rows).items()
+        for date in range(image.shape[1])
+    ]
 
 
 def rank_me(features: npt.NDArray[np.float32]) -> float:

@@ -20,12 +20,12 @@ from eo_ssl.encoder.protocol import content
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import fingerprint, replace
 from eo_ssl.objectives import Batch
-from eo_ssl.pretraining.data import Material
-from eo_ssl.pretraining.loader import TileLoader
-from eo_ssl.pretraining.module import Pretraining, trained
+from eo_ssl.pretraining.loader import ItemLoader
+from eo_ssl.pretraining.module import Pretraining, as_pretraining
 from eo_ssl.pretraining.monitors import embed_rows
 from eo_ssl.pretraining.run_log import RunLog
 from eo_ssl.pretraining.sampler import Rows
+from eo_ssl.pretraining.training_data import TrainingData
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class Pruning:
     """Of what the tiles come from."""
 
     @classmethod
-    def over(cls, material: Material, schedule: DynamicSchedule) -> Pruning:
-        """Prune what `gather` opened."""
-        return cls(schedule, material.identities, material.classes, fingerprint(material.inputs))
+    def over(cls, data: TrainingData, schedule: DynamicSchedule) -> Pruning:
+        """Prune what `open_training_data` opened."""
+        return cls(schedule, data.identities, data.classes, fingerprint(data.inputs))
 
     def context(self, rows: Rows) -> Context:
         """What an event is told about `rows`; keep = 1 is no curation at all, so not even duplicates leave then."""
@@ -56,14 +56,14 @@ class Pruning:
 
 
 class DynamicPruning(pl.Callback):
-    """Holds the events of a `DynamicSchedule` during any training, whatever its objective.
+    """Runs the events of a `DynamicSchedule` during any training, whatever its objective.
 
     An event embeds the full set, never the last pool, with the objective's embedder (its EMA teacher where it has
     one) in evaluation mode and without augmentation, and hands the new pool to the sampler in this process. All of
     its state is in the checkpoint. With keep = 1 the pool never changes, and neither does any byte of the weights.
     """
 
-    def __init__(self, pruning: Pruning, loader: TileLoader, run_log: RunLog, *, folder: Path) -> None:
+    def __init__(self, pruning: Pruning, loader: ItemLoader, run_log: RunLog, *, folder: Path) -> None:
         """Prune the pool of `loader`, whose present one is the full set.
 
         Args:
@@ -88,15 +88,16 @@ class DynamicPruning(pl.Callback):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hold an event that is due before the first step."""
-        self._hold(trainer, trained(pl_module))
+        """Prune where an event is due before the first step."""
+        self._prune(trainer, as_pretraining(pl_module))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
-        """Hold an event that is due after this step; none after the last, which nothing would be trained on."""
-        if trainer.global_step < trained(pl_module).steps:
-            self._hold(trainer, trained(pl_module))
+        """Prune where an event is due after this step; none after the last, which nothing would be trained on."""
+        module = as_pretraining(pl_module)
+        if module.stepped and trainer.global_step < module.steps:
+            self._prune(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:
         """The schedule's state and the reports so far, plain values."""
@@ -107,15 +108,15 @@ class DynamicPruning(pl.Callback):
         self.schedule.load_state_dict(state_dict["schedule"])
         self.reports = [json.loads(report) for report in state_dict["reports"]]
 
-    def _hold(self, trainer: pl.Trainer, module: Pretraining) -> None:
-        """Embed, redraw on rank 0, tell all ranks, change the sampler, write the event down."""
-        presentations = trainer.global_step * self.loader.sampler.global_batch
+    def _prune(self, trainer: pl.Trainer, module: Pretraining) -> None:
+        """Embed on all ranks, redraw on rank 0, tell all ranks, change the sampler, write the event down."""
+        presentations = trainer.global_step * self.loader.presented
         if not self.schedule.due(presentations):
             return
         with self.run_log.paused():
             pool = self.loader.sampler.pool
+            embeddings = embed_rows(module, self.loader, self.everything, title="pruning")
             if trainer.is_global_zero:
-                embeddings = embed_rows(module, self.loader, self.everything, title="pruning")
                 context = changed(self.context, encoder_fingerprint=embedder_fingerprint(module))
                 pool, report = self.schedule.update(
                     embeddings, self.everything, presentations=presentations, context=context
@@ -138,4 +139,10 @@ class DynamicPruning(pl.Callback):
 
 def embedder_fingerprint(module: Pretraining) -> str:
     """Sha256 (hex) over the weights that embed at this moment, which no file holds."""
-    return content(module.objective.embedder.state_dict(), {"embedder": type(module.objective).__name__})
+    embedders = module.objective.embedders
+    tensors = {
+        name if len(embedders) == 1 else f"{stream}.{name}": tensor
+        for stream, embedder in embedders.items()
+        for name, tensor in embedder.network.state_dict().items()
+    }
+    return content(tensors, {"embedder": type(module.objective).__name__})

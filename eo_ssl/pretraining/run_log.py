@@ -19,8 +19,8 @@ from torch import Tensor
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import replace
 from eo_ssl.objectives import Batch
-from eo_ssl.pretraining.loader import TileLoader
-from eo_ssl.pretraining.module import trained
+from eo_ssl.pretraining.loader import ItemLoader
+from eo_ssl.pretraining.module import as_pretraining
 
 
 class RunLog(pl.Callback):
@@ -30,7 +30,7 @@ class RunLog(pl.Callback):
     since the last line travel in the checkpoint, so a resumed run writes the lines the unbroken one would have.
     """
 
-    def __init__(self, path: Path, loader: TileLoader, *, every: int) -> None:
+    def __init__(self, path: Path, loader: ItemLoader, *, every: int) -> None:
         """Append to `path` every `every` steps and at the last one."""
         self.path, self.loader, self.every = path, loader, every
         self._notes: dict[str, float] = {}
@@ -53,27 +53,29 @@ class RunLog(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop lines beyond the checkpoint that the run resumes from."""
+        self._since = time.perf_counter()
+        if not trainer.is_global_zero:
+            return
         done = trainer.global_step
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if _step_of(line) <= done]
         replace(self.path, "".join(f"{line}\n" for line in kept).encode())
-        self._since = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         """Account for the step, and write a line where one is due."""
-        module, step = trained(pl_module), trainer.global_step
+        module, step = as_pretraining(pl_module), trainer.global_step
         self._losses.append(module.last["loss"])
         self._images += self.loader.sampler.global_batch
-        if not (self._notes or step % self.every == 0 or step == module.steps):
+        if not module.stepped or not (self._notes or step % self.every == 0 or step == module.steps):
             return
         loss = sum(self.state_dict()["losses"]) / len(self._losses)
         if not math.isfinite(loss):
             raise UserError(f"expected a finite loss, got {loss} by step {step}: lower lr, or clip the gradient")
         row: dict[str, Any] = {
             "step": step,
-            "presentations": step * self.loader.sampler.global_batch,
+            "presentations": step * self.loader.presented,
             "loss": loss,
             "lr": module.lr_at(step - 1),
             "pool": len(self.loader.sampler.pool),
@@ -83,6 +85,8 @@ class RunLog(pl.Callback):
         if trainer.is_global_zero:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+        for listener in trainer.loggers:
+            listener.log_metrics({name: float(value) for name, value in row.items()}, step=step)
         self._losses, self._notes, self._images, self._since = [], {}, 0, time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,7 +133,7 @@ class ProgressLine(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the line."""
         self.task = self.progress.add_task(
-            "", total=trained(pl_module).steps, completed=trainer.global_step, loss=float("nan")
+            "", total=as_pretraining(pl_module).steps, completed=trainer.global_step, loss=float("nan")
         )
         self.progress.start()
 
@@ -139,7 +143,9 @@ class ProgressLine(pl.Callback):
         """Move the bar."""
         if self.progress.disable:
             return  # fetching the loss would only stall a GPU
-        self.progress.update(self.task, completed=trainer.global_step, loss=float(trained(pl_module).last["loss"]))
+        self.progress.update(
+            self.task, completed=trainer.global_step, loss=float(as_pretraining(pl_module).last["loss"])
+        )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the finished line."""

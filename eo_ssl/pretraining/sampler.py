@@ -1,4 +1,4 @@
-"""Which tiles make the next batch: a function of seed, epoch and step alone, sharded by rank, on a pool that may change."""
+"""Which items make the next batch: a function of seed, epoch and step alone, sharded by rank, on a pool that may change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 
 BLOCK_ROWS = 64  # neighbouring rows that stay together until the buffer mixes them, so that reads stay local
 BUFFER_ROWS = 16_384  # rows mixed completely; a pool up to this size is shuffled uniformly
@@ -38,7 +38,26 @@ def block_shuffle(n: int, rng: np.random.Generator, *, block: int = BLOCK_ROWS, 
     return order
 
 
-class TileSampler:
+def count_steps(steps: int | None, epochs: float | None, *, pool: int, batch_size: int) -> int:
+    """Optimizer steps of a run, which may be given as passes over its pool instead; 1000 when neither is given.
+
+    Raises:
+        UserError: both are given, or epochs that are no step.
+    """
+    if epochs is None:
+        return 1000 if steps is None else steps
+    expect(steps is None, expected="steps or epochs", got=f"{steps} steps and {epochs} epochs", remedy="leave one out")
+    counted = round(epochs * (pool // batch_size))
+    expect(
+        counted >= 1,
+        expected="epochs that make a step",
+        got=f"{epochs} epochs of {pool} items in batches of {batch_size}",
+        remedy="raise epochs or lower batch_size",
+    )
+    return counted
+
+
+class ItemSampler:
     """Rows of the current batch; its state is seed, epoch and step, and the pool.
 
     Every rank draws the same order and takes its own part of each global batch, so all ranks do equally many steps;
@@ -82,6 +101,12 @@ class TileSampler:
             self._order = self.epoch, self.pool[block_shuffle(len(self.pool), rng)]
         start = self.step * self.global_batch + self.rank * self.batch_size
         return self._order[1][start : start + self.batch_size]
+
+    def take_rank(self, rank: int) -> None:
+        """Serve the part of process `rank` from now on; processes learn their rank when the run begins."""
+        if not 0 <= rank < self.world:
+            raise UserError(f"expected a rank below the number of processes {self.world}, got {rank}; start that many")
+        self.rank = rank
 
     def advance(self) -> None:
         """Go to the next batch, into the next epoch where this one has no full batch left."""

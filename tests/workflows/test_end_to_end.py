@@ -41,7 +41,7 @@ def stages(out: Path, archive: Path) -> list[tuple[str, dict[str, Any]]]:
                 "out": encoder,
                 "steps": 12,
                 "batch_size": 16,
-                "model": {"timm_name": "vit_tiny_patch16_224", "patch_size": 8, "depth": 1},
+                "model": {"Vit": {"name": "vit_tiny_patch16_224", "patch_size": 8, "depth": 1}},
                 "prune": {"warmup": 64, "interval": 64, "keep": 0.5, "method": {"levels": [8, 2], "n_resample": 1}},
             },
         ),

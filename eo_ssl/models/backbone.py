@@ -1,0 +1,154 @@
+"""What an objective may ask of a network: images with named bands in, one vector per image and one per patch out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from eo_ssl.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Images as a network sees them; `pixels` is what enters it."""
+
+    image: Tensor
+    """[B, C, H, W] float32, normalised; holds any value where invalid."""
+    valid: Tensor
+    """[B, C, H, W] bool."""
+    bands: tuple[str, ...]
+    """Names of C: a network finds its channels by name, never by position."""
+    stream: str = "tile"
+    """Stream of the item that it was made of, which is the name of its encoder too."""
+    time: Tensor | None = None
+    """[B] float32, days since 2015-01-01."""
+    lonlat: Tensor | None = None
+    """[B, 2] float32, degrees."""
+    gsd_m: float | None = None
+    """Ground sampling distance of the tile, metres."""
+
+    @property
+    def pixels(self) -> Tensor:
+        """The image with invalid pixels at zero, the band's mean after normalisation: [B, C, H, W] float32.
+
+        What a file holds in place of missing data must reach neither a network nor a loss.
+        """
+        return torch.where(self.valid, self.image, self.image.new_zeros(()))
+
+    def __len__(self) -> int:
+        """Images of the view."""
+        return len(self.image)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a network makes of a view."""
+
+    pooled: Tensor
+    """[B, D], one vector per image."""
+    patches: Tensor
+    """[B, N, D], one vector per patch in raster order, or per patch that was kept."""
+    prefix: Tensor
+    """[B, P, D], class and register tokens; P = 0 for a network without."""
+
+
+class Backbone(nn.Module, ABC):
+    """A network around a timm model, whose weights are saved as plain timm has them."""
+
+    network: nn.Module
+    """The timm model; its state dict is what an encoder's file holds."""
+    bands: tuple[str, ...]
+    """Names of its input channels, in order."""
+    dim: int
+    """Length of a feature vector."""
+    pooling: str
+    """How its positions become one vector: `mean`, `cls` or `avg`."""
+
+    @abstractmethod
+    def forward(self, view: View) -> Tokens:
+        """Encode every patch of the view, of any size that the patches or strides divide."""
+
+    @abstractmethod
+    def at_size(self, size_px: int) -> Self:
+        """The same weights for images of another side, pixels; position codes are interpolated."""
+
+    def channels(self, view: View) -> Tensor:
+        """The view's pixels with channels in this network's order: [B, C, H, W] float32.
+
+        Raises:
+            UserError: the view lacks a band of the network.
+        """
+        if view.bands == self.bands:
+            return view.pixels
+        absent = [band for band in self.bands if band not in view.bands]
+        if absent:
+            raise UserError(
+                f"expected a view with the bands {', '.join(self.bands)}, got {', '.join(view.bands)} without"
+                f" {', '.join(absent)}; make the view of a stream that holds them"
+            )
+        return view.pixels[:, [view.bands.index(band) for band in self.bands]]
+
+
+class MaskableBackbone(Backbone):
+    """A transformer: it encodes a part of the patches, or a token in place of some; masked objectives need one."""
+
+    patch_px: int
+    """Side of a patch, pixels."""
+    grid: tuple[int, int]
+    """Rows and columns of patches of an image of the size it was built for."""
+
+    @abstractmethod
+    def visible(self, view: View, keep: Tensor) -> Tokens:
+        """Encode the patches `keep` [B, K] int64 (raster indices) alone, which then see only each other."""
+
+    @abstractmethod
+    def masked(self, view: View, mask: Tensor, token: Tensor) -> Tokens:
+        """Encode all positions, with `token` [D] in place of the patches where `mask` [B, N] is true."""
+
+
+class Architecture(ABC):
+    """A frozen dataclass chosen by its class name: what builds a backbone for named bands and an image size."""
+
+    @abstractmethod
+    def build(self, bands: tuple[str, ...], size_px: int, seed: int) -> Backbone:
+        """A backbone with initial weights drawn from `seed`.
+
+        Args:
+            bands: names of the input channels, in order.
+            size_px: side of the images, pixels.
+            seed: of the initial weights.
+
+        Raises:
+            UserError: a name that timm does not know, or options that do not fit the size.
+        """
+
+
+@contextmanager
+def seeded_init(seed: int) -> Iterator[None]:
+    """Draw initial weights from `seed` inside the block and leave torch's global generator as it was.
+
+    timm and torch initialise from the global generator only, so it is borrowed, not used.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def require_maskable(backbone: Backbone, *, method: str) -> MaskableBackbone:
+    """The backbone under its own type.
+
+    Raises:
+        UserError: a network that cannot leave out patches.
+    """
+    if not isinstance(backbone, MaskableBackbone):
+        raise UserError(
+            f"expected a transformer for {method}, which hides patches, got {type(backbone).__name__};"
+            " choose --model Vit, or an objective that compares whole images"
+        )
+    return backbone

@@ -1,0 +1,107 @@
+"""Parts that methods share: a narrow transformer that fills in patches, and what processes of a run add up."""
+
+from __future__ import annotations
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.distributed.nn import functional as collectives
+
+from eo_ssl.errors import UserError
+from eo_ssl.models import Tokens, sincos_positions, take_patches
+
+
+class Predictor(nn.Module):
+    """A narrow transformer that says what stands at named positions, from the encoded patches of others.
+
+    The decoder of a masked autoencoder (He et al. 2022, section 3) and the predictor of I-JEPA (Assran et al. 2023,
+    section 3) are this one.
+    """
+
+    def __init__(self, dim: int, grid: tuple[int, int], *, width: int, depth: int, heads: int, out: int) -> None:
+        """Build it for tokens of `dim` channels on `grid`, with `depth` blocks of `width`; each answer has `out` channels."""
+        super().__init__()
+        self.embed = nn.Linear(dim, width)
+        self.mask_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.blocks = nn.Sequential(*[Block(width, heads, mlp_ratio=4.0, qkv_bias=True) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, out)
+        self.register_buffer("positions", sincos_positions(grid, width, prefix=0), persistent=False)
+        self.positions: Tensor  # [1, N, width]
+
+    def forward(self, tokens: Tokens, context: Tensor, targets: Tensor) -> Tensor:
+        """What stands at each target, each of n blocks of targets by itself.
+
+        Args:
+            tokens: of the encoded context; its prefix tokens take part, without a position.
+            context: [B, K] int64, raster indices of the context.
+            targets: [B, n, T] int64, raster indices of the targets.
+
+        Returns:
+            [B, n, T, out].
+        """
+        batch, blocks, size = targets.shape
+        positions = self.positions.expand(batch, -1, -1)  # [B, N, d]
+        known = self.embed(torch.cat([tokens.prefix, tokens.patches], dim=1))  # [B, P + K, d]
+        prefix = tokens.prefix.shape[1]
+        placed = known[:, prefix:] + take_patches(positions, context)  # [B, K, d]
+        known = torch.cat([known[:, :prefix], placed], dim=1)  # [B, P + K, d]
+        known = known.repeat_interleave(blocks, dim=0)  # [B*n, P + K, d]
+        wanted = self.mask_token + take_patches(positions, targets.flatten(1))  # [B, n*T, d]
+        wanted = wanted.reshape(batch * blocks, size, -1)  # [B*n, T, d]
+        answer = self.blocks(torch.cat([known, wanted], dim=1))[:, known.shape[1] :]  # [B*n, T, d]
+        values: Tensor = self.head(self.norm(answer))  # [B*n, T, out]
+        return values.reshape(batch, blocks, size, -1)
+
+
+def check_narrow(what: str, *, width: int, depth: int, heads: int) -> None:
+    """Refuse the sizes of a `Predictor` that no transformer can have.
+
+    Raises:
+        UserError: naming `what`_dim, `what`_heads and `what`_depth.
+    """
+    if depth < 1 or heads < 1 or width % heads:
+        raise UserError(
+            f"{what}_dim must be a multiple of {what}_heads with at least one block, got {width}, {heads} heads and"
+            f" {depth} blocks: change one of them"
+        )
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all processes in the order of their ranks, with gradient: [B, ...] -> [world * B, ...].
+
+    The identity in one process.
+    """
+    if not _distributed():
+        return x
+    parts: tuple[Tensor, ...] = collectives.all_gather(x.contiguous())  # type: ignore[no-untyped-call]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def all_mean(x: Tensor) -> Tensor:
+    """Mean of a tensor over all processes, without gradient; the identity in one process."""
+    if not _distributed():
+        return x
+    total = x.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
+
+
+def mean_of_valid(error: Tensor, weight: Tensor) -> Tensor:
+    """Sum of `error` times `weight` over the sum of the weights, both over all processes; 0 where no weight is.
+
+    A process gives its own errors over the mean weight of a process, so that the mean over processes, which is what
+    distributed training forms of losses and gradients, is the mean over everything.
+
+    Args:
+        error: any shape.
+        weight: the same shape, 1 where it counts and 0 elsewhere.
+    """
+    total = all_mean(weight.sum())
+    world = torch.distributed.get_world_size() if _distributed() else 1
+    return (error * weight).sum() / total.clamp(min=1 / world)
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

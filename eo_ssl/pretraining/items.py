@@ -1,0 +1,163 @@
+"""What a batch is drawn from: tiles, pairs of tiles on the same ground, or places with several dates."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from eo_ssl.errors import UserError
+from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.pretraining.sampler import Rows
+from eo_ssl.pretraining.tile_source import TileSource
+
+
+class Items(ABC):
+    """Items of one or more streams; row i of every stream that `read` returns is item i."""
+
+    sources: Mapping[str, TileSource]
+    """Tiles of each stream."""
+    contracts: Mapping[str, Preprocessing]
+    """What each stream's encoder accepts."""
+    dates: int = 1
+    """Tiles of one item in each stream."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of items."""
+
+    @abstractmethod
+    def members(self, stream: str, rows: Rows) -> Rows:
+        """Rows of the stream's source that make up items: int64 [n] -> int64 [n, dates]."""
+
+    def read(self, rows: Rows) -> dict[str, Tensor]:
+        """Physical values of items by stream: [n, dates, C, S, S] float32, NaN where invalid.
+
+        The result is memory that the next call with the same number of rows overwrites.
+        """
+        tiles = {}
+        for stream, source in self.sources.items():
+            members = self.members(stream, rows)
+            tiles[stream] = source.read(members.reshape(-1)).reshape(*members.shape, *source.shape)
+        return tiles
+
+
+class Tiles(Items):
+    """Every tile is an item, of the stream `tile`."""
+
+    def __init__(self, source: TileSource, contract: Preprocessing) -> None:
+        """Serve `source` behind `contract`."""
+        self.sources, self.contracts = {"tile": source}, {"tile": contract}
+
+    def __len__(self) -> int:
+        """Number of tiles."""
+        return len(self.sources["tile"])
+
+    def members(self, stream: str, rows: Rows) -> Rows:
+        """The rows themselves: int64 [n, 1]."""
+        return rows[:, None]
+
+
+class Pairs(Items):
+    """Pairs of tiles on the same ground: of two streams, or of one stream, whose tiles then are its two dates."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, TileSource],
+        contracts: Mapping[str, Preprocessing],
+        row_a: npt.NDArray[Any],
+        row_b: npt.NDArray[Any],
+    ) -> None:
+        """Serve the pairs (row_a[i], row_b[i]) of the first and the second stream.
+
+        Args:
+            sources: by name; one for pairs within a stream.
+            contracts: of the same names.
+            row_a: int64 [n], rows of the first source.
+            row_b: int64 [n], rows of the second, or of the only one.
+        """
+        self.sources, self.contracts = dict(sources), dict(contracts)
+        first, second = row_a.astype(np.int64), row_b.astype(np.int64)
+        if len(sources) == 1:
+            self.dates = 2
+            self._members = {next(iter(sources)): np.stack([first, second], axis=1)}
+        else:
+            names = list(sources)
+            self._members = {names[0]: first[:, None], names[1]: second[:, None]}
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(next(iter(self._members.values())))
+
+    def members(self, stream: str, rows: Rows) -> Rows:
+        """The stream's tiles of the pairs: int64 [n, 1], or [n, 2] within one stream."""
+        return self._members[stream][rows]
+
+
+class Places(Items):
+    """Places seen at several dates: k tiles of one location, spread over all its dates."""
+
+    def __init__(
+        self,
+        source: TileSource,
+        contract: Preprocessing,
+        locations: npt.NDArray[np.object_],
+        datetimes: npt.NDArray[np.object_],
+        *,
+        dates: int,
+        usable: npt.NDArray[np.bool_],
+    ) -> None:
+        """Group the usable tiles of `source` by place.
+
+        A place with n dates makes n // k items; item j holds its dates j, j + m, j + 2 m ... with m = n // k, so that
+        the dates of an item lie as far apart as they can. Dates left over are not used.
+
+        Args:
+            source: the tiles.
+            contract: of their stream.
+            locations: [N] str, `location_id` of each tile.
+            datetimes: [N] str, ISO 8601; tiles of one place and moment count once, the first.
+            dates: k, tiles of an item.
+            usable: [N], tiles that may be part of an item.
+
+        Raises:
+            UserError: fewer than two dates asked for, or no place that has as many.
+        """
+        if dates < 2:
+            raise UserError(f"expected at least two dates of a place, got {dates}: raise --dates, or train on tiles")
+        self.sources, self.contracts, self.dates = {"tile": source}, {"tile": contract}, dates
+        rows = np.flatnonzero(usable)
+        rows = rows[np.lexsort((rows, datetimes[rows].astype(str), locations[rows].astype(str)))]
+        place, moment = locations[rows], datetimes[rows]
+        first = np.ones(len(rows), dtype=bool)
+        first[1:] = (place[1:] != place[:-1]) | (moment[1:] != moment[:-1])
+        rows, place = rows[first], place[first]
+        edges = (
+            np.flatnonzero(np.concatenate([[True], place[1:] != place[:-1], [True]])) if len(rows) else np.zeros(1, int)
+        )
+        found = [_spread(rows[begin:end], dates) for begin, end in itertools.pairwise(edges)]
+        self._members = np.concatenate([np.empty((0, dates), dtype=np.int64), *found])
+        if not len(self._members):
+            most = int(np.diff(edges).max(initial=0))
+            raise UserError(
+                f"expected places with {dates} dates, got at most {most} of a place: lower --dates, or ingest more dates"
+            )
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._members)
+
+    def members(self, stream: str, rows: Rows) -> Rows:
+        """The tiles of the places, in the order of their dates: int64 [n, dates]."""
+        return self._members[rows]
+
+
+def _spread(rows: Rows, dates: int) -> Rows:
+    """Items of one place: rows in the order of their dates [n] -> [n // dates, dates], each spread over all dates."""
+    step = len(rows) // dates
+    return rows[: step * dates].reshape(dates, step).T.astype(np.int64)

@@ -1,0 +1,328 @@
+"""The bridge from corpora to training: what was selected, opened as items with their contracts, pool and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from eo_ssl.corpus import Corpus
+from eo_ssl.errors import UserError, nearest
+from eo_ssl.manifest import Manifest, require
+from eo_ssl.pairing import read_pairs
+from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
+from eo_ssl.pretraining.sampler import Rows
+from eo_ssl.pretraining.tile_source import TileSource
+
+COLUMNS = ("split", "benchmark_split", "label", "label_name", "pixels_sha256", "location_id", "datetime")
+Kind = Literal["tiles", "pairs", "places"]
+
+
+@dataclass(frozen=True, slots=True)
+class DataSelection:
+    """Which items of which corpora to train on."""
+
+    corpora: tuple[Path, ...]
+    """Folders that ingest made."""
+    streams: tuple[str, ...] | None = None
+    """Names of streams; None for all, which then must agree in sensor, quantity and size."""
+    bands: tuple[str, ...] | None = None
+    """Bands in the encoder's input order; None for those of the first stream."""
+    subsets: tuple[Path, ...] = ()
+    """Folders that curate made, each of one stream; a stream without one is used whole."""
+    split: Literal["train", "all"] = "train"
+    """Rows to use; test items of a benchmark are left out of both."""
+    kind: Kind = "tiles"
+    """What an item is: a tile, a pair of tiles on the same ground, or a place with several dates."""
+    pairs: Path | None = None
+    """Folder that pair made, for pairs."""
+    dates: int = 2
+    """Dates of an item, for places."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Everything a run learns from, and what it is allowed to be judged on while it trains."""
+
+    items: Items
+    """What batches are drawn from."""
+    pool: Rows
+    """int64 [n], items to train on."""
+    classes: npt.NDArray[np.int64]
+    """int64 [N], class of each item by the label's name of its first tile; -1 without label."""
+    held_out: Rows
+    """int64 [m], items of the validation split."""
+    inputs: dict[str, str]
+    """Fingerprints of corpora, subsets and pairs."""
+    left_out: int
+    """Tiles left out because a benchmark tests on them."""
+    identities: npt.NDArray[np.object_]
+    """[N], sha256 (bytes) of the pixels of an item's tiles: equal for items that are exact duplicates."""
+    licences: list[dict[str, Any]]
+    """Licence and attribution of each card, and whether it is non-commercial: the encoder carries them."""
+
+    @property
+    def stream_names(self) -> list[str]:
+        """Corpus streams behind the items, in the order of their rows."""
+        return [reader.stream.name for source in self.items.sources.values() for reader in source.readers]
+
+
+def open_training_data(selection: DataSelection) -> TrainingData:
+    """Open what was selected, refusing by name whatever does not fit together.
+
+    Raises:
+        UserError: a corpus named twice or without a wanted stream, an unknown stream, an empty one, streams or bands
+            that do not agree, a subset or pairs of another corpus or with rows outside the training split, nothing to train on.
+    """
+    corpora = [Corpus.open(path) for path in selection.corpora]
+    if len({corpus.fingerprint for corpus in corpora}) < len(corpora):
+        raise UserError(
+            f"expected each corpus once, got {', '.join(str(corpus.root) for corpus in corpora)}: name it once"
+        )
+    made = {path: require(path, "curate") for path in selection.subsets}
+    paired = None if selection.pairs is None else require(selection.pairs, "pair")
+    if (selection.kind == "pairs") != (paired is not None):
+        raise UserError(
+            f"expected a folder of pairs with items pairs and only then, got items {selection.kind} and pairs"
+            f" {selection.pairs}: make pairs with `eo-ssl pair` and name them with --pairs, or leave them out"
+        )
+    for path, manifest in [
+        *made.items(),
+        *([] if paired is None or selection.pairs is None else [(selection.pairs, paired)]),
+    ]:
+        corpora = _with_snapshot(corpora, path, manifest)
+    roles = _streams_by_role(corpora, selection)
+    opened = {role: _OpenStream.of(named, selection, made) for role, named in roles.items()}
+    for path in made:
+        if not any(path in stream.subsets for stream in opened.values()):
+            raise UserError(
+                f"expected a subset of a stream that is trained on, got {path} of {made[path].config['stream']}: leave it out"
+            )
+    items = _items(opened, selection)
+    members = {role: items.members(role, np.arange(len(items))) for role in opened}  # [N, dates]
+    pool = np.flatnonzero(np.all([opened[role].usable[rows].all(axis=1) for role, rows in members.items()], axis=0))
+    if not len(pool):
+        raise UserError(
+            f"expected {selection.kind} in the {selection.split} split of"
+            f" {', '.join(name for named in roles.values() for _, name in named)}, got none: ingest more products or raise"
+            " the share of train"
+        )
+    held_out = np.flatnonzero(
+        np.all([opened[role].held_out[rows].all(axis=1) for role, rows in members.items()], axis=0)
+    )
+    first = next(iter(opened))
+    named_pairs = (
+        [] if paired is None or selection.pairs is None else [(f"pairs {selection.pairs.name}", paired.fingerprint)]
+    )
+    return TrainingData(
+        items=items,
+        pool=pool.astype(np.int64),
+        classes=opened[first].classes[members[first][:, 0]],
+        held_out=held_out.astype(np.int64),
+        inputs=_numbered([(f"corpus {corpus.root.name}", corpus.fingerprint) for corpus in corpora])
+        | _numbered([(f"subset {path.name}", manifest.fingerprint) for path, manifest in made.items()])
+        | dict(named_pairs),
+        left_out=sum(int(stream.tested.sum()) for stream in opened.values()),
+        identities=_joined_identities([opened[role].identities[rows] for role, rows in members.items()]),
+        licences=[licence for corpus in corpora for licence in corpus.licences()],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenStream:
+    """One stream of the items: its tiles, its contract, and what the index knows of each tile."""
+
+    source: TileSource
+    contract: Preprocessing
+    subsets: tuple[Path, ...]
+    usable: npt.NDArray[np.bool_]
+    held_out: npt.NDArray[np.bool_]
+    tested: npt.NDArray[np.bool_]
+    classes: npt.NDArray[np.int64]
+    identities: npt.NDArray[np.object_]
+    locations: npt.NDArray[np.object_]
+    datetimes: npt.NDArray[np.object_]
+
+    @classmethod
+    def of(cls, named: Named, selection: DataSelection, made: dict[Path, Manifest]) -> _OpenStream:
+        """Join the corpus streams `named` and read their index."""
+        bands = selection.bands if selection.kind != "pairs" else None
+        source = TileSource([corpus.stream(name) for corpus, name in named], bands=bands)
+        tables = [corpus.index(name, columns=list(COLUMNS)) for corpus, name in named]
+        column = {key: np.concatenate([table[key].to_numpy() for table in tables]) for key in tables[0].column_names}
+        tested = column["benchmark_split"] == "test"
+        usable = ~tested & ((column["split"] == "train") | (selection.split == "all"))
+        subsets = {
+            path: manifest
+            for path, manifest in made.items()
+            if any((c.fingerprint, name) == (manifest.inputs["corpus"], manifest.config["stream"]) for c, name in named)
+        }
+        labelled = column["label"] >= 0
+        classes = np.full(len(labelled), -1, dtype=np.int64)
+        classes[labelled] = np.unique(column["label_name"][labelled], return_inverse=True)[1]
+        return cls(
+            source=source,
+            contract=_contract(named, source),
+            subsets=tuple(subsets),
+            usable=_within_subsets(usable, named, source.offsets, subsets),
+            held_out=(column["split"] == "val") & ~tested,
+            tested=tested,
+            classes=classes,
+            identities=column["pixels_sha256"],
+            locations=column["location_id"],
+            datetimes=column["datetime"],
+        )
+
+
+def _streams_by_role(corpora: list[Corpus], selection: DataSelection) -> dict[str, Named]:
+    """Corpus streams behind each stream of the items: `tile`, or the two of a pair under `s1` and `s2` or `a` and `b`."""
+    if selection.pairs is None:
+        return {"tile": _named_streams(corpora, selection.streams)}
+    if selection.streams or selection.bands:
+        raise UserError(
+            "expected no streams and bands for pairs, which name their streams and use all bands of each, got some:"
+            " leave them out, or ingest and pair streams of these bands"
+        )
+    report = read_pairs(selection.pairs).report
+    (corpus,) = [corpus for corpus in corpora if corpus.fingerprint == report.corpus_fingerprint]
+    names = (report.stream_a, report.stream_b)
+    if names[0] == names[1]:
+        return {"tile": [(corpus, names[0])]}
+    optical = [corpus.streams[name].quantity.is_reflectance for name in names]
+    roles = ["s2" if is_optical else "s1" for is_optical in optical] if optical[0] != optical[1] else ["a", "b"]
+    return {role: [(corpus, name)] for role, name in zip(roles, names, strict=True)}
+
+
+def _items(opened: dict[str, _OpenStream], selection: DataSelection) -> Items:
+    """The items that were selected, over the streams that were opened."""
+    sources = {role: stream.source for role, stream in opened.items()}
+    contracts = {role: stream.contract for role, stream in opened.items()}
+    if selection.kind == "tiles":
+        return Tiles(sources["tile"], contracts["tile"])
+    if selection.kind == "places":
+        stream = opened["tile"]
+        return Places(
+            stream.source,
+            stream.contract,
+            stream.locations,
+            stream.datetimes,
+            dates=selection.dates,
+            usable=stream.usable | stream.held_out,
+        )
+    if selection.pairs is None:
+        raise TypeError("pairs were checked to be there")
+    kept = read_pairs(selection.pairs).kept
+    return Pairs(sources, contracts, kept["row_a"].to_numpy(), kept["row_b"].to_numpy())
+
+
+def _joined_identities(parts: list[npt.NDArray[np.object_]]) -> npt.NDArray[np.object_]:
+    """Identity of each item from those of its tiles [N, dates] of each stream: [N] bytes, for one tile its own."""
+    columns = [part[:, date] for part in parts for date in range(part.shape[1])]
+    if len(columns) == 1:
+        return columns[0]
+    joined = np.empty(len(columns[0]), dtype=object)
+    joined[:] = [b"".join(tiles) for tiles in zip(*columns, strict=True)]
+    return joined
+
+
+Named = list[tuple[Corpus, str]]
+
+
+def _numbered(inputs: list[tuple[str, str]]) -> dict[str, str]:
+    """Fingerprints by name; folders of one name are told apart by their order, so that none hides another."""
+    found: dict[str, str] = {}
+    for name, content in inputs:
+        earlier = sum(key == name or key.startswith(f"{name} (") for key in found)
+        found[f"{name} ({earlier + 1})" if earlier else name] = content
+    return found
+
+
+def _named_streams(corpora: list[Corpus], wanted: Sequence[str] | None) -> Named:
+    """Each corpus with each of its streams that is wanted, in the order given."""
+    there = [(corpus, name) for corpus in corpora for name in corpus.streams]
+    names = sorted({name for _, name in there})
+    for name in wanted or ():
+        if name not in names:
+            raise UserError(
+                f"expected streams out of {', '.join(names) or 'no corpus'}, got '{name}'{nearest(name, names)}"
+            )
+    idle = [str(corpus.root) for corpus in corpora if wanted is not None and not set(wanted) & set(corpus.streams)]
+    if idle:
+        raise UserError(
+            f"expected a stream of every corpus, got none of {', '.join(idle)} in {', '.join(wanted or ())}: leave that"
+            " corpus out, or name its stream"
+        )
+    return [(corpus, name) for corpus, name in there if wanted is None or name in wanted]
+
+
+def _with_snapshot(corpora: list[Corpus], path: Path, manifest: Manifest) -> list[Corpus]:
+    """The corpora, with the one that the subset was made from at the snapshot it was made from."""
+    origin, number = manifest.inputs.get("corpus"), manifest.config.get("snapshot")
+    if any(corpus.fingerprint == origin for corpus in corpora):
+        return corpora
+    for index, corpus in enumerate(corpora):
+        if number is not None and number < corpus.snapshot:
+            older = Corpus.open(corpus.root, snapshot=number)
+            if older.fingerprint == origin:
+                return [*corpora[:index], older, *corpora[index + 1 :]]
+    raise UserError(
+        f"expected {path} to be made of one of the corpora {', '.join(str(c.root) for c in corpora)}, got one of"
+        " another corpus: make it of one of these, or name that corpus"
+    )
+
+
+def _within_subsets(
+    usable: npt.NDArray[np.bool_], named: Named, offsets: npt.NDArray[np.int64], subsets: dict[Path, Manifest]
+) -> npt.NDArray[np.bool_]:
+    """`usable` [N], less the rows that the subset of their stream does not keep."""
+    kept = usable.copy()
+    for path, manifest in subsets.items():
+        stream = manifest.config["stream"]
+        origin = (manifest.inputs["corpus"], stream)
+        place = next(i for i, (corpus, name) in enumerate(named) if (corpus.fingerprint, name) == origin)
+        begin, end = offsets[place], offsets[place + 1]
+        chosen = np.zeros(end - begin, dtype=bool)
+        chosen[pq.read_table(path / "subset.parquet", columns=["row"])["row"].to_numpy()] = True
+        beyond = int((chosen & ~usable[begin:end]).sum())
+        if beyond:
+            raise UserError(
+                f"expected rows of the training split in the subset {path}, got {beyond} others: curate with --split train"
+            )
+        kept[begin:end] &= chosen
+    return kept
+
+
+def _contract(named: Named, source: TileSource) -> Preprocessing:
+    """Preprocessing from the training pixels of all streams together, each weighing by its valid pixels."""
+    quantity = source.quantity.in_db if source.quantity.is_power else source.quantity
+    parts = [corpus.statistics(name, quantity) for corpus, name in named]
+    place = [[stats.bands.index(band) for band in source.bands] for stats in parts]
+    count = np.stack([stats.count[at] for stats, at in zip(parts, place, strict=True)]).astype(float)  # [streams, C]
+    mean = np.stack([stats.mean[at] for stats, at in zip(parts, place, strict=True)])  # [streams, C]
+    variance = np.stack([stats.std[at] ** 2 for stats, at in zip(parts, place, strict=True)])  # [streams, C]
+    seen = count > 0
+    total = np.maximum(count.sum(axis=0), 1)  # [C]
+    pooled = np.where(seen, mean * count, 0).sum(axis=0) / total
+    spread = np.where(seen, (variance + (mean - pooled) ** 2) * count, 0).sum(axis=0) / total
+    return Preprocessing(
+        sensor=source.sensor,
+        quantity=source.quantity,
+        bands=source.bands,
+        convert=(f"{source.quantity.value}->{quantity.value}",) if quantity != source.quantity else (),
+        range=source.quantity.plausible,
+        clip=None,
+        mean=tuple(float(x) for x in pooled),
+        std=tuple(float(x) for x in np.sqrt(spread)),
+        size_px=source.size_px,
+        gsd_m=(float(source.gsd_m[0]), float(source.gsd_m[1])),
+        resize="to_size",
+        interpolation="bilinear",
+        antialias=True,
+        missing="refuse",
+    )

@@ -1,0 +1,177 @@
+"""Two processes on the CPU: the loss and the gradient of one with the whole batch, and runs that end and resume as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import yaml
+
+from eo_ssl.errors import UserError
+from eo_ssl.manifest import require
+from eo_ssl.models import View, Vit
+from eo_ssl.objectives import Batch, IJepa, Mae, Method, Objective, SimClr, Step, ijepa
+from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
+from eo_ssl.pretraining import Processes
+from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.workflows import ingest
+from tiles import BANDS, holes, training_tiles
+
+WORLD, ITEMS = 2, 8
+METHODS: dict[str, Method] = {"Mae": Mae(norm="patch"), "SimClr": SimClr(temperature=0.2), "IJepa": IJepa()}
+
+
+def build(name: str) -> Objective:
+    return METHODS[name].build({"tile": Vit(patch_size=8, depth=1).build(BANDS[:4], 32, 0)}, 1).double()
+
+
+def items() -> tuple[torch.Tensor, torch.Tensor]:
+    """Tiles with holes, far more of them in the second half: a mean of the halves' means is not the mean of the whole."""
+    image, _ = training_tiles(n=ITEMS)
+    valid = holes(image.shape, patch=8)
+    valid[ITEMS // 2 :] &= holes(image.shape, patch=16, seed=1)[ITEMS // 2 :]
+    return image.double(), valid
+
+
+def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
+    """Loss of some items, under masks that are planted for all of them."""
+    image, valid = items()
+    order = torch.rand(ITEMS, 16, generator=torch.Generator().manual_seed(3)).argsort(dim=1)
+    objective.draw_mask = lambda batch, rng: (order[rows, :4], order[rows, 4:])
+    blocks = draw_blocks((4, 4), ITEMS, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(4))
+    ijepa.draw_blocks = lambda *args, **options: tuple(part[rows] for part in blocks)
+    views = [View(x[rows], valid[rows], BANDS[:4]) for x in (image, image.flip(3))]
+    views = views if isinstance(objective, type(build("SimClr"))) else views[:1]
+    return objective(Batch({"tile": views}, torch.arange(ITEMS)[rows], Step(0, 1, 0)))["loss"]
+
+
+def gradient(objective: Objective) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in objective.parameters() if p.requires_grad])
+
+
+def compare(rank: int, port: int, folder: str) -> None:
+    """In each process: half of the batch, gradients averaged as distributed training does; written by the first."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD)
+    half = ITEMS // WORLD
+    results = {}
+    for name in METHODS:
+        objective = build(name)
+        loss = loss_of(objective, slice(rank * half, (rank + 1) * half))
+        loss.backward()
+        mean, shared = loss.detach().clone(), gradient(objective)
+        for value in (mean, shared):
+            dist.all_reduce(value)
+            value /= WORLD
+        results[name] = {"loss": mean, "gradient": shared}
+    if rank == 0:
+        torch.save(results, Path(folder) / "halves.pt")
+    dist.destroy_process_group()
+
+
+def test_two_halves_give_the_loss_and_the_gradient_of_the_whole(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(compare, (port, str(tmp_path)), nprocs=WORLD)
+    halves = torch.load(tmp_path / "halves.pt", weights_only=True)
+    original = ijepa.draw_blocks
+    try:
+        for name in METHODS:
+            objective = build(name)
+            loss = loss_of(objective, slice(0, ITEMS))
+            loss.backward()
+            torch.testing.assert_close(halves[name]["loss"], loss.detach(), rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(halves[name]["gradient"], gradient(objective), rtol=1e-6, atol=1e-10)
+            # and the state matters: the mean of two separate halves is something else
+            apart = sum(float(loss_of(objective, slice(at, at + 4)).detach()) for at in (0, 4)) / 2
+            assert abs(apart - float(loss.detach())) > 1e-4, name
+    finally:
+        ijepa.draw_blocks = original
+
+
+def test_a_batch_is_divided_evenly_or_refused() -> None:
+    assert Processes(devices=2, num_nodes=2, accumulate=4).share(64) == 4
+    with pytest.raises(
+        UserError, match="batch_size that 2 processes x 2 parts divide evenly, got 30; choose a multiple of 4"
+    ):
+        Processes(devices=2, accumulate=2).share(30)
+    with pytest.raises(UserError, match="devices of at least 1, got 0"):
+        Processes(devices=0)
+
+
+# ---------------------------------------------------------------- whole runs
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration of a small run of two processes on a tiny corpus, pruned while it trains."""
+    root = tmp_path_factory.mktemp("processes")
+    spec = ArchiveSpec(sites=2, dates=1, size_px=192, exact_duplicates=0, near_duplicates=0, reprocessed=0)
+    make_archive(root / "archive", seed=1, spec=spec)
+    ingest.main("sample_s2_l2a", data=root / "archive", out=root / "s2", size_px=32, dask="synchronous")
+    options = {
+        "corpus": str(root / "s2"),
+        "objective": "SimClr",
+        "model": {"Vit": {"depth": 1}},
+        "steps": 60,
+        "batch_size": 8,
+        "devices": 2,
+        "device": "cpu",
+        "prune": {"warmup": 80, "interval": 160, "keep": 0.6, "method": {"levels": [4], "n_resample": 1}, "readiness": {"threshold": 0.0}},
+        "training": {"checkpoint_every": 5, "log_every": 1, "monitor_every": 20, "monitor_tiles": 16},
+    }  # fmt: skip
+    (root / "c.yaml").write_text(yaml.safe_dump(options))
+    return root / "c.yaml"
+
+
+def start(config: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "eo_ssl.cli", "pretrain", "--config", str(config), "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def log(out: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "images_per_s"} for row in rows]
+
+
+def test_a_killed_process_ends_the_run_with_a_sentence_and_the_next_start_ends_with_the_same_bits(
+    config: Path, tmp_path: Path
+) -> None:
+    whole = start(config, tmp_path / "whole")
+    _, errors = whole.communicate(timeout=500)
+    assert whole.returncode == 0, errors
+    broken = start(config, tmp_path / "broken")
+    while not list((tmp_path / "broken").glob("checkpoints/step_*.ckpt")):
+        assert broken.poll() is None, broken.stderr.read()
+        time.sleep(0.005)
+    (second,) = [child for child in children(broken.pid) if b"pretrain" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    os.kill(second, signal.SIGKILL)
+    _, errors = broken.communicate(timeout=120)
+    assert broken.returncode == 2
+    assert "expected all 2 processes of the run to go on, got the end of one" in errors and "Traceback" not in errors
+    assert "the same command resumes" in errors
+    resumed = start(config, tmp_path / "broken")
+    _, errors = resumed.communicate(timeout=500)
+    assert resumed.returncode == 0, errors
+    first, second_run = (require(tmp_path / name, "pretrain") for name in ("whole", "broken"))
+    assert first.fingerprint == second_run.fingerprint
+    assert log(tmp_path / "whole") == log(tmp_path / "broken")
+    assert (first.config["world"], first.summary["presentations"]) == (2, 480)
+    pools = [row["pool"] for row in log(tmp_path / "whole")]
+    assert pools[-1] < pools[0]  # pruned by both processes alike
+    assert [row["rankme"] for row in log(tmp_path / "whole") if "rankme" in row]
