@@ -14,7 +14,7 @@ from torchgeo.models import RCF
 
 from eo_ssl.encoder import ENCODER_FILE, WEIGHT_FREE, Encoder, RandomFeatures, VitEncoder, load_encoder, save_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidate_names import load_candidates
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.models.vit import VitConfig, make_vit
 from eo_ssl.preprocessing import Preprocessing

@@ -13,9 +13,9 @@ from torchgeo.models import RCF
 
 from eo_ssl.encoder.weight_free import FilterFeatures
 from eo_ssl.evaluation.benchmarks import load_benchmark
-from eo_ssl.evaluation.candidate_names import load_candidates
 from eo_ssl.evaluation.draws import Amount, draw
 from eo_ssl.evaluation.protocols import predict_frozen
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.synthetic import make_eurosat
 from eo_ssl.synthetic.eurosat import EUROSAT_BANDS, EUROSAT_CLASSES, EUROSAT_FOLDER

@@ -13,10 +13,10 @@ from eo_ssl.cards import load_card
 from eo_ssl.encoder import load_encoder, save_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation import linear
-from eo_ssl.evaluation.candidate_names import load_candidates
 from eo_ssl.evaluation.draws import Amount, draw
 from eo_ssl.evaluation.features import extract_features
 from eo_ssl.evaluation.protocols import predict_frozen
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.training_statistics import make_train_contract

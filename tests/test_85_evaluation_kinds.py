@@ -11,13 +11,20 @@ from sklearn.metrics import average_precision_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidate_names import load_candidates
 from eo_ssl.evaluation.draws import Amount, draw
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
 from eo_ssl.evaluation.features import Computing
-from eo_ssl.evaluation.protocols import check_protocols, list_protocols, predict_frozen
+from eo_ssl.evaluation.predictions import Settings
+from eo_ssl.evaluation.protocols import (
+    FROZEN,
+    PROTOCOLS,
+    NeighbourVote,
+    check_protocols,
+    list_protocols,
+    predict_frozen,
+)
 from eo_ssl.evaluation.result_rows import judge
-from eo_ssl.evaluation.settings import Settings
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.tuning import Tuning
@@ -189,6 +196,20 @@ def test_fine_tuning_stands_beside_frozen_protocols(rng: np.random.Generator, tm
     assert set(found) == {("ours", "knn5"), ("imagestats", "knn5"), ("ours", "finetune"), ("ours", "lora")}
     assert found["ours", "finetune"]["value"] > 0.9 and found["ours", "lora"]["value"] > 0.9
     assert len({row["encoder_fingerprint"] for key, row in found.items() if key[0] == "ours"}) == 1
+
+
+def test_a_new_protocol_is_one_entry_of_the_table(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for table in (FROZEN, PROTOCOLS):
+        monkeypatch.setitem(table, "knn1", NeighbourVote(name="knn1", k=1))  # type: ignore[arg-type]
+    task = planted(rng, 60)
+    settings = Settings.of(["knn1"], shots=[0], draws=1, seed=0)
+    ((row,), _) = judge(task, load_candidates(["imagestats"]), settings, tmp_path, computing=Computing())
+    (x,), fold = load_candidates(["imagestats"])[0].features(task), task.folds[0]
+    oracle = KNeighborsClassifier(1).fit(x[fold.train], task.labels[fold.train])
+    assert row["value"] == oracle.score(x[fold.test], task.labels[fold.test])
+    assert row["protocol_words"].startswith("k nearest neighbours, k = min(1, samples), L2")
 
 
 def test_tasks_check_what_they_are_made_of(rng: np.random.Generator) -> None:

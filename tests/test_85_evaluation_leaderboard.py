@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eo_ssl.evaluation.candidate_names import load_candidates
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
 from eo_ssl.evaluation.features import Computing
 from eo_ssl.evaluation.figures import pictures
 from eo_ssl.evaluation.leaderboard import csv_text, files, markdown, page
+from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.result_rows import judge
-from eo_ssl.evaluation.settings import Settings
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.spatial_leakage import note_spatial_leakage
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.studies import VariantGrid, expand_study

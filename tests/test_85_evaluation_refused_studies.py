@@ -9,8 +9,8 @@ import pytest
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
 from eo_ssl.evaluation.features import Computing
+from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.result_rows import judge
-from eo_ssl.evaluation.settings import Settings
 from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.evaluation.tuning import Tuning
 from tuned_tasks import classes, masked, vit

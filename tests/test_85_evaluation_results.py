@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 
 from eo_ssl.encoder import save_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidate_names import load_candidates
 from eo_ssl.evaluation.compatibility import check_compatibility
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
 from eo_ssl.evaluation.features import Computing
 from eo_ssl.evaluation.intervals import correct_by_holm
+from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.result_rows import judge
-from eo_ssl.evaluation.settings import Settings
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.evaluation.tuning import Tuning
 from eo_ssl.manifest import require

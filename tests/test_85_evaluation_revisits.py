@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from eo_ssl.corpus import Stream
-from eo_ssl.evaluation.candidate_names import load_candidates
 from eo_ssl.evaluation.features import Computing
 from eo_ssl.evaluation.leaderboard import markdown
+from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.revisits import COLUMNS, find_revisits
-from eo_ssl.evaluation.settings import Settings
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.sources import open_corpus_source
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.studies import VariantGrid, expand_study

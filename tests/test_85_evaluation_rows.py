@@ -12,13 +12,13 @@ import pytest
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidate_names import load_candidates
 from eo_ssl.evaluation.features import Computing
 from eo_ssl.evaluation.intervals import correct_by_holm
 from eo_ssl.evaluation.mstar import make_mstar_task
+from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.protocols import check_protocols
 from eo_ssl.evaluation.result_rows import judge
-from eo_ssl.evaluation.settings import Settings
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.manifest import require
 from eo_ssl.scene import products
 from eo_ssl.workflows.evaluate import main

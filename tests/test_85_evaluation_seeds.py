@@ -14,13 +14,12 @@ import pytest
 
 from eo_ssl.encoder import save_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidate_names import load_candidates
 from eo_ssl.evaluation.features import Computing
 from eo_ssl.evaluation.intervals import Bootstrap
 from eo_ssl.evaluation.leaderboard import csv_text, markdown, page
+from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.result_rows import judge
-from eo_ssl.evaluation.seeds import parse_entry
-from eo_ssl.evaluation.settings import Settings
+from eo_ssl.evaluation.seeds import load_candidates, parse_entry
 from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.evaluation.task_metrics import Measured, Runs, measure
 from eo_ssl.manifest import Clock, finish

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from eo_ssl.encoder import ImageStats, RandomFeatures, VitEncoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidate_names import load_candidates
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
 from eo_ssl.evaluation.features import Computing, extract_features
 from eo_ssl.evaluation.leaderboard import csv_text, markdown, page
 from eo_ssl.evaluation.perturbations import PerturbedSource, list_perturbations
+from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.preprocessing_variants import NORMALISATIONS, PreprocessingVariant
 from eo_ssl.evaluation.published import published_value
 from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.revisits import Revisit
-from eo_ssl.evaluation.settings import Settings
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.evaluation.tasks import Task

@@ -13,7 +13,7 @@ from eo_ssl.cards import load_card
 from eo_ssl.diagnosis.samples import list_products
 from eo_ssl.evaluation import TaskName
 from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
-from eo_ssl.evaluation.candidate_names import load_candidates
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.synthetic import benchmarks as made
 from eo_ssl.synthetic import make_eurosat
 

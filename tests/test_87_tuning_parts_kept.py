@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidate_names import load_candidates
 from eo_ssl.evaluation.compatibility import estimate_training_cost
 from eo_ssl.evaluation.draws import draw
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
 from eo_ssl.evaluation.features import Computing
-from eo_ssl.evaluation.predictions import predict_trained
+from eo_ssl.evaluation.predictions import Settings, predict_trained
 from eo_ssl.evaluation.result_rows import judge
-from eo_ssl.evaluation.settings import Settings
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.tuning import Tuning, estimate_fold_cost, fitting, predict_tuned, prediction
 from tuned_tasks import classes, masked, vit

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from eo_ssl.evaluation import knn
 from eo_ssl.evaluation.benchmarks import BENCHMARKS, Benchmark, load_benchmark
-from eo_ssl.evaluation.candidate_names import BASELINES, load_candidates
 from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.compatibility import check_compatibility, estimate_training_cost
 from eo_ssl.evaluation.features import Computing, Features, choose_device, extract_features
 from eo_ssl.evaluation.mstar import SHOTS, make_mstar_task
+from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.preprocessing_variants import NORMALISATIONS, RESIZERS, Normalisation, Resizer
 from eo_ssl.evaluation.protocols import DEFAULT, PROTOCOLS
 from eo_ssl.evaluation.result_rows import SUPERSEDED, Row, judge
 from eo_ssl.evaluation.results_folder import Render, ResultsFolder
-from eo_ssl.evaluation.settings import Settings
+from eo_ssl.evaluation.seeds import BASELINES, load_candidates
 from eo_ssl.evaluation.sources import (
     CorpusSource,
     ImageSource,

@@ -10,8 +10,8 @@ import numpy as np
 from eo_ssl.errors import expect
 from eo_ssl.evaluation.candidates import Candidate, SingleCandidate
 from eo_ssl.evaluation.draws import draw
+from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.protocols import PROTOCOLS
-from eo_ssl.evaluation.settings import Settings
 from eo_ssl.evaluation.sources import ImageSource, read_images
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.tuning import TrainingCost, estimate_fold_cost

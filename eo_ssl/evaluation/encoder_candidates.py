@@ -13,7 +13,6 @@ from eo_ssl.encoder import FITTED, Encoder, by_training, load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.candidates import Candidate, Description, SingleCandidate, Wrap
 from eo_ssl.evaluation.features import ON_CPU, Computing
-from eo_ssl.evaluation.seeds import read_pretraining_seed
 from eo_ssl.evaluation.sources import Matrix, read_images
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Control, Task
@@ -168,6 +167,21 @@ class ControlCandidate(Candidate):
     def vary(self, label: str, wrap: Wrap) -> Candidate:
         """Refuse: there is no input to change."""
         raise UserError(f"expected an encoder for a study of its input, got {self.name}; leave the control out")
+
+
+def read_pretraining_seed(name: str, encoder: Encoder) -> int:
+    """Return the seed that ``encoder`` was pretrained with.
+
+    Raises:
+        UserError: it does not say.
+    """
+    seed = encoder.provenance.get("config", {}).get("seed")
+    if not isinstance(seed, int):
+        raise UserError(
+            f"expected runs of eo-ssl pretrain, which say configuration and seed, got none in {name}; give it as an "
+            "encoder of its own"
+        )
+    return seed
 
 
 def _sample_images(task: Task, fold: Fold, contract: Preprocessing, *, seed: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -15,17 +15,57 @@ from eo_ssl.evaluation.array_files import ArrayFile, Arrays
 from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.draws import Amount
 from eo_ssl.evaluation.features import Computing
-from eo_ssl.evaluation.frozen_protocols import FROZEN
 from eo_ssl.evaluation.input_variants import PerturbedCandidate
-from eo_ssl.evaluation.protocols import PROTOCOLS, predict_frozen
-from eo_ssl.evaluation.settings import Settings
+from eo_ssl.evaluation.protocols import FROZEN, PROTOCOLS, check_protocols, predict_frozen
 from eo_ssl.evaluation.sources import Matrix, Rows
 from eo_ssl.evaluation.task_metrics import PredictionArray
-from eo_ssl.evaluation.tasks import Task
+from eo_ssl.evaluation.tasks import Kind, Task
 from eo_ssl.evaluation.tuning import Tuning, predict_tuned
 from eo_ssl.manifest import fingerprint
 
 FORMAT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a task is judged."""
+
+    protocols: tuple[str, ...]
+    "out of `protocols.PROTOCOLS`, in their order"
+    amounts: tuple[Amount, ...]
+    "of training samples"
+    draws: int
+    "draws per amount"
+    seed: int
+    "of draws, descent and bootstrap"
+    tuning: Tuning = field(default_factory=Tuning)
+    "recipe of protocols that train"
+
+    @classmethod
+    def of(
+        cls,
+        protocols: Sequence[str],
+        *,
+        kind: Kind = "classification",
+        shots: Sequence[int],
+        fractions: Sequence[float] = (),
+        draws: int,
+        seed: int,
+        tuning: Tuning | None = None,
+    ) -> Settings:
+        """Return checked settings; 0 shots are all training samples, and ``tuning`` takes the seed where none is given.
+
+        Raises:
+            UserError: an unknown protocol, repeated or impossible amounts, no draw.
+        """
+        amounts = (*(Amount(shots=count or None) for count in shots), *(Amount(fraction=share) for share in fractions))
+        expect(
+            amounts and len(set(amounts)) == len(amounts) and draws > 0,
+            expected="different numbers of shots or fractions and at least one draw",
+            got=f"{[*shots, *fractions]} and {draws}",
+            remedy="give 1 5 10 20, or 0 for all",
+        )
+        return cls(check_protocols(protocols, kind), amounts, draws, seed, tuning or Tuning(seed=seed))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,8 @@ from eo_ssl.evaluation.encoder_candidates import ControlCandidate
 from eo_ssl.evaluation.features import Computing
 from eo_ssl.evaluation.intervals import REPLICATES, Bootstrap, Comparison, Interval, correct_by_holm, decide_verdict
 from eo_ssl.evaluation.predictions import FORMAT as FORMAT
-from eo_ssl.evaluation.predictions import PredictionRun, Predictions, locate_predictions
+from eo_ssl.evaluation.predictions import PredictionRun, Predictions, Settings, locate_predictions
 from eo_ssl.evaluation.protocols import PROTOCOLS
-from eo_ssl.evaluation.settings import Settings
 from eo_ssl.evaluation.task_metrics import Measured, Runs, measure
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.manifest import canonical_json, commit, fingerprint

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.protocols import PROTOCOLS
 from eo_ssl.evaluation.result_rows import FORMAT, Row
-from eo_ssl.evaluation.settings import Settings
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.manifest import MANIFEST, UNFINISHED, Clock, OpenProduct, canonical_json, fingerprint, plan, replace
 

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from eo_ssl.evaluation.tuning.prediction import predict_tuned
 from eo_ssl.evaluation.tuning.training_cost import TrainingCost, estimate_fold_cost
-from eo_ssl.evaluation.tuning.tuning_config import TUNED, TunedProtocol, Tuning, check_tuned
+from eo_ssl.evaluation.tuning.tuning_config import TUNED, VECTOR_KINDS, TunedProtocol, Tuning, check_tuned
 
-__all__ = ["TUNED", "TrainingCost", "TunedProtocol", "Tuning", "check_tuned", "estimate_fold_cost", "predict_tuned"]
+__all__ = [
+    "TUNED",
+    "TrainingCost",
+    "TunedProtocol",
+    "VECTOR_KINDS",
+    "Tuning",
+    "check_tuned",
+    "estimate_fold_cost",
+    "predict_tuned",
+]

@@ -130,13 +130,14 @@ class TunedProtocol:
         return f"{_describe_trained(self, tuning)}; {_describe_recipe(self, tuning)}"
 
 
-_VECTORS: tuple[Kind, ...] = ("classification", "multilabel", "regression")
+VECTOR_KINDS: tuple[Kind, ...] = ("classification", "multilabel", "regression")
+"""Kinds of task whose images have one answer each."""
 _MASKS: tuple[Kind, ...] = ("segmentation",)
 TUNED: dict[str, TunedProtocol] = {
     protocol.name: protocol
     for protocol in (
-        TunedProtocol(name="finetune", kinds=_VECTORS, adapts="all", rates=(1e-4, 3e-4, 1e-3)),
-        TunedProtocol(name="lora", kinds=_VECTORS, adapts="lora", rates=(5e-4, 1e-3, 2e-3)),
+        TunedProtocol(name="finetune", kinds=VECTOR_KINDS, adapts="all", rates=(1e-4, 3e-4, 1e-3)),
+        TunedProtocol(name="lora", kinds=VECTOR_KINDS, adapts="lora", rates=(5e-4, 1e-3, 2e-3)),
         TunedProtocol(name="seg-linear", kinds=_MASKS, adapts="head", decoder="linear", rates=(1e-3, 3e-3, 1e-2)),
         TunedProtocol(name="seg-upernet", kinds=_MASKS, adapts="head", decoder="upernet", rates=(3e-4, 1e-3)),
         TunedProtocol(name="seg-dpt", kinds=_MASKS, adapts="head", decoder="dpt", rates=(3e-4, 1e-3)),
