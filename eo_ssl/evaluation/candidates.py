@@ -29,7 +29,7 @@ Wrap = Callable[["SingleCandidate"], "SingleCandidate"]
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What stands beside a number of a candidate on a task."""
+    """Fingerprint, quantity, bands, pooling and notes of a candidate on a task."""
 
     fingerprint: str
     "of the encoder (all its folds, all its runs)"
@@ -48,7 +48,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Candidate(ABC):
-    """What a row of results is about."""
+    """An encoder, a pair of encoders, several seeds or a control: one name in the results."""
 
     name: str
     "unique among the candidates"

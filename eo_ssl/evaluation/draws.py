@@ -13,7 +13,7 @@ from eo_ssl.evaluation.tasks import Task
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much of the training split teaches; neither field: all of it."""
+    """Amount of training samples: shots, a fraction, or all where neither is set."""
 
     shots: int | None = None
     "samples per class"
@@ -118,8 +118,7 @@ def _check_amount(task: Task, amount: Amount) -> None:
         each = "its largest class" if task.kind == "classification" else "the task"
         raise UserError(
             f"expected a fraction that takes a sample of {task.name}, got {amount.fraction:g} of the {most} training "
-            f"samples of {each}; "
-            f"give {1 / most:.2g} or more"
+            f"samples of {each}; give {1 / most:.2g} or more"
         )
 
 

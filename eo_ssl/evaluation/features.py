@@ -30,7 +30,7 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Computing:
-    """Where and how features are computed."""
+    """Batch size, cache, device and progress of feature extraction."""
 
     batch_size: int = 64
     cache: Path | None = None

@@ -28,7 +28,7 @@ FORMAT = 3
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a task is judged."""
+    """Protocols, amounts of training samples, draws and seed that a task is judged by."""
 
     protocols: tuple[str, ...]
     "out of `protocols.PROTOCOLS`, in their order"
@@ -70,7 +70,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What one run predicted, and out of what."""
+    """Predictions of one run, and a fingerprint of what they were made of."""
 
     values: PredictionArray
     "[draws, items, ...]"

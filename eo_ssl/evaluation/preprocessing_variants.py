@@ -85,7 +85,7 @@ _Clip = tuple[tuple[float, float], ...] | None
 
 
 def _affine(name: Normalisation, contract: Preprocessing, stats: TrainStats) -> tuple[Floats, Floats, _Clip]:
-    """What is subtracted, what is divided by, and the bounds applied first, per band [C]."""
+    """Shift, scale and the bounds applied first, per band [C]."""
     zero, one = np.zeros(len(contract.bands)), np.ones(len(contract.bands))
     if name == "zscore":
         return stats.mean, stats.std, None

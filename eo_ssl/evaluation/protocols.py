@@ -269,7 +269,7 @@ def _count_folds(amount: Amount) -> int:
 
 
 def _split_validation(given: TaughtFold) -> list[tuple[Rows, Rows]]:
-    """What is fitted and what is validated on: whole blocks are held out where there are enough."""
+    """Pairs of fitted and validated positions: whole blocks are held out where there are enough."""
     task, train = given.task, given.train
     if given.amount.whole and len(given.fold.validation):
         return [(train, given.fold.validation)]

@@ -234,8 +234,7 @@ def _check_names(judged: Sequence[_Judged], rows: Iterable[Row]) -> None:
         if set(row["given"]).isdisjoint(origins or row["given"]):
             raise UserError(
                 f"expected a name of its own for {', '.join(origins)}, got {row['root']}, of which there are results "
-                "from "
-                f"{', '.join(row['given'])}; write NAME={origins[0]}"
+                f"from {', '.join(row['given'])}; write NAME={origins[0]}"
             )
 
 
@@ -253,7 +252,7 @@ def _read_current(folder: Path, judged: Sequence[_Judged]) -> list[Row]:
 
 
 def _place(row: Row) -> tuple[Any, ...]:
-    """What rows that may be compared have in common, in the order of tables: shots, shares, all."""
+    """Key that rows which may be compared have in common, in the order of tables: shots, shares, all."""
     amount = row["shots"] is None, row["fraction"] is None, row["shots"] or 0, row["fraction"] or 0.0
     return list(PROTOCOLS).index(row["protocol"]), *amount, row["eval_seeds"], canonical_json(row["tuning"])
 

@@ -76,7 +76,7 @@ def find_revisits(
 
 
 def _tested(rows: Rows, folds: Sequence[Fold], first: int) -> list[_Tested]:
-    """Which images of the source are tested, fold after fold."""
+    """Images of the source that are tested, fold after fold."""
 
     def own(positions: Rows) -> Rows:
         return positions[(positions >= first) & (positions < first + len(rows))] - first

@@ -27,7 +27,7 @@ _HARMLESS = ("log_every", "monitor_every", "monitor_tiles", "checkpoint_every", 
 
 @dataclass(frozen=True, slots=True)
 class EncoderEntry:
-    """What one word of a list of encoders stands for."""
+    """One word of a list of encoders, parsed: a name and runs."""
 
     name: str | None
     "in the results, where one was given"
@@ -247,7 +247,7 @@ def check_alike(encoders: Mapping[str, Encoder]) -> None:
 
 
 def _facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the weights beside the seed, by dotted name; inputs by content: folders may be renamed."""
+    """Settings that decide the weights beside the seed, by dotted name; inputs by content: folders may be renamed."""
     config = {key: value for key, value in provenance.get("config", {}).items() if key != "seed"}
     config["training"] = {k: v for k, v in (config.get("training") or {}).items() if k not in _HARMLESS}
     inputs = sorted(str(value)[:12] for value in provenance.get("inputs", {}).values())

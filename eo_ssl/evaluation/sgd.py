@@ -26,7 +26,7 @@ _STEPS = 1000  # at least: few samples make short epochs
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is fitted."""
+    """Loss and number of outputs."""
 
     kind: str
     """`classification` (cross entropy), `multilabel` (binary cross entropy of each label) or `regression` (squared

@@ -1,4 +1,4 @@
-"""Which places teach and which are tested: never random neighbours.
+"""Spatial splits into training and test: whole sites, never random neighbours.
 
 Products whose footprints overlap are one site. Few sites are left out one at a time, many in five groups; a single site
 is cut in two halves with a strip between them. What is resampled together for an interval is a site, or a cell of a
@@ -44,7 +44,7 @@ class Division:
 
 @dataclass(frozen=True, slots=True)
 class SampleLocations:
-    """Where n samples lie."""
+    """Product, box and offset of n samples."""
 
     product: npt.NDArray[np.str_]
     "[n] product id"

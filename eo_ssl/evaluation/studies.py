@@ -22,7 +22,7 @@ Study = Literal["compare", "grid", "robustness"]
 
 @dataclass(frozen=True, slots=True)
 class VariantGrid:
-    """Which sizes, normalisations and resizers are tried, every one with every other."""
+    """Sizes, normalisations and resizers to try, every one with every other."""
 
     variants: tuple[PreprocessingVariant, ...] = ()
 

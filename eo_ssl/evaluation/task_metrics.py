@@ -19,7 +19,7 @@ from eo_ssl.errors import UserError
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 PredictionArray = npt.NDArray[Any]
-"""What an encoder answered, [draws, items, ...]: see `measure`."""
+"""Predictions of an encoder, [draws, items, ...]: see `measure`."""
 Metric = Literal["accuracy", "balanced_accuracy", "micro_ap", "miou", "r2"]
 METRIC_WORDS: dict[Metric, str] = {
     "accuracy": "accuracy",

@@ -33,7 +33,7 @@ TaskName = Literal[
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """What a person chooses of a task; None: the default of the task."""
+    """Options of a task; None: the default of the task."""
 
     name: str | None = None
     "in the results"

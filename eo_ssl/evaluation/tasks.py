@@ -111,8 +111,7 @@ class Task:
         if self.labels.shape != shape or self.metric not in METRICS[self.kind]:
             raise UserError(
                 f"expected labels {list(shape)} and a metric out of {', '.join(METRICS[self.kind])} for the "
-                f"{self.kind} task {self.name}, "
-                f"got {list(self.labels.shape)} and {self.metric}; check the task"
+                f"{self.kind} task {self.name}, got {list(self.labels.shape)} and {self.metric}; check the task"
             )
         if self.kind == "segmentation" and not all(isinstance(source, MaskedSource) for source in self.sources):
             raise UserError(

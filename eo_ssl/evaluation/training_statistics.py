@@ -112,8 +112,7 @@ def _parts(task: Task, train: Rows, bands: Sequence[str]) -> Iterator[_Part]:
         if absent or source.quantity != first.quantity:
             raise UserError(
                 f"expected the same bands and quantity in all sources of task {task.name}, got one without "
-                f"{', '.join(absent) or first.quantity.value}; "
-                "choose streams that agree"
+                f"{', '.join(absent) or first.quantity.value}; choose streams that agree"
             )
         yield source, positions, [have.index(band) for band in bands]
 

@@ -89,6 +89,5 @@ def _check_planes(path: Path, card: Card) -> None:
     if found != (len(card.bands), SIZE_PX, SIZE_PX):
         raise UserError(
             f"expected EuroSAT images {[len(card.bands), SIZE_PX, SIZE_PX]} (card {card.name}), got {list(found)} in "
-            f"{path.name}; "
-            "use the 13-band files (EuroSATallBands)"
+            f"{path.name}; use the 13-band files (EuroSATallBands)"
         )

@@ -78,8 +78,7 @@ def read_sample(path: Path) -> Stored:
             ):
                 raise UserError(
                     f"expected the arrays {KEYS[0]!r} ... {KEYS[-1]!r} in {path}, got "
-                    f"{', '.join(arrays[:4]) or 'none'} ({len(arrays)}); "
-                    "fetch m-eurosat of classification_v1.0"
+                    f"{', '.join(arrays[:4]) or 'none'} ({len(arrays)}); fetch m-eurosat of classification_v1.0"
                 )
             return stack_images([np.asarray(file[key]) for key in arrays])
     except OSError as error:

@@ -51,7 +51,7 @@ _FOLDERS = {
 
 
 class Rgb:
-    """What TorchGeo's readers of colour images give: red, green, blue."""
+    """Bands of TorchGeo's readers of colour images: red, green, blue."""
 
     all_band_names = ("R", "G", "B")
 

@@ -344,6 +344,5 @@ def explain_incomplete(request: Request, lists: Sequence[Path], images: Path) ->
         return request.absent(f"images in {images.relative_to(request.root)} that cannot be read")
     return UserError(
         f"expected an image of each of the {len(folders)} classes in every split of {request.name} at {request.root}, "
-        f"got {'; '.join(lacking)}; "
-        f"the copy is incomplete, get it from {request.origin}"
+        f"got {'; '.join(lacking)}; the copy is incomplete, get it from {request.origin}"
     )

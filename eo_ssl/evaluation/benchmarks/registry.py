@@ -1,4 +1,4 @@
-"""Which benchmarks there are, in which variants, which cards describe them, and where they are to be had."""
+"""The table of benchmarks: variants, cards, origin and layout of each."""
 
 from __future__ import annotations
 
@@ -47,13 +47,11 @@ _EUROSAT = (
 )
 _SO2SAT = (
     "random/, block/ and culture_10/ with training.h5 and testing.h5, or training.h5, validation.h5 and testing.h5 of "
-    "version 2, "
-    "each with the keys sen1, sen2, label"
+    "version 2, each with the keys sen1, sen2, label"
 )
 _BEN1 = (
     "bigearthnet-train.csv, bigearthnet-val.csv, bigearthnet-test.csv, BigEarthNet-v1.0/<patch>/<patch>_B02.tif ... "
-    "and "
-    "BigEarthNet-S1-v1.0/<patch>/<patch>_VV.tif, _VH.tif, each folder with a JSON file of labels"
+    "and BigEarthNet-S1-v1.0/<patch>/<patch>_VV.tif, _VH.tif, each folder with a JSON file of labels"
 )
 _BEN2 = (
     "metadata.parquet, BigEarthNet-S2/<product>/<patch>/<patch>_B02.tif ... and "

@@ -54,8 +54,7 @@ class LabelRasters:
             if stored.shape != target.shape or not np.isin(stored, (UNLABELLED, 0, 1)).all():
                 raise UserError(
                     f"expected classes -1, 0 and 1 on {list(target.shape)} pixels in {self.paths[at]}, got "
-                    f"{np.unique(stored)[:5].tolist()} "
-                    f"on {list(stored.shape)}; fetch the labels of version 1.1"
+                    f"{np.unique(stored)[:5].tolist()} on {list(stored.shape)}; fetch the labels of version 1.1"
                 )
             target[...] = np.where(stored == UNLABELLED, IGNORED, stored)
 

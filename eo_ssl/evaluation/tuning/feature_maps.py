@@ -15,7 +15,7 @@ DEPTHS = 4  # a decoder takes maps of four depths (Xiao et al. 2018, UPerNet; Ra
 
 @dataclass(frozen=True, slots=True)
 class Maps:
-    """What a decoder sees of a batch."""
+    """Feature maps of a batch, and the tokens beside them."""
 
     maps: tuple[Tensor, ...]
     "[B, D, h, w] float32 each, from shallow to deep"
@@ -65,14 +65,12 @@ def check_maps(encoder: Encoder, model: nn.Module) -> None:
     if not hasattr(model, "forward_intermediates") or not (len(set(reductions)) == 1 or len(reductions) >= DEPTHS):
         raise UserError(
             f"expected a timm network with maps at {DEPTHS} depths for a segmentation, got {encoder.name} "
-            f"({type(model).__name__}); "
-            "give a vision transformer or a residual network"
+            f"({type(model).__name__}); give a vision transformer or a residual network"
         )
     if isinstance(encoder, ForeignEncoder) and encoder.form.window_px is not None:
         raise UserError(
             f"expected an encoder that sees whole images for a segmentation, got {encoder.name}, which sees the "
-            f"central {encoder.form.window_px} px; "
-            f"take `at_size({encoder.form.window_px})` of it"
+            f"central {encoder.form.window_px} px; take `at_size({encoder.form.window_px})` of it"
         )
 
 

@@ -1,4 +1,4 @@
-"""One network fitted by gradient optimiser, and the answers of a fitted one.
+"""Fitting: one network trained by gradient descent, and the predictions of a fitted one.
 
 A plain loop: it has one device, no checkpoints and no logs, the number of steps is known before it begins, and equal
 seeds must give equal bits. A trainer would add hooks and folders and take none of that away.
@@ -30,7 +30,7 @@ CHECKS = 10  # states among which the validation split chooses
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """What is fitted to what, and how."""
+    """Task, encoder, protocol and recipe of one training."""
 
     task: Task
     encoder: Encoder

@@ -26,7 +26,7 @@ PARTS = 5  # a fifth of the training samples is held out where there is no valid
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What one training found."""
+    """Score and predictions of one training."""
 
     score: float
     "on the samples that choose; NaN where none did"
@@ -54,7 +54,7 @@ class TrainingResult:
 
 @dataclass(frozen=True, slots=True)
 class ValidationSplit:
-    """What is fitted to choose a rate."""
+    """Training samples to fit and samples held out to choose a rate."""
 
     taught: Rows
     held: Rows

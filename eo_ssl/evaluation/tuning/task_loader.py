@@ -47,7 +47,7 @@ class SourceBatch:
 
 @dataclass(frozen=True, slots=True)
 class TaskLoader:
-    """Where batches of a task come from."""
+    """Loader of batches of a task through a contract."""
 
     task: Task
     preprocessing: Preprocessing

@@ -14,7 +14,7 @@ from eo_ssl.evaluation.tuning.tuning_config import Tuning, check_tuned
 
 @dataclass(frozen=True, slots=True)
 class TrainingCost:
-    """What is to be trained."""
+    """Trainings, steps and images."""
 
     trainings: int = 0
     steps: int = 0

@@ -33,7 +33,7 @@ _AUGMENTED: dict[Augmentation, str] = {
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
 class Tuning:
-    """How a network is fitted to a task."""
+    """Recipe of a network's training on a task."""
 
     epochs: int = 50
     "passes over the training samples (He et al. 2022, table 9: 50 ... 100)"
@@ -173,7 +173,7 @@ def check_tuned(name: str, kind: Kind) -> TunedProtocol:
 
 
 def _describe_recipe(protocol: TunedProtocol, config: Tuning) -> str:
-    """How it is trained."""
+    """The recipe in words."""
     length = (
         f"{config.epochs} epochs (at least {LEAST_STEPS} steps)" if config.steps is None else f"{config.steps} steps"
     )
@@ -196,7 +196,7 @@ def _describe_recipe(protocol: TunedProtocol, config: Tuning) -> str:
 
 
 def _describe_trained(protocol: TunedProtocol, config: Tuning) -> str:
-    """What is trained."""
+    """The trained weights and the head in words."""
     whole = f"layer decay {config.layer_decay:g}, stochastic depth {config.drop_path:g} in transformers"
     decoder = protocol.choose_decoder(config)
     if decoder is None and protocol.adapts == "all":
@@ -204,8 +204,7 @@ def _describe_trained(protocol: TunedProtocol, config: Tuning) -> str:
     if decoder is None:
         return (
             f"LoRA of rank {config.lora_rank} (alpha {config.lora_alpha:g}) on the query and value projections under "
-            "a batch norm and a linear "
-            "head, all other weights frozen"
+            "a batch norm and a linear head, all other weights frozen"
         )
     words = {
         "linear": "1 x 1 convolution on the last map",
