@@ -126,7 +126,7 @@ class Candidate(ABC):
     @property
     def origins(self) -> list[str]:
         """What all runs are made of: paths, specs and names."""
-        return [part.origin for run in self.runs for part in run.parts]
+        return [part.plain.origin for run in self.runs for part in run.parts]
 
     @property
     def weights(self) -> dict[str, str]:
