@@ -94,7 +94,7 @@ def test_two_halves_give_the_loss_and_the_gradient_of_the_whole(tmp_path: Path) 
             torch.testing.assert_close(halves[name]["gradient"], gradient(objective), rtol=1e-6, atol=1e-10)
             # and the state matters: the mean of two separate halves is something else
             apart = sum(float(loss_of(objective, slice(at, at + 4)).detach()) for at in (0, 4)) / 2
-            assert abs(apart - float(loss.detach())) > 1e-4, name
+            assert abs(apart - float(loss.detach())) > 1e-5, name
     finally:
         ijepa.draw_blocks = original
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from lightly.utils.dist import gather as gather_with_gradient
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.distributed.nn import functional as collectives
 
 from eo_ssl.errors import UserError
 from eo_ssl.models import Tokens, sincos_positions, take_patches
@@ -74,8 +74,7 @@ def gather(x: Tensor) -> Tensor:
     """
     if not _distributed():
         return x
-    parts: tuple[Tensor, ...] = collectives.all_gather(x.contiguous())  # type: ignore[no-untyped-call]
-    return torch.cat(parts)
+    return torch.cat(gather_with_gradient(x.contiguous()))
 
 
 @torch.no_grad()
