@@ -146,7 +146,7 @@ def knn_vs_faiss(rng: np.random.Generator) -> dict[str, Any]:
 
     same = float((np.sort(ours()) == np.sort(reference()[1])).mean())
     times = [(seconds(ours), seconds(reference)) for _ in range(PAIRS)]
-    note = f"{K} find_neighbours of {TEST} among {TRAIN} x {DIM}; ours ranks by float64 distances; {100 * same:.3f} % equal neighbours"
+    note = f"{K} neighbours of {TEST} among {TRAIN} x {DIM}; ours ranks by float64 distances; {100 * same:.3f} % equal neighbours"
     return row("evaluate/knn-vs-faiss", "faiss IndexFlatL2, float32", times, note)
 
 

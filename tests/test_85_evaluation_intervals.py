@@ -12,7 +12,7 @@ from eo_ssl.evaluation.task_metrics import measure_shares
 
 
 class Shares:
-    """A bootstrap of measure_shares of right answers, [draws, items]."""
+    """A bootstrap of shares of right answers, [draws, items]."""
 
     def __init__(self, blocks: np.ndarray, *, strata: np.ndarray, **more: int) -> None:
         self.boot, self.strata = Bootstrap(blocks, **more), strata  # type: ignore[arg-type]

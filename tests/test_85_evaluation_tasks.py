@@ -76,7 +76,7 @@ def test_cross_sensor_task_by_translated_names(rng: np.random.Generator) -> None
     parts = scenes(rng)
     task = make_corpus_task(parts, name="scenes", sensor="sentinel2_l1c", held_out="all")  # type: ignore[arg-type]
     assert {source.bands for source in task.sources} == {S2.bands} and len(task.labels) == 78
-    assert len(task.folds) == 2 and "leave one of 2 group_sites out" in task.split
+    assert len(task.folds) == 2 and "leave one of 2 sites out" in task.split
     assert any("1 test tiles left out" in note for note in task.notes) and "only here" in task.class_names
     assert any("named as sentinel2_l1c" in note for note in task.notes)
     with pytest.raises(UserError, match="expected one sensor in task scenes"):
