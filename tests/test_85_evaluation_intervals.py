@@ -23,7 +23,7 @@ class Shares:
     def compare(self, a: np.ndarray, b: np.ndarray):
         return self.boot.compare(*(measure_shares(right.astype(float), self.strata) for right in (a, b)))
 
-    def decide_verdict(self, a: np.ndarray, b: np.ndarray) -> str:
+    def verdict(self, a: np.ndarray, b: np.ndarray) -> str:
         found = self.compare(a, b)
         return decide_verdict(found, found.p)
 
