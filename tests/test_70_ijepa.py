@@ -183,3 +183,8 @@ def test_refusals():
         IJepa(momentum=1.5)
     with pytest.raises(UserError, match="target_scale must be an increasing pair"):
         BlockMaskConfig(target_scale=(0.3, 0.2))
+    image, _ = training_tiles(n=2, size=64)
+    with pytest.raises(UserError, match="one view of each tile for IJepa, got 2; leave its count at 1"):
+        build()(make_batch(image, image))
+    with pytest.raises(UserError, match="views of the tile's size for IJepa"):
+        build()(make_batch(image[..., :16, :16]))

@@ -169,3 +169,8 @@ def test_refusals():
         build(Mae(mask_ratio=0.1), size=8)
     with pytest.raises(UserError, match="expected a transformer for Mae, which hides patches, got ResNetBackbone"):
         Mae().build({"tile": ResNet("resnet18").build(BANDS[:4], 32, 0)}, 1)
+    image, _ = training_tiles(n=2, size=32)
+    with pytest.raises(UserError, match="one view of each tile for Mae, got 2; leave its count at 1"):
+        build()(make_batch(image, image))
+    with pytest.raises(UserError, match="views of the tile's size for Mae"):
+        build()(make_batch(image[..., :16, :16]))

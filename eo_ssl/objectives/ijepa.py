@@ -13,7 +13,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.models import Backbone, MaskableBackbone, View, require_maskable, seeded_init, split_patches, take_patches
 from eo_ssl.objectives.base import Method, Objective, Teacher
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
-from eo_ssl.objectives.parts import Predictor, check_narrow, mean_of_valid
+from eo_ssl.objectives.parts import Predictor, check_narrow, mean_of_valid, take_only_view
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
 
@@ -76,8 +76,9 @@ class IJepaObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Smooth-L1 distance of predicted and teacher features, `loss`; patches without a valid pixel are left out."""
-        (view,) = batch.views["tile"]
-        encoder, device = require_maskable(self.encoder, method="IJepa"), view.image.device
+        encoder = require_maskable(self.encoder, method="IJepa")
+        view = take_only_view(batch, encoder, method="IJepa")
+        device = view.image.device
         context, targets = draw_blocks(self.grid, len(view), config=self.method.masks, rng=batch.step.generator())
         context, targets = context.to(device), targets.to(device)  # [B, K], [B, n, T]
         seen = split_patches(view.valid, self.patch_px).flatten(2).any(dim=2)  # [B, N]

@@ -12,7 +12,7 @@ from torch import Tensor
 from eo_ssl.errors import UserError
 from eo_ssl.models import Backbone, MaskableBackbone, require_maskable, seeded_init, split_patches, take_patches
 from eo_ssl.objectives.base import Method, Objective
-from eo_ssl.objectives.parts import Predictor, check_narrow, mean_of_valid
+from eo_ssl.objectives.parts import Predictor, check_narrow, mean_of_valid, take_only_view
 from eo_ssl.objectives.step import Batch
 from eo_ssl.objectives.views import ViewSpec
 
@@ -78,8 +78,8 @@ class MaeObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error of the hidden valid pixels, `loss`."""
-        (view,) = batch.views["tile"]
         encoder = require_maskable(self.encoder, method="Mae")
+        view = take_only_view(batch, encoder, method="Mae")
         keep, hidden = self.draw_mask(len(view), batch.step.generator())  # [B, K], [B, M]
         keep, hidden = keep.to(view.image.device), hidden.to(view.image.device)
         tokens = encoder.visible(view, keep)

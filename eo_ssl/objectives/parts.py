@@ -7,8 +7,9 @@ from lightly.utils.dist import gather as gather_with_gradient
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from eo_ssl.errors import UserError
-from eo_ssl.models import Tokens, sincos_positions, take_patches
+from eo_ssl.errors import UserError, expect
+from eo_ssl.models import MaskableBackbone, Tokens, View, sincos_positions, take_patches
+from eo_ssl.objectives.step import Batch
 
 
 class Predictor(nn.Module):
@@ -52,6 +53,26 @@ class Predictor(nn.Module):
         answer = self.blocks(torch.cat([known, wanted], dim=1))[:, known.shape[1] :]  # [B*n, T, d]
         values: Tensor = self.head(self.norm(answer))  # [B*n, T, out]
         return values.reshape(batch, blocks, size, -1)
+
+
+def take_only_view(batch: Batch, encoder: MaskableBackbone, *, method: str) -> View:
+    """The one whole view of a batch that a masked method works on.
+
+    Raises:
+        UserError: several views, or one of another size than the encoder was built for.
+    """
+    views = batch.all_views()
+    expect(
+        len(views) == 1, expected=f"one view of each tile for {method}", got=len(views), remedy="leave its count at 1"
+    )
+    sides = tuple(side // encoder.patch_px for side in views[0].image.shape[-2:])
+    expect(
+        sides == encoder.grid,
+        expected=f"views of the tile's size for {method}, {encoder.grid[0]} x {encoder.grid[1]} patches",
+        got=f"{sides[0]} x {sides[1]}",
+        remedy="leave the size of its view at 1",
+    )
+    return views[0]
 
 
 def check_narrow(what: str, *, width: int, depth: int, heads: int) -> None:

@@ -142,6 +142,7 @@ def _trainer(
         gradient_clip_val=module.config.clip_grad,
         callbacks=callbacks,
         logger=make_loggers(loggers, folder / "logs") or False,
+        log_every_n_steps=1,  # the run log decides what loggers receive
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,

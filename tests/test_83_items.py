@@ -1,0 +1,150 @@
+"""Items: pairs of two streams and of two dates, places with several dates; a run on each through the commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from eo_ssl.corpus import Corpus
+from eo_ssl.encoder import load_encoder
+from eo_ssl.errors import UserError
+from eo_ssl.manifest import require
+from eo_ssl.models import Vit
+from eo_ssl.objectives import Mae, SimClr
+from eo_ssl.pairing import PairConfig
+from eo_ssl.pretraining import DataSelection, FitConfig, Pairs, Places, Tiles, TileSource, open_training_data
+from eo_ssl.sensors import Quantity
+from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.workflows import ingest, pair, pretrain
+from runs import FakeReader, FakeStream, preprocessing
+
+QUICK = {"steps": 4, "batch_size": 4, "training": FitConfig(log_every=2, monitor_every=4, monitor_tiles=8)}
+
+
+@dataclass(frozen=True)
+class RadarStream(FakeStream):
+    bands: tuple[str, ...] = ("VV", "VH")
+    sensor: str = "sentinel1_rtc"
+    quantity: Quantity = Quantity.GAMMA0
+    name: str = "radar"
+
+
+class CountingReader(FakeReader):
+    """Tiles that hold 1000 times the stream's number plus their own."""
+
+    def tile(self, row: int) -> np.ndarray:
+        return np.full((len(self.stream.bands), 16, 16), self.base + row, dtype=np.float32)
+
+
+def numbers(tiles: torch.Tensor) -> np.ndarray:
+    """The number that each tile [n, dates, C, S, S] holds: [n, dates]."""
+    flat = tiles.flatten(2)
+    assert torch.equal(flat.amin(2), flat.amax(2))
+    return flat.amin(2).numpy()
+
+
+def test_row_i_of_every_stream_is_item_i() -> None:
+    optical, radar = TileSource([CountingReader(9)]), TileSource([CountingReader(7, stream=RadarStream(), base=1000)])
+    tiles = Tiles(optical, preprocessing())
+    assert numbers(tiles.read(np.array([3, 1]))["tile"]).tolist() == [[3], [1]]
+    contracts = {"s1": preprocessing(), "s2": preprocessing()}
+    pairs = Pairs({"s1": radar, "s2": optical}, contracts, np.array([6, 0, 3]), np.array([2, 8, 2]))
+    assert (len(pairs), pairs.dates) == (3, 1)
+    read = pairs.read(np.array([2, 0]))
+    assert numbers(read["s1"]).tolist() == [[1003], [1006]] and numbers(read["s2"]).tolist() == [[2], [2]]
+    within = Pairs({"tile": optical}, {"tile": preprocessing()}, np.array([0, 5]), np.array([4, 1]))
+    assert within.dates == 2 and numbers(within.read(np.array([1, 0]))["tile"]).tolist() == [[5, 1], [0, 4]]
+
+
+def test_dates_of_a_place_are_spread_and_none_is_used_twice() -> None:
+    source = TileSource([CountingReader(14)])
+    location = np.array(["a"] * 7 + ["b"] * 3 + ["a"] * 2 + ["c"] * 2, dtype=object)
+    moment = np.array([f"2023-{month:02d}-01" for month in (1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 9, 8, 5, 5)], dtype=object)
+    usable = np.arange(14) != 9
+    places = Places(source, preprocessing(), location, moment, dates=2, usable=usable)
+    # a: rows 0 to 6 and, later, 11 (August) and 10 (September), nine dates: four items; b: two usable dates; c: one moment
+    members = places.members("tile", np.arange(len(places)))
+    assert members.tolist() == [[0, 4], [1, 5], [2, 6], [3, 11], [7, 8]]
+    assert numbers(places.read(np.array([3]))["tile"]).tolist() == [[3, 11]]
+    three = Places(source, preprocessing(), location, moment, dates=3, usable=usable)
+    assert three.members("tile", np.arange(len(three))).tolist() == [[0, 3, 6], [1, 4, 11], [2, 5, 10]]
+    with pytest.raises(UserError, match="places with 10 dates, got at most 9 of a place: lower --dates"):
+        Places(source, preprocessing(), location, moment, dates=10, usable=usable)
+    with pytest.raises(UserError, match="at least two dates of a place, got 1"):
+        Places(source, preprocessing(), location, moment, dates=1, usable=usable)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both sensors and three dates of two sites on one grid."""
+    root = tmp_path_factory.mktemp("items")
+    spec = ArchiveSpec(
+        sites=2, dates=3, size_px=192, edge_share=0.0, exact_duplicates=0, near_duplicates=0, reprocessed=0
+    )
+    make_archive(root / "archive", seed=1, spec=spec)
+    for card in ("sample_s2_l2a", "sample_s1_rtc"):
+        ingest.main(
+            card,
+            data=root / "archive",
+            out=root / "corpus",
+            size_px=32,
+            tiling="grid",
+            min_valid=0.5,
+            dask="synchronous",
+            shares=(0.6, 0.2, 0.2),
+        )
+    return root / "corpus"
+
+
+def streams(corpus: Path) -> tuple[str, str]:
+    """Radar and optical stream."""
+    names = list(Corpus.open(corpus).streams)
+    return next(name for name in names if name.startswith("s1")), next(name for name in names if name.startswith("s2"))
+
+
+def test_two_sensors_of_a_pair_train_an_encoder_each(corpus: Path, tmp_path: Path) -> None:
+    radar, optical = streams(corpus)
+    pair.main(corpus, tmp_path / "pairs", first=radar, second=optical, bounds=PairConfig(max_days=60))
+    data = open_training_data(DataSelection((corpus,), kind="pairs", pairs=tmp_path / "pairs"))
+    table = pq.read_table(tmp_path / "pairs" / "pairs.parquet")
+    assert len(data.items) == len(table) > 8
+    split = {
+        name: np.array(Corpus.open(corpus).index(name, columns=["split"])["split"].to_pylist())
+        for name in (radar, optical)
+    }
+    train = (split[radar][table["row_a"].to_numpy()] == "train") & (
+        split[optical][table["row_b"].to_numpy()] == "train"
+    )
+    assert np.array_equal(data.pool, np.flatnonzero(train))
+    out = tmp_path / "encoder"
+    pretrain.main(corpus, out, items="pairs", pairs=tmp_path / "pairs", objective=SimClr(), model=Vit(depth=1), **QUICK)
+    manifest = require(out, "pretrain")
+    assert set(manifest.config["preprocessing"]) == {"s1", "s2"} and manifest.config["streams"] == [radar, optical]
+    radar_encoder, optical_encoder = load_encoder(out / "s1"), load_encoder(out / "s2")
+    assert radar_encoder.preprocessing.bands == ("VV", "VH") and radar_encoder.preprocessing.final_quantity.is_db
+    assert len(optical_encoder.preprocessing.bands) == 12
+    assert require(out / "s1", "pretrain").fingerprint == radar_encoder.fingerprint != optical_encoder.fingerprint
+    with pytest.raises(UserError, match="expected views of every stream of the items, got none of s2"):
+        pretrain.main(corpus, tmp_path / "mae", items="pairs", pairs=tmp_path / "pairs", objective=Mae(), **QUICK)
+    with pytest.raises(UserError, match="expected a folder of pairs with items pairs and only then, got items tiles"):
+        pretrain.main(corpus, tmp_path / "mae", pairs=tmp_path / "pairs", **QUICK)
+
+
+def test_two_seasons_of_a_place_train_one_encoder(corpus: Path, tmp_path: Path) -> None:
+    _, optical = streams(corpus)
+    data = open_training_data(DataSelection((corpus,), streams=(optical,), kind="places", dates=2))
+    index = Corpus.open(corpus).index(optical, columns=["location_id", "datetime", "split"])
+    members = data.items.members("tile", np.arange(len(data.items)))
+    places, moments = (np.array(index[name].to_pylist())[members] for name in ("location_id", "datetime"))
+    assert (places[:, 0] == places[:, 1]).all() and (moments[:, 0] < moments[:, 1]).all()
+    split = np.array(index["split"].to_pylist())[members]
+    assert (split[data.pool] == "train").all() and len(data.pool)
+    out = tmp_path / "encoder"
+    pretrain.main(corpus, out, streams=[optical], items="places", objective=SimClr(), model=Vit(depth=1), **QUICK)
+    assert load_encoder(out).preprocessing == data.items.contracts["tile"]
+    assert require(out, "pretrain").summary["presentations"] == 16
