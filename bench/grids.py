@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from eo_ssl.manifest import require
-from eo_ssl.synthetic import make_eurosat
+from worlds.benchmarks import make_eurosat
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "runs" / "real-sample"

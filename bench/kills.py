@@ -26,7 +26,7 @@ from eo_ssl.cards import Card, load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest, shards
 from eo_ssl.errors import UserError
 from eo_ssl.scene import products
-from eo_ssl.synthetic.safe import S1GrdSpec, S1WvSpec, S2SafeSpec, make_s1_grd_safe, make_s1_wv_safe, make_s2_safe
+from worlds.safe import S1GrdSpec, S1WvSpec, S2SafeSpec, make_s1_grd_safe, make_s1_wv_safe, make_s2_safe
 
 SIZE_PX = 32
 POINTS = (

@@ -18,7 +18,7 @@ from eo_ssl.corpus import Encoding, Stream, StreamReader, aligned_empty
 from eo_ssl.corpus.shards import Layout, PartWriter, pack
 from eo_ssl.corpus.snapshots import Entry
 from eo_ssl.sensors import Quantity, sensor
-from eo_ssl.synthetic import make_eurosat
+from worlds.benchmarks import make_eurosat
 
 TILES, BATCH, PAIRS = 2048, 64, 15
 STREAM = Stream("sentinel2_l1c", Quantity.TOA_REFLECTANCE, sensor("sentinel2_l1c").band_names, 10.0, 64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from eo_ssl.synthetic.safe import S2SafeSpec, make_s2_safe
+from worlds.safe import S2SafeSpec, make_s2_safe
 
 FULL_PX = 10_980
 

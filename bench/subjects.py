@@ -18,8 +18,8 @@ from rasterio.transform import from_origin
 from zarr.storage import ZipStore
 
 from eo_ssl.cards import Card, Stac, load_card
-from eo_ssl.synthetic import ArchiveSpec, make_archive
-from eo_ssl.synthetic.safe import S1GrdSpec, S1WvSpec, S2SafeSpec, make_s1_grd_safe, make_s1_wv_safe, make_s2_safe
+from eo_ssl.sample import ArchiveSpec, make_archive
+from worlds.safe import S1GrdSpec, S1WvSpec, S2SafeSpec, make_s1_grd_safe, make_s1_wv_safe, make_s2_safe
 
 CROP_PX = 32  # of vignettes and samples, and the side of a tile
 SIZE_PX = 120

@@ -8,13 +8,10 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
+from eo_ssl.sample import ArchiveSpec, Truth
+from eo_ssl.sample.product_plans import plan_archive
+from eo_ssl.sample.truth import describe_product, render_product
 from eo_ssl.sensors import sensor
-from eo_ssl.synthetic import (
-    ArchiveSpec,
-    Truth,
-)
-from eo_ssl.synthetic.acquisitions import plan_archive
-from eo_ssl.synthetic.truth import describe, render
 
 SPEC = ArchiveSpec(sites=3, dates=2, size_px=192)  # the third place lies on the southern hemisphere
 TINY = ArchiveSpec(sites=1, dates=1, size_px=96, exact_duplicates=0, near_duplicates=0, reprocessed=0)
@@ -43,4 +40,8 @@ def repeat(image: np.ndarray, factor: int) -> np.ndarray:
 
 def planned_truth(seed: int, spec: ArchiveSpec) -> Truth:
     """The truth of an archive that is not written."""
-    return Truth(seed, spec, tuple(describe(plan, render(seed, spec, plan), spec) for plan in plan_archive(seed, spec)))
+    return Truth(
+        seed,
+        spec,
+        tuple(describe_product(plan, render_product(seed, spec, plan), spec) for plan in plan_archive(seed, spec)),
+    )

@@ -14,8 +14,8 @@ from eo_ssl.encoder.protocol import Frozen
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.models.vit import VitConfig, make_vit
 from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.sample.geotiff import encode_geotiff
 from eo_ssl.sensors import Quantity
-from eo_ssl.synthetic.geotiff import geotiff
 
 BANDS = ("B02", "B03", "B04")
 SIDE, PATCH = 16, 4
@@ -86,7 +86,7 @@ def write_scene(path: Path, image: np.ndarray, *, where: tuple[float, ...] = (10
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(
-        geotiff(
+        encode_geotiff(
             image.astype(np.float32),
             epsg=32632,
             transform=Affine(*where),

@@ -19,8 +19,8 @@ from eo_ssl.curation import Context, DynamicConfig, DynamicSchedule, Hierarchica
 from eo_ssl.curation.subset import write_subset
 from eo_ssl.export import Options, export
 from eo_ssl.manifest import Clock, finish
+from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.scene import products
-from eo_ssl.synthetic import ArchiveSpec, make_archive
 from eo_ssl.workflows.embed import main as embed
 from exported import TINY_8, encoder, radar
 

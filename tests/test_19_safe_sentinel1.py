@@ -18,7 +18,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from eo_ssl.errors import UserError
-from eo_ssl.synthetic.safe import (
+from worlds.safe import (
     S1GrdSpec,
     S1GrdTruth,
     S1WvSpec,
@@ -310,7 +310,8 @@ def test_real_annotation_stays_as_it_is(real_data: Path, tmp_path: Path, stem: s
         ({"mode": "WV"}, "expected a mode out of"),
         ({"polarisations": ("VH",)}, "one polarisation"),
         ({"noise": "range"}, "version 002.90"),
-        ({"border_px": 300}, "at least 64 lines"),
+        ({"border_px": 300}, "less than half"),
+        ({"lines": 60}, "at least 64 lines"),
     ],
 )
 def test_impossible_products_are_refused(change: dict[str, object], message: str) -> None:

@@ -17,9 +17,9 @@ from rasterio.features import rasterize
 from shapely.geometry import Polygon
 
 from eo_ssl.errors import UserError
-from eo_ssl.synthetic.safe import S2SafeSpec, S2SafeTruth, make_s2_safe, s2_product, s2_scene
-from eo_ssl.synthetic.safe.s2_scene import rayleigh
-from eo_ssl.synthetic.safe.s2_spec import corner
+from worlds.safe import S2SafeSpec, S2SafeTruth, make_s2_safe, s2_product, s2_scene
+from worlds.safe.s2_scene import compute_rayleigh
+from worlds.safe.s2_spec import locate_corner
 
 SIZE = 120
 BASELINES = ("02.09", "03.01", "04.00", "05.09")
@@ -167,12 +167,12 @@ def test_cloud_masks_agree_between_the_formats(products: dict[tuple[str, str], S
 def test_top_of_atmosphere_follows_from_the_surface(products: dict[tuple[str, str], S2SafeTruth]) -> None:
     above, below = products["L1C", "05.09"], products["L2A", "05.09"]
     for band in below.spec.bands:
-        path, through = rayleigh(band, above.sun[0])
+        path, through = compute_rayleigh(band, above.sun[0])
         # The surface is clipped at one count before and after the air is put over it.
         assert np.nanmax(np.abs(path + through * below.reflectance[band] - above.reflectance[band])) < 2e-4
     # By hand: optical depth of the air at 0.4927 um is 0.1525, that at 1.6137 um 0.00127 (Hansen and Travis 1974).
-    assert rayleigh("B02", 0.0)[0] == pytest.approx(0.1525 * 0.375, rel=2e-3)
-    assert rayleigh("B11", 0.0)[0] == pytest.approx(0.00127 * 0.375, rel=1e-2)
+    assert compute_rayleigh("B02", 0.0)[0] == pytest.approx(0.1525 * 0.375, rel=2e-3)
+    assert compute_rayleigh("B11", 0.0)[0] == pytest.approx(0.00127 * 0.375, rel=1e-2)
 
 
 def test_cirrus_band_is_dark_but_under_cirrus(products: dict[tuple[str, str], S2SafeTruth]) -> None:
@@ -208,7 +208,7 @@ def test_angles_of_the_tile(products: dict[tuple[str, str], S2SafeTruth]) -> Non
     ],
 )
 def test_tiles_lie_where_real_ones_do(tile: str, expected: tuple[int, int, int]) -> None:
-    assert corner(tile) == expected
+    assert locate_corner(tile) == expected
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_interrupted_product_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def broken(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(s2_product, "manifest", broken)
+    monkeypatch.setattr(s2_product, "render_manifest", broken)
     with pytest.raises(UserError, match="full disk"):
         make_s2_safe(tmp_path, S2SafeSpec(size_px=96, complete=False))
     assert list(tmp_path.iterdir()) == []

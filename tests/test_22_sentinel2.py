@@ -16,8 +16,8 @@ from eo_ssl.cards import Card, load_card
 from eo_ssl.scene import products
 from eo_ssl.scene.product import Product
 from eo_ssl.scene.sentinel2.source import SafeSource
-from eo_ssl.synthetic.safe import S2SafeSpec, S2SafeTruth, make_s2_safe
 from safe_products import card_of, edit, only, unlisted
+from worlds.safe import S2SafeSpec, S2SafeTruth, make_s2_safe
 
 SIZE = 96
 NATIVE = {"B01": 60, "B09": 60, "B10": 60, "B02": 10, "B03": 10, "B04": 10, "B08": 10}  # all others 20

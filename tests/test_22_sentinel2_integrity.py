@@ -16,8 +16,8 @@ from eo_ssl.scene import products
 from eo_ssl.scene.archive import Archive
 from eo_ssl.scene.product import Product
 from eo_ssl.scene.sentinel2.source import SafeSource
-from eo_ssl.synthetic.safe import S2SafeSpec, make_s2_safe
 from safe_products import card_of, edit, only, unlisted
+from worlds.safe import S2SafeSpec, make_s2_safe
 
 SIZE = 96
 BANDS = {"bands": ["B02", "B05", "B09"]}

@@ -11,8 +11,8 @@ from eo_ssl.errors import UserError
 from eo_ssl.scene import products
 from eo_ssl.scene.safe import containers
 from eo_ssl.scene.sentinel2.metadata import BAND_IDS, Metadata, read
-from eo_ssl.synthetic.safe import S2SafeSpec, S2SafeTruth, make_s2_safe
 from safe_products import card_of, edit, only, unlisted
+from worlds.safe import S2SafeSpec, S2SafeTruth, make_s2_safe
 
 SIZE = 96
 L1C = S2SafeSpec(level="L1C", baseline="04.00", size_px=SIZE)

@@ -14,8 +14,8 @@ from rasterio.transform import Affine
 
 from eo_ssl.errors import UserError
 from eo_ssl.scene.sentinel2 import cloudless, masks
-from eo_ssl.synthetic.safe import S2SafeSpec, S2SafeTruth, make_s2_safe
 from safe_products import card_of, edit, only, unlisted
+from worlds.safe import S2SafeSpec, S2SafeTruth, make_s2_safe
 
 SIZE = 120
 BAND = {"bands": ["B02"]}

@@ -16,8 +16,8 @@ from rasterio.warp import reproject
 from eo_ssl.scene.sentinel1.annotation import GeolocationGrid
 from eo_ssl.scene.sentinel1.geolocation import Geolocation, target_crs
 from eo_ssl.scene.sentinel1.sampling import bilinear, mean_cells
-from eo_ssl.synthetic.safe import S1GrdSpec, make_s1_grd_safe
 from safe_products import radar_safe
+from worlds.safe import S1GrdSpec, make_s1_grd_safe
 
 IW = "S1A_IW_GRDH_1SDV_20180716T004042_20180716T004107_022812_02792A_FD5B/measurement/iw-vv.tiff"
 SM = "S1A_S1_GRDH_1SDV_20230809T020729_20230809T020754_049792_05FCE6_1175/measurement/s1-vh.tiff"

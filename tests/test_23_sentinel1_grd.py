@@ -24,8 +24,8 @@ from eo_ssl.scene.sentinel1.grd import GrdImage
 from eo_ssl.scene.sentinel1.power import RadarImage
 from eo_ssl.scene.sentinel1.source import listing
 from eo_ssl.sensors import Quantity
-from eo_ssl.synthetic.safe import S1GrdSpec, S1GrdTruth, make_s1_grd_safe
 from safe_products import radar_safe, relisted
+from worlds.safe import S1GrdSpec, S1GrdTruth, make_s1_grd_safe
 
 CLEAN = S1GrdSpec(lines=330, samples=420, looks=None, border_px=0, seed=3)
 OLD = S1GrdSpec(

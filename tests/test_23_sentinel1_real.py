@@ -16,8 +16,8 @@ from eo_ssl.cards import load_card
 from eo_ssl.scene.listing import products
 from eo_ssl.scene.sentinel1.power import RadarImage
 from eo_ssl.sensors import Quantity
-from eo_ssl.synthetic.safe import S1RealTruth, make_s1_grd_from_annotation
 from safe_products import radar_safe
+from worlds.safe import S1RealTruth, make_s1_grd_from_annotation
 
 OLD = "S1A_IW_GRDH_1SDV_20150203T043109_20150203T043134_004454_00574F_6D00"  # one list of noise, not zero
 NEW = "S1A_IW_GRDH_1SDV_20210119T031653_20210119T031718_036201_043ED0_8255"  # noise along range times azimuth

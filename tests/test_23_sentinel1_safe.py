@@ -13,8 +13,8 @@ from xarray_sentinel import open_sentinel1_dataset
 
 from eo_ssl.errors import UserError
 from eo_ssl.scene.safe import MANIFEST, containers
-from eo_ssl.synthetic.safe import S1GrdSpec, make_s1_grd_safe
 from safe_products import radar_safe, relisted
+from worlds.safe import S1GrdSpec, make_s1_grd_safe
 
 OLD = "S1A_IW_GRDH_1SDV_20150222T170725_20150222T170750_004739_005DD8_CEAB"
 NEW = "S1A_IW_GRDH_1SDV_20210119T031653_20210119T031718_036201_043ED0_8255"

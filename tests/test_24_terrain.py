@@ -32,8 +32,8 @@ from eo_ssl.scene.sentinel1.heights import Elevation, open_elevation
 from eo_ssl.scene.sentinel1.power import RadarImage
 from eo_ssl.scene.sentinel1.rangedoppler import Patch, flattening, solve
 from eo_ssl.sensors import Quantity
-from eo_ssl.synthetic.safe import S1GrdSpec, S1GrdTruth, make_s1_grd_safe
 from safe_products import radar_safe
+from worlds.safe import S1GrdSpec, S1GrdTruth, make_s1_grd_safe
 
 pytest.importorskip("sarsen", reason="terrain correction needs the extra `sar`")
 HEIGHT_M = 210.0

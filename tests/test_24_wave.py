@@ -21,8 +21,8 @@ from eo_ssl.scene.chips import Chip, Refused
 from eo_ssl.scene.listing import products
 from eo_ssl.scene.product import Product
 from eo_ssl.sensors import Quantity
-from eo_ssl.synthetic.safe import S1WvSpec, S1WvTruth, Vignette, make_s1_wv_safe
 from safe_products import relisted
+from worlds.safe import S1WvSpec, S1WvTruth, Vignette, make_s1_wv_safe
 
 SIZE = 40  # 2 km of the 2.6 km of a generated vignette
 SPEC = S1WvSpec(vignettes=2, extent_m=2600.0, speckle=False)

@@ -19,7 +19,7 @@ from eo_ssl.corpus import bucket as bucket_module
 from eo_ssl.corpus.bucket import Bucket
 from eo_ssl.corpus.store import Folder, located
 from eo_ssl.errors import UserError
-from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.sample import ArchiveSpec, make_archive
 from fake_scenes import card, scenes
 from object_store import BUCKET, CuttingProxy, Mock, mock_store
 

@@ -24,8 +24,8 @@ import pytest
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
+from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.scene import products
-from eo_ssl.synthetic import ArchiveSpec, make_archive
 from fake_scenes import scenes
 
 CONFIG = IngestConfig(size_px=32, min_valid=0.2)

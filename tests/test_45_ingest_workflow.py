@@ -9,7 +9,7 @@ import pytest
 
 from eo_ssl.corpus import Corpus, Estimate, IngestReport
 from eo_ssl.errors import UserError
-from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows.ingest import main
 
 SPEC = ArchiveSpec(sites=1, dates=1, size_px=96, exact_duplicates=0, near_duplicates=0, reprocessed=0)

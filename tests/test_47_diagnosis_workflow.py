@@ -10,8 +10,9 @@ import yaml
 
 from eo_ssl.cards import card_folder
 from eo_ssl.cli import main
-from eo_ssl.synthetic import ArchiveSpec, make_archive, make_eurosat
+from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows.ingest import main as ingest
+from worlds.benchmarks import make_eurosat
 
 SPEC = ArchiveSpec(sites=2, dates=2, size_px=144, exact_duplicates=0, near_duplicates=0, reprocessed=0)
 CLEAN = (

@@ -14,7 +14,7 @@ from eo_ssl.corpus import Corpus
 from eo_ssl.curation import CurationReport, Hierarchical
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
-from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows.curate import main as curate
 from eo_ssl.workflows.ingest import main as ingest
 

@@ -20,7 +20,7 @@ from eo_ssl.manifest import require
 from eo_ssl.models import Vit
 from eo_ssl.objectives import IJepa, Mae, SimClr
 from eo_ssl.pretraining import DataSelection, FitConfig, Pruning, open_training_data
-from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import curate, ingest, pretrain
 
 QUICK = {

@@ -19,7 +19,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
 from eo_ssl.models import Backbone, ResNet, Vit, seeded_init
 from eo_ssl.objectives import Batch, IJepa, Mae, Method, Objective, SimClr, ViewSpec
-from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest, pretrain
 
 

@@ -22,7 +22,7 @@ from eo_ssl.models import View, Vit
 from eo_ssl.objectives import Batch, IJepa, Mae, Method, Objective, SimClr, Step, ijepa
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
 from eo_ssl.pretraining import Processes
-from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest
 from tiles import BANDS, holes, training_tiles
 

@@ -18,8 +18,8 @@ from eo_ssl.models import Vit
 from eo_ssl.objectives import Mae, SimClr
 from eo_ssl.pairing import PairConfig
 from eo_ssl.pretraining import DataSelection, FitConfig, Pairs, Places, Tiles, TileSource, open_training_data
+from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.sensors import Quantity
-from eo_ssl.synthetic import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest, pair, pretrain
 from runs import FakeReader, FakeStream, preprocessing
 

@@ -17,8 +17,8 @@ from eo_ssl.evaluation.draws import Amount, draw
 from eo_ssl.evaluation.protocols import predict_frozen
 from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.synthetic import make_eurosat
-from eo_ssl.synthetic.eurosat import EUROSAT_BANDS, EUROSAT_CLASSES, EUROSAT_FOLDER
+from worlds.benchmarks import make_eurosat
+from worlds.benchmarks.eurosat import EUROSAT_BANDS, EUROSAT_CLASSES, EUROSAT_FOLDER
 
 Split = tuple[np.ndarray, np.ndarray]
 

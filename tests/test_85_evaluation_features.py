@@ -23,8 +23,8 @@ from eo_ssl.evaluation.training_statistics import make_train_contract
 from eo_ssl.models.vit import VitConfig, make_vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
-from eo_ssl.synthetic import make_eurosat
-from eo_ssl.synthetic.eurosat import EUROSAT_BANDS
+from worlds.benchmarks import make_eurosat
+from worlds.benchmarks.eurosat import EUROSAT_BANDS
 
 TOA = Quantity.TOA_REFLECTANCE
 

@@ -13,8 +13,8 @@ from eo_ssl.evaluation.benchmarks import load_benchmark
 from eo_ssl.evaluation.spatial_leakage import measure_spatial_leakage, note_spatial_leakage
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.synthetic import make_eurosat
 from planted import planted
+from worlds.benchmarks import make_eurosat
 
 
 def board(rng: np.random.Generator, train: np.ndarray, *, gap: float = 0.0) -> Task:

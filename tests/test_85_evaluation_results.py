@@ -29,10 +29,10 @@ from eo_ssl.manifest import require
 from eo_ssl.models.vit import VitConfig, make_vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity, sensor
-from eo_ssl.synthetic import make_eurosat
 from eo_ssl.workflows.evaluate import main
 from planted import contract, planted, vit
 from test_85_evaluation_kinds import masked
+from worlds.benchmarks import make_eurosat
 
 ALL = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
 Rows = dict[str, dict[str, Any]]

@@ -15,8 +15,8 @@ from eo_ssl.cards import load_card
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks import load_benchmark
 from eo_ssl.sensors import Quantity, translate_bands
-from eo_ssl.synthetic.benchmarks import make_resisc45, make_sat6, make_treesatai, make_ucmerced
-from eo_ssl.synthetic.benchmarks.aerial import SAT6_CLASSES
+from worlds.benchmarks import make_resisc45, make_sat6, make_treesatai, make_ucmerced
+from worlds.benchmarks.aerial import SAT6_CLASSES
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from eo_ssl.diagnosis.findings import Finding
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks import load_benchmark
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.synthetic import EUROSAT_BANDS, make_eurosat
-from eo_ssl.synthetic.benchmarks import make_sat6, make_so2sat
+from worlds.benchmarks import EUROSAT_BANDS, make_eurosat, make_sat6, make_so2sat
 
 SPECTRAL = (*EUROSAT_BANDS[:8], "B8A", *EUROSAT_BANDS[8:12])
 

@@ -19,9 +19,8 @@ from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks import load_benchmark
 from eo_ssl.evaluation.benchmarks.geobench import KEYS, MEuroSat
 from eo_ssl.sensors import Quantity, sensor
-from eo_ssl.synthetic import EUROSAT_BANDS
-from eo_ssl.synthetic.benchmarks import make_bigearthnet_v1, make_eurosat_sar, make_m_eurosat
-from eo_ssl.synthetic.eurosat import eurosat_chip
+from worlds.benchmarks import EUROSAT_BANDS, make_bigearthnet_v1, make_eurosat_sar, make_m_eurosat
+from worlds.benchmarks.eurosat import draw_eurosat_chip
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def test_m_eurosat_names_planes_by_what_they_are(m_eurosat: Path) -> None:
     ours = images(source)
     for position in (0, 7, 29):
         number, label = divmod(position, 10)
-        np.testing.assert_allclose(ours[position] * 10_000, eurosat_chip(6, label, number), rtol=1e-6)
+        np.testing.assert_allclose(ours[position] * 10_000, draw_eurosat_chip(6, label, number), rtol=1e-6)
         assert task.labels[position] == label
     # The defect: by the names of the arrays one gets B09 where B8A is wanted, and so on to the end.
     called = {

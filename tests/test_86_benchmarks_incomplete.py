@@ -11,9 +11,8 @@ import pytest
 
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks import load_benchmark
-from eo_ssl.synthetic import EUROSAT_CLASSES, make_eurosat
-from eo_ssl.synthetic.benchmarks import make_resisc45, make_ucmerced
-from eo_ssl.synthetic.eurosat import EUROSAT_FOLDER
+from worlds.benchmarks import EUROSAT_CLASSES, make_eurosat, make_resisc45, make_ucmerced
+from worlds.benchmarks.eurosat import EUROSAT_FOLDER
 
 
 @pytest.fixture

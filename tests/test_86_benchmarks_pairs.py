@@ -16,7 +16,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks import load_benchmark
 from eo_ssl.evaluation.tasks import MaskedSource
 from eo_ssl.sensors import Quantity
-from eo_ssl.synthetic.benchmarks import make_bigearthnet_v2, make_sen1floods11
+from worlds.benchmarks import make_bigearthnet_v2, make_sen1floods11
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from eo_ssl.diagnosis.samples import list_products
 from eo_ssl.evaluation import TaskName
 from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
 from eo_ssl.evaluation.seeds import load_candidates
-from eo_ssl.synthetic import benchmarks as made
-from eo_ssl.synthetic import make_eurosat
+from worlds import benchmarks as made
+from worlds.benchmarks import make_eurosat
 
 MAKE: dict[str, Callable[[Path], Path]] = {
     "eurosat": lambda root: made.add_spatial_lists(make_eurosat(root, seed=9, per_class=5)),

@@ -17,8 +17,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
 from eo_ssl.evaluation.sources import ImageSource
 from eo_ssl.sensors import Quantity
-from eo_ssl.synthetic import EUROSAT_BANDS, make_eurosat
-from eo_ssl.synthetic.benchmarks import add_spatial_lists, make_so2sat
+from worlds.benchmarks import EUROSAT_BANDS, add_spatial_lists, make_eurosat, make_so2sat
 
 
 def plane(source: ImageSource, band: str, position: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks import load_benchmark
 from eo_ssl.evaluation.benchmarks.images import make_consecutive_fold
-from eo_ssl.synthetic import make_eurosat
+from worlds.benchmarks import make_eurosat
 
 
 @pytest.mark.parametrize(

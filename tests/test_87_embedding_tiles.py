@@ -28,7 +28,7 @@ from eo_ssl.evaluation.features import extract_features
 from eo_ssl.evaluation.sources import open_corpus_source
 from eo_ssl.manifest import file_sha256, require
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows.embed import main
 from eo_ssl.workflows.ingest import main as ingest
 

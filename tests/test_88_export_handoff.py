@@ -29,9 +29,9 @@ from eo_ssl.export.parity import read as read_parity
 from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.models import VitConfig
-from eo_ssl.synthetic.eurosat import make_eurosat
 from exported import TINY_8, encoder, optical, radar
 from workflows.export import main
+from worlds.benchmarks.eurosat import make_eurosat
 
 FREE = {
     "card": "s2",

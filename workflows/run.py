@@ -14,7 +14,7 @@ from rich.table import Table
 
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, canonical_json, replace
-from eo_ssl.synthetic import make_archive
+from eo_ssl.sample import make_archive
 
 
 def main(

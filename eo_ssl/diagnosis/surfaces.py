@@ -2,7 +2,7 @@
 
 The end members are general knowledge, not a fit to any scene: water dark and falling with wavelength, the red edge of leaves, soil
 rising into the short-wave infrared, snow bright in the visible and dark beyond 1.5 um (the land-cover classes of
-``eo_ssl.synthetic.landcover``). At the top of the atmosphere they are dimmed and covered by scattered light: Rayleigh scattering falls
+``eo_ssl.landcover``). At the top of the atmosphere they are dimmed and covered by scattered light: Rayleigh scattering falls
 with the fourth power of wavelength; B09 (0.945 um) lies in a water vapour band that takes about two thirds of the light; B10 (1.37 um)
 sees next to nothing below high cloud (ESA, Sentinel-2 User Handbook, 2.6 and table 1-1).
 """
@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
+from eo_ssl.landcover import CLASSES, CLOUD, S2_BANDS
 from eo_ssl.sensors import sensor
-from eo_ssl.synthetic.landcover import CLASSES, CLOUD, S2_BANDS
 
 Doubles = npt.NDArray[np.float64]
 #           B01    B02    B03    B04    B05    B06    B07    B08    B8A    B09    B10     B11    B12

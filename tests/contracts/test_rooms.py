@@ -26,10 +26,11 @@ HEAVY = (
 DATA_HALF = (
     "errors",
     "sensors",
+    "landcover",
     "cards",
     "fingerprints",
     "manifest",
-    "synthetic",
+    "sample",
     "scene",
     "tiling",
     "corpus",
@@ -109,6 +110,17 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
+
+
+def test_the_package_knows_nothing_of_its_tests(project_root: Path) -> None:
+    support = {path.stem for path in (project_root / "tests").iterdir()}
+    assert "worlds" in support
+    borrowed = {
+        path.name: names
+        for path in python_files(project_root)
+        if (names := {name.partition(".")[0] for name in imported(path)} & support)
+    }
+    assert borrowed == {}
 
 
 def test_workflows_stand_outside_the_rooms(project_root: Path) -> None:

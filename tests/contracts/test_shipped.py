@@ -76,6 +76,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", str(site)]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
     assert not (site / "datasets").exists(), "a top-level `datasets` would shadow another library"
+    assert not [*site.rglob("worlds"), *site.rglob("*.xml.j2")], "generators of the tests are not shipped"
     # The dependencies come from the running interpreter's site-packages; the wheel stands before the checkout.
     environment = {**os.environ, "PYTHONPATH": str(site)}
     shown = subprocess.run(
@@ -87,6 +88,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
 import eo_ssl, eo_ssl.workflows.doctor as doctor
 from eo_ssl.cards import card_folder, list_cards, load_card
 from eo_ssl.cli import shipped_configs
+from eo_ssl.sample import make_archive
 print(eo_ssl.__file__, doctor.__file__, card_folder(), sep="\\n")
 assert [load_card(name).name for name in list_cards()] == list(list_cards()) and len(list_cards()) > 10
 assert {"demo", "real-sample"} <= set(shipped_configs("run"))

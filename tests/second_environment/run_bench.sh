@@ -13,7 +13,7 @@ if [ ! -x "$folder/bin/torchgeo-bench" ]; then
   "${2:-python3.12}" -m venv "$folder"
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "torchgeo-bench>=0.4,<0.5"
 fi
-"$root/.venv/bin/python" -c "import sys; from eo_ssl.synthetic import make_eurosat; make_eurosat(sys.argv[1], seed=3, per_class=20)" \
+PYTHONPATH="$root/tests" "$root/.venv/bin/python" -c "import sys; from worlds.benchmarks import make_eurosat; make_eurosat(sys.argv[1], seed=3, per_class=20)" \
   "$folder/run/data/eurosat"
 
 cd "$bundle" # not the checkout, where eo_ssl could be imported from the current folder

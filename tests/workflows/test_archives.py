@@ -16,7 +16,7 @@ from eo_ssl.cards import list_cards, load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
 from eo_ssl.scene import products
-from eo_ssl.synthetic.safe import (
+from worlds.safe import (
     S1GrdSpec,
     S1GrdTruth,
     S1WvSpec,

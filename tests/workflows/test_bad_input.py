@@ -18,7 +18,7 @@ from eo_ssl.cards import card_folder
 from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import UserError
-from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.sample import ArchiveSpec, make_archive
 
 SPEC = ArchiveSpec(
     sites=1, dates=2, size_px=192, edge_share=0.0, cloud_cover=0.0, exact_duplicates=0, near_duplicates=0, reprocessed=0

@@ -13,7 +13,7 @@ import yaml
 
 from eo_ssl.cli import main
 from eo_ssl.manifest import require
-from eo_ssl.synthetic import ArchiveSpec, make_archive
+from eo_ssl.sample import ArchiveSpec, make_archive
 
 SPEC = ArchiveSpec(sites=2, dates=2, size_px=288, edge_share=0.0, exact_duplicates=1, near_duplicates=0, reprocessed=0)
 STREAM = "s2_boa_12b_10m_32px"

@@ -18,7 +18,7 @@ from eo_ssl.evaluation.training_statistics import compute_train_stats
 from eo_ssl.models.vit import VitConfig, make_vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity, sensor
-from eo_ssl.synthetic import make_eurosat
+from worlds.benchmarks import make_eurosat
 
 TOA = Quantity.TOA_REFLECTANCE
 BANDS = sensor("sentinel2_l1c").band_names

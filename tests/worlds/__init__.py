@@ -1,0 +1,1 @@
+"""Generators of what real archives and benchmarks deliver, with known truth: for tests and benchmarks, not shipped."""
