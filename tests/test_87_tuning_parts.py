@@ -25,7 +25,7 @@ from eo_ssl.evaluation.tuning.feature_maps import check_maps, compute_four_maps,
 from eo_ssl.evaluation.tuning.losses import TuningLoss, count_confusion, make_loss
 from eo_ssl.evaluation.tuning.network import make_network
 from eo_ssl.evaluation.tuning.optimisation import LayerwiseAdamW, add_stochastic_depth, group_layers, scale_rate
-from eo_ssl.evaluation.tuning.prediction import hold_out
+from eo_ssl.evaluation.tuning.prediction import reserve_validation
 from eo_ssl.evaluation.tuning.task_loader import TaskBatch, TaskLoader, augment_batch, shuffle_batches
 from eo_ssl.models import seeded_init
 from tuned_tasks import BANDS, EMPTY, Planted, TinyCnn, classes, contract, images, masked, task_of, vit
@@ -276,13 +276,13 @@ def test_a_fifth_is_held_out_in_whole_blocks_and_no_class_is_lost(blocks: str) -
     numbers = {"quads": np.arange(80) // 4, "one": np.zeros(80, dtype=np.int64), "own": np.arange(80)}[blocks]
     task = dataclasses.replace(task, blocks=numbers)
     train = task.folds[0].train
-    taught, held = hold_out(task, train)
+    taught, held = reserve_validation(task, train)
     assert sorted([*taught, *held]) == train.tolist() and 8 <= len(held) <= 16
     assert set(task.labels[taught]) == {0, 1, 2}
     if blocks == "quads":
         assert not set(numbers[taught]) & set(numbers[held])
     few = np.array([int(np.flatnonzero(task.labels == one)[0]) for one in range(3)])
-    assert hold_out(task, few)[1].size == 0  # one sample of each class: nothing to spare
+    assert reserve_validation(task, few)[1].size == 0  # one sample of each class: nothing to spare
 
 
 def foreign(name: str, size_px: int = 32, **form: object) -> ForeignEncoder:

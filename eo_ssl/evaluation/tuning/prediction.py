@@ -124,10 +124,10 @@ def split_validation(task: Task, fold: Fold, train: Rows, config: Tuning) -> Val
     """Return what chooses the rate: the declared validation split for all training samples, else a part of these."""
     if len(fold.validation) and len(train) == len(fold.train):
         return ValidationSplit(train, fold.validation, chooses_state=config.selection == "best")
-    return ValidationSplit(*hold_out(task, train), chooses_state=False)
+    return ValidationSplit(*reserve_validation(task, train), chooses_state=False)
 
 
-def hold_out(task: Task, train: Rows) -> tuple[Rows, Rows]:
+def reserve_validation(task: Task, train: Rows) -> tuple[Rows, Rows]:
     """Return ``train`` without about a fifth, and that fifth: whole blocks, or of each class where blocks do not serve.
 
     Blocks serve where some can be left out without a class losing all it is taught with. Nothing is held out of a class
