@@ -26,6 +26,7 @@ MOVED = {
     "--simclr.": "--objective SimClr --objective.",
     "--augment.": "--views '{tile: {OPTION: VALUE}}'",
     "--model.timm_name": "--model.name",
+    "--hierarchical.": "--method.",
     "--training.precision": "--precision",
     "--training.read_ahead": "--num_workers",
 }
@@ -100,7 +101,7 @@ def spell_classes(text: str, choices: Choices) -> str:
     values = yaml.safe_load(text)
     if not isinstance(values, dict):
         return text
-    for old in ("mae", "ijepa", "simclr", "augment"):
+    for old in ("mae", "ijepa", "simclr", "augment", "hierarchical"):
         if old in values:
             _refuse_moved(f"--{old}.", choices)
     for option in choices:

@@ -62,6 +62,11 @@ class Quantity(StrEnum):
         return Quantity(f"{self.value}_db")
 
     @property
+    def in_db_if_power(self) -> Quantity:
+        """The quantity that images are normalised and compared in: a linear power in dB, every other as it is."""
+        return self.in_db if self.is_power else self
+
+    @property
     def in_power(self) -> Quantity:
         """The linear form of a decibel quantity."""
         if not self.is_db:

@@ -15,8 +15,7 @@ import pytest
 from embeddings import save_vit, write_card, write_scene
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
-from eo_ssl.curation import Context, DynamicConfig, DynamicSchedule, Hierarchical, curate
-from eo_ssl.curation.subset import write_subset
+from eo_ssl.curation import Context, DynamicConfig, DynamicSchedule, Hierarchical, curate, write_subset
 from eo_ssl.export import Options, export
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.sample import ArchiveSpec, make_archive

@@ -80,9 +80,10 @@ class FakeReader:
 
 def preprocessing(stream: FakeStream = FakeStream()) -> Preprocessing:
     class Stats:
+        quantity = stream.quantity
         mean, std = np.array([0.15, 0.16, 0.17]), np.array([0.03, 0.03, 0.03])
 
-    return Preprocessing.from_stats(stream, Stats())
+    return Preprocessing.of_stream(stream, Stats())
 
 
 def make_objective(name: str = "mae", *, seed: int = 0) -> Objective:

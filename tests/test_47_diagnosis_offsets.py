@@ -11,9 +11,17 @@ import pytest
 
 from eo_ssl.cards import load_card
 from eo_ssl.diagnosis import Finding, Sample, examine_products
-from eo_ssl.diagnosis.examination import offsets_by_file
-from eo_ssl.diagnosis.offsets import check_offset, cirrus, codec, darkness, parity, stated, trace
-from eo_ssl.diagnosis.samples import list_products
+from eo_ssl.diagnosis.examination import collect_offsets
+from eo_ssl.diagnosis.offsets import (
+    check_offset,
+    count_parities,
+    extract_traces,
+    score_cirrus,
+    score_darkness,
+    score_metadata,
+    score_parity,
+)
+from eo_ssl.diagnosis.sampled_windows import list_products
 from eo_ssl.sensors import Quantity
 
 L1C_WITH = {"282D_485L_3_3.tif", "433D_629L_3_1.tif", "609U_541L_3_0.tif"}
@@ -40,50 +48,50 @@ def stepped(codes: np.ndarray) -> np.ndarray:
 
 
 def test_cirrus_follows_its_published_law() -> None:
-    left_in, taken = cirrus(1010.0)[1:]
+    left_in, taken = score_cirrus(1010.0)[1:]
     law = lambda code: -0.5 * ((math.log(code) - math.log(8.7)) / 1.36) ** 2 - math.log(code)  # noqa: E731
     assert left_in == pytest.approx(law(10) - law(1010))
     assert left_in > 10 and taken < 0
-    assert cirrus(10.0)[1] < -20 and cirrus(-990.0)[2] > 20
+    assert score_cirrus(10.0)[1] < -20 and score_cirrus(-990.0)[2] > 20
 
 
 def test_dark_pixels_forbid_an_offset_but_their_absence_proves_none() -> None:
-    assert darkness(300.0)[1] < -10  # with 1000 left in the truth would be -700
-    assert 0 <= darkness(1010.0)[1] <= 2.2  # may be a bright scene
-    assert darkness(-990.0)[2] <= 2.2 and darkness(-990.0)[0] == 0
-    assert darkness(5000.0)[1] == pytest.approx(0.0, abs=0.01)
+    assert score_darkness(300.0)[1] < -10  # with 1000 left in the truth would be -700
+    assert 0 <= score_darkness(1010.0)[1] <= 2.2  # may be a bright scene
+    assert score_darkness(-990.0)[2] <= 2.2 and score_darkness(-990.0)[0] == 0
+    assert score_darkness(5000.0)[1] == pytest.approx(0.0, abs=0.01)
 
 
 def test_the_largest_odd_code_tells_the_offset(rng: np.random.Generator) -> None:
     codes = stepped(rng.integers(300, 6000, (1, 120, 120)))
-    without, with_ = codec(surface(codes)), codec(surface(codes + 1000))
+    without, with_ = count_parities(surface(codes)), count_parities(surface(codes + 1000))
     assert without is not None and with_ is not None and without.stepped and with_.stepped
-    assert parity(without, set_share=None)[1] < -10
-    assert parity(with_, set_share=None)[1] > 10
-    other = codec(surface(rng.integers(300, 6000, (1, 120, 120))))  # a processor without steps
-    assert other is not None and other.stepped is False and not parity(other, set_share=None).any()
-    assert codec(surface(codes + 0.4)) is None  # resampled
+    assert score_parity(without, set_share=None)[1] < -10
+    assert score_parity(with_, set_share=None)[1] > 10
+    other = count_parities(surface(rng.integers(300, 6000, (1, 120, 120))))  # a processor without steps
+    assert other is not None and other.stepped is False and not score_parity(other, set_share=None).any()
+    assert count_parities(surface(codes + 0.4)) is None  # resampled
 
 
 def test_the_set_bears_witness_for_a_product_without_bright_codes(rng: np.random.Generator) -> None:
-    dark = codec(surface(rng.integers(1001, 1500, (1, 60, 60))))
+    dark = count_parities(surface(rng.integers(1001, 1500, (1, 60, 60))))
     assert dark is not None and dark.stepped is None
-    alone, among_stepped, among_others = (parity(dark, set_share=share)[1] for share in (None, 0.98, 0.02))
+    alone, among_stepped, among_others = (score_parity(dark, set_share=share)[1] for share in (None, 0.98, 0.02))
     assert among_others < 0.1 < alone < 1.0 < 1.5 < among_stepped
 
 
 def test_metadata_of_a_baseline_forbid_or_suggest_an_offset() -> None:
     plain = surface(np.zeros((1, 4, 4)))
-    assert stated(replace(plain, baseline="02.14"))[1] == -8
-    assert stated(replace(plain, baseline="N0509"))[1] == 2
-    assert stated(replace(plain, baseline="0301", offset=-1000.0))[2] == 8
-    assert stated(plain)[1] == 0
+    assert score_metadata(replace(plain, baseline="02.14"))[1] == -8
+    assert score_metadata(replace(plain, baseline="N0509"))[1] == 2
+    assert score_metadata(replace(plain, baseline="0301", offset=-1000.0))[2] == 8
+    assert score_metadata(plain)[1] == 0
 
 
 def test_the_remedy_is_in_stored_units_of_the_card(rng: np.random.Generator) -> None:
     codes = stepped(rng.integers(100, 6000, (1, 120, 120)))
-    missing = trace(surface(codes + 1000))
-    needless = trace(surface(codes - 1000, offset=-1000.0))
+    missing = extract_traces(surface(codes + 1000))
+    needless = extract_traces(surface(codes - 1000, offset=-1000.0))
     assert missing is not None and needless is not None
     assert check_offset(missing).remedy == {"offset_by_file": {"a.tif": -1000.0}}
     assert check_offset(needless).remedy == {"offset_by_file": {"a.tif": 0.0}}
@@ -91,7 +99,7 @@ def test_the_remedy_is_in_stored_units_of_the_card(rng: np.random.Generator) -> 
 
 
 def test_snow_everywhere_is_no_evidence(rng: np.random.Generator) -> None:
-    found = trace(surface(rng.integers(3500, 4500, (1, 120, 120)) * 2))  # all even, all bright
+    found = extract_traces(surface(rng.integers(3500, 4500, (1, 120, 120)) * 2))  # all even, all bright
     assert found is not None and check_offset(found).outcome == "cannot tell"
     assert "no dark pixel" in check_offset(found).sentence
 
@@ -132,4 +140,4 @@ def test_a_file_that_the_card_does_not_list_gets_its_line(real_data: Path) -> No
     del known["282D_485L_3_3.tif"]
     examined = examine_products(list_products(replace(card, offset_by_file=known), real_data))
     assert next(item.outcome for item in examined) == "suspect"
-    assert offsets_by_file(examined) == card.offset_by_file
+    assert collect_offsets(examined) == card.offset_by_file

@@ -10,9 +10,9 @@ import pytest
 
 from eo_ssl.cards import load_card
 from eo_ssl.diagnosis import Sample, sample_product
-from eo_ssl.diagnosis.footprint import FACTORS, consistency, copies, likelihoods, roughness
-from eo_ssl.diagnosis.order import _remainders, check_order, reorder
-from eo_ssl.diagnosis.surfaces import members, misfit
+from eo_ssl.diagnosis.endmembers import compute_unmixing_residual, get_endmembers
+from eo_ssl.diagnosis.order import _measure_remainders, check_order, reorder
+from eo_ssl.diagnosis.resolution import FACTORS, measure_block_width, measure_roughness, score_bands, score_resolution
 from eo_ssl.scene import products
 from eo_ssl.sensors import Quantity, sensor
 
@@ -32,7 +32,7 @@ def of(windows: np.ndarray, bands: tuple[str, ...]) -> Sample:
 @pytest.mark.parametrize("factor", FACTORS)
 def test_the_size_of_copied_pixels_is_measured_at_any_phase(rng: np.random.Generator, factor: int) -> None:
     plane = np.kron(walk(rng, 40), np.ones((factor, factor)))[1:121, 1:121]
-    assert copies([plane[None]])[0] == pytest.approx(factor, rel=0.25)
+    assert measure_block_width([plane[None]])[0] == pytest.approx(factor, rel=0.25)
 
 
 def test_interpolated_pixels_are_smoother_in_proportion(rng: np.random.Generator) -> None:
@@ -41,23 +41,23 @@ def test_interpolated_pixels_are_smoother_in_proportion(rng: np.random.Generator
     at = np.arange(120) / 6
     rows = np.array([np.interp(at, np.arange(21), row) for row in coarse])
     smooth = np.array([np.interp(at, np.arange(21), column) for column in rows.T]).T
-    ratio = roughness([fine[None]])[0] / roughness([smooth[None]])[0]
+    ratio = measure_roughness([fine[None]])[0] / measure_roughness([smooth[None]])[0]
     assert 4 < ratio < 15  # 6 along one axis; interpolating the other too smooths once more
-    table = likelihoods(of(np.stack([fine, smooth]), ("B02", "B01")))
+    table = score_resolution(of(np.stack([fine, smooth]), ("B02", "B01")))
     assert FACTORS[int(table[0].argmax())] == 1 and FACTORS[int(table[1].argmax())] == 6
-    assert consistency(table, ("B02", "B01")) == 0 > consistency(table, ("B01", "B02"))
+    assert score_bands(table, ("B02", "B01")) == 0 > score_bands(table, ("B01", "B02"))
 
 
 def test_bands_of_one_size_say_nothing_of_their_order(rng: np.random.Generator) -> None:
-    table = likelihoods(of(np.stack([walk(rng, 60) for _ in range(3)]), ("B02", "B05", "B09")))
-    assert consistency(table, ("B02", "B05", "B09")) == consistency(table, ("B09", "B02", "B05"))
+    table = score_resolution(of(np.stack([walk(rng, 60) for _ in range(3)]), ("B02", "B05", "B09")))
+    assert score_bands(table, ("B02", "B05", "B09")) == score_bands(table, ("B09", "B02", "B05"))
 
 
 def test_a_mixture_of_known_surfaces_fits_and_another_order_of_it_does_not() -> None:
-    ends = members(L1C, top=True)
+    ends = get_endmembers(L1C, top=True)
     mixed = (0.5 * ends[:, 1] + 0.5 * ends[:, 8])[None]  # forest without leaves, forest in leaf and haze alike
-    assert misfit(mixed, ends) < 1e-12
-    assert misfit(mixed[:, [EUROSAT.index(name) for name in L1C]], ends) > 50
+    assert compute_unmixing_residual(mixed, ends) < 1e-12
+    assert compute_unmixing_residual(mixed[:, [EUROSAT.index(name) for name in L1C]], ends) > 50
 
 
 def eurosat(sample: Sample) -> Sample:
@@ -88,8 +88,10 @@ def test_two_near_twins_are_not_told_apart_and_said_so(real_data: Path) -> None:
 
 def test_correlations_of_few_blocks_do_not_count(rng: np.random.Generator) -> None:
     spectra = rng.random((12, 4))
-    assert not _remainders(spectra[:11]).any()
-    assert _remainders(spectra)[0, 1] == pytest.approx(np.log(1 - np.corrcoef(spectra[:, 0], spectra[:, 1])[0, 1] ** 2))
+    assert not _measure_remainders(spectra[:11]).any()
+    assert _measure_remainders(spectra)[0, 1] == pytest.approx(
+        np.log(1 - np.corrcoef(spectra[:, 0], spectra[:, 1])[0, 1] ** 2)
+    )
 
 
 def test_few_bands_and_unknown_bands_tell_nothing(rng: np.random.Generator) -> None:

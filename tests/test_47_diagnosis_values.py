@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from eo_ssl.diagnosis import Sample, examine
+from eo_ssl.diagnosis.bands import check_bands, check_nodata
 from eo_ssl.diagnosis.findings import Finding
-from eo_ssl.diagnosis.planes import check_nodata, check_planes
 from eo_ssl.diagnosis.polarisation import check_polarisation
-from eo_ssl.diagnosis.units import check_scale, check_unit, quantum
+from eo_ssl.diagnosis.units import check_scale, check_unit, estimate_quantum
 from eo_ssl.sensors import Quantity
 
 ALL_SIDES = ((True, True, True, True),)
@@ -42,10 +42,10 @@ def only(findings: list[Finding], kind: str) -> Finding:
 
 
 def test_the_step_between_stored_numbers_is_found_whatever_multiplied_them(codes: np.ndarray) -> None:
-    assert quantum(optical(codes)) == pytest.approx(1e-4, rel=1e-4)
-    assert quantum(optical(codes).times(1 / 2750 / 1e-4)) == pytest.approx(1 / 2750, rel=1e-4)
+    assert estimate_quantum(optical(codes)) == pytest.approx(1e-4, rel=1e-4)
+    assert estimate_quantum(optical(codes).times(1 / 2750 / 1e-4)) == pytest.approx(1 / 2750, rel=1e-4)
     assert (
-        quantum(optical(codes + np.random.default_rng(1).normal(0, 0.3, codes.shape))) is None
+        estimate_quantum(optical(codes + np.random.default_rng(1).normal(0, 0.3, codes.shape))) is None
     )  # resampled: no lattice
 
 
@@ -120,10 +120,10 @@ def test_constant_and_copied_bands_are_named(codes: np.ndarray) -> None:
     flat, copied = codes.copy(), codes.copy()
     flat[1] = 700
     copied[3] = copied[0]
-    assert only(check_planes(optical(flat)), "constant").bands == ("B03",)
-    assert only(check_planes(optical(copied)), "duplicate").bands == ("B02", "B08")
-    assert all(finding.outcome == "fine" for finding in check_planes(optical(codes)))
-    empty = check_planes(optical(np.full((4, 60, 60), 0.0)))
+    assert only(check_bands(optical(flat)), "constant").bands == ("B03",)
+    assert only(check_bands(optical(copied)), "duplicate").bands == ("B02", "B08")
+    assert all(finding.outcome == "fine" for finding in check_bands(optical(codes)))
+    empty = check_bands(optical(np.full((4, 60, 60), 0.0)))
     assert [finding.outcome for finding in empty] == ["cannot tell"]
 
 

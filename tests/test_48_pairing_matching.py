@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
 from eo_ssl.pairing import PairConfig, match, pair, read_pairs, write_pairs
-from eo_ssl.pairing.matching import nearest_in_time
+from eo_ssl.pairing.matching import find_nearest_in_time
 from eo_ssl.scene import Facts
 from eo_ssl.sensors import Quantity
 from fake_scenes import FakeProduct, card
@@ -32,7 +32,7 @@ def test_the_nearest_in_time_is_what_a_loop_finds(
     one: list[tuple[int, int]], two: list[tuple[int, int]], least: int, more: int, forward: bool
 ) -> None:
     first, second = (tuple(np.array([row[k] for row in rows], dtype=np.int64) for k in (0, 1)) for rows in (one, two))
-    partner, gap = nearest_in_time(first, second, least=least, most=least + more, forward_only=forward)
+    partner, gap = find_nearest_in_time(first, second, least=least, most=least + more, forward_only=forward)
     for k, (place, time) in enumerate(one):
         allowed = [
             (abs(other - time), other < time, j)

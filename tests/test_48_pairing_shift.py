@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eo_ssl.pairing import PairConfig, ShiftEstimator
-from eo_ssl.pairing.shift import orientation
+from eo_ssl.pairing.shift import compute_orientation
 
 
 def scene(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -66,14 +66,14 @@ def test_invalid_pixels_and_the_border_add_nothing() -> None:
     image = scene(rng, 64)[None].astype(np.float32)
     hole = image.copy()
     hole[0, 20:30, 20:30] = np.nan
-    field = orientation(hole)
+    field = compute_orientation(hole)
     assert not field[18:32, 18:32].any()
     assert not field[:3].any() and not field[:, -3:].any()
     untouched = np.s_[40:58, 40:58]
-    np.testing.assert_allclose(np.angle(field[untouched]), np.angle(orientation(image)[untouched]), atol=1e-9)
+    np.testing.assert_allclose(np.angle(field[untouched]), np.angle(compute_orientation(image)[untouched]), atol=1e-9)
 
 
 def test_brightness_does_not_matter_and_reversal_does_not_either() -> None:
     rng = np.random.default_rng(3)
     image = blurred(scene(rng, 64))[None].astype(np.float32)
-    np.testing.assert_allclose(orientation(image), orientation(-3 * image + 5), atol=1e-4)
+    np.testing.assert_allclose(compute_orientation(image), compute_orientation(-3 * image + 5), atol=1e-4)

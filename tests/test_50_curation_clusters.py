@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eo_ssl.curation.balanced_sampling import allocate, allocate_evenly, draw, standardise_distance
+from eo_ssl.curation.diversity import compute_normalised_entropy
 from eo_ssl.curation.embeddings import rescale
 from eo_ssl.curation.hierarchy import Hierarchy, Resampling, fit_hierarchy, plan_levels, take_per_cluster
-from eo_ssl.curation.kmeans import assign, fit_centroids, nearest
-from eo_ssl.curation.metrics import normalized_entropy
-from eo_ssl.curation.sampling import allocate, draw, standardized_distance, water_fill
+from eo_ssl.curation.kmeans import assign, find_nearest_centroid, fit_centroids
 from eo_ssl.curation.selectors import Hierarchical, Random
 from eo_ssl.errors import UserError
 
@@ -43,7 +43,7 @@ def test_water_filling_equals_brute_force_on_ten_thousand_vectors() -> None:
     for _ in range(10_000):
         sizes = rng.integers(0, rng.choice([2, 5, 30]), rng.integers(1, 9)).astype(np.int64)
         target = int(rng.integers(0, sizes.sum() + 3))
-        shares = water_fill(sizes, target, rng=rng)
+        shares = allocate_evenly(sizes, target, rng=rng)
         assert shares.sum() == min(target, sizes.sum())
         assert (shares <= sizes).all()
         if target >= sizes.sum():
@@ -59,7 +59,7 @@ def test_water_filling_equals_brute_force_on_ten_thousand_vectors() -> None:
 @settings(max_examples=200, deadline=None)
 def test_water_filling_keeps_its_promises_for_huge_sizes(sizes: list[int], target: int, seed: int) -> None:
     given_sizes = np.asarray(sizes, dtype=np.int64)
-    shares = water_fill(given_sizes, target, rng=np.random.default_rng(seed))
+    shares = allocate_evenly(given_sizes, target, rng=np.random.default_rng(seed))
     assert shares.sum() == min(target, sum(sizes))
     assert ((shares >= 0) & (shares <= given_sizes)).all()
     full = shares == given_sizes
@@ -69,14 +69,16 @@ def test_water_filling_keeps_its_promises_for_huge_sizes(sizes: list[int], targe
 
 def test_remainder_of_water_filling_goes_to_every_child_equally_often() -> None:
     rng = np.random.default_rng(1)
-    shares = sum(water_fill(np.asarray([9, 9, 9, 1]), 5, rng=rng) for _ in range(3000))  # cut 1, one left for three
+    shares = sum(
+        allocate_evenly(np.asarray([9, 9, 9, 1]), 5, rng=rng) for _ in range(3000)
+    )  # cut 1, one left for three
     assert shares[3] == 3000
     np.testing.assert_allclose(shares[:3] / 3000, 4 / 3, atol=0.05)
 
 
 def test_water_filling_refuses_a_negative_size() -> None:
     with pytest.raises(UserError, match="expected sizes and target of at least 0, got a smallest size of -1"):
-        water_fill(np.asarray([3, -1]), 2, rng=np.random.default_rng(0))
+        allocate_evenly(np.asarray([3, -1]), 2, rng=np.random.default_rng(0))
 
 
 def test_allocation_follows_the_tree_not_the_leaves() -> None:
@@ -112,7 +114,7 @@ def test_weighted_draws_have_the_probabilities_of_their_weights() -> None:
     """One of three members: inclusion is exp(eta z) / sum, and uniform for eta = 0."""
     rng = np.random.default_rng(2)
     labels, distance = np.zeros(3, dtype=np.int32), np.asarray([1.0, 2.0, 4.0], dtype=np.float32)
-    z = standardized_distance(labels, distance, 1)
+    z = standardise_distance(labels, distance, 1)
     np.testing.assert_allclose([z.mean(), z.std()], [0, 1], atol=1e-12)
     for eta in (0.0, 0.7, -1.5):
         hits = np.bincount(
@@ -124,7 +126,7 @@ def test_weighted_draws_have_the_probabilities_of_their_weights() -> None:
 
 def test_equal_distances_are_drawn_uniformly_whatever_eta() -> None:
     labels, distance = np.zeros(50, dtype=np.int32), np.full(50, 0.1, dtype=np.float32)
-    assert (standardized_distance(labels, distance, 1) == 0).all()
+    assert (standardise_distance(labels, distance, 1) == 0).all()
 
 
 def test_taking_from_clusters_takes_all_of_small_and_none_of_empty_ones() -> None:
@@ -137,8 +139,8 @@ def test_kmeans_finds_planted_centres_and_depends_on_the_seed_alone(rng: np.rand
     centres = rng.normal(size=(12, 16)).astype(np.float32) * 8
     points = (centres[rng.integers(0, 12, 3000)] + rng.normal(size=(3000, 16)) * 0.1).astype(np.float32)
     found = fit_centroids(points, 12, rng=np.random.default_rng(5))
-    assert np.sort(nearest(centres, found)[0]).tolist() == list(range(12))
-    assert nearest(centres, found)[1].max() < 0.05
+    assert np.sort(find_nearest_centroid(centres, found)[0]).tolist() == list(range(12))
+    assert find_nearest_centroid(centres, found)[1].max() < 0.05
     np.testing.assert_array_equal(found, fit_centroids(points, 12, rng=np.random.default_rng(5)))
 
 
@@ -209,11 +211,11 @@ def test_rings_are_balanced_by_the_hierarchy_and_more_so_with_resampling() -> No
     resampled = Hierarchical(levels=(250, 75), n_resample=10, scaling="none")
     for seed in (0, 1, 2):
         points, ring = rings(seed)
-        entropy = [normalized_entropy(np.bincount(ring))]
+        entropy = [compute_normalised_entropy(np.bincount(ring))]
         for method in (Random(clusters=0), flat, plain, resampled):
             rows = method.pick(rescale(points, "none"), 500, np.random.default_rng(seed)).rows
             assert len(np.unique(rows)) == 500
-            entropy.append(normalized_entropy(np.bincount(ring[rows], minlength=5)))
+            entropy.append(compute_normalised_entropy(np.bincount(ring[rows], minlength=5)))
         raw, random, balanced, tree, best = entropy
         assert abs(random - raw) < 0.06
         assert max(raw, random) + 0.1 < balanced < tree < best

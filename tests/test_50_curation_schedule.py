@@ -11,7 +11,7 @@ import pytest
 
 from eo_ssl.curation import Context, DynamicConfig, DynamicSchedule, Hierarchical, Random, Readiness
 from eo_ssl.curation.packing import pack, unpack
-from eo_ssl.curation.readiness import ask_readiness
+from eo_ssl.curation.readiness import judge_readiness
 from eo_ssl.errors import UserError
 
 METHOD = Hierarchical(levels=(20, 4), n_resample=2)
@@ -100,17 +100,17 @@ def test_readiness_is_one_for_planted_groups_and_near_zero_for_noise(rng: np.ran
     clear = (
         np.repeat(np.eye(10, dtype=np.float32) * 9, 60, axis=0) + rng.normal(size=(600, 10)).astype(np.float32) * 0.05
     )
-    assert ask_readiness(clear, Readiness(), rng=rng).agreement == pytest.approx(1.0)
+    assert judge_readiness(clear, Readiness(), rng=rng).agreement == pytest.approx(1.0)
     unequal, _ = grouped(0, 3000)
-    assert ask_readiness(unequal, Readiness(), rng=rng).agreement > 0.9, (
+    assert judge_readiness(unequal, Readiness(), rng=rng).agreement > 0.9, (
         "nine tenths in one group are no lack of structure"
     )
     noise = rng.normal(size=(3000, 24)).astype(np.float32)
-    assert ask_readiness(noise, Readiness(), rng=rng).agreement < 0.2
-    assert not ask_readiness(np.ones((500, 3), dtype=np.float32), Readiness(), rng=rng).ready, (
+    assert judge_readiness(noise, Readiness(), rng=rng).agreement < 0.2
+    assert not judge_readiness(np.ones((500, 3), dtype=np.float32), Readiness(), rng=rng).ready, (
         "a collapsed encoder is not ready"
     )
-    assert ask_readiness(noise, Readiness(threshold=0), rng=rng).ready
+    assert judge_readiness(noise, Readiness(threshold=0), rng=rng).ready
 
 
 def test_keeping_everything_is_no_curation_at_all() -> None:

@@ -11,22 +11,29 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eo_ssl.curation import Context, CurationReport, Hierarchical, Random, curate, select, selection_table
-from eo_ssl.curation.dedup import first_copies
-from eo_ssl.curation.embeddings import distinct_rows, rescale
-from eo_ssl.curation.metrics import (
-    coverage,
-    gini,
-    neighbour_distance,
-    neighbourhood_radius,
-    normalized_entropy,
-    turnover,
-    vendi_score,
+from eo_ssl.curation import Context, CurationReport, Hierarchical, Random, curate, tabulate_selection
+from eo_ssl.curation.dedup import find_first_copies
+from eo_ssl.curation.diversity import (
+    compute_gini,
+    compute_normalised_entropy,
+    compute_vendi_score,
+    measure_coverage,
+    measure_neighbour_distance,
+    measure_neighbourhood_radius,
+    measure_turnover,
 )
-from eo_ssl.curation.selection import resolve_keep
+from eo_ssl.curation.embeddings import find_distinct_rows, rescale
+from eo_ssl.curation.subset_selection import resolve_keep
 from eo_ssl.errors import UserError
 
 SIZES = (1000, 100, 10)
+
+
+def select(
+    embeddings: np.ndarray, keep: float, rng: np.random.Generator, **options: object
+) -> tuple[np.ndarray, CurationReport]:
+    selection = curate(embeddings, keep, rng, **options)  # type: ignore[arg-type]
+    return selection.rows, selection.report
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +50,7 @@ def test_planted_groups_are_nearly_equal_after_curation(planted: tuple[np.ndarra
         embeddings, 30, np.random.default_rng(0), method=Hierarchical(levels=(12, 3)), context=Context(labels=group)
     )
     assert np.bincount(group[rows]).tolist() == [10, 10, 10]
-    assert report.before.label_entropy == pytest.approx(normalized_entropy(np.asarray(SIZES)))
+    assert report.before.label_entropy == pytest.approx(compute_normalised_entropy(np.asarray(SIZES)))
     assert report.after.label_entropy == pytest.approx(1.0)
     assert report.chance.label_entropy < 0.6  # type: ignore[operator]
     many, _ = select(embeddings, 0.2, np.random.default_rng(0), method=Hierarchical(levels=(12, 3)))
@@ -97,14 +104,14 @@ def test_planted_duplicates_go_and_nothing_else(rng: np.random.Generator) -> Non
 def test_first_copies_are_first_and_groups_lead_back(rng: np.random.Generator, chunked: bool) -> None:
     names = rng.choice([f"tile {i}" for i in range(40)], 200).tolist()
     column = pa.chunked_array([names[:60], names[60:61], [], names[61:]]) if chunked else names
-    first, group = first_copies(column)
+    first, group = find_first_copies(column)
     assert first.tolist() == sorted({name: names.index(name) for name in names}.values())
     assert [names[first[place]] for place in group] == names
 
 
 def test_missing_identity_is_refused() -> None:
     with pytest.raises(UserError, match="expected an identity for each of 3 rows, got 1 missing"):
-        first_copies(["a", None, "b"])
+        find_first_copies(["a", None, "b"])
     with pytest.raises(UserError, match="expected an identity for each of 4 rows, got 3"):
         select(np.eye(4), 2, np.random.default_rng(0), context=Context(identities=["a", "b", "c"]))
 
@@ -192,45 +199,49 @@ def test_fit_on_a_sample_places_every_row(planted: tuple[np.ndarray, np.ndarray]
 
 
 def test_entropy_and_gini_have_their_closed_forms() -> None:
-    assert normalized_entropy(np.full(7, 5)) == pytest.approx(1.0)
-    assert normalized_entropy(np.asarray([9, 0, 0])) == 0.0
-    assert normalized_entropy(np.asarray([1, 1, 0, 0])) == pytest.approx(0.5)  # ln 2 / ln 4
-    assert normalized_entropy(np.asarray([4])) == 1.0
-    assert gini(np.full(7, 5)) == pytest.approx(0.0)
-    assert gini(np.asarray([0, 0, 9, 0])) == pytest.approx(1 - 1 / 4)
-    assert gini(np.asarray([1, 3])) == pytest.approx(0.25)  # mean absolute difference / (2 mean) = 1 / 4
-    assert gini(np.zeros(3)) == 0.0
+    assert compute_normalised_entropy(np.full(7, 5)) == pytest.approx(1.0)
+    assert compute_normalised_entropy(np.asarray([9, 0, 0])) == 0.0
+    assert compute_normalised_entropy(np.asarray([1, 1, 0, 0])) == pytest.approx(0.5)  # ln 2 / ln 4
+    assert compute_normalised_entropy(np.asarray([4])) == 1.0
+    assert compute_gini(np.full(7, 5)) == pytest.approx(0.0)
+    assert compute_gini(np.asarray([0, 0, 9, 0])) == pytest.approx(1 - 1 / 4)
+    assert compute_gini(np.asarray([1, 3])) == pytest.approx(0.25)  # mean absolute difference / (2 mean) = 1 / 4
+    assert compute_gini(np.zeros(3)) == 0.0
 
 
 @pytest.mark.parametrize("dim", [6, 300])  # Gram matrix of columns, of rows
 def test_vendi_score_of_orthogonal_groups_is_their_number(dim: int, rng: np.random.Generator) -> None:
     groups = np.repeat(np.eye(dim, dtype=np.float32)[:5], 40, axis=0) * rng.uniform(0.5, 3, (200, 1)).astype(np.float32)
-    assert vendi_score(groups, rng=rng) == pytest.approx(5.0, rel=1e-5)
-    assert vendi_score(np.ones((50, dim), dtype=np.float32), rng=rng) == pytest.approx(1.0, rel=1e-5)
+    assert compute_vendi_score(groups, rng=rng) == pytest.approx(5.0, rel=1e-5)
+    assert compute_vendi_score(np.ones((50, dim), dtype=np.float32), rng=rng) == pytest.approx(1.0, rel=1e-5)
 
 
 def test_neighbour_distance_ignores_the_row_itself_but_not_its_copy(rng: np.random.Generator) -> None:
-    assert neighbour_distance(np.eye(6, dtype=np.float32), rng=rng) == pytest.approx(1.0)
+    assert measure_neighbour_distance(np.eye(6, dtype=np.float32), rng=rng) == pytest.approx(1.0)
     twice = np.repeat(np.eye(6, dtype=np.float32), 2, axis=0)
-    assert neighbour_distance(twice, rng=rng) == pytest.approx(0.0, abs=1e-6)
+    assert measure_neighbour_distance(twice, rng=rng) == pytest.approx(0.0, abs=1e-6)
     points = rng.normal(size=(90, 5)).astype(np.float32)
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
     similarity = unit @ unit.T - 3 * np.eye(90)
-    assert neighbour_distance(points, rng=rng) == pytest.approx(float((1 - similarity.max(axis=1)).mean()), abs=1e-5)
+    assert measure_neighbour_distance(points, rng=rng) == pytest.approx(
+        float((1 - similarity.max(axis=1)).mean()), abs=1e-5
+    )
 
 
 def test_coverage_counts_rows_within_the_radius(rng: np.random.Generator) -> None:
     line = np.arange(10, dtype=np.float32)[:, None]
-    assert coverage(line, line[[0, 5]], radius=1.0, rng=rng) == pytest.approx(0.5)  # 0 1 and 4 5 6
-    assert coverage(line, line, radius=0.0, rng=rng) == 1.0
-    assert coverage(line, line[:0], radius=9.0, rng=rng) == 0.0
+    assert measure_coverage(line, line[[0, 5]], radius=1.0, rng=rng) == pytest.approx(0.5)  # 0 1 and 4 5 6
+    assert measure_coverage(line, line, radius=0.0, rng=rng) == 1.0
+    assert measure_coverage(line, line[:0], radius=9.0, rng=rng) == 0.0
     grid = np.linspace(0, 1000, 1001, dtype=np.float32)[:, None]
-    assert neighbourhood_radius(grid, rng=rng) == pytest.approx(5.0, abs=0.01)  # ten neighbours: five on each side
+    assert measure_neighbourhood_radius(grid, rng=rng) == pytest.approx(
+        5.0, abs=0.01
+    )  # ten neighbours: five on each side
 
 
 def test_turnover() -> None:
-    assert turnover(np.asarray([1, 2, 3, 4]), np.asarray([3, 4, 5, 6])) == 0.5
-    assert turnover(np.asarray([1, 2]), np.asarray([1, 2])) == 0.0
+    assert measure_turnover(np.asarray([1, 2, 3, 4]), np.asarray([3, 4, 5, 6])) == 0.5
+    assert measure_turnover(np.asarray([1, 2]), np.asarray([1, 2])) == 0.0
 
 
 def test_scalings(rng: np.random.Generator) -> None:
@@ -244,7 +255,7 @@ def test_scalings(rng: np.random.Generator) -> None:
 
 def test_distinct_rows_are_the_first_of_their_kind() -> None:
     points = np.asarray([[1, 2], [0.0, 3], [1, 2], [-0.0, 3], [5, 5]], dtype=np.float32)
-    assert distinct_rows(points).tolist() == [0, 1, 4]
+    assert find_distinct_rows(points).tolist() == [0, 1, 4]
 
 
 def test_report_round_trips_through_json(planted: tuple[np.ndarray, np.ndarray]) -> None:
@@ -270,7 +281,7 @@ def test_unknown_and_missing_report_fields_are_refused(planted: tuple[np.ndarray
 
 def test_table_holds_the_fate_of_every_row(planted: tuple[np.ndarray, np.ndarray]) -> None:
     selection = curate(planted[0], 100, np.random.default_rng(0), method=Hierarchical(levels=(6,)))
-    table = selection_table(selection, np.arange(1110) * 3)
+    table = tabulate_selection(selection, np.arange(1110) * 3)
     kept = table.filter(table["kept"])
     assert kept["row"].to_pylist() == (selection.rows * 3).tolist()
     assert set(kept["reason"].to_pylist()) == {"kept"} and table["reason"].to_pylist().count("not drawn") == 1010

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus
-from eo_ssl.curation import CurationReport, Hierarchical
+from eo_ssl.curation import CurationReport, Hierarchical, Random, Selector, SelectorResult
+from eo_ssl.curation.embeddings import Scaling
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
 from eo_ssl.sample import ArchiveSpec, make_archive
@@ -71,11 +75,11 @@ def test_the_same_command_repeats_resumes_and_refuses_another_configuration(
         curate(corpus, out, stream=S2, **options)  # type: ignore[arg-type]
         return require(out, "curate").fingerprint
 
-    first = made(tmp_path / "a", keep=40, hierarchical=Hierarchical(levels=(12, 4), eta=float("inf")))
-    assert made(tmp_path / "b", keep=40, hierarchical=Hierarchical(levels=(12, 4), eta=float("inf"))) == first
-    assert made(tmp_path / "c", keep=40, hierarchical=Hierarchical(levels=(12, 4), eta=float("inf")), seed=1) != first
+    first = made(tmp_path / "a", keep=40, method=Hierarchical(levels=(12, 4), eta=float("inf")))
+    assert made(tmp_path / "b", keep=40, method=Hierarchical(levels=(12, 4), eta=float("inf"))) == first
+    assert made(tmp_path / "c", keep=40, method=Hierarchical(levels=(12, 4), eta=float("inf")), seed=1) != first
     capsys.readouterr()
-    made(tmp_path / "a", keep=40, hierarchical=Hierarchical(levels=(12, 4), eta=float("inf")))
+    made(tmp_path / "a", keep=40, method=Hierarchical(levels=(12, 4), eta=float("inf")))
     assert "nothing to do" in capsys.readouterr().out
 
     before = json.loads((tmp_path / "b" / "manifest.json").read_text())
@@ -85,25 +89,25 @@ def test_the_same_command_repeats_resumes_and_refuses_another_configuration(
     (tmp_path / "b" / "unfinished.json").write_text(json.dumps(begun))
     with pytest.raises(UserError, match="got an unfinished one"):
         require(tmp_path / "b", "curate")
-    assert made(tmp_path / "b", keep=40, hierarchical=Hierarchical(levels=(12, 4), eta=float("inf"))) == first
+    assert made(tmp_path / "b", keep=40, method=Hierarchical(levels=(12, 4), eta=float("inf"))) == first
     assert before["fingerprint"] == first
     assert (tmp_path / "b" / "dropped.parquet").read_bytes() == (tmp_path / "a" / "dropped.parquet").read_bytes()
 
     with pytest.raises(UserError, match=r"differs in config\.keep"):
-        made(tmp_path / "a", keep=41, hierarchical=Hierarchical(levels=(12, 4), eta=float("inf")))
+        made(tmp_path / "a", keep=41, method=Hierarchical(levels=(12, 4), eta=float("inf")))
     assert made(tmp_path / "a", keep=1, duplicates="keep", split="all", overwrite=True) != first
     assert column(tmp_path / "a" / "subset.parquet", "row").tolist() == list(range(Corpus.open(corpus).count(S2)))
 
 
 def test_power_is_embedded_in_decibel_and_random_is_a_method(corpus: Path, tmp_path: Path) -> None:
     stream = next(name for name in Corpus.open(corpus).streams if name.startswith("s1"))
-    curate(corpus, tmp_path / "s", stream=stream, keep=30, method="random", encoder="rcf")
+    curate(corpus, tmp_path / "s", stream=stream, keep=30, method=Random(scaling="zscore"), encoder="rcf")
     report = json.loads((tmp_path / "s" / "curation_report.json").read_text())
     assert report["method"] == "random" and report["n_kept"] == 30 and sum(report["cluster_kept"]) == 30
 
 
 def test_an_unnamed_or_unknown_stream_and_an_empty_split_are_refused(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"expected a stream of .* out of .*{S2}"):
+    with pytest.raises(UserError, match=f"expected one of the 2 streams of .*{S2}.*, got none"):
         curate(corpus, tmp_path / "s")
     with pytest.raises(UserError, match=f"did you mean '{S2}'"):
         curate(corpus, tmp_path / "s", stream="s2_boa_12b_10m_64px")
@@ -112,3 +116,49 @@ def test_an_unnamed_or_unknown_stream_and_an_empty_split_are_refused(corpus: Pat
     with pytest.raises(UserError, match=r"expected keep to be a fraction .* got 1\.5"):
         curate(corpus, tmp_path / "s", stream=S2, keep=1.5)
     assert not (tmp_path / "s").exists()
+
+
+@dataclass(frozen=True)
+class FromTheEnd(Selector):
+    """A selector of a test: the last rows."""
+
+    name: ClassVar[str] = "from the end"
+    scaling: Scaling = "none"
+    step: int = 1
+
+    def pick(self, points: np.ndarray, target: int, rng: np.random.Generator) -> SelectorResult:
+        rows = np.arange(len(points), dtype=np.int64)[:: -self.step][:target]
+        return SelectorResult(np.sort(rows), None)
+
+
+def test_a_new_selector_is_one_class_chosen_by_its_name(corpus: Path, tmp_path: Path, capsys) -> None:
+    command = ["curate", "--corpus", str(corpus), "--stream", S2, "--split", "all", "--duplicates", "keep"]
+    chosen = ["--keep", "3", "--method", "FromTheEnd", "--method.step", "2"]
+    assert main([*command, "--out", str(tmp_path / "s"), *chosen]) == 0
+    count = Corpus.open(corpus).count(S2)
+    assert column(tmp_path / "s" / "subset.parquet", "row").tolist() == [count - 5, count - 3, count - 1]
+    config = require(tmp_path / "s", "curate").config
+    assert config["method"] == "from the end" and config["from the end"] == {"scaling": "none", "step": 2}
+    capsys.readouterr()
+    for wrong, words in (
+        (["--method", "hierarchical"], "got 'hierarchical'; did you mean 'Hierarchical'?"),
+        (["--method", "os.system"], "expected method out of FromTheEnd, Hierarchical, Random, got 'os.system'"),
+        (["--hierarchical.eta", "1"], "expected --method.eta, got the earlier spelling --hierarchical.eta"),
+    ):
+        assert main([*command, "--out", str(tmp_path / "t"), *wrong]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "t").exists()
+
+
+def test_an_option_of_the_default_selector_keeps_the_others_and_a_named_one_brings_its_own(
+    corpus: Path, tmp_path: Path
+) -> None:
+    """Image statistics are curated on z-scores unless another selector, or another scaling, is named."""
+    command = ["curate", "--corpus", str(corpus), "--stream", S2, "--keep", "3"]
+    for options, name, scaling in (
+        (["--method.eta", "1"], "hierarchical", "zscore"),
+        (["--method", "Random"], "random", "l2"),
+    ):
+        assert main([*command, "--out", str(tmp_path / name), *options]) == 0
+        config = require(tmp_path / name, "curate").config
+        assert config["method"] == name and config[name]["scaling"] == scaling

@@ -290,10 +290,10 @@ def test_json_assumes_nothing() -> None:
         Preprocessing.from_json({**values, "antialiasing": True})
 
 
-def test_from_stats_follows_names() -> None:
+def test_the_contract_of_a_stream_follows_names() -> None:
     stream = SimpleNamespace(sensor="sentinel2_l1c", quantity=TOA, bands=BANDS, gsd_m=20.0, size_px=32)
-    stats = SimpleNamespace(mean=np.array(MEAN), std=np.array(STD))
-    p = Preprocessing.from_stats(stream, stats, bands=("swir16", "B8A"))
+    stats = SimpleNamespace(quantity=TOA, mean=np.array(MEAN), std=np.array(STD))
+    p = Preprocessing.of_stream(stream, stats, bands=("swir16", "B8A"))
     assert (p.bands, p.mean, p.std, p.size_px, p.gsd_m) == (
         ("B11", "B8A"),
         (MEAN[5], MEAN[4]),
@@ -302,6 +302,69 @@ def test_from_stats_follows_names() -> None:
         (20.0, 20.0),
     )
     with pytest.raises(UserError, match="got B12; ingest them"):
-        Preprocessing.from_stats(stream, stats, bands=("B12",))
+        Preprocessing.of_stream(stream, stats, bands=("B12",))
     with pytest.raises(UserError, match="statistics of the stream's 6 bands"):
-        Preprocessing.from_stats(stream, SimpleNamespace(mean=np.zeros(3), std=np.ones(3)))
+        Preprocessing.of_stream(stream, SimpleNamespace(quantity=TOA, mean=np.zeros(3), std=np.ones(3)))
+
+
+def measured(quantity: Quantity, bands: tuple[str, ...], pixels: np.ndarray) -> SimpleNamespace:
+    """Statistics of pixels [C, n] in one quantity, as a corpus gives them."""
+    count = np.full(len(bands), pixels.shape[1])
+    return SimpleNamespace(
+        quantity=quantity, bands=bands, count=count, mean=pixels.mean(axis=1), std=pixels.std(axis=1)
+    )
+
+
+def test_statistics_of_streams_with_different_means_are_those_of_all_their_pixels(rng: np.random.Generator) -> None:
+    """Winter and summer differ more than the pixels of either: what lies between the streams is part of the spread."""
+    first, second = (
+        SimpleNamespace(sensor="sentinel2_l1c", quantity=TOA, gsd_m=gsd, size_px=32) for gsd in (60.0, 10.0)
+    )
+    first.bands, second.bands = ("B02", "B04", "B8A"), ("B8A", "B02")
+    winter = np.array([[0.6], [0.6], [0.5]]) + 0.02 * rng.normal(size=(3, 4000))
+    summer = np.array([[0.4], [0.1]]) + 0.05 * rng.normal(size=(2, 1000))
+    parts = [(first, measured(TOA, first.bands, winter)), (second, measured(TOA, second.bands, summer))]
+    together = np.concatenate([winter[[2, 0]], summer], axis=1)  # [B8A and B02, all pixels]
+    p = Preprocessing.of_streams(parts, bands=("B8A", "B02"))
+    np.testing.assert_allclose(p.mean, together.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(p.std, together.std(axis=1), rtol=1e-12)
+    assert p.std[1] > 3 * 0.05 and p.bands == ("B8A", "B02") and p.gsd_m == (10.0, 60.0)
+
+    parts[1][1].count[:] = 0  # a stream without a valid pixel has no mean
+    parts[1][1].mean[:] = parts[1][1].std[:] = np.nan
+    np.testing.assert_allclose(Preprocessing.of_streams(parts, bands=("B8A",)).mean, winter[2].mean(), rtol=1e-12)
+    with pytest.raises(UserError, match=r"bands of the stream \(B8A, B02\), got B04"):
+        Preprocessing.of_streams(parts)
+    second.size_px = 64
+    with pytest.raises(UserError, match="streams of one sensor, quantity and size"):
+        Preprocessing.of_streams(parts, bands=("B8A",))
+
+
+@pytest.mark.parametrize("quantity", Quantity)
+def test_a_power_is_normalised_in_decibel_and_every_other_quantity_as_it_is(quantity: Quantity) -> None:
+    sensor, bands = ("sentinel2_l1c", ("B02", "B04")) if quantity is TOA else ("sentinel1_rtc", ("VV", "VH"))
+    stream = SimpleNamespace(sensor=sensor, quantity=quantity, bands=bands, gsd_m=10.0, size_px=32)
+    final = Quantity(f"{quantity}_db") if quantity in ("sigma0", "gamma0", "beta0") else quantity
+    stats = measured(final, bands, np.array([[1.0, 3.0], [2.0, 6.0]]))
+    p = Preprocessing.of_stream(stream, stats)
+    assert (p.quantity, p.final_quantity, p.mean, p.std) == (quantity, final, (2.0, 4.0), (1.0, 2.0))
+    assert Preprocessing.of_streams([(stream, stats)]) == p
+    if final != quantity:
+        with pytest.raises(UserError, match=f"expected statistics in {final}, got {quantity};"):
+            Preprocessing.of_stream(stream, measured(quantity, bands, np.array([[1.0, 3.0], [2.0, 6.0]])))
+
+
+@pytest.mark.parametrize(("columns", "is_valid"), [(2, False), (3, True)])
+def test_a_resampled_pixel_counts_as_measured_when_most_of_its_kernel_was(
+    rng: np.random.Generator, columns: int, is_valid: bool
+) -> None:
+    """Of blocks five columns wide two or three are measured: 0.4 is less than half of the kernel, 0.6 is more."""
+    x = image(rng, size=10)
+    x[..., columns:5] = torch.nan
+    p = contract(size_px=2, interpolation="area", antialias=False)
+    out, valid = p(x, bands=BANDS, quantity=TOA, sensor="sentinel2_l1c")
+    assert bool(valid[..., 1].all()) and bool((valid[..., 0] == is_valid).all())
+    mean = (
+        x[..., :5, :columns].mean(dim=(2, 3)) if is_valid else torch.tensor(MEAN)
+    )  # of measured pixels, or 0 after all
+    torch.testing.assert_close(out[..., 0, 0], ((mean - torch.tensor(MEAN)) / torch.tensor(STD)).expand(3, -1))

@@ -13,7 +13,7 @@ import torch
 
 from eo_ssl.cli import main as command_line
 from eo_ssl.corpus import Corpus
-from eo_ssl.curation import DynamicConfig, DynamicSchedule
+from eo_ssl.curation import DynamicConfig, DynamicSchedule, Random
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
@@ -162,7 +162,7 @@ def test_the_workflow_tells_pruning_which_tiles_are_equal(corpora):
 
 
 def test_a_subset_limits_the_pool_and_one_of_another_corpus_is_refused(corpora, tmp_path):
-    curate.main(corpora["s2"], tmp_path / "subset", keep=0.5, method="random")
+    curate.main(corpora["s2"], tmp_path / "subset", keep=0.5, method=Random())
     material = open_training_data(DataSelection((corpora["s2"],), subsets=(tmp_path / "subset",)))
     kept = pq.read_table(tmp_path / "subset" / "subset.parquet")["row"].to_numpy()
     assert np.array_equal(material.pool, np.sort(kept)) and set(material.inputs) == {"corpus s2", "subset subset"}
@@ -174,7 +174,7 @@ def test_a_subset_limits_the_pool_and_one_of_another_corpus_is_refused(corpora, 
     assert (joined.pool < offset).any()  # the stream without a subset is used whole
     with pytest.raises(UserError, match=r"to be made of one of the corpora .*s1, got one of another corpus"):
         open_training_data(DataSelection((corpora["s1"],), subsets=(tmp_path / "subset",)))
-    curate.main(corpora["s2"], tmp_path / "everything", keep=0.9, method="random", split="all", duplicates="keep")
+    curate.main(corpora["s2"], tmp_path / "everything", keep=0.9, method=Random(), split="all", duplicates="keep")
     with pytest.raises(UserError, match="rows of the training split in the subset"):
         open_training_data(DataSelection((corpora["s2"],), subsets=(tmp_path / "everything",)))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eo_ssl.cards import load_card
-from eo_ssl.diagnosis.samples import list_products
+from eo_ssl.diagnosis.sampled_windows import list_products
 from eo_ssl.evaluation import TaskName
 from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
 from eo_ssl.evaluation.seeds import load_candidates

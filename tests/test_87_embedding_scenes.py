@@ -16,8 +16,8 @@ from catalogues import card as stac_card
 from catalogues import tile as tile
 from embeddings import BANDS, CARD, PATCH, SIDE, PatchMeans, Placed, contract, save_vit, vit, write_card, write_scene
 from eo_ssl.cards import load_card
-from eo_ssl.embedding import SceneSettings, embed_scene, file_names, named_encoder, scenes_at
-from eo_ssl.embedding.scenes import Scene, lattice
+from eo_ssl.embedding import SceneSettings, embed_scene, find_scenes, name_maps, prepare_encoder
+from eo_ssl.embedding.scenes import SceneEmbedder, measure_token_grid
 from eo_ssl.encoder import Encoder, load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
@@ -33,7 +33,7 @@ def reflectance(rng: np.random.Generator, height: int = HEIGHT, width: int = WID
 def opened(folder: Path, image: np.ndarray):
     write_scene(folder / "scene.tif", image)
     card = load_card(write_card(folder / "card.yaml"))
-    (product,) = scenes_at(str(folder / "scene.tif"), card)
+    (product,) = find_scenes(str(folder / "scene.tif"), card)
     return product.open()
 
 
@@ -120,7 +120,7 @@ def test_a_scene_without_a_pixel_and_one_smaller_than_a_window(rng: np.random.Ge
     write_scene(tmp_path / "small.tif", small)
     card = load_card(write_card(tmp_path / "card.yaml"))
     for name in ("void", "small"):
-        (product,) = scenes_at(str(tmp_path / f"{name}.tif"), card)
+        (product,) = find_scenes(str(tmp_path / f"{name}.tif"), card)
         found = mapped(PatchMeans(contract()), product.open(), tmp_path / f"{name}_map.tif")
         if name == "void":
             assert np.isnan(found).all() and found.shape == (4, 10, 10)
@@ -185,7 +185,7 @@ def test_the_graph_grows_with_the_blocks_and_each_window_is_encoded_once(
     encoder.tokens = lambda x: (seen.append(len(x)), tokens(x))[1]  # type: ignore[method-assign]
     counts = {}
     for size in (64, 128, 256):
-        scene = Scene(encoder, opened(tmp_path, reflectance(rng, size, size)), SceneSettings(group=4))
+        scene = SceneEmbedder(encoder, opened(tmp_path, reflectance(rng, size, size)), SceneSettings(group=4))
         seen.clear()
         done: list[None] = []
         found = embed_scene(
@@ -220,7 +220,7 @@ def test_decibels_and_power_become_each_other_as_when_ingested(rng: np.random.Ge
     for name, values, quantity in (("p", power, "gamma0"), ("d", 10 * np.log10(power), "gamma0_db")):
         write_scene(tmp_path / f"{name}.tif", values)
         card = load_card(write_card(tmp_path / f"{name}.yaml", text.replace("boa_reflectance", quantity)))
-        (product,) = scenes_at(str(tmp_path / f"{name}.tif"), card)
+        (product,) = find_scenes(str(tmp_path / f"{name}.tif"), card)
         maps.append(mapped(PatchMeans(radar), product.open(), tmp_path / f"{name}_map.tif"))
     np.testing.assert_allclose(maps[0], maps[1], rtol=1e-4)
 
@@ -245,10 +245,10 @@ def test_tokens_that_are_no_square_of_patches_are_refused() -> None:
     with pytest.raises(
         UserError, match="expected tokens on a square grid of equal patches of 16 px, got 196 tokens of rcf"
     ):
-        lattice(load_encoder("rcf", preprocessing=contract()))
+        measure_token_grid(load_encoder("rcf", preprocessing=contract()))
     with pytest.raises(UserError, match="choose one with --window_px"):
-        lattice(PatchMeans(contract(resize="native", interpolation="nearest", antialias=False)))
-    assert lattice(load_encoder("imagestats", preprocessing=contract())).side == 1
+        measure_token_grid(PatchMeans(contract(resize="native", interpolation="nearest", antialias=False)))
+    assert measure_token_grid(load_encoder("imagestats", preprocessing=contract())).side == 1
 
 
 def test_the_command_makes_a_map_of_each_scene_once_and_says_whose_data_they_are(
@@ -274,8 +274,10 @@ def test_the_command_makes_a_map_of_each_scene_once_and_says_whose_data_they_are
 
 
 def test_another_window_of_the_same_weights(rng: np.random.Generator, tmp_path: Path) -> None:
-    model = named_encoder(str(save_vit(tmp_path / "vit")), window_px=32)
-    assert lattice(model) == lattice(vit().at_size(32)) and lattice(model).window_px == 32
+    model = prepare_encoder(str(save_vit(tmp_path / "vit")), window_px=32)
+    assert (
+        measure_token_grid(model) == measure_token_grid(vit().at_size(32)) and measure_token_grid(model).window_px == 32
+    )
     found = mapped(model, opened(tmp_path, reflectance(rng, 64, 64)), tmp_path / "m.tif")
     assert found.shape[1:] == (16, 16) and np.isfinite(found).all()
 
@@ -318,7 +320,7 @@ def test_names_of_files_come_from_ids_but_lead_nowhere_else(tmp_path: Path) -> N
             self.product_id = product_id
 
     ids = ["c/../../etc/x", "c/a b", "c/a_b", "c/", "c/2020/B.1"]
-    names = file_names(tuple(Named(one) for one in ids))  # type: ignore[arg-type]
+    names = name_maps(tuple(Named(one) for one in ids))  # type: ignore[arg-type]
     assert len(set(names)) == 5
     assert names[0] == "etc_x.tif" and names[3] == "scene.tif" and names[4] == "2020_B.1.tif"
     assert names[1].startswith("a_b-") and names[2].startswith("a_b-")
@@ -329,9 +331,9 @@ def test_memory_holds_a_row_of_blocks_not_the_scene(
 ) -> None:
     live: set[int] = set()
     most: list[int] = []
-    encode = Scene.encode
+    encode = SceneEmbedder.encode
 
-    def counted(self: Scene, i: int, j: int, after: int = 0):
+    def counted(self: SceneEmbedder, i: int, j: int, after: int = 0):
         corner, total, valid = encode(self, i, j)
         key = len(most)
         live.add(key)
@@ -339,12 +341,12 @@ def test_memory_holds_a_row_of_blocks_not_the_scene(
         most.append(len(live))
         return corner, total, valid
 
-    monkeypatch.setattr(Scene, "encode", counted)
+    monkeypatch.setattr(SceneEmbedder, "encode", counted)
     peaks = {}
     for rows in (96, 384):
         most.clear()
         write_scene(tmp_path / f"{rows}.tif", reflectance(rng, rows, 192))
-        (product,) = scenes_at(str(tmp_path / f"{rows}.tif"), load_card(write_card(tmp_path / "card.yaml")))
+        (product,) = find_scenes(str(tmp_path / f"{rows}.tif"), load_card(write_card(tmp_path / "card.yaml")))
         mapped(PatchMeans(contract()), product.open(), tmp_path / f"{rows}_map.tif", group=2, dask="synchronous")
         peaks[rows] = (max(most), len(most))
     assert peaks[384][1] > 3.5 * peaks[96][1]  # four times the blocks
@@ -380,7 +382,7 @@ def test_a_stopped_run_goes_on_with_the_scenes_that_are_left(
 def test_a_stac_item_is_a_scene_and_a_catalogue_is_none(tile: tuple[Path, dict, dict], tmp_path: Path) -> None:
     root, _, _ = tile
     item, known = root / "2023" / "tile" / "item.json", stac_card()
-    (product,) = scenes_at(str(item), known)
+    (product,) = find_scenes(str(item), known)
     cube = product.open(plausible=False)
     image = cube["image"].values
     bands = ("B02", "B05", "B09")
@@ -391,7 +393,7 @@ def test_a_stac_item_is_a_scene_and_a_catalogue_is_none(tile: tuple[Path, dict, 
         assert file.transform == rasterio.Affine(40, 0, 600000, 0, -40, 5100000)
         assert file.tags()["EO_SSL_PRODUCT_ID"] == product.product_id
     with pytest.raises(UserError, match=r"expected a STAC item or item collection at .*, got Catalog; give the link"):
-        scenes_at(str(root / "catalog.json"), known)
+        find_scenes(str(root / "catalog.json"), known)
 
 
 def test_another_order_of_the_bands_in_the_file_gives_the_same_map(rng: np.random.Generator, tmp_path: Path) -> None:
@@ -399,5 +401,5 @@ def test_another_order_of_the_bands_in_the_file_gives_the_same_map(rng: np.rando
     first = mapped(vit(), opened(tmp_path / "a", image), tmp_path / "a.tif")
     write_scene(tmp_path / "b" / "scene.tif", image[[2, 0, 1]])
     turned = write_card(tmp_path / "b" / "card.yaml", CARD.replace("[B02, B03, B04]", "[B04, B02, B03]"))
-    (product,) = scenes_at(str(tmp_path / "b" / "scene.tif"), load_card(turned))
+    (product,) = find_scenes(str(tmp_path / "b" / "scene.tif"), load_card(turned))
     assert np.array_equal(first, mapped(vit(), product.open(), tmp_path / "b.tif"))

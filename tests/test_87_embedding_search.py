@@ -13,8 +13,8 @@ from sklearn.metrics import pairwise_distances
 
 from embeddings import SIDE, save_vit, write_card, write_scene
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
-from eo_ssl.embedding import EMBEDDINGS, Embeddings, at, like, nearest
-from eo_ssl.embedding.table import numbers_of, schema, writer
+from eo_ssl.embedding import EMBEDDINGS, Embeddings, find_nearest, query_place, query_tile
+from eo_ssl.embedding.table import build_schema, extract_vectors, open_writer
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, finish, require
 from eo_ssl.scene import Facts
@@ -68,7 +68,7 @@ def test_copies_are_each_others_nearest(made: tuple[Path, Path, Path]) -> None:
             if product not in ("fake/0", f"fake/{HOSTILE}"):
                 continue
             other = at_window["fake/0" if product != "fake/0" else f"fake/{HOSTILE}", row, col]
-            hits = nearest(table, table.vector(position), k=3, distance=distance, without={position})
+            hits = find_nearest(table, table.vector(position), k=3, distance=distance, without={position})
             assert hits.positions[0] == other
             assert (hits.distance[0] == 0) == (row < 32)  # an exact copy, or one with noise
 
@@ -87,12 +87,12 @@ def test_the_answer_is_that_of_a_full_search_however_the_file_is_cut(
             query[None].astype(np.float64), x.astype(np.float64), metric={"l2": "euclidean"}.get(distance, distance)
         )[0]
         order = np.lexsort((np.arange(300), expected.round(6)))
-        hits = nearest(table, query, k=25, distance=distance)  # type: ignore[arg-type]
+        hits = find_nearest(table, query, k=25, distance=distance)  # type: ignore[arg-type]
         np.testing.assert_allclose(hits.distance, expected[order][:25], rtol=1e-5, atol=2e-6)
         assert hits.positions.tolist() == order[:25].tolist()
-    everything = nearest(table, x[3], k=1000, distance=distance)  # type: ignore[arg-type]
+    everything = find_nearest(table, x[3], k=1000, distance=distance)  # type: ignore[arg-type]
     assert sorted(everything.positions.tolist()) == list(range(300))
-    left = nearest(table, x[12], k=2, distance=distance, without={12, 152})  # type: ignore[arg-type]
+    left = find_nearest(table, x[12], k=2, distance=distance, without={12, 152})  # type: ignore[arg-type]
     assert not {12, 152} & set(left.positions.tolist()) and len(left.positions) == 2
 
 
@@ -100,10 +100,10 @@ def as_table(folder: Path, x: np.ndarray, *, group: int) -> Embeddings:
     """A finished table of vectors, nothing else known of the tiles."""
     import pyarrow as pa
 
-    form = schema(x.shape[1], stored="float32", about={})
+    form = build_schema(x.shape[1], stored="float32", about={})
     embedding = form.field("embedding")
     kept = pa.schema([form.field("row"), embedding], metadata=form.metadata)
-    with writer(folder / EMBEDDINGS, kept) as file:
+    with open_writer(folder / EMBEDDINGS, kept) as file:
         for start in range(0, len(x), group):
             part = x[start : start + group]
             numbers = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), type=embedding.type)
@@ -119,9 +119,9 @@ def test_one_row_group_is_in_memory_at_a_time(
 
     table = as_table(tmp_path, rng.normal(size=(500, 8)).astype(np.float32), group=32)
     sizes: list[int] = []
-    real = numbers_of
-    monkeypatch.setattr(search, "numbers_of", lambda c, d: (sizes.append(len(c)), real(c, d))[1])
-    nearest(table, rng.normal(size=8).astype(np.float32), k=5)
+    real = extract_vectors
+    monkeypatch.setattr(search, "extract_vectors", lambda c, d: (sizes.append(len(c)), real(c, d))[1])
+    find_nearest(table, rng.normal(size=8).astype(np.float32), k=5)
     assert max(sizes) == 32 and sum(sizes) == 500
 
 
@@ -134,11 +134,13 @@ def test_a_tile_is_asked_for_by_row_window_or_place(made: tuple[Path, Path, Path
         pixel = f"{row['row_off'] + 5},{row['col_off'] + 15}"
         middle = (row["bbox"]["xmin"] + row["bbox"]["xmax"]) / 2, (row["bbox"]["ymin"] + row["bbox"]["ymax"]) / 2
         for text in (str(row["row"]), f"{row['product_id']}:{pixel}", f"{short}:{pixel}"):
-            query = like(table, text)
+            query = query_tile(table, text)
             assert query.position == position
             assert np.array_equal(query.vector, np.asarray(row["embedding"], dtype=np.float32))
         here = [i for i, other in enumerate(rows) if other["location_id"] == row["location_id"]]
-        assert at(table, *middle).position == max(here, key=lambda i: rows[i]["datetime"])  # of two dates the later
+        assert query_place(table, *middle).position == max(
+            here, key=lambda i: rows[i]["datetime"]
+        )  # of two dates the later
         assert len(here) == (2 if row["product_id"] in ("fake/1", "fake/2") else 1)
 
 

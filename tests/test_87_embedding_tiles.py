@@ -20,8 +20,8 @@ import torch
 
 from embeddings import BANDS, save_vit
 from eo_ssl.corpus import Corpus
-from eo_ssl.embedding import EMBEDDINGS, Embeddings, TileSettings, embed_tiles, named_encoder
-from eo_ssl.embedding.table import numbers_of, schema, table
+from eo_ssl.embedding import EMBEDDINGS, Embeddings, TileSettings, embed_tiles, prepare_encoder
+from eo_ssl.embedding.table import build_schema, build_table, extract_vectors
 from eo_ssl.encoder import EmpiricalFeatures
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import extract_features
@@ -58,14 +58,14 @@ def optical(corpus: Path) -> str:
 
 def test_every_number_is_that_of_the_forward_pass(corpus: Path, encoder: Path, tmp_path: Path) -> None:
     opened, name = Corpus.open(corpus), optical(corpus)
-    model = named_encoder(str(encoder))
+    model = prepare_encoder(str(encoder))
     expected = extract_features(model, open_corpus_source(opened, name), batch_size=8).x
     for part_tiles in (8, 20, 10_000):  # 20 is rounded up to whole batches
         out = tmp_path / str(part_tiles)
         settings = TileSettings(batch_size=8, part_tiles=part_tiles)
         embed_tiles(model, opened, name, rows=np.arange(opened.count(name)), out=out, settings=settings)
         made = pq.read_table(out / EMBEDDINGS)
-        found = numbers_of(made["embedding"], model.dim)
+        found = extract_vectors(made["embedding"], model.dim)
         assert np.array_equal(found.view(np.uint32), expected.view(np.uint32))
         assert made["row"].to_pylist() == list(range(len(expected)))
 
@@ -101,7 +101,7 @@ def test_the_file_says_what_made_it_and_whose_the_data_are(corpus: Path, encoder
     name, opened = optical(corpus), Corpus.open(corpus)
     main(str(encoder), str(corpus), tmp_path / "e", stream=name)
     made = Embeddings.open(tmp_path / "e")
-    model = named_encoder(str(encoder))
+    model = prepare_encoder(str(encoder))
     assert made.about["encoder"]["fingerprint"] == model.fingerprint
     assert made.about["encoder"]["preprocessing"] == model.preprocessing.to_json()
     assert made.about["corpus"] == {"fingerprint": opened.fingerprint, "snapshot": opened.snapshot, "stream": name}
@@ -137,13 +137,13 @@ def test_half_precision_halves_the_numbers_and_refuses_what_does_not_fit(
     for stored in ("float32", "float16"):
         main(str(encoder), str(corpus), tmp_path / stored, stream=name, stored=stored)
     whole, half = (
-        numbers_of(pq.read_table(tmp_path / s / EMBEDDINGS)["embedding"], 192) for s in ("float32", "float16")
+        extract_vectors(pq.read_table(tmp_path / s / EMBEDDINGS)["embedding"], 192) for s in ("float32", "float16")
     )
     assert np.array_equal(half, whole.astype(np.float16).astype(np.float32))
     assert "embedding" in geopandas.read_parquet(tmp_path / "float16" / EMBEDDINGS)
-    form = schema(1, stored="float16", about={})
+    form = build_schema(1, stored="float16", about={})
     with pytest.raises(UserError, match="got up to 7e\\+04; store them as float32"):
-        table(opened, name, np.array([0]), np.array([[7e4]], dtype=np.float32), form=form)
+        build_table(opened, name, np.array([0]), np.array([[7e4]], dtype=np.float32), form=form)
 
 
 def test_the_same_command_does_nothing_and_another_configuration_is_refused(

@@ -12,7 +12,7 @@ import rasterio
 
 from embeddings import BANDS, CARD, save_vit, write_card, write_scene
 from eo_ssl.cards import load_card
-from eo_ssl.embedding import scenes_at
+from eo_ssl.embedding import find_scenes
 from eo_ssl.errors import UserError
 from eo_ssl.export import contract_file
 from eo_ssl.export.configurations import at_224
@@ -75,7 +75,7 @@ def test_a_scene_is_shown_in_true_colour_whatever_the_order_of_its_bands(tmp_pat
         write_scene(tmp_path / name / "scene.tif", image[order])
         bands = f"[{', '.join(BANDS[i] for i in order)}]"
         card = load_card(write_card(tmp_path / name / "card.yaml", CARD.replace("[B02, B03, B04]", bands)))
-        (product,) = scenes_at(str(tmp_path / name / "scene.tif"), card)
+        (product,) = find_scenes(str(tmp_path / name / "scene.tif"), card)
         picture, words = scene_look(product.open())
         assert words.startswith("True colour (B04, B03, B02)")
         pictures.append(picture)

@@ -14,14 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from eo_ssl import diagnosis
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus
-from eo_ssl.diagnosis import Examination, Finding, examine_corpus, examine_products
-from eo_ssl.diagnosis.cardcheck import check_card, is_generated
-from eo_ssl.diagnosis.examination import offsets_by_file
-from eo_ssl.diagnosis.machine import machine_facts
-from eo_ssl.diagnosis.samples import find_products, list_products
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 from eo_ssl.manifest import canonical_json
 
 _COLOURS = {"wrong": "red", "suspect": "yellow", "cannot tell": "cyan", "fine": "green"}
@@ -40,9 +36,11 @@ def main(
     """Say what this machine has or, given data, what is wrong with their numbers.
 
     Args:
-        path: data to examine: a corpus, a folder or file of the set that `card` describes, or the name of a card; nothing: the machine.
+        path: data to examine: a corpus, a folder or file of the set that `card` describes, or the name of a card;
+            nothing: the machine.
         card: what the files in `path` are: the name of a shipped card or a card file.
-        benchmark: published benchmark whose own copy in `path` is compared with its card (or `card`): bands, unit, statistics.
+        benchmark: published benchmark whose own copy in `path` is compared with its card (or `card`): bands, unit,
+            statistics.
         variant: bands, sensor or split of the benchmark.
         data: root of the data when `path` is the name of a card; EO_SSL_DATA when not given.
         format: a table for people or JSON for machines.
@@ -56,7 +54,7 @@ def main(
     if not path and not card and not benchmark:
         return _machine(root, as_json)
     examinations = _compared(benchmark, variant, card, Path(path or root)) if benchmark else _examined(path, card, root)
-    offsets = offsets_by_file(examinations)
+    offsets = diagnosis.collect_offsets(examinations)
     remedied = any(
         found.kind == "offset" and found.outcome in ("wrong", "suspect")
         for item in examinations
@@ -75,33 +73,35 @@ def main(
     return int(counts["wrong"] > 0)
 
 
-def _examined(path: str, card: str, root: Path) -> list[Examination]:
+def _examined(path: str, card: str, root: Path) -> list[diagnosis.Examination]:
     if card:
-        return examine_products(find_products(load_card(card), Path(path) if path else root))
+        return diagnosis.examine_products(diagnosis.find_products(load_card(card), Path(path) if path else root))
     if Path(path).is_dir() and (Path(path) / "snapshots").is_dir():
-        return examine_corpus(Corpus.open(path))
-    if Path(path).exists() and not path.endswith((".yaml", ".yml")):
-        raise UserError(
-            f"expected a corpus or, with --card, the files of a set, got {path} without a card; name one with --card"
-        )
-    return examine_products(list_products(load_card(path), root))
+        return diagnosis.examine_corpus(Corpus.open(path))
+    expect(
+        not Path(path).exists() or path.endswith((".yaml", ".yml")),
+        expected="a corpus or, with --card, the files of a set",
+        got=f"{path} without a card",
+        remedy="name one with --card",
+    )
+    return diagnosis.examine_products(diagnosis.list_products(load_card(path), root))
 
 
-def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> list[Examination]:
+def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> list[diagnosis.Examination]:
     """Compare the cards of a benchmark with training images of its files."""
     from eo_ssl.evaluation import load_benchmark  # torch and TorchGeo take seconds to import
 
     task = load_benchmark(benchmark, root, variant=variant, card=load_card(card) if card else None)
-    made = is_generated(root)
-    cards: list[Any] = [getattr(source, "card") for source in (*task.sources, *task.partners)]  # noqa: B009  (not of the protocol)
+    sources: tuple[Any, ...] = (*task.sources, *task.partners)  # each with its card, which is not of the protocol
+    checked: dict[str, Any] = {"positions": task.folds[0].train, "generated": diagnosis.is_generated(root)}
     return [
-        Examination(f"{task.name}/{one.name}", check_card(one, source, positions=task.folds[0].train, generated=made))
-        for one, source in zip(cards, (*task.sources, *task.partners), strict=True)
+        diagnosis.Examination(f"{task.name}/{item.card.name}", diagnosis.check_card(item.card, item, **checked))
+        for item in sources
     ]
 
 
 def _machine(root: Path, as_json: bool) -> int:
-    facts, missing = machine_facts(root)
+    facts, missing = diagnosis.describe_machine(root)
     if as_json:
         print(canonical_json({**facts, "missing": missing}))
         return int(bool(missing))
@@ -116,9 +116,9 @@ def _machine(root: Path, as_json: bool) -> int:
     return int(bool(missing))
 
 
-def _show(examinations: list[Examination], counts: Counter[str], offsets: dict[str, float]) -> None:
-    """Print what is not fine, products with the same finding together, then the counts and the offsets to copy into the card."""
-    alike: dict[tuple[str, str, str], list[tuple[str, Finding]]] = {}
+def _show(examinations: list[diagnosis.Examination], counts: Counter[str], offsets: dict[str, float]) -> None:
+    """Print what is not fine, products with the same finding together, then counts and the offsets for the card."""
+    alike: dict[tuple[str, str, str], list[tuple[str, diagnosis.Finding]]] = {}
     for item in examinations:
         for found in item.findings:
             if found.outcome != "fine":
@@ -133,10 +133,11 @@ def _show(examinations: list[Examination], counts: Counter[str], offsets: dict[s
         about = f"in {name}: " if len(cases) > 1 else ""
         named = ", ".join(name for name, _ in cases[:_NAMED]) + (" ..." if len(cases) > _NAMED else "")
         table.add_row(
-            kind, f"[{_COLOURS[outcome]}]{says}[/]",
+            kind,
+            f"[{_COLOURS[outcome]}]{says}[/]",
             f"{sentence}{_card_keys(first.remedy)}\n[dim]{escape(about + _plain(first.evidence))}[/dim]",
             named if len(cases) == 1 else f"{len(cases)}: {named}",
-        )  # fmt: skip
+        )
     if table.row_count:
         console.print(table)
     told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _COLOURS if counts[outcome])

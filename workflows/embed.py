@@ -15,8 +15,10 @@ from eo_ssl.corpus import Corpus
 from eo_ssl.corpus.conditions import rows_where
 from eo_ssl.corpus.fragments import discard_leftovers
 from eo_ssl.encoder import Encoder
-from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, file_sha256, fingerprint, finish, peak_mb, plan
+from eo_ssl.errors import expect
+from eo_ssl.evaluation import choose_device
+from eo_ssl.manifest import file_sha256, fingerprint, open_product, peak_mb
+from eo_ssl.scene import Product
 
 QUIET = bool(os.environ.get("EO_SSL_QUIET"))
 
@@ -40,11 +42,12 @@ def main(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Write the embeddings of a corpus as GeoParquet, one row per tile, or those of scenes as Cloud-Optimized GeoTIFF, one pixel per patch.
+    """Write embeddings of a corpus as GeoParquet (a row per tile) or of scenes as COG (a pixel per patch).
 
     Args:
         encoder: folder of a trained encoder, a weight-free or a foreign one by name.
-        source: a corpus; or, with a card, a raster file, a folder of products, a STAC item or item collection (path or link).
+        source: a corpus; or, with a card, a raster file, a folder of products, a STAC item or item collection (path or
+            link).
         out: folder that receives the embeddings.
         card: scenes: what their pixels mean, a shipped name or a YAML file; a file does not say so itself.
         stream: of a corpus (or of `statistics`); may be left out when there is only one.
@@ -61,22 +64,22 @@ def main(
         seed: of random weights.
         overwrite: replace embeddings made with another configuration.
     """
-    runs_on = embedding.device_named(device)
+    runs_on = choose_device(device)
     if card is not None:
         _refuse("scenes", split=split, where=where, snapshot=snapshot)
         settings = embedding.SceneSettings(
             0.5 if overlap is None else overlap, batch_size=batch_size, stored=stored, dask=dask, device=runs_on
         )
         meaning = load_card(card)
-        known = None if statistics is None else embedding.stream_at(str(statistics), stream)
-        model = embedding.named_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
+        known = None if statistics is None else embedding.open_stream(str(statistics), stream)
+        model = embedding.prepare_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
         place = source if embedding.is_link(source) else str(Path(source).resolve())
         where_from = {"source": place, "card_at": str(Path(card).resolve()) if Path(card).is_file() else card}
         _scenes(model, where_from, meaning, out, settings, overwrite)
         return
     _refuse("a corpus", statistics=statistics, window_px=window_px, overlap=overlap)
-    corpus, name = embedding.stream_at(source, stream, snapshot=snapshot)
-    model = embedding.named_encoder(encoder, statistics=(corpus, name), seed=seed)
+    corpus, name = embedding.open_stream(source, stream, snapshot=snapshot)
+    model = embedding.prepare_encoder(encoder, statistics=(corpus, name), seed=seed)
     chosen = {"stream": name, "snapshot": corpus.snapshot, "split": split or "all", "where": where or []}
     _tiles(model, corpus, out, embedding.TileSettings(batch_size, stored, device=runs_on), chosen, overwrite)
 
@@ -85,76 +88,78 @@ def _tiles(
     model: Encoder, corpus: Corpus, out: Path, settings: embedding.TileSettings, config: dict[str, Any], overwrite: bool
 ) -> None:
     """Embed a stream of a corpus."""
-    console, clock, name = Console(), Clock(), config["stream"]
-    by_split = [] if config["split"] == "all" else [f"split=={config['split']}"]
-    rows = rows_where(corpus, name, by_split + config["where"])
-    if not len(rows):
-        raise UserError(
-            f"expected tiles of {name} that meet {', '.join(by_split + config['where'])}, got none; choose others"
-        )
+    console, name = Console(), config["stream"]
+    conditions = config["where"] if config["split"] == "all" else [f"split=={config['split']}", *config["where"]]
+    rows = rows_where(corpus, name, conditions)
+    expect(len(rows), expected=f"tiles of {name} that meet {', '.join(conditions)}", got="none", remedy="choose others")
     embedding.check_tiles(model, corpus, name, row=int(rows[0]), settings=settings)
     config = {"encoder": model.name, **config, **settings.to_json()}
     inputs = {"encoder": model.fingerprint, "corpus": corpus.fingerprint}
-    if plan(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite) == "done":
-        embedding.tidy(out)
-        console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
-        return
-    discard_leftovers(out)
-    with Progress(console=Console(stderr=True), transient=True, disable=QUIET) as bars:
-        bar = bars.add_task(f"embedding {len(rows)} tiles with {model.name}", total=len(rows))
-        product = embedding.embed_tiles(
-            model, corpus, name, rows=rows, out=out, settings=settings, progress=lambda done: bars.advance(bar, done)
-        )
-    summary = {"tiles": len(rows), "dim": model.dim, "corpus": str(corpus.root), "licences": corpus.licences()}
-    finish(out, stage="embed", config=config, inputs=inputs, product=product, started=clock, summary=summary)
-    embedding.tidy(out)
-    console.print(
-        f"{len(rows)} tiles of {name}, {model.dim} numbers each, in {clock.wall_s:.0f} s, peak {peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}",
-        soft_wrap=True,
-    )
+    with open_product(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite) as product:
+        if product.done:
+            embedding.remove_parts(out)
+            console.print(product.nothing_to_do, soft_wrap=True)
+            return
+        discard_leftovers(out)
+        with Progress(console=Console(stderr=True), transient=True, disable=QUIET) as bars:
+            bar = bars.add_task(f"embedding {len(rows)} tiles with {model.name}", total=len(rows))
+            made = embedding.embed_tiles(
+                model, corpus, name, rows=rows, out=out, settings=settings, progress=lambda n: bars.advance(bar, n)
+            )
+        summary = {"tiles": len(rows), "dim": model.dim, "corpus": str(corpus.root), "licences": corpus.licences()}
+        product.sign(made, summary=summary)
+        embedding.remove_parts(out)
+    cost = f"{product.started.wall_s:.0f} s, peak {peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}"
+    console.print(f"{len(rows)} tiles of {name}, {model.dim} numbers each, in {cost}", soft_wrap=True)
 
 
 def _scenes(
     model: Encoder, place: dict[str, str], card: Card, out: Path, settings: embedding.SceneSettings, overwrite: bool
 ) -> None:
     """Embed every scene at a place."""
-    console, clock, found = Console(), Clock(), embedding.scenes_at(place["source"], card)
-    embedding.check_scene(model, found[0].open(), settings=settings)
+    console, products = Console(), embedding.find_scenes(place["source"], card)
+    embedding.check_scene(model, products[0].open(), settings=settings)
     scenes = {
-        name: {"id": one.product_id, "checksum": one.checksum()}
-        for name, one in zip(embedding.file_names(found), found, strict=True)
+        name: {"id": scene.product_id, "checksum": scene.checksum()}
+        for name, scene in zip(embedding.name_maps(products), products, strict=True)
     }
-    made_of = fingerprint([[one["id"], one["checksum"]] for one in scenes.values()])
+    made_of = fingerprint([[scene["id"], scene["checksum"]] for scene in scenes.values()])
     inputs = {"encoder": model.fingerprint, "scenes": made_of}
     config = {"encoder": model.name, "card": card.name, "window_px": model.preprocessing.size_px, **settings.to_json()}
-    if plan(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite) == "done":
-        console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
-        return
-    discard_leftovers(out)
-    low, high = model.preprocessing.gsd_m
-    if not 0.98 * low <= card.gsd_m <= 1.02 * high:  # decimated copies round their pixel size
-        console.print(
-            f"note: {model.name} saw pixels of {low:g} to {high:g} m in training, these are of {card.gsd_m:g} m"
-        )
-    files: dict[str, str] = {}
-    for product, name in zip(found, scenes, strict=True):
-        if not (out / name).is_file():
-            with console.status(f"embedding {product.product_id} with {model.name}"):
-                tags = {"EO_SSL_NON_COMMERCIAL": str(bool(card.non_commercial)).lower()}
-                mapped = embedding.embed_scene(model, product.open(), out / name, settings=settings, tags=tags)
+    with open_product(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite) as product:
+        if product.done:
+            console.print(product.nothing_to_do, soft_wrap=True)
+            return
+        discard_leftovers(out)
+        low, high = model.preprocessing.gsd_m
+        if not 0.98 * low <= card.gsd_m <= 1.02 * high:  # decimated copies round their pixel size
             console.print(
-                f"{name}: {mapped.shape[0]} x {mapped.shape[1]} patches of {mapped.windows} windows in {mapped.blocks} blocks, "
-                f"{mapped.valid:.0%} valid, peak {peak_mb():.0f} MB",
-                soft_wrap=True,
+                f"note: {model.name} saw pixels of {low:g} to {high:g} m in training, these are of {card.gsd_m:g} m"
             )
-        files[name] = file_sha256(out / name)
-    terms = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")}
-    summary = {"files": files, "dim": model.dim, "scenes": scenes, **place, "licences": [{"card": card.name, **terms}]}
-    finish(out, stage="embed", config=config, inputs=inputs, product=fingerprint(files), started=clock, summary=summary)
-    console.print(f"maps of scenes: {len(files)}, in {clock.wall_s:.0f} s: {out.resolve()}", soft_wrap=True)
+        files: dict[str, str] = {}
+        for scene, name in zip(products, scenes, strict=True):
+            if not (out / name).is_file():
+                _map(model, scene, card, out / name, settings, console)
+            files[name] = file_sha256(out / name)
+        owed = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")} | {"card": card.name}
+        summary = {"files": files, "dim": model.dim, "scenes": scenes, **place, "licences": [owed]}
+        product.sign(fingerprint(files), summary=summary)
+    console.print(f"maps of scenes: {len(files)}, in {product.started.wall_s:.0f} s: {out.resolve()}", soft_wrap=True)
+
+
+def _map(
+    model: Encoder, scene: Product, card: Card, path: Path, settings: embedding.SceneSettings, console: Console
+) -> None:
+    with console.status(f"embedding {scene.product_id} with {model.name}"):
+        tags = {"EO_SSL_NON_COMMERCIAL": str(bool(card.non_commercial)).lower()}
+        mapped = embedding.embed_scene(model, scene.open(), path, settings=settings, tags=tags)
+    console.print(
+        f"{path.name}: {mapped.shape[0]} x {mapped.shape[1]} patches of {mapped.windows} windows in "
+        f"{mapped.blocks} blocks, {mapped.valid:.0%} valid, peak {peak_mb():.0f} MB",
+        soft_wrap=True,
+    )
 
 
 def _refuse(kind: str, **given: Any) -> None:
-    names = [name for name, value in given.items() if value is not None]
-    if names:
-        raise UserError(f"expected options of {kind}, got {', '.join(names)}; leave out what it has no use for")
+    names = ", ".join(name for name, value in given.items() if value is not None)
+    expect(not names, expected=f"options of {kind}", got=names, remedy="leave out what it has no use for")

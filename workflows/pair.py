@@ -1,4 +1,4 @@
-"""``eo-ssl pair``: which tiles of a corpus show the same ground, how far apart in time, and how well they lie on each other."""
+"""``eo-ssl pair``: tiles of a corpus that show the same ground, how far apart in time, how well on each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.manifest import Clock, finish, plan
+from eo_ssl.manifest import open_product
 from eo_ssl.pairing import PairConfig, match, pair, write_pairs
 
 
@@ -22,10 +22,10 @@ def main(
     snapshot: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Pair the tiles of two streams (radar and optical), or of one stream with itself (seasons), and measure how well they fit.
+    """Pair the tiles of two streams (radar and optical), or of one (seasons), and measure how well they fit.
 
-    Both streams must have been cut with tiling grid, on cells of one size in metres. A tile is paired with the nearest in time on its
-    cell; the shift between two products is measured on all their tiles together.
+    Both streams must have been cut with tiling grid, on cells of one size in metres. A tile is paired with the nearest
+    in time on its cell; the shift between two products is measured on all their tiles together.
 
     Args:
         corpus: folder that `eo-ssl ingest` made.
@@ -36,30 +36,26 @@ def main(
         snapshot: number of the corpus snapshot; the latest when left out.
         overwrite: replace pairs made with another configuration.
     """
-    console, clock = Console(), Clock()
-    opened = Corpus.open(corpus, snapshot=snapshot)
+    console, opened = Console(), Corpus.open(corpus, snapshot=snapshot)
     settings = {"first": first, "second": second, "snapshot": opened.snapshot, **bounds.to_json()}
     inputs = {"corpus": opened.fingerprint}
     candidates = match(opened, first, second, bounds)  # refused before anything is written
-    if plan(out, stage="pair", config=settings, inputs=inputs, overwrite=overwrite) == "done":
-        console.print(f"nothing to do: {out} is made with this configuration already", soft_wrap=True)
-        return
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(f"comparing {len(candidates.match.row_a)} candidates", total=len(candidates.match.row_a))
-        found = pair(
-            opened, (first, second), candidates, config=bounds,
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
-        )  # fmt: skip
-    report = found.report
-    finish(
-        out,
-        stage="pair",
-        config=settings,
-        inputs=inputs,
-        product=write_pairs(out, found),
-        started=clock,
-        summary=asdict(report),
-    )
+    with open_product(out, stage="pair", config=settings, inputs=inputs, overwrite=overwrite) as product:
+        if product.done:
+            console.print(product.nothing_to_do, soft_wrap=True)
+            return
+        with Progress(console=Console(stderr=True), transient=True) as bars:
+            total = len(candidates.match.row_a)
+            task = bars.add_task(f"comparing {total} candidates", total=total)
+            pairing = pair(
+                opened,
+                (first, second),
+                candidates,
+                config=bounds,
+                progress=lambda done, total: bars.update(task, completed=done, total=total),
+            )
+        report = pairing.report
+        product.sign(write_pairs(out, pairing), summary=asdict(report))
     console.print(f"{report.sentence()}: {out.resolve()}", soft_wrap=True)
     for reason, tiles in sorted(report.rejected.items(), key=lambda item: -item[1]):
         console.print(f"  {tiles:,} without a pair: {reason}", soft_wrap=True, highlight=False)

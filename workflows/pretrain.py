@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from eo_ssl.curation import DynamicConfig, DynamicSchedule
-from eo_ssl.curation.report import to_plain
+from eo_ssl.curation import DynamicConfig, DynamicSchedule, to_plain
 from eo_ssl.encoder import save_encoder
 from eo_ssl.manifest import OpenProduct, fingerprint, open_product
 from eo_ssl.models import Architecture, Backbone, Vit, VitBackbone

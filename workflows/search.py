@@ -1,4 +1,4 @@
-"""``eo-ssl search``: a tile, a place or an image in, the tiles most like it out, as a table and as a page to look at."""
+"""``eo-ssl search``: a tile, a place or an image in, the tiles most like it out, as a table and as a page."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich.table import Table
 from eo_ssl import embedding
 from eo_ssl.cards import load_card
 from eo_ssl.encoder import FITTED, WEIGHT_FREE
-from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, commit, finish, plan
+from eo_ssl.errors import UserError, expect
+from eo_ssl.manifest import commit, open_product
 from eo_ssl.reporting.neighbours import COLUMNS, render_neighbours
 from eo_ssl.reporting.wording import MISSING, shortened
 
@@ -34,7 +34,7 @@ def main(
     out: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Find the tiles whose embeddings are nearest to that of a tile, a place on Earth or an image; print them, and draw a page of them.
+    """Find the tiles whose embeddings are nearest to that of a tile, a place or an image, as a table and a page.
 
     The search is exact and reads the table piece by piece. Give one of like, lonlat and image.
 
@@ -53,14 +53,14 @@ def main(
         out: folder that receives the page index.html; none is drawn when left out.
         overwrite: replace a page of another search.
     """
-    console, clock, table = Console(), Clock(), embedding.Embeddings.open(embeddings)
+    console, table = Console(), embedding.Embeddings.open(embeddings)
     query = _query(table, {"like": like, "lonlat": lonlat, "image": image}, encoder, card, corpus, seed)
     without = set() if query.position is None else {query.position}
     if elsewhere:
         if query.position is None:
             raise UserError("expected elsewhere with a tile of the table, got it with an image; leave it out")
-        without |= set(embedding.on_same_ground(table, query.position))
-    hits = embedding.nearest(table, query.vector, k=k, distance=distance, without=without)
+        without |= set(embedding.find_same_ground(table, query.position))
+    hits = embedding.find_nearest(table, query.vector, k=k, distance=distance, without=without)
     if out is None:
         _print(console, table, query, hits, distance)
         return
@@ -69,16 +69,15 @@ def main(
     inputs = {"embeddings": table.manifest.fingerprint}
     left_out = "the query and its ground" if elsewhere else "the query" if without else "nothing"
     page = out / "index.html"
-    state = plan(out, stage="search", config=config, inputs=inputs, overwrite=overwrite)
-    _print(console, table, query, hits, distance)
-    if state == "done":
-        console.print(f"nothing to do: {page} is made from this search already", soft_wrap=True)
-        return
-    html = render_neighbours(table, query, hits, corpus=tiles, distance=distance, left_out=left_out).encode()
-    page.unlink(missing_ok=True)  # of a run that was killed before its manifest
-    commit(page, html)
-    made = hashlib.sha256(html).hexdigest()
-    finish(out, stage="search", config=config, inputs=inputs, product=made, started=clock, summary={"bytes": len(html)})
+    with open_product(out, stage="search", config=config, inputs=inputs, overwrite=overwrite) as product:
+        _print(console, table, query, hits, distance)
+        if product.done:
+            console.print(f"nothing to do: {page} is made from this search already", soft_wrap=True)
+            return
+        html = render_neighbours(table, query, hits, corpus=tiles, distance=distance, left_out=left_out).encode()
+        page.unlink(missing_ok=True)  # of a run that was killed before its manifest
+        commit(page, html)
+        product.sign(hashlib.sha256(html).hexdigest(), summary={"bytes": len(html)})
     console.print(f"page: {page.resolve()}", soft_wrap=True)
 
 
@@ -91,31 +90,38 @@ def _query(
     seed: int,
 ) -> embedding.Query:
     given = [name for name, value in asked.items() if value is not None]
-    if len(given) != 1:
-        raise UserError(
-            f"expected one of like, lonlat and image, got {', '.join(given) or 'none'}; ask for one thing at a time"
-        )
+    expect(
+        len(given) == 1,
+        expected="one of like, lonlat and image",
+        got=", ".join(given) or "none",
+        remedy="ask for one thing at a time",
+    )
     if asked["image"] is None:
         foreign = [name for name, value in (("encoder", encoder), ("card", card)) if value is not None]
-        if foreign:
-            raise UserError(
-                f"expected encoder and card with an image only, got {', '.join(foreign)}; the table holds the embeddings of its tiles"
-            )
+        expect(
+            not foreign,
+            expected="encoder and card with an image only",
+            got=", ".join(foreign),
+            remedy="the table holds the embeddings of its tiles",
+        )
         if asked["like"] is not None:
-            return embedding.like(table, str(asked["like"]))
-        return embedding.at(table, *embedding.degrees(str(asked["lonlat"])))
+            return embedding.query_tile(table, str(asked["like"]))
+        return embedding.query_place(table, *embedding.parse_lonlat(str(asked["lonlat"])))
     if encoder is None or card is None:
         given = [name for name, value in (("--encoder", encoder), ("--card", card)) if value is not None]
         raise UserError(
-            f"expected --encoder and --card with an image, got {', '.join(given) or 'neither'}; the card says what its numbers are"
+            f"expected --encoder and --card with an image, got {', '.join(given) or 'neither'}; the card says what "
+            "its numbers are"
         )
     statistics = (table.corpus(corpus), table.about["corpus"]["stream"]) if encoder in (*WEIGHT_FREE, *FITTED) else None
-    found = embedding.scenes_at(str(asked["image"]), load_card(card))
-    if len(found) != 1:
-        raise UserError(
-            f"expected one image at {asked['image']}, got {len(found)}; give a file with one scene, or a card with one layer"
-        )
-    return embedding.of_image(table, embedding.named_encoder(encoder, statistics=statistics, seed=seed), found[0])
+    found = embedding.find_scenes(str(asked["image"]), load_card(card))
+    expect(
+        len(found) == 1,
+        expected=f"one image at {asked['image']}",
+        got=len(found),
+        remedy="give a file with one scene, or a card with one layer",
+    )
+    return embedding.query_image(table, embedding.prepare_encoder(encoder, statistics=statistics, seed=seed), found[0])
 
 
 def _print(

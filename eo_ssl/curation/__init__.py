@@ -1,10 +1,12 @@
-"""Which tiles to keep: embeddings in, rows and a report out. Numpy and faiss; no torch."""
+"""Data curation: embeddings in, the rows worth training on and a report out. Numpy and faiss; no torch."""
 
 from eo_ssl.curation.readiness import Readiness
-from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples, Gate
+from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples, Gate, to_plain
+from eo_ssl.curation.report_builder import Context
 from eo_ssl.curation.schedule import DynamicConfig, DynamicSchedule
-from eo_ssl.curation.selection import Context, Selection, curate, select, selection_table
-from eo_ssl.curation.selectors import Hierarchical, Random, Selector
+from eo_ssl.curation.selectors import Hierarchical, Random, Selector, SelectorResult
+from eo_ssl.curation.subset import write_subset
+from eo_ssl.curation.subset_selection import Selection, curate, resolve_keep, tabulate_selection
 
 __all__ = [
     "Balance",
@@ -20,7 +22,10 @@ __all__ = [
     "Readiness",
     "Selection",
     "Selector",
+    "SelectorResult",
     "curate",
-    "select",
-    "selection_table",
+    "resolve_keep",
+    "tabulate_selection",
+    "to_plain",
+    "write_subset",
 ]

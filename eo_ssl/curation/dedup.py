@@ -10,23 +10,25 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from eo_ssl.curation.embeddings import Rows
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 
 
-def first_copies(identities: Sequence[Any] | NDArray[Any] | pa.Array | pa.ChunkedArray) -> tuple[Rows, Rows]:
-    """Return the first row of every group of equal ``identities`` [n], and for each row the place of its group among them.
+def find_first_copies(identities: Sequence[Any] | NDArray[Any] | pa.Array | pa.ChunkedArray) -> tuple[Rows, Rows]:
+    """Return the first row of every group of equal ``identities`` [n], and for each row the place of its group.
 
-    ``identities`` is what makes two rows the same, as a rule the column ``pixels_sha256``. The first answer is sorted, int64 [m]; the
-    second, int64 [n], satisfies ``identities[first[group[i]]] == identities[i]``.
+    ``identities`` is what makes two rows the same, as a rule the column ``pixels_sha256``. The first answer is sorted,
+    int64 [m]; the second, int64 [n], satisfies ``identities[first[group[i]]] == identities[i]``.
 
     Raises:
         UserError: an identity is missing.
     """
     column = identities if isinstance(identities, pa.Array | pa.ChunkedArray) else pa.array(identities)
-    if column.null_count:
-        raise UserError(
-            f"expected an identity for each of {len(column)} rows, got {column.null_count} missing; ingest again to fill pixels_sha256"
-        )
+    expect(
+        not column.null_count,
+        expected=f"an identity for each of {len(column)} rows",
+        got=f"{column.null_count} missing",
+        remedy="ingest again to fill pixels_sha256",
+    )
     encoded = column.dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.unify_dictionaries().combine_chunks()

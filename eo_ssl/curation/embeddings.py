@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -19,29 +19,34 @@ def check_embeddings(embeddings: ArrayLike) -> Floats:
     """Return ``embeddings`` as C-contiguous float32 [n, d], n and d at least 1.
 
     Raises:
-        UserError: not a matrix, empty, or with a NaN or an infinite value (an encoder that diverged, or a tile without a valid pixel).
+        UserError: not a matrix, empty, or with a NaN or an infinite value (an encoder that diverged, or a tile without
+            a valid pixel).
     """
     array = np.asarray(embeddings)
-    if array.ndim != 2 or 0 in array.shape:
-        raise UserError(
-            f"expected embeddings of shape [rows, features], got {list(array.shape)}; pass one vector per row"
-        )
+    expect(
+        array.ndim == 2 and array.size,
+        expected="embeddings of shape [rows, features]",
+        got=list(array.shape),
+        remedy="pass one vector per row",
+    )
     points = np.ascontiguousarray(array, dtype=np.float32)
     finite = np.isfinite(points).all(axis=1)
-    if not finite.all():
-        raise UserError(
-            f"expected finite embeddings, got NaN or infinity in {int((~finite).sum())} of {len(points)} rows (first: row {int(np.argmin(finite))}); "
-            "check the encoder, or leave out tiles without valid pixels"
-        )
+    expect(
+        finite.all(),
+        expected="finite embeddings",
+        got=f"NaN or infinity in {int((~finite).sum())} of {len(points)} rows (first: row {int(np.argmin(finite))})",
+        remedy="check the encoder, or leave out tiles without valid pixels",
+    )
     return points
 
 
 def rescale(points: Floats, scaling: Scaling) -> Floats:
     """Return ``points`` [n, d] on the scale distances are measured in.
 
-    ``l2`` puts every row on the unit sphere (rows of zeros stay zero), so that squared distance is twice the cosine distance;
-    ``zscore`` gives every column mean 0 and deviation 1 (constant columns become 0); ``none`` takes the column means off, which changes
-    no distance but keeps the digits that a far-off origin would cost in single precision.
+    ``l2`` puts every row on the unit sphere (rows of zeros stay zero), so that squared distance is twice the cosine
+    distance; ``zscore`` gives every column mean 0 and deviation 1 (constant columns become 0); ``none`` takes the
+    column means off, which changes no distance but keeps the digits that a far-off origin would cost in single
+    precision.
     """
     if scaling == "l2":
         norm = np.linalg.norm(points, axis=1, keepdims=True)
@@ -49,7 +54,7 @@ def rescale(points: Floats, scaling: Scaling) -> Floats:
         return unit
     if scaling == "zscore":
         mean, deviation = points.mean(axis=0, dtype=np.float64), points.std(axis=0, dtype=np.float64)
-        # Rounding leaves a constant column with a deviation near, not at, zero; dividing by it would make noise a feature.
+        # Rounding leaves a constant column a deviation near, not at, zero; dividing by it would make noise a feature.
         constant = deviation <= 1e-6 * np.maximum(np.abs(mean), np.finfo(np.float32).tiny)
         scaled: Floats = np.where(constant, 0.0, (points - mean) / np.where(constant, 1.0, deviation)).astype(
             np.float32
@@ -59,7 +64,7 @@ def rescale(points: Floats, scaling: Scaling) -> Floats:
     return centred
 
 
-def distinct_rows(points: Floats) -> Rows:
+def find_distinct_rows(points: Floats) -> Rows:
     """Return the first row of every group of identical rows of ``points`` [n, d], sorted: int64 [m]."""
     # Adding 0 turns -0.0 into 0.0: equal values must have equal bytes.
     raw: NDArray[Any] = (
@@ -68,7 +73,7 @@ def distinct_rows(points: Floats) -> Rows:
     return np.sort(np.unique(raw, return_index=True)[1]).astype(np.int64)
 
 
-def child(rng: np.random.Generator) -> np.random.Generator:
+def derive_generator(rng: np.random.Generator) -> np.random.Generator:
     """Return a generator seeded from ``rng``, independent of how much is drawn from it later.
 
     ``Generator.spawn`` is not used: its counter is no part of the state that a checkpoint keeps.

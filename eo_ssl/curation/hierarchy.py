@@ -1,4 +1,7 @@
-"""Hierarchical k-means with resampling (Vo et al. 2024, arXiv 2405.15613, section 3): clusters that follow the support, not the density."""
+"""Hierarchical k-means with resampling: clusters that follow the support, not the density.
+
+Vo et al. 2024, arXiv 2405.15613, section 3.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from eo_ssl.curation.embeddings import Floats, Labels, Rows
-from eo_ssl.curation.kmeans import ITERATIONS, assign, fit_centroids, nearest
+from eo_ssl.curation.kmeans import ITERATIONS, assign, find_nearest_centroid, fit_centroids
 
 Resample = Literal["closest", "random"]
 
@@ -37,26 +40,28 @@ class Hierarchy:
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """How density is flattened on each level: k-means is repeated on equally many points of every cluster."""
+    """Resampling that flattens density on each level: k-means is repeated on equally many points of every cluster."""
 
     rounds: int = 10
     "repetitions per level (reference: 10); 0 switches it off"
     sizes: tuple[int, ...] | None = None
-    "points taken of each cluster, per level; None: half the mean cluster size, rounded up, as the reference's guidance says"
+    """points taken of each cluster, per level; None: half the mean cluster size, rounded up, as the reference's
+    guidance says"""
     mode: Resample = "closest"
     "the points nearest to the centroid, or random ones"
 
     def size(self, level: int, points: int, k: int) -> int:
-        """Return how many points each of ``k`` clusters gives on ``level`` (0 is the finest) when there are ``points`` in all."""
+        """Return how many of all ``points`` each of ``k`` clusters gives on ``level`` (0 is the finest)."""
         return self.sizes[min(level, len(self.sizes) - 1)] if self.sizes else -(-points // (2 * k))
 
 
 def plan_levels(levels: tuple[int, ...] | None, distinct: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return the clusters per level that ``distinct`` different points allow, and a sentence for every change made to what was asked.
+    """Return the clusters per level that ``distinct`` different points allow, and a sentence for every change made.
 
-    None asks for about 20 points per finest cluster (at least 4 in small sets), at most 1000 clusters, and five children per parent down
-    to ten clusters: a choice of ours between the reference's ratios (1.4 to 10 children, 20 to 30 points). Too few points for the finest
-    level give ``distinct // 4`` clusters; coarser levels that are then no longer coarser are quartered or left out.
+    None asks for about 20 points per finest cluster (at least 4 in small sets), at most 1000 clusters, and five
+    children per parent down to ten clusters: a choice of ours between the reference's ratios (1.4 to 10 children, 20 to
+    30 points). Too few points for the finest level give ``distinct // 4`` clusters; coarser levels that are then no
+    longer coarser are quartered or left out.
     """
     if levels is None:
         planned = [max(1, min(distinct // 4, 10), min(distinct // 20, 1000))]
@@ -83,7 +88,7 @@ def fit_hierarchy(
     rng: np.random.Generator,
     iterations: int = ITERATIONS,
 ) -> Hierarchy:
-    """Fit the tree to ``points`` float32 [n, d], which should all differ: identical points attract centroids that coincide.
+    """Fit the tree to ``points`` float32 [n, d], which should all differ: identical points make centroids coincide.
 
     ``levels`` are clusters per level, finest first, the first at most n (see ``plan_levels``).
     """
@@ -92,11 +97,11 @@ def fit_hierarchy(
     parents: list[Labels] = []
     for level, k in enumerate(levels):
         size = resampling.size(level, len(below), k)
-        found = _fit_level(below, k, size, resampling=resampling, rng=rng, iterations=iterations)
+        fitted = _fit_level(below, k, size, resampling=resampling, rng=rng, iterations=iterations)
         if level:
-            parents.append(assign(below, found))
-        centroids.append(found)
-        below = found
+            parents.append(assign(below, fitted))
+        centroids.append(fitted)
+        below = fitted
     return Hierarchy(tuple(centroids), tuple(parents))
 
 
@@ -105,7 +110,7 @@ def _fit_level(
 ) -> Floats:
     centroids = fit_centroids(points, k, rng=rng, iterations=iterations)
     for _ in range(resampling.rounds):
-        labels, distance = nearest(points, centroids)
+        labels, distance = find_nearest_centroid(points, centroids)
         order = distance if resampling.mode == "closest" else rng.random(len(points))
         chosen = take_per_cluster(labels, np.asarray(order), np.full(k, size, dtype=np.int64))
         if len(chosen) < k:  # empty clusters and tiny samples: fill up at random, so that k stays k
@@ -116,7 +121,7 @@ def _fit_level(
 
 
 def take_per_cluster(labels: Labels, order: np.ndarray, counts: Rows) -> Rows:
-    """Return, sorted, the ``counts[c]`` rows with the smallest ``order`` of every cluster c (all where it has fewer): int64 [m].
+    """Return, sorted, the ``counts[c]`` rows with the smallest ``order`` of every cluster c, or all it has: int64 [m].
 
     ``labels`` int32 [n], ``order`` any sortable [n], ``counts`` int64 [k].
     """

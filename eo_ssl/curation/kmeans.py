@@ -1,7 +1,7 @@
 """K-means in exact Euclidean distance: scikit-learn seeds, faiss searches, the update is ours.
 
-faiss' own training loop moves empty clusters onto split ones and averages in single precision; Vo et al. (arXiv 2405.15613) keep the old
-centroid and add in double precision, and so do we.
+faiss' own training loop moves empty clusters onto split ones and averages in single precision; Vo et al. (arXiv
+2405.15613) keep the old centroid and add in double precision, and so do we.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import sparse
 from sklearn.cluster import kmeans_plusplus
 
 from eo_ssl.curation.embeddings import Floats, Labels
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 
 ITERATIONS = 50
 "Lloyd iterations of the reference (Vo et al.); the loop ends earlier once no label changes"
@@ -25,8 +25,8 @@ _CHUNK = 1 << 16
 
 
 @contextmanager
-def faiss_threads() -> Iterator[None]:
-    """Let faiss use the cores this process may use (``OMP_NUM_THREADS`` if set), and put its setting back afterwards."""
+def use_faiss_threads() -> Iterator[None]:
+    """Let faiss use the cores of this process (``OMP_NUM_THREADS`` if set), and put its setting back afterwards."""
     before = faiss.omp_get_max_threads()
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     faiss.omp_set_num_threads(int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0)))
@@ -38,11 +38,11 @@ def faiss_threads() -> Iterator[None]:
 
 def assign(points: Floats, centroids: Floats) -> Labels:
     """Return the nearest of ``centroids`` [k, d] for each of ``points`` [n, d]: int32 [n]."""
-    with faiss_threads():
+    with use_faiss_threads():
         return faiss.knn(points, centroids, 1)[1][:, 0].astype(np.int32)
 
 
-def nearest(points: Floats, centroids: Floats) -> tuple[Labels, Floats]:
+def find_nearest_centroid(points: Floats, centroids: Floats) -> tuple[Labels, Floats]:
     """Return ``assign`` and the Euclidean distance to the centroid found, float32 [n].
 
     The search expands |x - c|^2, which rounds badly where it is small; the distances are therefore taken anew.
@@ -56,18 +56,21 @@ def nearest(points: Floats, centroids: Floats) -> tuple[Labels, Floats]:
 
 
 def fit_centroids(points: Floats, k: int, *, rng: np.random.Generator, iterations: int = ITERATIONS) -> Floats:
-    """Fit ``k`` centroids, float32 [k, d], to ``points`` [n, d]: greedy k-means++ seeds (Arthur & Vassilvitskii 2007), then Lloyd.
+    """Fit ``k`` centroids, float32 [k, d], to ``points`` [n, d]: greedy k-means++ seeds, then Lloyd.
 
     A cluster that loses all its points keeps its centroid. The result depends on the generator's state alone.
 
     Raises:
         UserError: there are fewer points than clusters.
     """
-    if not 1 <= k <= len(points):
-        raise UserError(
-            f"expected between 1 and {len(points)} clusters for {len(points)} points, got {k}; ask for fewer clusters"
-        )
-    # Greedy seeding tries 2 + ln k candidates per seed; the single-candidate seeding of faiss is faster but leaves clusters less even.
+    expect(
+        1 <= k <= len(points),
+        expected=f"between 1 and {len(points)} clusters for {len(points)} points",
+        got=k,
+        remedy="ask for fewer clusters",
+    )
+    # Greedy seeding (Arthur & Vassilvitskii 2007) tries 2 + ln k candidates per seed; the single-candidate seeding of
+    # faiss is faster but leaves clusters less even.
     centroids = np.asarray(kmeans_plusplus(points, k, random_state=int(rng.integers(2**31 - 1)))[0], dtype=np.float32)
     labels = np.full(len(points), -1, dtype=np.int32)
     for _ in range(iterations):
@@ -75,11 +78,11 @@ def fit_centroids(points: Floats, k: int, *, rng: np.random.Generator, iteration
         if np.array_equal(new, labels):
             break
         labels = new
-        centroids = _means(points, labels, centroids)
+        centroids = _average_clusters(points, labels, centroids)
     return centroids
 
 
-def _means(points: Floats, labels: Labels, old: Floats) -> Floats:
+def _average_clusters(points: Floats, labels: Labels, old: Floats) -> Floats:
     """Return the mean of every cluster's points, added in double precision; ``old`` where a cluster is empty."""
     k = len(old)
     sums = np.zeros(old.shape, dtype=np.float64)

@@ -14,7 +14,7 @@ from eo_ssl.errors import UserError
 
 
 def pack(array: NDArray[Any] | None) -> dict[str, Any] | None:
-    """Return ``array`` (any shape, int64 or float32) as {dtype, shape, zlib: base64 text of its compressed little-endian bytes}."""
+    """Return ``array`` (int64 or float32) as {dtype, shape, zlib: base64 of its compressed little-endian bytes}."""
     if array is None:
         return None
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))

@@ -1,4 +1,4 @@
-"""What a selection did and why: the record that travels with every subset and every event of the dynamic schedule."""
+"""The curation report: rows kept and dropped with the reasons, for every subset and event of the dynamic schedule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eo_ssl.errors import UserError, nearest
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Balance and diversity of one set of rows, in the space that was clustered (see ``metrics``); None where it could not be asked."""
+    """Balance and diversity of one set of rows in the space that was clustered (see ``diversity``); None: unknown."""
 
     rows: int
     cluster_entropy: float | None
@@ -30,12 +30,13 @@ class Balance:
     label_entropy: float | None
     "entropy of the labels / ln classes: a diagnosis, never used to select"
     top_entropy: float | None = None
-    "entropy over the coarsest clusters / ln k: where balancing starts; the finest ones follow the density they were fitted to"
+    """entropy over the coarsest clusters / ln k: where balancing starts; the finest ones follow the density they were
+    fitted to"""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What the selection cost."""
+    """Seconds and forward passes that the selection cost."""
 
     select_s: float
     "wall seconds of clustering and drawing"
@@ -56,7 +57,7 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Whether the embeddings were stable enough to be clustered (see ``readiness``)."""
+    """The outcome of the readiness gate (see ``readiness``)."""
 
     agreement: float
     "adjusted Rand index of two fits on disjoint halves"
@@ -66,7 +67,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class CurationReport:
-    """What was kept, what was thrown away, and why."""
+    """Rows kept and dropped by reason and cluster, balance and diversity before and after, cost and provenance."""
 
     method: str
     parameters: dict[str, Any]
@@ -112,7 +113,7 @@ class CurationReport:
         return replace(self, examples=tuple(examples))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values (dict, list, str, int, float, bool, None) that JSON can hold; infinities become 'inf' and '-inf'."""
+        """Return plain values that JSON can hold; infinities become 'inf' and '-inf'."""
         plain = to_plain(asdict(self))
         if not isinstance(plain, dict):
             raise TypeError("a report is a mapping")
@@ -126,11 +127,11 @@ class CurationReport:
             UserError: a key is unknown or missing.
         """
         names = [field.name for field in fields(cls)]
-        for key in value:
-            if key not in names:
-                raise UserError(
-                    f"expected a curation report, got the unknown key {key!r}{nearest(key, names)}; write it again with this version"
-                )
+        for key in set(value) - set(names):
+            meant = nearest(key, names)
+            raise UserError(
+                f"expected a curation report, got the unknown key {key!r}{meant}; write it again with this version"
+            )
         try:
             given = dict(value)
             for name in ("before", "after", "chance"):

@@ -1,8 +1,8 @@
 """Dynamic curation as a pure schedule: when to prune, what to keep, and a state that resumes to the same events.
 
-Kerdreux et al. 2025 (arXiv 2504.06962) train on everything for a warm-up, then redraw a balanced subset from the full set at fixed intervals.
-Their code and constants are not public; the spelling-out here (time in sample presentations, the readiness gate, always redrawing from all
-rows, never from the previous pool) is ours.
+Kerdreux et al. 2025 (arXiv 2504.06962) train on everything for a warm-up, then redraw a balanced subset from the full
+set at fixed intervals. Their code and constants are not public; the spelling-out here (time in sample presentations,
+the readiness gate, always redrawing from all rows, never from the previous pool) is ours.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from eo_ssl.curation.embeddings import Floats, Rows, check_embeddings, child, rescale
+from eo_ssl.curation.embeddings import Floats, Rows, check_embeddings, derive_generator, rescale
 from eo_ssl.curation.packing import pack, unpack
-from eo_ssl.curation.readiness import Readiness, ask_readiness
+from eo_ssl.curation.readiness import Readiness, judge_readiness
 from eo_ssl.curation.report import CurationReport, Gate, to_plain
-from eo_ssl.curation.selection import Context, Selection, curate
+from eo_ssl.curation.report_builder import Context
 from eo_ssl.curation.selectors import Hierarchical, Selector
-from eo_ssl.errors import UserError
+from eo_ssl.curation.subset_selection import Selection, curate
+from eo_ssl.errors import expect
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,18 +45,22 @@ class DynamicConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.warmup < 0 or self.interval < 1:
-            raise UserError(
-                f"expected warmup >= 0 and interval >= 1 sample presentations, got {self.warmup} and {self.interval}; count presentations"
-            )
-        if not self.keep > 0:
-            raise UserError(
-                f"expected keep to be a fraction in (0, 1] or a number of rows, got {self.keep}; 1 switches pruning off"
-            )
+        expect(
+            self.warmup >= 0 and self.interval >= 1,
+            expected="warmup >= 0 and interval >= 1 sample presentations",
+            got=f"{self.warmup} and {self.interval}",
+            remedy="count presentations",
+        )
+        expect(
+            self.keep > 0,
+            expected="keep to be a fraction in (0, 1] or a number of rows",
+            got=self.keep,
+            remedy="1 switches pruning off",
+        )
 
 
 class DynamicSchedule:
-    """When to redraw the pool, and the pool. Knows neither the encoder nor the trainer: embeddings come in, rows go out.
+    """The times at which the pool is redrawn, and the pool; embeddings come in, rows go out.
 
     Attributes:
         config: What was asked.
@@ -82,7 +87,7 @@ class DynamicSchedule:
         self._rng = np.random.default_rng(config.seed)
 
     def due(self, presentations: int) -> bool:
-        """Say whether an event is due after ``presentations`` samples; true until ``update`` is called, at every step past the mark."""
+        """Return whether an event is due after ``presentations`` samples: past the mark, until ``update``."""
         return presentations >= self.next_at
 
     def update(
@@ -93,22 +98,24 @@ class DynamicSchedule:
         presentations: int | None = None,
         context: Context | None = None,
     ) -> tuple[Rows, CurationReport]:
-        """Hold one event: redraw the pool from the full set, or postpone when the embeddings are not ready.
+        """Prune: redraw the pool from the full set, or postpone when the embeddings are not ready.
 
         Args:
             embeddings: float [N, d], one row per sample of the full set, always the same samples in the same order.
             ids: What the rows are called outside, unique int64 [N]; 0..N-1 when absent.
-            presentations: Samples presented so far; the next event falls on the first mark after it. One mark on when absent.
+            presentations: Samples presented so far; the next event falls on the first mark after it. One mark on when
+                absent.
             context: Identities for the duplicate filter, fingerprints and labels for the report.
 
         Returns:
-            The ids of the pool to train on from now, int64 sorted, and the report (``postponed`` when the pool did not change).
+            The ids of the pool to train on from now, int64 sorted, and the report (``postponed`` when the pool did not
+            change).
 
         Raises:
-            UserError: the full set is not the one of the last event, or what ``select`` refuses.
+            UserError: the full set is not the one of the last event, or what ``curate`` refuses.
         """
         raw = check_embeddings(embeddings)
-        ids = self._same_set(ids, len(raw))
+        ids = self._check_same_set(ids, len(raw))
         at = self.next_at if presentations is None else presentations
         gate = self._ask_gate(raw)
         if gate is not None and not gate.ready:
@@ -116,7 +123,7 @@ class DynamicSchedule:
         context = replace(
             context or Context(), previous=None if self.pool is None else np.flatnonzero(np.isin(ids, self.pool))
         )
-        selection = curate(raw, self.config.keep, child(self._rng), method=self.method, context=context)
+        selection = curate(raw, self.config.keep, derive_generator(self._rng), method=self.method, context=context)
         self.event += 1
         self._advance(at, self.config.interval)
         self.pool = np.sort(ids[selection.rows])
@@ -129,35 +136,47 @@ class DynamicSchedule:
         self._write_log(report)
         return self.pool, report
 
-    def _same_set(self, ids: Rows | None, n: int) -> Rows:
+    def _check_same_set(self, ids: Rows | None, n: int) -> Rows:
         ids = np.arange(n, dtype=np.int64) if ids is None else np.ascontiguousarray(ids, dtype=np.int64)
-        if ids.shape != (n,) or len(np.unique(ids)) != n:
-            raise UserError(
-                f"expected {n} different ids, one per embedding, got {len(np.unique(ids))} different of {ids.size}; pass the rows embedded"
-            )
-        found = hashlib.sha256(ids.tobytes()).hexdigest()
-        if self._ids_sha256 not in ("", found):
-            raise UserError(
-                f"expected the full set of the earlier events, got another one ({n} rows); every event redraws from the same full set"
-            )
-        self._ids_sha256 = found
+        distinct = len(np.unique(ids))
+        expect(
+            ids.shape == (n,) and distinct == n,
+            expected=f"{n} different ids, one per embedding",
+            got=f"{distinct} different of {ids.size}",
+            remedy="pass the rows embedded",
+        )
+        ids_sha256 = hashlib.sha256(ids.tobytes()).hexdigest()
+        expect(
+            self._ids_sha256 in ("", ids_sha256),
+            expected="the full set of the earlier events",
+            got=f"another one ({n} rows)",
+            remedy="every event redraws from the same full set",
+        )
+        self._ids_sha256 = ids_sha256
         return ids
 
     def _ask_gate(self, raw: Floats) -> Gate | None:
         # keep = 1 is no curation at all, so there is nothing to be ready for.
         if self.event or self.config.keep == 1:
             return None
-        return ask_readiness(rescale(raw, self.method.scaling), self.config.readiness, rng=child(self._rng))
+        return judge_readiness(
+            rescale(raw, self.method.scaling), self.config.readiness, rng=derive_generator(self._rng)
+        )
 
     def _postpone(
         self, raw: Floats, ids: Rows, at: int, gate: Gate, context: Context | None
     ) -> tuple[Rows, CurationReport]:
         # No filter either: until the first event training sees everything.
         selection = curate(
-            raw, 1, child(self._rng), method=self.method, context=replace(context or Context(), identities=None)
+            raw,
+            1,
+            derive_generator(self._rng),
+            method=self.method,
+            context=replace(context or Context(), identities=None),
         )
         self._advance(at, self.config.readiness.retry or self.config.interval)
-        note = f"first event postponed to {self.next_at} presentations: agreement {gate.agreement:.3f} of two fits is below {gate.threshold}"
+        reason = f"agreement {gate.agreement:.3f} of two fits is below {gate.threshold}"
+        note = f"first event postponed to {self.next_at} presentations: {reason}"
         _LOG.warning("%s", note)
         report = replace(
             selection.report,
@@ -193,9 +212,9 @@ class DynamicSchedule:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything a resume needs as plain values (dict, list, str, int, float, bool, None); arrays are packed into text."""
+        """Return everything a resume needs as plain values; arrays are packed into text."""
         return {
-            "config": self._plain_config(),
+            "config": self._write_config(),
             "event": self.event,
             "next_at": self.next_at,
             "pool": pack(self.pool),
@@ -212,12 +231,14 @@ class DynamicSchedule:
         Raises:
             UserError: the state belongs to another configuration.
         """
-        mine = self._plain_config()
+        mine = self._write_config()
         changed = sorted(key for key in {*mine, *state["config"]} if mine.get(key) != state["config"].get(key))
-        if changed:
-            raise UserError(
-                f"expected the dynamic schedule of the checkpoint, got another {', '.join(changed)}; resume with the same configuration"
-            )
+        expect(
+            not changed,
+            expected="the dynamic schedule of the checkpoint",
+            got=f"another {', '.join(changed)}",
+            remedy="resume with the same configuration",
+        )
         self.event, self.next_at = int(state["event"]), int(state["next_at"])
         pool, usage, centroids = unpack(state["pool"]), unpack(state["usage"]), unpack(state["centroids"])
         self.pool = None if pool is None else pool.astype(np.int64)
@@ -228,6 +249,6 @@ class DynamicSchedule:
         self.log = [dict(entry) for entry in state["log"]]
         self.last = None
 
-    def _plain_config(self) -> dict[str, Any]:
-        plain: dict[str, Any] = to_plain({**asdict(self.config), "method": asdict(self.method)})  # type: ignore[call-overload]
+    def _write_config(self) -> dict[str, Any]:
+        plain: dict[str, Any] = to_plain({**asdict(self.config), "method": self.method.parameters})
         return {**plain, "selector": self.method.name}

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from eo_ssl.curation.embeddings import Floats, Labels, Rows, Scaling, child, distinct_rows
+from eo_ssl.curation.balanced_sampling import allocate, draw
+from eo_ssl.curation.embeddings import Floats, Labels, Rows, Scaling, derive_generator, find_distinct_rows
 from eo_ssl.curation.hierarchy import Hierarchy, Resample, Resampling, fit_hierarchy, plan_levels
-from eo_ssl.curation.kmeans import ITERATIONS, nearest
-from eo_ssl.curation.sampling import allocate, draw
-from eo_ssl.errors import UserError
+from eo_ssl.curation.kmeans import ITERATIONS, find_nearest_centroid
+from eo_ssl.curation.report import to_plain
+from eo_ssl.errors import UserError, expect
 
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """Where every row stands in the tree."""
+    """The place of every row in the tree of clusters."""
 
     hierarchy: Hierarchy
     labels: Labels
@@ -32,8 +34,8 @@ class Clusters:
 
 
 @dataclass(frozen=True, slots=True)
-class Pick:
-    """What a selector answers."""
+class SelectorResult:
+    """The rows that a selector picked and, if it clustered, its clusters."""
 
     rows: Rows
     "the rows picked, sorted"
@@ -41,23 +43,27 @@ class Pick:
     notes: tuple[str, ...] = ()
 
 
-class Selector(Protocol):
-    """Anything that picks ``target`` of the given rows. Implementations are frozen dataclasses of plain values."""
+class Selector(ABC):
+    """Picks ``target`` of the given rows; a frozen dataclass of plain values, chosen by its class name (`--method`)."""
 
     name: ClassVar[str]
+    "in reports and manifests"
+    scaling: Scaling
+    "the scale on which it wants its points"
 
     @property
-    def scaling(self) -> Scaling:
-        """The scale on which it wants its points."""
-        ...
+    def parameters(self) -> dict[str, Any]:
+        """Its fields as plain values that JSON can hold."""
+        plain: dict[str, Any] = to_plain(asdict(self))  # type: ignore[call-overload]
+        return plain
 
-    def pick(self, points: Floats, target: int, rng: np.random.Generator) -> Pick:
+    @abstractmethod
+    def pick(self, points: Floats, target: int, rng: np.random.Generator) -> SelectorResult:
         """Pick ``target`` (between 1 and n) rows of finite, rescaled ``points`` float32 [n, d]."""
-        ...
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
-class Random:
+class Random(Selector):
     """Uniform draw without replacement: the baseline every selector has to beat."""
 
     name: ClassVar[str] = "random"
@@ -71,20 +77,20 @@ class Random:
         if self.clusters is not None and self.clusters < 0:
             raise UserError(f"expected clusters >= 0, got {self.clusters}; 0 switches the description off")
 
-    def pick(self, points: Floats, target: int, rng: np.random.Generator) -> Pick:
+    def pick(self, points: Floats, target: int, rng: np.random.Generator) -> SelectorResult:
         """Pick ``target`` rows of ``points`` float32 [n, d] uniformly."""
         rows = np.sort(rng.choice(len(points), target, replace=False)).astype(np.int64)
         if self.clusters == 0:
-            return Pick(rows, None)
+            return SelectorResult(rows, None)
         flat = Hierarchical(
             levels=None if self.clusters is None else (self.clusters,), n_resample=0, scaling=self.scaling
         )
-        clusters, notes = flat.cluster(points, child(rng))
-        return Pick(rows, clusters, notes)
+        clusters, notes = flat.cluster(points, derive_generator(rng))
+        return SelectorResult(rows, clusters, notes)
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
-class Hierarchical:
+class Hierarchical(Selector):
     """Hierarchical k-means with resampling, then balanced sampling down the tree (Vo et al. 2024, arXiv 2405.15613).
 
     With one level and no resampling it is flat k-means with balanced sampling.
@@ -103,7 +109,8 @@ class Hierarchical:
     eta: float = 0.0
     "draw within a cluster: 0 uniform, below 0 prototypes, above 0 the unusual, -inf closest, inf farthest"
     fit_rows: int | None = 100_000
-    "rows the clusters are fitted on at most, drawn uniformly, to bound the cost; None: all. Every row is placed and may be drawn"
+    """rows the clusters are fitted on at most, drawn uniformly, to bound the cost; None: all. Every row is placed and
+    may be drawn"""
     scaling: Scaling = "l2"
     "scale of the embeddings: l2, zscore or none"
     iterations: int = ITERATIONS
@@ -116,34 +123,42 @@ class Hierarchical:
             or any(a <= b for a, b in zip(self.levels, self.levels[1:], strict=False))
         ):
             raise UserError(
-                f"expected strictly decreasing levels of at least 1, such as 200,20, got {list(self.levels)}; give the finest level first"
+                f"expected strictly decreasing levels of at least 1, such as 200,20, got {list(self.levels)}; give "
+                "the finest level first"
             )
         if self.sample_sizes is not None and (not self.sample_sizes or min(self.sample_sizes) < 1):
             raise UserError(
-                f"expected sample_sizes of at least 1, got {list(self.sample_sizes)}; leave them out for half the mean cluster size"
+                f"expected sample_sizes of at least 1, got {list(self.sample_sizes)}; leave them out for half the "
+                "mean cluster size"
             )
-        if self.n_resample < 0 or self.iterations < 1:
-            raise UserError(
-                f"expected n_resample >= 0 and iterations >= 1, got {self.n_resample} and {self.iterations}; 0 switches resampling off"
-            )
+        expect(
+            self.n_resample >= 0 and self.iterations >= 1,
+            expected="n_resample >= 0 and iterations >= 1",
+            got=f"{self.n_resample} and {self.iterations}",
+            remedy="0 switches resampling off",
+        )
         if self.fit_rows is not None and self.fit_rows < 1:
             raise UserError(f"expected fit_rows >= 1, got {self.fit_rows}; leave it out to fit on all rows")
-        if math.isnan(self.eta):
-            raise UserError("expected a number for eta, got NaN; 0 draws uniformly within a cluster")
+        expect(
+            not math.isnan(self.eta),
+            expected="a number for eta",
+            got="NaN",
+            remedy="0 draws uniformly within a cluster",
+        )
 
     def cluster(self, points: Floats, rng: np.random.Generator) -> tuple[Clusters, tuple[str, ...]]:
-        """Fit the tree on (a sample of) ``points`` float32 [n, d] and place all of them; the sentences say what had to be changed."""
+        """Fit the tree on (a sample of) ``points`` float32 [n, d], place all, and say what had to be changed."""
         sample = points
         if self.fit_rows is not None and self.fit_rows < len(points):
             sample = points[np.sort(rng.choice(len(points), self.fit_rows, replace=False))]
-        sample = sample[distinct_rows(sample)]  # identical rows would give coinciding centroids
+        sample = sample[find_distinct_rows(sample)]  # identical rows would give coinciding centroids
         levels, notes = plan_levels(self.levels, len(sample))
         resampling = Resampling(self.n_resample, self.sample_sizes, self.resample)
         hierarchy = fit_hierarchy(sample, levels, resampling=resampling, rng=rng, iterations=self.iterations)
-        return Clusters(hierarchy, *nearest(points, hierarchy.centroids[0])), notes
+        return Clusters(hierarchy, *find_nearest_centroid(points, hierarchy.centroids[0])), notes
 
-    def pick(self, points: Floats, target: int, rng: np.random.Generator) -> Pick:
+    def pick(self, points: Floats, target: int, rng: np.random.Generator) -> SelectorResult:
         """Pick ``target`` rows of ``points`` float32 [n, d], spread evenly over the tree."""
         clusters, notes = self.cluster(points, rng)
         counts = allocate(clusters.hierarchy, clusters.sizes, target, rng=rng)
-        return Pick(draw(clusters.labels, clusters.distance, counts, eta=self.eta, rng=rng), clusters, notes)
+        return SelectorResult(draw(clusters.labels, clusters.distance, counts, eta=self.eta, rng=rng), clusters, notes)

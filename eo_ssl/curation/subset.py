@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eo_ssl.curation.embeddings import Rows
-from eo_ssl.curation.selection import Selection, selection_table
+from eo_ssl.curation.subset_selection import Selection, tabulate_selection
 from eo_ssl.manifest import commit, fingerprint
 
 SUBSET, DROPPED, REPORT = "subset.parquet", "dropped.parquet", "curation_report.json"
@@ -21,8 +21,9 @@ SUBSET, DROPPED, REPORT = "subset.parquet", "dropped.parquet", "curation_report.
 def write_subset(folder: Path, selection: Selection, rows: Rows) -> str:
     """Write the files of a subset and return its fingerprint; the caller's manifest finishes the product.
 
-    ``subset.parquet`` holds row int64, weight float32 and cluster int32 of the rows kept, ``dropped.parquet`` row, cluster and reason of
-    the others, ``curation_report.json`` the report. Rows are drawn without replacement, so every weight is 1: presented equally often.
+    ``subset.parquet`` holds row int64, weight float32 and cluster int32 of the rows kept, ``dropped.parquet`` row,
+    cluster and reason of the others, ``curation_report.json`` the report. Rows are drawn without replacement, so every
+    weight is 1: presented equally often.
 
     Args:
         folder: of the product.
@@ -32,7 +33,7 @@ def write_subset(folder: Path, selection: Selection, rows: Rows) -> str:
     Raises:
         UserError: the folder cannot be written.
     """
-    table = selection_table(selection, rows)
+    table = tabulate_selection(selection, rows)
     kept = table.filter(table["kept"])
     subset = kept.select(["row", "cluster"]).add_column(1, "weight", pa.array(np.ones(len(kept)), pa.float32()))
     dropped = table.filter(pa.array(~table["kept"].to_numpy())).select(["row", "cluster", "reason"])

@@ -1,4 +1,4 @@
-"""Whether a benchmark's files are what its card declares: bands, unit, and the statistics that are quoted for them."""
+"""The check of a benchmark's files against its card: bands, unit, and the statistics quoted for them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from eo_ssl.cards import Card
 from eo_ssl.diagnosis.examination import examine
 from eo_ssl.diagnosis.findings import CERTAIN, TELLING, Finding
 from eo_ssl.diagnosis.order import reorder
-from eo_ssl.diagnosis.samples import WINDOW_PX, WINDOWS, Sample
-from eo_ssl.errors import UserError
+from eo_ssl.diagnosis.sampled_windows import WINDOW_PX, WINDOWS, Sample
+from eo_ssl.errors import UserError, expect
 from eo_ssl.manifest import MANIFEST, require
 from eo_ssl.sensors import Quantity
 
@@ -24,10 +24,14 @@ _IMAGES = 256  # largest number looked at
 _LEAST_IMAGES = 16  # fewer say too little about a whole set
 _SIGMAS = 6.0  # standard errors, over images, that a quoted number may be off
 _MEAN_SLACK, _STD_SLACK = 0.05, 0.1
-"part of the standard deviation that mean and standard deviation may be off however many images: a subset is no random sample"
+"""part of the standard deviation that mean and standard deviation may be off however many images: a subset is no random
+sample"""
 
 
-_GENERATED = "generated images: only bands, unit and range are compared; the statistics of the card are those of the published set"
+_GENERATED = (
+    "generated images: only bands, unit and range are compared; "
+    "the statistics of the card are those of the published set"
+)
 
 
 class Images(Protocol):
@@ -69,7 +73,7 @@ class _Moments:
         return np.abs(mean - self.mean) / allowed, np.abs(std - self.std) / spread
 
     def fits(self, mean: Doubles, std: Doubles) -> bool:
-        """Whether quoted numbers are those of the images."""
+        """Return whether quoted numbers are those of the images."""
         off = self.misses(mean, std)
         return bool((off[0] <= 1).all() and (off[1] <= 1).all())
 
@@ -89,11 +93,12 @@ def check_card(
         images: read by this card.
         positions: images to look at, those of the training split for statistics of it; None for all.
         count: at most so many of them are read, evenly spaced; up to 256.
-        generated: the images are no satellite's (`is_generated`), so that statistics of a published set are not compared with them.
+        generated: the images are no satellite's (`is_generated`), so that statistics of a published set are not
+            compared with them.
 
     Returns:
-        Findings of all outcomes. One that is `wrong` names what to put into the card (`remedy`), unless the files are at fault or it
-        takes all images to know.
+        Findings of all outcomes. One that is `wrong` names what to put into the card (`remedy`), unless the files are
+        at fault or it takes all images to know.
 
     Raises:
         UserError: no images, or no positive count.
@@ -104,13 +109,13 @@ def check_card(
         return (Finding(kind="metadata", outcome="wrong", llr=CERTAIN, sentence=str(error)),)
     findings = examine(sample).findings
     if generated:
-        return (*findings, _finding("cannot tell", _GENERATED)) if card.statistics else findings
+        return (*findings, _make_finding("cannot tell", _GENERATED)) if card.statistics else findings
     statistics = check_statistics(card, sample, findings, of=len(images) if positions is None else len(positions))
     return (*findings, statistics) if statistics else findings
 
 
 def is_generated(folder: Path) -> bool:
-    """Whether ``folder`` says that this library generated the images in it."""
+    """Return whether ``folder`` says that this library generated the images in it."""
     if not (folder / MANIFEST).is_file():
         return False
     try:
@@ -129,8 +134,12 @@ def sample_images(
         UserError: no images, no positive count, or images that the card does not describe.
     """
     chosen = np.arange(len(images), dtype=np.int64) if positions is None else np.asarray(positions, dtype=np.int64)
-    if not len(chosen) or count < 1:
-        raise UserError(f"expected images to look at, got {len(chosen)} and count {count}; name some")
+    expect(
+        len(chosen) and count >= 1,
+        expected="images to look at",
+        got=f"{len(chosen)} and count {count}",
+        remedy="name some",
+    )
     try:
         stack = _read(images, chosen, count)
     except UserError as error:
@@ -139,8 +148,16 @@ def sample_images(
     # A white roof in 8 bits is 255 in every band and no fill, so borders of uncalibrated images say nothing.
     side = () if card.quantity is Quantity.DN else tuple((True, True, True, True) for _ in stack)
     return Sample(
-        card.name, card.sensor, card.quantity, images.bands, tuple(stack), side, card.scale, card.offset, file_bands=names
-    )  # fmt: skip
+        card.name,
+        card.sensor,
+        card.quantity,
+        images.bands,
+        tuple(stack),
+        side,
+        card.scale,
+        card.offset,
+        file_bands=names,
+    )
 
 
 class _Unreadable(UserError):
@@ -165,18 +182,23 @@ def check_statistics(
     Args:
         card: quotes statistics in stored numbers (dn) or in its own quantity.
         sample: images read by this card.
-        findings: of `examine` on the sample: a wrong order or scale is put right first, so that one mistake is said once.
+        findings: of `examine` on the sample: a wrong order or scale is put right first, so that one mistake is said
+            once.
         of: number of images that the sample was taken from; None for those of the sample.
     """
     quoted = card.statistics
     if quoted is None:
         return None
     if quoted.unit not in ("dn", card.quantity.value):
-        return _finding("cannot tell", f"statistics in {quoted.unit}, which is neither dn nor {card.quantity.value}")
+        return _make_finding(
+            "cannot tell", f"statistics in {quoted.unit}, which is neither dn nor {card.quantity.value}"
+        )
     if len(sample.windows) < _LEAST_IMAGES:
-        return _finding("cannot tell", f"{len(sample.windows)} images say too little about the statistics of a set")
+        return _make_finding(
+            "cannot tell", f"{len(sample.windows)} images say too little about the statistics of a set"
+        )
     if not len(quoted.mean) == len(quoted.std) == len(card.bands):
-        return _finding(
+        return _make_finding(
             "wrong", f"statistics of {len(quoted.mean)} and {len(quoted.std)} bands for {len(card.bands)} bands"
         )
     places = [card.bands.index(name) for name in sample.bands]
@@ -190,15 +212,15 @@ def check_statistics(
     if scale is not None and scale.outcome == "wrong":  # either the card or the files are off: one mistake, said once
         variants.append(repaired.times(1.0 / float(scale.evidence["factor"])))
     for variant in variants:
-        seen = _moments(variant)
+        seen = _measure_moments(variant)
         at = [variant.bands.index(name) for name in sample.bands]
-        found = _Moments(*(getattr(seen, key)[at] for key in _Moments.__slots__))
-        if found.fits(mean, std):
-            return _finding("fine", f"the statistics are those of {len(sample.windows)} images", llr=-CERTAIN)
-    return _against(card, sample, mean, std, of=len(sample.windows) if of is None else of)
+        moments = _Moments(*(getattr(seen, key)[at] for key in _Moments.__slots__))
+        if moments.fits(mean, std):
+            return _make_finding("fine", f"the statistics are those of {len(sample.windows)} images", llr=-CERTAIN)
+    return _explain_statistics(card, sample, mean, std, of=len(sample.windows) if of is None else of)
 
 
-def _moments(sample: Sample) -> _Moments:
+def _measure_moments(sample: Sample) -> _Moments:
     """Return per-band moments of the images of a sample, invalid pixels left out."""
     flat = np.stack([window.reshape(len(sample.bands), -1) for window in sample.windows]).astype(np.float64)
     flat = flat[np.isfinite(flat).any(axis=2).all(axis=-1)]  # images with a pixel in every band
@@ -210,50 +232,56 @@ def _moments(sample: Sample) -> _Moments:
     return _Moments(mean, std, first.std(axis=0) / root, terms.std(axis=0) / root, np.nanstd(flat, axis=2).mean(axis=0))
 
 
-def _against(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, of: int) -> Finding:
-    """Return the finding for statistics that are not those of the images: what they are instead, if that can be said."""
-    seen = _moments(sample)
+def _explain_statistics(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, of: int) -> Finding:
+    """Return the finding for statistics that are not those of the images, and what they are if that can be said."""
+    seen = _measure_moments(sample)
     off_mean, off_std = seen.misses(mean, std)
     worst = [sample.bands[k] for k in np.flatnonzero((off_mean > 1) | (off_std > 1))]
     distance = np.abs(mean[:, None] - seen.mean[None]) / seen.std[None] + np.abs(np.log(std[:, None] / seen.std[None]))
     quoted, planes = linear_sum_assignment(distance)
     turned = planes[np.argsort(quoted)]
-    factor = _round(float(np.median(np.concatenate([np.abs(mean / seen.mean), std / seen.std]))))
+    factor = _round_factor(float(np.median(np.concatenate([np.abs(mean / seen.mean), std / seen.std]))))
     moved = turned != np.arange(len(turned))
     remedy: dict[str, Any] = {}
-    if len(worst) > 1 and moved.any() and _permuted(seen, turned).fits(mean, std):
+    if len(worst) > 1 and moved.any() and _permute(seen, turned).fits(mean, std):
         order = ", ".join(sample.bands[k] for k in turned)
         sentence = f"the statistics stand in another order than the bands: {order}"
-        remedy = _put(card, sample, mean[np.argsort(turned)], std[np.argsort(turned)], how="in the order of the bands")
+        remedy = _repair_statistics(
+            card, sample, mean[np.argsort(turned)], std[np.argsort(turned)], how="in the order of the bands"
+        )
     elif seen.fits(mean / factor, std / factor):
-        sentence = f"the statistics are {factor:.4g} times those of the images: another unit than {card.statistics.unit if card.statistics else ''}"
-        remedy = _put(card, sample, mean / factor, std / factor, how=f"divided by {factor:.4g}")
+        unit = card.statistics.unit if card.statistics else ""
+        sentence = f"the statistics are {factor:.4g} times those of the images: another unit than {unit}"
+        remedy = _repair_statistics(card, sample, mean / factor, std / factor, how=f"divided by {factor:.4g}")
     elif (off_mean <= 1).all() and bool((np.abs(std - seen.within) <= _STD_SLACK * seen.std).all()):
-        sentence = "the standard deviations are means of those inside single images, not those of all pixels: compute them anew over the whole set"
+        sentence = (
+            "the standard deviations are means of those inside single images, not those of all pixels: compute them "
+            "anew over the whole set"
+        )
     else:
         images = (
             f"{len(sample.windows)} images" if of == len(sample.windows) else f"{len(sample.windows)} of {of} images"
         )
         sentence = (
-            f"the statistics of {', '.join(worst)} are not those of the {images} looked at: so few prove nothing about the statistics of a "
-            "whole set, so keep published ones and ask whether these are its files"
+            f"the statistics of {', '.join(worst)} are not those of the {images} looked at: so few prove nothing "
+            "about the statistics of a whole set, so keep published ones and ask whether these are its files"
         )
-        return _finding("suspect", sentence, llr=TELLING, bands=tuple(worst))
-    return _finding("wrong", sentence, llr=CERTAIN, bands=tuple(worst), remedy=remedy)
+        return _make_finding("suspect", sentence, llr=TELLING, bands=tuple(worst))
+    return _make_finding("wrong", sentence, llr=CERTAIN, bands=tuple(worst), remedy=remedy)
 
 
-def _round(factor: float) -> float:
+def _round_factor(factor: float) -> float:
     """A factor that is a power of ten up to the spread of a sample is that power."""
     whole = 10.0 ** round(np.log10(factor))
     return float(whole) if abs(factor / whole - 1) <= _MEAN_SLACK else factor
 
 
-def _permuted(seen: _Moments, order: npt.NDArray[Any]) -> _Moments:
+def _permute(seen: _Moments, order: npt.NDArray[Any]) -> _Moments:
     return _Moments(*(getattr(seen, key)[order] for key in _Moments.__slots__))
 
 
-def _put(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, how: str) -> dict[str, Any]:
-    """Return quoted statistics put right, for the card, in its order and unit; empty when only some of its bands were read.
+def _repair_statistics(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, how: str) -> dict[str, Any]:
+    """Return quoted statistics put right in the card's order and unit; empty when only some of its bands were read.
 
     They are the numbers of the whole set that the card quotes, never those of the few images looked at.
     """
@@ -272,7 +300,7 @@ def _put(card: Card, sample: Sample, mean: Doubles, std: Doubles, *, how: str) -
     return {"statistics": {key: getattr(new, key) for key in ("mean", "std", "unit", "source")}}
 
 
-def _finding(
+def _make_finding(
     outcome: str, sentence: str, *, llr: float = 0.0, bands: tuple[str, ...] = (), remedy: dict[str, Any] | None = None
 ) -> Finding:
     values: dict[str, Any] = {"outcome": outcome, "sentence": sentence, "bands": bands, "remedy": remedy or {}}

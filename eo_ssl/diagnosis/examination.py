@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from eo_ssl.corpus import Corpus
+from eo_ssl.diagnosis.bands import check_bands, check_nodata
 from eo_ssl.diagnosis.findings import CERTAIN, Finding, Outcome
-from eo_ssl.diagnosis.offsets import Traces, check_offset, trace
+from eo_ssl.diagnosis.offsets import Traces, check_offset, extract_traces
 from eo_ssl.diagnosis.order import check_order, reorder
-from eo_ssl.diagnosis.planes import check_nodata, check_planes
 from eo_ssl.diagnosis.polarisation import check_polarisation
-from eo_ssl.diagnosis.samples import Sample, sample_corpus, sample_product
+from eo_ssl.diagnosis.sampled_windows import Sample, sample_corpus, sample_product
 from eo_ssl.diagnosis.units import check_scale, check_unit
 from eo_ssl.errors import UserError
 from eo_ssl.scene import Product
@@ -33,9 +33,9 @@ class Examination:
     @property
     def outcome(self) -> Outcome:
         """The gravest outcome."""
-        found = {finding.outcome for finding in self.findings}
+        outcomes = {finding.outcome for finding in self.findings}
         order: tuple[Outcome, ...] = ("wrong", "suspect", "cannot tell")
-        return next((outcome for outcome in order if outcome in found), "fine")
+        return next((outcome for outcome in order if outcome in outcomes), "fine")
 
     def to_json(self) -> dict[str, Any]:
         """Return the examination as plain values."""
@@ -46,24 +46,24 @@ class Examination:
 def examine(sample: Sample) -> Examination:
     """Return all findings about one sample, on its own.
 
-    What one test calls wrong is put right before the next looks: fill is made invalid, a scale undone, constant and copied bands left
-    out, an order corrected. Otherwise one mistake would show as several.
+    What one test calls wrong is put right before the next looks: fill is made invalid, a scale undone, constant and
+    copied bands left out, an order corrected. Otherwise one mistake would show as several.
     """
     fill = check_nodata(sample)
     if fill and fill.outcome == "wrong":
-        sample = _without_fill(sample, fill)
-    planes = check_planes(sample)
+        sample = _mask_fill(sample, fill)
+    planes = check_bands(sample)
     findings = [*([fill] if fill else []), *planes]
     useless = {name for finding in planes if finding.outcome == "wrong" for name in finding.bands}
     scale = check_scale(sample) or check_unit(sample)
     findings += [scale] if scale else []
     if scale and scale.outcome == "wrong" and "factor" in scale.evidence:
         sample = sample.times(1.0 / float(scale.evidence["factor"]))
-    sample = _only(sample, [name for name in sample.bands if name not in useless])
+    sample = _take_bands(sample, [name for name in sample.bands if name not in useless])
     order = check_order(sample)
     swapped = check_polarisation(sample)
     findings += [finding for finding in (order, swapped) if finding]
-    traces = trace(reorder(sample, order)) if sample.bands else None
+    traces = extract_traces(reorder(sample, order)) if sample.bands else None
     findings += [check_offset(traces)] if traces else []
     if not sample.file_bands:  # no card says anything that could be repaired there
         findings = [replace(finding, remedy={}) for finding in findings]
@@ -72,18 +72,18 @@ def examine(sample: Sample) -> Examination:
 
 def examine_products(products: Iterable[Product]) -> list[Examination]:
     """Return the examinations of the products of a card; a product that cannot be read has that as its finding."""
-    found = []
+    examinations = []
     for product in products:
         if product.kind == "chips":
             finding = Finding(kind="metadata", outcome="cannot tell", llr=0.0, sentence="chips are not examined")
-            found.append(Examination(product.product_id, (finding,)))
+            examinations.append(Examination(product.product_id, (finding,)))
             continue
         try:
-            found.append(examine(sample_product(product)))
+            examinations.append(examine(sample_product(product)))
         except UserError as error:
             finding = Finding(kind="metadata", outcome="wrong", llr=CERTAIN, sentence=str(error))
-            found.append(Examination(product.product_id, (finding,)))
-    return _as_a_set(found)
+            examinations.append(Examination(product.product_id, (finding,)))
+    return _judge_as_set(examinations)
 
 
 def examine_corpus(corpus: Corpus, *, streams: Sequence[str] = ()) -> list[Examination]:
@@ -92,13 +92,13 @@ def examine_corpus(corpus: Corpus, *, streams: Sequence[str] = ()) -> list[Exami
     Raises:
         UserError: an unknown stream, or the corpus is damaged.
     """
-    found = []
+    examinations = []
     for stream in streams or tuple(corpus.streams):
-        found += _as_a_set([examine(sample) for sample in sample_corpus(corpus, stream)])
-    return found
+        examinations += _judge_as_set([examine(sample) for sample in sample_corpus(corpus, stream)])
+    return examinations
 
 
-def offsets_by_file(examinations: Iterable[Examination]) -> dict[str, float]:
+def collect_offsets(examinations: Iterable[Examination]) -> dict[str, float]:
     """Return the offset of each product whose pixels tell it, as ``offset_by_file`` of its card."""
     entries: dict[str, float] = {}
     for examination in examinations:
@@ -107,11 +107,13 @@ def offsets_by_file(examinations: Iterable[Examination]) -> dict[str, float]:
     return dict(sorted(entries.items()))
 
 
-def _as_a_set(found: list[Examination]) -> list[Examination]:
-    """Judge the offsets again, now that it is known how many products of the set show the code step of their processor."""
-    shown = [None if item.traces is None or item.traces.codec is None else item.traces.codec.stepped for item in found]
+def _judge_as_set(examinations: list[Examination]) -> list[Examination]:
+    """Judge the offsets again, knowing how many products of the set show the code step of their processor."""
+    shown = [
+        None if item.traces is None or item.traces.codec is None else item.traces.codec.stepped for item in examinations
+    ]
     judged = []
-    for place, item in enumerate(found):
+    for place, item in enumerate(examinations):
         others = [value for k, value in enumerate(shown) if value is not None and k != place]
         if item.traces is None or len(others) < _WITNESSES:
             judged.append(item)
@@ -122,14 +124,14 @@ def _as_a_set(found: list[Examination]) -> list[Examination]:
     return judged
 
 
-def _only(sample: Sample, bands: Sequence[str]) -> Sample:
+def _take_bands(sample: Sample, bands: Sequence[str]) -> Sample:
     if len(bands) == len(sample.bands):
         return sample
     kept = [sample.bands.index(name) for name in bands]
     return replace(sample, bands=tuple(bands), windows=tuple(window[kept] for window in sample.windows))
 
 
-def _without_fill(sample: Sample, finding: Finding) -> Sample:
+def _mask_fill(sample: Sample, finding: Finding) -> Sample:
     value = np.float32((finding.evidence["value"] + sample.offset) * sample.scale)
     windows = []
     for window in sample.windows:

@@ -1,4 +1,4 @@
-"""What the doctor says of one product and one kind of mistake, and how sure it is."""
+"""Findings: the verdict on one product and one kind of mistake, with its log-likelihood ratio and confidence."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Finding:
     kind: Kind
     outcome: Outcome
     llr: float
-    """Natural logarithm of how much likelier the pixels are under the best other declaration than under the card's own, within
-    -20 ... 20. Positive speaks against the card."""
+    """Natural logarithm of how much likelier the pixels are under the best other declaration than under the card's own,
+    within -20 ... 20. Positive speaks against the card."""
     sentence: str
     "what was found, or why nothing can be told"
     bands: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Finding:
 
     @property
     def confidence(self) -> float:
-        """Probability that the card is wrong here, 0-1, when both declarations are equally likely before the pixels are seen."""
+        """Probability that the card is wrong here, 0-1, both declarations being equally likely beforehand."""
         return 1.0 / (1.0 + math.exp(-self.llr))
 
     def to_json(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Finding:
         }
 
 
-def judged(llr: float) -> Outcome:
+def judge(llr: float) -> Outcome:
     """Return the outcome that a log-likelihood ratio against the declaration stands for."""
     if llr >= WRONG:
         return "wrong"
@@ -63,6 +63,6 @@ def judged(llr: float) -> Outcome:
     return "fine" if llr <= -TELLING else "cannot tell"
 
 
-def bounded(llr: float) -> float:
+def clip_ratio(llr: float) -> float:
     """Return the ratio within -20 ... 20."""
     return max(-CERTAIN, min(CERTAIN, llr))

@@ -1,4 +1,4 @@
-"""What this machine has that the pipeline needs: versions, cores, memory, disk, GDAL drivers, GPU."""
+"""The machine as the pipeline needs it: versions, cores, memory, disk, GDAL drivers, GPU."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _DRIVERS = {
 }
 
 
-def machine_facts(data: Path) -> tuple[dict[str, str], list[str]]:
-    """Return what was found, by name, and a sentence for everything that is missing; ``data`` is where real sample data are looked for."""
+def describe_machine(data: Path) -> tuple[dict[str, str], list[str]]:
+    """Return what this machine has, by name, and a sentence for everything missing; ``data``: root of real samples."""
     missing: list[str] = []
     facts = {"python": platform.python_version(), "system": platform.platform()}
     for name in _PACKAGES:
@@ -43,16 +43,16 @@ def machine_facts(data: Path) -> tuple[dict[str, str], list[str]]:
         except metadata.PackageNotFoundError:
             missing.append(f"package {name}: install eo_ssl with its dependencies")
     facts["cores"] = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}"
-    facts["memory"] = _memory()
+    facts["memory"] = _describe_memory()
     facts["disk here"] = f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB free in {Path.cwd()}"
-    facts["GDAL"], absent = _gdal()
+    facts["GDAL"], absent = _describe_gdal()
     missing += absent
-    facts["GPU"] = _gpu()
+    facts["GPU"] = _describe_gpu()
     facts["real sample data"] = f"{data} ({'found' if data.is_dir() else 'absent; set EO_SSL_DATA'})"
     return facts, missing
 
 
-def _memory() -> str:
+def _describe_memory() -> str:
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
@@ -60,7 +60,7 @@ def _memory() -> str:
     return f"{pages * size / 1e9:.1f} GB{allowed}"
 
 
-def _gdal() -> tuple[str, list[str]]:
+def _describe_gdal() -> tuple[str, list[str]]:
     import rasterio
     from rasterio.drivers import raster_driver_extensions
     from rasterio.env import Env
@@ -76,7 +76,7 @@ def _gdal() -> tuple[str, list[str]]:
     return f"{rasterio.__gdal_version__} with {present} ({len(raster_driver_extensions())} file endings)", absent
 
 
-def _gpu() -> str:
+def _describe_gpu() -> str:
     if find_spec("torch") is None:
         return "unknown: torch is not installed"
     import torch

@@ -1,4 +1,4 @@
-"""Whether the planes of a product are the bands that the card says, in that order."""
+"""The check of band order: planes of a product compared with the bands of its card by spectra and resolution."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.diagnosis import footprint, surfaces
-from eo_ssl.diagnosis.findings import TELLING, Finding, Outcome, bounded, judged
-from eo_ssl.diagnosis.samples import Sample
+from eo_ssl.diagnosis.endmembers import compute_unmixing_residual, get_endmembers, match_bands
+from eo_ssl.diagnosis.findings import TELLING, Finding, Outcome, clip_ratio, judge
+from eo_ssl.diagnosis.resolution import score_bands, score_resolution
+from eo_ssl.diagnosis.sampled_windows import Sample
 from eo_ssl.sensors import Quantity
 
 _BLOCK_PX = 12  # two 60 m pixels of a 10 m grid: what is left has the same resolution in every band
@@ -20,39 +21,43 @@ _LEAST_FOR_CORRELATION = 12
 _LEAST_BANDS = 4
 _STEPS = 13
 OFFSET = 0.1  # reflectance: 1000 stored units of processing baselines from 04.00 on
-_NEIGHBOURS = (
-    ("B01", "B02"), ("B04", "B05"), ("B05", "B12"), ("B06", "B07"), ("B07", "B8A"), ("B08", "B8A"), ("B11", "B12"),
-)  # fmt: skip
-"""Bands that see nearly the same: neighbours in wavelength on one side of the red edge (without green, which leaves reflect), and B05
-with B12, which both darken with leaves and their water. Each predicts the other; a Gaussian tree along them has the log-likelihood
--n/2 ln(1 - r^2) per pair (Chow and Liu, IEEE Transactions on Information Theory 14, 1968, equation 12)."""
+_NEIGHBOURS = tuple(
+    tuple(pair.split()) for pair in ["B01 B02", "B04 B05", "B05 B12", "B06 B07", "B07 B8A", "B08 B8A", "B11 B12"]
+)
+"""Bands that see nearly the same: neighbours in wavelength on one side of the red edge (without green, which leaves
+reflect), and B05 with B12, which both darken with leaves and their water. Each predicts the other; a Gaussian tree
+along them has the log-likelihood -n/2 ln(1 - r^2) per pair (Chow and Liu, IEEE Transactions on Information Theory 14,
+1968, equation 12)."""
 _LEAST_REMAINDER = 0.003  # of the variance; below is the rounding of stored numbers
 Bands = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What the score of an order is computed from."""
+    """The evidence that scores of band orders are computed from."""
 
     spectra: npt.NDArray[np.float64]
     "[n, plane] reflectance"
     remainders: npt.NDArray[np.float64]
     "[plane, plane] ln(1 - correlation^2)"
-    footprints: npt.NDArray[np.float64]
+    resolutions: npt.NDArray[np.float64]
     top: bool
     shifts: tuple[float, ...] = (0.0,)
-    "radiometric offsets, in reflectance, that may still have to be added; an order is judged at the one that suits it best"
+    """radiometric offsets, in reflectance, that may still have to be added; an order is judged at the one that suits it
+    best"""
 
     def score(self, bands: Bands) -> float:
-        """Return the log-likelihood of the planes being ``bands``; spectra and correlations count as of two independent pixels."""
-        ends = surfaces.members(bands, top=self.top)
-        return self.bound(bands) - min(surfaces.misfit(self.spectra + shift, ends) for shift in self.shifts)
+        """Return the log-likelihood of the planes being ``bands``; spectra and correlations count as of two pixels."""
+        endmembers = get_endmembers(bands, top=self.top)
+        return self.bound(bands) - min(
+            compute_unmixing_residual(self.spectra + shift, endmembers) for shift in self.shifts
+        )
 
     def bound(self, bands: Bands) -> float:
-        """Return what the score can be at most: footprints and correlations, which cost little, with a perfect fit of the spectra."""
+        """Return what the score can be at most: by resolutions and correlations, with a perfect fit of the spectra."""
         place = {name: k for k, name in enumerate(bands)}
         edges = [(place[a], place[b]) for a, b in _NEIGHBOURS if a in place and b in place]
-        return footprint.consistency(self.footprints, bands) - sum(float(self.remainders[edge]) for edge in edges)
+        return score_bands(self.resolutions, bands) - sum(float(self.remainders[edge]) for edge in edges)
 
     def gains(self, others: Iterable[Bands], *, over: float) -> dict[Bands, float]:
         """Return the score of each order above ``over``; of those that cannot come near it, the bound."""
@@ -71,43 +76,44 @@ class _Case:
 def check_order(sample: Sample) -> Finding | None:
     """Return what the planes say of their order; None for a product without reflectance.
 
-    Every exchange of two bands and every move of one band to another place is compared with the declared order, by how well the
-    spectra can be explained by known surfaces and by the footprint each plane shows. From the best the search goes on by exchanges.
+    Every exchange of two bands and every move of one band to another place is compared with the declared order, by how
+    well the spectra can be explained by known surfaces and by the resolution that each plane shows. From the best the
+    search goes on by exchanges.
     """
     if not sample.quantity.is_reflectance:
         return None
-    names = surfaces.counterparts(sample.sensor, sample.bands)
-    spectra = _spectra(sample)
-    reason = _why_not(names, spectra)
+    names = match_bands(sample.sensor, sample.bands)
+    spectra = _sample_spectra(sample)
+    reason = _explain_silence(names, spectra)
     if reason:
         return Finding(kind="order", outcome="cannot tell", llr=0.0, sentence=reason)
     case = _Case(
         spectra[:_SPECTRA],
-        _remainders(spectra),
-        footprint.likelihoods(sample),
+        _measure_remainders(spectra),
+        score_resolution(sample),
         sample.quantity is Quantity.TOA_REFLECTANCE,
     ).with_shift(names)
     declared = case.score(names)
-    scores = case.gains(_candidates(names), over=declared)
+    scores = case.gains(_list_candidates(names), over=declared)
     best, llr = _climb(case, names, declared, scores)
-    outcome: Outcome = judged(llr)
+    outcome: Outcome = judge(llr)
     if outcome in ("wrong", "suspect"):
-        return _against(sample, names, best, llr, outcome)
-    pairs = [other for other in _exchanges(names) if scores[other] > -TELLING]
+        return _explain_order(sample, names, best, llr, outcome)
+    pairs = [other for other in _list_exchanges(names) if scores[other] > -TELLING]
     alike = ["/".join(name for name, new in zip(names, other, strict=True) if name != new) for other in pairs]
-    mistakes = {what: scores[other] for what, other in _known(names).items() if other != names}
+    mistakes = {what: scores[other] for what, other in _list_known_orders(names).items() if other != names}
     possible = [what for what, score in mistakes.items() if score > -TELLING]
     evidence = {
         "not told apart": alike,
-        "misfit": round(surfaces.misfit(case.spectra, surfaces.members(names, top=case.top)), 2),
+        "misfit": round(compute_unmixing_residual(case.spectra, get_endmembers(names, top=case.top)), 2),
     }
     if possible:
         sentence = f"the planes fit the declared order and {' or '.join(possible)} about equally well"
-        return Finding(kind="order", outcome="cannot tell", llr=bounded(llr), sentence=sentence, evidence=evidence)
+        return Finding(kind="order", outcome="cannot tell", llr=clip_ratio(llr), sentence=sentence, evidence=evidence)
     sentence = "the declared order explains the planes best" + (
         f"; not told apart: {', '.join(alike)}" if alike else ""
     )
-    llr = bounded(max(mistakes.values(), default=-TELLING))
+    llr = clip_ratio(max(mistakes.values(), default=-TELLING))
     return Finding(kind="order", outcome="fine", llr=llr, sentence=sentence, evidence=evidence)
 
 
@@ -118,29 +124,30 @@ def reorder(sample: Sample, finding: Finding | None) -> Sample:
     return sample.named(tuple(finding.evidence["planes are"]))
 
 
-def _why_not(names: Bands, spectra: npt.NDArray[np.float64]) -> str:
+def _explain_silence(names: Bands, spectra: npt.NDArray[np.float64]) -> str:
     if "" in names or len(names) < _LEAST_BANDS:
-        return f"an order needs at least {_LEAST_BANDS} bands of known spectra, got {', '.join(name or 'another' for name in names)}"
+        given = ", ".join(name or "another" for name in names)
+        return f"an order needs at least {_LEAST_BANDS} bands of known spectra, got {given}"
     if len(spectra) < _LEAST_SPECTRA:
         return f"fewer than {_LEAST_SPECTRA} blocks of {_BLOCK_PX} x {_BLOCK_PX} valid pixels"
     return ""
 
 
-def _spectra(sample: Sample) -> npt.NDArray[np.float64]:
+def _sample_spectra(sample: Sample) -> npt.NDArray[np.float64]:
     """Return up to 400 spectra [n, plane] in random order, each the mean of a wholly valid block of 12 x 12 pixels."""
-    found = []
+    means_by_window = []
     for window in sample.windows:
         height, width = (size // _BLOCK_PX * _BLOCK_PX for size in window.shape[1:])
         blocks = window[:, :height, :width].reshape(
             len(window), height // _BLOCK_PX, _BLOCK_PX, width // _BLOCK_PX, _BLOCK_PX
         )
         means = blocks.mean(axis=(2, 4), dtype=np.float64).reshape(len(window), -1).T
-        found.append(means[np.isfinite(means).all(axis=1)])
-    spectra = np.concatenate(found)
+        means_by_window.append(means[np.isfinite(means).all(axis=1)])
+    spectra = np.concatenate(means_by_window)
     return np.asarray(spectra[np.random.default_rng(0).permutation(len(spectra))[: 10 * _SPECTRA]])
 
 
-def _remainders(spectra: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _measure_remainders(spectra: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return ln(1 - r^2) between the planes, [plane, plane]; 0 where too few spectra make any correlation."""
     if len(spectra) < _LEAST_FOR_CORRELATION:
         return np.zeros((spectra.shape[1], spectra.shape[1]))
@@ -150,7 +157,7 @@ def _remainders(spectra: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(np.log(np.maximum(1.0 - correlation**2, _LEAST_REMAINDER)))
 
 
-def _exchanges(names: Bands) -> Iterator[Bands]:
+def _list_exchanges(names: Bands) -> Iterator[Bands]:
     for i in range(len(names)):
         for j in range(i + 1, len(names)):
             other = list(names)
@@ -158,18 +165,18 @@ def _exchanges(names: Bands) -> Iterator[Bands]:
             yield tuple(other)
 
 
-def _moves(names: Bands) -> Iterator[Bands]:
+def _list_moves(names: Bands) -> Iterator[Bands]:
     for name in names:
         rest = [other for other in names if other != name]
         for place in range(len(names)):
             yield tuple(rest[:place] + [name] + rest[place:])
 
 
-def _candidates(names: Bands) -> set[Bands]:
-    return ({*_exchanges(names), *_moves(names), *_known(names).values()}) - {names}
+def _list_candidates(names: Bands) -> set[Bands]:
+    return ({*_list_exchanges(names), *_list_moves(names), *_list_known_orders(names).values()}) - {names}
 
 
-def _known(names: Bands) -> dict[str, Bands]:
+def _list_known_orders(names: Bands) -> dict[str, Bands]:
     """Return orders that real sets were published in under another name, by what they are called."""
     known = {"the reverse order": names[::-1]}
     if {"B02", "B04"} <= set(names):
@@ -187,7 +194,7 @@ def _climb(case: _Case, names: Bands, declared: float, scores: dict[Bands, float
     if total < TELLING:
         return best, total
     for _ in range(_STEPS):
-        further = case.gains(_exchanges(best), over=declared + total)
+        further = case.gains(_list_exchanges(best), over=declared + total)
         step = max(further, key=lambda other: further[other])
         if further[step] <= TELLING:
             break
@@ -195,16 +202,19 @@ def _climb(case: _Case, names: Bands, declared: float, scores: dict[Bands, float
     return best, total
 
 
-def _against(sample: Sample, names: Bands, best: Bands, llr: float, outcome: Outcome) -> Finding:
+def _explain_order(sample: Sample, names: Bands, best: Bands, llr: float, outcome: Outcome) -> Finding:
     back = dict(zip(names, sample.bands, strict=True))
     planes = tuple(back[name] for name in best)
     holds = dict(zip(sample.bands, planes, strict=True))
     moved = tuple(name for name, new in holds.items() if name != new)
     pairs = ", ".join(f"{name} holds {holds[name]}" for name in moved)
-    called = [what for what, other in _known(names).items() if other == best]
+    called = [what for what, other in _list_known_orders(names).items() if other == best]
     return Finding(
-        kind="order", outcome=outcome, llr=bounded(llr), bands=moved,
+        kind="order",
+        outcome=outcome,
+        llr=clip_ratio(llr),
+        bands=moved,
         sentence=f"the planes are in another order{f' ({called[0]})' if called else ''}: {pairs}",
         evidence={"planes are": list(planes), "gain": round(llr, 1)},
         remedy={"bands": [holds[name] for name in sample.file_bands or sample.bands]},
-    )  # fmt: skip
+    )

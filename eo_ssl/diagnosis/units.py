@@ -1,4 +1,4 @@
-"""Whether values are in the unit that the card declares: scaled once, reflectance and not stored numbers, power and not decibel."""
+"""The check of units: scaled once, reflectance and not stored numbers, power and not decibel."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.diagnosis.findings import CERTAIN, Finding, bounded, judged
-from eo_ssl.diagnosis.samples import Floats, Sample
+from eo_ssl.diagnosis.findings import CERTAIN, Finding, clip_ratio, judge
+from eo_ssl.diagnosis.sampled_windows import Floats, Sample
 
 _LEAST = 200  # valid values below which nothing is said
 _BRIGHTNESS = (math.log(0.2), 0.8)
-"""Median and standard deviation of ln(reflectance) over scenes: the band means of SSL4EO-S12 (arXiv 2211.07044) lie between 0.08 and
-0.26; deep water comes to 0.03, snow and cloud to 0.9."""
+"""Median and standard deviation of ln(reflectance) over scenes: the band means of SSL4EO-S12 (arXiv 2211.07044) lie
+between 0.08 and 0.26; deep water comes to 0.03, snow and cloud to 0.9."""
 _POWER_DB, _SPREAD_DB = -14.0, 7.0
-"mean backscatter of land and sea in VV and VH, and its spread over pixels, dB (SSL4EO-S12 v1.0: -12.5 +- 5.3 and -20.2 +- 5.9)"
+"""mean backscatter of land and sea in VV and VH, and its spread over pixels, dB (SSL4EO-S12 v1.0: -12.5 +- 5.3 and
+-20.2 +- 5.9)"""
 _FACTORS = (1e-4, 1e4, 1e-8, 1e8)
 "errors met in practice: 10000 forgotten or applied once too often"
 _PERCENT = (1e-2, 1e2)
@@ -27,35 +28,35 @@ _SAME_QUANTUM = 0.01  # relative
 
 
 def check_scale(sample: Sample) -> Finding | None:
-    """Return whether reflectance has the size of reflectance, and steps of 0.0001 where the sensor's products have them."""
+    """Return whether reflectance has the size of one, and steps of 0.0001 where the sensor's products have them."""
     if not sample.quantity.is_reflectance:
         return None
-    values = _sorted(sample)
+    values = _take_ground_values(sample)
     if len(values) < _LEAST:
         return Finding(
             kind="scale", outcome="cannot tell", llr=0.0, sentence=f"fewer than {_LEAST} valid values above zero"
         )
     level = float(np.median(values))
-    step = quantum(sample)
+    step = estimate_quantum(sample)
     known = sample.sensor.startswith(("sentinel2", "hls"))
     odd = known and step is not None and abs(step / _QUANTUM - 1) > _SAME_QUANTUM
-    ratios = {factor: _size(level / factor) - _size(level) for factor in (*_FACTORS, *_PERCENT)}
+    ratios = {factor: _score_brightness(level / factor) - _score_brightness(level) for factor in (*_FACTORS, *_PERCENT)}
     if known and step is not None:  # the lattice names its factor and speaks against all others
         ratios = {factor: ratio - _LATTICE_SAYS * (not odd) for factor, ratio in ratios.items()}
         if odd:
             factor = step / _QUANTUM
-            ratios[factor] = _size(level / factor) - _size(level) + _LATTICE_SAYS
+            ratios[factor] = _score_brightness(level / factor) - _score_brightness(level) + _LATTICE_SAYS
     factor = max(ratios, key=lambda one: ratios[one])
-    llr = bounded(ratios[factor])
+    llr = clip_ratio(ratios[factor])
     evidence: dict[str, object] = {
         "median": float(f"{level:.4g}"),
         "step": None if step is None else float(f"{step:.4g}"),
     }
-    return _scaled(sample, factor, llr, evidence)
+    return _judge_scale(sample, factor, llr, evidence)
 
 
-def _scaled(sample: Sample, factor: float, llr: float, evidence: dict[str, object]) -> Finding:
-    outcome = judged(llr)
+def _judge_scale(sample: Sample, factor: float, llr: float, evidence: dict[str, object]) -> Finding:
+    outcome = judge(llr)
     sentence = "values have the size of the declared quantity"
     remedy: dict[str, object] = {}
     if outcome in ("wrong", "suspect"):
@@ -68,12 +69,12 @@ def _scaled(sample: Sample, factor: float, llr: float, evidence: dict[str, objec
     return Finding(kind="scale", outcome=outcome, llr=llr, sentence=sentence, evidence=evidence, remedy=remedy)
 
 
-def quantum(sample: Sample) -> float | None:
-    """Return the step that all values of most bands are whole multiples of, None when they are not quantised (resampled, compressed)."""
+def estimate_quantum(sample: Sample) -> float | None:
+    """Return the step that the values of most bands are multiples of; None if not quantised (resampled, compressed)."""
     steps = []
     for plane in range(len(sample.bands)):
         values = np.concatenate([window[plane].ravel() for window in sample.windows[:4]]).astype(np.float64)
-        step = _lattice(values[np.isfinite(values)])
+        step = _estimate_spacing(values[np.isfinite(values)])
         if step is not None:
             steps.append(step)
     if 2 * len(steps) < len(sample.bands):
@@ -82,8 +83,8 @@ def quantum(sample: Sample) -> float | None:
     return least if np.mean(np.abs(np.array(steps) / least - np.rint(np.array(steps) / least)) < 0.02) > 0.5 else None
 
 
-def _lattice(values: npt.NDArray[np.float64]) -> float | None:
-    """Return the spacing of the distinct values, refined over ever wider differences; None if they follow no lattice."""
+def _estimate_spacing(values: npt.NDArray[np.float64]) -> float | None:
+    """Return the spacing of the distinct values, refined over wider and wider differences; None if there is none."""
     distinct = np.unique(values)
     if len(distinct) < 20:
         return None
@@ -102,14 +103,14 @@ def _lattice(values: npt.NDArray[np.float64]) -> float | None:
 
 
 def check_unit(sample: Sample) -> Finding | None:
-    """Return whether backscatter is in the declared unit: linear power or decibel, scaled once; None for optical products."""
+    """Return whether backscatter is in the declared unit, power or decibel, scaled once; None for optical products."""
     quantity = sample.quantity
     if not (quantity.is_power or quantity.is_db):
         return None
     values = sample.pixels().ravel().astype(np.float64)
     if len(values) < _LEAST:
         return Finding(kind="unit", outcome="cannot tell", llr=0.0, sentence=f"fewer than {_LEAST} valid values")
-    laws: dict[str, Callable[[npt.NDArray[np.float64]], float]] = {"power": _power, "db": _decibel}
+    laws: dict[str, Callable[[npt.NDArray[np.float64]], float]] = {"power": _score_power, "db": _score_decibel}
     own, other = ("power", "db") if quantity.is_power else ("db", "power")
     declared = laws[own](values)
     ratios = {(own, factor): laws[own](values / factor) - math.log(factor) - declared for factor in _FACTORS}
@@ -120,30 +121,36 @@ def check_unit(sample: Sample) -> Finding | None:
         "negative": f"{100 * np.mean(values < 0):.1f} %",
     }
     if law == own:
-        return _scaled(sample, factor, bounded(llr), evidence)
-    outcome = judged(bounded(llr))
-    found = quantity.in_db if quantity.is_power else quantity.in_power
+        return _judge_scale(sample, factor, clip_ratio(llr), evidence)
+    outcome = judge(clip_ratio(llr))
+    unit = quantity.in_db if quantity.is_power else quantity.in_power
     told = outcome in ("wrong", "suspect")
     return Finding(
-        kind="unit", outcome=outcome, llr=bounded(llr), evidence=evidence, remedy={"quantity": found.value} if told else {},
-        sentence=f"values are {found.value}, not {quantity.value}" if told else "values have the unit of the declared quantity",
-    )  # fmt: skip
+        kind="unit",
+        outcome=outcome,
+        llr=clip_ratio(llr),
+        evidence=evidence,
+        remedy={"quantity": unit.value} if told else {},
+        sentence=f"values are {unit.value}, not {quantity.value}"
+        if told
+        else "values have the unit of the declared quantity",
+    )
 
 
-def _size(level: float) -> float:
+def _score_brightness(level: float) -> float:
     centre, width = _BRIGHTNESS
     return -0.5 * ((math.log(level) - centre) / width) ** 2
 
 
-def _sorted(sample: Sample) -> Floats:
+def _take_ground_values(sample: Sample) -> Floats:
     """Return the values above zero of the bands that see the ground (not B09, B10)."""
     kept = [k for k, name in enumerate(sample.bands) if name not in ("B09", "B10")] or list(range(len(sample.bands)))
     values = np.concatenate([window[kept].ravel() for window in sample.windows])
     return values[values > 0]
 
 
-def _power(values: npt.NDArray[np.float64]) -> float:
-    """Return the mean log-density of linear power: lognormal; noise removal leaves one value in fifty at or below zero, and small."""
+def _score_power(values: npt.NDArray[np.float64]) -> float:
+    """Return the mean log-density of linear power: lognormal, small where noise removal left none."""
     positive = values > 0
     width = _SPREAD_DB * math.log(10) / 10
     centre = _POWER_DB * math.log(10) / 10
@@ -153,7 +160,7 @@ def _power(values: npt.NDArray[np.float64]) -> float:
     return float(np.mean(np.clip(np.where(positive, above, below), -10 * CERTAIN, None)))
 
 
-def _decibel(values: npt.NDArray[np.float64]) -> float:
+def _score_decibel(values: npt.NDArray[np.float64]) -> float:
     """Return the mean log-density of decibels: normal."""
     logs = -0.5 * ((values - _POWER_DB) / _SPREAD_DB) ** 2 - math.log(_SPREAD_DB * math.sqrt(2 * math.pi))
     return float(np.mean(np.clip(logs, -10 * CERTAIN, None)))

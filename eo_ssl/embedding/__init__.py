@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from eo_ssl.embedding.covariance import Covariance
 from eo_ssl.embedding.inputs import (
-    device_named,
-    file_names,
+    choose_stream,
+    find_scenes,
     is_link,
-    named_encoder,
-    reopened,
-    scenes_at,
-    stream_at,
+    name_maps,
+    open_stream,
+    prepare_encoder,
+    reopen_scenes,
 )
-from eo_ssl.embedding.queries import Query, at, degrees, like, of_image
+from eo_ssl.embedding.queries import Query, parse_lonlat, query_image, query_place, query_tile
 from eo_ssl.embedding.scenes import Mapped, SceneSettings, check_scene, embed_scene
-from eo_ssl.embedding.search import Distance, Embeddings, Hits, nearest, on_same_ground
-from eo_ssl.embedding.spectrum import Spectrum
-from eo_ssl.embedding.table import numbers_of
-from eo_ssl.embedding.tiles import EMBEDDINGS, TileSettings, check_tiles, embed_tiles, tidy
+from eo_ssl.embedding.search import Distance, Embeddings, Hits, find_nearest, find_same_ground
+from eo_ssl.embedding.table import extract_vectors
+from eo_ssl.embedding.tiles import EMBEDDINGS, TileSettings, check_tiles, embed_tiles, remove_parts
 
 __all__ = [
+    "Covariance",
     "Distance",
     "EMBEDDINGS",
     "Embeddings",
@@ -26,25 +27,24 @@ __all__ = [
     "Mapped",
     "Query",
     "SceneSettings",
-    "Spectrum",
     "TileSettings",
-    "at",
     "check_scene",
     "check_tiles",
-    "degrees",
-    "device_named",
+    "choose_stream",
     "embed_scene",
     "embed_tiles",
-    "file_names",
+    "extract_vectors",
+    "find_nearest",
+    "find_same_ground",
+    "find_scenes",
     "is_link",
-    "like",
-    "named_encoder",
-    "nearest",
-    "numbers_of",
-    "of_image",
-    "on_same_ground",
-    "reopened",
-    "scenes_at",
-    "stream_at",
-    "tidy",
+    "name_maps",
+    "parse_lonlat",
+    "prepare_encoder",
+    "query_image",
+    "query_place",
+    "query_tile",
+    "remove_parts",
+    "reopen_scenes",
+    "open_stream",
 ]

@@ -1,4 +1,4 @@
-"""What is embedded: an encoder by its name, and the scenes behind a file, a folder or a STAC item."""
+"""Inputs of embedding: an encoder by its name, a corpus and its stream, scenes of a file, a folder or a STAC item."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eo_ssl.cards import Card, load_card
 from eo_ssl.corpus import Corpus
 from eo_ssl.corpus.conditions import rows_where
 from eo_ssl.encoder import FITTED, WEIGHT_FREE, Encoder, load_encoder
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect, nearest
 from eo_ssl.layouts import Stac
 from eo_ssl.manifest import MANIFEST, UNFINISHED, fingerprint
 from eo_ssl.preprocessing import Preprocessing
@@ -27,7 +27,7 @@ from eo_ssl.scene.stac import access
 _FITTING = 1024  # tiles that the patches of a fitted encoder are cut out of
 
 
-def named_encoder(
+def prepare_encoder(
     name: str, *, statistics: tuple[Corpus, str] | None = None, seed: int = 0, window_px: int | None = None
 ) -> Encoder:
     """Return the encoder ``name``; a weight-free one is normalised by the training split of a stream, power as dB.
@@ -41,36 +41,38 @@ def named_encoder(
     Raises:
         UserError: no such encoder, a weight-free one without a stream, or a size that the weights do not take.
     """
-    found = (
-        load_encoder(name, seed=seed) if name not in (*WEIGHT_FREE, *FITTED) else _weight_free(name, statistics, seed)
+    model = (
+        load_encoder(name, seed=seed)
+        if name not in (*WEIGHT_FREE, *FITTED)
+        else _load_weight_free(name, statistics, seed)
     )
-    contract = found.preprocessing
+    contract = model.preprocessing
     kept = window_px is None or (window_px == contract.size_px and contract.resize != "native")
-    return found if kept else found.at_size(int(window_px or 0))
+    return model if kept else model.at_size(int(window_px or 0))
 
 
-def _weight_free(name: str, statistics: tuple[Corpus, str] | None, seed: int) -> Encoder:
+def _load_weight_free(name: str, statistics: tuple[Corpus, str] | None, seed: int) -> Encoder:
     if statistics is None:
         raise UserError(
-            f"expected a corpus whose training tiles say how the input of the weight-free encoder {name} is normalised, got none; give --statistics"
+            f"expected a corpus whose training tiles say how the input of the weight-free encoder {name} is "
+            "normalised, got none; give --statistics"
         )
     corpus, stream = statistics
     tag = corpus.stream(stream).stream
-    quantity = tag.quantity.in_db if tag.quantity.is_power else None
-    found = corpus.statistics(stream, quantity)
-    convert = (f"{tag.quantity.value}->{quantity.value}",) if quantity else ()
-    contract = Preprocessing.from_stats(tag, found, convert=convert)
-    images = _training_images(corpus, stream, contract) if name in FITTED else None
+    contract = Preprocessing.of_stream(tag, corpus.statistics(stream, tag.quantity.in_db_if_power))
+    images = _read_training_images(corpus, stream, contract) if name in FITTED else None
     return load_encoder(name, preprocessing=contract, seed=seed, images=images)
 
 
-def _training_images(corpus: Corpus, stream: str, contract: Preprocessing) -> Tensor:
+def _read_training_images(corpus: Corpus, stream: str, contract: Preprocessing) -> Tensor:
     """At most `_FITTING` tiles of the training split at even steps, prepared by ``contract``: [n, C, H, W] float32."""
     rows = rows_where(corpus, stream, ["split==train"])
-    if not len(rows):
-        raise UserError(
-            f"expected training tiles of {stream} to fit the encoder to, got none; give a stream with a training split"
-        )
+    expect(
+        len(rows),
+        expected=f"training tiles of {stream} to fit the encoder to",
+        got="none",
+        remedy="give a stream with a training split",
+    )
     reader = corpus.stream(stream)
     tiles = reader.read(rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _FITTING)).astype(np.int64))])
     tag = reader.stream
@@ -78,42 +80,51 @@ def _training_images(corpus: Corpus, stream: str, contract: Preprocessing) -> Te
     return x
 
 
-def stream_at(place: str, name: str | None, *, snapshot: int | None = None) -> tuple[Corpus, str]:
+def open_stream(place: str, name: str | None, *, snapshot: int | None = None) -> tuple[Corpus, str]:
     """Return the corpus at ``place`` and the stream ``name`` of it, or its only one where none is named.
 
     Raises:
-        UserError: there is nothing, a scene (which needs a card) or another folder; no such stream, or none of several is named.
+        UserError: there is nothing, a scene (which needs a card) or another folder; no such stream, or none of several
+            is named.
     """
     path = Path(place)
-    if is_link(place) or path.is_file():
-        raise UserError(
-            f"expected --card for the scene {place}, got none; a file does not say what its numbers are, see `eo-ssl inspect cards`"
-        )
-    if "://" not in place and not path.exists():
-        raise UserError(f"expected a corpus, or a scene with --card, at {place}, got nothing there; correct the path")
-    if "://" not in place and not any((path / file).exists() for file in (MANIFEST, UNFINISHED)):
-        raise UserError(
-            f"expected a corpus, or --card for a folder of scenes, got the folder {place} and no card; see `eo-ssl inspect cards`"
-        )
+    expect(
+        not is_link(place) and not path.is_file(),
+        expected=f"--card for the scene {place}",
+        got="none",
+        remedy="a file does not say what its numbers are, see `eo-ssl inspect cards`",
+    )
+    expect(
+        "://" in place or path.exists(),
+        expected=f"a corpus, or a scene with --card, at {place}",
+        got="nothing there",
+        remedy="correct the path",
+    )
+    expect(
+        "://" in place or any((path / file).exists() for file in (MANIFEST, UNFINISHED)),
+        expected="a corpus, or --card for a folder of scenes",
+        got=f"the folder {place} and no card",
+        remedy="see `eo-ssl inspect cards`",
+    )
     corpus = Corpus.open(place, snapshot=snapshot)
-    known = tuple(corpus.streams)
-    chosen = known[0] if name is None and len(known) == 1 else name
-    if chosen not in known:
-        raise UserError(
-            f"expected one of the {len(known)} streams of {place} ({', '.join(known)}), got {chosen or 'none'}; name one with --stream"
-        )
-    return corpus, chosen
+    return corpus, choose_stream(corpus, name)
 
 
-def device_named(asked: str) -> str:
-    """Return the torch device for auto, cpu or cuda.
+def choose_stream(corpus: Corpus, name: str | None) -> str:
+    """Return the stream ``name`` of a corpus, or its only one where none is named.
 
     Raises:
-        UserError: cuda where torch finds no GPU.
+        UserError: no such stream, or none of several is named.
     """
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise UserError("expected a GPU for --device cuda, got none that torch can use; leave --device out")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+    known = tuple(corpus.streams)
+    chosen = known[0] if name is None and len(known) == 1 else name or ""
+    expect(
+        chosen in known,
+        expected=f"one of the {len(known)} streams of {corpus.root} ({', '.join(known)})",
+        got=chosen or "none",
+        remedy=f"name one with --stream{nearest(chosen, known)}",
+    )
+    return chosen
 
 
 def is_link(place: str) -> bool:
@@ -121,61 +132,72 @@ def is_link(place: str) -> bool:
     return access.is_link(place)
 
 
-def scenes_at(place: str, card: Card) -> tuple[Product, ...]:
+def find_scenes(place: str, card: Card) -> tuple[Product, ...]:
     """Return the scenes that ``card`` finds at ``place``, in the order of their ids.
 
     Args:
-        place: a raster or array file, a folder of one or several products, or a STAC item or item collection (path or link).
+        place: a raster or array file, a folder of one or several products, or a STAC item or item collection (path or
+            link).
         card: what the pixels are; its pattern of files, or its catalogue, gives way to ``place``.
 
     Raises:
         UserError: there is nothing at ``place`` that the card fits, or what is there are chips.
     """
-    narrowed, root = _stac(place, card) if card.reader == "stac" else _files(place, card)
-    found = products(narrowed, root).products
-    if any(product.kind == "chips" for product in found):
-        raise UserError(
-            f"expected scenes at {place}, got the chips of card {card.name}; ingest them and embed the corpus, one vector per tile"
-        )
-    return found
+    narrowed, root = _narrow_stac(place, card) if card.reader == "stac" else _narrow_files(place, card)
+    scenes = products(narrowed, root).products
+    expect(
+        not any(product.kind == "chips" for product in scenes),
+        expected=f"scenes at {place}",
+        got=f"the chips of card {card.name}",
+        remedy="ingest them and embed the corpus, one vector per tile",
+    )
+    return scenes
 
 
-def _stac(place: str, card: Card) -> tuple[Card, Path]:
+def _narrow_stac(place: str, card: Card) -> tuple[Card, Path]:
     start = place if is_link(place) else str(Path(place).resolve())
     kind = access.document(start).get("type")
-    if kind not in ("Feature", "FeatureCollection"):
-        raise UserError(
-            f"expected a STAC item or item collection at {place}, got {kind or 'an API'}; give the link of one item, or ingest a catalogue first"
-        )
+    expect(
+        kind in ("Feature", "FeatureCollection"),
+        expected=f"a STAC item or item collection at {place}",
+        got=kind or "an API",
+        remedy="give the link of one item, or ingest a catalogue first",
+    )
     sign = card.stac.sign if card.stac else ""
     return replace(card, stac=Stac(catalog=start, sign=sign)), Path()
 
 
-def _files(place: str, card: Card) -> tuple[Card, Path]:
+def _narrow_files(place: str, card: Card) -> tuple[Card, Path]:
     path = Path(place).resolve()
-    if not path.exists():
-        raise UserError(f"expected a file, a folder or a STAC item at {place}, got nothing there; correct the path")
+    expect(
+        path.exists(),
+        expected=f"a file, a folder or a STAC item at {place}",
+        got="nothing there",
+        remedy="correct the path",
+    )
     if path.is_dir() and path.suffix.upper() != ".SAFE":
         return card, path
-    if card.reader == "band_folder":
-        raise UserError(
-            f"expected a folder that holds products of card {card.name}, got the file {place}; give the folder"
-        )
+    expect(
+        card.reader != "band_folder",
+        expected=f"a folder that holds products of card {card.name}",
+        got=f"the file {place}",
+        remedy="give the folder",
+    )
     return replace(card, files=glob.escape(path.name)), path.parent
 
 
-def file_names(found: tuple[Product, ...]) -> list[str]:
-    """Return a file name for the map of each scene: its id without the card's name, letters, digits, dots and dashes only, each once."""
+def name_maps(scenes: tuple[Product, ...]) -> list[str]:
+    """Return a file name for the map of each scene: its id in letters, digits, dots and dashes, each name once."""
     stems = [
-        re.sub(r"[^\w.\-]+", "_", product.product_id.partition("/")[2]).strip("._") or "scene" for product in found
+        re.sub(r"[^\w.\-]+", "_", product.product_id.partition("/")[2]).strip("._") or "scene" for product in scenes
     ]
     return [
         f"{stem}.tif" if stems.count(stem) == 1 else f"{stem}-{fingerprint(product.product_id)[:8]}.tif"
-        for stem, product in zip(stems, found, strict=True)
+        for stem, product in zip(stems, scenes, strict=True)
     ]
 
 
-def reopened(summary: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str, Product], str]:
+def reopen_scenes(summary: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str, Product], str]:
     """Return the scenes behind some maps of a product by the name of the map, and why those that are absent are.
 
     Nothing is fetched from the network, and a scene that has changed since is left out.
@@ -189,10 +211,12 @@ def reopened(summary: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str
         where = "lie on the network" if recorded else "are not recorded"
         return {}, f"Its scenes {where}, hence no pictures of them."
     try:
-        found = {one.product_id: one for one in scenes_at(str(summary["source"]), load_card(str(summary["card_at"])))}
+        scenes = {
+            scene.product_id: scene for scene in find_scenes(str(summary["source"]), load_card(str(summary["card_at"])))
+        }
         same = {}
         for name in names:
-            scene = found.get(recorded[name]["id"])
+            scene = scenes.get(recorded[name]["id"])
             if scene is not None and scene.checksum() == recorded[name]["checksum"]:
                 same[name] = scene
     except UserError as error:

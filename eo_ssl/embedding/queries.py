@@ -1,4 +1,4 @@
-"""What neighbours are asked for: a tile of the table by row, window or place on Earth, or an image of one's own."""
+"""Queries for neighbours: a tile of the table by row, window or place on Earth, or an image of one's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from eo_ssl.embedding.search import Embeddings
 from eo_ssl.embedding.table import Matrix
 from eo_ssl.encoder import Encoder
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, expect, nearest
 from eo_ssl.scene import Product
 from eo_ssl.sensors import Quantity, convert
 
@@ -39,53 +39,58 @@ class Query:
     "of the image"
 
 
-def like(table: Embeddings, text: str) -> Query:
-    """Return the query for a tile: its row in the stream (``17``), or ``PRODUCT:ROW,COL`` for the tile that holds that pixel.
+def query_tile(table: Embeddings, text: str) -> Query:
+    """Return the query for a tile by its row in the stream (``17``) or by a pixel it holds (``PRODUCT:ROW,COL``).
 
     Raises:
         UserError: another form, or no such tile in the table.
     """
     if text.strip().isdecimal():
-        return _of_row(table, int(text))
+        return _query_row(table, int(text))
     window = _WINDOW.fullmatch(text.strip())
     if window is None:
         raise UserError(
-            f"expected a row such as 17 or a window such as PRODUCT:640,1280, got {text!r}; product ids stand in the table and on the page"
+            f"expected a row such as 17 or a window such as PRODUCT:640,1280, got {text!r}; product ids stand in the "
+            "table and on the page"
         )
-    return _of_window(table, window["product"], int(window["row"]), int(window["col"]))
+    return _query_window(table, window["product"], int(window["row"]), int(window["col"]))
 
 
-def _of_row(table: Embeddings, row: int) -> Query:
+def _query_row(table: Embeddings, row: int) -> Query:
     for first, part in table.groups(["row"]):
-        found = np.flatnonzero(part["row"].to_numpy() == row)
-        if len(found):
-            return _tile(table, first + int(found[0]))
+        matches = np.flatnonzero(part["row"].to_numpy() == row)
+        if len(matches):
+            return _make_query(table, first + int(matches[0]))
     raise UserError(
-        f"expected a row of {table.about['corpus']['stream']} that was embedded ({len(table)} tiles), got {row}; see the column `row` of the table"
+        f"expected a row of {table.about['corpus']['stream']} that was embedded ({len(table)} tiles), got {row}; see "
+        "the column `row` of the table"
     )
 
 
-def _of_window(table: Embeddings, product: str, row: int, col: int) -> Query:
+def _query_window(table: Embeddings, product: str, row: int, col: int) -> Query:
     names: set[str] = set()
     columns = ["product_id", "row_off", "col_off", "height", "width"]
     for first, part in table.groups(columns):
         known = part["product_id"]
         same = _pc.or_(_pc.equal(known, product), _pc.ends_with(known, f"/{product}")).to_numpy()
         top, left, height, width = (part[name].to_numpy() for name in columns[1:])
-        found = np.flatnonzero(same & (top <= row) & (row < top + height) & (left <= col) & (col < left + width))
-        if len(found):
-            return _tile(table, first + int(found[0]))
+        matches = np.flatnonzero(same & (top <= row) & (row < top + height) & (left <= col) & (col < left + width))
+        if len(matches):
+            return _make_query(table, first + int(matches[0]))
         names |= set(_pc.unique(known).to_pylist())
-    if any(name == product or name.endswith(f"/{product}") for name in names):
-        raise UserError(
-            f"expected a pixel of {product} inside a tile that was embedded, got row {row}, column {col}; choose a window of the table"
-        )
+    expect(
+        not any(name == product or name.endswith(f"/{product}") for name in names),
+        expected=f"a pixel of {product} inside a tile that was embedded",
+        got=f"row {row}, column {col}",
+        remedy="choose a window of the table",
+    )
     raise UserError(
-        f"expected one of the {len(names)} products of the table, got {product!r}{nearest(product, names) or '; see its column `product_id`'}"
+        f"expected one of the {len(names)} products of the table, got "
+        f"{product!r}{nearest(product, names) or '; see its column `product_id`'}"
     )
 
 
-def degrees(text: str) -> tuple[float, float]:
+def parse_lonlat(text: str) -> tuple[float, float]:
     """Return longitude and latitude of ``12.5,41.9``.
 
     Raises:
@@ -100,8 +105,8 @@ def degrees(text: str) -> tuple[float, float]:
     return lon, lat
 
 
-def at(table: Embeddings, lon: float, lat: float) -> Query:
-    """Return the query for the tile on the ground at a place; of several the one whose middle is nearest, then the latest.
+def query_place(table: Embeddings, lon: float, lat: float) -> Query:
+    """Return the query for the tile on the ground at a place; of several the nearest, then the latest.
 
     Args:
         table: where to look.
@@ -111,10 +116,12 @@ def at(table: Embeddings, lon: float, lat: float) -> Query:
     Raises:
         UserError: no place on Earth, or no tile there.
     """
-    if not (-180 <= lon <= 180 and -90 <= lat <= 90):
-        raise UserError(
-            f"expected longitude and latitude in degrees, got {lon:g}, {lat:g}; longitude (-180 ... 180) comes first"
-        )
+    expect(
+        -180 <= lon <= 180 and -90 <= lat <= 90,
+        expected="longitude and latitude in degrees",
+        got=f"{lon:g}, {lat:g}",
+        remedy="longitude (-180 ... 180) comes first",
+    )
     point = shapely.Point(lon, lat)
     best: tuple[float, str, int] | None = None  # nearness, date, position
     away = np.inf
@@ -122,35 +129,39 @@ def at(table: Embeddings, lon: float, lat: float) -> Query:
         shapes = shapely.from_wkb(np.array(part["geometry"].to_pylist(), dtype=object))
         centres = shapely.get_coordinates(shapely.centroid(shapes[~shapely.is_missing(shapes)]))
         if len(centres):
-            away = min(away, float(_km(centres, lon, lat).min()))
+            away = min(away, float(_measure_km(centres, lon, lat).min()))
         for number in np.flatnonzero(shapely.covers(shapes, point)).tolist():
             middle = shapely.get_coordinates(shapely.centroid(shapes[number]))
-            rank = (-round(float(_km(middle, lon, lat)[0]), 6), str(part["datetime"][number]))
+            rank = (-round(float(_measure_km(middle, lon, lat)[0]), 6), str(part["datetime"][number]))
             if best is None or rank > best[:2]:
                 best = (*rank, first + number)
     if best is None:
         where = f"the nearest lies {away:.1f} km away" if np.isfinite(away) else "no tile of the table has a position"
         raise UserError(
-            f"expected a place on a tile of the table, got {lon:g}, {lat:g} where there is none ({where}); choose a place on one of its footprints"
+            f"expected a place on a tile of the table, got {lon:g}, {lat:g} where there is none ({where}); choose a "
+            "place on one of its footprints"
         )
-    return _tile(table, best[2])
+    return _make_query(table, best[2])
 
 
-def of_image(table: Embeddings, encoder: Encoder, product: Product) -> Query:
+def query_image(table: Embeddings, encoder: Encoder, product: Product) -> Query:
     """Return the query for the middle of a scene of one's own, cut to the size of the table's tiles.
 
     Raises:
-        UserError: another encoder than the table's, another kind of image, one smaller than a tile, or one that the contract refuses.
+        UserError: another encoder than the table's, another kind of image, one smaller than a tile, or one that the
+            contract refuses.
     """
     table.check_encoder(encoder)
     stream = table.about["stream"]
     size, wanted = int(stream["size_px"]), Quantity(stream["quantity"])
     cube = product.open()
     height, width = int(cube.sizes["y"]), int(cube.sizes["x"])
-    if min(height, width) < size:
-        raise UserError(
-            f"expected an image of at least {size} x {size} px, as the table's tiles, got {height} x {width}; give a larger cut of the scene"
-        )
+    expect(
+        min(height, width) >= size,
+        expected=f"an image of at least {size} x {size} px, as the table's tiles",
+        got=f"{height} x {width}",
+        remedy="give a larger cut of the scene",
+    )
     top, left = (height - size) // 2, (width - size) // 2
     values = cube["image"].isel(y=slice(top, top + size), x=slice(left, left + size)).values
     given = Quantity(str(cube.attrs["quantity"]))
@@ -162,20 +173,24 @@ def of_image(table: Embeddings, encoder: Encoder, product: Product) -> Query:
             torch.from_numpy(values[None]), bands=bands, quantity=given, sensor=str(cube.attrs["sensor"])
         )
         vector = encoder.features(x, valid=valid)[0].to("cpu", torch.float32).numpy()
-    if not np.isfinite(vector).all():
-        raise UserError(
-            f"expected finite features of {product.product_id}, got NaN or infinity; give an image with valid pixels in its middle"
-        )
+    expect(
+        np.isfinite(vector).all(),
+        expected=f"finite features of {product.product_id}",
+        got="NaN or infinity",
+        remedy="give an image with valid pixels in its middle",
+    )
     return Query(vector, f"the middle of {product.product_id}", None, values, bands)
 
 
-def _tile(table: Embeddings, position: int) -> Query:
+def _make_query(table: Embeddings, position: int) -> Query:
     (about,) = table.take(np.array([position]), ["product_id", "row_off", "col_off", "datetime", "row"])
     words = f"row {about['row']}: {about['product_id']}:{about['row_off']},{about['col_off']}"
     return Query(table.vector(position), f"{words}, {about['datetime'][:10]}" if about["datetime"] else words, position)
 
 
-def _km(points: np.ndarray[Any, np.dtype[np.float64]], lon: float, lat: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _measure_km(
+    points: np.ndarray[Any, np.dtype[np.float64]], lon: float, lat: float
+) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Great-circle distance of points [n, 2] (longitude, latitude in degrees) from a place, kilometres (haversine)."""
     east, north = np.radians(points[:, 0] - lon), np.radians(points[:, 1] - lat)
     bow = np.sin(north / 2) ** 2 + np.cos(np.radians(points[:, 1])) * np.cos(np.radians(lat)) * np.sin(east / 2) ** 2

@@ -18,11 +18,11 @@ from dask.delayed import Delayed
 from torch import nn
 
 from eo_ssl.corpus.engine import compute
-from eo_ssl.embedding.raster import Canvas, Georeference, optimise
+from eo_ssl.embedding.cog_writer import Canvas, Georeference, optimise
 from eo_ssl.embedding.table import Matrix, Stored
-from eo_ssl.embedding.windows import Axis, Range, plan
+from eo_ssl.embedding.windows import Range, WindowAxis, plan_windows
 from eo_ssl.encoder import Encoder
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 from eo_ssl.manifest import beside, commit
 from eo_ssl.sensors import Quantity, convert
 
@@ -33,7 +33,7 @@ Scheduler = Literal["threads", "synchronous"]
 
 @dataclass(frozen=True, slots=True)
 class SceneSettings:
-    """How a scene is embedded."""
+    """Settings of a scene's embedding."""
 
     overlap: float = 0.5
     "share of a window that the next one covers again"
@@ -49,10 +49,12 @@ class SceneSettings:
 
     def __post_init__(self) -> None:
         """Refuse an empty batch."""
-        if self.batch_size < 1:
-            raise UserError(
-                f"expected at least one window per forward pass, got {self.batch_size}; give --batch_size 64"
-            )
+        expect(
+            self.batch_size >= 1,
+            expected="at least one window per forward pass",
+            got=self.batch_size,
+            remedy="give --batch_size 64",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what decides the values of a map, as plain values."""
@@ -61,7 +63,7 @@ class SceneSettings:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """What became of a scene."""
+    """Size and validity of an embedded scene."""
 
     shape: tuple[int, int]
     "cells"
@@ -73,7 +75,7 @@ class Mapped:
 
 
 @dataclass(frozen=True, slots=True)
-class Lattice:
+class TokenGrid:
     """Cells of an encoder's input."""
 
     side: int
@@ -86,28 +88,31 @@ class Lattice:
         return self.side * self.patch_px
 
 
-def lattice(encoder: Encoder) -> Lattice:
+def measure_token_grid(encoder: Encoder) -> TokenGrid:
     """Return how the tokens of ``encoder`` lie on its input: a square of equal patches.
 
     Raises:
         UserError: the contract has no size of its own, or the tokens are no such square.
     """
     contract = encoder.preprocessing
-    if contract.resize == "native":
-        raise UserError(
-            f"expected an encoder with an input size, got {encoder.name}, whose contract takes images as they are; choose one with --window_px"
-        )
+    expect(
+        contract.resize != "native",
+        expected="an encoder with an input size",
+        got=f"{encoder.name}, whose contract takes images as they are",
+        remedy="choose one with --window_px",
+    )
     size = contract.size_px
     with torch.inference_mode():
         where = next((p.device for p in encoder.parameters()), None) if isinstance(encoder, nn.Module) else None
         count = int(encoder.tokens(torch.zeros(1, len(contract.bands), size, size, device=where)).shape[1])
     side = isqrt(count)
-    if side * side != count or size % side:
-        raise UserError(
-            f"expected tokens on a square grid of equal patches of {size} px, got {count} tokens of {encoder.name}; "
-            "embed a corpus with it, one vector per tile"
-        )
-    return Lattice(side, size // side)
+    expect(
+        side * side == count and size % side == 0,
+        expected=f"tokens on a square grid of equal patches of {size} px",
+        got=f"{count} tokens of {encoder.name}",
+        remedy="embed a corpus with it, one vector per tile",
+    )
+    return TokenGrid(side, size // side)
 
 
 def embed_scene(
@@ -121,8 +126,9 @@ def embed_scene(
 ) -> Mapped:
     """Write the embeddings of a scene to the Cloud-Optimized GeoTIFF ``path``, a band per dimension, a pixel per patch.
 
-    A Dask graph of two tasks per block: one reads and encodes the block's windows, one adds up what its neighbours give and writes. The
-    graph grows with the number of blocks; memory holds two rows of blocks, one batch of windows per worker and GDAL's bounded cache.
+    A Dask graph of two tasks per block: one reads and encodes the block's windows, one adds up what its neighbours give
+    and writes. The graph grows with the number of blocks; memory holds two rows of blocks, one batch of windows per
+    worker and GDAL's bounded cache.
 
     Args:
         encoder: any whose tokens are a square grid of patches.
@@ -135,7 +141,7 @@ def embed_scene(
     Raises:
         UserError: the contract refuses the scene, a number is not finite, or the disk is full.
     """
-    scene = Scene(encoder, cube, settings)
+    scene = SceneEmbedder(encoder, cube, settings)
     where = Georeference.of_cells(
         str(cube.attrs["crs"]), tuple(cube.attrs["transform"]), patch_px=scene.lattice.patch_px
     )
@@ -158,37 +164,39 @@ def check_scene(encoder: Encoder, cube: xr.Dataset, *, settings: SceneSettings) 
         UserError: another sensor, quantity or bands than the encoder's, or an overlap or a size that cannot be.
     """
     wanted, given = encoder.preprocessing.sensor, str(cube.attrs["sensor"])
-    if wanted != given:
-        raise UserError(
-            f"expected a scene of {wanted} for {encoder.name}, got one of {given}; give another scene, or another encoder"
-        )
-    scene = Scene(encoder, cube, settings)
+    expect(
+        wanted == given,
+        expected=f"a scene of {wanted} for {encoder.name}",
+        got=f"one of {given}",
+        remedy="give another scene, or another encoder",
+    )
+    scene = SceneEmbedder(encoder, cube, settings)
     side = scene.lattice.window_px
     scene.tokens(np.full((1, len(scene.bands), side, side), np.nan, dtype=np.float32))
 
 
-class Scene:
+class SceneEmbedder:
     """One scene under one encoder: what each task does."""
 
     def __init__(self, encoder: Encoder, cube: xr.Dataset, settings: SceneSettings) -> None:
         if isinstance(encoder, nn.Module):
             encoder.to(settings.device)
-        self.encoder, self.cube, self.settings, self.lattice = encoder, cube, settings, lattice(encoder)
+        self.encoder, self.cube, self.settings, self.lattice = encoder, cube, settings, measure_token_grid(encoder)
         self._forward = (
             threading.Lock()
         )  # one pass at a time uses all cores; the other workers read and blend meanwhile
         sizes = {"patch_px": self.lattice.patch_px, "side": self.lattice.side}
         cut = {"overlap": settings.overlap, "group": settings.group}
-        self.axes: tuple[Axis, Axis] = (
-            plan(int(cube.sizes["y"]), **sizes, **cut),  # type: ignore[arg-type]
-            plan(int(cube.sizes["x"]), **sizes, **cut),  # type: ignore[arg-type]
+        self.axes: tuple[WindowAxis, WindowAxis] = (
+            plan_windows(int(cube.sizes["y"]), **sizes, **cut),  # type: ignore[arg-type]
+            plan_windows(int(cube.sizes["x"]), **sizes, **cut),  # type: ignore[arg-type]
         )
         self.bands = tuple(str(name) for name in cube["band"].values)
-        self.quantity = _accepted(Quantity(str(cube.attrs["quantity"])), encoder.preprocessing.quantity)
+        self.quantity = _choose_quantity(Quantity(str(cube.attrs["quantity"])), encoder.preprocessing.quantity)
 
     @property
     def tags(self) -> dict[str, str]:
-        """What the file says of itself."""
+        """Tags of the file: encoder, contract, grid and provenance."""
         contract, attrs = self.encoder.preprocessing, self.cube.attrs
         own = {key: str(attrs[key]) for key in ("product_id", "datetime", "sensor", "licence", "attribution", "source")}
         return {
@@ -207,8 +215,9 @@ class Scene:
     def graph(self, canvas: Canvas) -> Any:
         """Return the Dask graph that writes the blocks to ``canvas``; its result is the number of valid cells.
 
-        It is written out as one mapping, since tasks made one by one each merge the graphs of all before them. A row begins when the one
-        before it is written: left to itself Dask walks down a tall scene and keeps all it meets there.
+        It is written out as one mapping, since tasks made one by one each merge the graphs of all before them. A row
+        begins when the one before it is written: left to itself Dask walks down a tall scene and keeps all it meets
+        there.
         """
         down, right = self.axes
         name = f"embed-{uuid.uuid4().hex}"
@@ -245,13 +254,13 @@ class Scene:
             for n in right.windows(j)
         ]
         measured: Flags = np.asarray(np.isfinite(pixels).any(axis=0))
-        corners = [c for c in corners if measured[_window(c[2] * patch, size), _window(c[3] * patch, size)].any()]
+        corners = [c for c in corners if measured[_span(c[2] * patch, size), _span(c[3] * patch, size)].any()]
         for first in range(0, len(corners), self.settings.batch_size):
             batch = corners[first : first + self.settings.batch_size]
-            images = [pixels[:, _window(y * patch, size), _window(x * patch, size)] for _, _, y, x in batch]
+            images = [pixels[:, _span(y * patch, size), _span(x * patch, size)] for _, _, y, x in batch]
             for (m, n, y, x), tokens in zip(batch, self.tokens(np.stack(images)), strict=True):
                 weight = (down.weights[m][:, None] * right.weights[n]).astype(np.float32)
-                total[_window(y, side), _window(x, side)] += weight[..., None] * tokens
+                total[_span(y, side), _span(x, side)] += weight[..., None] * tokens
         return (rows[0], columns[0]), total, cells >= self.settings.min_valid
 
     def finish(self, canvas: Canvas, i: int, j: int, parts: list[tuple[tuple[int, int], Matrix, Flags]]) -> int:
@@ -262,7 +271,9 @@ class Scene:
         valid = np.zeros(total.shape[:2], dtype=bool)
         for (top, left), values, flags in parts:  # in one order, whatever the order they were made in
             ours, theirs = zip(
-                _common(rows, (top, top + len(values))), _common(columns, (left, left + values.shape[1])), strict=True
+                _intersect(rows, (top, top + len(values))),
+                _intersect(columns, (left, left + values.shape[1])),
+                strict=True,
             )
             total[ours] += values[theirs]
             valid[ours] |= flags[theirs]
@@ -291,24 +302,26 @@ class Scene:
                 sensor=str(self.cube.attrs["sensor"]),
             )
             tokens: Matrix = self.encoder.tokens(x).to("cpu", torch.float32).numpy()
-        if not np.isfinite(tokens).all():
-            raise UserError(
-                f"expected finite tokens of {self.encoder.name}, got NaN or infinity in {self.cube.attrs['product_id']}; train the encoder again"
-            )
+        expect(
+            np.isfinite(tokens).all(),
+            expected=f"finite tokens of {self.encoder.name}",
+            got=f"NaN or infinity in {self.cube.attrs['product_id']}",
+            remedy="train the encoder again",
+        )
         return tokens.reshape(len(images), side, side, -1)
 
 
-def _accepted(given: Quantity, wanted: Quantity) -> Quantity:
-    """Quantity that the scene is handed over in: a power and its own decibels become each other, as when tiles are ingested."""
+def _choose_quantity(given: Quantity, wanted: Quantity) -> Quantity:
+    """Quantity that the scene is handed over in: a power and its own decibels become each other, as at ingestion."""
     same_power = (given.is_db and given.in_power == wanted) or (given.is_power and given.in_db == wanted)
     return wanted if same_power else given
 
 
-def _window(start: int, size: int) -> slice:
+def _span(start: int, size: int) -> slice:
     return slice(start, start + size)
 
 
-def _common(ours: Range, theirs: Range) -> tuple[slice, slice]:
-    """Where the cells that two ranges share lie in each."""
+def _intersect(ours: Range, theirs: Range) -> tuple[slice, slice]:
+    """Return the cells that two ranges share, as a slice of each."""
     low, high = max(ours[0], theirs[0]), min(ours[1], theirs[1])
     return slice(low - ours[0], high - ours[0]), slice(low - theirs[0], high - theirs[0])

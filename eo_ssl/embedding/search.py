@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.embedding.table import Matrix, Rows, about_of, numbers_of
+from eo_ssl.embedding.table import Matrix, Rows, extract_vectors, read_provenance
 from eo_ssl.embedding.tiles import EMBEDDINGS
 from eo_ssl.encoder import Encoder
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation import knn
 from eo_ssl.manifest import Manifest, require
 
@@ -38,10 +38,12 @@ class Embeddings:
             UserError: there is none, it is unfinished, or it holds maps of scenes.
         """
         manifest = require(folder, "embed")
-        if "files" in manifest.summary:
-            raise UserError(
-                f"expected a table of embeddings in {folder}, got maps of scenes; search works on the tiles of a corpus, so embed one"
-            )
+        expect(
+            "files" not in manifest.summary,
+            expected=f"a table of embeddings in {folder}",
+            got="maps of scenes",
+            remedy="search works on the tiles of a corpus, so embed one",
+        )
         return cls(folder, manifest)
 
     @cached_property
@@ -50,13 +52,14 @@ class Embeddings:
             return pq.ParquetFile(self.folder / EMBEDDINGS)
         except (OSError, pa.ArrowException) as error:
             raise UserError(
-                f"expected a table of embeddings at {self.folder / EMBEDDINGS}, got {error}; remove the folder and embed the corpus again"
+                f"expected a table of embeddings at {self.folder / EMBEDDINGS}, got {error}; remove the folder and "
+                "embed the corpus again"
             ) from error
 
     @cached_property
     def about(self) -> Mapping[str, Any]:
-        """What the file says of encoder, corpus, stream and licences."""
-        return about_of(self._file.schema_arrow)
+        """Provenance in the file: encoder, corpus, stream and licences."""
+        return read_provenance(self._file.schema_arrow)
 
     @property
     def dim(self) -> int:
@@ -75,17 +78,17 @@ class Embeddings:
             first += len(part)
 
     def take(self, positions: Rows, columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Return some columns of the rows at ``positions``, in that order; only the row groups that hold them are read."""
+        """Return columns of the rows at ``positions``, in that order; only the row groups that hold them are read."""
         sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         ends = np.cumsum(sizes)
         owner = np.searchsorted(ends, positions, side="right")
-        found: dict[int, dict[str, Any]] = {}
+        lines: dict[int, dict[str, Any]] = {}
         for number in np.unique(owner).tolist():
             part = self._file.read_row_group(number, columns=list(columns))
             first = int(ends[number]) - sizes[number]
             inside = [int(p) for p in positions[owner == number]]
-            found |= dict(zip(inside, part.take([p - first for p in inside]).to_pylist(), strict=True))
-        return [found[int(position)] for position in positions]
+            lines |= dict(zip(inside, part.take([p - first for p in inside]).to_pylist(), strict=True))
+        return [lines[int(position)] for position in positions]
 
     def vector(self, position: int) -> Matrix:
         """Return one embedding, float32 [D]."""
@@ -101,17 +104,18 @@ class Embeddings:
         known = self.about["corpus"]
         where = str(place or self.manifest.summary["corpus"])
         try:
-            found = Corpus.open(where, snapshot=known["snapshot"])
+            corpus = Corpus.open(where, snapshot=known["snapshot"])
         except UserError as error:
             raise UserError(
                 f"expected the corpus that was embedded at {where}, got none ({error}); give its place with --corpus"
             ) from error
-        if found.fingerprint != known["fingerprint"]:
-            raise UserError(
-                f"expected the corpus that was embedded ({known['fingerprint'][:12]}), got another at {where} ({found.fingerprint[:12]}); "
-                "give its place with --corpus"
-            )
-        return found
+        expect(
+            corpus.fingerprint == known["fingerprint"],
+            expected=f"the corpus that was embedded ({known['fingerprint'][:12]})",
+            got=f"another at {where} ({corpus.fingerprint[:12]})",
+            remedy="give its place with --corpus",
+        )
+        return corpus
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Refuse another encoder than the one that made the table.
@@ -120,11 +124,14 @@ class Embeddings:
             UserError: naming both.
         """
         known = self.about["encoder"]
-        if encoder.fingerprint != known["fingerprint"]:
-            raise UserError(
-                f"expected the encoder {known['name']} ({known['fingerprint'][:12]}) that made {self.folder}, got {encoder.name} "
-                f"({encoder.fingerprint[:12]}); embeddings of two encoders cannot be compared, so give that encoder or embed the corpus with this one"
-            )
+        expect(
+            encoder.fingerprint == known["fingerprint"],
+            expected=f"the encoder {known['name']} ({known['fingerprint'][:12]}) that made {self.folder}",
+            got=f"{encoder.name} ({encoder.fingerprint[:12]})",
+            remedy=(
+                "embeddings of two encoders cannot be compared, so give that encoder or embed the corpus with this one"
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +144,13 @@ class Hits:
     "float64 [k]: 1 - cosine, or the Euclidean distance"
 
 
-def nearest(
+def find_nearest(
     table: Embeddings, query: Matrix, *, k: int, distance: Distance = "cosine", without: Collection[int] = ()
 ) -> Hits:
     """Return the ``k`` rows of ``table`` nearest to ``query``, fewer where it has no more.
 
-    Exact: faiss proposes in float32 within each row group, float64 distances decide, and groups are merged by distance and position.
+    Exact: faiss proposes in float32 within each row group, float64 distances decide, and groups are merged by distance
+    and position.
 
     Args:
         table: where to look.
@@ -154,24 +162,27 @@ def nearest(
     Raises:
         UserError: k below 1, or a query of another length.
     """
-    if k < 1:
-        raise UserError(f"expected k of at least 1 neighbour, got {k}; give a larger --k")
-    if query.shape != (table.dim,):
-        raise UserError(
-            f"expected a query of {table.dim} numbers, got {list(query.shape)}; take it from the encoder that made the table"
-        )
+    expect(k >= 1, expected="k of at least 1 neighbour", got=k, remedy="give a larger --k")
+    expect(
+        query.shape == (table.dim,),
+        expected=f"a query of {table.dim} numbers",
+        got=list(query.shape),
+        remedy="take it from the encoder that made the table",
+    )
     wanted = k + len(without)
     position, value = np.empty(0, dtype=np.int64), np.empty(0)
     for first, part in table.groups(["embedding"]):
-        inside, found = _within(numbers_of(part["embedding"], table.dim), query, k=wanted, distance=distance)
-        position, value = np.concatenate([position, first + inside]), np.concatenate([value, found])
+        inside, distances = _search_part(
+            extract_vectors(part["embedding"], table.dim), query, k=wanted, distance=distance
+        )
+        position, value = np.concatenate([position, first + inside]), np.concatenate([value, distances])
         order = np.lexsort((position, value))[:wanted]
         position, value = position[order], value[order]
     kept = ~np.isin(position, np.fromiter(without, dtype=np.int64, count=len(without)))
     return Hits(position[kept][:k], value[kept][:k])
 
 
-def _within(x: Matrix, query: Matrix, *, k: int, distance: Distance) -> tuple[Rows, np.ndarray[Any, Any]]:
+def _search_part(x: Matrix, query: Matrix, *, k: int, distance: Distance) -> tuple[Rows, np.ndarray[Any, Any]]:
     """Rows of ``x`` [n, D] nearest to ``query`` and their distances, float64."""
     if distance == "l2":
         rows = knn.find_neighbours(x, query[None], k=min(k, len(x)))[0]
@@ -186,15 +197,15 @@ def _within(x: Matrix, query: Matrix, *, k: int, distance: Distance) -> tuple[Ro
     aim = (wide / length).astype(np.float32)
     rows = knn.find_neighbours(unit, aim[None], k=min(k, len(unit)))[0]
     # Half the squared distance on the unit sphere is 1 - cosine, without the cancellation: copies are at exactly 0.
-    found = 0.5 * np.square(unit[rows].astype(np.float64) - aim).sum(axis=1)
-    return np.concatenate([some[rows], none[:k]]), np.concatenate([found, np.ones(len(none[:k]))])
+    distances = 0.5 * np.square(unit[rows].astype(np.float64) - aim).sum(axis=1)
+    return np.concatenate([some[rows], none[:k]]), np.concatenate([distances, np.ones(len(none[:k]))])
 
 
-def on_same_ground(table: Embeddings, position: int) -> list[int]:
-    """Return the positions of all tiles at the location of one, itself among them: other dates, and copies, of the same ground."""
+def find_same_ground(table: Embeddings, position: int) -> list[int]:
+    """Return the positions of all tiles at the location of one, itself among them: dates and copies of its ground."""
     (own,) = table.take(np.array([position]), ["location_id"])
-    found: list[int] = []
+    positions: list[int] = []
     for first, part in table.groups(["location_id"]):
         same = np.asarray(part["location_id"].to_pylist(), dtype=object) == own["location_id"]
-        found += (first + np.flatnonzero(same)).tolist()
-    return found
+        positions += (first + np.flatnonzero(same)).tolist()
+    return positions

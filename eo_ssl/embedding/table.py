@@ -23,10 +23,37 @@ Stored = Literal["float32", "float16"]
 ABOUT = b"eo_ssl"
 "key of what the file says of encoder, corpus and licence"
 _BOUNDS = ("xmin", "ymin", "xmax", "ymax")
+_WORDS = [
+    "product_id",
+    "stream",
+    "location_id",
+    "datetime",
+    "split",
+    "benchmark_split",
+    "label_name",
+    "licence",
+    "attribution",
+]
+_WHOLE_NUMBERS = ["row_off", "col_off", "height", "width", "epsg"]
 INDEXED = (
-    "tile_id", "product_id", "stream", "row_off", "col_off", "height", "width", "epsg", "location_id", "datetime", "split",
-    "benchmark_split", "label_name", "gsd_m", "licence", "attribution", "geometry",
-)  # fmt: skip
+    "tile_id",
+    "product_id",
+    "stream",
+    "row_off",
+    "col_off",
+    "height",
+    "width",
+    "epsg",
+    "location_id",
+    "datetime",
+    "split",
+    "benchmark_split",
+    "label_name",
+    "gsd_m",
+    "licence",
+    "attribution",
+    "geometry",
+)
 "columns taken from the corpus index"
 _GEO = {
     "version": "1.1.0",
@@ -42,7 +69,7 @@ _GEO = {
 }
 
 
-def schema(dim: int, *, stored: Stored, about: Mapping[str, Any]) -> pa.Schema:
+def build_schema(dim: int, *, stored: Stored, about: Mapping[str, Any]) -> pa.Schema:
     """Return the schema of a table of embeddings.
 
     Args:
@@ -51,12 +78,7 @@ def schema(dim: int, *, stored: Stored, about: Mapping[str, Any]) -> pa.Schema:
         about: plain values that say what the numbers are; they travel in the file's own metadata.
     """
     numbers = {"float32": pa.float32(), "float16": pa.float16()}[stored]
-    words = (
-        "product_id", "stream", "location_id", "datetime", "split", "benchmark_split", "label_name", "licence", "attribution",
-    )  # fmt: skip
-    kinds = dict.fromkeys(words, pa.string()) | dict.fromkeys(
-        ("row_off", "col_off", "height", "width", "epsg"), pa.int32()
-    )
+    kinds = dict.fromkeys(_WORDS, pa.string()) | dict.fromkeys(_WHOLE_NUMBERS, pa.int32())
     kinds |= {"tile_id": pa.binary(16), "gsd_m": pa.float64(), "geometry": pa.binary()}
     return pa.schema(
         [
@@ -69,7 +91,7 @@ def schema(dim: int, *, stored: Stored, about: Mapping[str, Any]) -> pa.Schema:
     )
 
 
-def table(corpus: Corpus, stream: str, rows: Rows, x: Matrix, *, form: pa.Schema) -> pa.Table:
+def build_table(corpus: Corpus, stream: str, rows: Rows, x: Matrix, *, form: pa.Schema) -> pa.Table:
     """Return the table of some tiles.
 
     Args:
@@ -87,10 +109,11 @@ def table(corpus: Corpus, stream: str, rows: Rows, x: Matrix, *, form: pa.Schema
     with np.errstate(over="ignore"):
         numbers = np.ascontiguousarray(x, dtype=kind.value_type.to_pandas_dtype())
     if not np.isfinite(numbers).all():
+        got = f"up to {float(np.abs(x).max()):.3g}"
         raise UserError(
-            f"expected embeddings within the range of {numbers.dtype} (65504), got up to {float(np.abs(x).max()):.3g}; store them as float32"
+            f"expected embeddings within the range of {numbers.dtype} (65504), got {got}; store them as float32"
         )
-    # The planar bounds of the footprint: one across the antimeridian is cut in two, and no filter by bbox must miss either half.
+    # Planar bounds: a footprint across the antimeridian is cut in two, and no filter by bbox must miss either half.
     bounds = shapely.bounds(shapely.from_wkb(np.array(known["geometry"].to_pylist(), dtype=object)))
     columns = {name: known[name] for name in INDEXED} | {
         "row": pa.array(rows),
@@ -102,18 +125,18 @@ def table(corpus: Corpus, stream: str, rows: Rows, x: Matrix, *, form: pa.Schema
     return pa.table([columns[name] for name in form.names], schema=form)
 
 
-def writer(path: Path, form: pa.Schema) -> pq.ParquetWriter:
+def open_writer(path: Path, form: pa.Schema) -> pq.ParquetWriter:
     """Return an open writer; each table written to it becomes a row group."""
     words = [field.name for field in form if pa.types.is_string(field.type)]
     return pq.ParquetWriter(path, form, compression="zstd", use_dictionary=words, write_statistics=True)
 
 
-def numbers_of(column: pa.ChunkedArray, dim: int) -> Matrix:
+def extract_vectors(column: pa.ChunkedArray, dim: int) -> Matrix:
     """Return the column ``embedding`` as float32 [n, D]."""
     flat = np.concatenate([chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks] or [np.empty(0)])
     return np.ascontiguousarray(flat.reshape(-1, dim), dtype=np.float32)
 
 
-def about_of(form: pa.Schema) -> dict[str, Any]:
+def read_provenance(form: pa.Schema) -> dict[str, Any]:
     """Return what the file of this schema says of itself, empty where it is none of ours."""
     return dict(json.loads((form.metadata or {}).get(ABOUT, b"{}")))

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.embedding.table import Rows, Stored, schema, table, writer
+from eo_ssl.embedding.table import Rows, Stored, build_schema, build_table, open_writer
 from eo_ssl.encoder import Encoder
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation import CorpusSource, SourceSubset, extract_features, open_corpus_source
 from eo_ssl.manifest import beside, commit, fault, file_sha256
 
@@ -33,7 +33,7 @@ PART_TILES = 4096  # of a part and a row group: 6 MB of 384 float32, seconds of 
 
 @dataclass(frozen=True, slots=True)
 class TileSettings:
-    """How the tiles of a corpus are embedded."""
+    """Settings of a corpus's embedding."""
 
     batch_size: int = 64
     "tiles per forward pass"
@@ -45,8 +45,12 @@ class TileSettings:
 
     def __post_init__(self) -> None:
         """Refuse an empty batch."""
-        if self.batch_size < 1:
-            raise UserError(f"expected at least one tile per forward pass, got {self.batch_size}; give --batch_size 64")
+        expect(
+            self.batch_size >= 1,
+            expected="at least one tile per forward pass",
+            got=self.batch_size,
+            remedy="give --batch_size 64",
+        )
 
     @property
     def step(self) -> int:
@@ -66,15 +70,15 @@ def check_tiles(encoder: Encoder, corpus: Corpus, stream: str, *, row: int, sett
     """
     wanted, given = encoder.preprocessing.sensor, corpus.streams[stream].sensor
     if wanted != given:
-        fitting = [name for name, one in corpus.streams.items() if one.sensor == wanted]
+        fitting = [name for name, known in corpus.streams.items() if known.sensor == wanted]
         remedy = f"name {' or '.join(fitting)} with --stream" if fitting else "embed a corpus of that sensor"
         raise UserError(f"expected a stream of {wanted} for {encoder.name}, got {stream} of {given}; {remedy}")
-    one = SourceSubset(open_corpus_source(corpus, stream), np.array([row]))
-    extract_features(encoder, one, batch_size=1, device=settings.device)
+    tile = SourceSubset(open_corpus_source(corpus, stream), np.array([row]))
+    extract_features(encoder, tile, batch_size=1, device=settings.device)
 
 
 def describe(encoder: Encoder, corpus: Corpus, stream: str) -> dict[str, Any]:
-    """Return what a table of embeddings says of itself: encoder with contract, corpus, and what is owed to the data's owners."""
+    """Return what a table of embeddings says of itself: encoder with contract, corpus, licences."""
     licences = corpus.licences()
     return {
         "encoder": {
@@ -86,9 +90,10 @@ def describe(encoder: Encoder, corpus: Corpus, stream: str) -> dict[str, Any]:
         "corpus": {"fingerprint": corpus.fingerprint, "snapshot": corpus.snapshot, "stream": stream},
         "stream": corpus.streams[stream].to_json(),
         "licences": [
-            {key: one.get(key) for key in ("card", "licence", "attribution", "non_commercial")} for one in licences
+            {key: licence.get(key) for key in ("card", "licence", "attribution", "non_commercial")}
+            for licence in licences
         ],
-        "non_commercial": any(bool(one.get("non_commercial")) for one in licences),
+        "non_commercial": any(bool(licence.get("non_commercial")) for licence in licences),
     }
 
 
@@ -121,18 +126,18 @@ def embed_tiles(
     final = out / EMBEDDINGS
     if not final.is_file():
         source = open_corpus_source(corpus, stream)
-        form = schema(encoder.dim, stored=settings.stored, about=describe(encoder, corpus, stream))
+        form = build_schema(encoder.dim, stored=settings.stored, about=describe(encoder, corpus, stream))
         starts = range(0, len(rows), settings.step)
         paths = [out / _PARTS / f"{number:06d}.parquet" for number in range(len(starts))]
         for path, start in zip(paths, starts, strict=True):
             chosen = rows[start : start + settings.step]
             if not path.is_file():
-                _write(path, encoder, (corpus, stream, source), chosen, form=form, settings=settings)
+                _write_part(path, encoder, (corpus, stream, source), chosen, form=form, settings=settings)
             if progress is not None:
                 progress(len(chosen))
         fault("before-join")
         with beside(final) as temporary:
-            with writer(temporary, form) as joined:
+            with open_writer(temporary, form) as joined:
                 for path in paths:
                     part = pq.read_table(path).cast(form)
                     joined.write_table(part, row_group_size=max(part.num_rows, 1))
@@ -140,12 +145,12 @@ def embed_tiles(
     return file_sha256(final)
 
 
-def tidy(out: Path) -> None:
+def remove_parts(out: Path) -> None:
     """Remove the parts of a finished product."""
     shutil.rmtree(out / _PARTS, ignore_errors=True)
 
 
-def _write(
+def _write_part(
     path: Path,
     encoder: Encoder,
     where: tuple[Corpus, str, CorpusSource],
@@ -156,8 +161,8 @@ def _write(
 ) -> None:
     corpus, stream, source = where
     x = extract_features(encoder, SourceSubset(source, rows), batch_size=settings.batch_size, device=settings.device).x
-    made = table(corpus, stream, rows, x, form=form)
+    made = build_table(corpus, stream, rows, x, form=form)
     with beside(path) as temporary:
-        with writer(temporary, form) as file:
+        with open_writer(temporary, form) as file:
             file.write_table(made, row_group_size=max(made.num_rows, 1))
         commit(path, temporary)

@@ -1,14 +1,15 @@
-"""Where an encoder's windows lie on a scene, and how much each counts where they overlap. Pure arithmetic, one axis at a time.
+"""Sliding windows of an encoder over a scene, and the weights that blend them where they overlap, axis by axis.
 
 Windows are laid on a grid of tokens (patches of the encoder), so that the tokens of all windows fall on common cells::
 
     cells    0   1   2   3   4   5   6      a scene of 7 cells, windows of 4, every 2 cells
     window   [0   1   2   3]
                      [2   3   4   5]
-                         [3   4   5   6]    the last is moved inwards: no window is padded where the scene is long enough
+                         [3   4   5   6]    the last is moved inwards: no window is padded where the scene is long
+                         enough
 
-The weight of a window along an axis is a raised cosine divided by the sum of the raised cosines of all windows there: the weights of a
-cell sum to one. Windows and weights of the plane are products of those of the two axes.
+The weight of a window along an axis is a raised cosine divided by the sum of the raised cosines of all windows there:
+the weights of a cell sum to one. Windows and weights of the plane are products of those of the two axes.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 
 Range = tuple[int, int]
 Weights = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)  # no slots: what is derived is kept
-class Axis:
+class WindowAxis:
     """Windows along one axis of a scene, in cells."""
 
     length: int
@@ -40,11 +41,12 @@ class Axis:
 
     def __post_init__(self) -> None:
         """Check that every cell is covered."""
-        if min(self.length, self.group) < 1 or not 1 <= self.stride <= self.side:
-            raise UserError(
-                f"expected windows every 1 ... {self.side} cells and groups of at least one, got every {self.stride} in groups of {self.group}; "
-                "choose an overlap from 0 to below 1"
-            )
+        expect(
+            min(self.length, self.group) >= 1 and 1 <= self.stride <= self.side,
+            expected=f"windows every 1 ... {self.side} cells and groups of at least one",
+            got=f"every {self.stride} in groups of {self.group}",
+            remedy="choose an overlap from 0 to below 1",
+        )
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -71,7 +73,7 @@ class Axis:
         return range(group * self.group, min((group + 1) * self.group, len(self.starts)))
 
     def footprint(self, group: int) -> Range:
-        """Cells, [first, end), that the windows of a group cover; the end may lie beyond a scene shorter than a window."""
+        """Cells, [first, end), that the windows of a group cover; a scene shorter than a window may end before them."""
         windows = self.windows(group)
         return self.starts[windows[0]], self.starts[windows[-1]] + self.side
 
@@ -81,13 +83,16 @@ class Axis:
         return first, self.length if group + 1 == self.groups else self.starts[self.windows(group + 1)[0]]
 
     def contributors(self, group: int) -> list[int]:
-        """Groups whose windows reach into the block of ``group``, ascending: itself and some before it, since no group begins before its block."""
+        """Groups whose windows reach into the block of ``group``, ascending: itself and some before it.
+
+        No group begins before its block.
+        """
         low, high = self.block(group)
         spans = [(other, self.footprint(other)) for other in range(group + 1)]
         return [other for other, (first, end) in spans if first < high and end > low]
 
 
-def plan(length_px: int, *, patch_px: int, side: int, overlap: float, group: int) -> Axis:
+def plan_windows(length_px: int, *, patch_px: int, side: int, overlap: float, group: int) -> WindowAxis:
     """Return the windows along an axis of ``length_px`` pixels.
 
     Args:
@@ -100,9 +105,11 @@ def plan(length_px: int, *, patch_px: int, side: int, overlap: float, group: int
     Raises:
         UserError: the overlap is outside its range.
     """
-    if not 0 <= overlap < 1:
-        raise UserError(
-            f"expected an overlap from 0 to below 1, got {overlap:g}; 0.5 blends each place from two windows per axis"
-        )
+    expect(
+        0 <= overlap < 1,
+        expected="an overlap from 0 to below 1",
+        got=f"{overlap:g}",
+        remedy="0.5 blends each place from two windows per axis",
+    )
     stride = max(1, round(side * (1 - overlap)))
-    return Axis(-(-length_px // patch_px), side, stride, group)
+    return WindowAxis(-(-length_px // patch_px), side, stride, group)

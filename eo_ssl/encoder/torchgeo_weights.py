@@ -18,8 +18,7 @@ from eo_ssl.encoder.foreign import ForeignEncoder, Form
 from eo_ssl.encoder.specs import Spec
 from eo_ssl.errors import UserError, nearest
 from eo_ssl.models import seeded_init
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.preprocessing.conversion import parse
+from eo_ssl.preprocessing import Preprocessing, parse_conversion
 
 if TYPE_CHECKING:
     from torchvision.models._api import WeightsEnum
@@ -162,7 +161,7 @@ def _taking(contract: Preprocessing, quantity: str) -> Preprocessing:
     if quantity == contract.quantity:
         return contract
     convert = (f"{quantity}->{contract.quantity.value}",)
-    source, _ = parse(convert[0])
+    source, _ = parse_conversion(convert[0])
     return replace(contract, quantity=source, convert=convert, range=source.plausible)
 
 

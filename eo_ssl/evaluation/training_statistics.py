@@ -14,8 +14,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.evaluation.sources import ImageSource, Rows, read_images
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.preprocessing.conversion import converted
+from eo_ssl.preprocessing import Preprocessing, apply_conversion
 from eo_ssl.sensors import Quantity, sensor
 
 Floats = npt.NDArray[np.float64]
@@ -125,7 +124,7 @@ def _values(parts: Sequence[_Part], convert: Sequence[str]) -> Iterator[Tensor]:
             values = read_images(source, part)[:, order]
             invalid = ~torch.isfinite(values)
             for name in convert:
-                values = converted(values, name)
+                values = apply_conversion(values, name)
             yield values.masked_fill(invalid, torch.nan).transpose(0, 1).flatten(1)
 
 
@@ -160,6 +159,7 @@ class _Stream:
 
 @dataclass(frozen=True, slots=True)
 class _Stats:
+    quantity: Quantity
     mean: npt.NDArray[np.float64]
     std: npt.NDArray[np.float64]
 
@@ -176,9 +176,8 @@ def make_train_contract(task: Task, fold: Fold) -> Preprocessing:
         i for i in range(len(bands)) if found.count[i] > 0 and found.std[i] > 1e-6 * abs(found.mean[i])
     ]  # rounding
     gsd = [source.gsd_m for source in task.sources]
-    contract = Preprocessing.from_stats(
+    contract = Preprocessing.of_stream(
         _Stream(first.sensor, first.quantity, tuple(bands[i] for i in usable), min(gsd), first.shape[1]),
-        _Stats(found.mean[usable], found.std[usable]),
-        convert=convert,
+        _Stats(first.quantity.in_db_if_power, found.mean[usable], found.std[usable]),
     )
     return replace(contract, gsd_m=(min(gsd), max(gsd)))

@@ -17,8 +17,7 @@ from torch.nn import functional
 
 from eo_ssl.encoder import VitEncoder
 from eo_ssl.errors import UserError
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.preprocessing.conversion import converted
+from eo_ssl.preprocessing import Preprocessing, apply_conversion
 
 PARITY_FILE = "parity.safetensors"
 IMAGES = 4
@@ -41,7 +40,7 @@ def parity_images(contract: Preprocessing, *, size_px: int, seed: int = 0) -> Te
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (contract.mean, contract.std))
     images = mean + std * noise
     for name in reversed(contract.convert):
-        images = converted(images, "->".join(reversed(name.split("->"))))
+        images = apply_conversion(images, "->".join(reversed(name.split("->"))))
     images = images.clamp(*contract.range)
     images[-1, :, : size_px // 4, : size_px // 4] = torch.nan
     images[-1, 0, size_px // 2, :] = torch.nan

@@ -1,7 +1,7 @@
-"""Pairs of tiles of one place: radar with optical, season with season; how far apart in time and on the ground, and which to refuse."""
+"""Pairs of tiles of one place (radar with optical, season with season), how far apart they lie, which to refuse."""
 
 from eo_ssl.pairing.matching import Match, Matching, PairConfig, match
-from eo_ssl.pairing.pairs import PairReport, Pairs, pair, read_pairs, write_pairs
+from eo_ssl.pairing.pairs import Pairing, PairReport, pair, read_pairs, write_pairs
 from eo_ssl.pairing.shift import Shift, ShiftEstimator
 
 __all__ = [
@@ -9,7 +9,7 @@ __all__ = [
     "Matching",
     "PairConfig",
     "PairReport",
-    "Pairs",
+    "Pairing",
     "Shift",
     "ShiftEstimator",
     "match",

@@ -1,4 +1,4 @@
-"""Which tile goes with which: same cell of the grid, nearest in time within bounds. Index columns only, no pixels."""
+"""Candidate pairs of tiles: same cell of the grid, nearest in time within bounds. Index columns only, no pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 
 Rows = npt.NDArray[np.int64]
 _COLUMNS = ("location_id", "datetime", "orbit", "product_id")
@@ -23,7 +23,7 @@ _DAY_S = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
-    """What makes two tiles of one place a pair."""
+    """Bounds within which two tiles of one place are a pair."""
 
     min_days: float = 0.0
     "least time between the two; above 0 for pairs of seasons"
@@ -40,7 +40,8 @@ class PairConfig:
     max_shift_px: float = 1.0
     "largest shift between the two scenes, in pixels of the coarser stream, if it can be told"
     min_score: float = 6.0
-    "least score of a shift that counts as told (robust standard deviations above the other shifts); docs/pairs.md has what chance reaches"
+    """least score of a shift that counts as told (robust standard deviations above the other shifts); docs/pairs.md has
+    what chance reaches"""
     min_pixels: int = 2048
     "least pixels of ground for a shift to count as told; on a few hundred, chance peaks come near min_score"
     search_px: float = 6.0
@@ -48,15 +49,18 @@ class PairConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if not 0 <= self.min_days <= self.max_days:
-            raise UserError(
-                f"expected 0 <= min_days <= max_days, got {self.min_days:g} and {self.max_days:g}; give days in this order"
-            )
-        if not 0 <= self.min_overlap <= 1 or not 0 < self.max_shift_px <= self.search_px:
-            raise UserError(
-                f"expected min_overlap in 0..1 and 0 < max_shift_px <= search_px, got {self.min_overlap:g}, {self.max_shift_px:g} and "
-                f"{self.search_px:g}; correct them"
-            )
+        expect(
+            0 <= self.min_days <= self.max_days,
+            expected="0 <= min_days <= max_days",
+            got=f"{self.min_days:g} and {self.max_days:g}",
+            remedy="give days in this order",
+        )
+        expect(
+            0 <= self.min_overlap <= 1 and 0 < self.max_shift_px <= self.search_px,
+            expected="min_overlap in 0..1 and 0 < max_shift_px <= search_px",
+            got=f"{self.min_overlap:g}, {self.max_shift_px:g} and {self.search_px:g}",
+            remedy="correct them",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -85,7 +89,7 @@ class Matching:
 
 
 def match(corpus: Corpus, first: str, second: str, config: PairConfig) -> Matching:
-    """Return for each tile of stream ``first`` the tile of ``second`` on the same grid cell that is nearest in time within the bounds.
+    """Return for each tile of stream ``first`` the tile of ``second`` on its cell that is nearest in time in bounds.
 
     With ``first`` equal to ``second`` each tile looks forward in time only, so that no pair comes twice.
 
@@ -95,16 +99,17 @@ def match(corpus: Corpus, first: str, second: str, config: PairConfig) -> Matchi
     _check_streams(corpus, first, second)
     total = corpus.count(first) + corpus.count(second)
     passes = -(-total // _ROWS_AT_ONCE)
-    found: list[pa.Table] = []
+    tables: list[pa.Table] = []
     unmatched: Counter[str] = Counter()
     for number in range(passes):
-        one, two = (_part(corpus, name, (number, passes), dated=config.dates == "needed") for name in (first, second))
-        if len(one):
-            found.append(_nearest(one, two, config, same=first == second, unmatched=unmatched))
-    if not found:
-        raise UserError(f"expected tiles with dates in stream {first}, got none; pairs need times of acquisition")
+        tiles_a, tiles_b = (
+            _read_part(corpus, name, (number, passes), dated=config.dates == "needed") for name in (first, second)
+        )
+        if len(tiles_a):
+            tables.append(_match_part(tiles_a, tiles_b, config, same=first == second, unmatched=unmatched))
+    expect(tables, expected=f"tiles with dates in stream {first}", got="none", remedy="pairs need times of acquisition")
     together = ["product_a", "product_b"] if config.shift_of == "products" else ["location_id"]
-    table = pa.concat_tables(found).sort_by([(name, "ascending") for name in (*together, "row_a")])
+    table = pa.concat_tables(tables).sort_by([(name, "ascending") for name in (*together, "row_a")])
     numbers = [table[name].to_numpy() for name in ("row_a", "row_b", "days")]
     names = table.select(["location_id", "product_a", "product_b", "orbit_a", "orbit_b"])
     return Matching(Match(numbers[0], numbers[1], numbers[2], names), dict(sorted(unmatched.items())))
@@ -119,23 +124,25 @@ def _check_streams(corpus: Corpus, first: str, second: str) -> None:
         cells[name] = round(stream.size_px * stream.gsd_m, 6)
         pixels.append(stream.gsd_m)
         tilings = corpus.tilings(name)
-        if tilings != {"grid"}:
-            raise UserError(
-                f"expected stream {name} to be cut with tiling grid, got {', '.join(sorted(tilings))}; "
-                "only cells of a common grid lie on the same ground: ingest with --tiling grid"
-            )
+        expect(
+            tilings == {"grid"},
+            expected=f"stream {name} to be cut with tiling grid",
+            got=", ".join(sorted(tilings)),
+            remedy="only cells of a common grid lie on the same ground: ingest with --tiling grid",
+        )
     if len(set(cells.values())) > 1:
         said = " and ".join(f"{size:g} m ({name})" for name, size in cells.items())
         raise UserError(f"expected cells of one size, got {said}; make size_px x gsd_m equal")
     times = max(pixels) / min(pixels)
-    if abs(times - round(times)) > 1e-6:
-        raise UserError(
-            f"expected pixels of one stream to be a whole number of those of the other, got {max(pixels):g} m and {min(pixels):g} m; "
-            "ingest one of them with another gsd_m"
-        )
+    expect(
+        abs(times - round(times)) <= 1e-6,
+        expected="pixels of one stream to be a whole number of those of the other",
+        got=f"{max(pixels):g} m and {min(pixels):g} m",
+        remedy="ingest one of them with another gsd_m",
+    )
 
 
-def _part(corpus: Corpus, name: str, lot: tuple[int, int], *, dated: bool) -> pa.Table:
+def _read_part(corpus: Corpus, name: str, lot: tuple[int, int], *, dated: bool) -> pa.Table:
     """Return the rows of pass ``lot`` (number, of how many) over the places: row, time (s) and the columns needed.
 
     Rows without a date are left out, unless dates are ignored: then all have the time 0.
@@ -159,17 +166,21 @@ def _part(corpus: Corpus, name: str, lot: tuple[int, int], *, dated: bool) -> pa
     return table.append_column("seconds", pa.array(stamps.astype(np.int64)))
 
 
-def _nearest(one: pa.Table, two: pa.Table, config: PairConfig, *, same: bool, unmatched: Counter[str]) -> pa.Table:
+def _match_part(
+    tiles_a: pa.Table, tiles_b: pa.Table, config: PairConfig, *, same: bool, unmatched: Counter[str]
+) -> pa.Table:
     """Return the candidates of one pass; count the tiles of ``one`` without any by reason."""
     if config.orbit in ("ascending", "descending"):
-        one, two = (part.filter(pc.is_in(part["orbit"], pa.array([config.orbit, ""]))) for part in (one, two))
-    names = pa.concat_arrays([*one["location_id"].chunks, *two["location_id"].chunks])
+        tiles_a, tiles_b = (
+            part.filter(pc.is_in(part["orbit"], pa.array([config.orbit, ""]))) for part in (tiles_a, tiles_b)
+        )
+    names = pa.concat_arrays([*tiles_a["location_id"].chunks, *tiles_b["location_id"].chunks])
     places = names.dictionary_encode().indices.to_numpy().astype(np.int64)
-    place_a, place_b = places[: len(one)], places[len(one) :]
+    place_a, place_b = places[: len(tiles_a)], places[len(tiles_a) :]
     least, most = round(config.min_days * _DAY_S), round(config.max_days * _DAY_S)
-    partner, gap = nearest_in_time(
-        (place_a, one["seconds"].to_numpy()),
-        (place_b, two["seconds"].to_numpy()),
+    partner, gap = find_nearest_in_time(
+        (place_a, tiles_a["seconds"].to_numpy()),
+        (place_b, tiles_b["seconds"].to_numpy()),
         least=least,
         most=most,
         forward_only=same,
@@ -177,12 +188,20 @@ def _nearest(one: pa.Table, two: pa.Table, config: PairConfig, *, same: bool, un
     present, near = np.isin(place_a, place_b), partner >= 0
     unmatched["no tile of the other stream at this place"] += int(np.count_nonzero(~present))
     unmatched[f"none {config.min_days:g} to {config.max_days:g} days apart"] += int(np.count_nonzero(present & ~near))
-    left, right = one.take(np.flatnonzero(near)), two.take(partner[near])
+    left, right = tiles_a.take(np.flatnonzero(near)), tiles_b.take(partner[near])
     days = gap[near] / _DAY_S if config.dates == "needed" else np.full(int(near.sum()), np.nan)
-    table = pa.table({
-        "row_a": left["row"], "row_b": right["row"], "days": pa.array(days), "location_id": left["location_id"],
-        "product_a": left["product_id"], "product_b": right["product_id"], "orbit_a": left["orbit"], "orbit_b": right["orbit"],
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "row_a": left["row"],
+            "row_b": right["row"],
+            "days": pa.array(days),
+            "location_id": left["location_id"],
+            "product_a": left["product_id"],
+            "product_b": right["product_id"],
+            "orbit_a": left["orbit"],
+            "orbit_b": right["orbit"],
+        }
+    )
     if config.orbit != "same":
         return table
     alike = table.filter(pc.equal(table["orbit_a"], table["orbit_b"]))
@@ -190,7 +209,7 @@ def _nearest(one: pa.Table, two: pa.Table, config: PairConfig, *, same: bool, un
     return alike
 
 
-def nearest_in_time(
+def find_nearest_in_time(
     first: tuple[Rows, Rows], second: tuple[Rows, Rows], *, least: int, most: int, forward_only: bool
 ) -> tuple[Rows, Rows]:
     """Return for each of ``first`` the nearest in time of ``second`` at the same place.
@@ -203,7 +222,8 @@ def nearest_in_time(
         forward_only: look only at strictly later times, as within one stream.
 
     Returns:
-        partner: int64 [n], position in ``second``, -1 where there is none; of equally near ones the later, of equal times the first.
+        partner: int64 [n], position in ``second``, -1 where there is none; of equally near ones the later, of equal
+            times the first.
         gap: int64 [n], seconds from the first to its partner.
     """
     (place_a, time_a), (place_b, time_b) = first, second

@@ -1,4 +1,4 @@
-"""Pairs as a product: candidates looked at pixel by pixel, kept or refused with the reason, written beside what was measured."""
+"""Pairs as a product: candidates kept or refused with the reason, written beside what was measured on their pixels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairReport:
-    """What was found, in numbers."""
+    """Counts of a pairing: candidates, pairs kept, tiles refused by reason, shifts told."""
 
     stream_a: str
     stream_b: str
@@ -48,7 +48,7 @@ class PairReport:
 
     @property
     def measured(self) -> str:
-        """What one shift was measured on, in words."""
+        """The noun for what one shift was measured on."""
         return "places" if self.config["shift_of"] == "places" else "pairs of products"
 
     def sentence(self) -> str:
@@ -58,18 +58,19 @@ class PairReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class Pairing:
     """Tables of a pairing: pairs kept, candidates refused, and what was measured per pair of products."""
 
     report: PairReport
     kept: pa.Table
-    "row_a, row_b, location_id, days, orbit_a, orbit_b, overlap, shift_row_px, shift_col_px, shift_score (shift: of the pair of products)"
+    """row_a, row_b, location_id, days, orbit_a, orbit_b, overlap, shift_row_px, shift_col_px, shift_score (shift: of
+    the pair of products)"""
     rejected: pa.Table
     "the same with reason"
     scenes: pa.Table
-    """One row per shift that was measured: product_a, product_b (empty where it is one of a place), location_id (empty where it is one of two
-    products), orbit_a, orbit_b, days (median), tiles (summed for the shift), pixels, overlap (mean), shift_row_px, shift_col_px, shift_score,
-    kept (candidates)."""
+    """One row per shift that was measured: product_a, product_b (empty where it is one of a place), location_id (empty
+    where it is one of two products), orbit_a, orbit_b, days (median), tiles (summed for the shift), pixels, overlap
+    (mean), shift_row_px, shift_col_px, shift_score, kept (candidates)."""
 
 
 @dataclass(slots=True)
@@ -90,11 +91,11 @@ def pair(
     *,
     config: PairConfig,
     progress: Progress | None = None,
-) -> Pairs:
+) -> Pairing:
     """Measure overlap and shift of the candidates and keep those within the bounds.
 
-    The shift is one per pair of products (or per place), from the summed correlation of all their tiles with enough overlap; where no
-    peak stands out it is not told, and nobody is refused for it.
+    The shift is one per pair of products (or per place), from the summed correlation of all their tiles with enough
+    overlap; where no peak stands out it is not told, and nobody is refused for it.
 
     Args:
         corpus: the snapshot.
@@ -104,27 +105,27 @@ def pair(
         progress: called with (candidates done, candidates).
     """
     readers = tuple(corpus.stream(name) for name in streams)
-    factors = _factors(readers)
+    factors = _find_factors(readers)
     match = matching.match
     scenes = []
     together = ("product_a", "product_b") if config.shift_of == "products" else ("location_id",)
-    for start, stop in _runs(match.table, together):
+    for start, stop in _split_runs(match.table, together):
         rows = match.row_a[start:stop], match.row_b[start:stop]
         overlap, shift = _measure(readers, factors, rows, config)
-        scenes.append(_judged(_Scene(start, stop, overlap, shift), config))
+        scenes.append(_judge(_Scene(start, stop, overlap, shift), config))
         if progress:
             progress(stop, len(match.row_a))
-    return _assembled(corpus, streams, matching, scenes, config)
+    return _assemble(corpus, streams, matching, scenes, config)
 
 
-def _factors(readers: tuple[StreamReader, ...]) -> tuple[int, int]:
+def _find_factors(readers: tuple[StreamReader, ...]) -> tuple[int, int]:
     """By how much each stream is averaged to the pixels of the coarser one."""
     gsd = [reader.stream.gsd_m for reader in readers]
     coarse = max(gsd)
     return round(coarse / gsd[0]), round(coarse / gsd[1])
 
 
-def _runs(table: pa.Table, together: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+def _split_runs(table: pa.Table, together: tuple[str, ...]) -> Iterator[tuple[int, int]]:
     """Ranges of rows that are equal in some columns."""
     if len(table) == 0:
         return
@@ -145,35 +146,35 @@ def _measure(
     overlap = np.empty(len(rows[0]))
     for start in range(0, len(rows[0]), _BATCH):
         images = [
-            _edges_image(reader, part[start : start + _BATCH], factor)
+            _read_edges(reader, part[start : start + _BATCH], factor)
             for reader, part, factor in zip(readers, rows, factors, strict=True)
         ]
-        for k, (one, two) in enumerate(zip(*images, strict=True)):
-            both = np.isfinite(one).all(axis=0) & np.isfinite(two).all(axis=0)
+        for k, (image_a, image_b) in enumerate(zip(*images, strict=True)):
+            both = np.isfinite(image_a).all(axis=0) & np.isfinite(image_b).all(axis=0)
             overlap[start + k] = both.mean()
             if overlap[start + k] >= config.min_overlap:
-                estimator.add(one, two)
+                estimator.add(image_a, image_b)
     return overlap, estimator.estimate()
 
 
-def _edges_image(reader: StreamReader, rows: npt.NDArray[np.int64], factor: int) -> npt.NDArray[np.float32]:
-    """Return tiles [n, C, size, size] in units in which edges are alike everywhere: reflectance as it is, powers in dB."""
+def _read_edges(reader: StreamReader, rows: npt.NDArray[np.int64], factor: int) -> npt.NDArray[np.float32]:
+    """Return tiles [n, C, size, size] in which edges are alike everywhere: reflectance as it is, powers in dB."""
     tiles = reader.read(rows)
     if factor > 1:  # powers are averaged before the logarithm
         count, bands, side, _ = tiles.shape
         tiles = tiles.reshape(count, bands, side // factor, factor, side // factor, factor).mean(axis=(3, 5))
     quantity = reader.stream.quantity
-    return convert(tiles, source=quantity, target=quantity.in_db) if quantity.is_power else tiles
+    return convert(tiles, source=quantity, target=quantity.in_db_if_power)
 
 
-def _told(scene: _Scene, config: PairConfig) -> bool:
-    """Whether the peak stands out, on enough pixels."""
+def _is_told(scene: _Scene, config: PairConfig) -> bool:
+    """Return whether the peak stands out, on enough pixels."""
     return scene.shift.score >= config.min_score and scene.shift.pixels >= config.min_pixels
 
 
-def _judged(scene: _Scene, config: PairConfig) -> _Scene:
+def _judge(scene: _Scene, config: PairConfig) -> _Scene:
     moved = float(np.hypot(scene.shift.row_px, scene.shift.col_px))
-    told = _told(scene, config)
+    told = _is_told(scene, config)
     misplaced = (
         f"scenes shifted by {moved:.2f} px, more than {config.max_shift_px:g}"
         if told and moved > config.max_shift_px
@@ -184,74 +185,86 @@ def _judged(scene: _Scene, config: PairConfig) -> _Scene:
     return scene
 
 
-def _assembled(
+def _assemble(
     corpus: Corpus, streams: tuple[str, str], matching: Matching, scenes: list[_Scene], config: PairConfig
-) -> Pairs:
+) -> Pairing:
     match = matching.match
     reasons = [reason for scene in scenes for reason in scene.reasons]
     per_tile = [scene for scene in scenes for _ in scene.reasons]
-    table = pa.table({
-        "row_a": match.row_a, "row_b": match.row_b, "location_id": match.table["location_id"], "days": match.days,
-        "orbit_a": match.table["orbit_a"], "orbit_b": match.table["orbit_b"],
-        "overlap": np.concatenate([scene.overlap for scene in scenes]) if scenes else np.empty(0),
-        **{name: np.array([value for scene in per_tile for value in [_shift_columns(scene, config)[name]]], dtype=np.float64)
-           for name in ("shift_row_px", "shift_col_px", "shift_score")},
-        "reason": pa.array(reasons, pa.string()),
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "row_a": match.row_a,
+            "row_b": match.row_b,
+            "location_id": match.table["location_id"],
+            "days": match.days,
+            "orbit_a": match.table["orbit_a"],
+            "orbit_b": match.table["orbit_b"],
+            "overlap": np.concatenate([scene.overlap for scene in scenes]) if scenes else np.empty(0),
+            **_tabulate_shifts(per_tile, config),
+            "reason": pa.array(reasons, pa.string()),
+        }
+    )
     good = pa.array([not reason for reason in reasons], pa.bool_())
     kept = table.filter(good).drop_columns(["reason"])
-    refused = Counter(_without_numbers(reason) for reason in reasons if reason)
-    told = [scene for scene in scenes if _told(scene, config)]
+    refused = Counter(_strip_numbers(reason) for reason in reasons if reason)
+    told = [scene for scene in scenes if _is_told(scene, config)]
     report = PairReport(
-        stream_a=streams[0], stream_b=streams[1], tiles_a=corpus.count(streams[0]), candidates=len(reasons), kept=len(kept),
+        stream_a=streams[0],
+        stream_b=streams[1],
+        tiles_a=corpus.count(streams[0]),
+        candidates=len(reasons),
+        kept=len(kept),
         rejected={**{k: n for k, n in matching.unmatched.items() if n}, **dict(sorted(refused.items()))},
-        scene_pairs=len(scenes), scene_pairs_told=len(told),
+        scene_pairs=len(scenes),
+        scene_pairs_told=len(told),
         pixel_m=max(corpus.streams[name].gsd_m for name in streams),
-        config=config.to_json(), corpus_fingerprint=corpus.fingerprint,
-    )  # fmt: skip
-    return Pairs(
+        config=config.to_json(),
+        corpus_fingerprint=corpus.fingerprint,
+    )
+    return Pairing(
         report,
         kept,
         table.filter(pa.array([bool(reason) for reason in reasons], pa.bool_())),
-        _scene_table(matching, scenes, config),
+        _tabulate_scenes(matching, scenes, config),
     )
 
 
-def _without_numbers(reason: str) -> str:
+def _strip_numbers(reason: str) -> str:
     """One reason for all scenes that were moved too far, however far."""
     return "scenes shifted too far" if reason.startswith("scenes shifted") else reason
 
 
-def _shift_columns(scene: _Scene, config: PairConfig) -> dict[str, float]:
-    """The shift of a pair of products as it is written: NaN where it could not be told."""
-    told = _told(scene, config)
-    return {
-        "shift_row_px": scene.shift.row_px if told else float("nan"),
-        "shift_col_px": scene.shift.col_px if told else float("nan"),
-        "shift_score": scene.shift.score,
-    }
+def _tabulate_shifts(scenes: Sequence[_Scene], config: PairConfig) -> dict[str, npt.NDArray[np.float64]]:
+    """Shifts of pairs of products as they are written, one per scene: NaN where they could not be told."""
+    shifts = [
+        (scene.shift.row_px, scene.shift.col_px) if _is_told(scene, config) else (np.nan, np.nan) for scene in scenes
+    ]
+    rows, columns = np.array(shifts, dtype=np.float64).reshape(-1, 2).T
+    score = np.array([scene.shift.score for scene in scenes], dtype=np.float64)
+    return {"shift_row_px": rows, "shift_col_px": columns, "shift_score": score}
 
 
-def _scene_table(matching: Matching, scenes: list[_Scene], config: PairConfig) -> pa.Table:
+def _tabulate_scenes(matching: Matching, scenes: list[_Scene], config: PairConfig) -> pa.Table:
     table, days = matching.match.table, matching.match.days
     first = [scene.start for scene in scenes]
-    shifts = [_shift_columns(scene, config) for scene in scenes]
     of_places = config.shift_of == "places"
     left_out = {"location_id"} if not of_places else {"product_a", "product_b"}
     names = ("product_a", "product_b", "location_id", "orbit_a", "orbit_b")
     none = pa.array([""] * len(first), pa.string())
-    return pa.table({
-        **{name: none if name in left_out else table[name].take(pa.array(first, pa.int64())) for name in names},
-        "days": np.array([np.median(days[scene.start : scene.stop]) for scene in scenes], dtype=np.float64),
-        "pixels": pa.array([scene.shift.pixels for scene in scenes], pa.int64()),
-        "tiles": pa.array([scene.shift.tiles for scene in scenes], pa.int64()),
-        "overlap": np.array([float(scene.overlap.mean()) for scene in scenes], dtype=np.float64),
-        **{name: np.array([shift[name] for shift in shifts], dtype=np.float64) for name in ("shift_row_px", "shift_col_px", "shift_score")},
-        "kept": pa.array([sum(not reason for reason in scene.reasons) for scene in scenes], pa.int64()),
-    })  # fmt: skip
+    return pa.table(
+        {
+            **{name: none if name in left_out else table[name].take(pa.array(first, pa.int64())) for name in names},
+            "days": np.array([np.median(days[scene.start : scene.stop]) for scene in scenes], dtype=np.float64),
+            "pixels": pa.array([scene.shift.pixels for scene in scenes], pa.int64()),
+            "tiles": pa.array([scene.shift.tiles for scene in scenes], pa.int64()),
+            "overlap": np.array([float(scene.overlap.mean()) for scene in scenes], dtype=np.float64),
+            **_tabulate_shifts(scenes, config),
+            "kept": pa.array([sum(not reason for reason in scene.reasons) for scene in scenes], pa.int64()),
+        }
+    )
 
 
-def write_pairs(folder: Path, pairs: Pairs) -> str:
+def write_pairs(folder: Path, pairs: Pairing) -> str:
     """Write the tables and the report of a pairing; return its fingerprint. The caller's manifest finishes the product.
 
     Raises:
@@ -272,8 +285,8 @@ def write_pairs(folder: Path, pairs: Pairs) -> str:
     )
 
 
-def read_pairs(folder: Path) -> Pairs:
+def read_pairs(folder: Path) -> Pairing:
     """Return the pairing that :func:`write_pairs` wrote."""
     report = PairReport(**json.loads((folder / REPORT).read_bytes()))
     kept, rejected, scenes = (pq.read_table(folder / name, partitioning=None) for name in (PAIRS, REJECTED, SCENES))
-    return Pairs(report, kept, rejected, scenes)
+    return Pairing(report, kept, rejected, scenes)

@@ -1,13 +1,15 @@
-"""How far one image lies beside another, to a fraction of a pixel, even where one is radar and the other optical.
+"""Co-registration: the sub-pixel shift between two images by orientation correlation, radar to optical too.
 
-Radar and optical images share edges, not brightness: what is bright in one may be dark in the other. Orientation correlation (Fitch,
-Kadyrov, Christmas and Kittler 2002, BMVC, eq. 3) correlates the *direction* of the gradient. Here the angle is doubled, so that an edge
-counts the same whichever side is brighter (as in Kovesi's and Bigün's double-angle representation). Correlations of many tiles of the
-same two scenes are summed before the peak is sought: a misregistration is common to all of them, speckle is not.
+Radar and optical images share edges, not brightness: what is bright in one may be dark in the other. Orientation
+correlation (Fitch, Kadyrov, Christmas and Kittler 2002, BMVC, eq. 3) correlates the *direction* of the gradient. Here
+the angle is doubled, so that an edge counts the same whichever side is brighter (as in Kovesi's and Bigün's
+double-angle representation). Correlations of many tiles of the same two scenes are summed before the peak is sought: a
+misregistration is common to all of them, speckle is not.
 
-A shift puts n pixels that have an orientation in both images on top of each other, and n differs from shift to shift: at the border, and
-where parts of the tiles are invalid. A sum over n unrelated pixels has a mean proportional to n (land has a dominant direction) and a
-spread proportional to the root of n; the score takes out both, or tiles that lack the same part would seem to match where those parts do.
+A shift puts n pixels that have an orientation in both images on top of each other, and n differs from shift to shift:
+at the border, and where parts of the tiles are invalid. A sum over n unrelated pixels has a mean proportional to n
+(land has a dominant direction) and a spread proportional to the root of n; the score takes out both, or tiles that lack
+the same part would seem to match where those parts do.
 """
 
 from __future__ import annotations
@@ -27,14 +29,15 @@ UPSAMPLING = 20  # steps per pixel of the refined peak (Guizar-Sicairos, Thurman
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Where the second image lies relative to the first."""
+    """The shift of the second image relative to the first."""
 
     row_px: float
     "positive: its content lies further down (south); NaN where nothing can be said"
     col_px: float
     "positive: its content lies further right (east)"
     score: float
-    "height of the peak above the median of the other shifts up to a quarter of the tile, in their robust standard deviations (1.4826 MAD)"
+    """height of the peak above the median of the other shifts up to a quarter of the tile, in their robust standard
+    deviations (1.4826 MAD)"""
     tiles: int
     "tiles that were summed"
     pixels: int
@@ -42,7 +45,7 @@ class Shift:
 
 
 class ShiftEstimator:
-    """Sums the orientation correlation of tile pairs of one size and finds its peak. Memory does not grow with the tiles."""
+    """Sums the orientation correlation of tile pairs and finds its peak; memory does not grow with their number."""
 
     def __init__(self, size_px: int, *, search_px: float = 6.0, same_ground: bool = False) -> None:
         """Start with no tiles.
@@ -50,7 +53,8 @@ class ShiftEstimator:
         Args:
             size_px: side of the tiles.
             search_px: largest shift that is looked for, at most a quarter of the tile.
-            same_ground: all tiles are dates of one place; a date more is no new ground, so ``Shift.pixels`` counts the best one only.
+            same_ground: all tiles are dates of one place; a date more is no new ground, so ``Shift.pixels`` counts the
+                best one only.
         """
         self._same_ground = same_ground
         self._wide = size_px // SEARCH_SHARE
@@ -66,7 +70,7 @@ class ShiftEstimator:
             first: [C, H, W] of the first image, linear in what edges are (reflectance, dB); NaN invalid.
             second: [D, H, W] of the second; bands need not correspond.
         """
-        fields = [orientation(image) for image in (first, second)]
+        fields = [compute_orientation(image) for image in (first, second)]
         spectra = [np.fft.fft2(field, s=self._spectrum.shape) for field in fields]
         self._spectrum += np.conj(spectra[0]) * spectra[1]
         covers = [np.fft.fft2(field != 0, s=self._spectrum.shape) for field in fields]
@@ -77,7 +81,7 @@ class ShiftEstimator:
 
     def estimate(self) -> Shift:
         """Return the shift at the peak of the summed correlation within the range searched."""
-        total, common = (self._around(spectrum) for spectrum in (self._spectrum, self._common))
+        total, common = (self._correlate_near(spectrum) for spectrum in (self._spectrum, self._common))
         sound = common >= max(1.0, LEAST_COMMON * float(common.max()))
         rows, cols = np.indices(total.shape) - self._wide
         searched = sound & (np.maximum(np.abs(rows), np.abs(cols)) <= self._reach)
@@ -92,16 +96,16 @@ class ShiftEstimator:
         middle = float(np.median(others)) if len(others) else 0.0
         spread = 1.4826 * float(np.median(np.abs(others - middle))) if len(others) else 0.0
         score = (float(evidence.flat[peak]) - middle) / spread if spread > 0 else 0.0
-        fine_row, fine_col = self._refined(row, col)
+        fine_row, fine_col = self._refine_peak(row, col)
         return Shift(fine_row, fine_col, score, self._tiles, self._pixels)
 
-    def _around(self, spectrum: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
+    def _correlate_near(self, spectrum: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
         """Return the correlation of a spectrum for shifts of up to a quarter of the tile, zero in the middle."""
         wide = self._wide
         surface = np.real(np.fft.ifft2(spectrum))
         return np.roll(surface, (wide, wide), axis=(0, 1))[: 2 * wide + 1, : 2 * wide + 1]
 
-    def _refined(self, row: int, col: int) -> tuple[float, float]:
+    def _refine_peak(self, row: int, col: int) -> tuple[float, float]:
         """Evaluate the correlation per common pixel on a fine grid within one pixel of (row, col); return its peak."""
         steps = np.arange(-UPSAMPLING, UPSAMPLING + 1) / UPSAMPLING
         frequencies = 2j * np.pi * np.fft.fftfreq(len(self._spectrum))
@@ -112,11 +116,11 @@ class ShiftEstimator:
         return row + float(steps[peak[0]]), col + float(steps[peak[1]])
 
 
-def orientation(image: Floats) -> npt.NDArray[np.complex128]:
+def compute_orientation(image: Floats) -> npt.NDArray[np.complex128]:
     """Return the doubled-angle orientation of the gradient, complex [H, W], summed over bands, of magnitude at most 1.
 
-    Each band counts by its gradient relative to the band's median gradient, so that none dominates by its unit. Zero where a pixel
-    within two widths of the derivative is invalid, and at the border, where the derivative is made up.
+    Each band counts by its gradient relative to the band's median gradient, so that none dominates by its unit. Zero
+    where a pixel within two widths of the derivative is invalid, and at the border, where the derivative is made up.
 
     Args:
         image: [C, H, W] float32, NaN invalid.

@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from eo_ssl.preprocessing.contract import Preprocessing
-from eo_ssl.preprocessing.tags import StatsLike, StreamLike, Tagged
+from eo_ssl.preprocessing.conversion import apply_conversion, parse_conversion
+from eo_ssl.preprocessing.interpolation import MIN_VALID_WEIGHT, Interpolation, resample_masked
+from eo_ssl.preprocessing.tags import CountedStats, StatsLike, StreamLike, Tagged
 
-__all__ = ["Preprocessing", "StatsLike", "StreamLike", "Tagged"]
+__all__ = [
+    "MIN_VALID_WEIGHT",
+    "CountedStats",
+    "Interpolation",
+    "Preprocessing",
+    "StatsLike",
+    "StreamLike",
+    "Tagged",
+    "apply_conversion",
+    "parse_conversion",
+    "resample_masked",
+]

@@ -1,15 +1,17 @@
-"""Which channel of an image holds which band, by name alone."""
+"""The channels of an image that hold wanted bands, by name alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
+from eo_ssl.preprocessing.tags import Tagged
 from eo_ssl.sensors import sensor as sensor_named
 
 
 @lru_cache(maxsize=256)
-def channels_of(sensor: str, names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[int | None, ...]:
+def find_channels(sensor: str, names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[int | None, ...]:
     """For each wanted band its channel among ``names``; names unknown to the sensor are bands that nobody asked for."""
     known = sensor_named(sensor)
     where: dict[str, int] = {}
@@ -19,8 +21,43 @@ def channels_of(sensor: str, names: tuple[str, ...], wanted: tuple[str, ...]) ->
         except UserError:
             continue
         if band in where:
-            raise UserError(
-                f"expected each band of {sensor} once, got {names[where[band]]} and {name} for {band}; remove one"
-            )
+            got = f"{names[where[band]]} and {name} for {band}"
+            raise UserError(f"expected each band of {sensor} once, got {got}; remove one")
         where[band] = channel
     return tuple(where.get(band) for band in wanted)
+
+
+def order_channels(
+    sensor: str, names: tuple[str, ...], wanted: tuple[str, ...], *, refuse_missing: bool
+) -> tuple[int | None, ...]:
+    """Return the channel of each wanted band among ``names``, None where it is missing.
+
+    Raises:
+        UserError: no wanted band is there, one is there twice, or one is missing and ``refuse_missing``.
+    """
+    index = find_channels(sensor, names, wanted)
+    absent = [band for band, channel in zip(wanted, index, strict=True) if channel is None]
+    none = len(absent) == len(wanted)
+    if none or (absent and refuse_missing):
+        remedy = "name the channels" if none else "add them, or choose missing = fill_mean or zero in the contract"
+        got = f"{', '.join(names)} without {', '.join(absent)}"
+        raise UserError(f"expected bands {', '.join(wanted)} of {sensor}, got {got}; {remedy}")
+    return index
+
+
+def choose_bands(images: Tagged, bands: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the wanted bands by canonical name, or all that the images have where none are named.
+
+    Raises:
+        UserError: the images lack one.
+    """
+    have = tuple(images.bands)
+    wanted = have if bands is None else sensor_named(images.sensor).resolve_all(bands)
+    absent = [band for band in wanted if band not in have]
+    expect(
+        not absent,
+        expected=f"bands of the stream ({', '.join(have)})",
+        got=", ".join(absent),
+        remedy="ingest them or leave them out",
+    )
+    return wanted

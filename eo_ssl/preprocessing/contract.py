@@ -1,8 +1,8 @@
 """The preprocessing contract: what an encoder accepts, and the one way from named physical bands to its input tensor.
 
-check -> convert -> order by name -> clip -> resize with mask-weighted interpolation -> normalise -> fill. Nothing is inferred and no
-field has a default taken from natural images: the same contract is stored inside the weights file and applied in training, evaluation
-and export.
+check -> convert -> order by name -> clip -> resize with mask-weighted interpolation -> normalise -> fill. Nothing is
+inferred and no field has a default taken from natural images: the same contract is stored inside the weights file and
+applied in training, evaluation and export.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, expect, nearest
 from eo_ssl.manifest import fingerprint
-from eo_ssl.preprocessing.channels import channels_of
-from eo_ssl.preprocessing.conversion import converted, parse
-from eo_ssl.preprocessing.interpolation import Interpolation, cropped, interpolated
-from eo_ssl.preprocessing.plausibility import check_range, check_scale
-from eo_ssl.preprocessing.tags import StatsLike, StreamLike
+from eo_ssl.preprocessing.channels import choose_bands, order_channels
+from eo_ssl.preprocessing.conversion import apply_conversion, parse_conversion
+from eo_ssl.preprocessing.interpolation import Interpolation, crop_center, interpolate_masked
+from eo_ssl.preprocessing.plausibility import check_range, check_scale, check_tags
+from eo_ssl.preprocessing.pooled_moments import Wide, pool_moments
+from eo_ssl.preprocessing.tags import CountedStats, StatsLike, StreamLike
 from eo_ssl.sensors import Quantity
 from eo_ssl.sensors import sensor as sensor_named
 
@@ -30,13 +31,16 @@ Resize = Literal["to_size", "native", "crop"]
 Missing = Literal["refuse", "fill_mean", "zero"]
 
 _CHOICES = {
-    "resize": get_args(Resize), "interpolation": get_args(Interpolation), "missing": get_args(Missing), "invalid": ("mean_after_norm",),
-}  # fmt: skip
+    "resize": get_args(Resize),
+    "interpolation": get_args(Interpolation),
+    "missing": get_args(Missing),
+    "invalid": ("mean_after_norm",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """What an encoder accepts and how it becomes the encoder's input; call it with an image, its band names and its quantity."""
+    """The input contract of an encoder; call it with an image, its band names and quantity to get the input tensor."""
 
     sensor: str
     "registered sensor whose band names are used"
@@ -70,11 +74,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Check every field against the others."""
-        known = [quantity.value for quantity in Quantity]
-        if self.quantity not in known:
-            raise UserError(
-                f"expected a quantity out of {', '.join(known)}, got {self.quantity!r}{nearest(str(self.quantity), known)}"
-            )
+        _check_choice("a quantity", self.quantity, [quantity.value for quantity in Quantity])
         object.__setattr__(self, "quantity", Quantity(self.quantity))
         for name in ("bands", "convert", "range", "mean", "std", "gsd_m"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -82,35 +82,45 @@ class Preprocessing:
             object.__setattr__(self, "clip", tuple(tuple(p) if isinstance(p, list | tuple) else p for p in self.clip))
         object.__setattr__(self, "bands", sensor_named(self.sensor).resolve_all(self.bands))
         for field, options in _CHOICES.items():
-            value = getattr(self, field)
-            if value not in options:
-                raise UserError(
-                    f"expected {field} out of {', '.join(options)}, got {value!r}{nearest(str(value), options)}"
-                )
-        if not len(self.bands) == len(self.mean) == len(self.std) > 0:
-            raise UserError(
-                f"expected one mean and one std for each of {len(self.bands)} bands, got {len(self.mean)} and {len(self.std)}; give one each"
-            )
+            _check_choice(field, getattr(self, field), options)
+        expect(
+            len(self.bands) == len(self.mean) == len(self.std) > 0,
+            expected=f"one mean and one std for each of {len(self.bands)} bands",
+            got=f"{len(self.mean)} and {len(self.std)}",
+            remedy="give one each",
+        )
         for band, mean, std in zip(self.bands, self.mean, self.std, strict=True):
-            if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-                raise UserError(
-                    f"expected a finite mean and a positive std of {band}, got {mean} and {std}; leave out a band that is constant or never valid"
-                )
+            expect(
+                math.isfinite(mean) and math.isfinite(std) and std > 0,
+                expected=f"a finite mean and a positive std of {band}",
+                got=f"{mean} and {std}",
+                remedy="leave out a band that is constant or never valid",
+            )
         for name, bounds in [("range", self.range), *(("clip", pair) for pair in self._clips)]:
-            if len(bounds) != 2 or not bounds[0] < bounds[1]:
-                raise UserError(f"expected {name} as (low, high) with low < high, got {bounds}; correct it")
-        if len(self._clips) not in (0, 1, len(self.bands)):
-            raise UserError(
-                f"expected one pair of clip bounds, or one for each of {len(self.bands)} bands, got {len(self._clips)}; correct it"
+            expect(
+                len(bounds) == 2 and bounds[0] < bounds[1],
+                expected=f"{name} as (low, high) with low < high",
+                got=bounds,
+                remedy="correct it",
             )
-        if self.antialias and self.interpolation not in ("bilinear", "bicubic"):
-            raise UserError(
-                f"expected antialias only with bilinear or bicubic, got it with {self.interpolation}; set antialias to false"
-            )
-        if self.size_px < 1 or not 0 < self.gsd_m[0] <= self.gsd_m[1]:
-            raise UserError(
-                f"expected size_px >= 1 and 0 < gsd_m low <= high, got {self.size_px} and {self.gsd_m}; correct them"
-            )
+        expect(
+            len(self._clips) in (0, 1, len(self.bands)),
+            expected=f"one pair of clip bounds, or one for each of {len(self.bands)} bands",
+            got=len(self._clips),
+            remedy="correct it",
+        )
+        expect(
+            not self.antialias or self.interpolation in ("bilinear", "bicubic"),
+            expected="antialias only with bilinear or bicubic",
+            got=f"it with {self.interpolation}",
+            remedy="set antialias to false",
+        )
+        expect(
+            self.size_px >= 1 and 0 < self.gsd_m[0] <= self.gsd_m[1],
+            expected="size_px >= 1 and 0 < gsd_m low <= high",
+            got=f"{self.size_px} and {self.gsd_m}",
+            remedy="correct them",
+        )
         _ = self.final_quantity  # refuses a conversion that does not exist
 
     @property
@@ -125,60 +135,97 @@ class Preprocessing:
         """The quantity after all conversions, in which clip, mean and std are expressed."""
         quantity = self.quantity
         for name in self.convert:
-            source, target = parse(name)
-            if source != quantity:
-                raise UserError(
-                    f"expected a conversion that starts from {quantity.value}, got {name!r}; order the conversions as a chain"
-                )
+            source, target = parse_conversion(name)
+            expect(
+                source == quantity,
+                expected=f"a conversion that starts from {quantity.value}",
+                got=f"{name!r}",
+                remedy="order the conversions as a chain",
+            )
             quantity = target
         return quantity
 
     @classmethod
-    def from_stats(
-        cls,
-        stream: StreamLike,
-        stats: StatsLike,
-        *,
-        bands: Sequence[str] | None = None,
-        convert: tuple[str, ...] = (),
-        clip: tuple[float, float] | None = None,
-        size_px: int | None = None,
-        resize: Resize = "to_size",
-    ) -> Preprocessing:
-        """Return the contract of an encoder trained on ``stream``; change further fields with `dataclasses.replace`.
+    def of_stream(cls, stream: StreamLike, stats: StatsLike, *, bands: Sequence[str] | None = None) -> Preprocessing:
+        """Return the contract of an encoder trained on ``stream``; power is normalised in dB, all else as it is.
 
-        Bilinear interpolation with antialias, missing bands refused, and the quantity's plausible range.
+        Bilinear interpolation with antialias, missing bands refused, and the quantity's plausible range; change further
+        fields with `dataclasses.replace`.
 
         Args:
             stream: sensor, quantity, bands, gsd_m and size_px of the training data.
-            stats: `mean` and `std` per stream band in the *final* quantity, training split only.
+            stats: `mean` and `std` per stream band in ``stream.quantity.in_db_if_power``, training split only.
             bands: the bands to use, in input order; None for all of the stream in its order.
-            convert: named conversions from the stream's quantity.
-            clip: bounds in the final quantity.
-            size_px: side of the encoder's input; None for the stream's.
-            resize: how another size is brought to it.
 
         Raises:
-            UserError: a band that the stream lacks, statistics of another length, a band with std 0.
+            UserError: a band that the stream lacks, statistics of another length or quantity, a band with std 0.
         """
-        have, quantity = tuple(stream.bands), Quantity(stream.quantity)
-        if not len(have) == len(stats.mean) == len(stats.std):
-            raise UserError(
-                f"expected statistics of the stream's {len(have)} bands, got {len(stats.mean)} means; take the statistics of this stream"
-            )
-        wanted = have if bands is None else sensor_named(stream.sensor).resolve_all(bands)
-        absent = [band for band in wanted if band not in have]
-        if absent:
-            raise UserError(
-                f"expected bands of the stream ({', '.join(have)}), got {', '.join(absent)}; ingest them or leave them out"
-            )
+        have = tuple(stream.bands)
+        expect(
+            len(have) == len(stats.mean) == len(stats.std),
+            expected=f"statistics of the stream's {len(have)} bands",
+            got=f"{len(stats.mean)} means",
+            remedy="take the statistics of this stream",
+        )
+        wanted = choose_bands(stream, bands)
         index = [have.index(band) for band in wanted]
+        return cls._of_moments([stream], [stats], wanted, stats.mean[index], stats.std[index])
+
+    @classmethod
+    def of_streams(
+        cls, parts: Sequence[tuple[StreamLike, CountedStats]], *, bands: Sequence[str] | None = None
+    ) -> Preprocessing:
+        """Return the contract of an encoder trained on several streams together, each weighing by its valid pixels.
+
+        Args:
+            parts: streams of one sensor, quantity and size, each with its statistics as `of_stream` takes them.
+            bands: the bands to use, in input order, which all streams must hold; None for those of the first.
+
+        Raises:
+            UserError: streams that do not fit together, or as `of_stream`.
+        """
+        streams, stats = [stream for stream, _ in parts], [stats for _, stats in parts]
+        kinds = {(stream.sensor, Quantity(stream.quantity).value, stream.size_px) for stream in streams}
+        expect(
+            len(kinds) == 1,
+            expected="streams of one sensor, quantity and size",
+            got=" and ".join(map(str, sorted(kinds))) or "none",
+            remedy="choose streams that agree",
+        )
+        wanted = choose_bands(streams[0], bands)
+        for stream in streams[1:]:
+            choose_bands(stream, wanted)
+        return cls._of_moments(streams, stats, wanted, *pool_moments(stats, wanted))
+
+    @classmethod
+    def _of_moments(
+        cls, streams: Sequence[StreamLike], stats: Sequence[StatsLike], bands: tuple[str, ...], mean: Wide, std: Wide
+    ) -> Preprocessing:
+        quantity, gsd_m = Quantity(streams[0].quantity), [float(stream.gsd_m) for stream in streams]
+        final = quantity.in_db_if_power
+        others = sorted({Quantity(part.quantity).value for part in stats} - {final.value})
+        expect(
+            not others,
+            expected=f"statistics in {final.value}",
+            got=", ".join(others),
+            remedy="take those in dB of a power",
+        )
         return cls(
-            sensor=stream.sensor, quantity=quantity, bands=wanted, convert=convert, range=quantity.plausible, clip=clip,
-            mean=tuple(float(stats.mean[i]) for i in index), std=tuple(float(stats.std[i]) for i in index),
-            size_px=stream.size_px if size_px is None else size_px, gsd_m=(float(stream.gsd_m), float(stream.gsd_m)),
-            resize=resize, interpolation="bilinear", antialias=True, missing="refuse",
-        )  # fmt: skip
+            sensor=streams[0].sensor,
+            quantity=quantity,
+            bands=bands,
+            convert=() if final == quantity else (f"{quantity.value}->{final.value}",),
+            range=quantity.plausible,
+            clip=None,
+            mean=tuple(float(value) for value in mean),
+            std=tuple(float(value) for value in std),
+            size_px=streams[0].size_px,
+            gsd_m=(min(gsd_m), max(gsd_m)),
+            resize="to_size",
+            interpolation="bilinear",
+            antialias=True,
+            missing="refuse",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` accepts."""
@@ -193,15 +240,14 @@ class Preprocessing:
         """Return the contract that `to_json` wrote; a missing or unknown key is refused."""
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
-            if key not in known:
-                raise UserError(
-                    f"expected the fields of a preprocessing contract ({', '.join(known)}), got {key!r}{nearest(key, known)}"
-                )
+            _check_choice("a field of a preprocessing contract", key, known)
         absent = [key for key in known if key not in values]
-        if absent:
-            raise UserError(
-                f"expected a complete preprocessing contract, got one without {', '.join(absent)}; nothing is assumed for it, so state it"
-            )
+        expect(
+            not absent,
+            expected="a complete preprocessing contract",
+            got=f"one without {', '.join(absent)}",
+            remedy="nothing is assumed for it, so state it",
+        )
         return cls(**values)
 
     def effective(self, height: int, width: int) -> Preprocessing:
@@ -227,7 +273,8 @@ class Preprocessing:
         Any permutation of the input bands gives bit-equal output; ``image`` itself is left as it is.
 
         Args:
-            image: [B, C, H, W] floating point, physical values in `quantity`, channels named by `bands`; not finite = invalid.
+            image: [B, C, H, W] floating point, physical values in `quantity`, channels named by `bands`; not finite =
+                invalid.
             bands: C names, any known spelling; bands that the contract does not use are ignored.
             quantity: what the numbers are; None for a foreign array without a tag, which is then judged by its values.
             sensor: whose band names these are. Another sensor's bands need `sensors.translate_bands` first.
@@ -236,25 +283,27 @@ class Preprocessing:
             (input [B, C', H', W'] float32, valid [B, C', H', W'] bool), C' and their order as in the contract.
 
         Raises:
-            UserError: another sensor or quantity, values outside the plausible range, values scaled twice, a missing or repeated band,
-                an image smaller than the crop.
+            UserError: another sensor or quantity, values outside the plausible range, values scaled twice, a missing or
+                repeated band, an image smaller than the crop.
         """
-        self._check_tags(image, bands, quantity, sensor)
-        index = self._order(tuple(bands))
+        check_tags(image, bands, given=(sensor, quantity), accepted=(self.sensor, self.quantity))
+        index = order_channels(self.sensor, tuple(bands), self.bands, refuse_missing=self.missing == "refuse")
         present = [i for i in index if i is not None]
         x = image if present == list(range(image.shape[1])) else image[:, present]
         x = x.to(torch.float32).contiguous()  # one memory layout, so that every kernel below rounds alike
         valid = torch.isfinite(x)
         x = torch.where(valid, x, 0.0)  # a copy: the caller's array stays as it is
-        self._check_values(x, valid, tagged=quantity is not None)
+        check_range(x, valid, quantity=self.quantity, bounds=self.range)
+        if quantity is None:
+            self.check_scale(x, valid)
         for name in self.convert:
-            x = converted(x, name)
+            x = apply_conversion(x, name)
         kept = [channel for channel, i in enumerate(index) if i is not None]
         if self.clip is not None:
             pairs = self._clips if len(self._clips) == 1 else [self._clips[channel] for channel in kept]
             low, high = x.new_tensor(pairs).view(-1, 2, 1, 1).unbind(dim=1)
             x = x.clamp_(low, high)
-        x, valid = self._resized(x, valid)
+        x, valid = self._resize(x, valid)
         mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         x = x.sub_(mean[:, kept]).div_(std[:, kept])
         x = x.masked_fill_(~valid, 0.0)
@@ -267,38 +316,6 @@ class Preprocessing:
         known = torch.zeros_like(whole, dtype=torch.bool)
         known[:, kept] = valid
         return whole, known
-
-    def _check_tags(self, image: Tensor, bands: Sequence[str], quantity: Quantity | str | None, sensor: str) -> None:
-        if image.ndim != 4 or image.shape[1] != len(bands) or not image.is_floating_point():
-            raise UserError(
-                f"expected a floating-point image [B, {len(bands)}, H, W] with one name per channel, got {image.dtype} {tuple(image.shape)}; "
-                "give physical values and all names in channel order"
-            )
-        if sensor != self.sensor:
-            raise UserError(
-                f"expected bands of {self.sensor}, got bands of {sensor}; translate the names deliberately with eo_ssl.sensors.translate_bands"
-            )
-        if quantity is not None and quantity != self.quantity:
-            raise UserError(
-                f"expected {self.quantity.value}, got {quantity}; convert the values first, or read the product as {self.quantity.value}"
-            )
-
-    def _order(self, names: tuple[str, ...]) -> tuple[int | None, ...]:
-        """Channel of each contract band in the input, None where it is missing."""
-        index = channels_of(self.sensor, names, self.bands)
-        absent = [band for band, i in zip(self.bands, index, strict=True) if i is None]
-        none = len(absent) == len(self.bands)
-        if none or (absent and self.missing == "refuse"):
-            remedy = "name the channels" if none else "add them, or choose missing = fill_mean or zero in the contract"
-            raise UserError(
-                f"expected bands {', '.join(self.bands)} of {self.sensor}, got {', '.join(names)} without {', '.join(absent)}; {remedy}"
-            )
-        return index
-
-    def _check_values(self, x: Tensor, valid: Tensor, *, tagged: bool) -> None:
-        check_range(x, valid, quantity=self.quantity, bounds=self.range)
-        if not tagged:
-            self.check_scale(x, valid)
 
     def check_scale(self, x: Tensor, valid: Tensor) -> None:
         """Refuse values in `quantity` that are far below those of training, or linear power called decibels.
@@ -314,10 +331,17 @@ class Preprocessing:
         means = [10 ** (mean / 10) for mean in self.mean] if in_power else self.mean
         check_scale(x, valid, quantity=self.quantity, means=means)
 
-    def _resized(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def _resize(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Bring [B, C, H, W] values and their mask to the contract's geometry."""
         if self.resize == "native" or x.shape[-2:] == (self.size_px, self.size_px):
             return x, valid
         if self.resize == "crop":
-            return cropped(x, valid, size=self.size_px)
-        return interpolated(x, valid, size=self.size_px, interpolation=self.interpolation, antialias=self.antialias)
+            return crop_center(x, valid, size=self.size_px)
+        return interpolate_masked(
+            x, valid, size=self.size_px, interpolation=self.interpolation, antialias=self.antialias
+        )
+
+
+def _check_choice(what: str, value: str, options: Sequence[str]) -> None:
+    if value not in options:
+        raise UserError(f"expected {what} out of {', '.join(options)}, got {value!r}{nearest(value, options)}")

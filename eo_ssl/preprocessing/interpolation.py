@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 
 Interpolation = Literal["bilinear", "bicubic", "bilinear-corners", "nearest", "area"]
-"""`bilinear-corners` lets the centres of the corner pixels coincide (align_corners), as kornia's augmentations do; all others their edges."""
+"""`bilinear-corners` lets the centres of the corner pixels coincide (as kornia does); all others their edges."""
 
-KNOWN = 0.5  # weight of measured pixels above which an interpolated one counts as measured
+MIN_VALID_WEIGHT = 0.5  # weight of measured pixels above which a resampled one counts as measured
 _ROUNDING = 1e-5  # of a kernel that saw only measured pixels
 _MODES = {
     "bilinear": "bilinear",
@@ -24,29 +25,49 @@ _MODES = {
 }  # names in torch
 
 
-def cropped(x: Tensor, valid: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
+def resample_masked(x: Tensor, valid: Tensor, resample: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return ``x`` resampled by weighing measured pixels only, and where it rests mostly on them.
+
+    Normalised convolution (Knutsson and Westin 1993): values times mask and the mask itself pass through the same
+    kernel, then one is divided by the other.
+
+    Args:
+        x: [B, C, H, W] float32, anything finite where invalid.
+        valid: [B, C, H, W] bool.
+        resample: a linear kernel of unit sum, [B, C, H, W] to [B, C, H', W'].
+
+    Returns:
+        (values [B, C, H', W'] float32, valid [B, C, H', W'] bool: more than `MIN_VALID_WEIGHT` of the kernel saw
+        measured pixels).
+    """
+    weight, total = resample(valid.to(x.dtype)), resample(torch.where(valid, x, 0.0))
+    whole = (weight - 1).abs() < _ROUNDING
+    known = weight > MIN_VALID_WEIGHT
+    return torch.where(whole, total, total / torch.where(known, weight, 1.0)), known
+
+
+def crop_center(x: Tensor, valid: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
     """Return the centre of ``x`` and ``valid`` [B, C, H, W], each [B, C, size, size].
 
     Raises:
         UserError: an image smaller than the crop.
     """
     height, width = x.shape[-2:]
-    if min(height, width) < size:
-        raise UserError(
-            f"expected images of at least {size} px to crop, got {height} x {width}; choose resize = to_size"
-        )
+    expect(
+        min(height, width) >= size,
+        expected=f"images of at least {size} px to crop",
+        got=f"{height} x {width}",
+        remedy="choose resize = to_size",
+    )
     top, left = (height - size) // 2, (width - size) // 2
     window = (..., slice(top, top + size), slice(left, left + size))
     return x[window].contiguous(), valid[window]
 
 
-def interpolated(
+def interpolate_masked(
     x: Tensor, valid: Tensor, *, size: int, interpolation: Interpolation, antialias: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return ``x`` at another size and where it rests mostly on measured pixels.
-
-    Normalised convolution (Knutsson and Westin 1993): values times mask and the mask itself pass through the same kernel, then one is
-    divided by the other.
+    """Return ``x`` at another size and where it rests mostly on measured pixels, by `resample_masked`.
 
     Args:
         x: [B, C, H, W] float32, anything finite where invalid.
@@ -61,11 +82,7 @@ def interpolated(
     mode = _MODES[interpolation]
     aligned = interpolation == "bilinear-corners" if mode in ("bilinear", "bicubic") else None
 
-    def resized(image: Tensor) -> Tensor:
+    def resize(image: Tensor) -> Tensor:
         return functional.interpolate(image, size=(size, size), mode=mode, align_corners=aligned, antialias=antialias)
 
-    weight = resized(valid.to(x.dtype))
-    total = resized(torch.where(valid, x, 0.0))
-    whole = (weight - 1).abs() < _ROUNDING
-    known = weight > KNOWN
-    return torch.where(whole, total, total / torch.where(known, weight, 1.0)), known
+    return resample_masked(x, valid, resize)

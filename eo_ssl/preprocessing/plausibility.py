@@ -1,4 +1,4 @@
-"""Values that cannot be what they are said to be: outside the plausible range, scaled twice, or linear power called decibels."""
+"""Images that cannot be what they are called: other tags, implausible values, scaled twice, power called decibels."""
 
 from __future__ import annotations
 
@@ -7,11 +7,50 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 from eo_ssl.sensors import Quantity
 
 OUTLIERS = 0.01  # share of values allowed outside the range on either side: it bounds the 1st and 99th percentile
 TOO_DARK = 0.01  # a batch whose largest value is below this share of the brightest training mean was scaled twice
+
+
+def check_tags(
+    image: Tensor,
+    bands: Sequence[str],
+    *,
+    given: tuple[str, Quantity | str | None],
+    accepted: tuple[str, Quantity],
+) -> None:
+    """Refuse an image that is not called what is accepted.
+
+    Args:
+        image: [B, C, H, W] floating point.
+        bands: C names.
+        given: sensor and quantity of the image; no quantity for a foreign array without a tag.
+        accepted: sensor and quantity that it must be of.
+
+    Raises:
+        UserError: another shape, type, sensor or quantity.
+    """
+    expect(
+        image.ndim == 4 and image.shape[1] == len(bands) and image.is_floating_point(),
+        expected=f"a floating-point image [B, {len(bands)}, H, W] with one name per channel",
+        got=f"{image.dtype} {tuple(image.shape)}",
+        remedy="give physical values and all names in channel order",
+    )
+    (sensor, quantity), (own_sensor, own_quantity) = given, accepted
+    expect(
+        sensor == own_sensor,
+        expected=f"bands of {own_sensor}",
+        got=f"bands of {sensor}",
+        remedy="translate the names deliberately with eo_ssl.sensors.translate_bands",
+    )
+    expect(
+        quantity is None or quantity == own_quantity,
+        expected=own_quantity.value,
+        got=quantity,
+        remedy=f"convert the values first, or read the product as {own_quantity.value}",
+    )
 
 
 def check_range(x: Tensor, valid: Tensor, *, quantity: Quantity, bounds: tuple[float, float]) -> None:
@@ -37,11 +76,12 @@ def check_range(x: Tensor, valid: Tensor, *, quantity: Quantity, bounds: tuple[f
         for side, outside in (("below", x < low), ("above", x > high))
     }
     side = max(shares, key=shares.__getitem__)
-    if shares[side] > OUTLIERS:
-        raise UserError(
-            f"expected {quantity.value} within {low:g} ... {high:g}, got {shares[side]:.0%} of the values {side} it "
-            f"(from {least:g} to {most:g}); apply the product's scale and offset once"
-        )
+    expect(
+        shares[side] <= OUTLIERS,
+        expected=f"{quantity.value} within {low:g} ... {high:g}",
+        got=f"{shares[side]:.0%} of the values {side} it (from {least:g} to {most:g})",
+        remedy="apply the product's scale and offset once",
+    )
 
 
 def check_scale(x: Tensor, valid: Tensor, *, quantity: Quantity, means: Sequence[float]) -> None:
@@ -59,14 +99,17 @@ def check_scale(x: Tensor, valid: Tensor, *, quantity: Quantity, means: Sequence
     if not bool(valid.any()):
         return
     if quantity.is_db:
-        if float(torch.where(valid, x, 1.0).min()) >= 0 and max(means) < 0:
-            raise UserError(
-                f"expected {quantity.value} with negative values, got none below 0 dB; it looks like linear power, convert it"
-            )
+        expect(
+            max(means) >= 0 or float(torch.where(valid, x, 1.0).min()) < 0,
+            expected=f"{quantity.value} with negative values",
+            got="none below 0 dB",
+            remedy="it looks like linear power, convert it",
+        )
         return
     brightest, largest = max(abs(mean) for mean in means), float(x.abs().max())
-    if largest < TOO_DARK * brightest:
-        raise UserError(
-            f"expected {quantity.value} of about {brightest:.3g} in the brightest band, got at most {largest:.3g} in all images; "
-            "the values seem to have been scaled twice, so leave out one division"
-        )
+    expect(
+        largest >= TOO_DARK * brightest,
+        expected=f"{quantity.value} of about {brightest:.3g} in the brightest band",
+        got=f"at most {largest:.3g} in all images",
+        remedy="the values seem to have been scaled twice, so leave out one division",
+    )

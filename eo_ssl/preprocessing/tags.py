@@ -1,4 +1,4 @@
-"""What images say of themselves, as far as a contract asks."""
+"""Tags of images and statistics that a contract reads: sensor, quantity, bands, pixel size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Tagged(Protocol):
 
     @property
     def quantity(self) -> Quantity:
-        """What the numbers are."""
+        """Physical quantity of the numbers."""
         ...
 
     @property
@@ -44,9 +44,22 @@ class StreamLike(Tagged, Protocol):
 
 
 class StatsLike(Protocol):
-    """Mean and standard deviation per band of a stream, float64 [C], in the final quantity."""
+    """Mean and standard deviation per band of a stream, float64 [C], and the quantity they are in."""
 
+    @property
+    def quantity(self) -> Quantity: ...  # noqa: D102
     @property
     def mean(self) -> npt.NDArray[np.float64]: ...  # noqa: D102
     @property
     def std(self) -> npt.NDArray[np.float64]: ...  # noqa: D102
+
+
+class CountedStats(StatsLike, Protocol):
+    """Statistics that can be pooled, as a corpus keeps them."""
+
+    @property
+    def bands(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def count(self) -> npt.NDArray[np.int64]:
+        """Valid pixels per band, int64 [C]."""
+        ...

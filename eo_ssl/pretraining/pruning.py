@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from eo_ssl.curation import Context, DynamicSchedule, selection_table
-from eo_ssl.curation.selection import resolve_keep
+from eo_ssl.curation import Context, DynamicSchedule, resolve_keep, tabulate_selection
 from eo_ssl.encoder.protocol import content
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import fingerprint, replace
@@ -132,7 +131,7 @@ class DynamicPruning(pl.Callback):
         event, last = self.reports[-1]["event"], self.schedule.last
         if event is not None and last is not None:
             data = io.BytesIO()
-            pq.write_table(selection_table(last, self.everything), data)
+            pq.write_table(tabulate_selection(last, self.everything), data)
             replace(self.folder / f"event_{event:04d}.parquet", data.getvalue())
         replace(self.folder / "events.json", json.dumps(self.reports, indent=1).encode())
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from eo_ssl.corpus import Corpus, StreamReader
 from eo_ssl.corpus.snapshots import load, numbers
-from eo_ssl.curation.report import CurationReport
+from eo_ssl.curation import CurationReport
 from eo_ssl.errors import UserError
 from eo_ssl.reporting.artefacts import Product, read_json
 from eo_ssl.reporting.charts import Figure, rank_chart

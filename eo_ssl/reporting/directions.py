@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.embedding import Embeddings, Spectrum
+from eo_ssl.embedding import Covariance, Embeddings
 from eo_ssl.reporting.charts import Axes, Figure, Series, line_chart, scatter
 from eo_ssl.reporting.footprints import degrees
 from eo_ssl.reporting.svg import nice_ticks
@@ -41,7 +41,7 @@ class Classes:
     "[n] class of each tile, -1 = another one or not known"
 
 
-def scatters(table: Embeddings, spectrum: Spectrum) -> Iterator[Figure]:
+def scatters(table: Embeddings, spectrum: Covariance) -> Iterator[Figure]:
     """The first two principal components, once for each way that tiles are known to differ; in one colour where none is known."""
     positions = np.unique(np.linspace(0, len(table) - 1, min(len(table), MOST_POINTS)).round().astype(np.int64))
     axes, shares = spectrum.components(2)
@@ -110,7 +110,7 @@ def _zones(boxes: Sequence[Mapping[str, float | None]]) -> tuple[list[int], list
     return [int(value) for value in zone], names
 
 
-def spectrum_figure(spectra: Mapping[str, Spectrum], noun: str) -> Figure:
+def spectrum_figure(spectra: Mapping[str, Covariance], noun: str) -> Figure:
     """Singular values of some embeddings, in order and as shares of their sum, with their effective rank.
 
     Args:

@@ -13,7 +13,7 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
-from eo_ssl.embedding import EMBEDDINGS, Embeddings, Spectrum, numbers_of, reopened
+from eo_ssl.embedding import EMBEDDINGS, Covariance, Embeddings, extract_vectors, reopen_scenes
 from eo_ssl.errors import UserError
 from eo_ssl.reporting.artefacts import Product
 from eo_ssl.reporting.charts import Figure
@@ -76,7 +76,7 @@ def embedding_view(product: Product, position: int) -> EmbeddingView:
 
 def _tiles(product: Product, anchor: str) -> EmbeddingView:
     table = Embeddings.open(product.path)
-    spectrum = Spectrum.of(numbers_of(part["embedding"], table.dim) for _, part in table.groups(["embedding"]))
+    spectrum = Covariance.of(extract_vectors(part["embedding"], table.dim) for _, part in table.groups(["embedding"]))
     about, stream = table.about, table.about["stream"]
     boxes, placeless, days = _places(table)
     figures, left_out = maps(boxes, product.name, most=CLOSE_UPS)
@@ -127,9 +127,9 @@ def _places(table: Embeddings) -> tuple[Boxes, int, list[str]]:
 def _scenes(product: Product, anchor: str) -> EmbeddingView:
     summary, config = product.manifest.summary, product.manifest.config
     names = sorted(summary["files"])
-    scenes, missing = reopened(summary, names[:MOST_SCENES])
+    scenes, missing = reopen_scenes(summary, names[:MOST_SCENES])
     lines, boxes, looks, notes, nbytes = [], [], [], [], 0
-    spectra: dict[str, Spectrum] = {}
+    spectra: dict[str, Covariance] = {}
     for place, name in enumerate(names):
         with _opened(product.path / name) as file:
             lines.append(_line(file, product.path / name))
@@ -196,7 +196,7 @@ def _line(file: Any, path: Path) -> tuple[str, ...]:
     return path.name, f"{number(file.height)} × {number(file.width)}", cell, day or MISSING, size(path.stat().st_size)
 
 
-def _look(file: Any, spectrum: Spectrum, scene: Any, name: str) -> Gallery:
+def _look(file: Any, spectrum: Covariance, scene: Any, name: str) -> Gallery:
     """The scene, where it is at hand, beside the components of its map."""
     thumbs, words = [], []
     if scene is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from eo_ssl.pairing import PairReport, Pairs, read_pairs
+from eo_ssl.pairing import Pairing, PairReport, read_pairs
 from eo_ssl.reporting.artefacts import Product
 from eo_ssl.reporting.charts import HEIGHT_PX, WIDTH_PX, Figure, columns, frame
 from eo_ssl.reporting.svg import Scale, drawing, px, tag
@@ -77,7 +77,7 @@ def _time_bound(bounds: dict[str, Any]) -> str:
     return f"{least}{bounds['max_days']:g} days apart"
 
 
-def _days(pairs: Pairs) -> Figure | None:
+def _days(pairs: Pairing) -> Figure | None:
     days = pairs.kept["days"].to_numpy()
     if not np.isfinite(days).any():  # no pairs, or pairs without dates
         return None
@@ -99,7 +99,7 @@ def _days(pairs: Pairs) -> Figure | None:
     )
 
 
-def _shifts(pairs: Pairs, report: PairReport) -> Figure | None:
+def _shifts(pairs: Pairing, report: PairReport) -> Figure | None:
     """A dot per measured shift where the second lies on the ground relative to the first, with the circle that bounds what is kept."""
     rows, cols, kept = (pairs.scenes[name].to_numpy() for name in ("shift_row_px", "shift_col_px", "kept"))
     told = np.isfinite(rows)

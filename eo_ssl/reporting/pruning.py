@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from eo_ssl.curation.report import CurationReport
+from eo_ssl.curation import CurationReport
 from eo_ssl.reporting.artefacts import Product, read_list
 from eo_ssl.reporting.charts import Axes, Figure, Series, line_chart
 from eo_ssl.reporting.wording import MISSING, count, duration, fixed, number, share

@@ -12,7 +12,7 @@ import xarray as xr
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from eo_ssl.embedding import Spectrum
+from eo_ssl.embedding import Covariance
 from eo_ssl.reporting.thumbnails import choose_rendering, render, stretch
 from eo_ssl.sensors import Quantity, sensor
 
@@ -22,7 +22,7 @@ SAMPLED_BLOCKS = 32  # of a map, at even steps: some 10^5 cells, enough for a st
 _STRIP_ROWS = 64  # of a quick look read at once
 
 
-def sampled_spectrum(file: rasterio.DatasetReader) -> Spectrum:
+def sampled_spectrum(file: rasterio.DatasetReader) -> Covariance:
     """Return the spectrum of the cells of a map that have an embedding, from blocks at even steps over all of it.
 
     Raises:
@@ -36,10 +36,10 @@ def sampled_spectrum(file: rasterio.DatasetReader) -> Spectrum:
             values = file.read(window=windows[number]).reshape(file.count, -1).T
             yield values[np.isfinite(values).all(axis=1)]
 
-    return Spectrum.of(cells())
+    return Covariance.of(cells())
 
 
-def components_look(file: rasterio.DatasetReader, spectrum: Spectrum) -> Picture:
+def components_look(file: rasterio.DatasetReader, spectrum: Covariance) -> Picture:
     """Return the first three principal components of a map as [h, w, 4] uint8, each between its 2nd and 98th percentile."""
     axes, _ = spectrum.components(3)
     axes = np.concatenate([axes, np.zeros((3 - len(axes), file.count))])  # an encoder of fewer than three numbers

@@ -1,6 +1,7 @@
-"""How good the doctor is: mistakes planted in real samples, beside the same number of samples left alone.
+"""Power study of the doctor: mistakes planted in real samples, beside the same number of samples left alone.
 
-A mistake is planted in what a card would read: physical values and band names. That is what a wrong declaration does to right files.
+A mistake is planted in what a card would read: physical values and band names. That is what a wrong declaration does to
+right files.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from eo_ssl.cards import load_card
-from eo_ssl.diagnosis.examination import Examination, examine
+from eo_ssl.diagnosis import Examination, Sample, examine, sample_product
 from eo_ssl.diagnosis.findings import Kind
-from eo_ssl.diagnosis.samples import Floats, Sample, sample_product
+from eo_ssl.diagnosis.sampled_windows import Floats
 from eo_ssl.scene import products
 
 Generator = np.random.Generator
@@ -41,7 +42,7 @@ class Planting:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What the doctor said of one sample, planted or left alone."""
+    """The doctor's verdict on one sample, planted or left alone."""
 
     product_id: str
     planting: str
@@ -51,13 +52,13 @@ class Trial:
     part: Literal["design", "held out"]
 
 
-def part_of(product_id: str) -> Literal["design", "held out"]:
+def assign_part(product_id: str) -> Literal["design", "held out"]:
     """Return which half a product belongs to, by a checksum of its name: thresholds were set on the design half."""
     return "held out" if zlib.crc32(product_id.encode()) % 2 else "design"
 
 
-def gather(cards: Iterable[str], root: Path, *, most: int) -> list[Sample]:
-    """Return samples of the shipped ``cards`` below ``root``, at most ``most`` products of each, evenly spaced in their list.
+def gather_samples(cards: Iterable[str], root: Path, *, most: int) -> list[Sample]:
+    """Return samples of the shipped ``cards`` below ``root``, at most ``most`` products of each, evenly spaced.
 
     Raises:
         UserError: the data of a card are absent.
@@ -73,10 +74,11 @@ def gather(cards: Iterable[str], root: Path, *, most: int) -> list[Sample]:
     return samples
 
 
-def run(samples: Sequence[Sample], *, plantings: int, seed: int) -> list[Trial]:
-    """Return ``plantings`` trials with a mistake, its kinds in turn and its samples drawn by ``seed``, and as many controls.
+def run_study(samples: Sequence[Sample], *, plantings: int, seed: int) -> list[Trial]:
+    """Return ``plantings`` trials with a mistake, kinds in turn and samples drawn by ``seed``, and as many controls.
 
-    Controls go round all samples; a sample used again is cut elsewhere (shifted and flipped), so that no two controls are alike.
+    Controls go round all samples; a sample used again is cut elsewhere (shifted and flipped), so that no two controls
+    are alike.
     """
     rng = np.random.default_rng(seed)
     trials = []
@@ -85,30 +87,31 @@ def run(samples: Sequence[Sample], *, plantings: int, seed: int) -> list[Trial]:
         able = [sample for sample in samples if planting.fits(sample)]
         if not able:
             continue
-        sample = _varied(able[int(rng.integers(len(able)))], rng)
+        sample = _vary(able[int(rng.integers(len(able)))], rng)
         planted = planting.plant(sample, rng)
-        result = _result(examine(planted), planting, _moved(sample, planted))
-        trials.append(Trial(sample.product_id, planting.name, result, part_of(sample.product_id)))
+        result = _judge(examine(planted), planting, _name_moved(sample, planted))
+        trials.append(Trial(sample.product_id, planting.name, result, assign_part(sample.product_id)))
     for number in range(plantings):
-        sample = _varied(samples[number % len(samples)], rng)
+        sample = _vary(samples[number % len(samples)], rng)
         outcome = examine(sample).outcome
         said: dict[str, Literal["false alarm", "suspicion", "cannot tell", "fine"]]
         said = {"wrong": "false alarm", "suspect": "suspicion", "cannot tell": "cannot tell", "fine": "fine"}
-        trials.append(Trial(sample.product_id, "", said[outcome], part_of(sample.product_id)))
+        trials.append(Trial(sample.product_id, "", said[outcome], assign_part(sample.product_id)))
     return trials
 
 
-def table(trials: Iterable[Trial]) -> str:
+def tabulate(trials: Iterable[Trial]) -> str:
     """Return the trials as a Markdown table: per planting the shares of the results, then the controls."""
     done = list(trials)
     lines = ["| planted | n | " + " | ".join(RESULTS) + " |", "|---|---|" + "---|" * len(RESULTS)]
     for planting in PLANTINGS:
-        lines.append(_line(planting.name, [trial for trial in done if trial.planting == planting.name]))
+        lines.append(_format_line(planting.name, [trial for trial in done if trial.planting == planting.name]))
     planted = [trial for trial in done if trial.planting]
     lines += [
-        _line(f"all, {part}", [trial for trial in planted if trial.part == part]) for part in ("design", "held out")
+        _format_line(f"all, {part}", [trial for trial in planted if trial.part == part])
+        for part in ("design", "held out")
     ]
-    lines.append(_line("all", planted))
+    lines.append(_format_line("all", planted))
     lines += ["", "| controls | n | false alarm | suspicion | cannot tell | fine |", "|---|---|---|---|---|---|"]
     controls = [trial for trial in done if not trial.planting]
     for name, some in (
@@ -118,23 +121,27 @@ def table(trials: Iterable[Trial]) -> str:
     ):
         counts = Counter(trial.result for trial in some)
         shares = " | ".join(
-            _share(counts[result], len(some)) for result in ("false alarm", "suspicion", "cannot tell", "fine")
+            _format_share(counts[result], len(some)) for result in ("false alarm", "suspicion", "cannot tell", "fine")
         )
         lines.append(f"| {name} | {len(some)} | {shares} |")
     return "\n".join(lines)
 
 
-def _line(name: str, trials: Sequence[Trial]) -> str:
+def _format_line(name: str, trials: Sequence[Trial]) -> str:
     counts = Counter(trial.result for trial in trials)
-    return f"| {name} | {len(trials)} | " + " | ".join(_share(counts[result], len(trials)) for result in RESULTS) + " |"
+    return (
+        f"| {name} | {len(trials)} | "
+        + " | ".join(_format_share(counts[result], len(trials)) for result in RESULTS)
+        + " |"
+    )
 
 
-def _share(count: int, total: int) -> str:
+def _format_share(count: int, total: int) -> str:
     return f"{100 * count / total:.0f} %" if total else "-"
 
 
-def _result(found: Examination, planting: Planting, moved: str) -> Result:
-    """Return what became of a planting; an exchange of two bands that the doctor says it cannot tell apart is not missed."""
+def _judge(found: Examination, planting: Planting, moved: str) -> Result:
+    """Return what became of a planting; an exchange that the doctor says it cannot tell apart is not missed."""
     own = [finding for finding in found.findings if finding.kind == planting.kind]
     if any(finding.outcome == "wrong" for finding in own):
         return "detected"
@@ -148,13 +155,13 @@ def _result(found: Examination, planting: Planting, moved: str) -> Result:
     return "cannot tell" if said else "missed"
 
 
-def _moved(sample: Sample, planted: Sample) -> str:
+def _name_moved(sample: Sample, planted: Sample) -> str:
     pairs = zip(sample.bands, sample.windows[0], planted.windows[0], strict=True)
     return "/".join(name for name, old, new in pairs if not np.array_equal(old, new, equal_nan=True))
 
 
-def _varied(sample: Sample, rng: Generator) -> Sample:
-    """Return the sample flipped and cut by up to a quarter; cuts are multiples of 6 pixels, so that coarse pixels stay whole."""
+def _vary(sample: Sample, rng: Generator) -> Sample:
+    """Return the sample flipped and cut by up to a quarter, in multiples of 6 pixels: coarse pixels stay whole."""
     windows, top, left = [], rng.random(), rng.random()
     flip_y, flip_x = rng.random(2) < 0.5
     for window in sample.windows:
@@ -167,62 +174,62 @@ def _varied(sample: Sample, rng: Generator) -> Sample:
     return replace(sample, windows=tuple(windows))
 
 
-def _mapped(sample: Sample, change: Callable[[Floats], npt.NDArray[np.floating]]) -> Sample:
+def _map(sample: Sample, change: Callable[[Floats], npt.NDArray[np.floating]]) -> Sample:
     return replace(sample, windows=tuple(change(window).astype(np.float32) for window in sample.windows))
 
 
-def _sentinel2(sample: Sample) -> bool:
+def _is_sentinel2(sample: Sample) -> bool:
     return sample.sensor.startswith("sentinel2") and sample.quantity.is_reflectance
 
 
-def _canonical(sample: Sample) -> bool:
-    return _sentinel2(sample) and len(sample.bands) >= 12
+def _has_all_bands(sample: Sample) -> bool:
+    return _is_sentinel2(sample) and len(sample.bands) >= 12
 
 
-def _radar(sample: Sample) -> bool:
+def _is_radar(sample: Sample) -> bool:
     return sample.quantity.is_power or sample.quantity.is_db
 
 
-def _pair(sample: Sample) -> bool:
-    return _radar(sample) and len(sample.bands) == 2
+def _is_radar_pair(sample: Sample) -> bool:
+    return _is_radar(sample) and len(sample.bands) == 2
 
 
-def _taken(sample: Sample, planes: Sequence[int]) -> Sample:
-    return _mapped(sample, lambda window: window[list(planes)])
+def _take(sample: Sample, planes: Sequence[int]) -> Sample:
+    return _map(sample, lambda window: window[list(planes)])
 
 
-def _offset(sample: Sample, declared: float) -> Sample:
-    """Return what a card reads that declares 0 for a file with 1000, or -1000 for one without; its metadata say no baseline."""
+def _misdeclare_offset(sample: Sample, declared: float) -> Sample:
+    """Return what a card reads that declares 0 for a file with 1000, or -1000 for one without; no baseline is known."""
     shift = np.float32(-_OFFSET if declared else _OFFSET)
-    return replace(_mapped(sample, lambda window: window + shift), offset=declared * 1e-4 / sample.scale, baseline="")
+    return replace(_map(sample, lambda window: window + shift), offset=declared * 1e-4 / sample.scale, baseline="")
 
 
-def _b8a_last(sample: Sample, rng: Generator) -> Sample:
+def _put_b8a_last(sample: Sample, rng: Generator) -> Sample:
     names = sample.bands
     last = [*(name for name in names if name != "B8A"), "B8A"]
-    return _taken(sample, [names.index(name) for name in last])
+    return _take(sample, [names.index(name) for name in last])
 
 
-def _exchanged(sample: Sample, rng: Generator) -> Sample:
+def _exchange_two(sample: Sample, rng: Generator) -> Sample:
     planes = np.arange(len(sample.bands))
     first, second = rng.choice(len(planes), 2, replace=False)
     planes[[first, second]] = planes[[second, first]]
-    return _taken(sample, planes.tolist())
+    return _take(sample, planes.tolist())
 
 
-def _shuffled(sample: Sample, rng: Generator) -> Sample:
+def _shuffle(sample: Sample, rng: Generator) -> Sample:
     planes = np.arange(len(sample.bands))
     while np.mean(planes == np.arange(len(planes))) > 0.5:
         planes = rng.permutation(len(planes))
-    return _taken(sample, planes.tolist())
+    return _take(sample, planes.tolist())
 
 
-def _red_first(sample: Sample, rng: Generator) -> Sample:
+def _put_red_first(sample: Sample, rng: Generator) -> Sample:
     turn = {"B02": "B04", "B04": "B02"}
-    return _taken(sample, [sample.bands.index(turn.get(name, name)) for name in sample.bands])
+    return _take(sample, [sample.bands.index(turn.get(name, name)) for name in sample.bands])
 
 
-def _constant(sample: Sample, rng: Generator) -> Sample:
+def _flatten_band(sample: Sample, rng: Generator) -> Sample:
     plane = int(rng.integers(len(sample.bands)))
 
     def change(window: Floats) -> Floats:
@@ -230,23 +237,23 @@ def _constant(sample: Sample, rng: Generator) -> Sample:
         out[plane] = np.where(np.isfinite(out[plane]), np.float32(0.1), np.nan)
         return out
 
-    return _mapped(sample, change)
+    return _map(sample, change)
 
 
-def _copied(sample: Sample, rng: Generator) -> Sample:
+def _copy_band(sample: Sample, rng: Generator) -> Sample:
     first, second = rng.choice(len(sample.bands), 2, replace=False)
     planes = np.arange(len(sample.bands))
     planes[first] = second
-    return _taken(sample, planes.tolist())
+    return _take(sample, planes.tolist())
 
 
-def _other_unit(sample: Sample, rng: Generator) -> Sample:
+def _change_unit(sample: Sample, rng: Generator) -> Sample:
     if sample.quantity.is_db:
-        return _mapped(sample, lambda window: 10.0 ** (window / 10.0))
-    return _mapped(sample, lambda window: 10.0 * np.log10(np.maximum(window, 1e-5)))
+        return _map(sample, lambda window: 10.0 ** (window / 10.0))
+    return _map(sample, lambda window: 10.0 * np.log10(np.maximum(window, 1e-5)))
 
 
-def _filled(sample: Sample, rng: Generator) -> Sample:
+def _fill_border(sample: Sample, rng: Generator) -> Sample:
     """Fill a slanted strip of every window at the left border with the stored value 0."""
     value = np.float32(sample.offset * sample.scale)
     share = rng.uniform(0.05, 0.4)
@@ -258,23 +265,27 @@ def _filled(sample: Sample, rng: Generator) -> Sample:
     return replace(sample, windows=tuple(windows), borders=borders)
 
 
-def _multi(sample: Sample) -> bool:
+def _has_several_bands(sample: Sample) -> bool:
     return len(sample.bands) > 1
 
 
 PLANTINGS = (
-    Planting("offset of 1000 not declared", "offset", _sentinel2, lambda sample, rng: _offset(sample, 0.0)),
-    Planting("offset declared, not there", "offset", _sentinel2, lambda sample, rng: _offset(sample, -1000.0)),
-    Planting("B8A last (EuroSAT, m-eurosat)", "order", _canonical, _b8a_last),
-    Planting("two bands exchanged", "order", _canonical, _exchanged),
-    Planting("red and blue exchanged", "order", _canonical, _red_first),
-    Planting("bands shuffled", "order", _canonical, _shuffled),
-    Planting("scale forgotten", "scale", _sentinel2, lambda sample, rng: sample.times(1e4)),
-    Planting("scaled twice", "scale", _sentinel2, lambda sample, rng: sample.times(1e-4)),
-    Planting("divided by 2750", "scale", _sentinel2, lambda sample, rng: sample.times(10_000 / 2750)),
-    Planting("dB for power or the reverse", "unit", _radar, _other_unit),
-    Planting("VV and VH exchanged", "polarisation", _pair, lambda sample, rng: _taken(sample, [1, 0])),
-    Planting("nodata not declared", "nodata", _multi, _filled),
-    Planting("one band constant", "constant", _multi, _constant),
-    Planting("one band copied", "duplicate", _multi, _copied),
+    Planting(
+        "offset of 1000 not declared", "offset", _is_sentinel2, lambda sample, rng: _misdeclare_offset(sample, 0.0)
+    ),
+    Planting(
+        "offset declared, not there", "offset", _is_sentinel2, lambda sample, rng: _misdeclare_offset(sample, -1000.0)
+    ),
+    Planting("B8A last (EuroSAT, m-eurosat)", "order", _has_all_bands, _put_b8a_last),
+    Planting("two bands exchanged", "order", _has_all_bands, _exchange_two),
+    Planting("red and blue exchanged", "order", _has_all_bands, _put_red_first),
+    Planting("bands shuffled", "order", _has_all_bands, _shuffle),
+    Planting("scale forgotten", "scale", _is_sentinel2, lambda sample, rng: sample.times(1e4)),
+    Planting("scaled twice", "scale", _is_sentinel2, lambda sample, rng: sample.times(1e-4)),
+    Planting("divided by 2750", "scale", _is_sentinel2, lambda sample, rng: sample.times(10_000 / 2750)),
+    Planting("dB for power or the reverse", "unit", _is_radar, _change_unit),
+    Planting("VV and VH exchanged", "polarisation", _is_radar_pair, lambda sample, rng: _take(sample, [1, 0])),
+    Planting("nodata not declared", "nodata", _has_several_bands, _fill_border),
+    Planting("one band constant", "constant", _has_several_bands, _flatten_band),
+    Planting("one band copied", "duplicate", _has_several_bands, _copy_band),
 )

@@ -1,4 +1,4 @@
-"""How many to take of each cluster (water-filling, exact) and which (weighted without replacement)."""
+"""Balanced sampling over a tree of clusters: shares by water-filling (exact), rows drawn without replacement."""
 
 from __future__ import annotations
 
@@ -7,29 +7,32 @@ from numpy.typing import NDArray
 
 from eo_ssl.curation.embeddings import Floats, Labels, Rows
 from eo_ssl.curation.hierarchy import Hierarchy, take_per_cluster
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 
 
-def water_fill(sizes: Rows, target: int, *, rng: np.random.Generator) -> Rows:
+def allocate_evenly(sizes: Rows, target: int, *, rng: np.random.Generator) -> Rows:
     """Share ``target`` among children as evenly as their ``sizes`` int64 [m] allow; return the shares, int64 [m].
 
-    With the largest integer x such that sum(min(x, s_j)) <= target every child gets min(x, s_j), and the remainder goes one by one to
-    random children with s_j > x (Vo et al. 2024, balanced sampling). Shares never exceed sizes and add up to min(target, sum(sizes)).
+    With the largest integer x such that sum(min(x, s_j)) <= target every child gets min(x, s_j), and the remainder goes
+    one by one to random children with s_j > x (Vo et al. 2024, balanced sampling). Shares never exceed sizes and add up
+    to min(target, sum(sizes)).
 
     Raises:
         UserError: a negative size or target.
     """
     sizes = np.asarray(sizes, dtype=np.int64)
-    if target < 0 or (len(sizes) and sizes.min() < 0):
-        raise UserError(
-            f"expected sizes and target of at least 0, got a smallest size of {sizes.min(initial=0)} and a target of {target}; count again"
-        )
+    expect(
+        target >= 0 and sizes.min(initial=0) >= 0,
+        expected="sizes and target of at least 0",
+        got=f"a smallest size of {sizes.min(initial=0)} and a target of {target}",
+        remedy="count again",
+    )
     if target >= sizes.sum():
         return sizes.copy()
     ordered = np.sort(sizes)
     below = np.concatenate([[0], np.cumsum(ordered)[:-1]])
     left = len(sizes) - np.arange(len(sizes))
-    # Level of the water when it reaches the rim of the j-th smallest child; the first rim above the target bounds the cut.
+    # Level of the water at the rim of the j-th smallest child; the first rim above the target bounds the cut.
     j = int(np.searchsorted(below + ordered * left, target, side="right"))
     cut = (target - int(below[j])) // int(left[j])
     shares = np.minimum(sizes, cut)
@@ -39,7 +42,7 @@ def water_fill(sizes: Rows, target: int, *, rng: np.random.Generator) -> Rows:
 
 
 def allocate(hierarchy: Hierarchy, sizes: Rows, target: int, *, rng: np.random.Generator) -> Rows:
-    """Push ``target`` down the tree by water-filling over raw points; return the number to draw per level-1 cluster, int64 [k_1].
+    """Return the number to draw per level-1 cluster, int64 [k_1]: ``target`` shared down the tree over raw points.
 
     ``sizes`` int64 [k_1] are the points of every level-1 cluster; a coarser cluster weighs what its leaves hold.
     """
@@ -48,20 +51,20 @@ def allocate(hierarchy: Hierarchy, sizes: Rows, target: int, *, rng: np.random.G
         up = np.zeros(k, dtype=np.int64)
         np.add.at(up, parent, held[-1])
         held.append(up)
-    shares = water_fill(held[-1], target, rng=rng)
+    shares = allocate_evenly(held[-1], target, rng=rng)
     for parent, below in zip(reversed(hierarchy.parents), reversed(held[:-1]), strict=True):
         down = np.zeros(len(below), dtype=np.int64)
         order = np.argsort(parent, kind="stable")
         groups = np.split(order, np.cumsum(np.bincount(parent, minlength=len(shares)))[:-1])
         for children, share in zip(groups, shares, strict=True):
             if share:
-                down[children] = water_fill(below[children], int(share), rng=rng)
+                down[children] = allocate_evenly(below[children], int(share), rng=rng)
         shares = down
     return shares
 
 
-def standardized_distance(labels: Labels, distance: Floats, k: int) -> NDArray[np.float64]:
-    """Return z float64 [n]: ``distance`` to the own centroid, less its cluster's mean, over its cluster's deviation (0 where that is 0)."""
+def standardise_distance(labels: Labels, distance: Floats, k: int) -> NDArray[np.float64]:
+    """Return z-scores of ``distance`` to the own centroid within each cluster, float64 [n]; 0 where none deviates."""
     counts = np.maximum(np.bincount(labels, minlength=k), 1)
     wide = distance.astype(np.float64)
     mean = np.bincount(labels, wide, minlength=k) / counts
@@ -74,11 +77,12 @@ def standardized_distance(labels: Labels, distance: Floats, k: int) -> NDArray[n
 
 
 def draw(labels: Labels, distance: Floats, counts: Rows, *, eta: float, rng: np.random.Generator) -> Rows:
-    """Draw ``counts[c]`` rows of every cluster c without replacement with weights exp(eta * z); return them sorted, int64 [sum(counts)].
+    """Draw ``counts[c]`` rows of every cluster c without replacement; return them sorted, int64 [sum(counts)].
 
-    z is the within-cluster standardized distance. eta = 0 draws uniformly (the reference's "r"), eta < 0 prefers prototypes, eta > 0
-    the unusual; -inf and +inf take the closest ("c") and the farthest, equals at random. Weighted draws without replacement are the
-    top ``counts[c]`` of eta * z plus Gumbel noise, which is Efraimidis & Spirakis (2006) in logarithms: no weight can overflow.
+    z is the within-cluster standardized distance. eta = 0 draws uniformly (the reference's "r"), eta < 0 prefers
+    prototypes, eta > 0 the unusual; -inf and +inf take the closest ("c") and the farthest, equals at random. Weighted
+    draws without replacement are the top ``counts[c]`` of eta * z plus Gumbel noise, which is Efraimidis & Spirakis
+    (2006) in logarithms: no weight can overflow.
     """
     if np.isinf(eta):
         tie = rng.permutation(len(labels))
@@ -86,5 +90,5 @@ def draw(labels: Labels, distance: Floats, counts: Rows, *, eta: float, rng: np.
         order = np.empty(len(labels), dtype=np.int64)
         order[ranked] = np.arange(len(labels))
         return take_per_cluster(labels, order, counts)
-    key = eta * standardized_distance(labels, distance, len(counts)) + rng.gumbel(size=len(labels))
+    key = eta * standardise_distance(labels, distance, len(counts)) + rng.gumbel(size=len(labels))
     return take_per_cluster(labels, -key, counts)

@@ -1,4 +1,4 @@
-"""How many directions embeddings use: their second moments, added up part by part, and what follows from them."""
+"""Covariance of embeddings added up part by part: effective rank (RankMe), principal components, projections."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from eo_ssl.embedding.table import Matrix
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 
 Wide = npt.NDArray[np.float64]
 _EPSILON = 1e-7  # added to each share of the spectrum (Garrido et al. 2023, equation 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Spectrum:
+class Covariance:
     """Second moments of vectors; memory does not grow with their number."""
 
     count: int
@@ -27,7 +27,7 @@ class Spectrum:
     "float64 [D, D], sum of the outer products of the vectors with themselves"
 
     @classmethod
-    def of(cls, parts: Iterable[Matrix]) -> Spectrum:
+    def of(cls, parts: Iterable[Matrix]) -> Covariance:
         """Return the moments of the rows of all ``parts``, each [n, D] float32 and finite.
 
         Raises:
@@ -39,8 +39,7 @@ class Spectrum:
             count += len(wide)
             total = wide.sum(axis=0) + (total if total.size else 0.0)
             moments = wide.T @ wide + (moments if moments.size else 0.0)
-        if not count:
-            raise UserError("expected at least one embedding to measure, got none; embed again")
+        expect(count, expected="at least one embedding to measure", got="none", remedy="embed again")
         return cls(count, total / count, moments)
 
     @property
@@ -60,7 +59,10 @@ class Spectrum:
         return float(np.exp(-(share * np.log(share)).sum()))
 
     def components(self, number: int) -> tuple[Wide, Wide]:
-        """Return the first principal components [number, D], each with its largest entry positive, and their shares of the variance [number]."""
+        """Return the first principal components [number, D] and their shares of the variance [number].
+
+        The largest entry of each component is positive.
+        """
         covariance = self.moments / self.count - np.outer(self.mean, self.mean)
         variance, vectors = np.linalg.eigh(covariance)
         axes = vectors.T[::-1][:number]

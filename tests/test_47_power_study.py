@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from eo_ssl.diagnosis import trial
+from bench import power_study
+from bench.doctor import CARDS
 
-CARDS = (
-    "terramesh_s2l1c", "terramesh_s2l2a", "s2_100k", "s2_29rkh_l2a", "ssl4eo_patch_l1c", "eolearn_l1c", "csmask_sentinel2", "s2_19udp_l1c",
-    "terramesh_s1rtc", "opera_rtc_s1",
-)  # fmt: skip
 CERTAIN = {
     "bands shuffled",
     "scale forgotten",
@@ -22,28 +19,28 @@ CERTAIN = {
 }
 
 
-def share(trials: list[trial.Trial], *results: str) -> float:
+def share(trials: list[power_study.Trial], *results: str) -> float:
     return sum(item.result in results for item in trials) / len(trials)
 
 
 def test_a_small_trial_finds_what_cannot_be_overlooked(real_data: Path) -> None:
-    samples = trial.gather(CARDS, real_data, most=3)
-    done = trial.run(samples, plantings=2 * len(trial.PLANTINGS), seed=7)
+    samples = power_study.gather_samples(CARDS, real_data, most=3)
+    done = power_study.run_study(samples, plantings=2 * len(power_study.PLANTINGS), seed=7)
     planted = [item for item in done if item.planting]
-    assert {item.planting for item in planted} == {planting.name for planting in trial.PLANTINGS}
+    assert {item.planting for item in planted} == {planting.name for planting in power_study.PLANTINGS}
     assert share([item for item in planted if item.planting in CERTAIN], "detected") == 1.0
     assert share(planted, "detected") >= 0.8 and share(planted, "missed") <= 0.1
     assert share([item for item in done if not item.planting], "false alarm") == 0.0
 
 
 def test_the_same_seed_gives_the_same_trial(real_data: Path) -> None:
-    samples = trial.gather(("terramesh_s1rtc", "csmask_sentinel2"), real_data, most=2)
-    assert trial.run(samples, plantings=14, seed=5) == trial.run(samples, plantings=14, seed=5)
+    samples = power_study.gather_samples(("terramesh_s1rtc", "csmask_sentinel2"), real_data, most=2)
+    assert power_study.run_study(samples, plantings=14, seed=5) == power_study.run_study(samples, plantings=14, seed=5)
 
 
 @pytest.mark.slow
 def test_two_hundred_plantings_and_as_many_controls(real_data: Path) -> None:
-    done = trial.run(trial.gather(CARDS, real_data, most=22), plantings=200, seed=1)
+    done = power_study.run_study(power_study.gather_samples(CARDS, real_data, most=22), plantings=200, seed=1)
     planted, controls = ([item for item in done if bool(item.planting) is what] for what in (True, False))
     assert len(planted) == len(controls) == 200
     for part in ("design", "held out"):

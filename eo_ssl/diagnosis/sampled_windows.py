@@ -1,4 +1,4 @@
-"""What the doctor looks at: a few windows of a product in physical units, with what its card declares."""
+"""Sampled windows: a few of a product in physical units, with what its card declares."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def list_products(card: Card, root: Path) -> tuple[Product, ...]:
     Raises:
         UserError: nothing matches, or a product's metadata is absent.
     """
-    found = products(replace(card, offset_by_file={}), root).products
+    listed = products(replace(card, offset_by_file={}), root).products
     if not card.offset_by_file:
-        return found
-    offsets = [card.offset_by_file.get(listed_name(product)) for product in found]
+        return listed
+    offsets = [card.offset_by_file.get(find_offset_key(product)) for product in listed]
     return tuple(
         replace(product, facts=replace(product.facts, offset=offset))
-        for product, offset in zip(found, offsets, strict=True)
+        for product, offset in zip(listed, offsets, strict=True)
     )
 
 
@@ -96,11 +96,11 @@ def find_products(card: Card, place: Path) -> tuple[Product, ...]:
         if not root.is_dir():
             continue
         try:
-            found = list_products(card, root)
+            listed = list_products(card, root)
         except UserError as error:
             failure = failure or error
             continue
-        inside = tuple(item for item in found if root == here or any(path.is_relative_to(here) for path in item.paths))
+        inside = tuple(item for item in listed if root == here or any(path.is_relative_to(here) for path in item.paths))
         if inside:
             return inside
     raise failure or UserError(
@@ -108,8 +108,8 @@ def find_products(card: Card, place: Path) -> tuple[Product, ...]:
     )
 
 
-def listed_name(product: Product) -> str:
-    """Return the key of a product in ``offset_by_file``: its file, or its folder of bands; empty if it describes itself."""
+def find_offset_key(product: Product) -> str:
+    """Return the key of a product in ``offset_by_file``: its file or folder of bands; empty if it describes itself."""
     if product.source is not None or not product.paths:
         return ""
     first = product.paths[0]
@@ -124,7 +124,7 @@ def sample_product(product: Product) -> Sample:
     """
     cube = product.open(plausible=False)
     height, width = cube.sizes["y"], cube.sizes["x"]
-    spans = [(rows, columns) for rows in _spans(height) for columns in _spans(width)]
+    spans = [(rows, columns) for rows in _spread_spans(height) for columns in _spread_spans(width)]
     windows, borders = [], []
     for (top, bottom), (left, right) in spans:
         windows.append(cube["image"].isel(y=slice(top, bottom), x=slice(left, right)).values.astype(np.float32))
@@ -132,10 +132,19 @@ def sample_product(product: Product) -> Sample:
     card = product.card
     by_card = product.source is None
     return Sample(
-        product.product_id, card.sensor, card.quantity, product.bands, tuple(windows), tuple(borders),
-        card.scale if by_card else 1.0, product.offset if by_card else 0.0, product.facts.processing_baseline, listed_name(product),
-        product.facts.offset is not None, card.bands if by_card else (),
-    )  # fmt: skip
+        product.product_id,
+        card.sensor,
+        card.quantity,
+        product.bands,
+        tuple(windows),
+        tuple(borders),
+        card.scale if by_card else 1.0,
+        product.offset if by_card else 0.0,
+        product.facts.processing_baseline,
+        find_offset_key(product),
+        product.facts.offset is not None,
+        card.bands if by_card else (),
+    )
 
 
 def sample_corpus(corpus: Corpus, stream: str) -> Iterator[Sample]:
@@ -151,12 +160,17 @@ def sample_corpus(corpus: Corpus, stream: str) -> Iterator[Sample]:
         chosen = rows[np.unique(np.linspace(0, len(rows) - 1, _TILES).round().astype(np.int64))]
         tiles = reader.read(chosen)
         yield Sample(
-            str(product_id), kind.sensor, kind.quantity, kind.bands, tuple(tiles),
-            tuple((False, False, False, False) for _ in tiles), baseline=str(baselines[rows[0]]),
-        )  # fmt: skip
+            str(product_id),
+            kind.sensor,
+            kind.quantity,
+            kind.bands,
+            tuple(tiles),
+            tuple((False, False, False, False) for _ in tiles),
+            baseline=str(baselines[rows[0]]),
+        )
 
 
-def _spans(size: int) -> list[tuple[int, int]]:
+def _spread_spans(size: int) -> list[tuple[int, int]]:
     """Return up to 4 ranges of at most 256, from the first pixel to the last."""
     count = min(round(WINDOWS**0.5), -(-size // WINDOW_PX))
     length = min(size, WINDOW_PX)

@@ -26,7 +26,7 @@ _WORK_BLOCK_PX = 64  # of the uncompressed file that is written first, one band 
 
 @dataclass(frozen=True, slots=True)
 class Georeference:
-    """Where the cells lie."""
+    """The place of the cells on Earth."""
 
     crs: str
     "empty where unknown"
@@ -35,7 +35,7 @@ class Georeference:
 
     @classmethod
     def of_cells(cls, crs: str, transform: tuple[float, ...], *, patch_px: int) -> Georeference:
-        """Return the grid of cells of ``patch_px`` pixels on the grid ``transform`` of the pixels: same origin, larger steps."""
+        """Return the grid of cells of ``patch_px`` pixels on the pixels' grid ``transform``: same origin."""
         if not crs or not transform:
             return cls("", ())
         a, b, c, d, e, f = transform
@@ -43,7 +43,7 @@ class Georeference:
 
 
 class Canvas:
-    """An uncompressed GeoTIFF that several threads fill block by block; memory holds no more than the blocks at hand."""
+    """An uncompressed GeoTIFF that threads fill block by block; memory holds no more than the blocks at hand."""
 
     def __init__(
         self, path: Path, *, bands: int, shape: tuple[int, int], where: Georeference, tags: Mapping[str, str]
@@ -56,9 +56,21 @@ class Canvas:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # of a scene whose place nobody knows
             self._file: Any = rasterio.open(
-                path, "w", driver="GTiff", count=bands, height=height, width=width, dtype="float32", nodata=float("nan"),
-                tiled=True, blockxsize=_WORK_BLOCK_PX, blockysize=_WORK_BLOCK_PX, interleave="band", BIGTIFF="YES", **grid,
-            )  # fmt: skip
+                path,
+                "w",
+                driver="GTiff",
+                count=bands,
+                height=height,
+                width=width,
+                dtype="float32",
+                nodata=float("nan"),
+                tiled=True,
+                blockxsize=_WORK_BLOCK_PX,
+                blockysize=_WORK_BLOCK_PX,
+                interleave="band",
+                BIGTIFF="YES",
+                **grid,
+            )
         for number in range(bands):
             self._file.set_band_description(number + 1, f"embedding_{number:04d}")
         self._file.update_tags(**tags)
@@ -83,12 +95,13 @@ class Canvas:
                 self._file.write(values, window=window)
         except RasterioError as error:
             raise UserError(
-                f"expected room to write the embeddings beside {self._file.name}, got: {error}; free some space and run again"
+                f"expected room to write the embeddings beside {self._file.name}, got: {error}; free some space and "
+                "run again"
             ) from error
 
 
 def optimise(source: Path, target: Path, *, bands: int, stored: Stored) -> None:
-    """Write the Cloud-Optimized GeoTIFF ``target`` of the GeoTIFF ``source``: all bands of a pixel together, overviews by averaging.
+    """Write the Cloud-Optimized GeoTIFF ``target`` of ``source``: bands of a pixel together, averaged overviews.
 
     Raises:
         UserError: GDAL could not, most often for want of room.
@@ -99,10 +112,19 @@ def optimise(source: Path, target: Path, *, bands: int, stored: Stored) -> None:
     options = {"NBITS": "16"} if stored == "float16" else {}
     try:
         rasterio.shutil.copy(
-            source, target, driver="COG", COMPRESS="DEFLATE", PREDICTOR="FLOATING_POINT", BLOCKSIZE=str(side), BIGTIFF="IF_SAFER",
-            OVERVIEWS="AUTO", OVERVIEW_RESAMPLING="AVERAGE", **options,
-        )  # fmt: skip
+            source,
+            target,
+            driver="COG",
+            COMPRESS="DEFLATE",
+            PREDICTOR="FLOATING_POINT",
+            BLOCKSIZE=str(side),
+            BIGTIFF="IF_SAFER",
+            OVERVIEWS="AUTO",
+            OVERVIEW_RESAMPLING="AVERAGE",
+            **options,
+        )
     except RasterioError as error:
         raise UserError(
-            f"expected to write {target.name.strip('.')}, got: {error}; free some space or look at the folder, and run again"
+            f"expected to write {target.name.strip('.')}, got: {error}; free some space or look at the folder, and "
+            "run again"
         ) from error

@@ -1,0 +1,86 @@
+"""Measures of balance and diversity: entropy, Gini, Vendi score, coverage, neighbour distance, turnover."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from eo_ssl.curation.embeddings import Floats, Rows, rescale
+from eo_ssl.curation.kmeans import find_nearest_centroid, use_faiss_threads
+
+QUERIES = 2000
+"rows that nearest-neighbour figures and the Vendi score are computed on (all rows are searched); bounds their cost"
+
+
+def compute_normalised_entropy(counts: Rows | NDArray[np.float64]) -> float:
+    """Return the entropy of k counts over ln k: 1 when all are equal (and for k = 1), 0 when one holds everything."""
+    total = float(counts.sum())
+    if len(counts) <= 1:
+        return 1.0
+    share = np.asarray(counts, dtype=np.float64)[counts > 0] / max(total, 1e-300)
+    return float(abs(np.sum(share * np.log(share))) / np.log(len(counts)))
+
+
+def compute_gini(counts: Rows | NDArray[np.float64]) -> float:
+    """Return the Gini coefficient of k counts: 0 when all are equal, 1 - 1/k when one holds everything."""
+    ordered = np.sort(np.asarray(counts, dtype=np.float64))
+    k, total = len(ordered), ordered.sum()
+    if k == 0 or total == 0:
+        return 0.0
+    return float(2 * np.sum(np.arange(1, k + 1) * ordered) / (k * total) - (k + 1) / k)
+
+
+def measure_neighbour_distance(points: Floats, *, rng: np.random.Generator, queries: int = QUERIES) -> float:
+    """Return the mean cosine distance of up to ``queries`` rows of ``points`` [n, d] to their nearest other."""
+    if len(points) < 2:
+        return 0.0
+    unit = rescale(points, "l2")
+    asked = _draw_some(len(unit), queries, rng)
+    with use_faiss_threads():
+        similarity, hits = faiss.knn(unit[asked], unit, 2, faiss.METRIC_INNER_PRODUCT)
+    # Among identical rows a row need not find itself first; then its first hit is the answer.
+    best = np.where(hits[:, 0] == asked, similarity[:, 1], similarity[:, 0])
+    return float(np.mean(np.maximum(1.0 - best, 0.0), dtype=np.float64))
+
+
+def compute_vendi_score(points: Floats, *, rng: np.random.Generator, rows: int = QUERIES) -> float:
+    """Return exp of the von Neumann entropy of the cosine kernel over up to ``rows`` random rows of ``points`` [n, d].
+
+    Friedman & Dieng 2023 (arXiv 2210.02410): the effective number of different rows, from 1 (all alike) to n. The
+    kernel's eigenvalues are taken from the smaller of the two Gram matrices.
+    """
+    unit = rescale(points[_draw_some(len(points), rows, rng)], "l2").astype(np.float64)
+    gram = unit @ unit.T if len(unit) <= unit.shape[1] else unit.T @ unit
+    values = np.linalg.eigvalsh(gram / len(unit))
+    values = values[values > 1e-12]
+    return float(np.exp(-np.sum(values * np.log(values))))
+
+
+def measure_neighbourhood_radius(
+    points: Floats, *, rng: np.random.Generator, queries: int = QUERIES, neighbour: int = 10
+) -> float:
+    """Return the median distance from a row of ``points`` [n, d] to its tenth nearest other: the radius of coverage."""
+    k = min(neighbour + 1, len(points))
+    with use_faiss_threads():
+        squared, _ = faiss.knn(points[_draw_some(len(points), queries, rng)], points, k)
+    return float(np.median(np.sqrt(np.maximum(squared[:, -1], 0.0))))
+
+
+def measure_coverage(
+    points: Floats, pool: Floats, *, radius: float, rng: np.random.Generator, queries: int = QUERIES
+) -> float:
+    """Return the share of up to ``queries`` rows of ``points`` [n, d] with one of ``pool`` [m, d] within ``radius``."""
+    if not len(pool):
+        return 0.0
+    _, distance = find_nearest_centroid(points[_draw_some(len(points), queries, rng)], pool)
+    return float(np.mean(distance <= radius))
+
+
+def measure_turnover(previous: Rows, current: Rows) -> float:
+    """Return 1 - |previous and current| / |current|: the share of ``current`` that is new."""
+    return 1.0 - len(np.intersect1d(previous, current)) / max(len(current), 1)
+
+
+def _draw_some(n: int, most: int, rng: np.random.Generator) -> Rows:
+    return np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))

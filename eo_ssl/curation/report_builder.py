@@ -1,0 +1,159 @@
+"""The maker of curation reports: balance and diversity before, after and by chance, and example rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from eo_ssl.curation.diversity import (
+    compute_gini,
+    compute_normalised_entropy,
+    compute_vendi_score,
+    measure_coverage,
+    measure_neighbour_distance,
+    measure_neighbourhood_radius,
+    measure_turnover,
+)
+from eo_ssl.curation.embeddings import Floats, Labels, Rows, derive_generator
+from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples
+from eo_ssl.curation.selectors import Selector, SelectorResult
+from eo_ssl.errors import expect
+
+KEPT, DUPLICATE, NOT_DRAWN = "kept", "duplicate", "not drawn"
+_EXAMPLE_CLUSTERS = 24
+_EXAMPLE_ROWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Facts about the rows beside their embeddings; everything may be absent."""
+
+    identities: Sequence[Any] | NDArray[Any] | pa.Array | pa.ChunkedArray | None = None
+    "what makes two rows exact duplicates (pixels_sha256), one per row; absent: no filter"
+    labels: ArrayLike | None = None
+    "classes int [n], -1 unknown: diagnosis only, never used to select"
+    previous: Rows | None = None
+    "the previous pool, for the turnover"
+    corpus_fingerprint: str = ""
+    encoder_fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportBuilder:
+    """Measures a selection and writes its report."""
+
+    points: Floats
+    method: Selector
+    context: Context
+    kept: Rows
+    reason: NDArray[np.str_]
+    cluster: Labels
+    distance: Floats
+    result: SelectorResult
+
+    def build(self, rng: np.random.Generator, *, seed: int | None, select_s: float) -> CurationReport:
+        """Return the report; ``rng`` draws what is measured and the uniform draw it is compared with."""
+        started = time.perf_counter()
+        radius = measure_neighbourhood_radius(self.points, rng=derive_generator(rng))
+        chance = np.sort(rng.choice(len(self.points), len(self.kept), replace=False))
+        everyone = np.arange(len(self.points), dtype=np.int64)
+        # The same child for the three sets: equal rows must give equal figures.
+        state = rng.bit_generator.state
+        figures = []
+        for rows in (everyone, self.kept, chance):
+            rng.bit_generator.state = state
+            figures.append(self._measure_balance(rows, radius, derive_generator(rng)))
+        clusters = self.result.clusters
+        return CurationReport(
+            method=self.method.name,
+            parameters=self.method.parameters,
+            seed=seed,
+            n_rows=len(self.points),
+            n_kept=len(self.kept),
+            reasons={why: int((self.reason == why).sum()) for why in (DUPLICATE, NOT_DRAWN)},
+            cluster_rows=self._count_rows(everyone),
+            cluster_kept=self._count_rows(self.kept),
+            cluster_duplicates=self._count_rows(np.flatnonzero(self.reason == DUPLICATE)),
+            cluster_parents=()
+            if clusters is None
+            else tuple(tuple(path) for path in clusters.hierarchy.paths()[:, 1:].tolist()),
+            before=figures[0],
+            after=figures[1],
+            chance=figures[2],
+            radius=radius,
+            turnover=None if self.context.previous is None else measure_turnover(self.context.previous, self.kept),
+            cost=Cost(round(select_s, 4), round(time.perf_counter() - started, 4), len(self.points)),
+            corpus_fingerprint=self.context.corpus_fingerprint,
+            encoder_fingerprint=self.context.encoder_fingerprint,
+            examples=self._choose_examples(),
+            notes=self.result.notes,
+        )
+
+    def _count_rows(self, rows: Rows) -> tuple[int, ...]:
+        if self.result.clusters is None:
+            return ()
+        return tuple(np.bincount(self.cluster[rows], minlength=self.result.clusters.hierarchy.levels[0]).tolist())
+
+    def _measure_balance(self, rows: Rows, radius: float, rng: np.random.Generator) -> Balance:
+        counts = None if self.result.clusters is None else np.asarray(self._count_rows(rows), dtype=np.int64)
+        return Balance(
+            rows=len(rows),
+            cluster_entropy=None if counts is None else compute_normalised_entropy(counts),
+            cluster_gini=None if counts is None else compute_gini(counts),
+            occupied_clusters=None if counts is None else int((counts > 0).sum()),
+            neighbour_distance=measure_neighbour_distance(self.points[rows], rng=rng),
+            vendi=compute_vendi_score(self.points[rows], rng=rng),
+            coverage=measure_coverage(self.points, self.points[rows], radius=radius, rng=rng),
+            label_entropy=self._measure_label_entropy(rows),
+            top_entropy=None if counts is None else compute_normalised_entropy(self._count_top(counts)),
+        )
+
+    def _count_top(self, counts: Rows) -> Rows:
+        if self.result.clusters is None:
+            return counts
+        hierarchy = self.result.clusters.hierarchy
+        top = np.zeros(hierarchy.levels[-1], dtype=np.int64)
+        np.add.at(top, hierarchy.paths()[:, -1], counts)
+        return top
+
+    def _measure_label_entropy(self, rows: Rows) -> float | None:
+        if self.context.labels is None:
+            return None
+        labels = np.asarray(self.context.labels)
+        expect(
+            len(labels) == len(self.points),
+            expected=f"a label for each of {len(self.points)} rows",
+            got=len(labels),
+            remedy="take both from the same index",
+        )
+        classes, code = np.unique(labels[labels >= 0], return_inverse=True)
+        if not len(classes):
+            return None
+        full = np.full(len(labels), -1, dtype=np.int64)
+        full[labels >= 0] = code
+        known = full[rows][full[rows] >= 0]
+        return compute_normalised_entropy(np.bincount(known, minlength=len(classes)).astype(np.int64))
+
+    def _choose_examples(self) -> tuple[Examples, ...]:
+        """Return rows of the largest clusters, evenly spaced from the centre to the rim."""
+        total = np.asarray(self._count_rows(np.arange(len(self.points), dtype=np.int64)), dtype=np.int64)
+        shown = []
+        for cluster in np.argsort(-total, kind="stable")[:_EXAMPLE_CLUSTERS].tolist():
+            members = np.flatnonzero(self.cluster == cluster)
+            members = members[np.argsort(self.distance[members], kind="stable")]
+            kept = self.reason[members] == KEPT
+            shown.append(Examples(cluster, _space_evenly(members[kept]), _space_evenly(members[~kept])))
+        return tuple(shown)
+
+
+def _space_evenly(rows: NDArray[np.intp]) -> tuple[int, ...]:
+    if not len(rows):
+        return ()
+    places = np.linspace(0, len(rows) - 1, min(len(rows), _EXAMPLE_ROWS)).round().astype(np.int64)
+    return tuple(rows[np.unique(places)].tolist())

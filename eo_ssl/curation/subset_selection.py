@@ -1,0 +1,132 @@
+"""One call for every selector: check, remove exact duplicates, pick, and account for what was done."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from eo_ssl.curation.dedup import find_first_copies
+from eo_ssl.curation.embeddings import Floats, Labels, Rows, check_embeddings, derive_generator, rescale
+from eo_ssl.curation.report import CurationReport
+from eo_ssl.curation.report_builder import DUPLICATE, KEPT, NOT_DRAWN, Context, ReportBuilder
+from eo_ssl.curation.selectors import Hierarchical, Selector, SelectorResult
+from eo_ssl.errors import expect
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The fate of every row."""
+
+    rows: Rows
+    "the rows kept: int64, sorted"
+    reason: NDArray[np.str_]
+    "per row: kept, duplicate or not drawn"
+    cluster: Labels
+    """level-1 cluster per row, int32 (a duplicate stands in the cluster of its first copy); -1 when nothing was
+    clustered"""
+    distance: Floats
+    "Euclidean distance to the centroid of that cluster, float32; NaN when nothing was clustered"
+    centroids: Floats | None
+    "level-1 centroids: float32 [k_1, d]"
+    report: CurationReport
+
+
+def curate(
+    embeddings: ArrayLike,
+    keep: float,
+    rng: np.random.Generator,
+    *,
+    method: Selector | None = None,
+    context: Context | None = None,
+) -> Selection:
+    """Choose which rows of ``embeddings`` float [n, d] to keep; return the fate of every row and the report.
+
+    Args:
+        embeddings: One vector per row, finite.
+        keep: Up to 1 a fraction of n, above 1 a number of rows. At most as many as there are different rows; 1 keeps
+            every row (without ``context.identities``) or every different row (with them), in order.
+        rng: The only source of randomness.
+        method: The selector; hierarchical k-means when absent.
+        context: Identities for the duplicate filter in front of the selector, labels and fingerprints for the report.
+
+    Raises:
+        UserError: NaN or infinite embeddings, a keep of no row or of more rows than there are, columns of different
+            length.
+    """
+    method, context = method or Hierarchical(), context or Context()
+    seed = _read_seed(rng)
+    raw = check_embeddings(embeddings)
+    started = time.perf_counter()
+    first, group = _find_different_rows(context.identities, len(raw))
+    target = min(resolve_keep(keep, len(raw)), len(first))
+    measure_rng = derive_generator(rng)  # drawn first: what is measured must not change what is picked
+    points = rescale(raw[first], method.scaling)
+    everything = SelectorResult(np.arange(len(first), dtype=np.int64), None)
+    result = method.pick(points, target, rng) if target < len(first) else everything
+    select_s = time.perf_counter() - started
+
+    reason = np.full(len(raw), DUPLICATE, dtype="U9")
+    reason[first] = NOT_DRAWN
+    reason[first[result.rows]] = KEPT
+    cluster = np.full(len(raw), -1, dtype=np.int32) if result.clusters is None else result.clusters.labels[group]
+    distance = (
+        np.full(len(raw), np.nan, dtype=np.float32) if result.clusters is None else result.clusters.distance[group]
+    )
+    builder = ReportBuilder(points[group], method, context, first[result.rows], reason, cluster, distance, result)
+    centroids = None if result.clusters is None else result.clusters.hierarchy.centroids[0]
+    report = builder.build(measure_rng, seed=seed, select_s=select_s)
+    return Selection(first[result.rows], reason, cluster, distance, centroids, report)
+
+
+def resolve_keep(keep: float, n: int) -> int:
+    """Return how many of ``n`` rows ``keep`` means: up to 1 a fraction (rounded, at least one row), above 1 a number.
+
+    Raises:
+        UserError: not positive, not a whole number above 1, or more than ``n``.
+    """
+    expect(keep > 0, expected="keep to be a fraction in (0, 1] or a number of rows", got=keep, remedy="0.5 keeps half")
+    if keep <= 1:
+        return max(1, round(keep * n))
+    expect(
+        keep == int(keep) and keep <= n,
+        expected=f"keep to be a fraction in (0, 1] or a whole number of at most {n} rows",
+        got=keep,
+        remedy="1 keeps all",
+    )
+    return int(keep)
+
+
+def tabulate_selection(selection: Selection, ids: Rows | None = None) -> pa.Table:
+    """Return one line per row: row int64 (of ``ids``), cluster int32, distance float32, kept bool, reason string."""
+    rows = np.arange(len(selection.reason), dtype=np.int64) if ids is None else ids
+    return pa.table(
+        {
+            "row": pa.array(rows, pa.int64()),
+            "cluster": pa.array(selection.cluster, pa.int32()),
+            "distance": pa.array(selection.distance, pa.float32()),
+            "kept": pa.array(selection.reason == KEPT),
+            "reason": pa.array(selection.reason, pa.string()),
+        }
+    )
+
+
+def _find_different_rows(identities: Any, n: int) -> tuple[Rows, Rows]:
+    if identities is None:
+        return np.arange(n, dtype=np.int64), np.arange(n, dtype=np.int64)
+    expect(
+        len(identities) == n,
+        expected=f"an identity for each of {n} rows",
+        got=len(identities),
+        remedy="take both from the same index",
+    )
+    return find_first_copies(identities)
+
+
+def _read_seed(rng: np.random.Generator) -> int | None:
+    entropy = getattr(rng.bit_generator.seed_seq, "entropy", None)
+    return entropy if isinstance(entropy, int) else None
