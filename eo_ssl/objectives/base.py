@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -72,15 +72,20 @@ class Method(ABC):
         """
 
 
-class Teacher(nn.Module):
+Student = TypeVar("Student", bound=nn.Module)
+
+
+class Teacher(nn.Module, Generic[Student]):
     """An exponential moving average of a network, never trained, always in evaluation mode."""
 
-    def __init__(self, student: nn.Module) -> None:
+    network: Student
+
+    def __init__(self, student: Student) -> None:
         """Begin as a copy of `student`."""
         super().__init__()
         self.network = copy.deepcopy(student).requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> Teacher:
+    def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever is asked."""
         return super().train(False)
 

@@ -72,7 +72,7 @@ class IJepaObjective(Objective):
     @property
     def embedders(self) -> Mapping[str, Backbone]:
         """The EMA teacher (Assran et al. 2023, appendix A.1, evaluate the target encoder)."""
-        return {"tile": require_maskable(self.teacher.network, method="IJepa")}
+        return {"tile": self.teacher.network}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Smooth-L1 distance of predicted and teacher features, `loss`; patches without a valid pixel are left out."""
@@ -90,7 +90,7 @@ class IJepaObjective(Objective):
     @torch.no_grad()
     def target_features(self, view: View) -> Tensor:
         """Teacher's patch features, each normalised over its channels: [B, N, D]."""
-        patches: Tensor = self.teacher.network(view).patches  # [B, N, D]
+        patches = self.teacher.network.forward(view).patches  # [B, N, D]
         return nn.functional.layer_norm(patches, patches.shape[-1:])
 
     def after_step(self, step: Step) -> None:

@@ -107,7 +107,12 @@ def match(corpus: Corpus, first: str, second: str, config: PairConfig) -> Matchi
         )
         if len(tiles_a):
             tables.append(_match_part(tiles_a, tiles_b, config, same=first == second, unmatched=unmatched))
-    expect(tables, expected=f"tiles with dates in stream {first}", got="none", remedy="pairs need times of acquisition")
+    expect(
+        tables,
+        expected=f"tiles with dates in stream {first}",
+        got="none",
+        remedy="pairs need times of acquisition; for a set that others paired give --bounds.dates ignored",
+    )
     together = ["product_a", "product_b"] if config.shift_of == "products" else ["location_id"]
     table = pa.concat_tables(tables).sort_by([(name, "ascending") for name in (*together, "row_a")])
     numbers = [table[name].to_numpy() for name in ("row_a", "row_b", "days")]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.preprocessing import Preprocessing, resample_masked
 
 CROP_ASPECT = (3 / 4, 4 / 3)  # width over height of a random resized crop (Szegedy et al. 2015, section 6)
 _TURNS: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -17,7 +17,6 @@ _TURNS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: x.flip(3),
     lambda x: x.transpose(2, 3),
 )  # generate the eight symmetries of the square
-VALID_SHARE = 0.5  # share of measured pixels in an interpolated one, above which it counts as measured
 
 
 def apply_gain(image: Tensor, gain: Tensor, contract: Preprocessing) -> Tensor:
@@ -83,10 +82,8 @@ def _resample_window(image: Tensor, valid: Tensor, theta: Tensor, size_px: int) 
     grid = functional.affine_grid(theta.to(image.device), shape, align_corners=False)  # [B, H, W, 2]
     if bool(valid.all()):
         return _resample(image, grid), valid.new_ones(shape)
-    weight = _resample(valid.to(image.dtype), grid)  # [B, C, H, W], share of measured pixels
-    total = _resample(torch.where(valid, image, image.new_zeros(())), grid)
-    known = weight >= VALID_SHARE
-    return torch.where(known, total / weight.clamp(min=VALID_SHARE), image.new_zeros(())), known
+    values, known = resample_masked(image, valid, lambda x: _resample(x, grid))
+    return torch.where(known, values, values.new_zeros(())), known
 
 
 def _resample(x: Tensor, grid: Tensor) -> Tensor:

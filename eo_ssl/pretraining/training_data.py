@@ -300,29 +300,6 @@ def _within_subsets(
 
 def _contract(named: Named, source: TileSource) -> Preprocessing:
     """Preprocessing from the training pixels of all streams together, each weighing by its valid pixels."""
-    quantity = source.quantity.in_db if source.quantity.is_power else source.quantity
-    parts = [corpus.statistics(name, quantity) for corpus, name in named]
-    place = [[stats.bands.index(band) for band in source.bands] for stats in parts]
-    count = np.stack([stats.count[at] for stats, at in zip(parts, place, strict=True)]).astype(float)  # [streams, C]
-    mean = np.stack([stats.mean[at] for stats, at in zip(parts, place, strict=True)])  # [streams, C]
-    variance = np.stack([stats.std[at] ** 2 for stats, at in zip(parts, place, strict=True)])  # [streams, C]
-    seen = count > 0
-    total = np.maximum(count.sum(axis=0), 1)  # [C]
-    pooled = np.where(seen, mean * count, 0).sum(axis=0) / total
-    spread = np.where(seen, (variance + (mean - pooled) ** 2) * count, 0).sum(axis=0) / total
-    return Preprocessing(
-        sensor=source.sensor,
-        quantity=source.quantity,
-        bands=source.bands,
-        convert=(f"{source.quantity.value}->{quantity.value}",) if quantity != source.quantity else (),
-        range=source.quantity.plausible,
-        clip=None,
-        mean=tuple(float(x) for x in pooled),
-        std=tuple(float(x) for x in np.sqrt(spread)),
-        size_px=source.size_px,
-        gsd_m=(float(source.gsd_m[0]), float(source.gsd_m[1])),
-        resize="to_size",
-        interpolation="bilinear",
-        antialias=True,
-        missing="refuse",
-    )
+    final = source.quantity.in_db_if_power
+    parts = [(corpus.streams[name], corpus.statistics(name, final)) for corpus, name in named]
+    return Preprocessing.of_streams(parts, bands=source.bands)
