@@ -29,7 +29,7 @@ from eo_ssl.evaluation.studies import Study, VariantGrid, expand_study
 from eo_ssl.evaluation.task_metrics import METRIC_WORDS
 from eo_ssl.evaluation.task_options import TaskName, TaskOptions, open_task
 from eo_ssl.evaluation.tasks import HeldOut, Task, make_corpus_task
-from eo_ssl.evaluation.tuning import Tuning
+from eo_ssl.evaluation.tuning import Tuning, predict_tuned
 
 __all__ = [
     "BASELINES",
@@ -77,6 +77,7 @@ __all__ = [
     "note_spatial_leakage",
     "open_corpus_source",
     "open_task",
+    "predict_tuned",
     "read_ahead",
     "read_images",
 ]
