@@ -24,7 +24,7 @@ from bench.scenes import FULL_PX, jp2_bytes, product_folder
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import IngestConfig, ingest
 from eo_ssl.corpus.statistics import CodeCounter
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 from eo_ssl.sensors import sensor
 
 PAIRS, SIZE_PX, SMALL_PX, PART_PX = 5, 64, 1098, 3660
@@ -38,7 +38,7 @@ FULL = int(os.environ.get("EO_SSL_BENCH_PX", FULL_PX))
 def ours(folder: Path, out: Path, client: str = "synchronous") -> int:
     """Ingest the product; return the number of tiles."""
     shutil.rmtree(out, ignore_errors=True)
-    found = products(load_card("s2_safe_l1c"), folder).products
+    found = list_products(load_card("s2_safe_l1c"), folder).products
     return ingest(found, out=out, config=CONFIG, client=client).tiles
 
 

@@ -25,7 +25,7 @@ from eo_ssl import manifest
 from eo_ssl.cards import Card, load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest, shards
 from eo_ssl.errors import UserError
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 from worlds.safe import S1GrdSpec, S1WvSpec, S2SafeSpec, make_s1_grd_safe, make_s1_wv_safe, make_s2_safe
 
 SIZE_PX = 32
@@ -58,7 +58,7 @@ def _cards() -> list[Card]:
 def ingest_all(archive: str, out: str, client: str) -> str:
     """Ingest all archives, in small shards; return the fingerprint."""
     shards.MAX_TILES = 16
-    found = [product for card in _cards() for product in products(card, Path(archive)).products]
+    found = [product for card in _cards() for product in list_products(card, Path(archive)).products]
     return ingest(found, out=out, config=CONFIG, client=client).fingerprint
 
 

@@ -20,7 +20,7 @@ from eo_ssl.cards import load_card
 from eo_ssl.diagnosis import Examination, Sample, examine, sample_product
 from eo_ssl.diagnosis.findings import Kind
 from eo_ssl.diagnosis.sampled_windows import Floats
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 
 Generator = np.random.Generator
 Result = Literal["detected", "wrong kind", "suspected", "cannot tell", "missed"]
@@ -65,7 +65,7 @@ def gather_samples(cards: Iterable[str], root: Path, *, most: int) -> list[Sampl
     """
     samples = []
     for name in cards:
-        found = products(load_card(name), root, accept_unknown_offset="drop").products
+        found = list_products(load_card(name), root, accept_unknown_offset="drop").products
         for place in np.unique(np.linspace(0, len(found) - 1, most).round().astype(int)).tolist():
             sample = sample_product(found[place])
             samples.append(

@@ -24,7 +24,7 @@ from bench.mutations import Mutation
 from bench.subjects import CROP_PX, Subject
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
-from eo_ssl.scene import Product, Refused, products
+from eo_ssl.scene import Product, UnreadableChip, list_products
 
 SECONDS = 30.0
 MEMORY = 6 * 2**30  # bytes of address space
@@ -182,7 +182,7 @@ def examine(
     good = next(name for name in truth if subject.key not in name)
     known = truth[next(name for name in truth if subject.key in name)]
     try:
-        listed = products(subject.card, place / SET, accept_unknown_offset="drop")
+        listed = list_products(subject.card, place / SET, accept_unknown_offset="drop")
     except UserError as error:
         return "listing", str(error), "the listing stopped"
     except Exception:
@@ -200,7 +200,7 @@ def examine(
 
 
 def _verdict(product: Product, known: Reading) -> tuple[str, str]:
-    unlisted = product.facts.datetime == "" and known["listed"] != ""
+    unlisted = product.acquisition.datetime == "" and known["listed"] != ""
     step = "checksum"
     try:
         product.checksum()
@@ -271,7 +271,9 @@ def _ingested(
 def tiles_of_good(subject: Subject, out: Path) -> frozenset[tuple[bytes, bytes]]:
     """Ingest the good product alone."""
     found = [
-        product for product in products(subject.card, subject.root).products if subject.key not in product.product_id
+        product
+        for product in list_products(subject.card, subject.root).products
+        if subject.key not in product.product_id
     ]
     ingest(found, out=out, config=CONFIG, client="synchronous")
     return _tiles(Corpus.open(out))
@@ -280,7 +282,7 @@ def tiles_of_good(subject: Subject, out: Path) -> frozenset[tuple[bytes, bytes]]
 def read_set(subject: Subject, root: Path) -> dict[str, Reading]:
     """Read both products of a sound set."""
     found = {}
-    for product in products(subject.card, root).products:
+    for product in list_products(subject.card, root).products:
         product.checksum()
         found[product.product_id] = reading(product)
     return found
@@ -288,12 +290,12 @@ def read_set(subject: Subject, root: Path) -> dict[str, Reading]:
 
 def reading(product: Product) -> Reading:
     """Return what reading a product gives, short enough to compare."""
-    facts = asdict(product.facts)
+    facts = asdict(product.acquisition)
     digest = hashlib.sha256()
     if product.kind == "chips":
         rows = []
         for chip in product.open_chips():
-            if isinstance(chip, Refused):
+            if isinstance(chip, UnreadableChip):
                 raise UserError(chip.reason)  # the others of the product are kept
             held = {
                 key: value
@@ -315,7 +317,12 @@ def reading(product: Product) -> Reading:
             for name in sorted(cube.data_vars):
                 digest.update(np.ascontiguousarray(cube[name].values).tobytes())
     text = json.dumps(metadata, default=str, sort_keys=True)
-    return {"id": product.product_id, "listed": product.facts.datetime, "metadata": text, "pixels": digest.hexdigest()}
+    return {
+        "id": product.product_id,
+        "listed": product.acquisition.datetime,
+        "metadata": text,
+        "pixels": digest.hexdigest(),
+    }
 
 
 def _fields(chip: Any) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """Cards: one YAML file per corpus or benchmark that declares what its pixels mean and how its files are laid out.
 
-A card is data, read strictly: an unknown key, a wrong type or an unknown band is an error that names the place. What a card does not
-say is not guessed from file names or pixel values.
+A card is data, read strictly: an unknown key, a wrong type or an unknown band is an error that names the place. What a
+card does not say is not guessed from file names or pixel values.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +21,12 @@ from eo_ssl.layouts import STRICT
 from eo_ssl.layouts import ArrayLayout as ArrayLayout
 from eo_ssl.layouts import Chips as Chips
 from eo_ssl.layouts import Exclusion as Exclusion
-from eo_ssl.layouts import Group as Group
+from eo_ssl.layouts import FileGroup as FileGroup
 from eo_ssl.layouts import Labels as Labels
 from eo_ssl.layouts import Mask as Mask
 from eo_ssl.layouts import Metadata as Metadata
 from eo_ssl.layouts import Radar as Radar
-from eo_ssl.layouts import Samples as Samples
+from eo_ssl.layouts import SampleSelection as SampleSelection
 from eo_ssl.layouts import Stac as Stac
 from eo_ssl.layouts import Statistics as Statistics
 from eo_ssl.layouts import Vignettes as Vignettes
@@ -38,16 +38,29 @@ Resampling = Literal["nearest", "bilinear", "average"]
 _NON_COMMERCIAL = re.compile(r"\bCC[ -]BY[ -]NC\b|\bnon-?commercial\b", re.IGNORECASE)
 
 
-def says_non_commercial(licence: str) -> bool:
-    """Whether the text of a licence names a Creative Commons NC licence (``CC BY-NC 4.0``, ``CC-BY-NC-SA-4.0``) or says non-commercial."""
+def is_non_commercial(licence: str) -> bool:
+    """Return whether a licence text names a Creative Commons NC licence (``CC BY-NC 4.0``) or says non-commercial."""
     return _NON_COMMERCIAL.search(licence) is not None
 
 
-_NEEDED = {
-    "array": "array", "chips": "chips", "torchgeo": "loader", "stac": "stac", "sentinel1_grd_safe": "files and radar",
-    "sentinel1_wv_safe": "files and vignettes",
-    "ssl4eo_folders": "files and samples", "ssl4eo_zarr": "files and samples", "ssl4eo_lmdb": "files and samples",
-}  # fmt: skip
+READERS: dict[str, tuple[str, ...]] = {
+    "raster": ("files",),
+    "band_folder": ("files",),
+    "array": ("array",),
+    "chips": ("chips",),
+    "sentinel2_safe": ("files",),
+    "sentinel1_grd_safe": ("files", "radar"),
+    "sentinel1_wv_safe": ("files", "vignettes"),
+    "stac": ("stac",),
+    "ssl4eo_folders": ("files", "samples"),
+    "ssl4eo_zarr": ("files", "samples"),
+    "ssl4eo_lmdb": ("files", "samples"),
+    "torchgeo": ("loader",),
+}
+"""Reader -> the keys that a card must give for it.
+
+``torchgeo`` reads benchmarks, the others are packages of ``eo_ssl.scene``.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +73,8 @@ class Card:
     title: str
     sensor: str
     "registered sensor, see `eo_ssl.sensors.SENSORS`"
-    reader: Literal[
-        "band_folder", "raster", "array", "chips", "torchgeo",
-        "sentinel2_safe", "sentinel1_grd_safe", "sentinel1_wv_safe", "stac", "ssl4eo_folders", "ssl4eo_zarr", "ssl4eo_lmdb",
-    ]  # fmt: skip
+    reader: str
+    "one of `READERS`"
     bands: tuple[str, ...]
     "bands in file order; any known spelling, canonical after reading"
     quantity: Quantity
@@ -74,18 +85,18 @@ class Card:
     source: str
     "where the data come from"
     non_commercial: bool | None = None
-    "whether the licence forbids commercial use; not given: whether `licence` says so (see `says_non_commercial`)"
+    "whether the licence forbids commercial use; not given: whether `licence` says so (see `is_non_commercial`)"
     files: str | dict[str, str] = ""
     "raster, array: glob relative to the root, one product per match; band_folder: band -> file name inside `folder`"
     layers: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    "raster: layer name -> 1-based bands of the file in the order of `bands`; one product per layer (several dates in one file, or a choice)"
+    "raster: layer name -> 1-based bands of the file in the order of `bands`; one product per layer, such as a date"
     folder: str = "."
     "band_folder: glob of product folders relative to the root"
     scale: float = 1.0
     offset: float = 0.0
     "in stored units, added before scaling"
     offset_by_file: dict[str, float] = field(default_factory=dict)
-    "file name -> offset, for sets that mix radiometric offsets; when given, a file that is not listed is refused or dropped"
+    "file name -> offset, for sets that mix radiometric offsets; a file that is not listed is refused or dropped"
     nodata: float | None = None
     dtype_max: float | None = None
     "stored value that marks saturation (65535 in Sentinel-2), None if there is none"
@@ -98,13 +109,13 @@ class Card:
     labels: Labels | None = None
     array: ArrayLayout | None = None
     chips: Chips | None = None
-    group: Group | None = None
+    group: FileGroup | None = None
     cloud_model: Literal["", "s2cloudless"] = ""
     "sentinel2_safe, Level-1C: classifier that adds a cloud probability"
     radar: Radar | None = None
     vignettes: Vignettes | None = None
     stac: Stac | None = None
-    samples: Samples | None = None
+    samples: SampleSelection | None = None
     datetime: str = ""
     "ISO 8601 date or time of the whole set where files do not say"
     datetime_pattern: str | None = None
@@ -127,52 +138,56 @@ class Card:
 
     def __post_init__(self) -> None:
         """Resolve the band names and check what types cannot express."""
+        if self.reader not in READERS:
+            raise UserError(
+                f"expected the reader of card {self.name} out of {', '.join(READERS)}, got {self.reader!r}"
+                f"{nearest(self.reader, READERS)}"
+            )
         known = sensor(self.sensor)
         object.__setattr__(self, "bands", known.resolve_all(self.bands))
         if self.quantity not in known.quantities:
             allowed = ", ".join(known.quantities)
             raise UserError(
-                f"expected card {self.name} to declare a quantity of {self.sensor} ({allowed}), got {self.quantity.value}; correct `quantity`"
+                f"expected card {self.name} to declare a quantity of {self.sensor} ({allowed}), got "
+                f"{self.quantity.value}; correct `quantity`"
             )
         if self.nodata is not None and not math.isfinite(self.nodata):
             object.__setattr__(self, "nodata", None)  # what is not finite is invalid without being named
-        stated = says_non_commercial(self.licence)
+        stated = is_non_commercial(self.licence)
         if self.non_commercial is False and stated:
             raise UserError(
-                f"expected card {self.name} to be non_commercial with the licence {self.licence!r}, got false; correct one of them"
+                f"expected card {self.name} to be non_commercial with the licence {self.licence!r}, got false; correct "
+                "one of them"
             )
         object.__setattr__(self, "non_commercial", bool(self.non_commercial or stated))
         offsets = (self.offset, *self.offset_by_file.values())
         if not (0 < self.gsd_m < math.inf) or self.scale == 0 or not all(map(math.isfinite, (self.scale, *offsets))):
             raise UserError(
-                f"expected card {self.name} to have gsd_m > 0, scale != 0 and finite offsets, got {self.gsd_m}, {self.scale} and {self.offset}; "
+                f"expected card {self.name} to have gsd_m > 0, scale != 0 and finite offsets, got {self.gsd_m}, "
+                f"{self.scale} and {self.offset}; "
                 "correct the card"
             )
         if self.cloud_model and (self.reader, self.sensor) != ("sentinel2_safe", "sentinel2_l1c"):
             raise UserError(
-                f"expected cloud_model of card {self.name} with reader sentinel2_safe and sensor sentinel2_l1c, got {self.reader} and {self.sensor}; remove it"
+                f"expected cloud_model of card {self.name} with reader sentinel2_safe and sensor sentinel2_l1c, got "
+                f"{self.reader} and {self.sensor}; remove it"
             )
         if self.labels and not all(0 <= value < 2**15 for value in self.labels.classes):
             raise UserError(
-                f"expected label classes of card {self.name} from 0 to 32767, got {sorted(self.labels.classes)}; renumber them in the label file"
+                f"expected label classes of card {self.name} from 0 to 32767, got {sorted(self.labels.classes)}; "
+                "renumber them in the label file"
             )
-        needed = {
-            "array": self.array,
-            "chips": self.chips,
-            "torchgeo": self.loader,
-            "raster": self.files,
-            "band_folder": self.files,
-            "sentinel2_safe": self.files,
-            "sentinel1_grd_safe": self.files and self.radar,
-            "sentinel1_wv_safe": self.files and self.vignettes,
-            "stac": self.stac,
-            "ssl4eo_folders": self.files and self.samples,
-            "ssl4eo_zarr": self.files and self.samples,
-            "ssl4eo_lmdb": self.files and self.samples,
-        }[self.reader]
-        if not needed:
-            part = _NEEDED.get(self.reader, "files")
+        if not all(getattr(self, name) for name in READERS[self.reader]):
+            part = " and ".join(READERS[self.reader])
             raise UserError(f"expected card {self.name} with reader {self.reader} to have `{part}`, got none; add it")
+
+    def list_stated(self, *names: str) -> list[str]:
+        """Return those of the optional keys ``names`` that the card gives: some readers leave them to the products."""
+        missing = {
+            item.name: item.default if item.default_factory is MISSING else item.default_factory()
+            for item in fields(self)
+        }
+        return [name for name in names if getattr(self, name) != missing[name]]
 
     def to_json(self) -> dict[str, Any]:
         """Return the card as plain values, as it enters configurations and fingerprints."""
@@ -185,10 +200,10 @@ _CARD = TypeAdapter(Card)
 @cache
 def card_folder() -> Path:
     """Return the folder of the shipped cards: beside the package in a checkout, inside it in an installed wheel."""
-    return shipped_folder("datasets")
+    return find_shipped_folder("datasets")
 
 
-def shipped_folder(name: str) -> Path:
+def find_shipped_folder(name: str) -> Path:
     """Return the folder of shipped data called ``name`` (``datasets`` or ``configs``)."""
     package = Path(__file__).parent
     for folder in (package / "data" / name, package.parent / name):
@@ -218,13 +233,15 @@ def load_card(name_or_path: str | Path) -> Card:
     """Read a card by its shipped name or from a YAML file.
 
     Raises:
-        UserError: no such card, not YAML, an unknown key (naming the nearest), a wrong type, an unknown band or quantity.
+        UserError: no such card, not YAML, an unknown key (naming the nearest), a wrong type, an unknown band or
+            quantity.
     """
     text = str(name_or_path)
     path = Path(text) if text.endswith((".yaml", ".yml")) else card_folder() / f"{text}.yaml"
     if not path.is_file():
         raise UserError(
-            f"expected a card out of {', '.join(list_cards())} or a YAML file, got {text!r}{nearest(text, list_cards())}"
+            f"expected a card out of {', '.join(list_cards())} or a YAML file, got "
+            f"{text!r}{nearest(text, list_cards())}"
         )
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
@@ -244,10 +261,12 @@ def _sentence(path: Path, error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "unexpected_keyword_argument":
-        return f"expected known keys in card {path}, got {where!r}{nearest(str(first['loc'][-1]), Card.__dataclass_fields__)}"
+        close = nearest(str(first["loc"][-1]), Card.__dataclass_fields__)
+        return f"expected known keys in card {path}, got {where!r}{close}"
     if first["type"] in ("missing", "missing_argument"):
         return f"expected card {path} to have the key {where!r}, got none; add it"
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, UserError):
         return f"{cause} (in {path})"
-    return f"expected a valid {where or 'card'} in card {path}, got {str(first.get('input'))[:60]!r}: {first['msg'].lower()}"
+    got = str(first.get("input"))[:60]
+    return f"expected a valid {where or 'card'} in card {path}, got {got!r}: {first['msg'].lower()}"

@@ -199,9 +199,9 @@ def _sentence(parser: Any, message: str) -> str:
 
 def config_folder() -> Path:
     """Return the folder of the shipped configurations."""
-    from eo_ssl.cards import shipped_folder
+    from eo_ssl.cards import find_shipped_folder
 
-    return shipped_folder("configs")
+    return find_shipped_folder("configs")
 
 
 def shipped_configs(command: str) -> tuple[str, ...]:

@@ -6,9 +6,18 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+
+from eo_ssl.errors import UserError
+
+FileIdentity = tuple[str, int, int]
+"""What identifies the present content of a file: path, modification time (ns), size (bytes).
+
+The key of caches over files.
+"""
 
 
 def canonical_json(value: object) -> str:
@@ -41,3 +50,40 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_zip(path: Path) -> Path | None:
+    """Return the zip file that a virtual path (``product.zip/S2A.SAFE/B02.jp2``) goes through, None otherwise."""
+    return next((parent for parent in path.parents if parent.suffix.lower() == ".zip" and parent.is_file()), None)
+
+
+def identify_file(path: Path) -> FileIdentity:
+    """Return what identifies the present content of a file.
+
+    Of a virtual path through a zip, time and size are those of the zip.
+
+    Raises:
+        UserError: the file does not exist or cannot be read.
+    """
+    container = find_zip(path)
+    try:
+        status = (container or path).stat()
+    except OSError as error:
+        raise UserError(
+            f"expected the file {path}, got {error.strerror or error}; fetch it or correct the card"
+        ) from error
+    return str(path), status.st_mtime_ns, status.st_size
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 (hex) of a file's bytes, read once per process as long as its time and size stay.
+
+    Raises:
+        UserError: the file does not exist or cannot be read.
+    """
+    return _sha256(identify_file(path))
+
+
+@lru_cache(maxsize=8192)
+def _sha256(identity: FileIdentity) -> str:
+    return file_sha256(Path(identity[0]))

@@ -15,7 +15,7 @@ STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
-    """Where a product's own JSON file (side-car, STAC item) keeps its facts: dotted keys, a key with dots in quotes is not needed."""
+    """Where a product's own JSON file (side-car, STAC item) keeps date, baseline, orbit and offset: dotted keys."""
 
     __pydantic_config__ = STRICT
 
@@ -103,7 +103,7 @@ class Chips:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class FileGroup:
     """Several files that make one product: a regular expression over the path with a named group ``band``."""
 
     __pydantic_config__ = STRICT
@@ -164,7 +164,7 @@ class Stac:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Samples:
+class SampleSelection:
     """Which part of an existing corpus (SSL4EO-S12) is read."""
 
     __pydantic_config__ = STRICT

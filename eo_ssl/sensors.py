@@ -1,7 +1,8 @@
 """What a pixel means: quantities, bands and sensors, and the one spelling of each band name.
 
-Every alias seen in the wild (``B1``, ``08A``, ``COASTAL_AEROSOL``, ``rededge1``, ``nir08``, ``vv`` ...) resolves to one canonical
-name *of a named sensor*; the same spelling means different bands on different sensors, so there is no global look-up.
+Every alias seen in the wild (``B1``, ``08A``, ``COASTAL_AEROSOL``, ``rededge1``, ``nir08``, ``vv`` ...) resolves to one
+canonical name *of a named sensor*; the same spelling means different bands on different sensors, so there is no global
+look-up.
 """
 
 from __future__ import annotations
@@ -70,16 +71,15 @@ class Quantity(StrEnum):
     def in_power(self) -> Quantity:
         """The linear form of a decibel quantity."""
         if not self.is_db:
-            raise UserError(
-                f"expected a quantity in dB, got {self.value}; only sigma0_db, gamma0_db and beta0_db have a linear form"
-            )
+            raise UserError(f"expected a quantity in dB, got {self.value}; give sigma0_db, gamma0_db or beta0_db")
         return Quantity(self.value.removesuffix("_db"))
 
     @property
     def plausible(self) -> tuple[float, float]:
         """Bounds that the 1st and 99th percentile of real data of this quantity stay within.
 
-        Reflectance: haze correction gives small negatives, and clouds, snow and sun glint exceed 1. Power: -40 dB ... +13 dB.
+        Reflectance: haze correction gives small negatives, and clouds, snow and sun glint exceed 1. Power: -40 dB ...
+            +13 dB.
         """
         if self.is_reflectance:
             return (-0.2, 2.8)
@@ -96,7 +96,8 @@ def convert(values: npt.NDArray[np.floating], *, source: Quantity, target: Quant
     Only a power and its own decibel form convert into each other: ``dB = 10 log10(power)``, floored at ``FLOOR_DB``.
 
     Raises:
-        UserError: for any other pair; sigma0, gamma0 and beta0 differ by geometry and never convert by a formula on values.
+        UserError: for any other pair; sigma0, gamma0 and beta0 differ by geometry and never convert by a formula on
+            values.
     """
     if source == target:
         return np.asarray(values, dtype=np.float32)
@@ -166,7 +167,8 @@ class Sensor:
         repeated = sorted({name for name in resolved if resolved.count(name) > 1})
         if repeated:
             raise UserError(
-                f"expected each band of {self.name} once, got {', '.join(repeated)} more than once; remove the repetition"
+                f"expected each band of {self.name} once, got {', '.join(repeated)} more than once; remove the "
+                "repetition"
             )
         return resolved
 
@@ -193,7 +195,8 @@ def _numbered(number: str) -> tuple[str, ...]:
     return (f"B{short}", f"B{padded}", short, padded)
 
 
-# Central wavelengths of Sentinel-2A: ESA, Sentinel-2 spectral responses v3.0; names: STAC eo extension, TerraTorch, torchgeo-bench.
+# Central wavelengths of Sentinel-2A: ESA, Sentinel-2 spectral responses v3.0; names: STAC eo extension, TerraTorch,
+# torchgeo-bench.
 _SENTINEL2 = tuple(
     Band(name, wavelength, gsd, common, _numbered(name[1:]) + aliases)
     for name, wavelength, gsd, common, aliases in (
@@ -218,29 +221,53 @@ _POLARISATIONS = tuple(
 )
 
 
-def _landsat(numbers: dict[str, str], gsd_m: float, waves: dict[str, float]) -> tuple[Band, ...]:
-    """Landsat bands named B1 ... from {number: common name}; wavelengths in micrometres by number."""
-    more = {
-        "coastal": ("COASTAL_AEROSOL",), "swir16": ("SWIR_1", "SWIR1"), "swir22": ("SWIR_2", "SWIR2"),
-        "nir": ("nir08", "NIR_BROAD", "NIR_NARROW"), "lwir": ("thermal", "lwir11", "TIR"), "lwir11": ("thermal_1", "TIRS_1"), "lwir12": ("thermal_2", "TIRS_2"),
-    }  # fmt: skip
+_LANDSAT_ALIASES = {
+    "coastal": ("COASTAL_AEROSOL",),
+    "nir": ("nir08", "NIR_BROAD", "NIR_NARROW"),
+    "swir16": ("SWIR_1", "SWIR1"),
+    "swir22": ("SWIR_2", "SWIR2"),
+    "lwir": ("thermal", "lwir11", "TIR"),
+    "lwir11": ("thermal_1", "TIRS_1"),
+    "lwir12": ("thermal_2", "TIRS_2"),
+}
+
+
+def _landsat(*rows: tuple[int, str, float]) -> tuple[Band, ...]:
+    """Landsat bands named B1 ... on a grid of 30 m, from (number, common name, wavelength in micrometres)."""
     return tuple(
-        Band(f"B{number}", waves[number], gsd_m, common, _numbered(number) + (f"SR_B{number}",) + more.get(common, ()))
-        for number, common in numbers.items()
+        Band(
+            f"B{number}",
+            wave,
+            30.0,
+            common,
+            (*_numbered(str(number)), f"SR_B{number}", *_LANDSAT_ALIASES.get(common, ())),
+        )
+        for number, common, wave in rows
     )
 
 
 # USGS, Landsat missions: band designations. ETM+ and OLI panchromatic bands (15 m) are left out: no reader stacks them.
 _LANDSAT_TM = _landsat(
-    {"1": "blue", "2": "green", "3": "red", "4": "nir", "5": "swir16", "6": "lwir", "7": "swir22"},
-    30.0,
-    {"1": 0.485, "2": 0.560, "3": 0.660, "4": 0.830, "5": 1.650, "6": 11.45, "7": 2.215},
+    (1, "blue", 0.485),
+    (2, "green", 0.560),
+    (3, "red", 0.660),
+    (4, "nir", 0.830),
+    (5, "swir16", 1.650),
+    (6, "lwir", 11.45),
+    (7, "swir22", 2.215),
 )
 _LANDSAT_OLI = _landsat(
-    {"1": "coastal", "2": "blue", "3": "green", "4": "red", "5": "nir", "6": "swir16", "7": "swir22", "9": "cirrus", "10": "lwir11", "11": "lwir12"},
-    30.0,
-    {"1": 0.443, "2": 0.482, "3": 0.561, "4": 0.655, "5": 0.865, "6": 1.609, "7": 2.201, "9": 1.373, "10": 10.9, "11": 12.0},
-)  # fmt: skip
+    (1, "coastal", 0.443),
+    (2, "blue", 0.482),
+    (3, "green", 0.561),
+    (4, "red", 0.655),
+    (5, "nir", 0.865),
+    (6, "swir16", 1.609),
+    (7, "swir22", 2.201),
+    (9, "cirrus", 1.373),
+    (10, "lwir11", 10.9),
+    (11, "lwir12", 12.0),
+)
 # HLS v2.0 user guide, table 3: L30 keeps OLI numbers with two digits, S30 keeps Sentinel-2 numbers; all on a 30 m grid.
 _HLS_L30 = tuple(
     Band(f"B{band.name[1:].zfill(2)}", band.wavelength_um, 30.0, band.common, (band.name, *band.aliases))
@@ -248,37 +275,20 @@ _HLS_L30 = tuple(
 )
 _HLS_S30 = tuple(Band(band.name, band.wavelength_um, 30.0, band.common, band.aliases) for band in _SENTINEL2)
 
+_TOA, _BOA = (Quantity.TOA_REFLECTANCE, Quantity.DN), (Quantity.BOA_REFLECTANCE, Quantity.DN)
+_DETECTED, _FLATTENED = (Quantity.DN, Quantity.AMPLITUDE), (Quantity.GAMMA0, Quantity.GAMMA0_DB)
+_SENTINEL2_L2A = tuple(band for band in _SENTINEL2 if band.name != "B10")
 _REFLECTANCES = (Quantity.TOA_REFLECTANCE, Quantity.BOA_REFLECTANCE, Quantity.DN)
 _POWERS = (Quantity.SIGMA0, Quantity.BETA0, Quantity.GAMMA0, Quantity.SIGMA0_DB, Quantity.BETA0_DB, Quantity.GAMMA0_DB)
 
 SENSORS: dict[str, Sensor] = {
     item.name: item
     for item in (
-        Sensor(
-            "sentinel2_l1c",
-            "Sentinel-2 MSI Level-1C (top of atmosphere)",
-            _SENTINEL2,
-            (Quantity.TOA_REFLECTANCE, Quantity.DN),
-        ),
-        Sensor(
-            "sentinel2_l2a",
-            "Sentinel-2 MSI Level-2A (surface)",
-            tuple(band for band in _SENTINEL2 if band.name != "B10"),
-            (Quantity.BOA_REFLECTANCE, Quantity.DN),
-        ),
-        Sensor(
-            "sentinel1_grd",
-            "Sentinel-1 ground range detected",
-            _POLARISATIONS,
-            (*_POWERS, Quantity.DN, Quantity.AMPLITUDE),
-        ),
+        Sensor("sentinel2_l1c", "Sentinel-2 MSI Level-1C (top of atmosphere)", _SENTINEL2, _TOA),
+        Sensor("sentinel2_l2a", "Sentinel-2 MSI Level-2A (surface)", _SENTINEL2_L2A, _BOA),
+        Sensor("sentinel1_grd", "Sentinel-1 ground range detected", _POLARISATIONS, (*_POWERS, *_DETECTED)),
         Sensor("sentinel1_wv", "Sentinel-1 wave mode, multi-looked on the ground", _POLARISATIONS, _POWERS),
-        Sensor(
-            "sentinel1_rtc",
-            "Sentinel-1 radiometrically terrain corrected",
-            _POLARISATIONS,
-            (Quantity.GAMMA0, Quantity.GAMMA0_DB),
-        ),
+        Sensor("sentinel1_rtc", "Sentinel-1 radiometrically terrain corrected", _POLARISATIONS, _FLATTENED),
         Sensor("landsat5_tm", "Landsat 5 Thematic Mapper", _LANDSAT_TM, _REFLECTANCES),
         Sensor("landsat7_etm", "Landsat 7 Enhanced Thematic Mapper Plus", _LANDSAT_TM, _REFLECTANCES),
         Sensor("landsat8_oli", "Landsat 8/9 OLI and TIRS", _LANDSAT_OLI, _REFLECTANCES),
@@ -290,7 +300,8 @@ SENSORS: dict[str, Sensor] = {
             (Band("SAR", None, 0.3, "", ("sar", "amplitude", "gray", "grey", "intensity")),),
             (Quantity.AMPLITUDE, Quantity.SIGMA0, Quantity.SIGMA0_DB, Quantity.DN),
         ),
-        # Aerial cameras and map services publish 8-bit numbers without calibration; ground sampling 0.2 to 30 m, see the cards.
+        # Aerial cameras and map services publish 8-bit numbers without calibration; ground sampling 0.2 to 30 m, see
+        # the cards.
         Sensor(
             "aerial_rgb",
             "8-bit colour image of an aerial camera or map service, near infrared where there is one",
@@ -332,7 +343,8 @@ def translate_bands(names: Sequence[str], *, source: str, target: str) -> tuple[
         common = origin.band(name).common
         if common not in by_common:
             raise UserError(
-                f"expected a band of {target} that corresponds to {source} {name} ({common or 'no common name'}), found none; leave it out"
+                f"expected a band of {target} that corresponds to {source} {name} ({common or 'no common name'}), "
+                "found none; leave it out"
             )
         translated.append(by_common[common])
     return tuple(translated)

@@ -6,9 +6,9 @@ Two tilings. ``native`` windows lie on the product's own grid and nothing is res
     |----|----|..    |----|----|      |----|----|----|
                         |----|                  `- 2 px of data, 2 px invalid
 
-``grid`` cells are snapped to multiples of ``size_px * gsd_m`` in a UTM zone, so that every product of that zone shares them.
-With ``drop`` and ``pad`` each pixel belongs to at most one tile (exactly one with ``pad``); ``shift`` moves the last tile inwards, so
-its pixels overlap its neighbour's.
+``grid`` cells are snapped to multiples of ``size_px * gsd_m`` in a UTM zone, so that every product of that zone shares
+them. With ``drop`` and ``pad`` each pixel belongs to at most one tile (exactly one with ``pad``); ``shift`` moves the
+last tile inwards, so its pixels overlap its neighbour's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -43,8 +44,9 @@ def plan_native(height: int, width: int, *, size_px: int, edge: Edge) -> npt.NDA
     """Return the windows of the tiles of a ``height`` x ``width`` image, row by row.
 
     Returns:
-        int32 [n, 4]: row, col, height, width. Height and width are ``size_px`` except at the lower and right border with ``pad``,
-        where they count the pixels that exist. ``drop`` and ``shift`` give no window to an image smaller than a tile.
+        int32 [n, 4]: row, col, height, width. Height and width are ``size_px`` except at the lower and right border
+        with ``pad``, where they count the pixels that exist. ``drop`` and ``shift`` give no window to an image smaller
+        than a tile.
 
     Raises:
         UserError: unknown edge policy or size below 1.
@@ -96,7 +98,8 @@ def plan_grid(
     """
     if edge not in ("drop", "pad"):
         raise UserError(
-            f"expected the edge policy drop or pad with the grid tiling, got {edge!r}; cells of a fixed grid cannot shift"
+            f"expected the edge policy drop or pad with the grid tiling, got {edge!r}; cells of a fixed grid cannot "
+            "shift"
         )
     cell_m = size_px * gsd_m
     left, bottom, right, top = (value / cell_m for value in bounds)
@@ -116,16 +119,16 @@ def _ceil(value: float) -> int:
     return math.ceil(value - _SNAP)
 
 
-def cell_of(
+def locate_cells(
     x: npt.ArrayLike, y: npt.ArrayLike, *, cell_m: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return row and column (int64, shape of ``x``) of the cells that hold the points (x, y), in metres of a UTM zone."""
+    """Return row and column (int64, shape of ``x``) of the cells that hold points (x, y), metres of a UTM zone."""
     rows = np.floor(np.asarray(y, dtype=np.float64) / cell_m + _SNAP).astype(np.int64)
     cols = np.floor(np.asarray(x, dtype=np.float64) / cell_m + _SNAP).astype(np.int64)
     return rows, cols
 
 
-def location_id(zone: int, row: int, col: int) -> str:
+def name_location(zone: int, row: int, col: int) -> str:
     """Return the name of a place on Earth: EPSG code of the UTM zone, cell row and cell column."""
     return f"{zone}:{row}:{col}"
 
@@ -155,18 +158,18 @@ class Region(NamedTuple):
 def plan_regions(
     windows: npt.NDArray[np.int32], *, block: tuple[int, int], period: tuple[int, int], budget_px: int
 ) -> list[Region]:
-    """Return the tiles to cut from one read each, so that every block of the file is decoded once and memory stays bounded.
+    """Return the tiles to cut from one read each: every block of the file is decoded once, memory stays bounded.
 
     Args:
         windows: int32 [n, 4] of :func:`plan_native`.
         block: height and width of the file's blocks in pixels.
-        period: rows and columns after which blocks of all files of the product begin anew: cells of that size can be read by
-            different workers without decoding a block twice. ``block`` where there is one size of block.
+        period: rows and columns after which blocks of all files of the product begin anew: cells of that size can be
+            read by different workers without decoding a block twice. ``block`` where there is one size of block.
         budget_px: pixels of one band that may be in memory at a time.
 
     Returns:
-        Regions, cell by cell; together they hold each tile exactly once. A region is as wide as the image when a row of blocks fits
-        the budget (strips), else a few blocks.
+        Regions, cell by cell; together they hold each tile exactly once. A region is as wide as the image when a row of
+        blocks fits the budget (strips), else a few blocks.
     """
     if len(windows) == 0:
         return []
@@ -193,9 +196,12 @@ def plan_regions(
 
 
 def plan_groups(regions: Sequence[Region], *, least: int, most: int) -> list[tuple[int, int]]:
-    """Return runs ``[first, last)`` of regions, the unit of work of one task: whole cells, together at least ``least`` tiles but in the last run.
+    """Return runs ``[first, last)`` of regions, the unit of work of one task.
 
-    Cells are joined up to ``most`` tiles; one that holds more is a run of its own, so that workers that take runs in order finish together.
+    Whole cells, together at least ``least`` tiles but in the last run.
+
+    Cells are joined up to ``most`` tiles; one that holds more is a run of its own, so that workers that take runs in
+    order finish together.
     """
     starts = [0, *(k for k in range(1, len(regions)) if regions[k].cell != regions[k - 1].cell), len(regions)]
     groups: list[tuple[int, int]] = []
@@ -209,3 +215,66 @@ def plan_groups(regions: Sequence[Region], *, least: int, most: int) -> list[tup
     if held:
         groups.append((first, len(regions)))
     return groups
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """The tiles of one product as the few numbers they all follow from.
+
+    It prints, and is as small for a million tiles as for one.
+    """
+
+    shape: tuple[int, int]
+    "height and width in pixels of the raster that the tiles are cut from"
+    size_px: int
+    edge: Edge
+    block: tuple[int, int]
+    "height and width of the file's blocks in pixels"
+    period: tuple[int, int]
+    "rows and columns after which the blocks of all files begin anew"
+    budget_px: int
+    "pixels of one band that may be in memory at a time"
+    bounds: tuple[float, float, float, float] | None = None
+    "grid: left, bottom, right, top in metres of the UTM zone; None for the native tiling"
+    gsd_m: float = 0.0
+    "grid: size of a pixel"
+
+    @property
+    def places(self) -> npt.NDArray[np.int32]:
+        """What names each tile: its window, or its grid cell; int32 [n, 4 or 2], read only."""
+        return _lay_out(self)[0]
+
+    @property
+    def windows(self) -> npt.NDArray[np.int32]:
+        """Window of each tile on the raster, int32 [n, 4]: row, col, height, width.
+
+        Of a grid from the upper left cell. Read only.
+        """
+        return _lay_out(self)[1]
+
+    @property
+    def regions(self) -> list[Region]:
+        """Tiles that are cut from one read each, as `plan_regions`."""
+        return _lay_out(self)[2]
+
+
+@lru_cache(maxsize=16)  # remade in milliseconds, so that no product of an archive holds a table of its tiles
+def _lay_out(plan: TilePlan) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], list[Region]]:
+    if plan.bounds is None:
+        windows = places = plan_native(*plan.shape, size_px=plan.size_px, edge=plan.edge)
+    else:
+        places = plan_grid(plan.bounds, size_px=plan.size_px, gsd_m=plan.gsd_m, edge=plan.edge)
+        windows = place_windows(places, size_px=plan.size_px)
+    for table in (places, windows):
+        table.flags.writeable = False
+    return places, windows, plan_regions(windows, block=plan.block, period=plan.period, budget_px=plan.budget_px)
+
+
+def place_windows(cells: npt.NDArray[np.int32], *, size_px: int) -> npt.NDArray[np.int32]:
+    """Return the windows of grid ``cells`` (int32 [n, 2] of `plan_grid`) from the upper left one: int32 [n, 4]."""
+    if not len(cells):
+        return np.empty((0, 4), dtype=np.int32)
+    rows = (cells[:, 0].max() - cells[:, 0]) * size_px
+    cols = (cells[:, 1] - cells[:, 1].min()) * size_px
+    side = np.full_like(rows, size_px)
+    return np.stack([rows, cols, side, side], axis=1).astype(np.int32)

@@ -12,7 +12,7 @@ import rasterio
 from rasterio.transform import from_origin
 
 from eo_ssl.cards import Card, Stac
-from eo_ssl.scene import Product, products
+from eo_ssl.scene import Product, list_products
 from eo_ssl.sensors import Quantity
 
 LEFT, TOP, EPSG = 600000.0, 5100000.0, 32632
@@ -91,7 +91,7 @@ def write(path: Path, content: object) -> Path:
 
 
 def only(known: Card, root: Path) -> Product:
-    (product,) = products(known, root).products
+    (product,) = list_products(known, root).products
     return product
 
 

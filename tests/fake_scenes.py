@@ -13,12 +13,12 @@ import xarray as xr
 
 from eo_ssl.cards import Card, Labels
 from eo_ssl.errors import UserError
-from eo_ssl.scene import Chip, Facts
+from eo_ssl.scene import Acquisition, Chip
 from eo_ssl.sensors import Quantity
 
 UTM = {"crs": "EPSG:32632", "transform": (10.0, 0.0, 500000.0, 0.0, -10.0, 5000000.0)}
-FACTS = Facts("2020-07-15T10:00:00Z", "03.01", "22", 0.0)
-UNKNOWN = Facts("", "", "", 0.0)
+FACTS = Acquisition("2020-07-15T10:00:00Z", "03.01", "22", 0.0)
+UNKNOWN = Acquisition("", "", "", 0.0)
 
 
 def card(name: str = "fake", **changes: Any) -> Card:
@@ -40,9 +40,9 @@ class FakeProduct:
     image: np.ndarray
     layers: dict[str, np.ndarray] = field(default_factory=dict)
     where: dict[str, Any] = field(default_factory=lambda: dict(UTM))
-    facts: Facts = FACTS
+    acquisition: Acquisition = FACTS
     kind: str = "cube"
-    source: None = None
+    is_described_by_card: bool = True
     error: str = ""
     blocks: tuple[int, int] | None = None
 
@@ -70,7 +70,7 @@ class FakeProduct:
         variables = {"image": (("band", "y", "x"), self.image)} | {k: (("y", "x"), v) for k, v in self.layers.items()}
         attrs = {
             "sensor": self.card.sensor, "quantity": self.card.quantity.value, "product_id": self.product_id,
-            "datetime": self.facts.datetime, "processing_baseline": self.facts.processing_baseline, "orbit": self.facts.orbit,
+            "datetime": self.acquisition.datetime, "processing_baseline": self.acquisition.processing_baseline, "orbit": self.acquisition.orbit,
             "gsd_m": self.card.gsd_m, "licence": "CC0", "attribution": "nobody", "source": f"{self.product_id}.tif", **self.where,
         }  # fmt: skip
         cube = xr.Dataset(variables, coords={"band": list(self.card.bands)}, attrs=attrs)
@@ -89,9 +89,9 @@ class FakeChips:
     names: tuple[str, ...]
     labels: tuple[int, ...]
     splits: tuple[str, ...]
-    facts: Facts = UNKNOWN
+    acquisition: Acquisition = UNKNOWN
     kind: str = "chips"
-    source: None = None
+    is_described_by_card: bool = True
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ class FakeChips:
 
     @property
     def offset(self) -> float:
-        return self.facts.offset or 0.0
+        return self.acquisition.offset or 0.0
 
     @property
     def entries(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from eo_ssl.curation import Context, DynamicConfig, DynamicSchedule, Hierarchica
 from eo_ssl.export import Options, export
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.sample import ArchiveSpec, make_archive
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 from eo_ssl.workflows.embed import main as embed
 from exported import TINY_8, encoder, radar
 
@@ -46,7 +46,7 @@ def make_run(folder: Path) -> Path:
     make_archive(folder / "archive", seed=3, spec=SPEC)
     for name, card in (("optical", "sample_s2_l2a"), ("radar", "sample_s1_rtc")):
         hostile = replace(load_card(card), attribution=f"{HOSTILE} owners of {name}", licence="CC & Co <4.0>")
-        found = products(hostile, folder / "archive").products
+        found = list_products(hostile, folder / "archive").products
         ingest(
             found,
             out=run / name,

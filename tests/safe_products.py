@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from eo_ssl.cards import Card, load_card
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 from eo_ssl.scene.product import Product
-from eo_ssl.scene.safe import MANIFEST, containers
-from eo_ssl.scene.sentinel1.safe import Safe, open_safe
+from eo_ssl.scene.safe_container import MANIFEST, list_containers
+from eo_ssl.scene.sentinel1.product_manifest import Safe, open_safe
 from eo_ssl.sensors import Quantity
 
 
@@ -26,7 +26,7 @@ def card_of(level: str, **changes: Any) -> Card:
 
 
 def only(card: Card, root: Path) -> Product:
-    (product,) = products(card, root).products
+    (product,) = list_products(card, root).products
     return product
 
 
@@ -46,7 +46,7 @@ def edit(path: Path, changes: tuple[tuple[str, str], ...]) -> None:
 
 def radar_safe(path: Path) -> Safe:
     """Return the one Sentinel-1 product in a folder or zip file."""
-    (found,) = containers(path, mark=MANIFEST)
+    (found,) = list_containers(path, mark=MANIFEST)
     return open_safe(found)
 
 

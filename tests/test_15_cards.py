@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eo_ssl.cards import load_card
+from eo_ssl.cards import READERS, load_card
 from eo_ssl.errors import UserError
+from eo_ssl.scene import readers
 
 GOOD = {
     "title": "three bands",
@@ -91,3 +92,12 @@ def test_a_missing_card_names_the_nearest() -> None:
     name = "s2_29rkh_l2a"
     with pytest.raises(UserError, match=f"did you mean '{name}'"):
         load_card(name + "x")
+
+
+def test_every_reader_of_cards_is_a_package_of_scene_or_loads_benchmarks() -> None:
+    assert set(READERS) - {"torchgeo"} == set(readers.READERS)
+
+
+def test_an_unknown_reader_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"reader of card card out of raster, .*got 'arrays'; did you mean 'array'\?"):
+        load_card(write(tmp_path, reader="arrays"))

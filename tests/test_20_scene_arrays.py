@@ -12,7 +12,7 @@ import yaml
 
 from eo_ssl.cards import load_card
 from eo_ssl.errors import UserError
-from eo_ssl.scene import Product, products
+from eo_ssl.scene import Product, list_products
 
 FIELDS = {
     "title": "synthetic", "licence": "Apache-2.0", "attribution": "made in a test", "source": "a test", "sensor": "sentinel2_l2a", "reader": "array",
@@ -23,7 +23,7 @@ FIELDS = {
 def listed(folder: Path, **changes: Any) -> tuple[Product, ...]:
     path = folder / "set.yaml"
     path.write_text(yaml.safe_dump(FIELDS | changes))
-    return products(load_card(path), folder).products
+    return list_products(load_card(path), folder).products
 
 
 @pytest.mark.parametrize("dims", ["tyxb", "tbyx", "byxt", "xytb"])
@@ -93,7 +93,7 @@ def test_netcdf_with_a_variable_per_band_and_dates(tmp_path: Path, rng: np.rando
     stored = write_netcdf(tmp_path / "a.nc", rng)
     stored[stored == 9] = 0  # the file's fill value
     found = listed(tmp_path, files="*.nc", array=NETCDF, mask={"source": "SCL", "classes": {"cloud": [8]}})
-    assert [product.facts.datetime for product in found] == [
+    assert [product.acquisition.datetime for product in found] == [
         "2020-02-27T10:30:00Z",
         "2020-02-29T10:30:00Z",
         "2020-03-01T10:30:00Z",

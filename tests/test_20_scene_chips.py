@@ -17,7 +17,7 @@ from PIL import Image
 
 from eo_ssl.cards import load_card
 from eo_ssl.errors import UserError
-from eo_ssl.scene import ProductList, products
+from eo_ssl.scene import ProductList, list_products
 
 FIELDS = {
     "title": "synthetic", "licence": "Apache-2.0", "attribution": "made in a test", "source": "a test", "sensor": "sar_chip", "reader": "chips",
@@ -61,7 +61,7 @@ def listed(folder: Path, **changes: Any) -> ProductList:
             FIELDS | {"chips": {key: value for key, value in (CHIPS | changes).items() if value is not None}}
         )
     )
-    return products(load_card(path), folder)
+    return list_products(load_card(path), folder)
 
 
 def test_crops_labels_splits_and_hashes(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -176,6 +176,6 @@ def test_refusals(tmp_path: Path, rng: np.random.Generator, changes: dict[str, A
 def test_a_cube_is_no_batch_of_chips(tmp_path: Path, rng: np.random.Generator) -> None:
     build(tmp_path, rng)
     with pytest.raises(
-        UserError, match=r"expected a product with a cube, got set/00000 of reader chips; use open_chips\(\)"
+        UserError, match=r"expected a product with a cube, got the batch of chips chips.tar; call open_chips\(\)"
     ):
         listed(tmp_path).products[0].open()

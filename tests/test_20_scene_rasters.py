@@ -17,7 +17,7 @@ import yaml
 from rasterio.transform import Affine
 
 from eo_ssl.cards import Card, load_card
-from eo_ssl.scene import check_cube, handles, products
+from eo_ssl.scene import check_cube, gdal_files, list_products
 
 COMMON = {"licence": "Apache-2.0", "attribution": "made in a test", "source": "a test", "title": "synthetic"}
 LEFT, TOP = 500_000.0, 4_000_000.0
@@ -70,7 +70,7 @@ def write_scene(folder: Path, rng: np.random.Generator, *, offset: int = 0, size
 
 def test_a_folder_of_bands_becomes_one_cube_in_physical_units(tmp_path: Path, rng: np.random.Generator) -> None:
     truth = write_scene(tmp_path / "scenes" / "one", rng)
-    (product,) = products(folder_card(tmp_path), tmp_path).products
+    (product,) = list_products(folder_card(tmp_path), tmp_path).products
     cube = check_cube(product.open())
     assert list(cube["band"].values) == ["B01", "B02", "B11"]  # the sensor's order, not the card's
     assert product.bands == ("B01", "B02", "B11")
@@ -95,7 +95,7 @@ def test_both_baselines_give_the_same_reflectance(tmp_path: Path, rng: np.random
     seed = int(rng.integers(1 << 30))
     write_scene(tmp_path / "scenes" / "new", np.random.default_rng(seed), offset=-1000)
     write_scene(tmp_path / "scenes" / "old", np.random.default_rng(seed))
-    new, old = products(folder_card(tmp_path), tmp_path).products
+    new, old = list_products(folder_card(tmp_path), tmp_path).products
     assert (new.offset, old.offset) == (-1000.0, 0.0)
     np.testing.assert_allclose(new.open()["image"].values, old.open()["image"].values, rtol=1e-5, atol=1e-7)
     assert new.checksum() != old.checksum()
@@ -103,7 +103,7 @@ def test_both_baselines_give_the_same_reflectance(tmp_path: Path, rng: np.random
 
 def test_any_split_into_windows_gives_the_bits_of_the_whole(tmp_path: Path, rng: np.random.Generator) -> None:
     write_scene(tmp_path / "scenes" / "one", rng)
-    (product,) = products(folder_card(tmp_path), tmp_path).products
+    (product,) = list_products(folder_card(tmp_path), tmp_path).products
     whole = product.open().load()
     for _ in range(10):
         rows = [0, *np.sort(rng.choice(np.arange(1, 48), 4, replace=False)).tolist(), 48]
@@ -121,7 +121,7 @@ def test_any_split_into_windows_gives_the_bits_of_the_whole(tmp_path: Path, rng:
 
 def test_indexing_means_what_numpy_means(tmp_path: Path, rng: np.random.Generator) -> None:
     write_scene(tmp_path / "scenes" / "one", rng)
-    (product,) = products(folder_card(tmp_path), tmp_path).products
+    (product,) = list_products(folder_card(tmp_path), tmp_path).products
     whole = product.open()["image"].values
     image = product.open()["image"]
     np.testing.assert_array_equal(image[1].values, whole[1])
@@ -134,16 +134,16 @@ def test_indexing_means_what_numpy_means(tmp_path: Path, rng: np.random.Generato
 
 def test_only_the_window_is_read(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     write_scene(tmp_path / "scenes" / "one", rng)
-    (product,) = products(folder_card(tmp_path, mask=None), tmp_path).products
+    (product,) = list_products(folder_card(tmp_path, mask=None), tmp_path).products
     cube = product.open()
     seen: list[tuple[str, int, int]] = []
-    plain = handles.read
+    plain = gdal_files.read_window
 
     def spy(path: Path, indexes: tuple[int, ...], *, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
         seen.append((path.stem, rows[1] - rows[0], columns[1] - columns[0]))
         return plain(path, indexes, rows=rows, columns=columns)
 
-    monkeypatch.setattr(handles, "read", spy)
+    monkeypatch.setattr(gdal_files, "read_window", spy)
     cube["image"].isel(y=slice(12, 18), x=slice(0, 12)).load()
     assert sorted(seen) == [("B01", 3, 3), ("B02", 6, 12), ("B11", 3, 6)]  # 60 m: one pixel and its neighbours
     seen.clear()
@@ -181,7 +181,7 @@ def test_strips_read_each_block_once(tmp_path: Path, rng: np.random.Generator, s
         gsd_m=10.0,
         scale=3e-5,
     )
-    (product,) = products(made, tmp_path).products
+    (product,) = list_products(made, tmp_path).products
     before = bytes_read()
     cube = product.open()
     assert cube["image"].encoding["preferred_chunks"] == {"band": 3, "y": 128, "x": 128}
@@ -197,7 +197,7 @@ def opened_in_child(product: Any) -> float:
 
 def test_products_travel_to_processes_and_threads(tmp_path: Path, rng: np.random.Generator) -> None:
     write_scene(tmp_path / "scenes" / "one", rng)
-    (product,) = products(folder_card(tmp_path, mask=None), tmp_path).products
+    (product,) = list_products(folder_card(tmp_path, mask=None), tmp_path).products
     cube = product.open()
     expected = opened_in_child(product)  # leaves handles open in this process: a forked child must not touch them
     again = pickle.loads(pickle.dumps(cube))
@@ -211,7 +211,7 @@ def test_products_travel_to_processes_and_threads(tmp_path: Path, rng: np.random
 def test_a_coarser_grid_averages_the_finer_band(tmp_path: Path, rng: np.random.Generator) -> None:
     truth = write_scene(tmp_path / "scenes" / "one", rng)
     made = folder_card(tmp_path, gsd_m=20.0, mask=None, resampling={"B02": "average", "default": "nearest"})
-    cube = products(made, tmp_path).products[0].open()
+    cube = list_products(made, tmp_path).products[0].open()
     expected = truth["B02"].reshape(24, 2, 24, 2).mean(axis=(1, 3)) * 1e-4
     np.testing.assert_allclose(cube["image"].sel(band="B02").values, expected, rtol=1e-5)
     assert cube.attrs["gsd_m"] == 20.0
@@ -226,7 +226,7 @@ def test_the_files_own_nodata_and_saturation_are_seen(tmp_path: Path) -> None:
         tmp_path, sensor="sentinel2_l1c", reader="raster", files="*.tif", bands=["B04", "B03"], quantity="toa_reflectance", gsd_m=10.0, scale=1e-4,
         nodata=0, dtype_max=65535,
     )  # fmt: skip
-    cube = products(made, tmp_path).products[0].open()
+    cube = list_products(made, tmp_path).products[0].open()
     assert np.argwhere(np.isnan(cube["image"].values)).tolist() == [[0, 2, 2], [1, 0, 0]]  # B03 first: canonical order
     assert np.argwhere(cube["saturated"].values).tolist() == [[3, 3]]
 
@@ -244,7 +244,7 @@ def radar(folder: Path, values: np.ndarray, **changes: Any) -> Card:
 def test_polarisations_in_files_of_their_own_make_one_product(tmp_path: Path, rng: np.random.Generator) -> None:
     power = rng.gamma(4.0, 0.02, (2, 16, 16)).astype(np.float32)
     power[0, 0, :4] = [np.nan, np.inf, 0.0, -0.001]
-    (product,) = products(radar(tmp_path, power), tmp_path).products
+    (product,) = list_products(radar(tmp_path, power), tmp_path).products
     assert product.product_id == "set/burst_A_20240105T010203"
     cube = product.open()
     assert (cube.attrs["datetime"], cube.attrs["orbit"]) == ("2024-01-05T01:02:03Z", "A")
@@ -257,7 +257,7 @@ def test_polarisations_in_files_of_their_own_make_one_product(tmp_path: Path, rn
 def test_decibels_stay_decibels(tmp_path: Path, rng: np.random.Generator) -> None:
     values = rng.normal(-12.0, 2.0, (2, 16, 16))
     values[1, 0, 0] = -np.inf  # the dB of a pixel without power
-    cube = products(radar(tmp_path, values, quantity="gamma0_db"), tmp_path).products[0].open()
+    cube = list_products(radar(tmp_path, values, quantity="gamma0_db"), tmp_path).products[0].open()
     assert cube.attrs["quantity"] == "gamma0_db"
     assert np.isnan(cube["image"].values[1, 0, 0])
     np.testing.assert_allclose(cube["image"].values[0], values[0], rtol=1e-6)
@@ -270,7 +270,7 @@ def test_two_dates_in_one_file_are_two_products(tmp_path: Path, rng: np.random.G
         tmp_path, sensor="sentinel2_l2a", reader="raster", files="stack.tif", bands=["B04", "B03"], quantity="boa_reflectance", gsd_m=10.0, scale=1e-4,
         layers={"spring": [1, 2], "autumn": [3, 4]},
     )  # fmt: skip
-    autumn, spring = products(made, tmp_path).products
+    autumn, spring = list_products(made, tmp_path).products
     assert (autumn.product_id, spring.product_id) == ("set/stack/autumn", "set/stack/spring")
     np.testing.assert_allclose(autumn.open()["image"].values, values[[3, 2]] * 1e-4, rtol=1e-6)
     np.testing.assert_allclose(spring.open()["image"].values, values[[1, 0]] * 1e-4, rtol=1e-6)
@@ -285,6 +285,6 @@ def test_labels_beside_the_image_follow_its_grid(tmp_path: Path, rng: np.random.
         tmp_path, sensor="sentinel2_l2a", reader="raster", files="image/*.tif", bands=["B04"], quantity="boa_reflectance", gsd_m=10.0, scale=1e-4,
         labels={"source": "../cover/{stem}.tif", "classes": {1: "water", 4: "crop"}},
     )  # fmt: skip
-    label = products(made, tmp_path).products[0].open()["label"].values
+    label = list_products(made, tmp_path).products[0].open()["label"].values
     fine = np.repeat(np.repeat(cover, 2, axis=0), 2, axis=1)
     np.testing.assert_array_equal(label, np.where(np.isin(fine, (1, 4)), fine.astype(int), -1))

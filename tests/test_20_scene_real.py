@@ -16,7 +16,7 @@ import xarray as xr
 from eo_ssl.cards import list_cards, load_card
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks import BENCHMARKS
-from eo_ssl.scene import check_cube, products
+from eo_ssl.scene import check_cube, list_products
 
 # products, bands, rows, columns of the first product
 CUBES = {
@@ -50,7 +50,7 @@ _NEEDS = {
 def cubes(card: str, root: Path, *, limit: int = 5) -> list[xr.Dataset]:
     return [
         product.open().load()
-        for product in products(load_card(card), root, accept_unknown_offset="drop").products[:limit]
+        for product in list_products(load_card(card), root, accept_unknown_offset="drop").products[:limit]
     ]
 
 
@@ -75,7 +75,7 @@ def test_no_real_card_is_left_out() -> None:
 @pytest.mark.parametrize("name", sorted(CUBES))
 def test_a_card_yields_what_its_set_holds(name: str, real_data: Path) -> None:
     card = load_card(name)
-    found = products(card, real_data, accept_unknown_offset="drop")
+    found = list_products(card, real_data, accept_unknown_offset="drop")
     count, shape = CUBES[name]
     assert len(found.products) == count
     assert len({product.product_id for product in found.products}) == count
@@ -124,7 +124,7 @@ def test_desert_is_bright_and_red(real_data: Path) -> None:
 
 
 def test_a_real_tile_in_strips_is_the_tile(real_data: Path, rng: np.random.Generator) -> None:
-    (product,) = products(load_card("s2_29rkh_l2a"), real_data).products
+    (product,) = list_products(load_card("s2_29rkh_l2a"), real_data).products
     whole = product.open()["image"].values
     edges = [0, *sorted(rng.choice(np.arange(1, 1098), 5, replace=False).tolist()), 1098]
     strips = [product.open()["image"].isel(y=slice(a, b)).values for a, b in pairwise(edges)]
@@ -148,7 +148,7 @@ def test_bands_without_georeference_share_the_grid_of_b01(real_data: Path) -> No
 
 def test_cirrus_is_dark_in_every_terramesh_file(real_data: Path) -> None:
     found = cubes("terramesh_s2l1c", real_data)
-    assert sorted(product.offset for product in products(load_card("terramesh_s2l1c"), real_data).products) == [
+    assert sorted(product.offset for product in list_products(load_card("terramesh_s2l1c"), real_data).products) == [
         -1000,
         -1000,
         -1000,
@@ -187,8 +187,8 @@ def test_code_steps_confirm_the_offsets_of_the_surface_sets(real_data: Path) -> 
 def test_a_file_whose_offset_pixels_do_not_settle_is_refused_or_dropped(real_data: Path) -> None:
     card = load_card("s2_100k")
     with pytest.raises(UserError, match=r"offset of patch_70541\.tif .*2 of 23 products"):
-        products(card, real_data)
-    dropped = products(card, real_data, accept_unknown_offset="drop").dropped
+        list_products(card, real_data)
+    dropped = list_products(card, real_data, accept_unknown_offset="drop").dropped
     assert [name for name, _ in dropped] == ["s2_100k/patch_70541", "s2_100k/patch_770287"]
 
 
@@ -203,12 +203,12 @@ def test_backscatter_units(real_data: Path) -> None:
     with pytest.raises(UserError, match=r"gamma0 between -0\.01 and 50"):
         wrong = load_card("terramesh_s1rtc")
         object.__setattr__(wrong, "quantity", load_card("opera_rtc_s1").quantity)
-        products(wrong, real_data).products[0].open()
+        list_products(wrong, real_data).products[0].open()
 
 
 def test_time_series_are_dated(real_data: Path) -> None:
-    found = products(load_card("worldcereal_s2_20m"), real_data).products
-    dates = [product.facts.datetime for product in found]
+    found = list_products(load_card("worldcereal_s2_20m"), real_data).products
+    dates = [product.acquisition.datetime for product in found]
     assert min(dates) == "2017-08-04T10:53:28Z"
     assert max(dates) < "2022-01-25"  # before processing baseline 04.00
     cloudy = [float(product.open()["cloud"].mean()) for product in found[:20]]
@@ -227,7 +227,7 @@ def test_labels_of_the_masks(real_data: Path) -> None:
 
 
 def test_chips_are_all_accounted_for(real_data: Path) -> None:
-    soc = products(load_card("mstar_soc"), real_data)
+    soc = list_products(load_card("mstar_soc"), real_data)
     entries = [entry for product in soc.products for entry in product.entries]
     assert (sum(entry.split == "train" for entry in entries), sum(entry.split == "test" for entry in entries)) == (
         3671,
@@ -235,7 +235,7 @@ def test_chips_are_all_accounted_for(real_data: Path) -> None:
     )
     assert soc.dropped == ()
     assert len({entry.label for entry in entries}) == 10
-    pool = products(load_card("mstar_pool"), real_data)
+    pool = list_products(load_card("mstar_pool"), real_data)
     kept = sum(len(product.entries) for product in pool.products)
     small = [name for name, reason in pool.dropped if "54 x 54 pixels" in reason]
     assert (kept, len(small), len(pool.dropped)) == (11_354, 2_539, 5_742)
@@ -257,7 +257,7 @@ def test_the_pool_holds_no_test_chip_by_file_hash(real_data: Path) -> None:
             if member.name in held and (stream := archive.extractfile(member)) is not None
         }
     assert len(held) == len(held_hashes) == 3203
-    pool = products(load_card("mstar_pool"), real_data).products
+    pool = list_products(load_card("mstar_pool"), real_data).products
     pool_hashes = {chip.sha256 for product in pool for chip in product.open_chips()}
     assert len(pool_hashes) == 11_354
     assert not pool_hashes & held_hashes

@@ -17,7 +17,7 @@ from rasterio.transform import Affine
 
 from eo_ssl.cards import load_card
 from eo_ssl.errors import UserError
-from eo_ssl.scene import Product, check_cube, products
+from eo_ssl.scene import Product, check_cube, list_products
 
 RASTER = {
     "title": "synthetic", "licence": "Apache-2.0", "attribution": "made in a test", "source": "a test", "sensor": "sentinel2_l1c", "reader": "raster",
@@ -47,7 +47,7 @@ def write(path: Path, values: np.ndarray, *, gsd: float = 10.0, crs: str | None 
 def listed(folder: Path, fields: dict[str, Any], **changes: Any) -> tuple[Product, ...]:
     path = folder / "set.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in (fields | changes).items() if value is not None}))
-    return products(load_card(path), folder).products
+    return list_products(load_card(path), folder).products
 
 
 def scene(rng: np.random.Generator, count: int = 2) -> np.ndarray:
@@ -165,7 +165,7 @@ def test_mixed_offsets(tmp_path: Path, rng: np.random.Generator) -> None:
         offset_by_file=table,
     )
     card = load_card(tmp_path / "set.yaml")
-    found = products(card, tmp_path, accept_unknown_offset="drop")
+    found = list_products(card, tmp_path, accept_unknown_offset="drop")
     assert [(product.product_id, product.offset) for product in found.products] == [
         ("set/new", -1000.0),
         ("set/old", 0.0),
@@ -206,9 +206,9 @@ def test_nothing_found_and_no_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected files of card set as '\*\.tif' below .*found none; set the root"):
         listed(tmp_path, RASTER)
     with pytest.raises(UserError, match=r"expected the folder .*nowhere.*EO_SSL_DATA"):
-        products(load_card(tmp_path / "set.yaml"), tmp_path / "nowhere")
+        list_products(load_card(tmp_path / "set.yaml"), tmp_path / "nowhere")
     with pytest.raises(UserError, match="got the benchmark eurosat; evaluate it with its loader"):
-        products(load_card("eurosat"), tmp_path)
+        list_products(load_card("eurosat"), tmp_path)
 
 
 def test_metadata_that_is_not_there(tmp_path: Path, rng: np.random.Generator) -> None:

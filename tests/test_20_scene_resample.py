@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
-from rasterio.transform import Affine
 from rasterio.warp import reproject
 
 from eo_ssl.errors import UserError
-from eo_ssl.scene.grid import Grid, grid_taps, resample
+from eo_ssl.scene.grids import make_grid, measure_gsd
+from eo_ssl.scene.resampling import compute_grid_taps, resample
 
 UTM = "EPSG:32629"
 
 
-def grid(height: int, width: int, gsd: float, left: float = 0.0, top: float = 0.0) -> Grid:
-    return Grid(height, width, (gsd, 0.0, left, 0.0, -gsd, top), UTM)
+def grid(height: int, width: int, gsd: float, left: float = 0.0, top: float = 0.0) -> GeoBox:
+    return make_grid(height, width, (gsd, 0.0, left, 0.0, -gsd, top), UTM)
 
 
-def whole(values: np.ndarray, source: Grid, target: Grid, method: str) -> np.ndarray:
+def whole(values: np.ndarray, source: GeoBox, target: GeoBox, method: str) -> np.ndarray:
     return window(values, source, target, method, (0, target.height), (0, target.width))
 
 
 def window(
-    values: np.ndarray, source: Grid, target: Grid, method: str, rows: tuple[int, int], columns: tuple[int, int]
+    values: np.ndarray, source: GeoBox, target: GeoBox, method: str, rows: tuple[int, int], columns: tuple[int, int]
 ) -> np.ndarray:
-    y, x = grid_taps(target, source, rows=rows, columns=columns, method=method)
+    y, x = compute_grid_taps(target, source, rows=rows, columns=columns, method=method)
     part = values[slice(*y.span), slice(*x.span)]
     out = np.empty((rows[1] - rows[0], columns[1] - columns[0]), dtype=np.float32)
     resample(part, out, along_y=y.shifted(y.span[0]), along_x=x.shifted(x.span[0]), method=method)
     return out
 
 
-def by_loops(values: np.ndarray, source: Grid, target: Grid, method: str) -> np.ndarray:
+def by_loops(values: np.ndarray, source: GeoBox, target: GeoBox, method: str) -> np.ndarray:
     """The definition, one pixel at a time, in float64."""
     out = np.full(target.shape, np.nan)
-    ratio = target.gsd / source.gsd
+    ratio = measure_gsd(target) / measure_gsd(source)
     shift_y, shift_x = (
-        (source.transform[5] - target.transform[5]) / source.gsd,
-        (target.transform[2] - source.transform[2]) / source.gsd,
+        (source.affine[5] - target.affine[5]) / measure_gsd(source),
+        (target.affine[2] - source.affine[2]) / measure_gsd(source),
     )
     for i in range(target.height):
         for j in range(target.width):
@@ -80,7 +81,7 @@ CASES = [
 @pytest.mark.parametrize(("method", "source", "target"), CASES)
 @pytest.mark.parametrize("holes", [False, True])
 def test_equals_the_definition_by_loops(
-    rng: np.random.Generator, method: str, source: Grid, target: Grid, holes: bool
+    rng: np.random.Generator, method: str, source: GeoBox, target: GeoBox, holes: bool
 ) -> None:
     values = rng.normal(0.3, 0.1, source.shape).astype(np.float32)
     if holes:
@@ -92,7 +93,7 @@ def test_equals_the_definition_by_loops(
 
 @pytest.mark.parametrize(("method", "source", "target"), CASES)
 def test_any_window_gives_the_bits_of_the_whole(
-    rng: np.random.Generator, method: str, source: Grid, target: Grid
+    rng: np.random.Generator, method: str, source: GeoBox, target: GeoBox
 ) -> None:
     values = rng.normal(0.3, 0.1, source.shape).astype(np.float32)
     values[2:4, 1:5] = np.nan
@@ -116,7 +117,7 @@ def test_equals_gdal_where_all_is_valid(rng: np.random.Generator, method: str, g
     expected = np.zeros(target.shape, dtype=np.float32)
     reproject(
         values, expected, resampling=gdal, src_crs=UTM, dst_crs=UTM,
-        src_transform=Affine(*source.transform), dst_transform=Affine(*target.transform),
+        src_transform=source.affine, dst_transform=target.affine,
     )  # fmt: skip
     inner = (slice(3, -3), slice(3, -3))  # at the border GDAL shortens its kernel, we repeat the edge
     np.testing.assert_allclose(whole(values, source, target, method)[inner], expected[inner], rtol=1e-5)
@@ -140,9 +141,9 @@ def test_pixels_outside_the_source_are_invalid() -> None:
 
 
 def test_bands_in_two_reference_systems_are_refused() -> None:
-    other = Grid(4, 4, (20.0, 0.0, 0.0, 0.0, -20.0, 0.0), "EPSG:32630")
+    other = make_grid(4, 4, (20.0, 0.0, 0.0, 0.0, -20.0, 0.0), "EPSG:32630")
     with pytest.raises(UserError, match="one reference system, got EPSG:32629 and EPSG:32630"):
-        grid_taps(grid(8, 8, 10.0), other, rows=(0, 8), columns=(0, 8), method="nearest")
+        compute_grid_taps(grid(8, 8, 10.0), other, rows=(0, 8), columns=(0, 8), method="nearest")
 
 
 def test_the_centre_of_gravity_of_a_blob_stays_in_place() -> None:

@@ -13,9 +13,9 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
 from eo_ssl.cards import Card, load_card
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 from eo_ssl.scene.product import Product
-from eo_ssl.scene.sentinel2.source import SafeSource
+from eo_ssl.scene.sentinel2.tile_product import SafeTileSource
 from safe_products import card_of, edit, only, unlisted
 from worlds.safe import S2SafeSpec, S2SafeTruth, make_s2_safe
 
@@ -140,7 +140,7 @@ def test_coarse_bands_reach_ten_metres_by_bilinear_weights(made: dict[tuple[str,
 def test_a_band_is_taken_at_the_sensors_own_resolution(made: dict[tuple[str, str], S2SafeTruth]) -> None:
     product = only(card_of("L2A"), made["L2A", "05.09"].path.parent)
     source = product.source
-    assert isinstance(source, SafeSource)
+    assert isinstance(source, SafeTileSource)
     names = sorted(
         Path(name).stem.rsplit("_", 2)[1:] for name in source.files() if "/IMG_DATA/" in name and "_SCL_" not in name
     )
@@ -179,7 +179,7 @@ def test_a_zip_is_the_folder(
     one, other = (only(card_of(level), truth.path.parent) for truth in (folder, zipped))
     assert other.product_id == one.product_id == f"{one.card.name}/{folder.name.removesuffix('.SAFE')}"
     assert other.checksum() == one.checksum()
-    assert other.facts == one.facts
+    assert other.acquisition == one.acquisition
     assert other.nbytes == one.nbytes
     assert other.open().attrs == one.open().attrs
     expected = everything(one)
@@ -204,8 +204,8 @@ def test_facts_come_from_the_metadata(made: dict[tuple[str, str], S2SafeTruth], 
     truth = made["L1C", "05.09"]
     renamed = tmp_path / "S2Z_MSIL1C_19990101T000000_N0101_R001_T01AAA_19990101T000000.SAFE"
     renamed.symlink_to(truth.path)
-    facts = only(card_of("L1C"), tmp_path).facts
-    assert facts == only(card_of("L1C"), truth.path.parent).facts
+    facts = only(card_of("L1C"), tmp_path).acquisition
+    assert facts == only(card_of("L1C"), truth.path.parent).acquisition
     assert (facts.platform, facts.orbit, facts.relative_orbit) == ("S2A", "descending", 22)
     assert facts.processing_baseline == "05.09"
     assert facts.datetime == "2022-07-15T10:14:38Z"  # the tile was seen 247 s after the datatake began
@@ -220,7 +220,7 @@ def test_facts_come_from_the_metadata(made: dict[tuple[str, str], S2SafeTruth], 
 def test_platform_letters_are_not_enumerated(tmp_path: Path, platform: str) -> None:
     make_s2_safe(tmp_path, S2SafeSpec(level="L1C", size_px=SIZE, platform=platform))
     product = only(card_of("L1C", files="*", bands=["B01"], gsd_m=60.0), tmp_path)
-    assert product.facts.platform == platform
+    assert product.acquisition.platform == platform
     assert np.isfinite(product.open()["image"].values).any()
 
 
@@ -264,9 +264,9 @@ def test_real_previews_keep_their_values_in_a_safe_product(real_data: Path, tmp_
 def test_a_card_that_states_what_products_state_is_refused(tmp_path: Path) -> None:
     for field, value in (("scale", 1e-4), ("offset", -1000.0), ("nodata", 0.0), ("dtype_max", 65535.0)):
         with pytest.raises(ValueError, match=f"to leave {field} to the metadata"):
-            products(card_of("L1C", **{field: value}), tmp_path)
+            list_products(card_of("L1C", **{field: value}), tmp_path)
     with pytest.raises(ValueError, match="a reflectance and one pattern"):
-        products(card_of("L1C", quantity="dn"), tmp_path)
+        list_products(card_of("L1C", quantity="dn"), tmp_path)
 
 
 def test_cards_are_shipped() -> None:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from eo_ssl.errors import UserError
-from eo_ssl.scene import products
-from eo_ssl.scene.archive import Archive
+from eo_ssl.scene import list_products
+from eo_ssl.scene.folder_or_zip import Archive
 from eo_ssl.scene.product import Product
-from eo_ssl.scene.sentinel2.source import SafeSource
+from eo_ssl.scene.sentinel2.tile_product import SafeTileSource
 from safe_products import card_of, edit, only, unlisted
 from worlds.safe import S2SafeSpec, make_s2_safe
 
@@ -37,7 +37,7 @@ def copied(template: Path, folder: Path) -> Path:
 
 def used(product: Product) -> list[str]:
     source = product.source
-    assert isinstance(source, SafeSource)
+    assert isinstance(source, SafeTileSource)
     return source.files()
 
 
@@ -81,7 +81,7 @@ def test_a_product_is_dated_by_verified_metadata_only(template: Path, tmp_path: 
     path = copied(template, tmp_path)
     edit(path / "MTD_MSIL1C.xml", (("<PROCESSING_BASELINE>0", "<PROCESSING_BASELINE>9"),))
     product = only(card_of("L1C"), tmp_path)
-    assert product.facts.processing_baseline == ""
+    assert product.acquisition.processing_baseline == ""
     with pytest.raises(UserError, match=r"MTD_MSIL1C.xml to have the checksum \w{16}... of its manifest"):
         product.open()
 
@@ -221,5 +221,5 @@ def test_two_products_are_listed_together(template: Path, tmp_path: Path) -> Non
             for file in product.rglob("*"):
                 if file.is_file():
                     archive.write(file, Path("download") / file.relative_to(product.parent))
-    found = products(card_of("L1C", files="*.zip"), tmp_path).products
+    found = list_products(card_of("L1C", files="*.zip"), tmp_path).products
     assert [product.product_id for product in found] == sorted(f"s2_safe_l1c/{item.stem}" for item in (template, other))

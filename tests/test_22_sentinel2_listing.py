@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from eo_ssl.errors import UserError
-from eo_ssl.scene import products
-from eo_ssl.scene.safe import containers
-from eo_ssl.scene.sentinel2.metadata import BAND_IDS, Metadata, read
+from eo_ssl.scene import list_products
+from eo_ssl.scene.safe_container import list_containers
+from eo_ssl.scene.sentinel2.tile_metadata import BAND_IDS, TileMetadata, read_metadata
 from safe_products import card_of, edit, only, unlisted
 from worlds.safe import S2SafeSpec, S2SafeTruth, make_s2_safe
 
@@ -24,9 +24,9 @@ OLD_XML = """<?xml version="1.0"?>
 </Product_Organisation></Product_Info></n1:General_Info></n1:Level-1C_User_Product>"""
 
 
-def metadata(path: Path) -> Metadata:
-    (safe,) = containers(path, mark="GRANULE")
-    return read(safe)
+def metadata(path: Path) -> TileMetadata:
+    (safe,) = list_containers(path, mark="GRANULE")
+    return read_metadata(safe)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_angles_that_are_absent_are_absent(product: Path) -> None:
             ("</Mean_Viewing_Incidence_Angle>", "</View>"),
         ),
     )
-    facts = metadata(product).facts
+    facts = metadata(product).acquisition
     assert facts.sun_zenith_deg is None
     assert facts.view_azimuth_deg is None
 
@@ -146,13 +146,13 @@ def test_level_2a_of_issue_14_2_spells_its_elements_differently(tmp_path: Path) 
 
 def test_products_of_the_other_level_are_left_out_by_name(tmp_path: Path) -> None:
     one, other = (make_s2_safe(tmp_path, S2SafeSpec(level=level, size_px=SIZE)) for level in ("L1C", "L2A"))
-    found = products(card_of("L1C", files="*"), tmp_path)
+    found = list_products(card_of("L1C", files="*"), tmp_path)
     assert [product.source.name for product in found.products if product.source] == [one.name]
     ((name, reason),) = found.dropped
     assert name == f"s2_safe_l1c/{other.name.removesuffix('.SAFE')}"
     assert reason == "Level-2A, and the card is of sentinel2_l1c: ingest it with a card of its own level"
     with pytest.raises(UserError, match=r"1 that do not fit, .*Level-1C, and the card is of sentinel2_l2a"):
-        products(card_of("L2A", files="S2?_MSIL1C*"), tmp_path)
+        list_products(card_of("L2A", files="S2?_MSIL1C*"), tmp_path)
 
 
 @pytest.mark.parametrize("name", [
@@ -163,7 +163,7 @@ def test_old_products_of_several_tiles_are_refused_with_a_remedy(product: Path, 
     old = product.parent / "S2A_OPER_PRD_MSIL1C_PDMC_20160905T104813_R002.SAFE"
     (old / "GRANULE" / "S2A_OPER_MSI_L1C_TL_SGS__20160905T073438_A006291_T53HLA_N02.04").mkdir(parents=True)
     (old / name).write_text(OLD_XML)
-    found = products(card_of("L1C"), product.parent)
+    found = list_products(card_of("L1C"), product.parent)
     told = [reason for _, reason in found.dropped]
     for listed in found.products:
         if "_OPER_" in listed.product_id:
@@ -187,7 +187,7 @@ def test_the_newest_processing_of_a_sensing_is_kept(tmp_path: Path) -> None:
     }
     copy = make_s2_safe(tmp_path / "copy", made["5.00 again"].spec, zipped=True)
     names = {key: truth.name.removesuffix(".SAFE") for key, truth in made.items()}
-    found = products(card_of("L1C"), tmp_path)
+    found = list_products(card_of("L1C"), tmp_path)
     kept = {product.product_id for product in found.products}
     assert kept == {f"s2_safe_l1c/{names[key]}" for key in ("5.00 again", "other tile", "other date")}
     reasons = dict(found.dropped)
@@ -204,7 +204,7 @@ def test_two_datastrips_of_one_tile_are_two_halves_and_both_stay(product: Path) 
     other = product.parent / product.name.replace("123456.SAFE", "123457.SAFE")
     shutil.copytree(product, other)
     edit(other / "MTD_MSIL1C.xml", (("_S20220715T101034", "_S20220715T101559"),))
-    found = products(card_of("L1C"), product.parent)
+    found = list_products(card_of("L1C"), product.parent)
     assert len(found.products) == 2
     assert found.dropped == ()
 
@@ -223,7 +223,7 @@ def test_a_damaged_product_does_not_stop_the_others(product: Path) -> None:
         (("<n1:Level-1C_User_Product", '<!DOCTYPE a [<!ENTITY x "xx">]><n1:Level-1C_User_Product'),),
     )
     (root / "S2_MSIL1C_notes").mkdir()
-    found = products(card_of("L1C"), root)
+    found = list_products(card_of("L1C"), root)
     reasons = {}
     for listed in found.products:
         try:
@@ -260,7 +260,7 @@ def test_products_of_a_users_own_sen2cor_have_the_offsets_they_state_and_give_wa
     edit(own.path / "MTD_MSIL2A.xml", (("<PROCESSING_BASELINE>04.00<", "<PROCESSING_BASELINE>99.99<"),))
     assert metadata(own.path).offset("B04") == -1000.0
     name = own.name.removesuffix(".SAFE")
-    found = products(card_of("L2A"), tmp_path)
+    found = list_products(card_of("L2A"), tmp_path)
     assert [product.product_id for product in found.products] == [f"s2_safe_l2a/{esa.name.removesuffix('.SAFE')}"]
     assert dict(found.dropped) == {
         f"s2_safe_l2a/{name}": f"processing baseline 99.99 of a sensing that {esa.name.removesuffix('.SAFE')} has in 05.09"

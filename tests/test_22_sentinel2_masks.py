@@ -252,8 +252,8 @@ def test_a_cloud_model_is_for_level_1c_products_alone() -> None:
 def test_a_missing_cloud_model_is_told_when_the_product_opens(
     made: dict[tuple[str, str], S2SafeTruth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cloudless.detector.cache_clear()
+    cloudless.load_detector.cache_clear()
     monkeypatch.setitem(sys.modules, "s2cloudless.cloud_detector", None)
     with pytest.raises(UserError, match=r"install eo-ssl\[cloud-masks\]"):
         cube(made["L1C", "05.09"], cloud_model="s2cloudless")
-    cloudless.detector.cache_clear()
+    cloudless.load_detector.cache_clear()

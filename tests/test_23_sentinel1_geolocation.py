@@ -10,12 +10,13 @@ import pytest
 import rasterio
 from pyproj import Transformer
 from rasterio.enums import Resampling
-from rasterio.transform import Affine, GCPTransformer
+from rasterio.transform import GCPTransformer
 from rasterio.warp import reproject
 
+from eo_ssl.scene.grids import make_grid
 from eo_ssl.scene.sentinel1.annotation import GeolocationGrid
-from eo_ssl.scene.sentinel1.geolocation import Geolocation, target_crs
-from eo_ssl.scene.sentinel1.sampling import bilinear, mean_cells
+from eo_ssl.scene.sentinel1.geolocation import Geolocation, choose_crs
+from eo_ssl.scene.sentinel1.image_sampling import average_cells, sample_bilinear
 from safe_products import radar_safe
 from worlds.safe import S1GrdSpec, make_s1_grd_safe
 
@@ -53,7 +54,7 @@ def _plain(longitude: float, latitude: float) -> GeolocationGrid:
 )  # fmt: skip
 def test_zone_of_the_centre_and_back(longitude: float, latitude: float, crs: str) -> None:
     grid = _plain(longitude, latitude)
-    assert target_crs(grid) == crs
+    assert choose_crs(grid) == crs
     way = Geolocation(grid, crs)
     lines, pixels = np.array([0.0, 700.5, 3000.0]), np.array([4000.0, 1234.25, 10.0])
     back = way.to_image(*way.to_map(lines, pixels))
@@ -67,7 +68,7 @@ def test_the_grid_leads_where_the_orbit_does(tmp_path: Path, ascending: bool) ->
     truth = make_s1_grd_safe(tmp_path, S1GrdSpec(lines=400, samples=500, ascending=ascending, height_m=250.0))
     safe = radar_safe(truth.path)
     grid = safe.annotation(safe.images[0]).grid
-    crs = target_crs(grid)
+    crs = choose_crs(grid)
     way = Geolocation(grid, crs)
     target = way.grid(400, 500, 10.0)
     rows, columns = np.arange(0, target.height, 7) + 0.5, np.arange(0, target.width, 7) + 0.5
@@ -76,7 +77,7 @@ def test_the_grid_leads_where_the_orbit_does(tmp_path: Path, ascending: bool) ->
     x, y = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(longitude, latitude)
     on = (lines >= 0) & (lines <= 399) & (pixels >= 0) & (pixels <= 499)
     assert on.mean() > 0.5
-    left, top = target.transform[2], target.transform[5]
+    left, top = target.affine[2], target.affine[5]
     assert (left % 10, top % 10) == (0, 0)
     np.testing.assert_allclose(
         x[on], np.broadcast_to(left + 10 * columns, x.shape)[on], atol=0.1
@@ -90,14 +91,14 @@ def test_nodes_stay_within_a_twentieth_of_a_pixel_of_the_full_solution(
     for path in sorted((real_data / "s1_grd_annotations").glob("*.zip")):
         safe = radar_safe(path)
         about = safe.annotation(safe.images[0])
-        way = Geolocation(about.grid, target_crs(about.grid))
+        way = Geolocation(about.grid, choose_crs(about.grid))
         target = way.grid(about.lines, about.samples, 10.0)
         seen = 0
         for _ in range(25):
             row, column = int(rng.integers(target.height - 64)), int(rng.integers(target.width - 64))
             rows, columns = np.arange(row, row + 64) + 0.5, np.arange(column, column + 64) + 0.5
             lines, pixels = way.image_positions(target, rows, columns)
-            y, x = np.meshgrid(target.transform[5] - 10 * rows, target.transform[2] + 10 * columns, indexing="ij")
+            y, x = np.meshgrid(target.affine[5] - 10 * rows, target.affine[2] + 10 * columns, indexing="ij")
             full = way.to_image(x, y)
             on = (np.abs(full[0] / about.lines - 0.5) <= 0.5) & (np.abs(full[1] / about.samples - 0.5) <= 0.5)
             if on.any():
@@ -111,7 +112,7 @@ def test_nodes_stay_within_a_twentieth_of_a_pixel_of_the_full_solution(
 def test_positions_have_the_same_bits_in_any_window(real_data: Path) -> None:
     safe = radar_safe(next((real_data / "s1_grd_annotations").glob("*8255.zip")))
     about = safe.annotation(safe.images[0])
-    way = Geolocation(about.grid, target_crs(about.grid))
+    way = Geolocation(about.grid, choose_crs(about.grid))
     for gsd in (10.0, 30.0):
         target = way.grid(about.lines, about.samples, gsd)
         whole = way.image_positions(target, np.arange(3000, 3200) + 0.5, np.arange(4000, 4300) + 0.5)
@@ -127,7 +128,7 @@ def test_real_points_lead_where_gdals_thin_plate_spline_does(
     with rasterio.open(real_data / "s1_grd_iw_decimated" / name) as file:
         gcps, shape = file.gcps[0], file.shape
     grid = _grid(gcps)
-    way = Geolocation(grid, target_crs(grid))
+    way = Geolocation(grid, choose_crs(grid))
     lines, pixels = rng.uniform(0, shape[0] - 1, 500), rng.uniform(0, shape[1] - 1, 500)
     x, y = way.to_map(lines, pixels)
     longitude, latitude = Transformer.from_crs(way.crs, "EPSG:4326", always_xy=True).transform(x, y)
@@ -143,19 +144,17 @@ def test_real_pixels_lie_where_gdal_warps_them(real_data: Path) -> None:
         stored, gcps = file.read(1).astype(np.float32), file.gcps[0]
     power = stored**2
     grid = _grid(gcps, shift=-0.5)  # GDAL counts from the corner of the first pixel
-    way = Geolocation(grid, target_crs(grid))
+    way = Geolocation(grid, choose_crs(grid))
     target = way.grid(*stored.shape, 200.0)
-    part = replace(
-        target, height=300, width=300, transform=(*target.transform[:2], target.transform[2] + 80_000.0,
-        *target.transform[3:5], target.transform[5] - 60_000.0),
-    )  # fmt: skip
+    a, b, c, d, e, f = target.affine[:6]
+    part = make_grid(300, 300, (a, b, c + 80_000.0, d, e, f - 60_000.0), way.crs)
     theirs = np.full(part.shape, np.nan, dtype=np.float32)
     reproject(
-        power, theirs, gcps=gcps, src_crs="EPSG:4326", dst_crs=way.crs, dst_transform=Affine(*part.transform),
+        power, theirs, gcps=gcps, src_crs="EPSG:4326", dst_crs=way.crs, dst_transform=part.affine,
         dst_nodata=np.nan, resampling=Resampling.bilinear, SRC_METHOD="GCP_TPS", tolerance=0.0,
     )  # fmt: skip
     places = way.image_positions(part, np.arange(300) + 0.5, np.arange(300) + 0.5)
-    ours = bilinear(lambda rows, columns: power[slice(*rows), slice(*columns)], *places, shape=stored.shape)
+    ours = sample_bilinear(lambda rows, columns: power[slice(*rows), slice(*columns)], *places, shape=stored.shape)
     both = np.isfinite(ours) & np.isfinite(theirs)
     assert both.mean() > 0.6
     scale = float(theirs[both].std())
@@ -171,17 +170,17 @@ def test_bilinear_is_exact_on_a_plane_and_repeats_the_edge() -> None:
     line, sample = np.meshgrid(np.arange(6.0), np.arange(8.0), indexing="ij")
     plane = (3 * line + 10 * sample).astype(np.float32)
     lines, samples = np.array([[0.25, 4.5, -0.4, -0.6, 5.4]]), np.array([[1.5, 6.25, 3.0, 3.0, np.nan]])
-    out = bilinear(lambda rows, columns: plane[slice(*rows), slice(*columns)], lines, samples, shape=(6, 8))
+    out = sample_bilinear(lambda rows, columns: plane[slice(*rows), slice(*columns)], lines, samples, shape=(6, 8))
     np.testing.assert_allclose(out, [[15.75, 76.0, 30.0, np.nan, np.nan]], rtol=1e-6)
 
 
 def test_invalid_pixels_carry_no_weight_and_do_not_spread() -> None:
     image = np.array([[1.0, np.nan, 5.0]], dtype=np.float32)
     lines, samples = np.zeros((1, 4)), np.array([[0.25, 0.75, 1.75, 0.0]])
-    out = bilinear(lambda rows, columns: image[slice(*rows), slice(*columns)], lines, samples, shape=(1, 3))
+    out = sample_bilinear(lambda rows, columns: image[slice(*rows), slice(*columns)], lines, samples, shape=(1, 3))
     np.testing.assert_array_equal(out, [[1.0, np.nan, 5.0, 1.0]])
     cells = np.array([[1, 3, np.nan, np.nan], [np.nan, np.nan, 7, np.nan]], dtype=np.float32)
-    np.testing.assert_array_equal(mean_cells(cells, 2), [[2.0, np.nan]])
+    np.testing.assert_array_equal(average_cells(cells, 2), [[2.0, np.nan]])
 
 
 def test_a_folded_grid_leads_nowhere() -> None:

@@ -16,13 +16,14 @@ from scipy.ndimage import map_coordinates
 
 from eo_ssl.cards import Card, Radar, load_card
 from eo_ssl.errors import UserError
-from eo_ssl.scene.cube import Layers
-from eo_ssl.scene.listing import products
+from eo_ssl.scene.grids import measure_gsd, read_crs
+from eo_ssl.scene.layers import Layers
 from eo_ssl.scene.product import Product
+from eo_ssl.scene.readers import list_products
 from eo_ssl.scene.sentinel1.border import measure_border
-from eo_ssl.scene.sentinel1.grd import GrdImage
+from eo_ssl.scene.sentinel1.geocoding import GrdImage
+from eo_ssl.scene.sentinel1.grd_product import list_grd_products
 from eo_ssl.scene.sentinel1.power import RadarImage
-from eo_ssl.scene.sentinel1.source import listing
 from eo_ssl.sensors import Quantity
 from safe_products import radar_safe, relisted
 from worlds.safe import S1GrdSpec, S1GrdTruth, make_s1_grd_safe
@@ -50,7 +51,7 @@ def _card(**changes: object) -> Card:
 
 
 def _product(truth: S1GrdTruth, **changes: object) -> Product:
-    (found,) = products(_card(**changes), truth.path.parent).products
+    (found,) = list_products(_card(**changes), truth.path.parent).products
     return found
 
 
@@ -164,7 +165,7 @@ def test_any_window_holds_the_same_bits(old: S1GrdTruth, gsd_m: float, rng: np.r
 def test_coarser_pixels_are_means_of_power(clean: S1GrdTruth) -> None:
     fine, coarse = _layers(clean, quantity=Quantity.SIGMA0), _layers(clean, quantity=Quantity.SIGMA0, gsd_m=40.0)
     small, large = _whole(fine)[0], _whole(coarse)[0]
-    a, b = fine.image.grid.transform, coarse.image.grid.transform
+    a, b = fine.image.grid.affine, coarse.image.grid.affine
     row, column = round((a[5] - b[5]) / -10) % 4, round((b[2] - a[2]) / 10) % 4
     top, left = round((b[5] - a[5] + 10 * row) / 40), round((a[2] + 10 * column - b[2]) / 40)
     cut = small[row:, column:]
@@ -275,7 +276,7 @@ def test_pixels_coarser_than_the_card_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected pixels of 10 m or finer"):
         _layers(truth)
     layers = _layers(truth, gsd_m=40.0)
-    assert layers.image.grid.gsd == 40.0
+    assert measure_gsd(layers.image.grid) == 40.0
     assert np.isfinite(_whole(layers)).any()
 
 
@@ -300,7 +301,7 @@ def test_a_damaged_geolocation_grid_is_refused(tmp_path: Path, tag: str, value: 
 @pytest.mark.parametrize("mode", ["EW", "S3"])
 def test_other_modes_say_so(tmp_path: Path, mode: str) -> None:
     truth = make_s1_grd_safe(tmp_path, replace(CLEAN, mode=mode, lines=128, samples=160))
-    assert _product(truth, gsd_m=40.0).facts.mode == mode
+    assert _product(truth, gsd_m=40.0).acquisition.mode == mode
 
 
 @pytest.mark.parametrize(
@@ -320,12 +321,12 @@ def test_modes_and_places_recover_the_scene_where_it_lies(
     truth = make_s1_grd_safe(tmp_path, spec)
     layers = _layers(truth, quantity=Quantity.SIGMA0, gsd_m=gsd_m, bands=spec.polarisations)
     grid, values = layers.image.grid, _whole(layers)
-    assert epsg is None or grid.crs in epsg
+    assert epsg is None or read_crs(grid) in epsg
     assert grid.height * grid.width < 3 * spec.lines * spec.samples
     lines, samples = np.meshgrid(np.arange(0.0, spec.lines, 8), np.arange(0.0, spec.samples, 8), indexing="ij")
     latitude, longitude = truth.locate(lines, samples)
-    x, y = Transformer.from_crs(4326, grid.crs, always_xy=True).transform(longitude, latitude)
-    across, along = (x - grid.transform[2]) / gsd_m - 0.5, (y - grid.transform[5]) / -gsd_m - 0.5
+    x, y = Transformer.from_crs(4326, read_crs(grid), always_xy=True).transform(longitude, latitude)
+    across, along = (x - grid.affine[2]) / gsd_m - 0.5, (y - grid.affine[5]) / -gsd_m - 0.5
     inner = (lines > 8) & (samples > 8) & (lines < spec.lines - 9) & (samples < spec.samples - 9)
     for band, polarisation in enumerate(spec.polarisations):
         found = map_coordinates(values[band].astype(np.float64), [along[inner], across[inner]], order=1, cval=np.nan)
@@ -353,15 +354,15 @@ def test_a_truncated_or_exchanged_measurement_is_refused(tmp_path: Path) -> None
 
 
 def test_real_products_without_pixels_are_listed_once_and_refused_when_opened(real_data: Path) -> None:
-    found, dropped = listing(_card(files="*.zip"), real_data / "s1_grd_annotations")
+    found, dropped = list_grd_products(_card(files="*.zip"), real_data / "s1_grd_annotations")
     assert [product.product_id[-4:] for product in found] == ["6D00", "CEAB", "3768", "8255"]
     ((name, reason),) = dropped
     assert name.endswith("FEC3")
     assert "processed again as" in reason
     assert "002.70" in reason
-    assert found[-1].facts.datetime == "2021-01-19T03:16:53Z"
-    assert (found[-1].facts.orbit, found[-1].facts.relative_orbit) == ("descending", 79)
-    assert found[-1].facts.incidence_deg == pytest.approx(39.0, abs=0.5)
+    assert found[-1].acquisition.datetime == "2021-01-19T03:16:53Z"
+    assert (found[-1].acquisition.orbit, found[-1].acquisition.relative_orbit) == ("descending", 79)
+    assert found[-1].acquisition.incidence_deg == pytest.approx(39.0, abs=0.5)
     for product in found:
         for call in (product.open, product.checksum):
             with pytest.raises(UserError, match=r"expected the file .*tiff in .*, found none"):
@@ -379,7 +380,7 @@ def test_what_is_not_wanted_is_left_out_and_what_is_damaged_stays(tmp_path: Path
     with zipfile.ZipFile(copy.with_suffix(".zip"), "w") as archive:
         for path in sorted(copy.rglob("*")):
             archive.write(path, path.relative_to(tmp_path))
-    found, dropped = listing(_card(), tmp_path)
+    found, dropped = list_grd_products(_card(), tmp_path)
     assert sorted(product.source.name for product in found if product.source) == [copy.stem, damaged.stem]
     assert sorted(reason for _, reason in dropped) == [
         "a product of type SLC, not GRD", f"a second copy, in {copy.stem}.zip",
@@ -399,4 +400,4 @@ def test_a_card_that_states_what_products_state_is_refused(
     tmp_path: Path, changes: dict[str, object], words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        listing(_card(**changes), tmp_path)
+        list_grd_products(_card(**changes), tmp_path)

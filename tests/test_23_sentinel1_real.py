@@ -13,7 +13,7 @@ import xarray_sentinel
 from rasterio.windows import Window
 
 from eo_ssl.cards import load_card
-from eo_ssl.scene.listing import products
+from eo_ssl.scene.readers import list_products
 from eo_ssl.scene.sentinel1.power import RadarImage
 from eo_ssl.sensors import Quantity
 from safe_products import radar_safe
@@ -108,7 +108,7 @@ def test_independent_readers_find_the_same_pixels_and_calibrate_them_alike(
 
 
 def test_the_product_of_real_size_opens_through_its_card(made: S1RealTruth) -> None:
-    (product,) = products(load_card("s1_safe_grd"), made.path.parent).products
+    (product,) = list_products(load_card("s1_safe_grd"), made.path.parent).products
     assert product.product_id == f"s1_safe_grd/{made.path.stem}"
     assert len(product.checksum()) == 64
     cube = product.open(plausible=False)

@@ -12,7 +12,7 @@ import pytest
 from xarray_sentinel import open_sentinel1_dataset
 
 from eo_ssl.errors import UserError
-from eo_ssl.scene.safe import MANIFEST, containers
+from eo_ssl.scene.safe_container import MANIFEST, list_containers
 from safe_products import radar_safe, relisted
 from worlds.safe import S1GrdSpec, make_s1_grd_safe
 
@@ -175,7 +175,7 @@ def test_an_annotation_of_another_product_is_refused(product: Path) -> None:
 
 
 def test_anything_else_than_a_product_is_none_and_a_copy_inside_one_is_no_part_of_it(product: Path) -> None:
-    assert containers(product / "annotation", mark=MANIFEST) == []
+    assert list_containers(product / "annotation", mark=MANIFEST) == []
     before = radar_safe(product).checksum()
     shutil.copytree(product, product / "copy.SAFE")
     assert radar_safe(product).checksum() == before

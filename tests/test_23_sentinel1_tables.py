@@ -12,7 +12,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.scene.sentinel1.calibration import read_calibration
 from eo_ssl.scene.sentinel1.lut import Table, Vector
 from eo_ssl.scene.sentinel1.noise import read_noise
-from eo_ssl.scene.sentinel1.safe import Safe
+from eo_ssl.scene.sentinel1.product_manifest import Safe
 from eo_ssl.sensors import Quantity
 from safe_products import radar_safe
 

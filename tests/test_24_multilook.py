@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eo_ssl.errors import UserError
-from eo_ssl.scene.sentinel1.multilook import average, even_axis, slant_axis
+from eo_ssl.scene.sentinel1.multilook import average, lay_even_axis, lay_slant_axis
 
 NEAR, FAR = 21.6, 25.1  # degrees; about the extent of WV1
 
@@ -21,8 +21,8 @@ def _whole(power: np.ndarray, along: object, across: object) -> np.ndarray:
 
 def test_blocks_of_whole_samples_are_plain_means() -> None:
     power = np.random.default_rng(0).exponential(size=(60, 48)).astype(np.float32)
-    along = even_axis(60, spacing_m=5.0, pixel_m=50.0)
-    across = slant_axis(np.full(48, 30.0), spacing_m=6.25, pixel_m=50.0)  # sin 30 = 1/2: 12.5 m on the ground
+    along = lay_even_axis(60, spacing_m=5.0, pixel_m=50.0)
+    across = lay_slant_axis(np.full(48, 30.0), spacing_m=6.25, pixel_m=50.0)  # sin 30 = 1/2: 12.5 m on the ground
     assert (along.size, across.size) == (6, 12)
     expected = power.reshape(6, 10, 12, 4).astype(np.float64).mean(axis=(1, 3))
     np.testing.assert_allclose(_whole(power, along, across), expected, rtol=1e-6)
@@ -30,9 +30,9 @@ def test_blocks_of_whole_samples_are_plain_means() -> None:
 
 def test_weights_written_by_hand() -> None:
     """Samples of 20 m in pixels of 50 m: 20 + 20 + 10, then 10 + 20 + 20; a single line makes half a pixel of 50 m from 30 m."""
-    across = even_axis(5, spacing_m=20.0, pixel_m=50.0)
+    across = lay_even_axis(5, spacing_m=20.0, pixel_m=50.0)
     np.testing.assert_allclose(across.weights().toarray(), [[20, 20, 10, 0, 0], [0, 0, 10, 20, 20]])
-    along = even_axis(2, spacing_m=25.0, pixel_m=50.0)
+    along = lay_even_axis(2, spacing_m=25.0, pixel_m=50.0)
     power = np.array([[1, 2, 3, 4, 5], [3, 4, 5, 6, 7]])
     np.testing.assert_allclose(
         _whole(power, along, across), [[(2 * 20 + 3 * 20 + 4 * 10) / 50, (4 * 10 + 5 * 20 + 6 * 20) / 50]]
@@ -40,8 +40,8 @@ def test_weights_written_by_hand() -> None:
 
 
 def test_a_constant_stays_and_total_power_is_conserved() -> None:
-    along = even_axis(311, spacing_m=4.13, pixel_m=50.0)
-    across = slant_axis(_angles(907), spacing_m=1.7, pixel_m=50.0)
+    along = lay_even_axis(311, spacing_m=4.13, pixel_m=50.0)
+    across = lay_slant_axis(_angles(907), spacing_m=1.7, pixel_m=50.0)
     np.testing.assert_array_equal(_whole(np.full((311, 907), 0.25), along, across), np.float32(0.25))
     power = np.random.default_rng(1).exponential(size=(311, 907)).astype(np.float32)
     ground = _whole(power, along, across).astype(np.float64)
@@ -56,7 +56,7 @@ def test_ground_range_of_a_spherical_earth_is_recovered() -> None:
     centre = np.arccos((radius**2 + orbit**2 - slant**2) / (2 * radius * orbit))
     middle = (slant[1:] + slant[:-1]) / 2
     incidence = np.rad2deg(np.arccos((orbit**2 - radius**2 - middle**2) / (2 * radius * middle)))
-    across = slant_axis(incidence, spacing_m=1.7, pixel_m=50.0)
+    across = lay_slant_axis(incidence, spacing_m=1.7, pixel_m=50.0)
     np.testing.assert_allclose(across.edges, radius * (centre - centre[0]), atol=0.01)
     constant = 1.7 / np.sin(np.deg2rad(incidence[len(incidence) // 2])) * np.arange(12_001)
     assert np.abs(constant - across.edges).max() > 400  # one spacing for all would misplace the edge by 8 pixels
@@ -64,8 +64,8 @@ def test_ground_range_of_a_spherical_earth_is_recovered() -> None:
 
 @pytest.mark.parametrize("wavelength", [200.0, 411.0])
 def test_a_wave_keeps_its_length_and_loses_only_what_the_pixel_averages(wavelength: float) -> None:
-    across = slant_axis(_angles(9000), spacing_m=1.7, pixel_m=50.0)
-    along = even_axis(25, spacing_m=4.0, pixel_m=50.0)
+    across = lay_slant_axis(_angles(9000), spacing_m=1.7, pixel_m=50.0)
+    along = lay_even_axis(25, spacing_m=4.0, pixel_m=50.0)
     middle = (across.edges[1:] + across.edges[:-1]) / 2
     power = np.broadcast_to(1 + 0.5 * np.sin(2 * np.pi * middle / wavelength), (25, 9000))
     ground = _whole(power, along, across)[0].astype(np.float64)
@@ -80,7 +80,10 @@ def test_a_wave_keeps_its_length_and_loses_only_what_the_pixel_averages(waveleng
 def test_speckle_loses_its_variance_by_the_number_of_looks() -> None:
     """Fully developed single-look speckle is exponential; the mean of weighted looks has ENL (sum w)^2 / sum w^2."""
     power = np.random.default_rng(2).exponential(size=(1250, 1600)).astype(np.float32)
-    along, across = even_axis(1250, spacing_m=4.0, pixel_m=50.0), slant_axis(_angles(1600), spacing_m=1.9, pixel_m=50.0)
+    along, across = (
+        lay_even_axis(1250, spacing_m=4.0, pixel_m=50.0),
+        lay_slant_axis(_angles(1600), spacing_m=1.9, pixel_m=50.0),
+    )
     ground = _whole(power, along, across).astype(np.float64)
     looks = [axis.weights().multiply(axis.weights()).sum(axis=1) for axis in (along, across)]
     expected = 50.0**4 / (np.asarray(looks[0]) * np.asarray(looks[1]).T)
@@ -93,7 +96,7 @@ def test_strips_and_gaps() -> None:
     power = np.random.default_rng(3).exponential(size=(130, 200)).astype(np.float32)
     power[:, :9] = np.nan  # nothing measured: 9 of the 20 samples of the first pixel, less than half
     power[:11] = np.nan
-    along, across = even_axis(130, spacing_m=2.5, pixel_m=50.0), even_axis(200, spacing_m=2.5, pixel_m=50.0)
+    along, across = lay_even_axis(130, spacing_m=2.5, pixel_m=50.0), lay_even_axis(200, spacing_m=2.5, pixel_m=50.0)
     whole = _whole(power, along, across)
     assert np.isnan(whole[0]).all()  # 11 of 20 lines missing
     assert np.isfinite(whole[1:]).all()
@@ -103,7 +106,7 @@ def test_strips_and_gaps() -> None:
 
 
 def test_sample_at_turns_pixel_edges_into_sample_coordinates() -> None:
-    across = even_axis(100, spacing_m=10.0, pixel_m=50.0)
+    across = lay_even_axis(100, spacing_m=10.0, pixel_m=50.0)
     assert across.sample_at(0) == -0.5  # the outer edge of the first sample
     assert across.sample_at(3) == 14.5
 
@@ -111,9 +114,9 @@ def test_sample_at_turns_pixel_edges_into_sample_coordinates() -> None:
 @pytest.mark.parametrize("angle", [0.0, 90.0, np.nan])
 def test_impossible_angles_are_refused(angle: float) -> None:
     with pytest.raises(UserError, match="incidence angles between 0 and 90"):
-        slant_axis(np.array([30.0, angle]), spacing_m=2.0, pixel_m=1.0)
+        lay_slant_axis(np.array([30.0, angle]), spacing_m=2.0, pixel_m=1.0)
 
 
 def test_an_image_smaller_than_a_pixel_is_refused() -> None:
     with pytest.raises(UserError, match="at least one pixel of 50 m"):
-        even_axis(4, spacing_m=10.0, pixel_m=50.0)
+        lay_even_axis(4, spacing_m=10.0, pixel_m=50.0)

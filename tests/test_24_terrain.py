@@ -16,21 +16,22 @@ import numpy as np
 import pyproj
 import pytest
 import rasterio
+from odc.geo.geobox import GeoBox
 from rasterio import Affine
 
 from eo_ssl.cards import Card, Radar
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
-from eo_ssl.scene.archive import Archive
-from eo_ssl.scene.cube import Layers
-from eo_ssl.scene.grid import Grid
-from eo_ssl.scene.listing import products
+from eo_ssl.scene.folder_or_zip import Archive
+from eo_ssl.scene.grids import locate_pixels, make_grid, read_crs
+from eo_ssl.scene.layers import Layers
+from eo_ssl.scene.readers import list_products
 from eo_ssl.scene.sentinel1 import terrain
 from eo_ssl.scene.sentinel1.annotation import Annotation, read_annotation
-from eo_ssl.scene.sentinel1.grd import geocoded
+from eo_ssl.scene.sentinel1.geocoding import geocode
 from eo_ssl.scene.sentinel1.heights import Elevation, open_elevation
 from eo_ssl.scene.sentinel1.power import RadarImage
-from eo_ssl.scene.sentinel1.rangedoppler import Patch, flattening, solve
+from eo_ssl.scene.sentinel1.rangedoppler import Patch, compute_flattening, solve
 from eo_ssl.sensors import Quantity
 from safe_products import radar_safe
 from worlds.safe import S1GrdSpec, S1GrdTruth, make_s1_grd_safe
@@ -46,7 +47,7 @@ def _card(*, gsd_m: float = 10.0, **radar: Any) -> Card:
     )  # fmt: skip
 
 
-def _write(path: Path, grid: Grid, heights: np.ndarray, *, nodata: float | None = None) -> Path:
+def _write(path: Path, grid: GeoBox, heights: np.ndarray, *, nodata: float | None = None) -> Path:
     profile = {
         "driver": "GTiff",
         "height": heights.shape[0],
@@ -55,7 +56,7 @@ def _write(path: Path, grid: Grid, heights: np.ndarray, *, nodata: float | None 
         "dtype": "float32",
         "nodata": nodata,
     }
-    with rasterio.open(path, "w", crs=grid.crs, transform=Affine(*grid.transform), **profile) as file:
+    with rasterio.open(path, "w", crs=read_crs(grid), transform=grid.affine, **profile) as file:
         file.write(heights.astype(np.float32), 1)
     return path
 
@@ -91,13 +92,13 @@ def _over(
     gsd_m: float = 10.0,
 ) -> Layers:
     """Layers over terrain on the grid that geocoding through the geolocation grid chooses, ``margin`` pixels wider on each side."""
-    grid = geocoded(_images(truth, Quantity.SIGMA0), gsd_m=gsd_m).image.grid
-    a, b, c, d, e, f = grid.transform
-    wide = Grid(
-        grid.height + 2 * margin, grid.width + 2 * margin, (a, b, c - margin * a, d, e, f - margin * e), grid.crs
+    grid = geocode(_images(truth, Quantity.SIGMA0), gsd_m=gsd_m).image.grid
+    a, b, c, d, e, f = tuple(grid.affine)[:6]
+    wide = make_grid(
+        grid.height + 2 * margin, grid.width + 2 * margin, (a, b, c - margin * a, d, e, f - margin * e), read_crs(grid)
     )
     path = _write(folder / "dem.tif", wide, np.broadcast_to(heights, wide.shape))
-    return terrain.layers(
+    return terrain.correct_terrain(
         _images(truth, quantity), open_elevation(_card(gsd_m=gsd_m, dem="dem.tif", dem_datum="ellipsoid"), path.parent)
     )
 
@@ -155,7 +156,7 @@ def test_level_ground_has_the_gamma0_of_the_incidence_angle(real_data: Path) -> 
         )
         step = 10.0 * np.arange(-60, 60)
         sight = solve(Patch(np.full((120, 120), grid.height[i, j]), x + step, y - step, crs), annotation, facets=True)
-        found = flattening(sight, annotation, cell_m=30.0)[20:-20, 20:-20]
+        found = compute_flattening(sight, annotation, cell_m=30.0)[20:-20, 20:-20]
         expected = 1 / np.tan(np.deg2rad(grid.incidence_deg[i, j]))
         assert found.mean() == pytest.approx(expected, rel=0.003)
         assert found.std() / found.mean() < 0.002  # no flicker of facets in cells
@@ -179,7 +180,7 @@ def test_a_plane_that_leans_to_the_radar_has_the_gamma0_of_its_own_angle(truth: 
     step = 5.0 * (np.arange(160) - 79.5)
     rise = np.tan(np.deg2rad(slope_deg)) * (step[None, :] * across[0] - step[:, None] * across[1])
     sight = solve(Patch(HEIGHT_M + rise, step, -step, crs), annotation, facets=True)
-    found = flattening(sight, annotation, cell_m=30.0)[60:100, 60:100]
+    found = compute_flattening(sight, annotation, cell_m=30.0)[60:100, 60:100]
     incidence = float(geometry.incidence(150, 180))
     assert found.mean() == pytest.approx(1 / np.tan(np.deg2rad(incidence - slope_deg)), rel=0.01)
 
@@ -193,7 +194,7 @@ def test_a_steep_hill_folds_and_unknown_terrain_has_no_area(truth: S1GrdTruth) -
     sight = solve(Patch(heights, step, -step, crs), annotation, facets=True)
     assert (sight.facet_m2[4:9, 4:9] == 0).all()
     assert np.isnan(sight.line[5:8, 5:8]).all()
-    seen = flattening(sight, annotation, cell_m=30.0)
+    seen = compute_flattening(sight, annotation, cell_m=30.0)
     assert np.nanmax(seen) > 3 * np.nanmedian(seen)  # layover
     assert np.isfinite(seen).sum() == heights.size - 9
 
@@ -203,7 +204,7 @@ def test_level_ground_agrees_with_geocoding_by_tie_points(tmp_path: Path, ascend
     truth = make_s1_grd_safe(
         tmp_path, S1GrdSpec(lines=300, samples=360, height_m=HEIGHT_M, looks=None, ascending=ascending)
     )
-    by_points = geocoded(_images(truth, Quantity.SIGMA0), gsd_m=10.0)
+    by_points = geocode(_images(truth, Quantity.SIGMA0), gsd_m=10.0)
     layers = _over(truth, tmp_path, HEIGHT_M, Quantity.SIGMA0, margin=0)
     assert layers.image.grid == by_points.image.grid
     grid = layers.image.grid
@@ -234,8 +235,8 @@ def test_truth_is_recovered_where_it_lies(truth: S1GrdTruth, tmp_path: Path) -> 
     grid, values = layers.image.grid, _whole(layers)
     for line, sample in [(40, 60), (150, 180), (260, 300)]:
         latitude, longitude = truth.locate(line, sample)
-        x, y = pyproj.Transformer.from_crs("EPSG:4326", grid.crs, always_xy=True).transform(longitude, latitude)
-        row, column = int((y - grid.transform[5]) / -10), int((x - grid.transform[2]) / 10)
+        x, y = pyproj.Transformer.from_crs("EPSG:4326", read_crs(grid), always_xy=True).transform(longitude, latitude)
+        row, column = int((y - grid.affine[5]) / -10), int((x - grid.affine[2]) / 10)
         around = truth.sigma0["VV"][line - 2 : line + 3, sample - 2 : sample + 3]
         assert values[row, column] == pytest.approx(
             float(truth.sigma0["VV"][line, sample]), abs=float(np.ptp(around) + 0.02 * around.mean())
@@ -261,7 +262,7 @@ def test_a_product_opens_as_a_cube_and_its_checksum_tells_the_terrain(truth: S1G
     _over(truth, tmp_path, HEIGHT_M, Quantity.GAMMA0, margin=60)
     (tmp_path / truth.path.name).symlink_to(truth.path)
     card = replace(_card(dem="dem.tif", dem_datum="ellipsoid"), files="S1*")
-    (product,) = products(card, tmp_path).products
+    (product,) = list_products(card, tmp_path).products
     cube = product.open()
     assert set(cube.data_vars) >= {"image", "border_noise", "incidence_deg", "saturated"}
     part = cube["image"].isel(y=slice(200, 210), x=slice(200, 210)).values
@@ -271,11 +272,11 @@ def test_a_product_opens_as_a_cube_and_its_checksum_tells_the_terrain(truth: S1G
     assert not cube["saturated"].isel(y=slice(200, 210), x=slice(200, 210)).values.any()
     before = product.checksum()
     _over(truth, tmp_path, HEIGHT_M + 1, Quantity.GAMMA0, margin=60)
-    assert products(card, tmp_path).products[0].checksum() != before
+    assert list_products(card, tmp_path).products[0].checksum() != before
 
 
 def test_coarse_pixels_hold_the_mean_of_the_samples_in_them(truth: S1GrdTruth, tmp_path: Path) -> None:
-    by_points = geocoded(_images(truth, Quantity.SIGMA0), gsd_m=20.0)
+    by_points = geocode(_images(truth, Quantity.SIGMA0), gsd_m=20.0)
     layers = _over(truth, tmp_path, HEIGHT_M, Quantity.SIGMA0, margin=0, gsd_m=20.0)
     ours, theirs = (
         _whole(layers),
@@ -294,13 +295,13 @@ def test_coarse_pixels_hold_the_mean_of_the_samples_in_them(truth: S1GrdTruth, t
 @pytest.mark.usefixtures("near")
 def test_any_window_holds_the_same_bits(truth: S1GrdTruth, tmp_path: Path, gsd_m: float) -> None:
     rng = np.random.default_rng(0)
-    grid = geocoded(_images(truth, Quantity.SIGMA0), gsd_m=gsd_m).image.grid
+    grid = geocode(_images(truth, Quantity.SIGMA0), gsd_m=gsd_m).image.grid
     y, x = np.indices((grid.height + 40, grid.width + 40))
     heights = HEIGHT_M + 60 * np.sin(x / 17) * np.cos(y / 23)
     heights[50:60, 70:90] = np.nan
     layers = _over(truth, tmp_path, heights, Quantity.GAMMA0, gsd_m=gsd_m)
     whole = _whole(layers)
-    size = layers.image.grid.shape
+    size = layers.image.grid.shape.yx
     border = layers.flags["border_noise"].read(rows=(0, size[0]), columns=(0, size[1]))
     angle = layers.fields["incidence_deg"].read(rows=(0, size[0]), columns=(0, size[1]))
     again = pickle.loads(pickle.dumps(layers))
@@ -321,10 +322,10 @@ def test_terrain_that_is_not_known_gives_no_pixel(truth: S1GrdTruth, tmp_path: P
     large = _over(truth, tmp_path, HEIGHT_M, Quantity.GAMMA0)
     grid = large.image.grid
     top, left = grid.height // 3, grid.width // 3
-    a, b, c, d, e, f = grid.transform
-    small = Grid(90, 100, (a, b, c + left * a, d, e, f + top * e), grid.crs)
+    a, b, c, d, e, f = tuple(grid.affine)[:6]
+    small = make_grid(90, 100, (a, b, c + left * a, d, e, f + top * e), read_crs(grid))
     _write(tmp_path / "small.tif", small, np.full(small.shape, HEIGHT_M))
-    layers = terrain.layers(
+    layers = terrain.correct_terrain(
         _images(truth, Quantity.GAMMA0), open_elevation(_card(dem="small.tif", dem_datum="ellipsoid"), tmp_path)
     )
     assert layers.image.grid == small
@@ -337,7 +338,7 @@ def test_terrain_that_is_not_known_gives_no_pixel(truth: S1GrdTruth, tmp_path: P
 
 # --- elevation rasters -----------------------------------------------------------------------------------------------------------------
 
-UTM = Grid(20, 30, (10.0, 0.0, 500_000.0, 0.0, -10.0, 4_900_000.0), "EPSG:32632")
+UTM = make_grid(20, 30, (10.0, 0.0, 500_000.0, 0.0, -10.0, 4_900_000.0), "EPSG:32632")
 
 
 def _geoid(folder: Path, name: str, north: float, east: float) -> None:
@@ -357,13 +358,13 @@ import sys
 from pathlib import Path
 import numpy as np
 import pyproj
-from eo_ssl.scene.grid import Grid
-from eo_ssl.scene.handles import stamp
+from eo_ssl.scene.grids import make_grid
+from eo_ssl.fingerprints import identify_file
 from eo_ssl.scene.sentinel1.heights import Elevation
 folder = Path(sys.argv[1])
 pyproj.datadir.append_data_dir(str(folder))
-grid = Grid(20, 30, (10.0, 0.0, 500_000.0, 0.0, -10.0, 4_900_000.0), "EPSG:32632")
-elevation = Elevation(folder / "dem.tif", grid, "egm96", (), stamp(folder / "dem.tif"))
+grid = make_grid(20, 30, (10.0, 0.0, 500_000.0, 0.0, -10.0, 4_900_000.0), "EPSG:32632")
+elevation = Elevation(folder / "dem.tif", grid, "egm96", (), identify_file(folder / "dem.tif"))
 np.save(folder / "found.npy", elevation.read((5, 9), (-2, 6)))
 """
 
@@ -374,8 +375,8 @@ def test_geoid_heights_are_converted_with_the_declared_geoid(tmp_path: Path) -> 
     _write(tmp_path / "dem.tif", UTM, np.full(UTM.shape, 100.0))
     subprocess.run([sys.executable, "-c", CONVERSION, str(tmp_path)], check=True)
     found = np.load(tmp_path / "found.npy")
-    y, x = UTM.centres()
-    longitude, latitude = pyproj.Transformer.from_crs(UTM.crs, "EPSG:4326", always_xy=True).transform(
+    y, x = locate_pixels(UTM)
+    longitude, latitude = pyproj.Transformer.from_crs(read_crs(UTM), "EPSG:4326", always_xy=True).transform(
         *np.meshgrid(x[0:6], y[5:9])
     )
     np.testing.assert_allclose(found[:, 2:], 100 + 10 + 0.5 * latitude + 0.25 * longitude, atol=1e-4)
@@ -415,17 +416,17 @@ def test_nodata_and_impossible_heights(tmp_path: Path) -> None:
         ({"dem": "none.tif", "dem_datum": "ellipsoid"}, UTM, "none.tif"),
         (
             {"dem": "dem.tif", "dem_datum": "ellipsoid"},
-            replace(UTM, transform=(30.0, 0.0, 5e5, 0.0, -30.0, 4.9e6)),
+            make_grid(20, 30, (30.0, 0.0, 5e5, 0.0, -30.0, 4.9e6), "EPSG:32632"),
             "pixels of 10 m",
         ),
         (
             {"dem": "dem.tif", "dem_datum": "ellipsoid"},
-            Grid(20, 30, (1e-4, 0.0, 9.0, 0.0, -1e-4, 45.0), "EPSG:4326"),
+            make_grid(20, 30, (1e-4, 0.0, 9.0, 0.0, -1e-4, 45.0), "EPSG:4326"),
             "in metres",
         ),
     ],
 )
-def test_rasters_that_do_not_fit_are_refused(tmp_path: Path, radar: dict[str, Any], grid: Grid, message: str) -> None:
+def test_rasters_that_do_not_fit_are_refused(tmp_path: Path, radar: dict[str, Any], grid: GeoBox, message: str) -> None:
     _write(tmp_path / "dem.tif", grid, np.zeros(grid.shape))
     with pytest.raises(UserError, match=message):
         open_elevation(_card(**radar), tmp_path)
@@ -433,10 +434,14 @@ def test_rasters_that_do_not_fit_are_refused(tmp_path: Path, radar: dict[str, An
 
 def test_a_raster_of_another_place_is_refused(truth: S1GrdTruth, tmp_path: Path) -> None:
     away = Elevation(
-        tmp_path / "dem.tif", replace(UTM, transform=(10.0, 0.0, 5e5, 0.0, -10.0, 1e6)), "ellipsoid", (), ("", 0, 0)
+        tmp_path / "dem.tif",
+        make_grid(20, 30, (10.0, 0.0, 5e5, 0.0, -10.0, 1e6), "EPSG:32632"),
+        "ellipsoid",
+        (),
+        ("", 0, 0),
     )
     with pytest.raises(UserError, match="got another place"):
-        terrain.layers(_images(truth, Quantity.GAMMA0), away)
+        terrain.correct_terrain(_images(truth, Quantity.GAMMA0), away)
 
 
 def test_without_sarsen_the_remedy_is_named(truth: S1GrdTruth, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,7 +467,7 @@ def test_a_corpus_over_terrain_holds_the_cube_and_is_the_same_from_threads(truth
     _over(truth, tmp_path, HEIGHT_M, Quantity.GAMMA0)  # writes the elevation raster
     (tmp_path / truth.path.name).symlink_to(truth.path)
     card = replace(_card(dem="dem.tif", dem_datum="ellipsoid"), files="*.SAFE")
-    found = products(card, tmp_path).products
+    found = list_products(card, tmp_path).products
     made = {}
     for client in ("synchronous", "threads"):
         report = ingest(found, out=tmp_path / client, config=IngestConfig(size_px=64, min_valid=0.2), client=client)

@@ -17,9 +17,9 @@ import rasterio
 from eo_ssl.cards import Card, Vignettes
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
-from eo_ssl.scene.chips import Chip, Refused
-from eo_ssl.scene.listing import products
+from eo_ssl.scene.chip import Chip, UnreadableChip
 from eo_ssl.scene.product import Product
+from eo_ssl.scene.readers import list_products
 from eo_ssl.sensors import Quantity
 from safe_products import relisted
 from worlds.safe import S1WvSpec, S1WvTruth, Vignette, make_s1_wv_safe
@@ -42,7 +42,7 @@ def _card(
 
 
 def _product(folder: Path, card: Card | None = None) -> Product:
-    (found,) = products(card or _card(), folder).products
+    (found,) = list_products(card or _card(), folder).products
     return found
 
 
@@ -130,7 +130,11 @@ def test_what_is_known_of_each_vignette(still: S1WvTruth) -> None:
     assert product.kind == "chips"
     assert product.product_id == f"wave/{still.name.removesuffix('.SAFE')}"
     assert product.shape == (1, SIZE, SIZE)
-    assert (product.facts.mode, product.facts.platform, product.facts.orbit) == ("WV", "S1A", "descending")
+    assert (product.acquisition.mode, product.acquisition.platform, product.acquisition.orbit) == (
+        "WV",
+        "S1A",
+        "descending",
+    )
     assert product.nbytes > 4 * sum(v.geometry.lines * v.geometry.samples for v in still.vignettes)
     assert pickle.loads(pickle.dumps(product)) == product
     chips = list(product.open_chips())
@@ -199,7 +203,7 @@ def test_fill_at_the_ends_of_lines_is_no_power(still: S1WvTruth, tmp_path: Path)
     changed = _product(tmp_path)
     assert changed.checksum() != whole
     refused, other = changed.open_chips()
-    assert (type(refused), type(other)) == (Refused, Chip)
+    assert (type(refused), type(other)) == (UnreadableChip, Chip)
     relisted(folder, path)
     chip = _chips(tmp_path)[0]
     third = chip.width_px / 3 - chip.col_off
@@ -213,7 +217,7 @@ def test_products_that_do_not_fit_the_card(tmp_path: Path) -> None:
     kept = make_s1_wv_safe(tmp_path, replace(SPEC, vignettes=1, extent_m=1000.0))
     other = make_s1_wv_safe(tmp_path, replace(SPEC, vignettes=1, extent_m=1000.0, polarisation="HH"))
     (tmp_path / "S1A_WV_broken.zip").write_bytes(b"no zip")
-    found = products(_card(), tmp_path)
+    found = list_products(_card(), tmp_path)
     assert [product.product_id for product in found.products] == [
         f"wave/{kept.name.removesuffix('.SAFE')}",
         "wave/S1A_WV_broken",
@@ -224,16 +228,16 @@ def test_products_that_do_not_fit_the_card(tmp_path: Path) -> None:
     assert "got HH" in reason
     with pytest.raises(UserError, match="expected a zip file"):
         found.products[1].checksum()
-    hh = products(_card(bands=("HH",)), tmp_path).products[0]
+    hh = list_products(_card(bands=("HH",)), tmp_path).products[0]
     assert [chip.mode for chip in hh.open_chips()] == ["WV1"]
     with pytest.raises(UserError, match="one polarisation"):
-        products(_card(bands=("VV", "HH")), tmp_path)
+        list_products(_card(bands=("VV", "HH")), tmp_path)
 
 
 def test_a_product_that_does_not_state_its_noise_is_refused(tmp_path: Path) -> None:
     make_s1_wv_safe(tmp_path, replace(SPEC, vignettes=1, extent_m=1000.0, noise="none"))
     (refused,) = _product(tmp_path, _card(crop_px=16)).open_chips()
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, UnreadableChip)
     assert "expected thermal noise" in refused.reason
     assert len(_chips(tmp_path, _card(crop_px=16, remove_noise=False))) == 1
 
@@ -248,7 +252,7 @@ def test_noise_of_early_processors_in_other_units_is_refused(tmp_path: Path) -> 
     root.write(path)
     relisted(truth.path, path)
     (refused,) = _product(tmp_path, _card(crop_px=16)).open_chips()
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, UnreadableChip)
     assert "units of DN^2" in refused.reason
 
 
@@ -269,7 +273,7 @@ def test_a_damaged_vignette_is_lost_alone(still: S1WvTruth, tmp_path: Path, kind
     chip, refused = _product(tmp_path).open_chips()
     assert isinstance(chip, Chip)
     np.testing.assert_array_equal(chip.image, _chips(still.path.parent)[0].image)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, UnreadableChip)
     assert refused.name == still.vignettes[1].image.stem
     assert path.name in refused.reason
     assert ("found none" if kind == "absent" else "of its manifest") in refused.reason
@@ -285,7 +289,7 @@ def test_a_measurement_of_another_shape_is_told_even_where_the_manifest_lists_it
     shutil.copyfile(first, second)
     relisted(folder, second)
     _, refused = _product(tmp_path).open_chips()
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, UnreadableChip)
     assert "complex samples" in refused.reason
 
 
@@ -350,9 +354,9 @@ def test_of_two_processings_and_two_copies_one_is_kept(tmp_path: Path) -> None:
     older = make_s1_wv_safe(tmp_path, replace(small, ipf="002.36", noise="old"))
     newer = make_s1_wv_safe(tmp_path, small)
     (tmp_path / f"{newer.name.removesuffix('.SAFE')}.zip").write_bytes(b"cut short")
-    found = products(_card(), tmp_path)
+    found = list_products(_card(), tmp_path)
     assert [product.product_id for product in found.products] == [f"wave/{newer.name.removesuffix('.SAFE')}"]
-    assert found.products[0].facts.processing_baseline == "003.31"
+    assert found.products[0].acquisition.processing_baseline == "003.31"
     reasons = dict(found.dropped)
     assert "by processor 003.31 (this one: 002.36)" in reasons[f"wave/{older.name.removesuffix('.SAFE')}"]
     assert reasons[found.products[0].product_id].startswith("a second copy, which cannot be read: ")

@@ -12,10 +12,16 @@ import pytest
 from catalogues import COG, card, item, write
 from eo_ssl.cards import list_cards, load_card
 from eo_ssl.errors import UserError
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 from eo_ssl.scene.stac import assets
-from eo_ssl.scene.stac.conventions import check_card, facts, offset_dn, processing_baseline, radiometry
-from eo_ssl.scene.stac.selection import Found, matches, newest
+from eo_ssl.scene.stac.conventions import (
+    check_card,
+    decide_offset_dn,
+    decide_radiometry,
+    read_acquisition,
+    read_baseline,
+)
+from eo_ssl.scene.stac.item_filters import ListedItem, keep_newest, match_item
 from eo_ssl.sensors import Quantity
 
 V1, V0 = "earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"
@@ -63,16 +69,18 @@ ZERO = {"raster:bands": [{"scale": 0.0001, "offset": 0}]}
 )
 def test_offset_precedence(properties: dict[str, Any], asset: dict[str, Any], expected: float | None) -> None:
     said = item(**properties)
-    assert offset_dn(said, asset) == expected
-    assert facts(card(), said).offset == (
+    assert decide_offset_dn(said, asset) == expected
+    assert read_acquisition(card(), said).offset == (
         None if expected is None else 0.0
     )  # what is left to apply is inside the source
     if expected is None:
         with pytest.raises(UserError, match=r"expected a processing baseline in item S2A_32TPS"):
-            radiometry(card(), said, asset, file_nodata=0)
+            decide_radiometry(card(), said, asset, file_nodata=0)
         return
     scale = asset.get("raster:bands", [{"scale": 1e-4}])[0]["scale"]
-    values = radiometry(card(), said, asset, file_nodata=None).physical(np.array([[0, 1234, 65535]], dtype=np.uint16))
+    values = decide_radiometry(card(), said, asset, file_nodata=None).physical(
+        np.array([[0, 1234, 65535]], dtype=np.uint16)
+    )
     np.testing.assert_allclose(values, [[np.nan, (1234 + expected) * scale, np.nan]], rtol=1e-6)
 
 
@@ -81,15 +89,15 @@ def test_offset_precedence(properties: dict[str, Any], asset: dict[str, Any], ex
     [("02.14", "02.14"), ("5.9", "05.90"), ("4.0", "04.00"), (4.0, "04.00"), (None, ""), ("N0400", "")],
 )
 def test_baselines_have_one_spelling(stated: object, spelled: str) -> None:
-    assert processing_baseline(item(**{BASE: stated})) == spelled
+    assert read_baseline(item(**{BASE: stated})) == spelled
 
 
 def test_an_item_without_baseline_is_refused_or_dropped_by_choice(tmp_path: Path) -> None:
     known = item("S2A_known", **{BASE: "05.09"})
     write(tmp_path / "items.json", {"type": "FeatureCollection", "features": [item("S2A_unknown"), known]})
     with pytest.raises(UserError, match=r"processing baseline in stac_set/sentinel-2-l2a/S2A_unknown"):
-        products(card("items.json"), tmp_path)
-    found = products(card("items.json"), tmp_path, accept_unknown_offset="drop")
+        list_products(card("items.json"), tmp_path)
+    found = list_products(card("items.json"), tmp_path, accept_unknown_offset="drop")
     assert [product.product_id for product in found.products] == ["stac_set/sentinel-2-l2a/S2A_known"]
     assert found.dropped == (
         ("stac_set/sentinel-2-l2a/S2A_unknown", "radiometric offset unknown: no processing baseline"),
@@ -99,7 +107,7 @@ def test_an_item_without_baseline_is_refused_or_dropped_by_choice(tmp_path: Path
 def test_facts_of_an_earth_search_item() -> None:
     uri = "S2C_MSIL2A_20250302T095029_N0511_R079_T33UXP_20250302T104753.SAFE"
     more = {"view:sun_elevation": 31.5, "view:sun_azimuth": 158.0, "view:incidence_angle": 6.5, "view:azimuth": 104.0}
-    found = facts(card(), item(**{BASE: "05.11", "s2:product_uri": uri, "platform": "sentinel-2c", **more}))
+    found = read_acquisition(card(), item(**{BASE: "05.11", "s2:product_uri": uri, "platform": "sentinel-2c", **more}))
     assert (found.datetime, found.processing_baseline, found.platform) == ("2023-06-01T10:16:11Z", "05.11", "S2C")
     assert (found.relative_orbit, found.sun_zenith_deg, found.sun_azimuth_deg) == (79, 58.5, 158.0)
     assert (found.view_zenith_deg, found.view_azimuth_deg, found.incidence_deg) == (6.5, 104.0, None)
@@ -116,7 +124,7 @@ def test_facts_of_a_planetary_computer_radar_item() -> None:
             "sar:instrument_mode": "IW",
         },
     )
-    found = facts(radar, said)
+    found = read_acquisition(radar, said)
     assert (found.platform, found.orbit, found.relative_orbit, found.mode) == ("S1A", "descending", 168, "IW")
     assert (found.offset, found.processing_baseline, found.sun_zenith_deg) == (0.0, "", None)
 
@@ -152,7 +160,7 @@ def test_items_of_another_level_are_refused() -> None:
         {"s2:product_uri": "S2A_MSIL1C_20230601T101601_N0509_R065_T32TPS_20230601T122000"},
     ):
         with pytest.raises(UserError, match=r"expected S2MSI2A in item .* got S2MSI1C"):
-            radiometry(card(), item(**{BASE: "05.09"}, **properties), {}, file_nodata=0)
+            decide_radiometry(card(), item(**{BASE: "05.09"}, **properties), {}, file_nodata=0)
 
 
 # --------------------------------------------------------------------------------------------------------------- names of assets
@@ -183,10 +191,10 @@ WANTED = {
 
 def test_names_of_both_catalogues_resolve() -> None:
     for band, name in WANTED.items():
-        assert assets.find(card(), item(assets=EARTH_SEARCH), "/c.json", band=band).place == f"/data/{name}.tif"
-        assert assets.find(card(), item(assets=PLANETARY), "/c.json", band=band).place == f"/data/{band}.tif"
+        assert assets.find_asset(card(), item(assets=EARTH_SEARCH), "/c.json", band=band).place == f"/data/{name}.tif"
+        assert assets.find_asset(card(), item(assets=PLANETARY), "/c.json", band=band).place == f"/data/{band}.tif"
     for known, name in ((EARTH_SEARCH, "scl"), (PLANETARY, "SCL")):
-        found = assets.scene_classes(card(), item(assets=known), "/c.json")
+        found = assets.find_scene_classes(card(), item(assets=known), "/c.json")
         assert found is not None
         assert found.place == f"/data/{name}.tif"
 
@@ -198,7 +206,8 @@ def test_odd_keys_resolve_by_their_description_and_the_key_goes_first() -> None:
         small={"roles": ["overview"], "eo:bands": [{"name": "B11"}]}, B07_20m={"gsd": 20}, B07_60m={"gsd": 60},
     )  # fmt: skip
     places = {
-        band: assets.find(card(), item(assets=odd), "/c.json", band=band).place for band in ("B8A", "B12", "B04", "B07")
+        band: assets.find_asset(card(), item(assets=odd), "/c.json", band=band).place
+        for band in ("B8A", "B12", "B04", "B07")
     }
     assert places == {
         "B8A": "/data/image_a.tif",
@@ -208,12 +217,12 @@ def test_odd_keys_resolve_by_their_description_and_the_key_goes_first() -> None:
     }
     for band in ("B02", "B11"):
         with pytest.raises(UserError, match=f"expected an asset of {band}"):
-            assets.find(card(), item(assets=odd), "/c.json", band=band)
+            assets.find_asset(card(), item(assets=odd), "/c.json", band=band)
 
 
 def test_assets_that_nothing_tells_apart_are_refused() -> None:
     with pytest.raises(UserError, match=r"expected one asset of B02 .* got B02, blue alike"):
-        assets.find(card(), item(assets=_assets(blue={}, B02={})), "/c.json", band="B02")
+        assets.find_asset(card(), item(assets=_assets(blue={}, B02={})), "/c.json", band="B02")
 
 
 @pytest.mark.parametrize(
@@ -225,16 +234,16 @@ def test_assets_that_nothing_tells_apart_are_refused() -> None:
 )  # fmt: skip
 def test_places_this_reader_does_not_go_to(href: str, base: str) -> None:
     with pytest.raises(UserError, match=r"expected a file or an http"):
-        assets.find(card(), item(assets={"blue": {"href": href}}), base, band="B02")
+        assets.find_asset(card(), item(assets={"blue": {"href": href}}), base, band="B02")
 
 
 def test_relative_links_start_at_the_document() -> None:
     said = item(assets={"blue": {"href": "../files/B02.tif"}})
     assert (
-        assets.find(card(), said, "https://example.org/a/b.json", band="B02").place
+        assets.find_asset(card(), said, "https://example.org/a/b.json", band="B02").place
         == "https://example.org/files/B02.tif"
     )
-    assert assets.find(card(), said, "/a/b/c.json", band="B02").place == "/a/files/B02.tif"
+    assert assets.find_asset(card(), said, "/a/b/c.json", band="B02").place == "/a/files/B02.tif"
 
 
 # --------------------------------------------------------------------------------------------------- filters and newest processing
@@ -264,7 +273,7 @@ def test_relative_links_start_at_the_document() -> None:
 def test_filters(wanted: dict[str, Any], passes: bool) -> None:
     stac = card(**wanted).stac
     assert stac is not None
-    assert matches(item(**{"eo:cloud_cover": 12.5}), stac) is passes
+    assert match_item(item(**{"eo:cloud_cover": 12.5}), stac) is passes
 
 
 @pytest.mark.parametrize("wanted", [{"query": {"platform": {"like": "x"}}}, {"datetime": "June 2023"}])
@@ -272,16 +281,18 @@ def test_malformed_filters_are_refused(wanted: dict[str, Any]) -> None:
     stac = card(**wanted).stac
     assert stac is not None
     with pytest.raises(UserError, match=r"expected an"):
-        matches(item(), stac)
+        match_item(item(), stac)
 
 
-def _processed(name: str, baseline: str, made: str, *, strip: str = "20230601T101610", tile: str = "32TPS") -> Found:
+def _processed(
+    name: str, baseline: str, made: str, *, strip: str = "20230601T101610", tile: str = "32TPS"
+) -> ListedItem:
     compact = baseline.replace(".", "")
     said = {
         BASE: baseline, "s2:product_uri": f"S2A_MSIL2A_20230601T101601_N{compact}_R065_T{tile}_{made}.SAFE",
         "s2:datastrip_id": f"S2A_OPER_MSI_L2A_DS_2APS_{made}_S{strip}_N{baseline}",
     }  # fmt: skip
-    return Found(item(name, **said), "")
+    return ListedItem(item(name, **said), "")
 
 
 def test_the_newest_processing_of_each_sensing_stays_and_the_rest_is_reported(rng: np.random.Generator) -> None:
@@ -293,7 +304,7 @@ def test_the_newest_processing_of_each_sensing_stays_and_the_rest_is_reported(rn
     everything = [old, late, new, again, other_half, other_tile, copy.deepcopy(again)]
     outcomes = set()
     for _ in range(5):
-        kept, dropped = newest([everything[i] for i in rng.permutation(len(everything))])
+        kept, dropped = keep_newest([everything[i] for i in rng.permutation(len(everything))])
         outcomes.add((tuple(one.item["id"] for one in kept), tuple(sorted(dropped))))
     assert outcomes == {
         (
@@ -317,10 +328,10 @@ def test_the_newest_processing_of_each_sensing_stays_and_the_rest_is_reported(rn
     ],
 )
 def test_multihashes(text: str, name: str, digest: str) -> None:
-    assert assets.multihash(text, place="x") == (name, digest)
+    assert assets.parse_multihash(text, place="x") == (name, digest)
 
 
 @pytest.mark.parametrize("text", ["", "zz", "12", "1220ab", "b220" + "00" * 32, "ff" * 9])
 def test_what_is_no_multihash_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"expected a multihash"):
-        assets.multihash(text, place="x")
+        assets.parse_multihash(text, place="x")

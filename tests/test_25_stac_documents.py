@@ -15,7 +15,7 @@ import pytest
 from catalogues import asset, card, item, only, scene, tile, write, write_cog
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 from eo_ssl.scene.stac import access
 from eo_ssl.sensors import Quantity
 
@@ -77,7 +77,7 @@ def test_damaged_documents_stay_in_the_list_and_the_rest_is_read(
     links = [{"rel": "item", "href": f"{name}.json"} for name in (*damaged, "tile/item", "tile/item")]
     links += [{"rel": "child", "href": "collection.json"}, {"rel": "item", "href": "s3://bucket/item.json"}]
     write(root / "2023" / "collection.json", {"type": "Collection", "id": "y", "links": links})
-    found = {product.product_id: product for product in products(card("catalog.json"), root).products}
+    found = {product.product_id: product for product in list_products(card("catalog.json"), root).products}
     assert len(found) == 7
     assert np.isfinite(found.pop("stac_set/sentinel-2-l2a/S2A_32TPS_20230601_0_L2A").open()["image"].values).any()
     for name, product in found.items():
@@ -97,8 +97,8 @@ def test_products_come_by_date_whatever_the_order_of_links(tmp_path: Path) -> No
         write(
             folder / "c.json", {"type": "Catalog", "links": [{"rel": "item", "href": f"{day}.json"} for day in order]}
         )
-        taken = products(card("c.json", limit=2), folder).products
-        assert {product.facts.datetime[:10] for product in taken} == {"2023-06-01", "2023-06-02"}
+        taken = list_products(card("c.json", limit=2), folder).products
+        assert {product.acquisition.datetime[:10] for product in taken} == {"2023-06-01", "2023-06-02"}
         assert {product.product_id[-1] for product in taken} == {"9", "8"}
 
 
@@ -109,12 +109,12 @@ def test_a_catalogue_that_is_none_is_refused(tmp_path: Path, content: str | None
     if content is not None:
         (tmp_path / "item.json").write_text(content)
     with pytest.raises(UserError, match=says):
-        products(card(), tmp_path)
+        list_products(card(), tmp_path)
 
 
 def test_filters_that_leave_nothing_are_said(tile: tuple[Path, dict[str, Any], dict[str, np.ndarray]]) -> None:
     with pytest.raises(UserError, match=r"expected items that pass the filters"):
-        products(card("catalog.json", collections=("sentinel-2-c1-l2a",)), tile[0])
+        list_products(card("catalog.json", collections=("sentinel-2-c1-l2a",)), tile[0])
 
 
 def test_items_of_any_nonsense_are_refused_in_words_or_read(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -146,7 +146,7 @@ def test_items_of_any_nonsense_are_refused_in_words_or_read(tmp_path: Path, rng:
         place[last] = nonsense[rng.integers(len(nonsense))]
         write(tmp_path / "items.json", {"type": "FeatureCollection", "features": [said]})
         try:
-            for product in products(known, tmp_path, accept_unknown_offset="drop").products:
+            for product in list_products(known, tmp_path, accept_unknown_offset="drop").products:
                 assert product.nbytes >= 0
                 product.checksum()
                 _ = product.open(plausible=False)["image"][:, :8, :8].values
@@ -215,6 +215,6 @@ def test_radar_in_db_or_scaled_is_refused(tmp_path: Path, rng: np.random.Generat
 
 def test_signing_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "planetary_computer", None)
-    assert access.signed("/a/file.tif", sign="planetary_computer") == "/a/file.tif"
+    assert access.sign_link("/a/file.tif", sign="planetary_computer") == "/a/file.tif"
     with pytest.raises(UserError, match=r"pip install 'eo_ssl.planetary-computer"):
-        access.signed("https://example.org/file.tif", sign="planetary_computer")
+        access.sign_link("https://example.org/file.tif", sign="planetary_computer")

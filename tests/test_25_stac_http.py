@@ -22,7 +22,7 @@ import requests
 
 from catalogues import asset, card, item, scene, write, write_cog
 from eo_ssl.errors import UserError
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 from eo_ssl.scene.stac import access
 
 BASE = "s2:processing_baseline"
@@ -115,7 +115,7 @@ def test_one_window_moves_a_small_part_of_the_file(server: Server, rng: np.rando
     write(
         server.root / "big" / "item.json", item(assets={"blue": asset("B02.tif", (size, size), 10)}, **{BASE: "05.09"})
     )
-    (product,) = products(card(f"{server.url}/big/item.json", bands=("B02",)), Path("/nowhere")).products
+    (product,) = list_products(card(f"{server.url}/big/item.json", bands=("B02",)), Path("/nowhere")).products
     assert product.nbytes == path.stat().st_size
     assert len(product.checksum()) == 64
     assert "/big/B02.tif" not in server.sent, "size and tag of a link cost a HEAD only"
@@ -133,8 +133,8 @@ def test_a_whole_item_over_http_is_the_item_on_disk(server: Server, rng: np.rand
     assets, _ = scene(server.root / "tile", rng)
     write(server.root / "tile" / "item.json", item(assets=assets, **{BASE: "05.09"}))
     write(server.root / "catalog.json", {"type": "Catalog", "links": [{"rel": "item", "href": "tile/item.json"}]})
-    (far,) = products(card(f"{server.url}/catalog.json"), Path("/nowhere")).products
-    (near,) = products(card("catalog.json"), server.root).products
+    (far,) = list_products(card(f"{server.url}/catalog.json"), Path("/nowhere")).products
+    (near,) = list_products(card("catalog.json"), server.root).products
     assert far.product_id == near.product_id
     assert far.open()["image"].values.tobytes() == near.open()["image"].values.tobytes()
     listed = [path for _, path in server.asked if path.endswith((".aux.xml", ".ovr", ".msk", "/tile/"))]
@@ -149,7 +149,7 @@ def test_failures_of_the_network_are_said_in_words(
     write_cog(server.root / "B02.tif", rng.integers(1001, 9000, (512, 512), dtype=np.uint16), block=256)
     said = item(assets={"blue": asset(f"{server.url}/{folder}/B02.tif", (512, 512), 10)}, **{BASE: "05.09"})
     write(server.root / "item.json", said)
-    (product,) = products(card(f"{server.url}/item.json", bands=("B02",)), Path("/nowhere")).products
+    (product,) = list_products(card(f"{server.url}/item.json", bands=("B02",)), Path("/nowhere")).products
     begun = time.monotonic()
     with pytest.raises(UserError, match=rf"{says}.*; it is absent, unreachable or damaged"):
         _ = product.open()["image"].values
@@ -164,7 +164,7 @@ def test_a_server_that_is_not_there_is_said_in_words() -> None:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(UserError, match=r"expected a STAC document in .*; correct the link"):
-        products(card(f"{url}/item.json"), Path("/nowhere"))
+        list_products(card(f"{url}/item.json"), Path("/nowhere"))
 
 
 def test_links_are_signed_when_read_and_never_kept(
@@ -179,11 +179,13 @@ def test_links_are_signed_when_read_and_never_kept(
     said = item(assets={"B02": asset(f"{server.url}/signed/B02.tif", (256, 256), 10)}, **{BASE: "04.00"})
     write(server.root.parent / "items.json", {"type": "FeatureCollection", "features": [said]})
     server.token = "sig=1"
-    (product,) = products(card("items.json", bands=("B02",), sign="planetary_computer"), server.root.parent).products
+    (product,) = list_products(
+        card("items.json", bands=("B02",), sign="planetary_computer"), server.root.parent
+    ).products
     np.testing.assert_allclose(product.open()["image"].values[0], (values - 1000.0) / 10000, rtol=1e-5)
     product.checksum()
     assert "sig=1" not in repr(product)
-    (unsigned,) = products(card("items.json", bands=("B02",)), server.root.parent).products
+    (unsigned,) = list_products(card("items.json", bands=("B02",)), server.root.parent).products
     with pytest.raises(UserError, match=r"403"):
         unsigned.checksum()
 
@@ -243,7 +245,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ],
 )
 def test_an_api_is_searched(api: str, filters: dict[str, Any], expected: list[str]) -> None:
-    found = products(card(api, **filters), Path("/nowhere"))
+    found = list_products(card(api, **filters), Path("/nowhere"))
     assert [product.product_id for product in found.products] == [
         f"stac_set/sentinel-2-l2a/{name}" for name in expected
     ]
@@ -253,7 +255,7 @@ def test_an_api_is_searched(api: str, filters: dict[str, Any], expected: list[st
 
 def test_an_api_that_finds_nothing_says_so(api: str) -> None:
     with pytest.raises(UserError, match=r"expected items that pass the filters"):
-        products(card(api, bbox=(50.0, 0.0, 51.0, 1.0)), Path("/nowhere"))
+        list_products(card(api, bbox=(50.0, 0.0, 51.0, 1.0)), Path("/nowhere"))
 
 
 def test_what_an_api_is_asked_and_that_its_answer_is_filtered_again(server: Server) -> None:
@@ -269,7 +271,7 @@ def test_what_an_api_is_asked_and_that_its_answer_is_filtered_again(server: Serv
     clear, cloudy = (item(f"S2A_{cover}", **{BASE: "05.09", "eo:cloud_cover": cover}) for cover in (10, 90))
     server.answers["/api/search"] = {"type": "FeatureCollection", "features": [cloudy, clear], "links": []}
     wanted = card(f"{server.url}/api", query={"eo:cloud_cover": {"lt": 20}}, datetime="2023-06-01", limit=5)
-    found = products(wanted, Path("/nowhere"))
+    found = list_products(wanted, Path("/nowhere"))
     assert [product.product_id for product in found.products] == ["stac_set/sentinel-2-l2a/S2A_10"]
     (body,) = server.bodies
     assert body["query"] == {"eo:cloud_cover": {"lt": 20}}

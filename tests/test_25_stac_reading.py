@@ -174,7 +174,7 @@ def test_the_decimated_real_tile_is_refused_and_read_with_a_true_item(real_data:
                 content["proj:shape"], content["proj:transform"] = list(file.shape), list(file.transform)[:6]
     write(tmp_path / "item.json", said)
     product = only(card(bands=bands, gsd_m=100.0), tmp_path)
-    assert product.facts.processing_baseline == "02.14"
+    assert product.acquisition.processing_baseline == "02.14"
     ds = product.open()
     with rasterio.open(folder / "SCL.tif") as file:
         scl = file.read(1)

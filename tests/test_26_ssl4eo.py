@@ -23,8 +23,8 @@ from zarr.storage import ZipStore
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, estimate, ingest
 from eo_ssl.errors import UserError
-from eo_ssl.scene import Refused, products
-from eo_ssl.scene.ssl4eo.records import array_of, plain_tuple
+from eo_ssl.scene import UnreadableChip, list_products
+from eo_ssl.scene.ssl4eo.lmdb_records import parse_plain_tuple, read_modality
 
 SCENES = {  # in alphabetical order the autumn of 2020 comes last, in time it comes first
     "20210620T100031_20210620T100031_T32TQM": 7, "20210101T100031_20210101T100031_T32TQM": 3, "20201005T100031_20201005T100031_T32TQM": 1,
@@ -59,7 +59,7 @@ def write_folders(root: Path, ids: tuple[str, ...]) -> None:
 
 def test_folders_of_bands_come_back_in_order_of_time_with_their_place(tmp_path: Path) -> None:
     write_folders(tmp_path, ("0000003", "0000065"))
-    found = products(small("ssl4eo_v10_s2c"), tmp_path).products
+    found = list_products(small("ssl4eo_v10_s2c"), tmp_path).products
     assert [product.product_id for product in found] == ["ssl4eo_v10_s2c/0000000", "ssl4eo_v10_s2c/0000064"]
     chips = list(found[1].open_chips())
     assert [chip.datetime for chip in chips] == [
@@ -75,7 +75,8 @@ def test_folders_of_bands_come_back_in_order_of_time_with_their_place(tmp_path: 
     assert west == pytest.approx(9.0, abs=1e-9)  # easting 500,000 is the middle of zone 32: 9 degrees east
     assert north == pytest.approx(45.1535, abs=1e-3)  # 5,000,000 m on the ellipsoid, scale 0.9996
     winter = [
-        chip.datetime for chip in products(small("ssl4eo_v10_s2c", seasons=(1,)), tmp_path).products[0].open_chips()
+        chip.datetime
+        for chip in list_products(small("ssl4eo_v10_s2c", seasons=(1,)), tmp_path).products[0].open_chips()
     ]
     assert winter == ["2021-01-01T10:00:31Z"]
 
@@ -83,7 +84,7 @@ def test_folders_of_bands_come_back_in_order_of_time_with_their_place(tmp_path: 
 def test_void_ids_are_left_out_with_the_reason(tmp_path: Path) -> None:
     write_folders(tmp_path, ("0000003", "0000004"))
     (tmp_path / "void_ids.csv").write_text("id\n4\n")
-    listed = products(small("ssl4eo_v10_s2c", void_ids="void_ids.csv"), tmp_path)
+    listed = list_products(small("ssl4eo_v10_s2c", void_ids="void_ids.csv"), tmp_path)
     assert listed.dropped == (("ssl4eo_v10_s2c/0000004", "listed in void_ids"),)
     assert {chip.name.split("/")[0] for chip in listed.products[0].open_chips()} == {"0000003"}
 
@@ -138,7 +139,7 @@ def test_release_1_1_loses_its_offset_once_and_keeps_dark_numbers(tmp_path: Path
         values=values,
         cloud=cloud,
     )
-    (product,) = products(small("ssl4eo_v11_s2l2a"), tmp_path).products
+    (product,) = list_products(small("ssl4eo_v11_s2l2a"), tmp_path).products
     assert product.product_id == "ssl4eo_v11_s2l2a/train/S2L2A/ssl4eos12_train_seasonal_data_000001"
     chips = {chip.name: chip for chip in product.open_chips()}
     assert len(chips) == 12
@@ -153,7 +154,7 @@ def test_release_1_1_loses_its_offset_once_and_keeps_dark_numbers(tmp_path: Path
     assert chips["0000001/1"].masks["shadow"].sum() == 3 * 24
     assert chips["0000000/1"].datetime == "2020-02-01T02:30:01Z"
     spring = {
-        chip.name for chip in products(small("ssl4eo_v11_s2l2a", seasons=(1,)), tmp_path).products[0].open_chips()
+        chip.name for chip in list_products(small("ssl4eo_v11_s2l2a", seasons=(1,)), tmp_path).products[0].open_chips()
     }
     assert spring == {"0000000/2", "0000001/2", "0000002/2"}  # position in time, not in the file
 
@@ -163,7 +164,7 @@ def test_a_corpus_of_release_1_1_holds_the_same_integers_and_says_where_and_when
     cloud = np.zeros((2, 4, 24, 24), dtype=np.uint8)
     cloud[0, 3, :6] = 3
     write_stack(tmp_path / "S2L2A" / "a.zarr.zip", bands=S2, values=values, cloud=cloud)
-    found = products(small("ssl4eo_v11_s2l2a"), tmp_path).products
+    found = list_products(small("ssl4eo_v11_s2l2a"), tmp_path).products
     ingest(found, out=tmp_path / "corpus", config=IngestConfig(size_px=24), client="synchronous")
     corpus = Corpus.open(tmp_path / "corpus")
     (name,) = corpus.streams
@@ -184,10 +185,14 @@ def test_a_corpus_of_release_1_1_holds_the_same_integers_and_says_where_and_when
 def test_radar_of_release_1_1_is_decibel_and_band_names_decide_the_order(tmp_path: Path) -> None:
     values = np.stack([np.full((24, 24), -10.0), np.full((24, 24), -20.0)]).astype(np.float16)[None, None]
     write_stack(tmp_path / "S1GRD" / "a.zarr.zip", bands=("vh", "vv"), values=values)
-    (chip,) = products(small("ssl4eo_v11_s1grd"), tmp_path).products[0].open_chips()
+    (chip,) = list_products(small("ssl4eo_v11_s1grd"), tmp_path).products[0].open_chips()
     assert chip.image[0, 0, 0] == -20.0  # VV first, as the card says
     with pytest.raises(UserError, match="expected a band of sentinel2_l2a"):
-        list(products(replace(small("ssl4eo_v11_s2l2a"), files="S1GRD/*.zarr.zip"), tmp_path).products[0].open_chips())
+        list(
+            list_products(replace(small("ssl4eo_v11_s2l2a"), files="S1GRD/*.zarr.zip"), tmp_path)
+            .products[0]
+            .open_chips()
+        )
 
 
 def test_a_damaged_file_is_refused_in_words(tmp_path: Path) -> None:
@@ -195,14 +200,14 @@ def test_a_damaged_file_is_refused_in_words(tmp_path: Path) -> None:
     write_stack(path, bands=S2, values=np.full((1, 4, 12, 24, 24), 2000, dtype=np.int16))
     path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(UserError, match=r"a\.zarr\.zip, got BadZipFile"):
-        list(products(small("ssl4eo_v11_s2l2a"), tmp_path).products[0].open_chips())
+        list(list_products(small("ssl4eo_v11_s2l2a"), tmp_path).products[0].open_chips())
 
 
 def test_a_dry_run_counts_chips_that_only_reading_can_count(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         values = np.random.default_rng(2).integers(1000, 6000, (2, 4, 12, 24, 24)).astype(np.int16)
         write_stack(tmp_path / "S2L2A" / f"{name}.zarr.zip", bands=S2, values=values)
-    found = products(small("ssl4eo_v11_s2l2a"), tmp_path).products
+    found = list_products(small("ssl4eo_v11_s2l2a"), tmp_path).products
     config = IngestConfig(size_px=24)
     expected = estimate(found, config=config, client="synchronous")
     made = ingest(found, out=tmp_path / "corpus", config=config, client="synchronous")
@@ -225,7 +230,7 @@ def test_an_array_that_would_fill_the_memory_is_refused_unread(array: str, key: 
     with pytest.raises(
         UserError, match=rf"expected at most 4,294,967,296 bytes per array in .*, got .* in {array}/\.zarray"
     ):
-        list(products(small("ssl4eo_v11_s2l2a"), tmp_path).products[0].open_chips())
+        list(list_products(small("ssl4eo_v11_s2l2a"), tmp_path).products[0].open_chips())
 
 
 def write_records(path: Path, records: list[bytes]) -> None:
@@ -248,14 +253,14 @@ def test_records_come_back_alone_and_as_one_of_three(tmp_path: Path, protocol: i
         (s1.tobytes(), s1.shape, s2a.tobytes(), s2a.shape, s2c.tobytes(), s2c.shape), protocol=protocol
     )
     write_records(tmp_path / "a.lmdb", [alone, three])
-    (product,) = products(small("ssl4eo_lmdb_s2c"), tmp_path).products
+    (product,) = list_products(small("ssl4eo_lmdb_s2c"), tmp_path).products
     chips = list(product.open_chips())
     assert [chip.name for chip in chips] == [f"{record:07d}/{season}" for record in (0, 1) for season in range(4)]
     for chip, season in zip(chips, [*range(4), *range(4)], strict=True):
         seen = s2c[season] != 0
         np.testing.assert_allclose(chip.image[seen], s2c[season][seen] * 1e-4, rtol=1e-6)
     for name, array in (("s1", s1), ("s2a", s2a)):
-        np.testing.assert_array_equal(array_of(plain_tuple(three, name="r"), name, name="r"), array)
+        np.testing.assert_array_equal(read_modality(parse_plain_tuple(three, name="r"), name, name="r"), array)
 
 
 class _Bomb:
@@ -280,10 +285,10 @@ HOSTILE = {
 def test_a_hostile_record_runs_nothing_and_is_refused(record: bytes, tmp_path: Path) -> None:
     good = np.full((4, 13, 24, 24), 700, dtype=np.int16)
     write_records(tmp_path / "a.lmdb", [pickle.dumps((good.tobytes(), good.shape)), record or b"\x00"])
-    (product,) = products(small("ssl4eo_lmdb_s2c"), tmp_path).products
+    (product,) = list_products(small("ssl4eo_lmdb_s2c"), tmp_path).products
     *chips, refused = product.open_chips()
     assert [chip.name for chip in chips] == [f"0000000/{season}" for season in range(4)]
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, UnreadableChip)
     assert refused.name == "0000001"
     assert re.search(r"record 1 of .*a\.lmdb", refused.reason)
     assert not Path("/tmp/eo_ssl_must_not_exist").exists()
@@ -294,7 +299,7 @@ def test_a_corpus_leaves_out_a_hostile_record_alone_and_says_so(tmp_path: Path, 
     good = [np.full((4, 13, 24, 24), 700 + number, dtype=np.int16) for number in range(2)]
     records = [pickle.dumps((array.tobytes(), array.shape)) for array in good]
     write_records(tmp_path / "a.lmdb", [records[0], HOSTILE["a call"], records[1]])
-    found = products(small("ssl4eo_lmdb_s2c"), tmp_path).products
+    found = list_products(small("ssl4eo_lmdb_s2c"), tmp_path).products
     report = ingest(found, out=tmp_path / "made", config=IngestConfig(size_px=24), client=client)
     assert (report.tiles, report.counts["damaged"], report.quarantined) == (8, 1, ())
     corpus = Corpus.open(tmp_path / "made")
@@ -313,14 +318,14 @@ def test_a_corpus_leaves_out_a_hostile_record_alone_and_says_so(tmp_path: Path, 
 )  # fmt: skip
 def test_a_record_whose_bytes_do_not_fill_its_shape_is_refused(record: tuple[Any, ...]) -> None:
     with pytest.raises(UserError, match="in here"):
-        array_of(record, "s2c", name="here")
+        read_modality(record, "s2c", name="here")
 
 
 def test_a_bright_number_is_reflectance_above_one_and_not_wrapped(tmp_path: Path) -> None:
     """The published training code casts DN / 10000 * 255 to eight bits, where 12,000 becomes 50."""
     bright = np.full((4, 13, 24, 24), 12000, dtype=np.int16)
     write_records(tmp_path / "a.lmdb", [pickle.dumps((bright.tobytes(), bright.shape))])
-    chip = next(products(small("ssl4eo_lmdb_s2c"), tmp_path).products[0].open_chips())
+    chip = next(list_products(small("ssl4eo_lmdb_s2c"), tmp_path).products[0].open_chips())
     np.testing.assert_allclose(chip.image, 1.2, rtol=1e-6)
 
 
@@ -329,7 +334,7 @@ def test_a_number_beyond_int16_comes_back_from_the_authors_cast(tmp_path: Path) 
     bright = np.full((4, 13, 24, 24), 40000, dtype=np.uint16).astype(np.int16)
     assert bright.max() == -25536
     write_records(tmp_path / "a.lmdb", [pickle.dumps((bright.tobytes(), bright.shape))])
-    chip = next(products(small("ssl4eo_lmdb_s2c"), tmp_path).products[0].open_chips())
+    chip = next(list_products(small("ssl4eo_lmdb_s2c"), tmp_path).products[0].open_chips())
     np.testing.assert_allclose(chip.image, 4.0, rtol=1e-6)
 
 
@@ -348,4 +353,4 @@ def test_a_file_of_the_later_release_without_offset_is_refused_by_name(tmp_path:
         alone.to_zarr(store, zarr_format=2, consolidated=False)
         store.close()
     with pytest.raises(UserError, match=r"64 places per file .* got one place; .* WebDataset release"):
-        list(products(small("ssl4eo_v11_s2l2a"), tmp_path).products[0].open_chips())
+        list(list_products(small("ssl4eo_v11_s2l2a"), tmp_path).products[0].open_chips())

@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eo_ssl.errors import UserError
-from eo_ssl.tiling import Region, cell_of, location_id, plan_grid, plan_groups, plan_native, plan_regions, tile_id
+from eo_ssl.tiling import (
+    Region,
+    TilePlan,
+    locate_cells,
+    name_location,
+    place_windows,
+    plan_grid,
+    plan_groups,
+    plan_native,
+    plan_regions,
+    tile_id,
+)
 
 SIDES = st.integers(1, 90)
 
@@ -90,10 +101,10 @@ def test_products_of_one_zone_share_grid_cells() -> None:
 
 
 def test_a_point_lies_in_the_cell_that_spans_it() -> None:
-    rows, cols = cell_of([0.0, 639.9, 640.0, -0.1], [0.0, 0.0, 640.0, -640.1], cell_m=640.0)
+    rows, cols = locate_cells([0.0, 639.9, 640.0, -0.1], [0.0, 0.0, 640.0, -640.1], cell_m=640.0)
     assert cols.tolist() == [0, 0, 1, -1]
     assert rows.tolist() == [0, 0, 1, -2]
-    assert location_id(32632, 3, -4) == "32632:3:-4"
+    assert name_location(32632, 3, -4) == "32632:3:-4"
 
 
 def test_tile_ids_are_16_bytes_of_exactly_product_stream_and_integers() -> None:
@@ -204,3 +215,23 @@ def test_tasks_of_a_sentinel2_product_share_no_block_of_10_and_20_m() -> None:
 def test_what_cannot_be_planned_is_refused_in_words(call, words: str) -> None:
     with pytest.raises(UserError, match=words):
         call()
+
+
+def test_a_plan_of_tiles_is_what_its_numbers_say_for_both_tilings() -> None:
+    native = TilePlan((70, 90), 16, "pad", block=(32, 32), period=(32, 32), budget_px=4000)
+    assert (native.windows == plan_native(70, 90, size_px=16, edge="pad")).all() and native.places is native.windows
+    assert len(native.regions) > 1
+    held = np.concatenate([region.tiles for region in native.regions])
+    assert sorted(held.tolist()) == list(range(len(native.windows)))
+    grid = TilePlan(
+        (64, 48), 16, "pad", (16, 48), (16, 48), 4000, bounds=(500005.0, 4999005.0, 500405.0, 4999555.0), gsd_m=10.0
+    )
+    cells = plan_grid(grid.bounds, size_px=16, gsd_m=10.0, edge="pad")
+    assert (grid.places == cells).all()
+    top, left = cells[:, 0].max(), cells[:, 1].min()
+    assert (grid.windows[:, 0] == (top - cells[:, 0]) * 16).all() and (
+        grid.windows[:, 1] == (cells[:, 1] - left) * 16
+    ).all()
+    assert (grid.windows[:, 2:] == 16).all() and not place_windows(cells[:0], size_px=16).size
+    with pytest.raises(ValueError, match="read-only"):
+        native.windows[0] = 0  # shared by all products of one shape

@@ -18,7 +18,7 @@ from eo_ssl.corpus import Corpus, Encoding, IngestConfig, ingest
 from eo_ssl.corpus.enl import looks
 from eo_ssl.corpus.places import locate_footprint
 from eo_ssl.errors import UserError
-from eo_ssl.scene import Chip, Facts, products
+from eo_ssl.scene import Acquisition, Chip, list_products
 from eo_ssl.sensors import Quantity
 from fake_scenes import FakeProduct, card, scenes
 
@@ -200,15 +200,8 @@ def test_a_limit_on_what_is_not_measured_is_refused(tmp_path: Path, rng, change:
 # Chips that know where and when they were taken, as wave-mode vignettes do.
 
 
-@dataclass(frozen=True)
-class Vignettes:
-    """Stands where a self-describing product has its source."""
-
-    name: str = "S1A_WV_FAKE.SAFE"
-
-
 WAVE = card("wave", sensor="sentinel1_grd", bands=("VV",), quantity="sigma0", gsd_m=200.0, labels=None)
-WAVE_FACTS = Facts("2020-05-31T23:59:58Z", "003.31", "ascending", 0.0, "S1A", "WV", 8, incidence_deg=30.0)
+WAVE_FACTS = Acquisition("2020-05-31T23:59:58Z", "003.31", "ascending", 0.0, "S1A", "WV", 8, incidence_deg=30.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,14 +210,14 @@ class FakeWave:
 
     product_id: str = "wave/0"
     kind: str = "chips"
-    source: Vignettes = Vignettes()
+    is_described_by_card: bool = False
     entries: tuple = ()
     paths: tuple = ()
     nbytes: int = 1
     offset: float = 0.0
     bands: tuple[str, ...] = ("VV",)
     shape: tuple[int, int, int] = (1, 64, 64)
-    facts: Facts = WAVE_FACTS
+    acquisition: Acquisition = WAVE_FACTS
     card: Any = WAVE
 
     def checksum(self) -> str:
@@ -305,7 +298,7 @@ def test_quality_is_the_same_on_every_scheduler(tmp_path: Path, rng: np.random.G
 
 def test_real_sentinel_1_has_the_looks_of_its_processing(real_data: Path, tmp_path: Path) -> None:
     """IW GRDH has 4.4 looks (Sentinel-1 product specification); resampling to 10 m correlates neighbours, which raises the local ratio."""
-    listed = products(load_card("terramesh_s1rtc"), real_data).products
+    listed = list_products(load_card("terramesh_s1rtc"), real_data).products
     corpus = run(list(listed), tmp_path / "c")
     (name,) = corpus.streams
     found = corpus.index(name, columns=["enl"])["enl"].to_numpy()

@@ -14,7 +14,7 @@ import pystac
 import pytest
 from pystac.validation import validate_dict
 
-from eo_ssl.cards import Card, list_cards, load_card, says_non_commercial
+from eo_ssl.cards import Card, is_non_commercial, list_cards, load_card
 from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus, IngestConfig, ingest, provenance
 from eo_ssl.corpus.comparison import compare
@@ -146,7 +146,7 @@ def test_the_commit_is_read_without_git(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_non_commercial_licences_are_known_by_their_words(licence: str, restricted: bool) -> None:
-    assert says_non_commercial(licence) is restricted
+    assert is_non_commercial(licence) is restricted
     assert card(licence=licence).non_commercial is restricted
 
 
@@ -185,7 +185,7 @@ def test_one_non_commercial_source_flags_the_corpus(tmp_path: Path, rng: np.rand
 def test_the_corpus_is_a_valid_stac_collection(tmp_path: Path, rng: np.random.Generator) -> None:
     first, second = scenes(rng, 2)
     later = dataclasses.replace(
-        second, facts=dataclasses.replace(second.facts, datetime="2021-01-31", orbit="descending")
+        second, acquisition=dataclasses.replace(second.acquisition, datetime="2021-01-31", orbit="descending")
     )
     run([first], tmp_path / "c")
     corpus = run([first, later, radar(rng)], tmp_path / "c")
@@ -213,7 +213,7 @@ def test_the_corpus_is_a_valid_stac_collection(tmp_path: Path, rng: np.random.Ge
 def test_a_corpus_without_places_and_times_is_a_valid_collection_too(tmp_path: Path, rng: np.random.Generator) -> None:
     product = scenes(rng, 1)[0]
     nowhere = dataclasses.replace(
-        product, where={"crs": "", "transform": ()}, facts=dataclasses.replace(product.facts, datetime="")
+        product, where={"crs": "", "transform": ()}, acquisition=dataclasses.replace(product.acquisition, datetime="")
     )
     said = collection(run([nowhere], tmp_path / "c"))
     validate_dict({**said, "stac_extensions": []}, stac_object_type=pystac.STACObjectType.COLLECTION)

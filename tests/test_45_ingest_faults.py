@@ -25,7 +25,7 @@ from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
 from eo_ssl.sample import ArchiveSpec, make_archive
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 from fake_scenes import scenes
 
 CONFIG = IngestConfig(size_px=32, min_valid=0.2)
@@ -42,11 +42,11 @@ RUN = textwrap.dedent(
     import pyarrow.dataset
     from eo_ssl.cards import load_card
     from eo_ssl.corpus import IngestConfig, ingest, shards
-    from eo_ssl.scene import products
+    from eo_ssl.scene import list_products
 
     def run(archive, out, client):
         shards.MAX_TILES = 16
-        found = products(load_card("sample_s2_l2a"), Path(archive)).products
+        found = list_products(load_card("sample_s2_l2a"), Path(archive)).products
         return ingest(found, out=Path(out), config=IngestConfig(size_px=32, min_valid=0.2), client=client).fingerprint
 
     def serve():
@@ -95,7 +95,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(archive: Path):
-    return products(load_card("sample_s2_l2a"), archive).products
+    return list_products(load_card("sample_s2_l2a"), archive).products
 
 
 @pytest.fixture(scope="module")

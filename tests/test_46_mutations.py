@@ -17,7 +17,7 @@ import rasterio
 from bench import hostile_files, hostile_zips, kills, mutations, trials
 from bench.subjects import Subject, make_subjects
 from eo_ssl.errors import UserError
-from eo_ssl.scene import handles, products
+from eo_ssl.scene import gdal_files, list_products
 
 SEED, COUNT = 46, 40
 
@@ -86,8 +86,8 @@ def test_a_raster_that_is_a_list_of_other_files_is_refused(tmp_path: Path) -> No
     for name in ("B02.jp2", "vv.tiff", "B02.tif"):
         rasterio.shutil.copy(secret, tmp_path / name, driver="VRT")
         with pytest.raises(UserError, match="expected a readable raster"):
-            handles.opened(tmp_path / name)
-    assert handles.grid_of(secret).shape == (4, 4)
+            gdal_files.open_raster(tmp_path / name)
+    assert gdal_files.read_grid(secret).shape == (4, 4)
 
 
 def test_one_damaged_side_car_does_not_stop_the_others(subjects, tmp_path: Path) -> None:
@@ -98,13 +98,13 @@ def test_one_damaged_side_car_does_not_stop_the_others(subjects, tmp_path: Path)
         cars = sorted(root.glob("s2_l2a/*/product.json"))
         for car in cars[: 1 if name == "one" else 2]:
             car.write_text("[" * 100_000)
-    listed = products(subject.card, tmp_path / "one").products
+    listed = list_products(subject.card, tmp_path / "one").products
     assert len(listed) == 2
     with pytest.raises(UserError, match="expected JSON in"):
         listed[0].checksum()
     assert listed[1].open()["image"].shape == (12, 120, 120)
     with pytest.raises(UserError, match="expected JSON in"):
-        products(subject.card, tmp_path / "both")
+        list_products(subject.card, tmp_path / "both")
 
 
 def test_a_mask_that_the_manifest_lists_is_missed(subjects, tmp_path: Path) -> None:
@@ -112,7 +112,9 @@ def test_a_mask_that_the_manifest_lists_is_missed(subjects, tmp_path: Path) -> N
     shutil.copytree(subject.root, tmp_path / "set")
     (mask,) = (tmp_path / "set" / subject.victim).glob("GRANULE/*/QI_DATA/MSK_CLDPRB_20m.jp2")
     mask.unlink()
-    product = next(one for one in products(subject.card, tmp_path / "set").products if subject.key in one.product_id)
+    product = next(
+        one for one in list_products(subject.card, tmp_path / "set").products if subject.key in one.product_id
+    )
     with pytest.raises(UserError, match=r"MSK_CLDPRB_20m\.jp2.*(found none|No such file)"):
         product.checksum()
 
@@ -123,7 +125,9 @@ def test_a_zarr_codec_that_unpickles_runs_nothing(subjects, tmp_path: Path) -> N
     mutations.apply(mutations.PICKLED, subject, tmp_path / "set", rng)
     with zipfile.ZipFile(tmp_path / "set" / subject.victim) as archive:
         assert json.loads(archive.read("sample/.zarray"))["filters"] == [{"id": "pickle", "protocol": 2}]
-    product = next(one for one in products(subject.card, tmp_path / "set").products if subject.key in one.product_id)
+    product = next(
+        one for one in list_products(subject.card, tmp_path / "set").products if subject.key in one.product_id
+    )
     with pytest.raises(UserError):
         list(product.open_chips())
     assert not (tmp_path / hostile_files.EXECUTED).exists()

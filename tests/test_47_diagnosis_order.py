@@ -13,7 +13,7 @@ from eo_ssl.diagnosis import Sample, sample_product
 from eo_ssl.diagnosis.endmembers import compute_unmixing_residual, get_endmembers
 from eo_ssl.diagnosis.order import _measure_remainders, check_order, reorder
 from eo_ssl.diagnosis.resolution import FACTORS, measure_block_width, measure_roughness, score_bands, score_resolution
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 from eo_ssl.sensors import Quantity, sensor
 
 L1C = sensor("sentinel2_l1c").band_names
@@ -69,7 +69,7 @@ def eurosat(sample: Sample) -> Sample:
 
 @pytest.mark.parametrize("name", ["terramesh_s2l1c", "ssl4eo_patch_l1c", "eolearn_l1c"])
 def test_b8a_last_is_found_in_top_of_atmosphere_patches_and_named(name: str, real_data: Path) -> None:
-    for product in products(load_card(name), real_data).products[:3]:
+    for product in list_products(load_card(name), real_data).products[:3]:
         sample = sample_product(product)
         found = check_order(eurosat(sample))
         assert found is not None and found.outcome == "wrong" and "B8A last" in found.sentence
@@ -80,7 +80,7 @@ def test_b8a_last_is_found_in_top_of_atmosphere_patches_and_named(name: str, rea
 
 
 def test_two_near_twins_are_not_told_apart_and_said_so(real_data: Path) -> None:
-    product = products(load_card("terramesh_s2l1c"), real_data).products[0]
+    product = list_products(load_card("terramesh_s2l1c"), real_data).products[0]
     found = check_order(sample_product(product))
     assert found is not None and found.outcome == "fine"
     assert "B07/B8A" in found.evidence["not told apart"]

@@ -12,7 +12,7 @@ from scipy import ndimage, optimize
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
 from eo_ssl.pairing import PairConfig, ShiftEstimator, match, pair
-from eo_ssl.scene import Facts
+from eo_ssl.scene import Acquisition
 from fake_scenes import FakeProduct, card
 
 BOUNDS = PairConfig()
@@ -72,7 +72,9 @@ def test_where_two_tiles_share_no_ground_nothing_is_said() -> None:
 
 def dated(name: str, day: int, image: np.ndarray) -> FakeProduct:
     date = f"2023-06-{day:02d}T10:00:00Z"
-    return FakeProduct(name, card("optical", labels=None), image, facts=Facts(date, "05.09", "descending", 0.0))
+    return FakeProduct(
+        name, card("optical", labels=None), image, acquisition=Acquisition(date, "05.09", "descending", 0.0)
+    )
 
 
 def test_dates_of_one_place_are_no_new_ground(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
 from eo_ssl.pairing import PairConfig, match, pair, read_pairs, write_pairs
 from eo_ssl.pairing.matching import find_nearest_in_time
-from eo_ssl.scene import Facts
+from eo_ssl.scene import Acquisition
 from eo_ssl.sensors import Quantity
 from fake_scenes import FakeProduct, card
 
@@ -73,7 +73,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     rng = np.random.default_rng(0)
     optical = [
         FakeProduct(f"o{k}", card("optical", labels=None), np.stack([0.2 + 0.03 * (k + 1) * land] * 3).astype(np.float32),
-                    facts=Facts(date, "05.09", "descending", 0.0))
+                    acquisition=Acquisition(date, "05.09", "descending", 0.0))
         for k, date in enumerate(("2023-06-01T10:00:00Z", "2023-09-01T10:00:00Z"))
     ]  # fmt: skip
     radar = []
@@ -83,7 +83,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         ("2023-12-01T06:00:00Z", "descending", (0.0, 0.0)),
     )):  # fmt: skip
         power = 0.1 * np.exp(-0.5 * moved(land, *shift)) * rng.gamma(4.4, 1 / 4.4, (2, *land.shape))
-        radar.append(FakeProduct(f"r{k}", radar_card(), power.astype(np.float32), facts=Facts(date, "", orbit, 0.0)))
+        radar.append(
+            FakeProduct(f"r{k}", radar_card(), power.astype(np.float32), acquisition=Acquisition(date, "", orbit, 0.0))
+        )
     ingest([*optical, *radar], out=out, config=IngestConfig(size_px=64, tiling="grid"), client="synchronous")
     return Corpus.open(out)
 

@@ -20,7 +20,7 @@ from eo_ssl.evaluation.protocols import check_protocols
 from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.manifest import require
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 from eo_ssl.workflows.evaluate import main
 from fake_corpora import chips
 
@@ -94,7 +94,7 @@ def csmask(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Path:
     found = [
         p
         for name in ("sentinel2", "landsat5", "landsat7")
-        for p in products(load_card(f"csmask_{name}"), real_data).products
+        for p in list_products(load_card(f"csmask_{name}"), real_data).products
     ]
     ingest(found, out=out / "corpus", config=IngestConfig(size_px=16), client="synchronous")
     return out / "corpus"
@@ -140,7 +140,7 @@ def test_workflow_refuses_what_it_has_no_use_for(csmask: Path, tmp_path: Path) -
 @pytest.mark.slow
 def test_real_mstar_sizes_give_the_class_away(real_data: Path, tmp_path: Path) -> None:
     # The size of a chip alone reaches 61 % of the SOC test chips (rule on sizes, full split): the control must show it.
-    found = products(load_card("mstar_soc"), real_data).products
+    found = list_products(load_card("mstar_soc"), real_data).products
     ingest(found, out=tmp_path / "corpus", config=IngestConfig(size_px=64), client="threads")
     corpus = Corpus.open(tmp_path / "corpus")
     (name,) = corpus.streams

@@ -17,7 +17,7 @@ from eo_ssl.embedding import EMBEDDINGS, Embeddings, find_nearest, query_place, 
 from eo_ssl.embedding.table import build_schema, extract_vectors, open_writer
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, finish, require
-from eo_ssl.scene import Facts
+from eo_ssl.scene import Acquisition
 from eo_ssl.workflows.embed import main as embed
 from eo_ssl.workflows.search import main
 from fake_scenes import FakeProduct, card
@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     found = [
         FakeProduct(
             f"fake/{HOSTILE if i == 3 else i}", card(labels=None), image,
-            facts=Facts(f"202{i}-07-15T10:00:00Z", "", "", 0.0),
+            acquisition=Acquisition(f"202{i}-07-15T10:00:00Z", "", "", 0.0),
             where={"crs": "EPSG:32632", "transform": (10.0, 0.0, x, 0.0, -10.0, y)},
         )
         for i, (image, (x, y)) in enumerate(zip(images, places, strict=True))

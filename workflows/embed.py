@@ -18,7 +18,7 @@ from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation import choose_device
 from eo_ssl.manifest import file_sha256, fingerprint, open_product, peak_mb
-from eo_ssl.scene import Product
+from eo_ssl.scene import Product, is_link
 
 QUIET = bool(os.environ.get("EO_SSL_QUIET"))
 
@@ -73,7 +73,7 @@ def main(
         meaning = load_card(card)
         known = None if statistics is None else embedding.open_stream(str(statistics), stream)
         model = embedding.prepare_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
-        place = source if embedding.is_link(source) else str(Path(source).resolve())
+        place = source if is_link(source) else str(Path(source).resolve())
         where_from = {"source": place, "card_at": str(Path(card).resolve()) if Path(card).is_file() else card}
         _scenes(model, where_from, meaning, out, settings, overwrite)
         return

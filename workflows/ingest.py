@@ -20,7 +20,7 @@ from rich.progress import (
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Estimate, IngestConfig, IngestReport, estimate, ingest
 from eo_ssl.corpus.config import Codec, Method, Tiling
-from eo_ssl.scene import ProductList, products
+from eo_ssl.scene import ProductList, list_products
 from eo_ssl.tiling import Edge
 
 
@@ -87,7 +87,7 @@ def main(
 
 
 def _list(cards: list[str], data: Path, accept_unknown_offset: Literal["refuse", "drop"]) -> list[ProductList]:
-    return [products(load_card(name), data, accept_unknown_offset=accept_unknown_offset) for name in cards]
+    return [list_products(load_card(name), data, accept_unknown_offset=accept_unknown_offset) for name in cards]
 
 
 def _ingest(listed: list[ProductList], out: Path, config: IngestConfig, dask: str, *, overwrite: bool) -> IngestReport:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
-from eo_ssl.curation import DynamicConfig, DynamicSchedule, to_plain
-from eo_ssl.encoder import save_encoder
-from eo_ssl.manifest import OpenProduct, fingerprint, open_product
-from eo_ssl.models import Architecture, Backbone, Vit, VitBackbone
-from eo_ssl.objectives import Mae, Method, Objective, ViewSpec, derive_seed, override_views
-from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.curation import DynamicConfig, DynamicSchedule
+from eo_ssl.manifest import open_product
+from eo_ssl.models import Architecture, Vit
+from eo_ssl.objectives import Mae, Method, override_views
 from eo_ssl.pretraining import (
     DataSelection,
     FitConfig,
@@ -23,6 +19,7 @@ from eo_ssl.pretraining import (
     LoggerName,
     OptimizerConfig,
     Precision,
+    PretrainConfig,
     Pretraining,
     Processes,
     Pruning,
@@ -32,6 +29,7 @@ from eo_ssl.pretraining import (
     fit,
     make_probe,
     open_training_data,
+    save_encoders,
 )
 
 
@@ -132,41 +130,6 @@ def main(
     _train(data, config, out, ahead=num_workers > 0, running=running, overwrite=overwrite)
 
 
-@dataclass(frozen=True, slots=True)
-class PretrainConfig:
-    """Everything that was asked for, beside the data."""
-
-    objective: Method
-    views: Mapping[str, ViewSpec]
-    model: Architecture
-    optimizer: OptimizerConfig
-    prune: DynamicConfig | None
-    training: FitConfig
-    split: str
-    items: str
-    dates: int
-    steps: int
-    batch_size: int
-    lr: float
-    seed: int
-    precision: str
-    world: int
-    accumulate: int
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return type(self.objective).__name__
-
-    def resolved(self, data: TrainingData) -> dict[str, Any]:
-        """The configuration as the manifest records it."""
-        plain: dict[str, Any] = to_plain(asdict(self))
-        plain |= {"objective": self.method, "options": plain["objective"]}
-        plain["model"] = {"name": type(self.model).__name__, "options": plain["model"]}
-        contracts = {stream: contract.to_json() for stream, contract in data.items.contracts.items()}
-        return plain | {"streams": data.stream_names, "preprocessing": contracts}
-
-
 def _train(
     data: TrainingData, config: PretrainConfig, out: Path, *, ahead: bool, running: dict[str, Any], overwrite: bool
 ) -> None:
@@ -174,8 +137,9 @@ def _train(
     console, contracts = Console(), data.items.contracts
     processes: Processes = running["processes"]
     maker = ViewMaker(config.views, contracts, dates=data.items.dates)
-    objective = _build_objective(config, contracts)
-    module = Pretraining(objective, lr=config.lr, steps=config.steps, optimizer=config.optimizer)
+    module = Pretraining(
+        config.build_objective(contracts), lr=config.lr, steps=config.steps, optimizer=config.optimizer
+    )
     share = processes.share(config.batch_size)
     sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=processes.world)
     loader = ItemLoader(data.items, sampler, steps=config.steps, accumulate=processes.accumulate, ahead=ahead)
@@ -198,51 +162,13 @@ def _train(
         if results is None:
             product.leave()
             return
-        saved = _save(objective, data, product)
+        saved = save_encoders(module.objective, data, product)
         facts: dict[str, Any] = {"tiles": len(data.pool), "benchmark_tiles_left_out": data.left_out, **results}
         facts |= {"objective": config.method, "steps": config.steps, "presentations": config.steps * config.batch_size}
-        facts |= {"parameters": sum(p.numel() for one in objective.embedders.values() for p in one.parameters())}
+        facts |= {"parameters": sum(p.numel() for one in module.objective.embedders.values() for p in one.parameters())}
         product.sign(saved, seed=config.seed, summary=facts)
     loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
     console.print(f"{config.method} encoder, {loss}: {out.resolve()}", soft_wrap=True)
-
-
-def _build_objective(config: PretrainConfig, contracts: Mapping[str, Preprocessing]) -> Objective:
-    """The objective around one fresh encoder for each stream."""
-    encoders = {}
-    for place, (stream, contract) in enumerate(contracts.items()):
-        seed = derive_seed(config.seed, place) if place else config.seed
-        encoders[stream] = config.model.build(contract.bands, contract.size_px, seed)
-    return config.objective.build(encoders, seed=config.seed + 1)
-
-
-def _save(objective: Objective, data: TrainingData, product: OpenProduct) -> str:
-    """Write the encoder, or one per stream, each in a signed folder of its own; return the fingerprint of all."""
-    embedders = objective.embedders
-    if len(embedders) == 1:
-        ((stream, embedder),) = embedders.items()
-        return _save_one(product.folder, embedder, data, product, stream)
-    saved = {}
-    for stream, embedder in embedders.items():
-        config = {**product.config, "stream": stream}
-        with open_product(product.folder / stream, stage="pretrain", config=config, inputs=product.inputs) as part:
-            saved[stream] = _save_one(part.folder, embedder, data, product, stream)
-            if not part.done:
-                part.sign(saved[stream])
-    return fingerprint(saved)
-
-
-def _save_one(folder: Path, embedder: Backbone, data: TrainingData, product: OpenProduct, stream: str) -> str:
-    origin = {"inputs": dict(data.inputs), "config": dict(product.config), "licences": data.licences}
-    assert isinstance(embedder, VitBackbone)
-    return save_encoder(
-        folder,
-        embedder.network,
-        architecture=embedder.config,
-        preprocessing=data.items.contracts[stream],
-        pooling="cls" if embedder.pooling == "cls" else "mean",
-        provenance=origin,
-    )
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.places import Affine6, Frame, epsg_of, is_utm
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError
-from eo_ssl.scene.cube import FIELDS, FLAGS
+from eo_ssl.scene import FIELDS, FLAGS
 from eo_ssl.sensors import Quantity, convert, sensor
 from eo_ssl.tiling import Region, plan_grid, plan_native, plan_regions
 

@@ -141,7 +141,7 @@ def survey(product: Product, config: IngestConfig) -> Survey:
         stream = Stream(card.sensor, quantity.in_power if quantity.is_db else quantity, bands, card.gsd_m, size)
         masks = set(card.mask.classes) if card.mask else set()
         check_limits(config, stream, masks=masks, product_id=product.product_id)
-        images = product.source is None  # samples of an archive that describes itself hold calibrated values
+        images = product.is_described_by_card  # samples of an archive that describes itself hold calibrated values
         encoding = Encoding.of(stream.quantity, chips=images, scale=card.scale, offset=product.offset)
         return Survey(product.product_id, checksum, product.nbytes, stream, encoding, len(product.entries), ())
     cube = product.open()
@@ -231,7 +231,7 @@ def _begin(job: Job, folder: Path) -> None:
 
 def _write_part(job: Job, folder: Path, rows: list[dict[str, Any]], counter: CodeCounter) -> None:
     product = job.product
-    stats = counter.statistics(baseline=product.facts.processing_baseline, orbit=product.facts.orbit)
+    stats = counter.statistics(baseline=product.acquisition.processing_baseline, orbit=product.acquisition.orbit)
     try:
         index.write(folder / "rows.parquet", [index.table(rows)])
         (folder / "statistics.json").write_text(canonical_json([part.to_json() for part in stats]))

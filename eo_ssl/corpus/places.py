@@ -16,7 +16,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
 from eo_ssl.errors import UserError
-from eo_ssl.tiling import cell_of, location_id
+from eo_ssl.tiling import locate_cells, name_location
 
 Affine6 = tuple[float, float, float, float, float, float]
 Points = npt.NDArray[np.float64]
@@ -126,8 +126,8 @@ def locate(windows: npt.NDArray[np.int32], frame: Frame) -> Places:
     x, y = centre[:, 0], centre[:, 1]
     if epsg_of(frame.crs) != frame.zone:
         x, y = transformer(frame.crs, f"EPSG:{frame.zone}").transform(x, y)
-    rows, cols = cell_of(x, y, cell_m=frame.cell_m)
-    return Places(bbox, geometry, [location_id(frame.zone, row, col) for row, col in zip(rows, cols, strict=True)])
+    rows, cols = locate_cells(x, y, cell_m=frame.cell_m)
+    return Places(bbox, geometry, [name_location(frame.zone, row, col) for row, col in zip(rows, cols, strict=True)])
 
 
 def locate_footprint(corners: Sequence[Sequence[float]], *, cell_m: float) -> Places:
@@ -149,8 +149,8 @@ def locate_footprint(corners: Sequence[Sequence[float]], *, cell_m: float) -> Pl
     bbox, geometry = _footprints(lon[None], lat[None])
     zone = utm_zone(*middle)
     x, y = transformer("OGC:CRS84", f"EPSG:{zone}").transform(*middle)
-    row, col = (int(value) for value in cell_of(x, y, cell_m=cell_m))
-    return Places(bbox, geometry, [location_id(zone, row, col)])
+    row, col = (int(value) for value in locate_cells(x, y, cell_m=cell_m))
+    return Places(bbox, geometry, [name_location(zone, row, col)])
 
 
 def _footprints(lon: Points, lat: Points) -> tuple[Points, list[bytes | None]]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import rasterio
 
-from eo_ssl.cards import Card, says_non_commercial
+from eo_ssl.cards import Card, is_non_commercial
 from eo_ssl.corpus import fragments
 from eo_ssl.corpus.fragments import Recipe
 from eo_ssl.corpus.snapshots import Entry
@@ -105,7 +105,7 @@ def _terms_of_row(store: Store, entry: Entry) -> dict[str, Any]:
     data = pa.BufferReader(store.read(f"{entry.folder}/index.parquet"))
     rows = pq.read_table(data, columns=["licence", "attribution"]).slice(0, 1).to_pylist()
     found = rows[0] if rows else {"licence": "", "attribution": ""}
-    return {**found, "non_commercial": says_non_commercial(found["licence"])}
+    return {**found, "non_commercial": is_non_commercial(found["licence"])}
 
 
 def describe(row: Mapping[str, Any], recipe: Recipe, *, number: int) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def describe(row: Mapping[str, Any], recipe: Recipe, *, number: int) -> dict[str
         **{name: row[name].hex() for name in _BY_TILE},
         **known,
         "window": {name: row[name] for name in _WINDOW},
-        "terms": recipe.terms or {**stated, "non_commercial": says_non_commercial(row["licence"])},
+        "terms": recipe.terms or {**stated, "non_commercial": is_non_commercial(row["licence"])},
         "fragment": {"name": recipe.name, "row": number, "stream": row["stream"], "checksum": recipe.checksum},
         "made_with": {
             "card": recipe.card,

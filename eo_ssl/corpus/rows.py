@@ -17,7 +17,7 @@ from eo_ssl.corpus.enl import looks
 from eo_ssl.corpus.places import Places, epsg_of, locate, locate_footprint, split_of
 from eo_ssl.corpus.quality import Quality, assess, judge, majority
 from eo_ssl.corpus.shards import Layout
-from eo_ssl.scene import Chip, Product, Refused
+from eo_ssl.scene import Chip, Product, UnreadableChip
 from eo_ssl.sensors import convert
 from eo_ssl.tiling import tile_id
 
@@ -79,7 +79,7 @@ def chip_rows(
     """
     card, size = product.card, layout.stream.size_px
     for chip in product.open_chips():
-        if isinstance(chip, Refused):
+        if isinstance(chip, UnreadableChip):
             refused.append((chip.name, chip.reason))
             yield "damaged", None
             continue
@@ -133,7 +133,7 @@ def _labelled(quality: Quality, tile: Cut, labels: Labels | None, *, size_px: in
 
 def _chip_facts(product: Product, chip: Chip) -> dict[str, Any]:
     """Return the facts of a chip: its own where it has them, else those of its product."""
-    card, facts = product.card, product.facts
+    card, facts = product.card, product.acquisition
     return {
         **{name: getattr(facts, name) for name in ("orbit", "processing_baseline", *_ACQUISITION)},
         "product_id": f"{card.name}/{chip.name}", "source": chip.name, "source_sha256": chip.sha256,

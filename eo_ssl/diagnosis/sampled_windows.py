@@ -12,7 +12,8 @@ import numpy.typing as npt
 from eo_ssl.cards import Card
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import UserError
-from eo_ssl.scene import Product, products
+from eo_ssl.scene import Product
+from eo_ssl.scene import list_products as list_scenes
 from eo_ssl.sensors import Quantity
 
 Floats = npt.NDArray[np.float32]
@@ -72,14 +73,11 @@ def list_products(card: Card, root: Path) -> tuple[Product, ...]:
     Raises:
         UserError: nothing matches, or a product's metadata is absent.
     """
-    listed = products(replace(card, offset_by_file={}), root).products
+    listed = list_scenes(replace(card, offset_by_file={}), root).products
     if not card.offset_by_file:
         return listed
     offsets = [card.offset_by_file.get(find_offset_key(product)) for product in listed]
-    return tuple(
-        replace(product, facts=replace(product.facts, offset=offset))
-        for product, offset in zip(listed, offsets, strict=True)
-    )
+    return tuple(product.with_offset(offset) for product, offset in zip(listed, offsets, strict=True))
 
 
 def find_products(card: Card, place: Path) -> tuple[Product, ...]:
@@ -110,10 +108,7 @@ def find_products(card: Card, place: Path) -> tuple[Product, ...]:
 
 def find_offset_key(product: Product) -> str:
     """Return the key of a product in ``offset_by_file``: its file or folder of bands; empty if it describes itself."""
-    if product.source is not None or not product.paths:
-        return ""
-    first = product.paths[0]
-    return first.parent.name if product.card.reader == "band_folder" else first.name
+    return product.source.name if product.is_described_by_card else ""
 
 
 def sample_product(product: Product) -> Sample:
@@ -130,7 +125,7 @@ def sample_product(product: Product) -> Sample:
         windows.append(cube["image"].isel(y=slice(top, bottom), x=slice(left, right)).values.astype(np.float32))
         borders.append((top == 0, bottom == height, left == 0, right == width))
     card = product.card
-    by_card = product.source is None
+    by_card = product.is_described_by_card
     return Sample(
         product.product_id,
         card.sensor,
@@ -140,9 +135,9 @@ def sample_product(product: Product) -> Sample:
         tuple(borders),
         card.scale if by_card else 1.0,
         product.offset if by_card else 0.0,
-        product.facts.processing_baseline,
+        product.acquisition.processing_baseline,
         find_offset_key(product),
-        product.facts.offset is not None,
+        product.acquisition.offset is not None,
         card.bands if by_card else (),
     )
 

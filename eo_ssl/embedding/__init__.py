@@ -6,7 +6,6 @@ from eo_ssl.embedding.covariance import Covariance
 from eo_ssl.embedding.inputs import (
     choose_stream,
     find_scenes,
-    is_link,
     name_maps,
     open_stream,
     prepare_encoder,
@@ -37,7 +36,6 @@ __all__ = [
     "find_nearest",
     "find_same_ground",
     "find_scenes",
-    "is_link",
     "name_maps",
     "parse_lonlat",
     "prepare_encoder",

@@ -21,8 +21,7 @@ from eo_ssl.errors import UserError, expect, nearest
 from eo_ssl.layouts import Stac
 from eo_ssl.manifest import MANIFEST, UNFINISHED, fingerprint
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.scene import Product, products
-from eo_ssl.scene.stac import access
+from eo_ssl.scene import Product, is_link, list_products, read_document
 
 _FITTING = 1024  # tiles that the patches of a fitted encoder are cut out of
 
@@ -127,11 +126,6 @@ def choose_stream(corpus: Corpus, name: str | None) -> str:
     return chosen
 
 
-def is_link(place: str) -> bool:
-    """Return whether ``place`` is a document on the network."""
-    return access.is_link(place)
-
-
 def find_scenes(place: str, card: Card) -> tuple[Product, ...]:
     """Return the scenes that ``card`` finds at ``place``, in the order of their ids.
 
@@ -144,7 +138,7 @@ def find_scenes(place: str, card: Card) -> tuple[Product, ...]:
         UserError: there is nothing at ``place`` that the card fits, or what is there are chips.
     """
     narrowed, root = _narrow_stac(place, card) if card.reader == "stac" else _narrow_files(place, card)
-    scenes = products(narrowed, root).products
+    scenes = list_products(narrowed, root).products
     expect(
         not any(product.kind == "chips" for product in scenes),
         expected=f"scenes at {place}",
@@ -156,7 +150,7 @@ def find_scenes(place: str, card: Card) -> tuple[Product, ...]:
 
 def _narrow_stac(place: str, card: Card) -> tuple[Card, Path]:
     start = place if is_link(place) else str(Path(place).resolve())
-    kind = access.document(start).get("type")
+    kind = read_document(start).get("type")
     expect(
         kind in ("Feature", "FeatureCollection"),
         expected=f"a STAC item or item collection at {place}",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eo_ssl.cards import says_non_commercial
+from eo_ssl.cards import is_non_commercial
 from eo_ssl.errors import UserError
 
 Licence = Mapping[str, Any]
@@ -24,7 +24,7 @@ class Terms:
         """Whether a source forbids commercial use; None where the licences are not known."""
         if not self.licences:
             return None
-        return any(item["non_commercial"] or says_non_commercial(str(item["licence"])) for item in self.licences)
+        return any(item["non_commercial"] or is_non_commercial(str(item["licence"])) for item in self.licences)
 
     @property
     def attributions(self) -> tuple[str, ...]:

@@ -7,9 +7,11 @@ from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import OptimizerConfig, Pretraining
 from eo_ssl.pretraining.monitors import LabelledProbe, feature_std, make_probe, rank_me
+from eo_ssl.pretraining.pretrain_config import PretrainConfig
 from eo_ssl.pretraining.processes import LoggerName, Precision, Processes
 from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
 from eo_ssl.pretraining.sampler import ItemSampler, count_steps
+from eo_ssl.pretraining.saving import save_encoders
 from eo_ssl.pretraining.tile_source import TileSource
 from eo_ssl.pretraining.training_data import DataSelection, TrainingData, open_training_data
 from eo_ssl.pretraining.views import ItemBatch, ViewMaker
@@ -29,6 +31,7 @@ __all__ = [
     "Pairs",
     "Places",
     "Precision",
+    "PretrainConfig",
     "Pretraining",
     "Processes",
     "Pruning",
@@ -42,4 +45,5 @@ __all__ = [
     "make_probe",
     "open_training_data",
     "rank_me",
+    "save_encoders",
 ]

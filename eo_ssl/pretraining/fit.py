@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
+from eo_ssl.objectives import Teacher
 from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, latest_checkpoint
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import Pretraining
@@ -94,6 +96,14 @@ def fit(
     if pruning is not None:
         callbacks.insert(0, DynamicPruning(pruning, loader, log, folder=folder / "pruning"))
     trainer = _trainer(module, callbacks, folder, processes, loggers, max_time)
+    sharded = processes.strategy == "fsdp"
+    whole = copy.deepcopy(module.objective) if sharded else module.objective
+    expect(
+        not sharded or not any(isinstance(part, Teacher) for part in whole.modules()),
+        expected="a method without a teacher for strategy fsdp",
+        got=f"{type(whole).__name__}, whose teacher would be sharded at other places than its student",
+        remedy="use --strategy ddp",
+    )
     resume = latest_checkpoint(folder / "checkpoints")
     with warnings.catch_warnings(), _explain_lost_process(processes):
         # A teacher stays in evaluation mode on purpose.
@@ -107,6 +117,11 @@ def fit(
             f"expected {module.steps} steps within the time of {max_time}, got {trainer.global_step}; the same command"
             " goes on from there"
         )
+    if sharded:  # every process gives its shards, the first one holds the whole
+        state = trainer.strategy.lightning_module_state_dict()
+        if trainer.is_global_zero:
+            whole.load_state_dict({name.removeprefix("objective."): tensor for name, tensor in state.items()})
+            module.objective = whole
     return summarise(log.rows()) if trainer.is_global_zero else None
 
 

@@ -1,13 +1,34 @@
 """Readers: one product of an archive -> one lazy cube in physical units, named bands, NaN where invalid.
 
-Offset and scale are applied here and only here, exactly once. ``products(card, root)`` lists what there is without reading pixels,
-``Product.open()`` gives a checked ``xr.Dataset`` that reads windows on demand, ``Product.open_chips()`` yields decoded chips.
+Offset and scale are applied here and only here, exactly once. ``list_products(card, root)`` lists what there is without
+reading pixels, ``Product.open()`` gives a checked ``xr.Dataset`` that reads windows on demand, ``Product.open_chips()``
+yields decoded chips.
+
+A reader is a package with ``list_products(card, root)`` and a :class:`ProductSource` per kind of product, named in
+:data:`eo_ssl.scene.readers.READERS` and, with what a card must say for it, in :data:`eo_ssl.cards.READERS`.
 """
 
-from eo_ssl.scene.chips import Chip, ChipEntry, Refused
+from eo_ssl.scene.acquisition import Acquisition
+from eo_ssl.scene.chip import Chip, ChipEntry, UnreadableChip
 from eo_ssl.scene.cube import check_cube
-from eo_ssl.scene.facts import Facts
-from eo_ssl.scene.listing import ProductList, products
+from eo_ssl.scene.layers import FIELDS, FLAGS
 from eo_ssl.scene.product import Product
+from eo_ssl.scene.product_source import ProductSource
+from eo_ssl.scene.readers import ProductList, list_products
+from eo_ssl.scene.stac.access import is_link, read_document
 
-__all__ = ["Chip", "ChipEntry", "Facts", "Product", "ProductList", "Refused", "check_cube", "products"]
+__all__ = [
+    "Acquisition",
+    "Chip",
+    "ChipEntry",
+    "FIELDS",
+    "FLAGS",
+    "Product",
+    "ProductList",
+    "ProductSource",
+    "UnreadableChip",
+    "check_cube",
+    "is_link",
+    "list_products",
+    "read_document",
+]

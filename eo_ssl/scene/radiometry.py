@@ -31,17 +31,21 @@ class Radiometry:
     def physical(
         self, stored: npt.NDArray[Any], *, out: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[np.float32]:
-        """Return ``stored`` (any shape, any real number type) in physical units, float32, NaN where invalid; into ``out`` if given.
+        """Return ``stored`` (any shape, any real number type) in physical units, float32, NaN where invalid.
 
-        Invalid are nodata and everything not finite (dB of zero power is minus infinity). Zero and small negative powers are kept:
-        they are measurements below the noise that was subtracted, unless the card or file declares them nodata.
+        Into ``out`` if given.
+
+        Invalid are nodata and everything not finite (dB of zero power is minus infinity). Zero and small negative
+        powers are kept: they are measurements below the noise that was subtracted, unless the card or file declares
+        them nodata.
 
         Raises:
             UserError: the numbers are complex (a single-look image), or no numbers.
         """
         if stored.dtype.kind not in "iufb":
             raise UserError(
-                f"expected real numbers of {self.quantity.value}, got stored values of {stored.dtype}; detect complex images (power or amplitude) first"
+                f"expected real numbers of {self.quantity.value}, got stored values of {stored.dtype}; detect complex "
+                "images (power or amplitude) first"
             )
         values = np.empty(stored.shape, dtype=np.float32) if out is None else out
         if (
@@ -69,8 +73,8 @@ class Radiometry:
 
         Args:
             scale: what the file says a stored unit is worth.
-            shift: what the file adds after scaling (GDAL's band offset, CF's ``add_offset``), in units of the quantity; 0 states
-                nothing, because files that lack a known offset say 0 as well.
+            shift: what the file adds after scaling (GDAL's band offset, CF's ``add_offset``), in units of the quantity;
+                0 states nothing, because files that lack a known offset say 0 as well.
             name: file (and variable) named in the error.
 
         Raises:
@@ -79,22 +83,24 @@ class Radiometry:
         same_offset = shift == 0 or np.isclose(shift, self.offset * self.scale, rtol=1e-6)
         if not (same_offset and np.isclose(scale, self.scale, rtol=1e-6, atol=0)):
             raise UserError(
-                f"expected the card's scale {self.scale:g} and offset {self.offset:g} in {name}, got scale_factor {scale:g} and add_offset "
+                f"expected the card's scale {self.scale:g} and offset {self.offset:g} in {name}, got scale_factor "
+                f"{scale:g} and add_offset "
                 f"{shift:g}, which is {shift / scale:g} stored units; correct `scale` and `offset` of the card"
             )
 
 
 def check_plausible(sample: npt.NDArray[np.float32], *, quantity: Quantity, name: str) -> None:
-    """Refuse a sample whose values cannot be of ``quantity``: a missing or repeated scale, dB taken for power or the reverse.
+    """Refuse values that cannot be of ``quantity``: a missing or repeated scale, dB taken for power or the reverse.
 
     Args:
-        sample: [band, y, x] float32 physical values, NaN invalid; an empty or all-invalid sample says nothing and passes.
+        sample: [band, y, x] float32 physical values, NaN invalid; an empty or all-invalid sample says nothing and
+            passes.
         quantity: what the card declares.
         name: file or product named in the error.
 
     Raises:
-        UserError: the 1st or 99th percentile over all bands lies outside ``quantity.plausible``, reflectance is nowhere above 0.002,
-            or values in dB have no negative among the lowest 1 %.
+        UserError: the 1st or 99th percentile over all bands lies outside ``quantity.plausible``, reflectance is nowhere
+            above 0.002, or values in dB have no negative among the lowest 1 %.
     """
     values = sample[np.isfinite(sample)]
     if values.size == 0:
@@ -104,13 +110,16 @@ def check_plausible(sample: npt.NDArray[np.float32], *, quantity: Quantity, name
     found = f"1st to 99th percentile {low:.4g} to {high:.4g} in {name}"
     if low < least or high > most:
         raise UserError(
-            f"expected {quantity.value} between {least:g} and {most:g}, got {found}; correct quantity, scale or offset in the card"
+            f"expected {quantity.value} between {least:g} and {most:g}, got {found}; correct quantity, scale or offset "
+            "in the card"
         )
     if quantity.is_reflectance and high < _FAINT_REFLECTANCE:
         raise UserError(
-            f"expected {quantity.value} of a daylight scene, got {found}; the scale seems to be applied twice: correct it in the card"
+            f"expected {quantity.value} of a daylight scene, got {found}; the scale seems to be applied twice: correct "
+            "it in the card"
         )
     if quantity.is_db and low >= 0.0:
         raise UserError(
-            f"expected {quantity.value} with negative values, got {found}; declare {quantity.in_power.value} if these are linear powers"
+            f"expected {quantity.value} with negative values, got {found}; declare {quantity.in_power.value} if these "
+            "are linear powers"
         )

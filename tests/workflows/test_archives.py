@@ -15,7 +15,7 @@ from scipy.ndimage import map_coordinates
 from eo_ssl.cards import list_cards, load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
-from eo_ssl.scene import products
+from eo_ssl.scene import list_products
 from worlds.safe import (
     S1GrdSpec,
     S1GrdTruth,
@@ -48,7 +48,7 @@ class Archive:
 
     def ingested(self, out: Path, client: str) -> Corpus:
         for card, size in CARDS.items():
-            found = products(load_card(card), self.root).products
+            found = list_products(load_card(card), self.root).products
             report = ingest(found, out=out, config=IngestConfig(size_px=size, min_valid=0.2), client=client)
             assert not report.quarantined
         return Corpus.open(out)
@@ -99,7 +99,7 @@ def test_radar_backscatter_comes_back_where_the_closed_form_puts_it(archive: Arc
     lines, samples = np.mgrid[0 : truth.spec.lines, 0 : truth.spec.samples]
     latitude, longitude = truth.locate(lines, samples)
     index = corpus.index(name, columns=["epsg", "row_off", "col_off", "incidence_deg"]).to_pylist()
-    cube = products(load_card("s1_safe_grd"), archive.root).products[0].open()
+    cube = list_products(load_card("s1_safe_grd"), archive.root).products[0].open()
     reader = corpus.stream(name)
     gamma0 = truth.sigma0["VV"] * truth.calibration("VV", name="gamma") ** -2 * truth.calibration("VV") ** 2
     places = Transformer.from_crs(4326, index[0]["epsg"], always_xy=True).transform(longitude, latitude)
@@ -155,7 +155,7 @@ def test_all_real_sets_and_archives_make_one_corpus_on_every_scheduler(
         card = load_card(name)
         for root in (real_data, archive.root):
             try:
-                found[name] = products(card, root, accept_unknown_offset="drop").products
+                found[name] = list_products(card, root, accept_unknown_offset="drop").products
             except UserError:
                 continue  # a benchmark, or a set that is not here
     assert {"terramesh_s2l1c", "opera_rtc_s1", "mstar_pool", "worldcereal_s2_20m", *CARDS} <= set(found)

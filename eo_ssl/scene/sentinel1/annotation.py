@@ -1,7 +1,7 @@
 """The annotation of one Sentinel-1 image: size, times, geolocation grid, orbit, ground to slant range.
 
-Names and units follow the Sentinel-1 Product Specification (S1-RS-MDA-52-7441), section 6.3 "Level-1 product annotation data set". Lines
-and pixels count from 0 and stand for pixel centres.
+Names and units follow the Sentinel-1 Product Specification (S1-RS-MDA-52-7441), section 6.3 "Level-1 product annotation
+data set". Lines and pixels count from 0 and stand for pixel centres.
 """
 
 from __future__ import annotations
@@ -114,42 +114,43 @@ def read_annotation(root: Element, *, name: str) -> Annotation:
     Raises:
         UserError: an element is missing, is no number, or the geolocation grid is no full grid.
     """
-    header, info = one(root, "adsHeader", name), one(root, "imageAnnotation/imageInformation", name)
-    product = one(root, "generalAnnotation/productInformation", name)
+    header, info = find_element(root, "adsHeader", name), find_element(root, "imageAnnotation/imageInformation", name)
+    product = find_element(root, "generalAnnotation/productInformation", name)
     conversions = root.find("coordinateConversion/coordinateConversionList")
     return Annotation(
-        platform=text(header, "missionId", name),
-        product_type=text(header, "productType", name),
-        mode=text(header, "mode", name),
-        swath=text(header, "swath", name),
-        polarisation=text(header, "polarisation", name),
-        orbit_pass=text(product, "pass", name).lower(),
-        absolute_orbit=int(number(header, "absoluteOrbitNumber", name)),
-        start=text(header, "startTime", name),
-        stop=text(header, "stopTime", name),
-        heading_deg=number(product, "platformHeading", name),
-        lines=int(number(info, "numberOfLines", name)),
-        samples=int(number(info, "numberOfSamples", name)),
-        range_spacing_m=number(info, "rangePixelSpacing", name),
-        azimuth_spacing_m=number(info, "azimuthPixelSpacing", name),
-        first_line_time=time(info, "productFirstLineUtcTime", name),
-        line_interval_s=number(info, "azimuthTimeInterval", name),
-        slant_range_time_s=number(info, "slantRangeTime", name),
-        range_sampling_hz=number(product, "rangeSamplingRate", name),
-        radar_frequency_hz=number(product, "radarFrequency", name),
-        incidence_mid_deg=number(info, "incidenceAngleMidSwath", name),
-        detected=text(info, "pixelValue", name) == "Detected",
-        noise_removed=text(root, "imageAnnotation/processingInformation/thermalNoiseCorrectionPerformed", name) == "true",
+        platform=read_text(header, "missionId", name),
+        product_type=read_text(header, "productType", name),
+        mode=read_text(header, "mode", name),
+        swath=read_text(header, "swath", name),
+        polarisation=read_text(header, "polarisation", name),
+        orbit_pass=read_text(product, "pass", name).lower(),
+        absolute_orbit=int(read_number(header, "absoluteOrbitNumber", name)),
+        start=read_text(header, "startTime", name),
+        stop=read_text(header, "stopTime", name),
+        heading_deg=read_number(product, "platformHeading", name),
+        lines=int(read_number(info, "numberOfLines", name)),
+        samples=int(read_number(info, "numberOfSamples", name)),
+        range_spacing_m=read_number(info, "rangePixelSpacing", name),
+        azimuth_spacing_m=read_number(info, "azimuthPixelSpacing", name),
+        first_line_time=read_time(info, "productFirstLineUtcTime", name),
+        line_interval_s=read_number(info, "azimuthTimeInterval", name),
+        slant_range_time_s=read_number(info, "slantRangeTime", name),
+        range_sampling_hz=read_number(product, "rangeSamplingRate", name),
+        radar_frequency_hz=read_number(product, "radarFrequency", name),
+        incidence_mid_deg=read_number(info, "incidenceAngleMidSwath", name),
+        detected=read_text(info, "pixelValue", name) == "Detected",
+        noise_removed=read_text(root, "imageAnnotation/processingInformation/thermalNoiseCorrectionPerformed", name)
+        == "true",
         grid=_grid(root, name),
         orbit=_orbit(root, name),
         conversions=() if conversions is None else tuple(_conversion(item, name) for item in conversions),
-    )  # fmt: skip
+    )
 
 
 def _grid(root: Element, name: str) -> GeolocationGrid:
-    points = counted(one(root, "geolocationGrid/geolocationGridPointList", name), name)
-    lines = np.array([number(point, "line", name) for point in points])
-    pixels = np.array([number(point, "pixel", name) for point in points])
+    points = list_children(find_element(root, "geolocationGrid/geolocationGridPointList", name), name)
+    lines = np.array([read_number(point, "line", name) for point in points])
+    pixels = np.array([read_number(point, "pixel", name) for point in points])
     line_axis, pixel_axis = np.unique(lines), np.unique(pixels)
     shape = len(line_axis), len(pixel_axis)
     order = np.lexsort((pixels, lines))
@@ -157,12 +158,13 @@ def _grid(root: Element, name: str) -> GeolocationGrid:
     full = np.stack([np.repeat(line_axis, shape[1]), np.tile(pixel_axis, shape[0])])
     if min(shape) < 2 or not np.array_equal(stated, full):
         raise UserError(
-            f"expected a full geolocation grid of lines by pixels in {name}, got {len(points)} points on {shape[0]} lines and {shape[1]} pixels; "
+            f"expected a full geolocation grid of lines by pixels in {name}, got {len(points)} points on {shape[0]} "
+            f"lines and {shape[1]} pixels; "
             "the annotation is incomplete, fetch the product again"
         )
 
     def field(tag: str) -> Array:
-        return np.array([number(points[i], tag, name) for i in order]).reshape(shape)
+        return np.array([read_number(points[i], tag, name) for i in order]).reshape(shape)
 
     return GeolocationGrid(
         lines=line_axis,
@@ -173,85 +175,90 @@ def _grid(root: Element, name: str) -> GeolocationGrid:
         incidence_deg=field("incidenceAngle"),
         elevation_deg=field("elevationAngle"),
         slant_range_time_s=field("slantRangeTime"),
-        azimuth_time=np.array([time(points[i], "azimuthTime", name) for i in order]).reshape(shape),
+        azimuth_time=np.array([read_time(points[i], "azimuthTime", name) for i in order]).reshape(shape),
     )
 
 
 def _orbit(root: Element, name: str) -> Orbit:
-    vectors = counted(one(root, "generalAnnotation/orbitList", name), name)
+    vectors = list_children(find_element(root, "generalAnnotation/orbitList", name), name)
 
     def triples(tag: str) -> Array:
-        return np.array([[number(vector, f"{tag}/{axis}", name) for axis in "xyz"] for vector in vectors])
+        return np.array([[read_number(vector, f"{tag}/{axis}", name) for axis in "xyz"] for vector in vectors])
 
-    return Orbit(np.array([time(vector, "time", name) for vector in vectors]), triples("position"), triples("velocity"))
+    return Orbit(
+        np.array([read_time(vector, "time", name) for vector in vectors]), triples("position"), triples("velocity")
+    )
 
 
 def _conversion(item: Element, name: str) -> RangeConversion:
     return RangeConversion(
-        azimuth_time=time(item, "azimuthTime", name),
-        slant_range_time_s=number(item, "slantRangeTime", name),
-        slant_origin_m=number(item, "sr0", name),
-        slant_to_ground=numbers(item, "srgrCoefficients", name),
-        ground_origin_m=number(item, "gr0", name),
-        ground_to_slant=numbers(item, "grsrCoefficients", name),
+        azimuth_time=read_time(item, "azimuthTime", name),
+        slant_range_time_s=read_number(item, "slantRangeTime", name),
+        slant_origin_m=read_number(item, "sr0", name),
+        slant_to_ground=read_numbers(item, "srgrCoefficients", name),
+        ground_origin_m=read_number(item, "gr0", name),
+        ground_to_slant=read_numbers(item, "grsrCoefficients", name),
     )
 
 
-def one(parent: Element, tag: str, name: str) -> Element:
+def find_element(parent: Element, tag: str, name: str) -> Element:
     """Return the first element at path ``tag`` below ``parent``.
 
     Raises:
         UserError: there is none; ``name`` is the file named in the error.
     """
-    found = parent.find(tag)
-    if found is None:
+    element = parent.find(tag)
+    if element is None:
         raise UserError(
-            f"expected the element {tag} below {parent.tag} in {name}, found none; the file is incomplete, fetch it again"
+            f"expected the element {tag} below {parent.tag} in {name}, found none; the file is incomplete, fetch it "
+            "again"
         )
-    return found
+    return element
 
 
-def text(parent: Element, tag: str, name: str) -> str:
+def read_text(parent: Element, tag: str, name: str) -> str:
     """Return the text of an element; refused when it is absent or empty."""
-    found = (one(parent, tag, name).text or "").strip()
-    if not found:
+    text = (find_element(parent, tag, name).text or "").strip()
+    if not text:
         raise UserError(f"expected text in {tag} of {name}, got none; the file is damaged, fetch it again")
-    return found
+    return text
 
 
-def number(parent: Element, tag: str, name: str) -> float:
+def read_number(parent: Element, tag: str, name: str) -> float:
     """Return the finite number in an element."""
-    return float(_floats([text(parent, tag, name)], tag, name)[0])
+    return float(_floats([read_text(parent, tag, name)], tag, name)[0])
 
 
-def numbers(parent: Element, tag: str, name: str) -> Array:
+def read_numbers(parent: Element, tag: str, name: str) -> Array:
     """Return the numbers of a list element [n], as many as its ``count`` attribute says.
 
     Raises:
         UserError: another number of values than stated, or a value that is no finite number.
     """
-    element = one(parent, tag, name)
+    element = find_element(parent, tag, name)
     values = (element.text or "").split()
     if element.get("count", str(len(values))) != str(len(values)):
         raise UserError(
-            f"expected {element.get('count')} values in {tag} of {name}, got {len(values)}; the file is damaged, fetch it again"
+            f"expected {element.get('count')} values in {tag} of {name}, got {len(values)}; the file is damaged, fetch "
+            "it again"
         )
     return _floats(values, tag, name)
 
 
-def counted(parent: Element, name: str) -> list[Element]:
+def list_children(parent: Element, name: str) -> list[Element]:
     """Return the children of a list element, as many as its ``count`` attribute says and at least one."""
     children = list(parent)
     if not children or parent.get("count", str(len(children))) != str(len(children)):
         raise UserError(
-            f"expected {parent.get('count', 'some')} entries in {parent.tag} of {name}, got {len(children)}; the file is damaged, fetch it again"
+            f"expected {parent.get('count', 'some')} entries in {parent.tag} of {name}, got {len(children)}; the file "
+            "is damaged, fetch it again"
         )
     return children
 
 
-def time(parent: Element, tag: str, name: str) -> np.datetime64:
+def read_time(parent: Element, tag: str, name: str) -> np.datetime64:
     """Return the UTC time in an element, nanoseconds."""
-    stated = text(parent, tag, name)
+    stated = read_text(parent, tag, name)
     try:
         return np.datetime64(stated.removesuffix("Z"), "ns")
     except ValueError:
@@ -262,18 +269,19 @@ def time(parent: Element, tag: str, name: str) -> np.datetime64:
 
 def _floats(values: list[str], tag: str, name: str) -> Array:
     try:
-        found: npt.NDArray[Any] = np.array(values, dtype=np.float64)
+        numbers: npt.NDArray[Any] = np.array(values, dtype=np.float64)
     except ValueError:
-        found = np.array([np.nan])
-    if not np.isfinite(found).all():
+        numbers = np.array([np.nan])
+    if not np.isfinite(numbers).all():
         raise UserError(
-            f"expected finite numbers in {tag} of {name}, got {' '.join(values)[:60]!r}; the file is damaged, fetch it again"
+            f"expected finite numbers in {tag} of {name}, got {' '.join(values)[:60]!r}; the file is damaged, fetch it "
+            "again"
         )
-    return found
+    return numbers
 
 
-def vectors(root: Element, tag: str, name: str) -> Iterator[Element]:
+def list_entries(root: Element, tag: str, name: str) -> Iterator[Element]:
     """Yield the entries of the list at path ``tag``; none when the list is absent or empty."""
-    found = root.find(tag)
-    if found is not None and (len(found) or found.get("count", "0") != "0"):
-        yield from counted(found, name)
+    entries = root.find(tag)
+    if entries is not None and (len(entries) or entries.get("count", "0") != "0"):
+        yield from list_children(entries, name)

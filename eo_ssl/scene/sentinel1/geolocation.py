@@ -1,8 +1,9 @@
 """From image coordinates to the map and back, through the geolocation grid of the annotation.
 
-The map coordinates of the grid points are interpolated by a bicubic spline of line and pixel; beyond the outermost points it goes on
-linearly. The way back solves that spline by Newton's method at nodes of the target grid and is bilinear between them: nodes have absolute
-indices, the first guess and the number of steps are fixed, hence a pixel's image coordinates do not depend on the window that asks.
+The map coordinates of the grid points are interpolated by a bicubic spline of line and pixel; beyond the outermost
+points it goes on linearly. The way back solves that spline by Newton's method at nodes of the target grid and is
+bilinear between them: nodes have absolute indices, the first guess and the number of steps are fixed, hence a pixel's
+image coordinates do not depend on the window that asks.
 """
 
 from __future__ import annotations
@@ -12,23 +13,25 @@ from math import ceil, floor
 
 import numpy as np
 import numpy.typing as npt
+from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from scipy.interpolate import RectBivariateSpline
 
 from eo_ssl.errors import UserError
-from eo_ssl.scene.grid import Grid
+from eo_ssl.scene.grids import make_grid, measure_gsd
 from eo_ssl.scene.sentinel1.annotation import GeolocationGrid
 
 Array = npt.NDArray[np.float64]
-NODE_M = 160.0  # metres between nodes; going linearly between them errs by 0.012 pixels of 10 m on the roughest of five real grids
+# metres between nodes; going linearly between them errs by 0.012 pixels of 10 m on the roughest of five real grids
+NODE_M = 160.0
 _STEPS = 6  # Newton from an affine guess; the error is about squared at each step
 _CONVERGED_PX = 1e-3
 _PATCH = 4  # extra points beyond the outline of the image between two grid points
 _POLAR_DEG = 84.0  # UTM ends there
 
 
-def target_crs(grid: GeolocationGrid) -> str:
-    """Return the EPSG code of the UTM zone (beyond 84 degrees: of polar stereographic) of the middle point of the geolocation grid."""
+def choose_crs(grid: GeolocationGrid) -> str:
+    """Return the EPSG code of the UTM zone (beyond 84 degrees: polar stereographic) of the middle grid point."""
     n, m = grid.latitude.shape
     latitude, longitude = float(grid.latitude[n // 2, m // 2]), float(grid.longitude[n // 2, m // 2])
     if abs(latitude) > _POLAR_DEG:
@@ -46,7 +49,8 @@ class Geolocation:
         x, y = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(grid.longitude, grid.latitude)
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             raise UserError(
-                "expected latitudes and longitudes on the globe in the geolocation grid, got a point that has no place on the map; "
+                "expected latitudes and longitudes on the globe in the geolocation grid, got a point that has no place "
+                "on the map; "
                 "the annotation is damaged, fetch the product again"
             )
         self._x, self._y, self._incidence = (self._spline(values) for values in (x, y, grid.incidence_deg))
@@ -95,13 +99,16 @@ class Geolocation:
         return np.where(lost, np.nan, lines), np.where(lost, np.nan, pixels)
 
     def incidence(self, lines: Array, pixels: Array) -> Array:
-        """Return the incidence angle (degrees, against the ellipsoid) at image positions; linear beyond the grid, NaN at NaN."""
+        """Return the incidence angle (degrees, against the ellipsoid) at image positions.
+
+        Linear beyond the grid, NaN at NaN.
+        """
         lost = np.isnan(lines) | np.isnan(pixels)
         angle, *_ = self._value(self._incidence, np.where(lost, 0.0, lines), np.where(lost, 0.0, pixels))
         return np.where(lost, np.nan, angle)
 
-    def grid(self, lines: int, samples: int, gsd_m: float) -> Grid:
-        """Return the smallest north-up grid with corners at multiples of ``gsd_m`` that holds an image of ``lines`` by ``samples``."""
+    def grid(self, lines: int, samples: int, gsd_m: float) -> GeoBox:
+        """Return the smallest north-up grid with corners at multiples of ``gsd_m`` that holds the image."""
         along = np.linspace(-0.5, lines - 0.5, _PATCH * len(self._lines))
         across = np.linspace(-0.5, samples - 0.5, _PATCH * len(self._pixels))
         edges = [(along, np.full_like(along, end)) for end in across[[0, -1]]]
@@ -109,34 +116,35 @@ class Geolocation:
         x, y = (np.concatenate(part) for part in zip(*(self.to_map(*edge) for edge in edges), strict=True))
         left, top = floor(x.min() / gsd_m), ceil(y.max() / gsd_m)
         width, height = ceil(x.max() / gsd_m) - left, top - floor(y.min() / gsd_m)
-        return Grid(height, width, (gsd_m, 0.0, left * gsd_m, 0.0, -gsd_m, top * gsd_m), self.crs)
+        return make_grid(height, width, (gsd_m, 0.0, left * gsd_m, 0.0, -gsd_m, top * gsd_m), self.crs)
 
-    def image_positions(self, grid: Grid, rows: Array, columns: Array) -> tuple[Array, Array]:
-        """Return line and pixel [n, m] of the points at ``rows`` [n] and ``columns`` [m] of ``grid``, ascending, counted from its corner.
+    def image_positions(self, grid: GeoBox, rows: Array, columns: Array) -> tuple[Array, Array]:
+        """Return line and pixel [n, m] of points at ``rows`` [n] and ``columns`` [m], counted from the grid's corner.
 
         The centre of the first pixel is at row 0.5 and column 0.5. Bilinear between nodes every ``NODE_M``.
         """
         lines, pixels = _between_nodes(grid, rows, columns, self.to_image)
         return lines, pixels
 
-    def incidence_on(self, grid: Grid, rows: Array, columns: Array) -> Array:
+    def incidence_on(self, grid: GeoBox, rows: Array, columns: Array) -> Array:
         """Return the incidence angle [n, m] at the same points."""
         return _between_nodes(grid, rows, columns, lambda x, y: (self.incidence(*self.to_image(x, y)),))[0]
 
 
 def _between_nodes(
-    grid: Grid, rows: Array, columns: Array, solve: Callable[[Array, Array], tuple[Array, ...]]
+    grid: GeoBox, rows: Array, columns: Array, solve: Callable[[Array, Array], tuple[Array, ...]]
 ) -> tuple[Array, ...]:
-    """Return what ``solve`` gives at map x and y, solved at nodes around the points of ``grid`` and bilinear between them."""
-    along, across = rows * (grid.gsd / NODE_M), columns * (grid.gsd / NODE_M)
-    _, _, left, _, _, top = grid.transform
+    """Return what ``solve`` gives at map x and y: solved at nodes around the points, bilinear between them."""
+    per_node = measure_gsd(grid) / NODE_M
+    along, across = rows * per_node, columns * per_node
+    left, top = grid.affine.c, grid.affine.f
     k, j = np.floor(along).astype(np.int64), np.floor(across).astype(np.int64)
     nodes_y, nodes_x = np.arange(k[0], k[-1] + 2), np.arange(j[0], j[-1] + 2)
     y, x = np.meshgrid(top - NODE_M * nodes_y, left + NODE_M * nodes_x, indexing="ij")
     v, w = (along - k)[:, None], across - j
     k, j = k - k[0], j - j[0]
-    found = []
+    interpolated = []
     for values in solve(x, y):
         by_row = values[k] * (1 - v) + values[k + 1] * v
-        found.append(by_row[:, j] * (1 - w) + by_row[:, j + 1] * w)
-    return tuple(found)
+        interpolated.append(by_row[:, j] * (1 - w) + by_row[:, j + 1] * w)
+    return tuple(interpolated)

@@ -1,8 +1,9 @@
 """Look-up tables over an image: vectors at some lines, each with values at some pixels.
 
-Between vectors and between their pixels a table is linear, in pixel first and in line after; the pixels may differ from vector to vector.
-Outside it holds its outermost values. That is how ESA's denoising and calibration notes use the tables (MPC-0392, DI-MPC-TN), whose
-vectors reach both ends of the image; a table that does not is refused by ``check_cover``.
+Between vectors and between their pixels a table is linear, in pixel first and in line after; the pixels may differ from
+vector to vector. Outside it holds its outermost values. That is how ESA's denoising and calibration notes use the
+tables (MPC-0392, DI-MPC-TN), whose vectors reach both ends of the image; a table that does not is refused by
+``check_cover``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eo_ssl.errors import UserError
+from eo_ssl.scene.layers import Range
 
-Range = tuple[int, int]
 Array = npt.NDArray[np.float64]
 
 
@@ -57,7 +58,7 @@ class Table:
         return values
 
     def check_cover(self, lines: int, samples: int, *, name: str) -> None:
-        """Refuse a table that ends more than one spacing of its vectors before the end of an image of ``lines`` by ``samples``."""
+        """Refuse a table that ends more than one spacing of its vectors before the end of the image."""
         ends = self.lines
         step = float(np.diff(ends).max()) if len(ends) > 1 else float(lines)
         pixel_ends = [(vector.pixels[0], vector.pixels[-1]) for vector in self.vectors]
@@ -68,20 +69,28 @@ class Table:
         covered &= all(first <= pixel_step and last >= samples - 1 - pixel_step for first, last in pixel_ends)
         if not covered:
             raise UserError(
-                f"expected a table over {lines} lines and {samples} samples in {name}, got lines {ends[0]:g} to {ends[-1]:g} and samples "
-                f"{max(first for first, _ in pixel_ends):g} to {min(last for _, last in pixel_ends):g}; the file is not of this image or is cut short"
+                f"expected a table over {lines} lines and {samples} samples in {name}, got lines {ends[0]:g} to "
+                f"{ends[-1]:g} and samples "
+                f"{max(first for first, _ in pixel_ends):g} to {min(last for _, last in pixel_ends):g}; the file is "
+                "not of this image or is cut short"
             )
 
 
 def interpolate(wanted: Array, known: Array, values: Array) -> npt.NDArray[np.float32]:
-    """Return ``values`` [n] at ascending positions ``known`` [n], linear at ``wanted`` [m], held at both ends; float32 [m]."""
+    """Return ``values`` [n] at ascending positions ``known`` [n], linear at ``wanted`` [m], held at both ends.
+
+    Float32 [m].
+    """
     k, w = _place(wanted, known)
     upper = np.minimum(k + 1, len(known) - 1)
     return (values[k] * (1.0 - w) + values[upper] * w).astype(np.float32)
 
 
 def _place(wanted: Array, known: Array) -> tuple[npt.NDArray[np.int64], Array]:
-    """Return for each wanted position the index of the known one below it and the weight (0..1) of the one above; held at both ends."""
+    """Return for each wanted position the index of the known one below it and the weight (0..1) of the one above.
+
+    Held at both ends.
+    """
     if len(known) == 1:
         return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted))
     lower = np.clip(np.searchsorted(known, wanted, side="right") - 1, 0, len(known) - 2)
@@ -108,6 +117,7 @@ def check_lengths(positions: Array, values: Array, *, what: str, name: str) -> N
     """
     if len(positions) != len(values) or not len(values):
         raise UserError(
-            f"expected as many values of {what} as positions in {name}, got {len(values)} and {len(positions)}; the file is damaged, fetch it again"
+            f"expected as many values of {what} as positions in {name}, got {len(values)} and {len(positions)}; the "
+            "file is damaged, fetch it again"
         )
     check_ascending(positions, what=f"positions of {what}", name=name)

@@ -1,10 +1,10 @@
 """From single-look samples in slant range to averaged power in square pixels on the ground.
 
-Sentinel-1 wave mode comes as single-look complex images: rows follow the flight at a constant spacing, columns follow the slant range.
-A slant interval dr covers dr / sin(incidence) on the ground, so a column in near range covers more ground than one in far range. Power
-is averaged by area: a ground pixel is the mean of the samples it covers, each weighted with the length (m) it covers along the flight
-times the length across it. Hence a constant field stays the same constant, and where pixels hold whole numbers of samples the
-result is the plain mean of the block.
+Sentinel-1 wave mode comes as single-look complex images: rows follow the flight at a constant spacing, columns follow
+the slant range. A slant interval dr covers dr / sin(incidence) on the ground, so a column in near range covers more
+ground than one in far range. Power is averaged by area: a ground pixel is the mean of the samples it covers, each
+weighted with the length (m) it covers along the flight times the length across it. Hence a constant field stays the
+same constant, and where pixels hold whole numbers of samples the result is the plain mean of the block.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MIN_COVER = 0.5  # share of a ground pixel's area that must be measured, as for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Axis:
+class GroundAxis:
     """One axis of a single-look image laid out on the ground."""
 
     edges: Float
@@ -51,12 +51,12 @@ class Axis:
         return sparse.csr_matrix((length, (pixel, sample)), shape=(self.size, count))
 
     def sample_at(self, pixel_edge: float) -> float:
-        """Return the sample coordinate (integers are sample centres, as in annotations) of the edge before ground pixel ``pixel_edge``."""
+        """Return the sample coordinate (integers are centres) of the edge before ground pixel ``pixel_edge``."""
         place = np.interp(pixel_edge * self.pixel_m, self.edges, np.arange(len(self.edges)) - 0.5)
         return float(place)
 
 
-def even_axis(count: int, *, spacing_m: float, pixel_m: float) -> Axis:
+def lay_even_axis(count: int, *, spacing_m: float, pixel_m: float) -> GroundAxis:
     """Return the axis of ``count`` samples ``spacing_m`` apart on the ground: the azimuth of an image.
 
     Raises:
@@ -65,11 +65,13 @@ def even_axis(count: int, *, spacing_m: float, pixel_m: float) -> Axis:
     return _checked(spacing_m * np.arange(count + 1, dtype=np.float64), pixel_m)
 
 
-def slant_axis(incidence_deg: npt.NDArray[np.floating[Any]], *, spacing_m: float, pixel_m: float) -> Axis:
-    """Return the axis of samples ``spacing_m`` apart in slant range: edge[k + 1] = edge[k] + spacing / sin(incidence[k]).
+def lay_slant_axis(incidence_deg: npt.NDArray[np.floating[Any]], *, spacing_m: float, pixel_m: float) -> GroundAxis:
+    """Return the ground axis of samples ``spacing_m`` apart in slant range.
 
-    A slant interval is the ground interval seen along the line of sight, dr = dg sin(incidence); summing sample by sample follows the change of
-    the angle across the image.
+    edge[k + 1] = edge[k] + spacing / sin(incidence[k]).
+
+    A slant interval is the ground interval seen along the line of sight, dr = dg sin(incidence); summing sample by
+    sample follows the change of the angle across the image.
 
     Args:
         incidence_deg: [n] incidence angle at each sample's centre.
@@ -82,25 +84,27 @@ def slant_axis(incidence_deg: npt.NDArray[np.floating[Any]], *, spacing_m: float
     angle = np.asarray(incidence_deg, dtype=np.float64)
     if not ((angle > 0) & (angle < 90)).all():
         raise UserError(
-            f"expected incidence angles between 0 and 90 degrees, got {angle.min():g} to {angle.max():g}; the annotation is damaged, fetch the product again"
+            f"expected incidence angles between 0 and 90 degrees, got {angle.min():g} to {angle.max():g}; the "
+            "annotation is damaged, fetch the product again"
         )
     edges = np.concatenate([[0.0], np.cumsum(spacing_m / np.sin(np.deg2rad(angle)))])
     return _checked(edges, pixel_m)
 
 
-def _checked(edges: Float, pixel_m: float) -> Axis:
-    axis = Axis(edges, pixel_m)
+def _checked(edges: Float, pixel_m: float) -> GroundAxis:
+    axis = GroundAxis(edges, pixel_m)
     if axis.size < 1:
         raise UserError(
-            f"expected an image of at least one pixel of {pixel_m:g} m, got {edges[-1]:.1f} m; set gsd_m to a smaller pixel"
+            f"expected an image of at least one pixel of {pixel_m:g} m, got {edges[-1]:.1f} m; set gsd_m to a smaller "
+            "pixel"
         )
     return axis
 
 
 def average(
-    strips: Iterable[tuple[int, npt.NDArray[np.float32]]], *, along: Axis, across: Axis
+    strips: Iterable[tuple[int, npt.NDArray[np.float32]]], *, along: GroundAxis, across: GroundAxis
 ) -> npt.NDArray[np.float32]:
-    """Return the area-weighted mean power [row, column] float32 on the ground, NaN where less than half of a pixel was measured.
+    """Return the area-weighted mean power [row, column] float32 on the ground, NaN where less than half was measured.
 
     Args:
         strips: (first line, power [line, sample] float32 with NaN where nothing was measured), together each line once.

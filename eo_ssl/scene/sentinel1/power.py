@@ -1,4 +1,4 @@
-"""One detected image in radar geometry as backscatter: calibrated, thermal noise subtracted, border noise and zeros invalid.
+"""Backscatter of one detected image in radar geometry: calibrated, denoised, border noise and zeros invalid.
 
 ``power = (DN^2 - noise) / A^2`` (MPC-0392, section 3). Values are linear, and those below zero are kept.
 """
@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from eo_ssl.errors import UserError
-from eo_ssl.scene import handles
-from eo_ssl.scene.handles import stamp
+from eo_ssl.fingerprints import FileIdentity, identify_file
+from eo_ssl.scene import gdal_files
+from eo_ssl.scene.layers import Range
 from eo_ssl.scene.sentinel1.annotation import Annotation
 from eo_ssl.scene.sentinel1.border import NOMINAL_NOISE, Border, measure_border
 from eo_ssl.scene.sentinel1.noise import Noise
-from eo_ssl.scene.sentinel1.safe import Safe, SafeImage
+from eo_ssl.scene.sentinel1.product_manifest import Safe, SafeImage
 from eo_ssl.sensors import Quantity
 
-Range = tuple[int, int]
 SATURATED_DN = 65535
 
 
@@ -47,22 +47,23 @@ class RadarImage:
     @property
     def border(self) -> Border:
         """Border noise, measured once per process."""
-        return _border(stamp(self.path), self.safe, self.image)
+        return _border(identify_file(self.path), self.safe, self.image)
 
     def check(self) -> None:
         """Refuse what would give wrong numbers; reads headers and annotations only.
 
         Raises:
-            UserError: the measurement is absent or not of the annotated size, the quantity has no table, a table does not cover the image,
-                or noise is to be removed and the product does not state it in units of DN^2.
+            UserError: the measurement is absent or not of the annotated size, the quantity has no table, a table does
+                not cover the image, or noise is to be removed and the product does not state it in units of DN^2.
         """
         self.safe.check_complete((self.image,))
         about, calibration = self.annotation, self.safe.calibration(self.image)
         name = self.path
-        grid, dtype = handles.grid_of(self.path), handles.opened(self.path).dtypes[0]
-        if grid.shape != (about.lines, about.samples) or dtype != "uint16" or not about.detected:
+        grid, dtype = gdal_files.read_grid(self.path), gdal_files.open_raster(self.path).dtypes[0]
+        if grid.shape.yx != (about.lines, about.samples) or dtype != "uint16" or not about.detected:
             raise UserError(
-                f"expected {about.lines} x {about.samples} amplitudes of uint16 in {name}, got {grid.height} x {grid.width} of {dtype}; "
+                f"expected {about.lines} x {about.samples} amplitudes of uint16 in {name}, got {grid.height} x "
+                f"{grid.width} of {dtype}; "
                 "give a product of type GRD, or fetch it again"
             )
         calibration.table(self.quantity).check_cover(about.lines, about.samples, name=self.image.calibration)
@@ -71,7 +72,8 @@ class RadarImage:
         noise = self.safe.noise(self.image)
         if noise is None:
             raise UserError(
-                f"expected thermal noise of {self.image.polarisation} in {self.safe.name}, got none (processor {self.safe.processor}; "
+                f"expected thermal noise of {self.image.polarisation} in {self.safe.name}, got none (processor "
+                f"{self.safe.processor}; "
                 "those before about 2.50 state zeros); set radar.remove_noise to false in a card for such products"
             )
         noise.along_range.check_cover(about.lines, about.samples, name=str(self.image.noise))
@@ -80,12 +82,12 @@ class RadarImage:
         )
 
     def power(self, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
-        """Return the quantity in a half-open window of lines and samples, linear, float32 [rows, columns], NaN where nothing was measured.
+        """Return the linear quantity in a half-open window, float32 [rows, columns], NaN where nothing was measured.
 
         Raises:
             UserError: the measurement is truncated or damaged.
         """
-        stored = handles.read(self.path, (1,), rows=rows, columns=columns)[0]
+        stored = gdal_files.read_window(self.path, (1,), rows=rows, columns=columns)[0]
         values: npt.NDArray[np.float32] = stored.astype(np.float32)
         values *= values
         noise = self.safe.noise(self.image) if self.remove_noise and not self.annotation.noise_removed else None
@@ -97,13 +99,13 @@ class RadarImage:
         values[(stored == 0) | self.border.at(lines, samples)] = np.nan
         return values
 
-    def saturated(self, *, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
+    def saturated(self, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
         """Return which pixels of a window hold the largest amplitude that can be stored."""
-        return np.asarray(handles.read(self.path, (1,), rows=rows, columns=columns)[0] == SATURATED_DN)
+        return np.asarray(gdal_files.read_window(self.path, (1,), rows=rows, columns=columns)[0] == SATURATED_DN)
 
 
 @lru_cache(maxsize=16)
-def _border(content: tuple[str, int, int], safe: Safe, image: SafeImage) -> Border:
+def _border(content: FileIdentity, safe: Safe, image: SafeImage) -> Border:
     about, table = safe.annotation(image), safe.calibration(image).sigma0
     noise: Noise | None = None if about.noise_removed else safe.noise(image)
 

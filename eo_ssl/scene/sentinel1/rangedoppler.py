@@ -1,12 +1,14 @@
 """Where a radar saw a piece of terrain, and how much of the terrain one of its cells holds.
 
-Zero-Doppler times and facet areas are sarsen's (UZH, "Guide to Sentinel-1 Geocoding", UZH-S1-GC-AD 1.10). Two steps are not:
+Zero-Doppler times and facet areas are sarsen's (UZH, "Guide to Sentinel-1 Geocoding", UZH-S1-GC-AD 1.10). Two steps are
+not:
 
-* Ground range comes from the conversion record nearest in time, by inverting its ground-to-slant polynomial. That is what the processor
-  did: it reproduces the geolocation grids of real annotations to a centimetre, while interpolating records in time, as sarsen does, is up
-  to 9 m off, and the slant-to-ground polynomials of early processors up to 40 m.
-* The area of a facet is spread bilinearly over the four nearest cells and read back the same way. Sarsen adds a facet to one cell, whose
-  count of facets then flickers by the facets along its rim.
+* Ground range comes from the conversion record nearest in time, by inverting its ground-to-slant polynomial. That is
+  what the processor
+  did: it reproduces the geolocation grids of real annotations to a centimetre, while interpolating records in time, as
+  sarsen does, is up to 9 m off, and the slant-to-ground polynomials of early processors up to 40 m.
+* The area of a facet is spread bilinearly over the four nearest cells and read back the same way. Sarsen adds a facet
+  to one cell, whose count of facets then flickers by the facets along its rim.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class Sight:
     slant_m: Array
     "[y, x] distance from the satellite"
     facet_m2: Array
-    "[y, x] area of the terrain's facet projected across the line of sight; 0 where it faces away or its corners are not known"
+    "[y, x] area of the facet projected across the line of sight; 0 where it faces away or its corners are unknown"
 
 
 def solve(patch: Patch, annotation: Annotation, *, facets: bool) -> Sight:
@@ -89,11 +91,11 @@ def solve(patch: Patch, annotation: Annotation, *, facets: bool) -> Sight:
     return Sight(line, np.where(unknown, np.nan, sample), slant.transpose("y", "x").values, area)
 
 
-def flattening(sight: Sight, annotation: Annotation, *, cell_m: float) -> Array:
+def compute_flattening(sight: Sight, annotation: Annotation, *, cell_m: float) -> Array:
     """Return the terrain's area across the line of sight per area of the slant plane, [y, x]: gamma0 = beta0 / this.
 
-    Over level ground it is cos(incidence) / sin(incidence). It is low where terrain faces away and high where slopes facing the radar
-    fold many facets into one cell (Small 2011, equations 4 to 8).
+    Over level ground it is cos(incidence) / sin(incidence). It is low where terrain faces away and high where slopes
+    facing the radar fold many facets into one cell (Small 2011, equations 4 to 8).
 
     Args:
         sight: with facets.
@@ -117,17 +119,17 @@ def flattening(sight: Sight, annotation: Annotation, *, cell_m: float) -> Array:
     for i, j, weight in corners:
         gathered += cells[i, j] * weight
     stretch = (
-        polynomial.polyval(np.where(known, sight.sample, 0.0), line_spacing(annotation.grid))
+        polynomial.polyval(np.where(known, sight.sample, 0.0), measure_line_spacing(annotation.grid))
         / annotation.azimuth_spacing_m
     )
     return np.where(known, gathered / (cell_m * across_m * stretch), np.nan)
 
 
-def line_spacing(grid: GeolocationGrid) -> Array:
+def measure_line_spacing(grid: GeolocationGrid) -> Array:
     """Distance on the ground between two lines in metres, as a polynomial [2] of the sample.
 
-    Fitted to the geolocation grid: lines follow each other in time, and their distance shrinks from near to far range; the annotated
-    ``azimuthPixelSpacing`` of real detected products is one to two percent less.
+    Fitted to the geolocation grid: lines follow each other in time, and their distance shrinks from near to far range;
+    the annotated ``azimuthPixelSpacing`` of real detected products is one to two percent less.
     """
     metres = pyproj.Geod(ellps="WGS84").inv(
         grid.longitude[:-1], grid.latitude[:-1], grid.longitude[1:], grid.latitude[1:]
@@ -147,7 +149,8 @@ def _ground_range(annotation: Annotation, *, elapsed: Array, slant_m: Array) -> 
     """Metres on the ground from the first sample; ``elapsed`` is in seconds since the first line."""
     if not annotation.conversions:
         raise UserError(
-            f"expected an image in ground range for terrain correction, got {annotation.product_type} without coordinate conversions; use GRD products"
+            f"expected an image in ground range for terrain correction, got {annotation.product_type} without "
+            "coordinate conversions; use GRD products"
         )
     times = np.array([record.azimuth_time for record in annotation.conversions])
     since = (times - annotation.first_line_time).astype(np.float64) * 1e-9
@@ -160,7 +163,9 @@ def _ground_range(annotation: Annotation, *, elapsed: Array, slant_m: Array) -> 
         ground = np.clip(polynomial.polyval(slant - record.slant_origin_m, record.slant_to_ground), -5e4, 1e6)
         for _ in range(_STEPS):
             from_origin = ground - record.ground_origin_m
-            ground -= (polynomial.polyval(from_origin, record.ground_to_slant) - slant) / polynomial.polyval(from_origin, slope)  # fmt: skip
+            ground -= (polynomial.polyval(from_origin, record.ground_to_slant) - slant) / polynomial.polyval(
+                from_origin, slope
+            )
         out[here] = ground
     return out
 
@@ -179,6 +184,7 @@ def _sarsen() -> tuple[Any, Any, Any, Any]:
         from sarsen import geocoding, orbit, radiometry
     except ImportError as error:
         raise UserError(
-            f"expected the package sarsen for terrain correction, got: {error}; install it with `pip install eo_ssl[sar]`"
+            f"expected the package sarsen for terrain correction, got: {error}; install it with `pip install "
+            "eo_ssl[sar]`"
         ) from error
     return geocoding, orbit, radiometry, xr

@@ -1,11 +1,12 @@
-"""Terrain-corrected backscatter: each pixel of an elevation raster is looked up in the radar image where the orbit says it was seen.
+"""Terrain correction: each pixel of an elevation raster is looked up in the image where the orbit says it was seen.
 
-sigma0 and beta0 are resampled (geometric correction; they refer to the ellipsoid's incidence angle as in the product). gamma0 is beta0
-divided by the area that the terrain in a cell shows to the radar (Small, "Flattening Gamma: Radiometric Terrain Correction for SAR Imagery",
-IEEE TGRS 49(8), 2011). Power comes from the reader, with its noise already removed: sarsen, which solves the geometry, would not remove it.
+sigma0 and beta0 are resampled (geometric correction; they refer to the ellipsoid's incidence angle as in the product).
+gamma0 is beta0 divided by the area that the terrain in a cell shows to the radar (Small, "Flattening Gamma: Radiometric
+Terrain Correction for SAR Imagery", IEEE TGRS 49(8), 2011). Power comes from the reader, with its noise already
+removed: sarsen, which solves the geometry, would not remove it.
 
-Blocks of ``BLOCK`` pixels lie at fixed places of the output grid. Each is solved as a whole, with the terrain within ``REACH_M`` around it,
-so that a pixel has the same bits whatever window asks for it.
+Blocks of ``BLOCK`` pixels lie at fixed places of the output grid. Each is solved as a whole, with the terrain within
+``REACH_M`` around it, so that a pixel has the same bits whatever window asks for it.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from math import ceil, floor
 import numpy as np
 import numpy.typing as npt
 import pyproj
+from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
 from eo_ssl.errors import UserError
-from eo_ssl.scene import handles
-from eo_ssl.scene.cube import Field, Flag, Layers
-from eo_ssl.scene.grid import Grid
+from eo_ssl.fingerprints import FileIdentity, identify_file
+from eo_ssl.scene.grids import make_grid, measure_gsd, read_crs
+from eo_ssl.scene.layers import Blocks, Image, Layer, Layers, Range
 from eo_ssl.scene.sentinel1.annotation import Annotation
-from eo_ssl.scene.sentinel1.grd import geolocation
+from eo_ssl.scene.sentinel1.geocoding import open_geolocation
 from eo_ssl.scene.sentinel1.heights import Elevation
+from eo_ssl.scene.sentinel1.image_sampling import average_cells, is_inside, locate_nearest, sample_bilinear
 from eo_ssl.scene.sentinel1.power import RadarImage
-from eo_ssl.scene.sentinel1.rangedoppler import Patch, flattening, solve
-from eo_ssl.scene.sentinel1.sampling import bilinear, inside, mean_cells, nearest
+from eo_ssl.scene.sentinel1.rangedoppler import Patch, compute_flattening, solve
 from eo_ssl.sensors import Quantity
 
 BLOCK = 768  # pixels; with the terrain around it 2.5 million pixels of 10 m, 0.9 GB while they are solved
@@ -38,19 +40,21 @@ _CELLS = 3  # facets along a cell's side: fewer, and the number of facets in a c
 _LEAST_AREA = (
     0.05  # of the slant plane's: terrain that turns away by more than 87 degrees from the line of sight is in shadow
 )
-Range = tuple[int, int]
 Float = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """One image over one elevation raster. Equal when their contents and grid are; pickles, holds no pixels of either."""
+class TerrainScene:
+    """One image over one elevation raster. Equal when their contents and grid are.
 
-    content: tuple[str, int, int]
+    Pickles, holds no pixels of either.
+    """
+
+    content: FileIdentity
     "what identifies the image"
     elevation: Elevation
-    grid: Grid
+    grid: GeoBox
     "of the output: the part of the elevation raster that the image covers"
     origin: tuple[int, int]
     "row and column of the grid's first pixel in the elevation raster"
@@ -69,7 +73,7 @@ class _Block:
     "[y, x] divisor of the power"
 
 
-def layers(images: tuple[RadarImage, ...], elevation: Elevation) -> Layers:
+def correct_terrain(images: tuple[RadarImage, ...], elevation: Elevation) -> Layers:
     """Return images on the grid of ``elevation``, with border noise, saturation and the ellipsoid's incidence angle.
 
     Args:
@@ -86,54 +90,52 @@ def layers(images: tuple[RadarImage, ...], elevation: Elevation) -> Layers:
         image.check()
     annotation, name = images[0].annotation, str(images[0].path)
     grid, origin = _covered(annotation, elevation, name)
-    scene = Scene(handles.stamp(images[0].path), elevation, grid, origin, flatten, annotation)
-    flags: dict[str, Flag] = {"border_noise": _Border(scene, images)}
-    fields: dict[str, Field] = {"incidence_deg": _Incidence(scene, images[0])}
-    return Layers(TerrainImage(scene, images), has_saturation=True, flags=flags, fields=fields)
+    scene = TerrainScene(identify_file(images[0].path), elevation, grid, origin, flatten, annotation)
+    flags, fields = {"border_noise": _Border(scene, images)}, {"incidence_deg": _Incidence(scene, images[0])}
+    return Layers(TerrainImage(grid, scene, images), flags=flags, fields=fields)
 
 
 @dataclass(frozen=True, slots=True)
-class TerrainImage:
+class TerrainImage(Image):
     """Polarisations of one product on the grid of the elevation raster."""
 
-    scene: Scene
+    grid: GeoBox
+    scene: TerrainScene
     images: tuple[RadarImage, ...]
 
     @property
-    def grid(self) -> Grid:
-        """The output grid."""
-        return self.scene.grid
+    def blocks(self) -> Blocks:
+        """What is solved together."""
+        block = min(BLOCK, self.grid.height), min(BLOCK, self.grid.width)
+        return Blocks(*block, block)
 
     @property
-    def block_height(self) -> int:
-        """Rows that are solved together."""
-        return min(BLOCK, self.grid.height)
+    def has_saturation(self) -> bool:
+        """The largest amplitude that can be stored marks saturation."""
+        return True
 
-    @property
-    def block_width(self) -> int:
-        """Columns that are solved together."""
-        return min(BLOCK, self.grid.width)
+    def read(self, bands: Sequence[int], rows: Range, columns: Range) -> npt.NDArray[np.float32]:
+        """Return power [band, y, x] float32 of a half-open window.
 
-    def read(self, bands: Sequence[int], *, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
-        """Return power [band, y, x] float32 of a half-open window; NaN outside the image, in shadow and where the height is unknown.
+        NaN outside the image, in shadow and where the height is unknown.
 
         Where pixels are coarser than the image's, cells of as many lines and samples as fit are averaged first.
         """
         out = np.empty((len(bands), rows[1] - rows[0], columns[1] - columns[0]), dtype=np.float32)
         about = self.scene.annotation
-        side = max(1, round(self.grid.gsd / max(about.azimuth_spacing_m, about.range_spacing_m)))
+        side = max(1, round(measure_gsd(self.grid) / max(about.azimuth_spacing_m, about.range_spacing_m)))
         for block, inner, place in _blocks(self.scene, rows, columns):
             line, sample = (
                 (part[inner].astype(np.float64) - (side - 1) / 2) / side for part in (block.line, block.sample)
             )
             for position, band in enumerate(bands):
                 cells = partial(_cells, self.images[band], side)
-                values = bilinear(cells, line, sample, shape=(about.lines // side, about.samples // side))
+                values = sample_bilinear(cells, line, sample, shape=(about.lines // side, about.samples // side))
                 out[(position, *place)] = values / block.area[inner]
         return out
 
-    def saturated(self, *, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
-        """Return [y, x]: whether the nearest sample of any polarisation holds the largest amplitude that can be stored."""
+    def saturated(self, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
+        """Return [y, x]: whether the nearest sample of any polarisation holds the largest storable amplitude."""
         out = np.zeros((rows[1] - rows[0], columns[1] - columns[0]), dtype=bool)
         for line, sample, on, place in _nearest(self.scene, rows, columns):
             if on.any():
@@ -142,18 +144,18 @@ class TerrainImage:
                 )
                 at = np.where(on, line - top, 0), np.where(on, sample - left, 0)
                 for image in self.images:
-                    out[place] |= on & image.saturated(rows=(top, bottom), columns=(left, right))[at]
+                    out[place] |= on & image.saturated((top, bottom), (left, right))[at]
         return out
 
 
 @dataclass(frozen=True, slots=True)
-class _Border:
+class _Border(Layer):
     """Border noise of the nearest sample of any polarisation."""
 
-    scene: Scene
+    scene: TerrainScene
     images: tuple[RadarImage, ...]
 
-    def read(self, *, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
+    def read(self, rows: Range, columns: Range) -> npt.NDArray[np.bool_]:
         out = np.zeros((rows[1] - rows[0], columns[1] - columns[0]), dtype=bool)
         for line, sample, on, place in _nearest(self.scene, rows, columns):
             for image in self.images:
@@ -162,18 +164,21 @@ class _Border:
 
 
 @dataclass(frozen=True, slots=True)
-class _Incidence:
+class _Incidence(Layer):
     """Incidence angle against the ellipsoid, degrees, NaN outside the image."""
 
-    scene: Scene
+    scene: TerrainScene
     image: RadarImage
 
-    def read(self, *, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
+    def read(self, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
         out = np.full((rows[1] - rows[0], columns[1] - columns[0]), np.nan, dtype=np.float32)
-        about, way = self.scene.annotation, geolocation(self.image.safe, self.image.image, self.scene.grid.crs)
+        about, way = (
+            self.scene.annotation,
+            open_geolocation(self.image.safe, self.image.image, read_crs(self.scene.grid)),
+        )
         for block, inner, place in _blocks(self.scene, rows, columns):
             line, sample = block.line[inner].astype(np.float64), block.sample[inner].astype(np.float64)
-            on = inside(line, sample, (about.lines, about.samples))
+            on = is_inside(line, sample, (about.lines, about.samples))
             out[place][on] = way.incidence(line[on], sample[on])
         return out
 
@@ -181,27 +186,29 @@ class _Incidence:
 def _cells(image: RadarImage, side: int, rows: Range, columns: Range) -> npt.NDArray[np.float32]:
     """Power of a window of cells of ``side`` by ``side`` samples."""
     own = [(low * side, high * side) for low, high in (rows, columns)]
-    return mean_cells(image.power(rows=own[0], columns=own[1]), side)
+    return average_cells(image.power(rows=own[0], columns=own[1]), side)
 
 
-def _covered(annotation: Annotation, elevation: Elevation, name: str) -> tuple[Grid, tuple[int, int]]:
+def _covered(annotation: Annotation, elevation: Elevation, name: str) -> tuple[GeoBox, tuple[int, int]]:
     """Return the part of the elevation raster around the geolocation grid, and its first row and column."""
     whole, grid = elevation.grid, annotation.grid
-    a, b, c, d, e, f = whole.transform
-    x, y = pyproj.Transformer.from_crs("EPSG:4326", whole.crs, always_xy=True).transform(grid.longitude, grid.latitude)
+    a, b, c, d, e, f = tuple(whole.affine)[:6]
+    crs = read_crs(whole)
+    x, y = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(grid.longitude, grid.latitude)
     across = np.sort((np.array([x.min() - REACH_M, x.max() + REACH_M]) - c) / a)
     along = np.sort((np.array([y.min() - REACH_M, y.max() + REACH_M]) - f) / e)
     left, right = max(floor(across[0]), 0), min(ceil(across[1]), whole.width)
     top, bottom = max(floor(along[0]), 0), min(ceil(along[1]), whole.height)
     if right - left < 2 or bottom - top < 2:
         raise UserError(
-            f"expected the elevation raster {elevation.path} to cover {name}, got another place; name a raster of its area in radar.dem"
+            f"expected the elevation raster {elevation.path} to cover {name}, got another place; name a raster of its "
+            "area in radar.dem"
         )
-    return Grid(bottom - top, right - left, (a, b, c + a * left, d, e, f + e * top), whole.crs), (top, left)
+    return make_grid(bottom - top, right - left, (a, b, c + a * left, d, e, f + e * top), crs), (top, left)
 
 
 def _blocks(
-    scene: Scene, rows: Range, columns: Range
+    scene: TerrainScene, rows: Range, columns: Range
 ) -> Iterator[tuple[_Block, tuple[slice, slice], tuple[slice, slice]]]:
     """Yield the blocks of a window: geometry, the part of the block that is wanted, and its place in the window."""
     for i in range(rows[0] // BLOCK, -(-rows[1] // BLOCK)):
@@ -221,27 +228,29 @@ def _blocks(
 @lru_cache(
     maxsize=16
 )  # more than the blocks of one region of ingestion, which each band, flag and field asks for; 7 MB each
-def _solved(scene: Scene, i: int, j: int) -> _Block:
-    margin = ceil(REACH_M / scene.grid.gsd) if scene.flatten else 1
+def _solved(scene: TerrainScene, i: int, j: int) -> _Block:
+    margin = ceil(REACH_M / measure_gsd(scene.grid)) if scene.flatten else 1
     spans = [
         (n * BLOCK - margin, min((n + 1) * BLOCK, size) + margin)
         for n, size in ((i, scene.grid.height), (j, scene.grid.width))
     ]
     around = [(low + first, high + first) for (low, high), first in zip(spans, scene.origin, strict=True)]
     heights = scene.elevation.read(around[0], around[1])
-    _, _, left, _, step, top = scene.grid.transform
+    across, _, left, _, step, top = tuple(scene.grid.affine)[:6]
     patch = Patch(
         heights,
-        x=left + scene.grid.transform[0] * (np.arange(*spans[1], dtype=np.float64) + 0.5),
+        x=left + across * (np.arange(*spans[1], dtype=np.float64) + 0.5),
         y=top + step * (np.arange(*spans[0], dtype=np.float64) + 0.5),
-        crs=scene.grid.crs,
+        crs=read_crs(scene.grid),
     )
     sight = solve(patch, scene.annotation, facets=scene.flatten)
     area = np.ones_like(heights)
     if scene.flatten:
-        cell = _CELLS * max(scene.grid.gsd, scene.annotation.azimuth_spacing_m, scene.annotation.range_spacing_m)
-        area = flattening(sight, scene.annotation, cell_m=cell)
-        rim = ceil(2 * cell / scene.grid.gsd) + 1  # cells here may lack facets beyond the known terrain
+        cell = _CELLS * max(
+            measure_gsd(scene.grid), scene.annotation.azimuth_spacing_m, scene.annotation.range_spacing_m
+        )
+        area = compute_flattening(sight, scene.annotation, cell_m=cell)
+        rim = ceil(2 * cell / measure_gsd(scene.grid)) + 1  # cells here may lack facets beyond the known terrain
         unknown = ndimage.maximum_filter(~np.isfinite(heights), size=2 * rim + 1, mode="constant", cval=False)
         area[unknown | ~(area >= _LEAST_AREA)] = np.nan
     inner = slice(margin, -margin), slice(margin, -margin)
@@ -249,10 +258,10 @@ def _solved(scene: Scene, i: int, j: int) -> _Block:
 
 
 def _nearest(
-    scene: Scene, rows: Range, columns: Range
+    scene: TerrainScene, rows: Range, columns: Range
 ) -> Iterator[tuple[Index, Index, npt.NDArray[np.bool_], tuple[slice, slice]]]:
-    """Yield for each block of a window the nearest line and sample [y, x], whether the place lies on the image, and its part."""
+    """Yield per block of a window the nearest line and sample [y, x], whether it lies on the image, and its part."""
     shape = scene.annotation.lines, scene.annotation.samples
     for block, inner, place in _blocks(scene, rows, columns):
         line, sample = block.line[inner].astype(np.float64), block.sample[inner].astype(np.float64)
-        yield *nearest(line, sample, shape), inside(line, sample, shape), place
+        yield *locate_nearest(line, sample, shape), is_inside(line, sample, shape), place

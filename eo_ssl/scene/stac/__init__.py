@@ -1,7 +1,10 @@
 """STAC items read with odc-stac, radiometric offset applied exactly once.
 
-:mod:`~eo_ssl.scene.stac.catalog` lists the items of a static catalogue or an API, :mod:`~eo_ssl.scene.stac.conventions` says what the
-catalogues of Earth Search and Planetary Computer mean, :mod:`~eo_ssl.scene.stac.item` is one product.
+:mod:`~eo_ssl.scene.stac.catalog` lists the items of a static catalogue or an API, :mod:`~eo_ssl.scene.stac.conventions`
+says what the catalogues of Earth Search and Planetary Computer mean, :mod:`~eo_ssl.scene.stac.item_product` is one
+product.
 """
 
-from eo_ssl.scene.stac.catalog import listing as listing
+from eo_ssl.scene.stac.catalog import list_products
+
+__all__ = ["list_products"]

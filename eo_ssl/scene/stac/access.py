@@ -1,7 +1,7 @@
 """Documents, files and links of a STAC catalogue: resolved, signed, measured, and read by GDAL with bounded patience.
 
-Places are files of this machine or ``http(s)`` links. A document that came over the network may only name links. Other stores
-(``s3://``) are refused in words: the catalogues this reader knows offer the same files over https.
+Places are files of this machine or ``http(s)`` links. A document that came over the network may only name links. Other
+stores (``s3://``) are refused in words: the catalogues this reader knows offer the same files over https.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from urllib.request import url2pathname
 
 import rasterio
 import requests
+from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
 
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import file_sha256
-from eo_ssl.scene.grid import Grid
-from eo_ssl.scene.handles import grid_of_dataset, stamp
+from eo_ssl.fingerprints import FileIdentity, identify_file
+from eo_ssl.scene.gdal_files import describe_error, read_dataset_grid
 
 GDAL_OPTIONS = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # a link has no neighbours to list
@@ -43,7 +43,7 @@ _DOCUMENT_BYTES = 256_000_000
 class Header:
     """What a raster says of itself before any pixel is read."""
 
-    grid: Grid
+    grid: GeoBox
     dtype: str
     nodata: float | None
     block_rows: int
@@ -68,12 +68,13 @@ def resolve(href: str, *, base: str) -> str:
         place = url2pathname(urlsplit(place).path)
     elif "://" in place or not base or is_link(base):
         raise UserError(
-            f"expected a file or an http(s) link in {base or 'the item of an API'}, got {href!r}; use a catalogue that offers https"
+            f"expected a file or an http(s) link in {base or 'the item of an API'}, got {href!r}; use a catalogue that "
+            "offers https"
         )
     return str((Path(base).parent / place).resolve())
 
 
-def signed(place: str, *, sign: str) -> str:
+def sign_link(place: str, *, sign: str) -> str:
     """Return a link with the signature its store asks for; a file as it is.
 
     Raises:
@@ -85,12 +86,13 @@ def signed(place: str, *, sign: str) -> str:
         import planetary_computer
     except ImportError as error:
         raise UserError(
-            "expected the package planetary-computer to sign links, found none; pip install 'eo_ssl[planetary-computer]'"
+            "expected the package planetary-computer to sign links, found none; pip install "
+            "'eo_ssl[planetary-computer]'"
         ) from error
     return str(planetary_computer.sign_url(place))
 
 
-def document(place: str) -> dict[str, Any]:
+def read_document(place: str) -> dict[str, Any]:
     """Return the JSON object at a link or path.
 
     Raises:
@@ -109,7 +111,8 @@ def document(place: str) -> dict[str, Any]:
         value = json.loads(data, parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError, requests.RequestException) as error:
         raise UserError(
-            f"expected a STAC document in {place}, got: {reason(error)}; correct the link or fetch the file again"
+            f"expected a STAC document in {place}, got: {describe_error(error)}; correct the link or fetch the file "
+            "again"
         ) from error
     if not isinstance(value, dict):
         raise UserError(f"expected a STAC document in {place}, got a {type(value).__name__}; correct the link")
@@ -120,14 +123,8 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name}, which is no JSON")
 
 
-def reason(error: BaseException) -> str:
-    """Return the first line of what went wrong, of the cause where GDAL gave one."""
-    causes = [str(item).splitlines()[0] for item in (error.__cause__, error) if item is not None and str(item)]
-    return (causes or [type(error).__name__])[0].strip().rstrip(".;")
-
-
 @dataclass(frozen=True, slots=True)
-class Remote:
+class RemoteFile:
     """What a server says of a file without sending it."""
 
     size: int
@@ -136,63 +133,56 @@ class Remote:
 
 
 @lru_cache(maxsize=4096)
-def remote(place: str, *, sign: str) -> Remote:
+def query_file(place: str, *, sign: str) -> RemoteFile:
     """Return size and tag of a link by one HEAD request; asked once per process.
 
     Raises:
         UserError: the server cannot be reached, has no such file, or says no size.
     """
     try:
-        answer = requests.head(signed(place, sign=sign), timeout=TIMEOUT, allow_redirects=True)
+        answer = requests.head(sign_link(place, sign=sign), timeout=TIMEOUT, allow_redirects=True)
         answer.raise_for_status()
         size = int(answer.headers["Content-Length"])
     except (requests.RequestException, KeyError, ValueError) as error:
         raise UserError(
-            f"expected size and tag of {place}, got: {reason(error)}; correct the link, or try again later"
+            f"expected size and tag of {place}, got: {describe_error(error)}; correct the link, or try again later"
         ) from error
-    return Remote(size, answer.headers.get("ETag") or answer.headers.get("Last-Modified", ""))
+    return RemoteFile(size, answer.headers.get("ETag") or answer.headers.get("Last-Modified", ""))
 
 
-@lru_cache(maxsize=4096)
-def _sha256(stamped: tuple[str, int, int]) -> str:
-    return file_sha256(Path(stamped[0]))
-
-
-def sha256(path: Path) -> str:
-    """Return the sha256 (hex) of a file, computed once per process and content."""
-    return _sha256(stamp(path))
-
-
-def header(place: str, *, sign: str) -> Header:
+def read_header(place: str, *, sign: str) -> Header:
     """Return what the raster at a place says of itself; read once per process and content.
 
     Raises:
         UserError: absent, unreachable, no GeoTIFF or JPEG 2000, several bands in one file, or no georeference.
     """
-    return _header(place, sign, content(place))
+    return _header(place, sign, identify_content(place))
 
 
-def content(place: str) -> tuple[str, int, int]:
-    """Return what identifies the present content of a file; of a link its name alone, trusted for the life of the process."""
-    return (place, 0, 0) if is_link(place) else stamp(Path(place))
+def identify_content(place: str) -> FileIdentity:
+    """Return what identifies the present content of a file.
+
+    Of a link its name alone, trusted for the life of the process.
+    """
+    return (place, 0, 0) if is_link(place) else identify_file(Path(place))
 
 
 @lru_cache(maxsize=4096)
-def _header(place: str, sign: str, stamped: tuple[str, int, int]) -> Header:
-    with gdal(place), rasterio.open(signed(place, sign=sign), sharing=False) as file:
+def _header(place: str, sign: str, stamped: FileIdentity) -> Header:
+    with configure_gdal(place), rasterio.open(sign_link(place, sign=sign), sharing=False) as file:
         if file.driver not in _DRIVERS:
             raise UserError(
                 f"expected {' or '.join(_DRIVERS)} in {place}, got {file.driver}; catalogues store no other images"
             )
-        grid = grid_of_dataset(file)
-        if file.count != 1 or not grid.transform:
+        grid = read_dataset_grid(file)
+        if file.count != 1 or grid.crs is None:
             found = f"{file.count} bands" if file.count != 1 else "no georeference"
             raise UserError(f"expected one georeferenced band in {place}, got {found}; such assets cannot be read")
         return Header(grid, str(file.dtypes[0]), file.nodatavals[0], int(file.block_shapes[0][0]))
 
 
 @contextmanager
-def gdal(place: str) -> Iterator[None]:
+def configure_gdal(place: str) -> Iterator[None]:
     """Apply GDAL's options for reading links, and say its errors in words.
 
     Raises:
@@ -203,5 +193,6 @@ def gdal(place: str) -> Iterator[None]:
             yield
     except RasterioError as error:
         raise UserError(
-            f"expected a readable raster in {place}, got: {reason(error)}; it is absent, unreachable or damaged: fetch or try it again"
+            f"expected a readable raster in {place}, got: {describe_error(error)}; it is absent, unreachable or "
+            "damaged: fetch or try it again"
         ) from error

@@ -1,9 +1,9 @@
 """Which asset of an item holds a band, where it lies, and whether the file is what the item says.
 
-A band is found by the asset's key (``blue``, ``B02``, ``nir08``, ``vv``; ``B02_10m`` and ``blue-jp2`` without their ending) or, where the
-key says nothing, by name or common name of its only band (``eo:bands``, STAC 1.1 ``bands``). Of several assets of one band the key goes
-before the band's description, a Cloud-Optimized GeoTIFF before other files (JPEG 2000 twins are left aside), and the finest pixels
-before coarser ones; assets that are still equal are refused.
+A band is found by the asset's key (``blue``, ``B02``, ``nir08``, ``vv``; ``B02_10m`` and ``blue-jp2`` without their
+ending) or, where the key says nothing, by name or common name of its only band (``eo:bands``, STAC 1.1 ``bands``). Of
+several assets of one band the key goes before the band's description, a Cloud-Optimized GeoTIFF before other files
+(JPEG 2000 twins are left aside), and the finest pixels before coarser ones; assets that are still equal are refused.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from odc.geo.geobox import GeoBox
 from rasterio.crs import CRS
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
-from eo_ssl.scene.grid import Grid
-from eo_ssl.scene.handles import stamp
+from eo_ssl.fingerprints import hash_file, identify_file
+from eo_ssl.scene.grids import measure_gsd, read_crs, read_transform
 from eo_ssl.scene.stac import access
 from eo_ssl.scene.stac.access import Header
-from eo_ssl.scene.stac.conventions import Json, entries
+from eo_ssl.scene.stac.conventions import Json, list_objects
 from eo_ssl.sensors import sensor
 
 _PICTURES = {"thumbnail", "overview", "metadata"}
@@ -52,10 +53,12 @@ class Asset:
         stated = self.content.get("file:size")
         if isinstance(stated, int) and access.is_link(self.place):
             return stated
-        return self._remote().size if access.is_link(self.place) else stamp(Path(self.place))[2]
+        return self._remote().size if access.is_link(self.place) else identify_file(Path(self.place))[2]
 
     def identity(self) -> list[str]:
-        """Return what tells the content: ``file:checksum``, compared with the bytes of a local file, else sha256, or size and tag of a link.
+        """Return what tells the content: ``file:checksum``, else sha256 of a local file, or size and tag of a link.
+
+        A stated checksum is compared with the bytes of a local file.
 
         Raises:
             UserError: the file is absent, or its bytes are not those of the checksum.
@@ -64,42 +67,45 @@ class Asset:
         if access.is_link(self.place):
             return [stated] if stated else [str(self._remote().size), self._remote().tag]
         if not stated:
-            return [access.sha256(Path(self.place))]
-        name, digest = multihash(stated, place=self.place)
-        found = access.sha256(Path(self.place)) if name == "sha256" else _digest(Path(self.place), name)
-        if found != digest:
+            return [hash_file(Path(self.place))]
+        name, digest = parse_multihash(stated, place=self.place)
+        actual = hash_file(Path(self.place)) if name == "sha256" else _digest(Path(self.place), name)
+        if actual != digest:
             raise UserError(
-                f"expected {self.place} to have the {name} {digest[:12]}... that its item states, got {found[:12]}...; it is damaged, fetch it again"
+                f"expected {self.place} to have the {name} {digest[:12]}... that its item states, got "
+                f"{actual[:12]}...; "
+                "it is damaged, fetch it again"
             )
         return [stated]
 
     def header(self) -> Header:
-        """Return what the file says of itself, after comparing it with ``proj:shape``, ``proj:transform`` and ``proj:code`` of the item.
+        """Return what the file says of itself, after comparing it with ``proj:*`` of the item.
 
         An item that states none of them leaves nothing to compare; the file's own header counts.
 
         Raises:
             UserError: the file is absent or damaged, or another grid than the item says: a decimated or moved copy.
         """
-        header = access.header(self.place, sign=self.sign)
+        header = access.read_header(self.place, sign=self.sign)
         grid = header.grid
         shape, transform, code = self._stated("proj:shape"), self._stated("proj:transform"), self._code()
-        found = []
-        if shape and tuple(shape) != grid.shape:
-            found.append(f"{grid.height} x {grid.width} pixels, not {' x '.join(map(str, shape))}")
+        differences = []
+        if shape and tuple(shape) != grid.shape.yx:
+            differences.append(f"{grid.height} x {grid.width} pixels, not {' x '.join(map(str, shape))}")
         if transform and not _same(tuple(transform)[:6], grid):
-            found.append(f"transform {_short(grid.transform)}, not {_short(transform[:6])}")
-        if code and not _same_reference(code, grid.crs):
-            found.append(f"{grid.crs}, not {code}")
-        if found:
+            differences.append(f"transform {_short(read_transform(grid))}, not {_short(transform[:6])}")
+        if code and not _same_reference(code, read_crs(grid)):
+            differences.append(f"{read_crs(grid)}, not {code}")
+        if differences:
             raise UserError(
-                f"expected {self.place} to have the grid that item {self.item['id']} states, got {'; '.join(found)}; "
+                f"expected {self.place} to have the grid that item {self.item['id']} states, got "
+                f"{'; '.join(differences)}; "
                 "it is a decimated or moved copy: fetch the original, or correct proj:* of the item"
             )
         return header
 
-    def _remote(self) -> access.Remote:
-        return access.remote(self.place, sign=self.sign)
+    def _remote(self) -> access.RemoteFile:
+        return access.query_file(self.place, sign=self.sign)
 
     def _stated(self, key: str) -> list[float]:
         value = self.content.get(key, self.item["properties"].get(key)) or []
@@ -116,14 +122,14 @@ class Asset:
         return ""
 
 
-def _same(transform: tuple[float, ...], grid: Grid) -> bool:
+def _same(transform: tuple[float, ...], grid: GeoBox) -> bool:
     """Whether two transforms place every pixel of a grid within a hundredth of a pixel."""
     if len(transform) != 6:
         return False
     corners = np.array([[0, 0, 1], [grid.width, 0, 1], [0, grid.height, 1]], dtype=np.float64)
-    apart = np.asarray(transform, dtype=np.float64) - grid.transform
+    apart = np.asarray(transform, dtype=np.float64) - read_transform(grid)
     with np.errstate(over="ignore"):  # an absurd number is far apart
-        return bool(np.abs(corners @ apart.reshape(2, 3).T).max() <= _TOLERANCE_PX * grid.gsd)
+        return bool(np.abs(corners @ apart.reshape(2, 3).T).max() <= _TOLERANCE_PX * measure_gsd(grid))
 
 
 def _same_reference(code: str, crs: str) -> bool:
@@ -139,7 +145,7 @@ def _short(transform: object) -> str:
     return "(" + ", ".join(f"{value:.10g}" for value in transform) + ")" if isinstance(transform, list | tuple) else ""
 
 
-def find(card: Card, item: Json, base: str, *, band: str) -> Asset:
+def find_asset(card: Card, item: Json, base: str, *, band: str) -> Asset:
     """Return the asset of a canonical band.
 
     Raises:
@@ -153,23 +159,25 @@ def find(card: Card, item: Json, base: str, *, band: str) -> Asset:
             ranked.setdefault(rank, []).append(key)
     if not ranked:
         raise UserError(
-            f"expected an asset of {band} in item {item['id']}, got {', '.join(item['assets']) or 'none'}; leave the band out of card {card.name}"
+            f"expected an asset of {band} in item {item['id']}, got {', '.join(item['assets']) or 'none'}; leave the "
+            f"band out of card {card.name}"
         )
     keys = ranked[min(ranked)]
     if len(keys) > 1:
         raise UserError(
-            f"expected one asset of {band} in item {item['id']}, got {', '.join(sorted(keys))} alike; name one in the item only"
+            f"expected one asset of {band} in item {item['id']}, got {', '.join(sorted(keys))} alike; name one in the "
+            "item only"
         )
     return _asset(card, item, base, keys[0])
 
 
-def scene_classes(card: Card, item: Json, base: str) -> Asset | None:
+def find_scene_classes(card: Card, item: Json, base: str) -> Asset | None:
     """Return the scene classification of a Level-2A item, None where it has none; its JPEG 2000 twin is left aside."""
     if card.sensor != "sentinel2_l2a":
         return None
     keys = sorted(item["assets"], key=lambda key: (not _is_cog(item["assets"][key]), key))
-    found = [key for key in keys if _KEY_ENDING.sub("", _KEY_ENDING.sub("", key)).lower() == "scl"]
-    return _asset(card, item, base, found[0]) if found else None
+    classes = [key for key in keys if _KEY_ENDING.sub("", _KEY_ENDING.sub("", key)).lower() == "scl"]
+    return _asset(card, item, base, classes[0]) if classes else None
 
 
 def _asset(card: Card, item: Json, base: str, key: str) -> Asset:
@@ -187,7 +195,7 @@ def _spelled(card: Card, name: str) -> str:
 
 def _described(card: Card, content: Json) -> str:
     """The band an asset says it holds; empty where it holds several, as pictures do."""
-    bands = entries(content, "eo:bands") or entries(content, "bands")
+    bands = list_objects(content, "eo:bands") or list_objects(content, "bands")
     if len(bands) != 1:
         return ""
     names = (bands[0].get("name"), bands[0].get("eo:common_name"), bands[0].get("common_name"))
@@ -209,11 +217,11 @@ def _pixel_size(content: Json) -> float:
     return abs(float(size)) if isinstance(size, int | float) else 0.0
 
 
-def multihash(text: str, *, place: str) -> tuple[str, str]:
+def parse_multihash(text: str, *, place: str) -> tuple[str, str]:
     """Return name and digest (hex) of a multihash in hex: two varints (function, length), then the digest.
 
     Raises:
-        UserError: no multihash, or of a function this reader cannot compute.
+        UserError: no parse_multihash, or of a function this reader cannot compute.
     """
     try:
         data = bytes.fromhex(text)
@@ -223,7 +231,8 @@ def multihash(text: str, *, place: str) -> tuple[str, str]:
         code, length, digest = 0, 0, b""
     if code not in _HASHES or length != len(digest):
         raise UserError(
-            f"expected a multihash of {', '.join(_HASHES.values())} as file:checksum of {place}, got {text[:24]!r}; correct the item"
+            f"expected a multihash of {', '.join(_HASHES.values())} as file:checksum of {place}, got "
+            f"{text[:24]!r}; correct the item"
         )
     return _HASHES[code], digest.hex()
 
@@ -239,6 +248,6 @@ def _varint(data: bytes) -> tuple[int, bytes]:
 
 
 def _digest(path: Path, name: str) -> str:
-    stamp(path)  # an absent file is said in words
+    identify_file(path)  # an absent file is said in words
     with path.open("rb") as file:
         return hashlib.file_digest(file, name).hexdigest()

@@ -1,8 +1,9 @@
 """From a card to the items of a static catalogue or an API, each one product.
 
-A static catalogue is walked link by link (``child``, ``item``), in files or over http(s): one request per item, right for thousands of
-items; for more, an API or one item collection. An API is searched with pystac-client. Where an API sorts, ``limit`` bounds what it is
-asked for; where it does not, all matches are fetched first, so that the items taken never depend on the server's order.
+A static catalogue is walked link by link (``child``, ``item``), in files or over http(s): one request per item, right
+for thousands of items; for more, an API or one item collection. An API is searched with pystac-client. Where an API
+sorts, ``limit`` bounds what it is asked for; where it does not, all matches are fetched first, so that the items taken
+never depend on the server's order.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import canonical_json
 from eo_ssl.layouts import Stac
-from eo_ssl.scene.facts import Facts
-from eo_ssl.scene.product import DamagedSource, Product
+from eo_ssl.scene.gdal_files import describe_error
+from eo_ssl.scene.product import Listing, Product, make_damaged_product
+from eo_ssl.scene.product_source import DamagedSource
 from eo_ssl.scene.stac import access
-from eo_ssl.scene.stac.conventions import Json, acquired, check_card, facts
-from eo_ssl.scene.stac.item import StacItem
-from eo_ssl.scene.stac.selection import Found, matches, newest
+from eo_ssl.scene.stac.conventions import Json, check_card, read_acquisition, read_datetime
+from eo_ssl.scene.stac.item_filters import ListedItem, keep_newest, match_item
+from eo_ssl.scene.stac.item_product import StacItem
 
-_UNKNOWN = Facts("", "", "", 0.0)
 _RETRIES = 2
 
 
-def listing(card: Card, root: Path) -> tuple[list[Product], list[tuple[str, str]]]:
+def list_products(card: Card, root: Path) -> Listing:
     """Return the items a card selects as products, and what was left out with the reason.
 
-    ``root`` matters only where the card's catalogue is a relative path. A document that is damaged stays in the list and says so when
-    it is opened.
+    ``root`` matters only where the card's catalogue is a relative path. A document that is damaged stays in the list
+    and says so when it is opened.
 
     Raises:
         UserError: the card cannot be read by this reader, or its catalogue is absent, unreachable or no STAC.
@@ -43,28 +44,29 @@ def listing(card: Card, root: Path) -> tuple[list[Product], list[tuple[str, str]
     start = card.stac.catalog
     if not access.is_link(start):
         start = str((Path(root) / start).resolve())
-    found: list[Found] = []
+    items: list[ListedItem] = []
     products: list[Product] = []
     for entry in _entries(card.stac, start):
         if isinstance(entry, DamagedSource):
-            products.append(Product(f"{card.name}/{entry.name}", card, "cube", (), _UNKNOWN, source=entry))
-        elif matches(entry.item, card.stac):
-            found.append(entry)
-    kept, dropped = newest(found)
+            products.append(make_damaged_product(card, entry.name, entry.reason))
+        elif match_item(entry.item, card.stac):
+            items.append(entry)
+    kept, dropped = keep_newest(items)
     if not kept and not products:
         raise UserError(
-            f"expected items that pass the filters of card {card.name} in {start}, got none; widen collections, bbox, datetime or query"
+            f"expected items that pass the filters of card {card.name} in {start}, got none; widen collections, bbox, "
+            "datetime or query"
         )
-    for one in kept[: card.stac.limit]:
-        text = canonical_json({key: value for key, value in one.item.items() if key != "links"})
-        source = StacItem(card, text, one.base)
-        products.append(Product(f"{card.name}/{one.place}", card, "cube", (), facts(card, one.item), source=source))
+    for entry in kept[: card.stac.limit]:
+        text = canonical_json({key: value for key, value in entry.item.items() if key != "links"})
+        source, acquisition = StacItem(card, text, entry.base), read_acquisition(card, entry.item)
+        products.append(Product(f"{card.name}/{entry.place}", card, "cube", acquisition, source))
     return products, [(f"{card.name}/{place}", reason) for place, reason in dropped]
 
 
-def _entries(wanted: Stac, start: str) -> Iterator[Found | DamagedSource]:
+def _entries(wanted: Stac, start: str) -> Iterator[ListedItem | DamagedSource]:
     """The items of whatever lies at ``start``: an API, a catalogue, a collection, an item collection or an item."""
-    first = access.document(start)
+    first = access.read_document(start)
     if access.is_link(start) and first.get("conformsTo"):
         for item in _searched(wanted, start):
             yield _checked(item, base="", name=str(item.get("id")))
@@ -72,13 +74,13 @@ def _entries(wanted: Stac, start: str) -> Iterator[Found | DamagedSource]:
     yield from _walked(first, start)
 
 
-def _walked(first: Json, start: str) -> Iterator[Found | DamagedSource]:
+def _walked(first: Json, start: str) -> Iterator[ListedItem | DamagedSource]:
     waiting: list[tuple[str, Json | None]] = [(start, first)]
     seen = {start}
     while waiting:
         place, content = waiting.pop()
         try:
-            content = access.document(place) if content is None else content
+            content = access.read_document(place) if content is None else content
             kind = content.get("type")
             if kind not in ("Feature", "FeatureCollection", "Catalog", "Collection"):
                 raise UserError(
@@ -111,7 +113,7 @@ def _within(place: str, start: str) -> str:
     return place.removeprefix(start.rpartition("/")[0] + "/").removesuffix(".json")
 
 
-def _checked(item: Any, *, base: str, name: str) -> Found | DamagedSource:
+def _checked(item: Any, *, base: str, name: str) -> ListedItem | DamagedSource:
     """The item, or why it is none."""
     problem = "no object"
     if isinstance(item, dict):
@@ -123,9 +125,9 @@ def _checked(item: Any, *, base: str, name: str) -> Found | DamagedSource:
         problem = "" if fits else "id, properties, bbox or asset links that are missing or of a wrong kind"
     try:
         if not problem:
-            acquired(item)
+            read_datetime(item)
             canonical_json(item).encode()
-            return Found(item, base)
+            return ListedItem(item, base)
     except (UserError, UnicodeEncodeError) as error:
         problem = str(error)
     return DamagedSource(name, f"expected a STAC item in {base or name}, got {problem}; correct the catalogue")
@@ -156,5 +158,6 @@ def _searched(wanted: Stac, url: str) -> Iterator[Json]:
         yield from search.items_as_dicts()
     except (APIError, requests.RequestException, ValueError, KeyError, NotImplementedError) as error:
         raise UserError(
-            f"expected a STAC API at {url}, got: {access.reason(error)}; correct the link or the filters, or try again later"
+            f"expected a STAC API at {url}, got: {describe_error(error)}; correct the link or the filters, or try "
+            "again later"
         ) from error

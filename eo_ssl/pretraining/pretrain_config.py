@@ -1,0 +1,59 @@
+"""Everything that a run was asked for beside its data, as the manifest records it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from eo_ssl.curation import DynamicConfig
+from eo_ssl.curation.report import to_plain
+from eo_ssl.models import Architecture
+from eo_ssl.objectives import Method, Objective, ViewSpec, derive_seed
+from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.pretraining.fit import FitConfig
+from eo_ssl.pretraining.module import OptimizerConfig
+from eo_ssl.pretraining.training_data import TrainingData
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainConfig:
+    """Everything that was asked for, beside the data."""
+
+    objective: Method
+    views: Mapping[str, ViewSpec]
+    model: Architecture
+    optimizer: OptimizerConfig
+    prune: DynamicConfig | None
+    training: FitConfig
+    split: str
+    items: str
+    dates: int
+    steps: int
+    batch_size: int
+    lr: float
+    seed: int
+    precision: str
+    world: int
+    accumulate: int
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return type(self.objective).__name__
+
+    def resolved(self, data: TrainingData) -> dict[str, Any]:
+        """The configuration as the manifest records it."""
+        plain: dict[str, Any] = to_plain(asdict(self))
+        plain |= {"objective": self.method, "options": plain["objective"]}
+        plain["model"] = {"name": type(self.model).__name__, "options": plain["model"]}
+        contracts = {stream: contract.to_json() for stream, contract in data.items.contracts.items()}
+        return plain | {"streams": data.stream_names, "preprocessing": contracts}
+
+    def build_objective(self, contracts: Mapping[str, Preprocessing]) -> Objective:
+        """The objective around one fresh encoder for each stream."""
+        encoders = {}
+        for place, (stream, contract) in enumerate(contracts.items()):
+            seed = derive_seed(self.seed, place) if place else self.seed
+            encoders[stream] = self.model.build(contract.bands, contract.size_px, seed)
+        return self.objective.build(encoders, seed=self.seed + 1)

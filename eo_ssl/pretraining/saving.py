@@ -1,0 +1,41 @@
+"""The encoders of a finished run, each with the contract of its stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eo_ssl.encoder import save_encoder
+from eo_ssl.manifest import OpenProduct, fingerprint, open_product
+from eo_ssl.models import Backbone, VitBackbone
+from eo_ssl.objectives import Objective
+from eo_ssl.pretraining.training_data import TrainingData
+
+
+def save_encoders(objective: Objective, data: TrainingData, product: OpenProduct) -> str:
+    """Write the encoder, or one per stream, each in a signed folder of its own; return the fingerprint of all."""
+    embedders = objective.embedders
+    if len(embedders) == 1:
+        ((stream, embedder),) = embedders.items()
+        return _save_one(product.folder, embedder, data, product, stream)
+    saved = {}
+    for stream, embedder in embedders.items():
+        config = {**product.config, "stream": stream}
+        with open_product(product.folder / stream, stage="pretrain", config=config, inputs=product.inputs) as part:
+            saved[stream] = _save_one(part.folder, embedder, data, product, stream)
+            if not part.done:
+                part.sign(saved[stream])
+    return fingerprint(saved)
+
+
+def _save_one(folder: Path, embedder: Backbone, data: TrainingData, product: OpenProduct, stream: str) -> str:
+    """Write the encoder of `stream` to `folder` and return its fingerprint."""
+    origin = {"inputs": dict(data.inputs), "config": dict(product.config), "licences": data.licences}
+    assert isinstance(embedder, VitBackbone)
+    return save_encoder(
+        folder,
+        embedder.network,
+        architecture=embedder.config,
+        preprocessing=data.items.contracts[stream],
+        pooling="cls" if embedder.pooling == "cls" else "mean",
+        provenance=origin,
+    )

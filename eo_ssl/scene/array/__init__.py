@@ -1,0 +1,5 @@
+"""npy, npz and NetCDF arrays whose layout a card declares."""
+
+from eo_ssl.scene.array.array_product import list_products
+
+__all__ = ["list_products"]

@@ -1,0 +1,193 @@
+"""Sentinel-1 GRD products below a folder: which there are, which a card wants, and each as a source of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from eo_ssl.cards import Card
+from eo_ssl.errors import UserError
+from eo_ssl.fingerprints import fingerprint, hash_file
+from eo_ssl.scene.acquisition import Acquisition
+from eo_ssl.scene.layers import Layers
+from eo_ssl.scene.product import Listing, Product, make_damaged_product
+from eo_ssl.scene.product_source import ProductSource
+from eo_ssl.scene.safe_container import MANIFEST, Container, list_containers_below
+from eo_ssl.scene.sentinel1.geocoding import geocode, open_geolocation
+from eo_ssl.scene.sentinel1.geolocation import choose_crs
+from eo_ssl.scene.sentinel1.heights import open_elevation
+from eo_ssl.scene.sentinel1.power import RadarImage
+from eo_ssl.scene.sentinel1.product_manifest import Safe, SafeImage, open_safe
+
+
+@dataclass(frozen=True, slots=True)
+class GrdSource(ProductSource):
+    """One GRD product in SAFE, folder or zip. Pickles; opens files only when asked."""
+
+    card: Card
+    container: Container
+    root: Path
+    "folder that the card's elevation raster is relative to"
+
+    @property
+    def name(self) -> str:
+        """Name of the product, the same for folder and zip."""
+        return self.container.name
+
+    @property
+    def nbytes(self) -> int:
+        """Unpacked bytes of the files of the card's polarisations, of those that are there."""
+        wanted, present = _wanted(open_safe(self.container), self.card.bands), self.container.names()
+        return sum(self.container.size(name) for image in wanted for name in image.files if name in present)
+
+    def checksum(self) -> str:
+        """Return a sha256 (hex) that stands for all files of the product and the elevation raster, if one is used.
+
+        Raises:
+            UserError: a file differs from its checksum in the manifest, or is absent.
+        """
+        product = open_safe(self.container).checksum()
+        if self.card.radar is None or self.card.radar.geocoding != "terrain":
+            return product
+        return fingerprint([product, hash_file(self.root / self.card.radar.dem)])
+
+    def layers(self, bands: tuple[str, ...]) -> Layers:
+        """Return the polarisations ``bands`` on the map, border noise and incidence angle.
+
+        Raises:
+            UserError: the product is incomplete or damaged, or does not hold what the card wants.
+        """
+        safe, radar = open_safe(self.container), self.card.radar
+        removes_noise = radar is None or radar.remove_noise
+        images = tuple(RadarImage(safe, image, self.card.quantity, removes_noise) for image in _wanted(safe, bands))
+        if radar is not None and radar.geocoding == "terrain":
+            from eo_ssl.scene.sentinel1 import terrain  # needs the optional sarsen
+
+            return terrain.correct_terrain(images, open_elevation(self.card, self.root))
+        return geocode(images, gsd_m=self.card.gsd_m)
+
+
+def list_grd_products(card: Card, root: Path) -> Listing:
+    """Return the GRD products of a card below ``root``, and what was left out with the reason.
+
+    See :func:`collect_products`.
+    """
+
+    def examine(safe: Safe) -> str | Product:
+        reason = _unwanted(card, safe)
+        source = GrdSource(card, safe.container, root)
+        return reason or Product(f"{card.name}/{safe.name}", card, "cube", _read_acquisition(card, safe), source)
+
+    return collect_products(card, root, kind="cube", examine=examine)
+
+
+def collect_products(
+    card: Card, root: Path, *, kind: Literal["cube", "chips"], examine: Callable[[Safe], str | Product]
+) -> Listing:
+    """Return the Sentinel-1 products of a card below ``root``, and what was left out with the reason.
+
+    Of several processings of one acquisition the one by the newest processor is kept. A product that cannot be read
+    stays in the list and says so when it is opened.
+
+    Args:
+        card: which products, and what of them.
+        root: folder that the card's pattern counts from.
+        kind: of the products.
+        examine: gives the product, or why it is not wanted.
+
+    Raises:
+        UserError: the card states what only the products can state.
+    """
+    check_card(card)
+    here, damaged, dropped = list_containers_below(card, root, mark=MANIFEST)
+    products: dict[str, Product] = {}
+    newest: dict[str, Safe] = {}
+    for container in here:
+        product_id = f"{card.name}/{container.name}"
+        try:
+            safe = open_safe(container)
+            verdict = examine(safe)
+        except UserError as error:
+            damaged.setdefault(container.name, str(error))
+            continue
+        if isinstance(verdict, str):
+            dropped.append((product_id, verdict))
+        elif product_id in products:
+            dropped.append((product_id, f"a second copy, in {container.archive.path.name}"))
+        else:
+            products[product_id] = verdict
+            acquisition = safe.name.rpartition("_")[0]  # names end in a checksum of the processing
+            older, newer = sorted((newest.get(acquisition, safe), safe), key=lambda item: (item.processor, item.name))
+            newest[acquisition] = newer
+            if older is not newer:
+                reason = f"processed again as {newer.name} by processor {newer.processor} (this one: {older.processor})"
+                dropped.append((f"{card.name}/{older.name}", reason))
+                del products[f"{card.name}/{older.name}"]
+    for name, reason in damaged.items():
+        if f"{card.name}/{name}" in products:
+            dropped.append((f"{card.name}/{name}", f"a second copy, which cannot be read: {reason}"))
+        else:
+            products[f"{card.name}/{name}"] = make_damaged_product(card, name, reason, kind=kind)
+    return list(products.values()), dropped
+
+
+def check_card(card: Card) -> None:
+    """Refuse a card that states what only the products can state.
+
+    Raises:
+        UserError: naming what it states.
+    """
+    given = card.list_stated(
+        "scale",
+        "offset",
+        "offset_by_file",
+        "nodata",
+        "metadata",
+        "mask",
+        "datetime",
+        "orbit",
+        "processing_baseline",
+        "crs",
+        "transform",
+    )
+    if given or not card.quantity.is_power or not isinstance(card.files, str):
+        raise UserError(
+            f"expected card {card.name} with reader {card.reader} to name sigma0, beta0 or gamma0 and one pattern in "
+            "`files`, and to leave the rest to "
+            f"the products, got {card.quantity.value}{' and ' if given else ''}{', '.join(given)}; correct it"
+        )
+
+
+def _unwanted(card: Card, safe: Safe) -> str:
+    """Why a product is not of the card; empty when it is."""
+    if safe.product_type != "GRD":
+        return f"a product of type {safe.product_type}, not GRD"
+    held = {image.polarisation for image in safe.images}
+    missing = [band for band in card.bands if band not in held]
+    return f"has {', '.join(sorted(held))}, and card {card.name} wants {', '.join(card.bands)}" if missing else ""
+
+
+def _wanted(safe: Safe, bands: tuple[str, ...]) -> tuple[SafeImage, ...]:
+    """The image of each band."""
+    held = {image.polarisation: image for image in safe.images}
+    missing = [band for band in bands if band not in held]
+    if missing or len(held) != len(safe.images):
+        raise UserError(
+            f"expected one image of {', '.join(bands)} each in {safe.name}, got "
+            f"{', '.join(image.polarisation for image in safe.images)}; "
+            "give a GRD product with these polarisations"
+        )
+    return tuple(held[band] for band in bands)
+
+
+def _read_acquisition(card: Card, safe: Safe) -> Acquisition:
+    """What manifest and annotation say of the acquisition; the incidence angle is that of the image's centre."""
+    image = _wanted(safe, card.bands)[0]
+    about = safe.annotation(image)
+    centre = np.array([(about.lines - 1) / 2]), np.array([(about.samples - 1) / 2])
+    way = open_geolocation(safe, image, choose_crs(about.grid))
+    return replace(safe.acquisition, incidence_deg=float(way.incidence(*centre)[0]))
