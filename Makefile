@@ -1,10 +1,11 @@
 # make demo: the whole flow on an archive made on the spot; make test: everything CI checks. Both install into .venv first.
+# make test-python PYTHON=python3.13: the tests on another Python, in an environment of its own.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ONLY ?=
 
-.PHONY: install install-dev demo test lint bench grids clean
+.PHONY: install install-dev demo test test-python lint bench grids clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -30,6 +31,10 @@ lint: install-dev
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-python:
+	$(MAKE) install-dev VENV=.venv-$(notdir $(PYTHON))
+	.venv-$(notdir $(PYTHON))/bin/python -m pytest $(ONLY)
 
 bench: install-dev
 	@$(BIN)/python -m bench $(ONLY)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from eo_ssl.encoder import VitEncoder
+from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.evaluation.draws import Amount, draw
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
 from eo_ssl.evaluation.features import extract_features
@@ -25,7 +25,7 @@ from eo_ssl.evaluation.protocols import predict_frozen
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.studies import VariantGrid
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.models.vit import VitConfig, make_vit
+from eo_ssl.models import Vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity, sensor
 
@@ -78,14 +78,13 @@ def row(name: str, reference: str, times: list[tuple[float, float]], note: str) 
     }  # fmt: skip
 
 
-def encoder() -> VitEncoder:
+def encoder() -> TrainedEncoder:
     """ViT-Ti/8 for 13 bands of 64 px with random weights."""
-    config = VitConfig(img_size=SIZE, in_chans=len(BANDS), patch_size=8)
     contract = Preprocessing(
         sensor="sentinel2_l1c", quantity=Quantity.TOA_REFLECTANCE, bands=BANDS, convert=(), range=(-0.2, 2.0), clip=None, mean=(0.2,) * 13,
         std=(0.1,) * 13, size_px=SIZE, gsd_m=(10.0, 10.0), resize="to_size", interpolation="bilinear", antialias=True, missing="refuse",
     )  # fmt: skip
-    return VitEncoder(make_vit(config), contract, architecture=config, pooling="mean")
+    return TrainedEncoder(Vit(patch_size=8).build(BANDS, SIZE, 0), contract)
 
 
 def features_vs_forward(rng: np.random.Generator) -> dict[str, Any]:
@@ -110,22 +109,22 @@ def grid_forwards(rng: np.random.Generator) -> dict[str, Any]:
     images = Images(rng.uniform(0.05, 0.4, size=(32, 13, SIZE, SIZE)).astype(np.float32))
     rows, made, passed = np.arange(32), encoder(), [0]
     task = Task("bench", (images,), rows % 2, ("a", "b"), rows, (Fold(rows[:16], rows[16:], rows[:0]),), "", "accuracy")
-    forward = VitEncoder.features
+    forward = TrainedEncoder.features
 
-    def counted(self: VitEncoder, x: torch.Tensor, **named: Any) -> torch.Tensor:
+    def counted(self: TrainedEncoder, x: torch.Tensor, **named: Any) -> torch.Tensor:
         passed[0] += len(x)
         return forward(self, x, **named)
 
     grid = VariantGrid.of([SIZE, 96], None, ["contract", "torchvision", "torchvision-no-antialias", "kornia"])
     cells = grid.expand(TrainedCandidate("ours", made))
     inputs = {c.encoder(task, task.folds[0]).preprocessing.effective(SIZE, SIZE) for c in cells}
-    VitEncoder.features = counted  # type: ignore[method-assign,assignment]
+    TrainedEncoder.features = counted  # type: ignore[method-assign,assignment]
     try:
         with tempfile.TemporaryDirectory() as cache:
             for cell in cells:
                 cell.features(task, cache=Path(cache))
     finally:
-        VitEncoder.features = forward  # type: ignore[method-assign]
+        TrainedEncoder.features = forward  # type: ignore[method-assign]
     distinct = len(inputs) * len(images)
     return {
         "name": "evaluate/grid-forwards", "value": passed[0], "unit": "images encoded", "reference": "images x distinct inputs",

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
+settings.register_profile("any machine", deadline=None)  # a busy machine is no counterexample
+settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eo_ssl.encoder import VitEncoder, save_encoder
-from eo_ssl.encoder.protocol import Frozen
+from eo_ssl.encoder import EncoderBase, TrainedEncoder, save_encoder
 from eo_ssl.manifest import Clock, finish
-from eo_ssl.models.vit import VitConfig, make_vit
+from eo_ssl.models import Vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sample.geotiff import encode_geotiff
 from eo_ssl.sensors import Quantity
@@ -31,7 +30,7 @@ def contract(**changes: Any) -> Preprocessing:
     return Preprocessing(**{**fields, **changes})
 
 
-class PatchMeans(Frozen):
+class PatchMeans(EncoderBase):
     """Tokens are the means of each band over a patch, and the patch's sum of squares: they do not depend on where a window lies."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -59,23 +58,15 @@ class Placed(PatchMeans):
         return torch.cat([tokens[..., :-1], column[None, :, None].expand(len(x), -1, 1).float()], dim=2)
 
 
-def vit(seed: int = 0, **changes: Any) -> VitEncoder:
-    config = VitConfig(img_size=SIDE, in_chans=3, patch_size=PATCH, depth=1)
+def vit(seed: int = 0, **changes: Any) -> TrainedEncoder:
     normal = contract(mean=(0.1, 0.1, 0.1), std=(0.05, 0.05, 0.05), **changes)
-    return VitEncoder(make_vit(config, seed=seed), normal, architecture=config, pooling="mean")
+    return TrainedEncoder(Vit(patch_size=PATCH, depth=1).build(BANDS, SIDE, seed), normal, name="vit")
 
 
 def save_vit(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     """Write an encoder as pretraining does and return its folder."""
     made = vit(seed, **changes)
-    product = save_encoder(
-        folder,
-        made.model,
-        architecture=made.architecture,
-        preprocessing=made.preprocessing,
-        pooling="mean",
-        provenance={},
-    )
+    product = save_encoder(folder, made.backbone, preprocessing=made.preprocessing, provenance={})
     finish(folder, stage="pretrain", config={}, inputs={}, product=product, started=Clock())
     return folder
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from eo_ssl.encoder import VitEncoder
-from eo_ssl.models import VitConfig, make_vit
+from eo_ssl.encoder import TrainedEncoder
+from eo_ssl.models import Architecture, ResNet, Vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
 
-SMALL_64 = VitConfig("vit_small_patch16_224", img_size=64, in_chans=2, patch_size=16)
-TINY_8 = VitConfig("vit_tiny_patch16_224", img_size=32, in_chans=2, patch_size=8, depth=2)
+SMALL_16 = Vit("vit_small_patch16_224", patch_size=16)
+TINY_8 = Vit("vit_tiny_patch16_224", patch_size=8, depth=2)
+RESNET_18 = ResNet("resnet18")
 PROVENANCE = {
     "inputs": {"corpus archive": "c" * 64},
     "config": {
@@ -49,17 +50,19 @@ def optical(size_px: int = 64, bands: tuple[str, ...] = ("B02", "B03", "B04", "B
 
 
 def encoder(
-    architecture: VitConfig = SMALL_64,
+    model: Architecture = SMALL_16,
     preprocessing: Preprocessing | None = None,
     *,
-    pooling: Any = "mean",
     name: str = "radar-small",
-) -> VitEncoder:
+) -> TrainedEncoder:
     """Random weights, positions and norms included, so that nothing is at its initial value."""
-    model = make_vit(architecture, seed=5)
+    contract = preprocessing or radar(64)
+    backbone = model.build(contract.bands, contract.size_px, 5)
     rng = torch.Generator().manual_seed(6)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in backbone.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=rng)
-    contract = preprocessing or radar(architecture.img_size)
-    return VitEncoder(model, contract, architecture=architecture, pooling=pooling, name=name, provenance=PROVENANCE)
+        for values in backbone.buffers():  # statistics of batches
+            if values.is_floating_point():
+                values *= 1 + 0.1 * torch.rand(values.shape, generator=rng)
+    return TrainedEncoder(backbone, contract, name=name, provenance=PROVENANCE)

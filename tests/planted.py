@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eo_ssl.encoder import VitEncoder
+from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.models.vit import VitConfig, make_vit
+from eo_ssl.models import Vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
 
@@ -61,6 +61,5 @@ def contract(**changes: object) -> Preprocessing:
     return Preprocessing(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def vit(size: int = 16) -> VitEncoder:
-    config = VitConfig(img_size=size, in_chans=4, patch_size=8, depth=1)
-    return VitEncoder(make_vit(config), contract(size_px=size), architecture=config, pooling="mean", name="ours")
+def vit(size: int = 16) -> TrainedEncoder:
+    return TrainedEncoder(Vit(patch_size=8, depth=1).build(BANDS, size, 0), contract(size_px=size), name="ours")

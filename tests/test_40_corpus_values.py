@@ -168,7 +168,7 @@ def pieces() -> tuple[list[BandStats], list[list[BandStats]]]:
 
 
 @given(st.permutations(range(5)), st.integers(1, 4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_merging_does_not_depend_on_order_or_grouping(pieces, order: list[int], first: int) -> None:
     whole, of_five = pieces
     parts = [of_five[k] for k in order]
@@ -195,7 +195,7 @@ def parts_of(stored: np.ndarray) -> list[tuple[np.ndarray, int]]:
 
 
 @given(trees())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_tree_of_merges_gives_the_direct_statistics(tree) -> None:
     """Moments to 1e-6 and percentiles to one bin of a float64 computation over all pixels, in total and per month."""
     order, steps = tree

@@ -20,7 +20,7 @@ from fake_scenes import FakeProduct, card
 DAY = 86_400
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), max_size=12),
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), max_size=12),

@@ -56,7 +56,7 @@ def test_water_filling_equals_brute_force_on_ten_thousand_vectors() -> None:
 
 
 @given(st.lists(st.integers(0, 10**12), min_size=1, max_size=40), st.integers(0, 10**13), st.integers(0, 2**32))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_water_filling_keeps_its_promises_for_huge_sizes(sizes: list[int], target: int, seed: int) -> None:
     given_sizes = np.asarray(sizes, dtype=np.int64)
     shares = allocate_evenly(given_sizes, target, rng=np.random.default_rng(seed))

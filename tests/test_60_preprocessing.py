@@ -63,7 +63,7 @@ def test_normalises_by_hand(rng: np.random.Generator) -> None:
     assert out.dtype == torch.float32 and valid.dtype == torch.bool and valid.all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     order=st.permutations(range(len(BANDS))), size=st.sampled_from([6, 8, 13]), holes=st.booleans(), last=st.booleans()
 )

@@ -9,7 +9,7 @@ import timm
 import torch
 
 from eo_ssl.errors import UserError
-from eo_ssl.models import View, Vit, VitBackbone, sincos_positions, split_patches
+from eo_ssl.models import BackboneConfig, View, Vit, VitBackbone, sincos_positions, split_patches
 from tiles import BANDS
 
 TINY = Vit(patch_size=8, depth=2)
@@ -140,8 +140,21 @@ def test_pooled_is_the_mean_of_the_patches_or_the_class_token():
     assert torch.equal(by_class.pooled, encoded[:, 0])
 
 
+def test_fixed_codes_stay_fixed_at_another_size():
+    for position, trained in (("sincos", False), ("learned", True)):
+        larger = build(Vit(patch_size=8, depth=1, position=position)).at_size(64)
+        assert larger.network.pos_embed.requires_grad is trained and larger.grid == (8, 8)
+
+
+def test_an_architecture_comes_back_from_the_file_of_an_encoder():
+    values = BackboneConfig(TINY, BANDS[:5], 32).to_json()
+    assert Vit.from_json(values, pooling="mean") == TINY and (values["in_chans"], values["img_size"]) == (5, 32)
+    with pytest.raises(UserError, match="got 'patch_sise'; did you mean 'patch_size'"):
+        Vit.from_json({**values, "patch_sise": 8}, pooling="mean")
+
+
 def test_refusals():
-    with pytest.raises(UserError, match="patch 7 and image 64: choose a divisor"):
+    with pytest.raises(UserError, match="patch 7 and image 64; choose a divisor"):
         build(Vit(patch_size=7), size=64)
     with pytest.raises(UserError, match="vit_tinny_patch16_224'; did you mean 'vit_tiny_patch16_224'"):
         build(Vit("vit_tinny_patch16_224"))
@@ -151,7 +164,13 @@ def test_refusals():
         build(Vit("vit_base_patch16_gap_224", depth=1))
     with pytest.raises(UserError, match="takes no patch or image size"):
         build(Vit("resnet18"))
-    with pytest.raises(UserError, match="pooling must be 'mean' or 'cls', got 'max'"):
-        Vit(pooling="max")
+    for wrong, said in (
+        ({"pooling": "max"}, "expected pooling out of mean, cls, got 'max'"),
+        ({"position": "rotary"}, "expected position out of sincos, learned, got 'rotary'"),
+        ({"depth": 0}, "expected a depth of at least 1 for a vision transformer, got 0"),
+        ({"patch_size": 0}, "expected a patch size of at least 1 for a vision transformer, got 0"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Vit(**wrong)
     with pytest.raises(UserError, match="multiple of 4, got 10"):
         sincos_positions((2, 2), 10)

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from eo_ssl.errors import UserError
-from eo_ssl.models import ResNet, View
+from eo_ssl.models import FAMILIES, BackboneConfig, ResNet, View, Vit, require_maskable
 from tiles import BANDS
 
 
@@ -34,6 +34,22 @@ def test_any_size_and_the_seed_alone_decides_the_weights():
     assert not torch.equal(first(view()).pooled, other(view()).pooled)
     assert first.at_size(96).network is first.network
     assert first.at_size(96)(view(size=96)).patches.shape[1] == 9
+
+
+def test_an_architecture_comes_back_from_the_file_of_an_encoder():
+    values = BackboneConfig(ResNet("resnet18"), BANDS, 64).to_json()
+    assert values == {"timm_name": "resnet18", "img_size": 64, "in_chans": 5}
+    assert FAMILIES["resnet"].from_json(values, pooling="avg") == ResNet("resnet18")
+    with pytest.raises(UserError, match="got 'depth'"):
+        ResNet.from_json({**values, "depth": 2}, pooling="avg")
+    with pytest.raises(UserError, match="pooling avg of a residual network, got cls"):
+        ResNet.from_json(values, pooling="cls")
+
+
+def test_it_hides_no_patches():
+    with pytest.raises(UserError, match="expected a transformer for Mae, which hides patches, got ResNetBackbone"):
+        require_maskable(ResNet("resnet18").build(BANDS, 64, 0), method="Mae")
+    assert require_maskable(Vit(depth=1).build(BANDS, 16, 0), method="Mae").patch_px == 8
 
 
 def test_refusals():

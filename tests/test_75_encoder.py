@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,26 @@ import timm
 import torch
 from torchgeo.models import RCF
 
-from eo_ssl.encoder import ENCODER_FILE, WEIGHT_FREE, Encoder, RandomFeatures, VitEncoder, load_encoder, save_encoder
+from eo_ssl.encoder import (
+    ENCODER_FILE,
+    WEIGHT_FREE,
+    Encoder,
+    RandomFeatures,
+    TrainedEncoder,
+    load_encoder,
+    save_encoder,
+)
+from eo_ssl.encoder.protocol import measure_output_range
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.manifest import Clock, finish
-from eo_ssl.models.vit import VitConfig, make_vit
+from eo_ssl.models import BackboneConfig, ResNet, View, Vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
 
 BANDS = ("B02", "B03", "B04")
-SMALL = VitConfig(img_size=16, in_chans=3, patch_size=8, depth=2)
+SMALL = Vit(patch_size=8, depth=2)
+BANDS = ("B02", "B03", "B04")
 
 
 def contract(size_px: int = 16, **changes: object) -> Preprocessing:
@@ -37,14 +48,9 @@ def batch(size: int = 16, n: int = 20) -> torch.Tensor:
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
-def save(folder: Path, **changes: object) -> str:
-    options = {
-        "architecture": SMALL,
-        "preprocessing": contract(),
-        "pooling": "mean",
-        "provenance": {"seed": 4, "objective": "mae"},
-    }
-    return save_encoder(folder, make_vit(SMALL, seed=4), **{**options, **changes})  # type: ignore[arg-type]
+def save(folder: Path, *, model: Vit = SMALL, seed: int = 4, **changes: object) -> str:
+    options = {"preprocessing": contract(), "provenance": {"seed": 4, "objective": "mae"}}
+    return save_encoder(folder, model.build(BANDS, 16, seed), **{**options, **changes})  # type: ignore[arg-type]
 
 
 def test_random_features_equal_torchgeos_with_the_same_filters() -> None:
@@ -108,19 +114,20 @@ def test_random_resnet_is_timms_with_neutral_normalisation() -> None:
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_saved_encoder_comes_back(tmp_path: Path, pooling: str) -> None:
-    fingerprint = save(tmp_path, pooling=pooling)
+    model = replace(SMALL, pooling=pooling)  # type: ignore[arg-type]
+    fingerprint = save(tmp_path, model=model)
     back = load_encoder(tmp_path / ENCODER_FILE)
-    assert isinstance(back, VitEncoder)
+    assert isinstance(back, TrainedEncoder)
     assert (back.fingerprint, back.preprocessing, back.architecture, back.pooling) == (
         fingerprint,
         contract(),
-        SMALL,
+        BackboneConfig(model, BANDS, 16),
         pooling,
     )
     assert back.provenance == {"seed": 4, "objective": "mae"}
-    x, model = batch(), make_vit(SMALL, seed=4).eval()
+    x, network = batch(), SMALL.build(BANDS, 16, 4).network.eval()
     with torch.inference_mode():
-        encoded = model.forward_features(x)
+        encoded = network.forward_features(x)
         assert torch.equal(back.features(x), encoded[:, 0] if pooling == "cls" else encoded[:, 1:].mean(dim=1))
         assert torch.equal(back.tokens(x), encoded[:, 1:])
 
@@ -144,16 +151,9 @@ def test_equal_encoders_are_equal_bytes(tmp_path: Path) -> None:
 def test_fingerprint_sees_weights_contract_and_pooling_but_not_provenance(tmp_path: Path) -> None:
     same = [save(tmp_path / "a"), save(tmp_path / "b", provenance={})]
     other = [
-        save(tmp_path / "c", pooling="cls"),
+        save(tmp_path / "c", model=replace(SMALL, pooling="cls")),
         save(tmp_path / "d", preprocessing=contract(clip=(0.0, 1.0))),
-        save_encoder(
-            tmp_path / "e",
-            make_vit(SMALL, seed=5),
-            architecture=SMALL,
-            preprocessing=contract(),
-            pooling="mean",
-            provenance={},
-        ),
+        save(tmp_path / "e", seed=5, provenance={}),
     ]
     assert same[0] == same[1] and len({*same, *other}) == 4
 
@@ -198,11 +198,11 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it carries its own"):
         load_encoder(tmp_path / ENCODER_FILE, preprocessing=contract())
     with pytest.raises(UserError, match="expected no other encoder"):
-        save(tmp_path, pooling="cls")
-    with pytest.raises(UserError, match="3 bands and 24 px, got 3 bands and 16 px"):
+        save(tmp_path, model=replace(SMALL, pooling="cls"))
+    with pytest.raises(UserError, match="bands B02, B03, B04 and 24 px, got one for B02, B03, B04 and 16 px"):
         save(tmp_path / "x", preprocessing=contract(24))
-    with pytest.raises(UserError, match="expected pooling cls or mean"):
-        save(tmp_path / "x", pooling="max")
+    with pytest.raises(UserError, match="expected pooling out of mean, cls, got 'max'"):
+        replace(SMALL, pooling="max")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="even number"):
         RandomFeatures(contract(), features=7)
     with pytest.raises(UserError, match="pass the output of its preprocessing"):
@@ -245,3 +245,127 @@ def test_random_features_of_a_holed_tile_are_those_of_its_measured_part() -> Non
     torch.testing.assert_close(got[2], torch.stack([positions[at] for at in whole]).mean(dim=0), rtol=1e-4, atol=1e-5)
     # A band that is missing altogether hides no filter; without any filter the tile is taken as it is.
     torch.testing.assert_close(got[3:], encoder.features(x[3:]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_residual_network_is_saved_and_comes_back_in_evaluation_mode(tmp_path: Path) -> None:
+    backbone = ResNet("resnet18").build(BANDS, 16, 4)
+    with torch.no_grad():
+        backbone.train()(View(batch(32, 8), torch.ones(8, 3, 32, 32, dtype=torch.bool), BANDS))  # moves its statistics
+    fingerprint = save_encoder(tmp_path, backbone, preprocessing=contract(), provenance={})
+    back = load_encoder(tmp_path / ENCODER_FILE)
+    assert isinstance(back, TrainedEncoder) and not back.training and back.fingerprint == fingerprint
+    assert (back.architecture, back.pooling, back.dim) == (BackboneConfig(ResNet("resnet18"), BANDS, 16), "avg", 512)
+    with torch.inference_mode():
+        x, network = batch(), backbone.eval().network
+        assert torch.equal(back.features(x), network(x)) and float(back.features(x).std(dim=0).max()) > 0
+        larger = back.at_size(64)
+        assert torch.equal(larger.features(batch(64, 2)), network(batch(64, 2))) and larger.tokens(x).shape[1] == 1
+    with pytest.raises(UserError, match=r"take `at_size\(64\)` of the encoder first"):
+        back.with_preprocessing(contract(64))
+    assert load_encoder("random_init", preprocessing=contract(), architecture=back.architecture, seed=4).dim == 512
+
+
+def test_another_family_is_refused_by_name(tmp_path: Path) -> None:
+    save(tmp_path)
+    path = tmp_path / ENCODER_FILE
+    path.write_bytes(path.read_bytes().replace(b'\\"family\\":\\"vit\\"', b'\\"family\\":\\"vat\\"'))
+    with pytest.raises(UserError, match=r"expected encoder format 1 of family vit or resnet in .*, got 1 and vat"):
+        load_encoder(path)
+
+
+def test_a_folder_of_two_encoders_names_them(tmp_path: Path) -> None:
+    # Pretraining on pairs of two streams writes one encoder for each.
+    products = {stream: save(tmp_path / "pair" / stream, seed=seed) for seed, stream in enumerate(("s1", "s2"))}
+    for folder, product in ((tmp_path / "pair" / name, value) for name, value in products.items()):
+        finish(folder, stage="pretrain", config={}, inputs={}, product=product, started=Clock())
+    finish(tmp_path / "pair", stage="pretrain", config={}, inputs={}, product="p", started=Clock())
+    with pytest.raises(
+        UserError, match=r"got a folder of 2: .*pair/s1, .*pair/s2; name the one you mean, such as .*s1"
+    ):
+        load_encoder(tmp_path / "pair")
+    assert load_encoder(tmp_path / "pair" / "s1").fingerprint == products["s1"]
+
+
+def physical(n: int = 4, size: int = 16) -> torch.Tensor:
+    """Reflectances with invalid pixels."""
+    images = 0.2 + 0.05 * batch(size, n)
+    images[0, 0, :2] = torch.nan
+    return images
+
+
+@pytest.mark.parametrize("name", [*WEIGHT_FREE, "timm:resnet18@random", "trained"])
+def test_the_call_checks_prepares_and_encodes(name: str, tmp_path: Path) -> None:
+    save(tmp_path)
+    encoder = (
+        load_encoder(tmp_path / ENCODER_FILE) if name == "trained" else load_encoder(name, preprocessing=contract(32))
+    )
+    images, tags = (
+        physical(size=encoder.preprocessing.size_px),
+        {"quantity": "toa_reflectance", "sensor": "sentinel2_l1c"},
+    )
+    x, valid = encoder.preprocessing(images, bands=BANDS, **tags)
+    wanted = encoder.features(x, valid=valid)
+    got = encoder(images, bands=BANDS, **tags)
+    assert torch.equal(got, wanted) and got.dtype == torch.float32 and not got.requires_grad
+    shuffled = images[:, [2, 0, 1]].double().numpy()[:, :, :, ::-1].copy()[:, :, :, ::-1]  # negative strides too
+    assert torch.equal(encoder(shuffled, bands=("red", "B02", "green"), **tags), wanted)
+    torch.testing.assert_close(encoder(images[1].numpy(), bands=BANDS, **tags)[0], wanted[1], rtol=1e-4, atol=1e-5)
+    hidden = np.ma.masked_invalid(images.numpy())
+    assert torch.equal(encoder(hidden, bands=BANDS, **{**tags, "quantity": None}), wanted)
+
+
+def test_the_call_refuses_what_is_no_such_image() -> None:
+    encoder = load_encoder("imagestats", preprocessing=contract())
+    tags = {"bands": BANDS, "quantity": "toa_reflectance", "sensor": "sentinel2_l1c"}
+    with pytest.raises(UserError, match="expected toa_reflectance, got boa_reflectance"):
+        encoder(physical(), **{**tags, "quantity": "boa_reflectance"})
+    with pytest.raises(UserError, match="expected bands of sentinel2_l1c, got bands of sentinel2_l2a"):
+        encoder(physical(), **{**tags, "sensor": "sentinel2_l2a"})
+    with pytest.raises(UserError, match="expected physical values as floating-point numbers, got an array of uint16"):
+        encoder(np.ones((3, 16, 16), np.uint16), **tags)
+    with pytest.raises(
+        UserError, match=r"expected an array or tensor \[B, C, H, W\] or \[C, H, W\], got ndarray \(16, 16\)"
+    ):
+        encoder(np.ones((16, 16)), **tags)
+    with pytest.raises(UserError, match="apply the product's scale and offset once"):
+        encoder(physical() * 10_000, **tags)
+    with pytest.raises(TypeError, match="quantity"):
+        encoder(physical(), bands=BANDS, sensor="sentinel2_l1c")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", [*WEIGHT_FREE, "timm:resnet18@random", "trained"])
+def test_features_of_numbers_that_were_never_prepared_are_refused(name: str, tmp_path: Path) -> None:
+    save(tmp_path)
+    encoder = (
+        load_encoder(tmp_path / ENCODER_FILE) if name == "trained" else load_encoder(name, preprocessing=contract(32))
+    )
+    raw = torch.nan_to_num(physical(size=encoder.preprocessing.size_px), nan=0.2)
+    for method in (encoder.features, encoder.tokens):
+        with pytest.raises(
+            UserError, match=r"got a median of (2|1\.99)e\+03; give physical values to the encoder itself"
+        ):
+            method(raw * 10_000)
+    # Reflectance lies where normalised values may lie too: nothing can be told, and nothing is said.
+    assert encoder.features(raw).shape == (4, encoder.dim)
+
+
+def test_the_range_of_prepared_values_follows_conversion_clip_and_filling() -> None:
+    assert measure_output_range(
+        contract(range=(-0.1, 1.6), mean=(0.1, 0.2, 0.3), std=(0.05, 0.1, 0.1))
+    ) == pytest.approx(
+        (-4.0, 30.0)  # (-0.1 - 0.1) / 0.05 = -4 and -0.4 / 0.1 = -4; (1.6 - 0.1) / 0.05
+    )
+    clipped = contract(range=(-0.1, 1.6), clip=(0.0, 1.0), mean=(0.1,) * 3, std=(0.1,) * 3)
+    assert measure_output_range(clipped) == pytest.approx((-1.0, 9.0))
+    far = contract(range=(0.5, 1.0), mean=(0.1,) * 3, std=(0.1,) * 3)
+    assert measure_output_range(far) == pytest.approx((0.0, 9.0))  # an invalid pixel becomes 0
+    decibel = contract(
+        sensor="sentinel1_rtc",
+        quantity="gamma0",
+        bands=("VV",),
+        convert=("gamma0->gamma0_db",),
+        range=(0.001, 10.0),
+        mean=(-10.0,),
+        std=(5.0,),
+    )
+    assert measure_output_range(decibel) == pytest.approx((-4.0, 4.0))  # -30 and 10 dB

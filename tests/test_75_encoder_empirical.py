@@ -11,7 +11,7 @@ from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.models import RCF
 
-from eo_ssl.encoder import EmpiricalFeatures, RandomFeatures, load_encoder, patch_places
+from eo_ssl.encoder import EmpiricalFeatures, RandomFeatures, draw_patches, load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
@@ -57,7 +57,7 @@ def test_filters_and_features_equal_torchgeos_for_the_same_seed() -> None:
 
 def test_filters_equal_those_of_eigenvectors_in_double_precision() -> None:
     images = textures()
-    index, top, left = (t.tolist() for t in patch_places(30, height=20, width=22, bands=4, features=64, seed=9))
+    index, top, left = (t.tolist() for t in draw_patches(30, height=20, width=22, bands=4, features=64, seed=9))
     patches = np.stack(
         [images[i, :, y : y + 3, x : x + 3].numpy().ravel() for i, y, x in zip(index, top, left, strict=True)]
     )
@@ -71,7 +71,7 @@ def test_filters_equal_those_of_eigenvectors_in_double_precision() -> None:
 
 def test_whitened_responses_are_uncorrelated_where_the_patches_were_not() -> None:
     images = textures(400)
-    places = patch_places(400, height=20, width=22, bands=4, features=512, seed=1)
+    places = draw_patches(400, height=20, width=22, bands=4, features=512, seed=1)
     cut = zip(*(place.tolist() for place in places), strict=True)
     p = torch.stack([images[i, :, y : y + 3, x : x + 3].flatten() for i, y, x in cut]).double()
     p = p - p.mean(dim=1, keepdim=True)
@@ -106,7 +106,7 @@ def test_seed_and_images_decide_the_encoder() -> None:
 
 def test_places_alone_serve_a_reader_that_holds_no_training_set() -> None:
     images = textures()
-    index, top, left = patch_places(30, height=20, width=22, bands=4, seed=3)
+    index, top, left = draw_patches(30, height=20, width=22, bands=4, seed=3)
     patches = torch.stack([images[i, :, y : y + 3, x : x + 3] for i, y, x in zip(index, top, left, strict=True)])
     assert (
         EmpiricalFeatures(contract(), patches, seed=3).fingerprint

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eo_ssl.encoder import ForeignEncoder, load_encoder
+from eo_ssl.encoder import ExternalEncoder, load_encoder
 from eo_ssl.errors import UserError
 
 
-def load(source: str) -> ForeignEncoder:
+def load(source: str) -> ExternalEncoder:
     encoder = load_encoder(source)
-    assert isinstance(encoder, ForeignEncoder)
+    assert isinstance(encoder, ExternalEncoder)
     return encoder
 
 

@@ -186,7 +186,7 @@ def test_refusals_by_name_leave_nothing_behind(corpora, tmp_path):
         ({"streams": [name[:-1]]}, f"got '{name[:-1]}'; did you mean '{name}'"),
         ({"bands": ["B02", "B10"]}, "B10"),
         ({"batch_size": 100_000}, "expected at least one batch of 100000 tiles"),
-        ({"model": Vit(patch_size=7)}, "patch 7 and image 32: choose a divisor"),
+        ({"model": Vit(patch_size=7)}, "patch 7 and image 32; choose a divisor"),
         ({"lr": -1.0}, "expected lr > 0"),
     ):
         with pytest.raises(UserError, match=words.replace("(", r"\(")):

@@ -20,7 +20,7 @@ from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.training_statistics import make_train_contract
-from eo_ssl.models.vit import VitConfig, make_vit
+from eo_ssl.models import Vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
 from worlds.benchmarks import make_eurosat
@@ -109,10 +109,10 @@ def test_cache_answers_for_the_same_encoder_and_images_only(rng: np.random.Gener
 
 
 def test_collapsed_to_nan_is_refused(rng: np.random.Generator, tmp_path: Path) -> None:
-    config = VitConfig(img_size=16, in_chans=3, patch_size=8, depth=1)
-    model = make_vit(config)
-    model.norm.weight.data[0] = torch.nan
-    save_encoder(tmp_path, model, architecture=config, preprocessing=contract(), pooling="cls", provenance={})
+    made = contract()
+    backbone = Vit(patch_size=8, depth=1, pooling="cls").build(made.bands, 16, 0)
+    backbone.network.norm.weight.data[0] = torch.nan
+    save_encoder(tmp_path, backbone, preprocessing=made, provenance={})
     with pytest.raises(UserError, match="got NaN or infinity in 23 of 23 images"):
         extract_features(load_encoder(tmp_path / "encoder.safetensors"), images(rng))
 
@@ -199,10 +199,8 @@ def test_eurosat_in_three_band_orders_gives_the_same_bits(
 
     bands = ("B02", "B03", "B04", "B08", "B8A", "B11", "B12")
     wanted = replace(contract(64), bands=bands, mean=(0.1,) * 7, std=(0.05,) * 7)
-    config = VitConfig(img_size=64, in_chans=7, patch_size=16, depth=1)
-    save_encoder(
-        tmp_path / "vit", make_vit(config), architecture=config, preprocessing=wanted, pooling="mean", provenance={}
-    )
+    backbone = Vit(patch_size=16, depth=1).build(bands, 64, 0)
+    save_encoder(tmp_path / "vit", backbone, preprocessing=wanted, provenance={})
     encoders = [load_encoder(name, preprocessing=wanted) for name in ("imagestats", "rcf")]
     encoders.append(load_encoder(tmp_path / "vit" / "encoder.safetensors"))
     card = load_card("eurosat")

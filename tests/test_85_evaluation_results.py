@@ -26,7 +26,7 @@ from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.evaluation.tuning import Tuning
 from eo_ssl.manifest import require
-from eo_ssl.models.vit import VitConfig, make_vit
+from eo_ssl.models import Vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity, sensor
 from eo_ssl.workflows.evaluate import main
@@ -164,17 +164,10 @@ def test_an_encoder_of_the_same_name_from_elsewhere_is_no_newer_one(rng: np.rand
     task, config, paths = planted(rng, 40), vit().architecture, []
     for seed, parent in enumerate(("mae", "simclr")):
         torch.manual_seed(seed)
-        model = make_vit(config)
+        backbone = config.build()
         with torch.no_grad():
-            next(model.parameters()).add_(seed)
-        save_encoder(
-            tmp_path / parent / "encoder",
-            model,
-            architecture=config,
-            preprocessing=contract(),
-            pooling="mean",
-            provenance={},
-        )
+            next(backbone.network.parameters()).add_(seed)
+        save_encoder(tmp_path / parent / "encoder", backbone, preprocessing=contract(), provenance={})
         paths.append(str(tmp_path / parent / "encoder" / "encoder.safetensors"))
     first, second = (load_candidates([path]) for path in paths)
     assert first[0].name == second[0].name
@@ -223,10 +216,8 @@ def test_a_refused_run_leaves_no_folder(evaluate: Callable[..., None], tmp_path:
     for words, change in changes.items():
         name = words.split()[-1]
         made = replace(good, **change)
-        config = VitConfig(img_size=made.size_px, in_chans=len(made.bands), patch_size=16, depth=1)
-        save_encoder(
-            tmp_path / name, make_vit(config), architecture=config, preprocessing=made, pooling="mean", provenance={}
-        )
+        backbone = Vit(patch_size=16, depth=1).build(made.bands, made.size_px, 0)
+        save_encoder(tmp_path / name, backbone, preprocessing=made, provenance={})
         with pytest.raises(UserError, match=words):
             evaluate(out, "imagestats", str(tmp_path / name / "encoder.safetensors"))
         assert not out.exists(), name

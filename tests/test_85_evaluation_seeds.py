@@ -23,7 +23,6 @@ from eo_ssl.evaluation.seeds import load_candidates, parse_entry
 from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.evaluation.task_metrics import Measured, Runs, measure
 from eo_ssl.manifest import Clock, finish
-from eo_ssl.models.vit import make_vit
 from planted import planted, vit
 
 Saved = Callable[..., str]
@@ -42,10 +41,8 @@ def saved(tmp_path: Path) -> Saved:
             "config": {"objective": "mae", "steps": 10, "optimizer": {"clip": None}, "training": {"precision": "auto"}, "seed": seed} | config,
             "inputs": inputs or {"corpus c": "abc"},
         }  # fmt: skip
-        model = make_vit(made.architecture, seed=seed if weights is None else weights)
-        product = save_encoder(
-            folder, model, architecture=made.architecture, preprocessing=made.preprocessing, pooling="mean", provenance=origin
-        )  # fmt: skip
+        backbone = made.architecture.build(seed if weights is None else weights)
+        product = save_encoder(folder, backbone, preprocessing=made.preprocessing, provenance=origin)
         finish(folder, stage="pretrain", config={}, inputs={}, product=product, started=Clock())
         return str(folder)
 

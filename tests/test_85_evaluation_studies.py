@@ -12,7 +12,7 @@ import torch
 import torchvision.transforms.v2
 from torch import Tensor
 
-from eo_ssl.encoder import ImageStats, RandomFeatures, VitEncoder
+from eo_ssl.encoder import ImageStats, RandomFeatures, TrainedEncoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
 from eo_ssl.evaluation.features import Computing, extract_features
@@ -118,9 +118,9 @@ def test_the_grid_finds_what_was_planted_and_runs_each_distinct_input_once(
 ) -> None:
     task, ours = planted(rng), vit()
     passes: list[int] = []
-    forward = VitEncoder.features
+    forward = TrainedEncoder.features
     monkeypatch.setattr(
-        VitEncoder, "features", lambda self, x, valid=None: passes.append(len(x)) or forward(self, x, valid=valid)
+        TrainedEncoder, "features", lambda self, x, valid=None: passes.append(len(x)) or forward(self, x, valid=valid)
     )
     plain = TrainedCandidate("ours", ours)
     grid = VariantGrid.of([16, 24], ["contract", "divide", "zscore"], None)

@@ -35,7 +35,8 @@ def test_treesatai_gives_torchgeos_numbers_under_torchgeos_names(trees: Path, va
 
     task = load_benchmark("treesatai", trees, variant=variant)
     (source,) = task.sources
-    spelled = ["NIR" if name == "IR" else name for name in TreeSatAI.all_bands[variant]]
+    by_sensor = getattr(TreeSatAI, "all_bands_dict", TreeSatAI.all_bands)  # renamed in TorchGeo 0.10
+    spelled = ["NIR" if name == "IR" else name for name in by_sensor[variant]]
     assert list(source.bands) == spelled and sizes(task) == (11, 0, 1) and task.kind == "multilabel"
     scale, shape = (1e-4, (12, 6, 6)) if variant == "s2" else (1.0, (4, 304, 304))
     assert source.shape == shape and task.class_names == tuple(TreeSatAI.classes)

@@ -16,7 +16,7 @@ AXES = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(AXES)
 def test_weights_of_each_cell_sum_to_one(axis: WindowAxis) -> None:
     total = np.zeros(max(axis.length, axis.side))
@@ -26,7 +26,7 @@ def test_weights_of_each_cell_sum_to_one(axis: WindowAxis) -> None:
     assert (axis.weights > 0).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(AXES)
 def test_blocks_cover_each_cell_once_and_name_every_window_that_reaches_them(axis: WindowAxis) -> None:
     times = np.zeros(axis.length, dtype=int)

@@ -15,7 +15,7 @@ from timm.optim import param_groups_layer_decay
 from torch.nn import functional
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from eo_ssl.encoder import ForeignEncoder, Form
+from eo_ssl.encoder import ExternalEncoder, Readout
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.task_metrics import measure
@@ -285,12 +285,12 @@ def test_a_fifth_is_held_out_in_whole_blocks_and_no_class_is_lost(blocks: str) -
     assert reserve_validation(task, few)[1].size == 0  # one sample of each class: nothing to spare
 
 
-def foreign(name: str, size_px: int = 32, **form: object) -> ForeignEncoder:
-    made = Form(name, **form)  # type: ignore[arg-type]
+def foreign(name: str, size_px: int = 32, **readout: object) -> ExternalEncoder:
+    made = Readout(name, **readout)  # type: ignore[arg-type]
     channels = len(BANDS) + len(made.blank)
     with seeded_init(0):
         model = timm.create_model(name, in_chans=channels, num_classes=0, **({"img_size": 32} if "vit" in name else {}))
-    return ForeignEncoder(model, contract(size_px), name=name, form=made, provenance={})
+    return ExternalEncoder(model, contract(size_px), name=name, readout=made, provenance={})
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_efficientnet", "test_convnext"])

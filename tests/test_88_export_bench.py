@@ -21,8 +21,7 @@ from torch import nn
 from eo_ssl.export import Options, export
 from eo_ssl.export.bench_adapter import BENCH_CONFIG, BENCH_MODULE
 from eo_ssl.export.parity import read
-from eo_ssl.models import VitConfig
-from exported import encoder, optical, radar
+from exported import TINY_8, encoder, optical, radar
 
 L1C = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 NAMES = (
@@ -102,9 +101,8 @@ class Base(nn.Module):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bundle of an encoder of all 13 bands."""
-    architecture = VitConfig("vit_tiny_patch16_224", img_size=32, in_chans=13, patch_size=8, depth=2)
     out = tmp_path_factory.mktemp("bench") / "bundle"
-    export(encoder(architecture, optical(32, L1C), name="13 bands"), out, options=Options(onnx=False))
+    export(encoder(TINY_8, optical(32, L1C), name="13 bands"), out, options=Options(onnx=False))
     return out
 
 
@@ -142,7 +140,7 @@ def test_the_module_is_alone_and_the_configuration_names_it(folder: Path) -> Non
     text = (folder / BENCH_MODULE).read_text()
     assert "import eo_ssl" not in text and "from eo_ssl" not in text
     config = yaml.safe_load((folder / BENCH_CONFIG).read_text())
-    assert config["_target_"] == "eo_ssl_encoder.Encoder" and config["name"] == "13 bands"
+    assert config["_target_"] == "eo_ssl_encoder.BundleEncoder" and config["name"] == "13 bands"
     assert {key for key, value in config.items() if value == "???"} == {"quantity", "scale", "offset"}
 
 
@@ -150,7 +148,7 @@ def test_features_are_those_of_the_parity_file_whatever_the_order_of_channels(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     specs = [replace(one, mean=one.mean + 1000) for one in eurosat_files()]  # of processing baseline 04.00
-    model = module_of(folder, monkeypatch).Encoder(bands=specs, **settings(offset=-1000)).eval()
+    model = module_of(folder, monkeypatch).BundleEncoder(bands=specs, **settings(offset=-1000)).eval()
     parity = read(folder, ("native",))
     stored = parity.tensors["images"] * 1e4 + 1000
     stored = torch.cat([stored[:, :8], stored[:, 9:], stored[:, 8:9]], dim=1)
@@ -159,9 +157,8 @@ def test_features_are_those_of_the_parity_file_whatever_the_order_of_channels(
 
 
 def test_another_input_size_is_the_encoders_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = module_of(folder, monkeypatch).Encoder(bands=eurosat_files(), **settings(size_px=48)).eval()
-    architecture = VitConfig("vit_tiny_patch16_224", img_size=32, in_chans=13, patch_size=8, depth=2)
-    twin = encoder(architecture, optical(32, L1C)).at_size(48).eval()
+    model = module_of(folder, monkeypatch).BundleEncoder(bands=eurosat_files(), **settings(size_px=48)).eval()
+    twin = encoder(TINY_8, optical(32, L1C)).at_size(48).eval()
     images = torch.rand(2, 13, 40, 40, generator=torch.Generator().manual_seed(0))
     contract = twin.preprocessing
     x, _ = contract(images, bands=contract.bands, quantity=contract.quantity, sensor=contract.sensor)
@@ -173,14 +170,14 @@ def test_another_input_size_is_the_encoders_own(folder: Path, monkeypatch: pytes
 def test_names_that_are_known_to_be_wrong_are_set_right(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = module_of(folder, monkeypatch)
     specs = [Spec("s2", name, mean) for name, mean in zip(NAMES, M_EUROSAT, strict=True)]
-    found = module.channels(specs, {"bands": L1C, "sensor": "sentinel2_l1c"}, rename={}, missing="refuse")
+    found = module.match_channels(specs, {"bands": L1C, "sensor": "sentinel2_l1c"}, rename={}, missing="refuse")
     assert found == [0, 1, 2, 3, 4, 5, 6, 7, 12, 8, 9, 10, 11]  # files hold B09, B10, B11, B12, B8A behind B08
 
     kiln = [Spec("s2", name, mean) for name, mean in zip(NAMES, BRICK_KILN, strict=True)]
     with pytest.raises(ValueError, match="without B06, B09, B10"):
-        module.channels(kiln, {"bands": L1C, "sensor": "sentinel2_l1c"}, rename={}, missing="refuse")
+        module.match_channels(kiln, {"bands": L1C, "sensor": "sentinel2_l1c"}, rename={}, missing="refuse")
     bands = ("B07", "B08", "B8A", "B11", "B12")
-    assert module.channels(kiln, {"bands": bands, "sensor": "sentinel2_l2a"}, rename={}, missing="refuse") == [
+    assert module.match_channels(kiln, {"bands": bands, "sensor": "sentinel2_l2a"}, rename={}, missing="refuse") == [
         5,
         7,
         6,
@@ -192,8 +189,10 @@ def test_names_that_are_known_to_be_wrong_are_set_right(folder: Path, monkeypatc
 def test_a_missing_band_takes_its_mean_only_when_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, specs = module_of(folder, monkeypatch), [one for one in eurosat_files() if one.name != "swir_cirrus"]
     with pytest.raises(ValueError, match=r"without B10; set dataset.bands=all, or model.missing=mean"):
-        module.Encoder(bands=specs, **settings())
-    x = module.Encoder(bands=specs, **settings(missing="mean")).normalize_inputs(torch.full((1, 12, 32, 32), 5000.0))
+        module.BundleEncoder(bands=specs, **settings())
+    x = module.BundleEncoder(bands=specs, **settings(missing="mean")).normalize_inputs(
+        torch.full((1, 12, 32, 32), 5000.0)
+    )
     assert x.shape == (1, 13, 32, 32)
     assert (x[:, L1C.index("B10")] == 0).all() and (x[:, L1C.index("B11")] != 0).all()
 
@@ -214,15 +213,15 @@ def test_wrong_uses_are_refused_with_the_remedy(
     folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        module_of(folder, monkeypatch).Encoder(bands=eurosat_files(), **settings(**changes))
+        module_of(folder, monkeypatch).BundleEncoder(bands=eurosat_files(), **settings(**changes))
 
 
 def test_reflectance_is_not_divided_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     so2sat = [Spec("s2", name, 0.15, 2.8) for name in NAMES]
     module = module_of(folder, monkeypatch)
     with pytest.raises(ValueError, match=r"got 0.00028 in the brightest pixel; .* set model.scale=1"):
-        module.Encoder(bands=so2sat, **settings())
-    module.Encoder(bands=so2sat, **settings(scale=1))
+        module.BundleEncoder(bands=so2sat, **settings())
+    module.BundleEncoder(bands=so2sat, **settings(scale=1))
 
 
 def test_swapped_polarisations_are_refused_until_renamed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,15 +236,15 @@ def test_swapped_polarisations_are_refused_until_renamed(folder: Path, monkeypat
     benv2 = [Spec("s1", "vv", -19.361, 24.3), Spec("s1", "vh", -12.6317, 33.5)]
     with pytest.raises(ValueError, match="expected VV stronger than VH"):
         module.check_statistics({"VV": benv2[0], "VH": benv2[1]}, contract, scale=1, offset=0)
-    assert module.channels(benv2, contract, rename={"vv": "VH", "vh": "VV"}, missing="refuse") == [1, 0]
+    assert module.match_channels(benv2, contract, rename={"vv": "VH", "vh": "VV"}, missing="refuse") == [1, 0]
     module.check_statistics({"VV": benv2[1], "VH": benv2[0]}, contract, scale=1, offset=0)
 
 
 def test_it_runs_in_torchgeo_bench(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torchgeo_bench", reason="torchgeo-bench needs Python 3.12")
+    pytest.importorskip("torchgeo_bench", reason="torchgeo-bench is not installed")
     from torchgeo_bench.datasets import get_bench_dataset_class
 
-    model = module_of(folder, monkeypatch).Encoder(bands=get_bench_dataset_class("eurosat").bands, **settings())
+    model = module_of(folder, monkeypatch).BundleEncoder(bands=get_bench_dataset_class("eurosat").bands, **settings())
     parity = read(folder, ("native",))
     stored = parity.tensors["images"] * 1e4
     stored = torch.cat([stored[:, :8], stored[:, 9:], stored[:, 8:9]], dim=1)

@@ -5,25 +5,26 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
-from torchgeo.trainers import ClassificationTask
 
 from eo_ssl.encoder import ImageStats
 from eo_ssl.errors import UserError
 from eo_ssl.export import Bundle, Check, Options, Terms, export, verify
-from eo_ssl.export.configurations import at_224, torchgeo_name
-from eo_ssl.export.onnx_graph import onnx_features
-from eo_ssl.export.parity import parity_images
+from eo_ssl.export.onnx_graph import run_graph
+from eo_ssl.export.parity import generate_images
 from eo_ssl.export.parity import read as read_parity
-from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILE, segmentation_bytes
+from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILES, make_segmentation_checkpoint
+from eo_ssl.export.torchgeo_naming import find_torchgeo_name, resize_for_torchgeo
+from eo_ssl.export.torchgeo_tasks import ClassificationTask
 from eo_ssl.manifest import MANIFEST, require
-from eo_ssl.models import VitConfig
-from exported import PROVENANCE, SMALL_64, TINY_8, encoder, optical, radar
+from eo_ssl.models import Architecture, BackboneConfig, ResNet, Vit
+from exported import PROVENANCE, SMALL_16, TINY_8, encoder, optical, radar
 
 ROUTES = {
     "preprocess.json",
@@ -57,7 +58,7 @@ def copy(bundle: Bundle, tmp_path: Path) -> Path:
 
 
 def failed(checks: list[Check]) -> dict[str, str]:
-    return {check.route: check.said for check in checks if not check.passed}
+    return {check.route: check.reason for check in checks if not check.passed}
 
 
 def test_every_route_gives_the_features(bundle: Bundle) -> None:
@@ -105,28 +106,28 @@ def test_the_224_px_configuration_equals_timms_own_resampling(bundle: Bundle) ->
 
 
 def test_an_encoder_that_torchgeo_can_name_as_it_is_leaves_unchanged() -> None:
-    architecture = VitConfig("vit_small_patch16_224", img_size=224, in_chans=2, patch_size=16)
-    ours = encoder(architecture, radar(224))
-    other = at_224(ours, torchgeo_name(architecture).model or "")
+    ours = encoder(SMALL_16, radar(224))
+    other = resize_for_torchgeo(ours, find_torchgeo_name(ours.architecture).model or "")
     x = torch.randn(1, 2, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.equal(ours.features(x), other.features(x))
 
 
 @pytest.mark.parametrize(
-    ("architecture", "model", "said"),
+    ("model", "size_px", "name", "said"),
     [
-        (SMALL_64, "vit_small_patch16_224", ""),
-        (VitConfig("vit_small_patch16_224", 64, 2, 8), "vit_small_patch8_224", ""),
-        (VitConfig("vit_tiny_patch16_224", 64, 2, 16), "vit_tiny_patch16_224", ""),
-        (VitConfig("vit_tiny_patch16_224", 64, 2, 8), None, "timm registers no vit_tiny_patch8_224"),
-        (VitConfig("vit_small_patch16_224", 64, 2, 16, depth=2), None, "vit_small_patch16_224 has 12 blocks"),
-        (VitConfig("vit_base_patch14_reg4_dinov2", 56, 2, 14), None, "names no patch and image size"),
+        (SMALL_16, 64, "vit_small_patch16_224", ""),
+        (Vit("vit_small_patch16_224", patch_size=8), 64, "vit_small_patch8_224", ""),
+        (Vit("vit_tiny_patch16_224", patch_size=16), 64, "vit_tiny_patch16_224", ""),
+        (Vit("vit_tiny_patch16_224", patch_size=8), 64, None, "timm registers no vit_tiny_patch8_224"),
+        (Vit("vit_small_patch16_224", patch_size=16, depth=2), 64, None, "vit_small_patch16_224 has 12 blocks"),
+        (Vit("vit_base_patch14_reg4_dinov2", patch_size=14), 56, None, "names no patch and image size"),
+        (ResNet("resnet18"), 64, "resnet18", ""),
     ],
 )
-def test_which_encoders_torchgeo_can_name(architecture: VitConfig, model: str | None, said: str) -> None:
-    naming = torchgeo_name(architecture)
-    assert naming.model == model
+def test_which_encoders_torchgeo_can_name(model: Architecture, size_px: int, name: str | None, said: str) -> None:
+    naming = find_torchgeo_name(BackboneConfig(model, ("VV", "VH"), size_px))
+    assert naming.model == name
     assert said in naming.reason
 
 
@@ -143,8 +144,8 @@ def test_what_torchgeo_cannot_name_leaves_by_timm_alone_and_says_so(tmp_path: Pa
 def test_segmentation_checkpoints_carry_a_head_only_where_the_name_has_one() -> None:
     # timm's default for vit_small_patch8_224 has no classifier, that for vit_small_patch16_224 has 1000 classes; the load is strict.
     for patch, shape in ((8, None), (16, (1000, 384))):
-        ours = encoder(VitConfig("vit_small_patch16_224", 64, 2, patch))
-        data = segmentation_bytes(at_224(ours, f"vit_small_patch{patch}_224"))
+        ours = encoder(Vit("vit_small_patch16_224", patch_size=patch))
+        data = make_segmentation_checkpoint(resize_for_torchgeo(ours, f"vit_small_patch{patch}_224"))
         weights = torch.load(io.BytesIO(data), weights_only=True)["state_dict"]
         head = weights.get("model.backbone.model.model.head.weight")
         assert (None if head is None else head.shape) == shape
@@ -152,8 +153,8 @@ def test_segmentation_checkpoints_carry_a_head_only_where_the_name_has_one() -> 
 
 @pytest.mark.slow
 def test_patches_of_8_px_open_in_torchgeo(tmp_path: Path) -> None:
-    architecture = VitConfig("vit_small_patch16_224", img_size=64, in_chans=4, patch_size=8)
-    bundle = export(encoder(architecture, optical(), pooling="cls"), tmp_path / "patch8", options=Options(onnx=False))
+    model = Vit("vit_small_patch16_224", patch_size=8, pooling="cls")
+    bundle = export(encoder(model, optical()), tmp_path / "patch8", options=Options(onnx=False))
     assert bundle.manifest.summary["torchgeo"] == "vit_small_patch8_224"
     assert failed(verify(bundle.folder)) == {}
 
@@ -183,7 +184,8 @@ def test_a_prefix_that_loads_nothing_is_caught(copy: Path) -> None:
 
 def test_swapped_channels_and_missing_heads_are_caught(copy: Path) -> None:
     rewritten(
-        copy / SEGMENTATION_FILE, lambda content: content["state_dict"].pop("model.backbone.model.model.head.bias")
+        copy / SEGMENTATION_FILES["dpt"],
+        lambda content: content["state_dict"].pop("model.backbone.model.model.head.bias"),
     )
     document = json.loads((copy / "preprocess.json").read_text())
     document["configurations"]["torchgeo"]["preprocessing"]["mean"].reverse()
@@ -214,7 +216,7 @@ def test_a_killed_export_is_resumed_and_a_finished_one_left_alone(bundle: Bundle
     assert resumed.manifest.fingerprint == bundle.manifest.fingerprint  # equal bytes, checkpoints included
     assert (copy / "timm" / "model.safetensors").stat().st_mtime_ns == kept
     with pytest.raises(UserError, match=r"differs in inputs\.encoder"):
-        export(encoder(pooling="cls"), copy, options=options)
+        export(encoder(replace(SMALL_16, pooling="cls")), copy, options=options)
 
 
 def test_graphs_take_any_number_of_images_and_fill_what_is_invalid(graphs: Bundle) -> None:
@@ -222,10 +224,10 @@ def test_graphs_take_any_number_of_images_and_fill_what_is_invalid(graphs: Bundl
     assert checks["onnxruntime onnx/encoder.onnx"].passed and checks["onnxruntime onnx/encoder_physical.onnx"].passed
     measured = read_parity(graphs.folder)
     physical = graphs.folder / "onnx" / "encoder_physical.onnx"
-    one = onnx_features(physical, measured.tensors["images"][3:])  # the one with invalid pixels
+    one = run_graph(physical, measured.tensors["images"][3:])  # the one with invalid pixels
     torch.testing.assert_close(one, measured.features("native")[3:], rtol=1e-4, atol=1e-5)
     infinite = torch.where(torch.isnan(measured.tensors["images"][3:]), torch.inf, measured.tensors["images"][3:])
-    np.testing.assert_allclose(onnx_features(physical, infinite).numpy(), one.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(run_graph(physical, infinite).numpy(), one.numpy(), rtol=1e-6)
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
@@ -269,7 +271,7 @@ def test_the_manifest_says_what_may_be_done_with_it(bundle: Bundle, tmp_path: Pa
 
 def test_parity_images_are_plausible_and_repeatable() -> None:
     for contract in (radar(), optical()):
-        images = parity_images(contract, size_px=64)
-        assert torch.equal(images.nan_to_num(), parity_images(contract, size_px=64).nan_to_num())
+        images = generate_images(contract, size_px=64)
+        assert torch.equal(images.nan_to_num(), generate_images(contract, size_px=64).nan_to_num())
         x, valid = contract(images, bands=contract.bands, quantity=contract.quantity, sensor=contract.sensor)
         assert 0.5 < float(x[valid].std()) < 1.5

@@ -19,16 +19,16 @@ from huggingface_hub import HfApi
 from lightning.pytorch import Trainer
 from torchgeo.datamodules import EuroSATDataModule
 from torchgeo.datasets import EuroSAT
-from torchgeo.trainers import ClassificationTask
 
 from eo_ssl.encoder import save_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.export import Options, Terms, export, push, sendings, terms_of
-from eo_ssl.export.configurations import at_224
+from eo_ssl.export import Options, Terms, collect_terms, export, list_uploads, push
 from eo_ssl.export.parity import read as read_parity
 from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE
+from eo_ssl.export.torchgeo_naming import resize_for_torchgeo
+from eo_ssl.export.torchgeo_tasks import ClassificationTask
 from eo_ssl.manifest import Clock, finish
-from eo_ssl.models import VitConfig
+from eo_ssl.models import Vit
 from exported import TINY_8, encoder, optical, radar
 from workflows.export import main
 from worlds.benchmarks.eurosat import make_eurosat
@@ -44,16 +44,16 @@ TRAINED = {"inputs": {"corpus a": "a" * 64, "corpus b": "b" * 64, "subset a": "s
 
 
 def test_terms_come_from_the_corpora_the_encoder_was_trained_on() -> None:
-    assert terms_of(TRAINED, {}).non_commercial is None
-    both = terms_of(TRAINED, {"a" * 64: [FREE], "b" * 64: [BOUND]})
+    assert collect_terms(TRAINED, {}).non_commercial is None
+    both = collect_terms(TRAINED, {"a" * 64: [FREE], "b" * 64: [BOUND]})
     assert both.non_commercial is True
     assert both.attributions == ("Contains modified Copernicus data", "AFRL")
-    assert terms_of({"inputs": {"corpus a": "a" * 64}}, {"a" * 64: [FREE]}).non_commercial is False
-    assert terms_of({**TRAINED, "licences": [BOUND]}, {}).non_commercial is True  # an encoder that carries its own
+    assert collect_terms({"inputs": {"corpus a": "a" * 64}}, {"a" * 64: [FREE]}).non_commercial is False
+    assert collect_terms({**TRAINED, "licences": [BOUND]}, {}).non_commercial is True  # an encoder that carries its own
     with pytest.raises(UserError, match="got one of fingerprint ffffffffffff"):
-        terms_of(TRAINED, {"f" * 64: [FREE]})
+        collect_terms(TRAINED, {"f" * 64: [FREE]})
     with pytest.raises(UserError, match="got none of fingerprint corpus b bbbbbbbbbbbb"):
-        terms_of(TRAINED, {"a" * 64: [FREE]})
+        collect_terms(TRAINED, {"a" * 64: [FREE]})
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +103,14 @@ def test_a_push_sends_the_bundle_and_timms_files_to_the_root(tiny: Path) -> None
     assert folders == [tiny, tiny / "timm"]
     assert all("manifest.json" in options["ignore_patterns"] for _, options in hub.calls[1:])
     assert {one.target for one in sent} >= {"config.json", "model.safetensors", "timm/config.json", "README.md"}
-    assert sent == sendings(tiny)
+    assert sent == list_uploads(tiny)
     for name, options in hub.calls:  # the fake takes anything; the real client must know every argument
         assert set(options) <= set(inspect.signature(getattr(HfApi, name)).parameters)
 
 
 def test_timm_opens_the_repository_as_a_push_leaves_it(tiny: Path, tmp_path: Path) -> None:
     # `hf-hub:owner/name` reads config.json and model.safetensors at the root, as `local-dir:` does.
-    for one in sendings(tiny):
+    for one in list_uploads(tiny):
         (tmp_path / one.target).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / one.target).write_bytes(one.source.read_bytes())
     measured = read_parity(tiny)
@@ -129,14 +129,7 @@ def test_a_push_that_cannot_be_is_refused(tiny: Path) -> None:
 def trained(folder: Path) -> Path:
     """A finished pretraining product on disk."""
     ours = encoder(TINY_8, radar(32))
-    product = save_encoder(
-        folder,
-        ours.model,
-        architecture=ours.architecture,
-        preprocessing=ours.preprocessing,
-        pooling=ours.pooling,
-        provenance=ours.provenance,
-    )
+    product = save_encoder(folder, ours.backbone, preprocessing=ours.preprocessing, provenance=ours.provenance)
     finish(folder, stage="pretrain", config={}, inputs={}, product=product, started=Clock())
     return folder
 
@@ -220,8 +213,8 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], said: str)
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning", "ignore:.*does not have many workers.*")
 def test_three_lines_fine_tune_in_torchgeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bands = ("B02", "B03", "B04", "B08", "B8A", "B11")  # B8A stands last in EuroSAT's files
-    architecture = VitConfig("vit_tiny_patch16_224", img_size=64, in_chans=len(bands), patch_size=16)
-    ours = encoder(architecture, optical(64, bands), pooling="cls", name="optical tiny")
+    model = Vit("vit_tiny_patch16_224", patch_size=16, pooling="cls")
+    ours = encoder(model, optical(64, bands), name="optical tiny")
     bundle = export(ours, tmp_path / "bundle", options=Options(onnx=False)).folder
     root = str(make_eurosat(tmp_path / "eurosat", per_class=5))
     monkeypatch.syspath_prepend(str(bundle))
@@ -249,7 +242,7 @@ def test_three_lines_fine_tune_in_torchgeo(tmp_path: Path, monkeypatch: pytest.M
     # What the network saw of the validation files is what the contract makes of them: bands by name, reflectance once.
     files = EuroSAT(root, split="val", bands=bands)
     images = torch.stack([files[i]["image"] for i in range(10)]) * 1e-4
-    contract = at_224(ours, "vit_tiny_patch16_224").preprocessing
+    contract = resize_for_torchgeo(ours, "vit_tiny_patch16_224").preprocessing
     x, _ = contract(images, bands=bands, quantity="toa_reflectance", sensor="sentinel2_l1c")
     assert len(seen) == 4  # three steps of training, one of validation
     torch.testing.assert_close(seen[3], x)
@@ -265,8 +258,8 @@ def test_the_lines_of_the_readme_fine_tune(project_root: Path, tmp_path: Path, m
         lines.replace("max_epochs=10", f"{quiet}, accelerator='cpu'").replace("=64", "=10")
     )
     bands = ("B02", "B8A", "B11")
-    architecture = VitConfig("vit_tiny_patch16_224", img_size=64, in_chans=len(bands), patch_size=16)
-    bundle = export(encoder(architecture, optical(64, bands)), tmp_path / "bundle", options=Options(onnx=False)).folder
+    model = Vit("vit_tiny_patch16_224", patch_size=16)
+    bundle = export(encoder(model, optical(64, bands)), tmp_path / "bundle", options=Options(onnx=False)).folder
     make_eurosat(tmp_path / "eurosat", per_class=5)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -278,8 +271,7 @@ def test_the_lines_of_the_readme_fine_tune(project_root: Path, tmp_path: Path, m
 
 
 def test_a_mean_pooled_encoder_gets_its_classifier_behind_the_mean(tmp_path: Path) -> None:
-    architecture = VitConfig("vit_tiny_patch16_224", img_size=64, in_chans=2, patch_size=16)
-    ours = encoder(architecture, name="mean tiny")
+    ours = encoder(Vit("vit_tiny_patch16_224", patch_size=16), name="mean tiny")
     bundle = export(ours, tmp_path / "bundle", options=Options(onnx=False)).folder
     task = ClassificationTask(
         "vit_tiny_patch16_224", weights=str(bundle / CLASSIFICATION_FILE), in_channels=2, num_classes=10
@@ -290,3 +282,38 @@ def test_a_mean_pooled_encoder_gets_its_classifier_behind_the_mean(tmp_path: Pat
         logits = task.eval()(measured.input("torchgeo"))
     torch.testing.assert_close(logits, task.model.head(measured.features("torchgeo")), rtol=1e-4, atol=1e-5)
     assert 'reset_classifier(10, global_pool="avg")' in (bundle / "README.md").read_text()
+
+
+def test_the_lines_of_the_card_open_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture = VitConfig("vit_tiny_patch16_224", img_size=64, in_chans=2, patch_size=16)
+    bundle = export(encoder(architecture), tmp_path / "bundle", options=Options(onnx=False)).folder
+    (lines,) = re.findall(r"```python\n(from weights.*?)```", (bundle / "README.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "opened.py").write_text(lines)
+    monkeypatch.chdir(bundle)
+    monkeypatch.syspath_prepend(str(bundle))
+    monkeypatch.delitem(sys.modules, "weights", raising=False)
+    datamodule = SimpleNamespace()
+    opened = runpy.run_path(str(tmp_path / "opened.py"), {"datamodule": datamodule})
+    measured = read_parity(bundle)
+    with torch.inference_mode():
+        tokens = opened["task"].eval().model.forward_features(measured.input("torchgeo"))
+    torch.testing.assert_close(tokens[:, 1:].mean(dim=1), measured.features("torchgeo"), rtol=1e-5, atol=1e-5)
+    prepared = datamodule.aug({"image": measured.tensors["images"]})["image"]
+    torch.testing.assert_close(prepared, measured.input("torchgeo"))
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("torchgeo.tasks", ("Classification", "SemanticSegmentation")),
+        ("torchgeo.trainers", ("ClassificationTask", "SemanticSegmentationTask")),
+    ],
+)
+def test_tasks_have_one_name_in_every_torchgeo(
+    module: str, names: tuple[str, str], project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes = {name: type(name, (), {}) for name in names}
+    monkeypatch.setitem(sys.modules, "torchgeo.tasks", None)  # as in TorchGeo 0.8 and 0.9
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**classes))
+    found = runpy.run_path(str(project_root / "eo_ssl" / "export" / "torchgeo_tasks.py"))
+    assert (found["ClassificationTask"], found["SemanticSegmentationTask"]) == tuple(classes.values())

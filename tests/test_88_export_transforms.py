@@ -13,11 +13,11 @@ import torch
 from torchgeo.models import api, get_weight
 
 from eo_ssl.export import standalone
-from eo_ssl.export.configurations import at_224
-from eo_ssl.export.contract_file import document, to_bytes, words
-from eo_ssl.export.parity import parity_images
-from eo_ssl.export.weights_enum import enum_meta, load_weights_module, weights_files
-from eo_ssl.models import VitConfig
+from eo_ssl.export.contract_file import describe_configurations, describe_contract, to_bytes
+from eo_ssl.export.parity import generate_images
+from eo_ssl.export.torchgeo_naming import resize_for_torchgeo
+from eo_ssl.export.weights_enum import describe_weights, load_weights_module, make_weights_files
+from eo_ssl.models import Vit
 from eo_ssl.preprocessing import Preprocessing
 from exported import TINY_8, encoder, optical, radar
 
@@ -45,9 +45,9 @@ def as_read(contract: Preprocessing) -> dict[str, Any]:
 )
 def test_transforms_equal_the_contract_bit_by_bit(changes: dict[str, Any]) -> None:
     contract = radar(**changes)
-    images = parity_images(radar(), size_px=64)
+    images = generate_images(radar(), size_px=64)
     x, _ = contract(images, bands=contract.bands, quantity=contract.quantity, sensor=contract.sensor)
-    transforms = standalone.transforms_of(as_read(contract))
+    transforms = standalone.make_transforms(as_read(contract))
     assert torch.equal(transforms(images), x)
     torch.testing.assert_close(transforms(images[3]), x[3], rtol=1e-6, atol=1e-6)  # a single sample
 
@@ -55,20 +55,20 @@ def test_transforms_equal_the_contract_bit_by_bit(changes: dict[str, Any]) -> No
 def test_decibel_to_power_too() -> None:
     fields = {"quantity": "gamma0_db", "convert": ("gamma0_db->gamma0",), "mean": (0.1, 0.02), "std": (0.1, 0.02)}
     contract = radar(range=(-50.0, 25.0), **fields)
-    images = parity_images(contract, size_px=64)
+    images = generate_images(contract, size_px=64)
     x, _ = contract(images, bands=contract.bands, quantity=contract.quantity, sensor=contract.sensor)
-    assert torch.equal(standalone.transforms_of(as_read(contract))(images), x)
+    assert torch.equal(standalone.make_transforms(as_read(contract))(images), x)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The enumeration of a tiny encoder under a name that need not exist for this."""
-    ours = encoder(VitConfig("vit_tiny_patch16_224", 64, 4, 16), optical(), name="tiny sentinel-2")
-    other = at_224(ours, "vit_tiny_patch16_224")
+    ours = encoder(Vit("vit_tiny_patch16_224", patch_size=16), optical(), name="tiny sentinel-2")
+    other = resize_for_torchgeo(ours, "vit_tiny_patch16_224")
     where = tmp_path_factory.mktemp("enum")
-    (where / "preprocess.json").write_bytes(to_bytes(document(ours, other, reason="")))
-    meta = enum_meta(other, dataset="archive", method="mae", publication="none", repo="none")
-    for name, data in weights_files(other, meta).items():
+    (where / "preprocess.json").write_bytes(to_bytes(describe_configurations(ours, other, reason="")))
+    meta = describe_weights(other, dataset="archive", method="mae", publication="none", repo="none")
+    for name, data in make_weights_files(other, meta).items():
         (where / name).write_bytes(data)
     return where
 
@@ -116,8 +116,8 @@ print(*(f"{float(v):.4f}" for v in batch["image"].mean(dim=(0, 2, 3))))
 
 
 def test_the_contract_in_words_names_every_step() -> None:
-    said = " ".join(words(radar(224, clip=(-30.0, 5.0))))
+    said = " ".join(describe_contract(radar(224, clip=(-30.0, 5.0))))
     for part in ("VV, VH", "gamma0 to gamma0_db", "[-30.0, 5.0]", "224 x 224", "bilinear, with antialias", "mean"):
         assert part in said
-    assert "not resized" in " ".join(words(radar(resize="native")))
+    assert "not resized" in " ".join(describe_contract(radar(resize="native")))
     assert TINY_8.patch_size == 8

@@ -15,7 +15,7 @@ from eo_ssl.cards import load_card
 from eo_ssl.embedding import find_scenes
 from eo_ssl.errors import UserError
 from eo_ssl.export import contract_file
-from eo_ssl.export.configurations import at_224
+from eo_ssl.export.torchgeo_naming import resize_for_torchgeo
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.reporting import collect, render_page
 from eo_ssl.reporting.directions import REST, known_classes
@@ -181,7 +181,7 @@ def test_a_bundle_says_what_it_opens_with_what_goes_in_and_what_may_be_done(run:
     ours = encoder()
     folder = tmp_path / "left <b>"
     folder.mkdir()
-    content = contract_file.document(ours, at_224(ours, "vit_small_patch16_224"), reason="")
+    content = contract_file.describe_configurations(ours, resize_for_torchgeo(ours, "vit_small_patch16_224"), reason="")
     (folder / "preprocess.json").write_bytes(contract_file.to_bytes(content))
     (folder / "torchgeo_classification.ckpt").write_bytes(b"x" * 2_000_000)
     licence = {"licence": "CC BY-NC 4.0", "attribution": HOSTILE, "non_commercial": True}

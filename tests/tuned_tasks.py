@@ -9,11 +9,10 @@ import numpy as np
 import timm
 import torch
 
-from eo_ssl.encoder import VitEncoder
-from eo_ssl.encoder.protocol import Frozen
+from eo_ssl.encoder import EncoderBase, TrainedEncoder
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.models import VitConfig, make_vit, seeded_init
+from eo_ssl.models import Vit, seeded_init
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
 
@@ -57,7 +56,7 @@ class Planted:
         out[...] = self.masks[positions]
 
 
-class TinyCnn(Frozen):
+class TinyCnn(EncoderBase):
     """timm's four-stage residual network for tests."""
 
     def __init__(self, preprocessing: Preprocessing, *, seed: int = 0) -> None:
@@ -77,12 +76,10 @@ class TinyCnn(Frozen):
         return self.model.forward_features(x).flatten(2).transpose(1, 2)
 
 
-def vit(size: int = 32, *, depth: int = 2, patch: int = 8, seed: int = 0, **changes: Any) -> VitEncoder:
+def vit(size: int = 32, *, depth: int = 2, patch: int = 8, seed: int = 0, **changes: Any) -> TrainedEncoder:
     """A transformer of width 64."""
-    shape = VitConfig("test_vit", img_size=size, patch_size=patch, depth=depth, in_chans=len(BANDS))
-    return VitEncoder(
-        make_vit(shape, seed=seed), contract(size, **changes), architecture=shape, pooling="mean", name="tiny_vit"
-    )
+    backbone = Vit("test_vit", patch_size=patch, depth=depth).build(BANDS, size, seed)
+    return TrainedEncoder(backbone, contract(size, **changes), name="tiny_vit")
 
 
 def images(n: int, size: int = 32, *, seed: int = 0) -> np.ndarray:

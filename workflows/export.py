@@ -1,4 +1,4 @@
-"""``eo-ssl export``: an encoder as a bundle that opens in timm, TorchGeo and onnxruntime, the check that it does, and the push to the hub."""
+"""``eo-ssl export``: an encoder as a bundle for timm, TorchGeo and onnxruntime, its check, and its push to the hub."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 from rich.console import Console
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.encoder import FITTED, WEIGHT_FREE, VitEncoder, load_encoder
+from eo_ssl.encoder import FITTED, WEIGHT_FREE, TrainedEncoder, load_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.export import Bundle, Check, Options, export, sendings, terms_of
+from eo_ssl.export import Bundle, Check, Options, check_repo, collect_terms, export, list_uploads
 from eo_ssl.export import push as upload
 from eo_ssl.export import verify as checks_of
-from eo_ssl.export.hub import check_repo
 from eo_ssl.manifest import require
 
 
@@ -35,14 +34,15 @@ def main(
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> int:
-    """Write an encoder as a bundle for timm, TorchGeo, onnxruntime and catalogues, or check one.
+    """Write an encoder as a bundle for timm, TorchGeo, onnxruntime and catalogues, or check file.
 
     Args:
         encoder: folder of a finished pretraining, or an encoder.safetensors.
         out: folder that receives the bundle; a bundle that is there already is only pushed.
         verify: a bundle to check instead: each route is loaded as its users do and its features compared.
         name: of the encoder in the bundle; default: that of its folder.
-        corpus: corpus, or list of corpora, the encoder was trained on, for their licences and attributions in the model card.
+        corpus: corpus, or list of corpora, the encoder was trained on, for their licences and attributions in the
+            model card.
         results: folder of an evaluation of this encoder, for its numbers in the model card.
         onnx: write an ONNX graph that takes the normalised input.
         onnx_preprocessing: write a second graph that takes physical values.
@@ -72,17 +72,18 @@ def main(
         check_repo(push)
     if str(encoder) in (*WEIGHT_FREE, *FITTED):
         raise UserError(
-            f"expected a trained encoder, got {encoder}, which has no weights to hand over; export what `eo-ssl pretrain` made"
+            f"expected a trained encoder, got {encoder}, which has no weights to hand over; export what `eo-ssl"
+            " pretrain` made"
         )
     loaded = load_encoder(encoder)
-    if name is not None and isinstance(loaded, VitEncoder):
+    if name is not None and isinstance(loaded, TrainedEncoder):
         loaded.name = name
     corpora = corpus if isinstance(corpus, list) else [corpus] if corpus else []
-    given = {one.manifest().fingerprint: one.licences() for one in map(Corpus.open, corpora)}
+    given = {opened.manifest().fingerprint: opened.licences() for opened in map(Corpus.open, corpora)}
     options = Options(
         onnx=onnx,
         onnx_preprocessing=onnx_preprocessing,
-        terms=terms_of(loaded.provenance, given),
+        terms=collect_terms(loaded.provenance, given),
         results=_rows(results, loaded.fingerprint),
         results_fingerprint=require(results, "evaluate").fingerprint if results else "",
         licence=licence,
@@ -103,12 +104,12 @@ def _rows(results: Path | None, encoder: str) -> tuple[dict[str, Any], ...]:
         return ()
     require(results, "evaluate")
     rows = [json.loads(path.read_text()) for path in sorted((results / "rows").glob("*.json"))]
-    found = [row for row in rows if row["encoder_fingerprint"] == encoder and not row.get("reference")]
-    if not found:
+    chosen = [row for row in rows if row["encoder_fingerprint"] == encoder and not row.get("reference")]
+    if not chosen:
         raise UserError(
             f"expected results of this encoder in {results}, got those of others; evaluate it, or leave results out"
         )
-    return tuple(found)
+    return tuple(chosen)
 
 
 def _tell(console: Console, bundle: Bundle) -> None:
@@ -117,10 +118,13 @@ def _tell(console: Console, bundle: Bundle) -> None:
         console.print(f"nothing to do: {bundle.folder} holds this bundle already", soft_wrap=True)
     if summary["torchgeo"] is None:
         console.print(f"timm route only: {summary['torchgeo_left_out']}", soft_wrap=True)
+    elif summary["cosine_native_to_torchgeo"] is None:
+        console.print(f"TorchGeo routes as {summary['torchgeo']}, as it was trained", soft_wrap=True)
     else:
         console.print(
-            f"TorchGeo routes as {summary['torchgeo']}: mean cosine of features, native against 224 px, "
-            f"{summary['cosine_native_to_torchgeo']:.4f} (between different images {summary['cosine_between_images']:.4f})",
+            f"TorchGeo routes as {summary['torchgeo']}: mean cosine of features, native against 224 px,"
+            f" {summary['cosine_native_to_torchgeo']:.4f}"
+            f" (between different images {summary['cosine_between_images']:.4f})",
             soft_wrap=True,
         )
     restricted = {None: "not known (give the corpora)", True: "forbidden", False: "allowed"}[summary["non_commercial"]]
@@ -133,18 +137,19 @@ def _tell(console: Console, bundle: Bundle) -> None:
 
 
 def _push(console: Console, folder: Path, repo: str, *, private: bool, dry_run: bool) -> None:
-    sent = sendings(folder) if dry_run else upload(folder, repo, private=private)
-    for one in sent:
-        console.print(f"{one.nbytes:>12,} {repo}/{one.target}", soft_wrap=True, highlight=False)
+    sent = list_uploads(folder) if dry_run else upload(folder, repo, private=private)
+    for file in sent:
+        console.print(f"{file.nbytes:>12,} {repo}/{file.target}", soft_wrap=True, highlight=False)
     console.print(
-        f"{len(sent)} files, {sum(one.nbytes for one in sent) / 1e6:.1f} MB {'would be' if dry_run else ''} sent to {repo}"
+        f"{len(sent)} files, {sum(file.nbytes for file in sent) / 1e6:.1f} MB {'would be' if dry_run else ''} sent to"
+        f" {repo}"
     )
 
 
 def _show(console: Console, checks: list[Check]) -> int:
     for check in checks:
         difference = "" if check.difference is None else f"{check.difference:.1e} of {check.tolerance}"
-        verdict = "passed" if check.passed else f"FAILED {check.said}"
+        verdict = "passed" if check.passed else f"FAILED {check.reason}"
         console.print(f"{check.route:<72} {difference:<28} {verdict}", soft_wrap=True, highlight=False, markup=False)
     failed = sum(not check.passed for check in checks)
     console.print(f"{len(checks) - failed} of {len(checks)} passed")

@@ -1,14 +1,16 @@
-"""Encoders: anything that maps the input of its preprocessing contract to features; ours saved and loaded, others' by name."""
+"""Encoders: images behind a preprocessing contract to features; trained ones from files, external ones by name."""
 
 from __future__ import annotations
 
-from eo_ssl.encoder.contracts import published, weights_contract
-from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures, patch_places
-from eo_ssl.encoder.foreign import ForeignEncoder, Form
-from eo_ssl.encoder.protocol import Encoder
-from eo_ssl.encoder.specs import by_training, is_spec
-from eo_ssl.encoder.storage import ENCODER_FILE, WEIGHT_FREE, load_encoder, save_encoder
-from eo_ssl.encoder.vit import Pooling, VitEncoder
+from eo_ssl.encoder.contracts import PublishedContract, derive_contract
+from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures, draw_patches
+from eo_ssl.encoder.external import ExternalEncoder, Readout
+from eo_ssl.encoder.loading import WEIGHT_FREE, load_encoder
+from eo_ssl.encoder.protocol import Encoder, EncoderBase, hash_tensors
+from eo_ssl.encoder.specs import is_spec, strip_task_contract
+from eo_ssl.encoder.storage import ENCODER_FILE, save_encoder
+from eo_ssl.encoder.torchgeo_weights import list_weights
+from eo_ssl.encoder.trained import TrainedEncoder
 from eo_ssl.encoder.weight_free import ImageStats, RandomFeatures, RandomResNet
 
 __all__ = [
@@ -17,18 +19,20 @@ __all__ = [
     "WEIGHT_FREE",
     "EmpiricalFeatures",
     "Encoder",
-    "ForeignEncoder",
-    "Form",
+    "EncoderBase",
+    "ExternalEncoder",
     "ImageStats",
-    "Pooling",
+    "PublishedContract",
     "RandomFeatures",
     "RandomResNet",
-    "VitEncoder",
-    "by_training",
+    "Readout",
+    "TrainedEncoder",
+    "derive_contract",
+    "draw_patches",
+    "hash_tensors",
     "is_spec",
+    "list_weights",
     "load_encoder",
-    "patch_places",
-    "published",
     "save_encoder",
-    "weights_contract",
+    "strip_task_contract",
 ]

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from eo_ssl.encoder.published import Origin, origin_of
-from eo_ssl.encoder.transforms import Steps, read_steps
+from torch import nn
+
+from eo_ssl.encoder.origins import Origin, find_origin
 from eo_ssl.errors import UserError
 from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.preprocessing.interpolation import Interpolation
 from eo_ssl.sensors import sensor
 
 if TYPE_CHECKING:
     from torchvision.models._api import WeightsEnum
 
 _V = TypeVar("_V")
+_INTERPOLATIONS: dict[str, Interpolation] = {"bilinear": "bilinear", "bicubic": "bicubic"}
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedContract:
     """How an image becomes the input of published weights."""
 
     preprocessing: Preprocessing
@@ -33,35 +36,27 @@ class Published:
     "what it corrects in the published metadata; empty for nothing"
 
 
-def weights_contract(weights: WeightsEnum) -> Preprocessing:
-    """Return the contract of TorchGeo's ``weights``; see `published` for the window that some of them look at.
+def derive_contract(weights: WeightsEnum) -> PublishedContract:
+    """Return how images become the input of TorchGeo's ``weights``.
+
+    Bands and transforms are read from the metadata; sensor, quantity, unit and corrections come from `origins.RULES`.
 
     Raises:
         UserError: weights that no contract can express, or of unknown origin.
     """
-    return published(weights).preprocessing
-
-
-def published(weights: WeightsEnum) -> Published:
-    """Return how images become the input of TorchGeo's ``weights``.
-
-    Bands and transforms are read from the metadata; sensor, quantity, unit and corrections come from `published.RULES`.
-
-    Raises:
-        UserError: as `weights_contract`.
-    """
     name = f"{type(weights).__name__}.{weights.name}"
-    origin, meta = origin_of(name), dict(weights.meta)
+    origin, meta = find_origin(name), dict(weights.meta)
     named = origin.bands or tuple(meta.get("bands") or ())
     if not named or len(named) != meta.get("in_chans"):
         raise UserError(
-            f"expected metadata of {name} that name its {meta.get('in_chans', 'unknown number of')} bands, got {', '.join(named) or 'none'}; "
+            f"expected metadata of {name} that name its {meta.get('in_chans', 'unknown number of')} bands, got"
+            f" {', '.join(named) or 'none'}; "
             "give a contract of your own (preprocessing=)"
         )
     steps = read_steps(weights.transforms, channels=len(named), name=name)
     used = [channel for channel in range(len(named)) if channel not in origin.blank]
     bands = sensor(origin.sensor).resolve_all(named[channel] for channel in used)
-    return Published(
+    return PublishedContract(
         _contract(origin, steps, bands, used),
         window_px=steps.crop_px if steps.resize_px is not None else None,
         blank=origin.blank,
@@ -113,3 +108,70 @@ def _of_each(value: _V | Mapping[str, _V], bands: tuple[str, ...]) -> tuple[_V, 
     if isinstance(value, Mapping):
         return tuple(value[band] for band in bands)
     return (value,) * len(bands)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """(x - mean) / std per channel, interpolation to `resize_px`, then the central `crop_px`."""
+
+    mean: tuple[float, ...]
+    "per channel, in the unit that the transforms take"
+    std: tuple[float, ...]
+    "per channel, in the unit that the transforms take"
+    resize_px: int | None = None
+    "side that images are interpolated to; None for none"
+    interpolation: Interpolation = "bilinear"
+    antialias: bool = False
+    crop_px: int | None = None
+    "side of the central window that is kept; None for all"
+
+
+def read_steps(transforms: nn.Module, *, channels: int, name: str) -> Steps:
+    """Return what ``transforms`` do, a torchvision transform, a sequence of them or nothing.
+
+    Normalisations one after another are one: with y = (x - M) / S, (y - m) / s = (x - (M + m S)) / (S s). They
+    commute with
+    interpolation, whose weights add up to one, and with cropping; a crop before an interpolation does not.
+
+    Args:
+        transforms: module of the weights.
+        channels: of the network's input.
+        name: of the weights, for messages.
+
+    Raises:
+        UserError: a transform that is none of normalisation, interpolation to a square and central crop.
+    """
+    mean, std = [0.0] * channels, [1.0] * channels
+    resize, interpolation, antialias, crop = None, "bilinear", False, None
+    for step in _flat(transforms):
+        kind = type(step).__name__
+        if kind == "Normalize" and len(step.mean) in (1, channels) and len(step.std) in (1, channels):
+            for c in range(channels):
+                shift, scale = (float(v[c if len(v) > 1 else 0]) for v in (step.mean, step.std))
+                mean[c], std[c] = mean[c] + shift * std[c], std[c] * scale
+        elif kind == "Resize" and crop is None and resize is None and len(set(step.size)) == 1 == len(step.size) - 1:
+            resize, antialias = step.size[0], bool(step.antialias)
+            interpolation = str(getattr(step.interpolation, "value", step.interpolation))
+        elif kind == "CenterCrop" and crop is None and len(set(step.size)) == 1:
+            crop = step.size[0]
+        else:
+            raise _foreign(step, name)
+    if interpolation not in _INTERPOLATIONS:
+        raise _foreign(interpolation, name)
+    return Steps(tuple(mean), tuple(std), resize, _INTERPOLATIONS[interpolation], antialias, crop)
+
+
+def _flat(transforms: Any) -> Iterator[Any]:
+    """Single transforms, in order."""
+    if isinstance(transforms, nn.Sequential):
+        for step in transforms:
+            yield from _flat(step)
+    elif not isinstance(transforms, nn.Identity):
+        yield transforms
+
+
+def _foreign(step: Any, name: str) -> UserError:
+    return UserError(
+        f"expected normalisation, square interpolation and central crop among the transforms of {name}, got {step}; "
+        "give a contract of your own (preprocessing=)"
+    )

@@ -1,4 +1,7 @@
-"""Empirical random convolutional features: filters that are whitened patches of training images ("ZCA-RCF" of Corley et al. 2024, arXiv 2305.13456)."""
+"""Empirical random convolutional features: filters that are whitened patches of training images.
+
+"ZCA-RCF" of Corley et al. 2024, arXiv 2305.13456.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from eo_ssl.encoder.weight_free import FILTER_PX, FilterFeatures, number_of_filters
+from eo_ssl.encoder.weight_free import FILTER_PX, FilterFeatures, count_filters
 from eo_ssl.errors import UserError
 from eo_ssl.preprocessing import Preprocessing
 
@@ -19,18 +22,19 @@ _FLAT = 1e-8  # norm below which a patch without its mean is a constant one and 
 
 
 class EmpiricalFeatures(FilterFeatures):
-    """Responses to 3 x 3 patches of training images, whitened twice (MOSAIKS, Rolf et al. 2021, doi:10.1038/s41467-021-24638-z)."""
+    """Responses to 3 x 3 patches of training images, whitened twice (MOSAIKS, Rolf et al. 2021)."""
 
     def __init__(self, preprocessing: Preprocessing, patches: Tensor, *, seed: int = 0) -> None:
-        """Make the filters of ``patches`` [F, C, 3, 3], cut out of training images prepared by the contract; ``seed`` drew them."""
+        """Make the filters of ``patches`` [F, C, 3, 3] of prepared training images; ``seed`` drew them."""
         wanted = (len(preprocessing.bands), FILTER_PX, FILTER_PX)
         if patches.ndim != 4 or tuple(patches.shape[1:]) != wanted or not len(patches):
             raise UserError(
-                f"expected patches [F, {', '.join(map(str, wanted))}] for the contract's bands, got {list(patches.shape)}; "
+                f"expected patches [F, {', '.join(map(str, wanted))}] for the contract's bands, got"
+                f" {list(patches.shape)}; "
                 "cut them out of images prepared by it"
             )
         origin = {"weights": "training patches", "seed": seed, "patches": len(patches)}
-        super().__init__("rcf_zca", preprocessing, origin, weights=whitened(patches), bias=_BIAS)
+        super().__init__("rcf_zca", preprocessing, origin, weights=whiten_patches(patches), bias=_BIAS)
 
     @classmethod
     def fit(cls, preprocessing: Preprocessing, images: Tensor, *, features: int = 512, seed: int = 0) -> Self:
@@ -47,9 +51,10 @@ class EmpiricalFeatures(FilterFeatures):
         """
         if images.ndim != 4 or not len(images):
             raise UserError(
-                f"expected training images [n, C, H, W] for rcf_zca, got {list(images.shape)}; give the contract's output on some"
+                f"expected training images [n, C, H, W] for rcf_zca, got {list(images.shape)}; give the contract's"
+                " output on some"
             )
-        index, top, left = patch_places(
+        index, top, left = draw_patches(
             len(images),
             height=images.shape[2],
             width=images.shape[3],
@@ -63,13 +68,15 @@ class EmpiricalFeatures(FilterFeatures):
         return cls(preprocessing, patches, seed=seed)
 
 
-def patch_places(
+def draw_patches(
     n: int, *, height: int, width: int, bands: int, features: int = 512, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return where the patches are cut: image, first row and first column, int64 [F] each, for F = features / 2.
 
-    The draws are those of TorchGeo 0.8's RCF(mode="empirical") for the same seed, which draws Gaussian filters first and never cuts at
-    the last row and column; seed 0 is a seed here and none there. With the places known only the images concerned need be read.
+    The draws are those of TorchGeo 0.8's RCF(mode="empirical") for the same seed, which draws Gaussian filters first
+    and never cuts at
+    the last row and column; seed 0 is a seed here and none there. With the places known only the images concerned
+    need be read.
 
     Args:
         n: number of training images.
@@ -79,10 +86,11 @@ def patch_places(
         features: twice the number of patches.
         seed: of the draw.
     """
-    filters = number_of_filters(features)
+    filters = count_filters(features)
     if n < 1 or min(height, width) <= FILTER_PX:
         raise UserError(
-            f"expected training images of more than {FILTER_PX} px to cut patches from, got {n} of {height} x {width} px; "
+            f"expected training images of more than {FILTER_PX} px to cut patches from, got {n} of {height} x {width}"
+            " px; "
             "give larger ones"
         )
     rng = torch.Generator().manual_seed(seed)
@@ -93,10 +101,11 @@ def patch_places(
     return index, top, left
 
 
-def whitened(patches: Tensor) -> Tensor:
+def whiten_patches(patches: Tensor) -> Tensor:
     """Filters [F, C, 3, 3] float32 of patches [F, C, 3, 3]: own mean removed, unit norm, whitened twice.
 
-    With the covariance S = P'P/F of the normalised patches P and W = (S + 1e-3)^(-1/2), ZCA's matrix, the filters are P W W' =
+    With the covariance S = P'P/F of the normalised patches P and W = (S + 1e-3)^(-1/2), ZCA's matrix, the filters are
+    P W W' =
     P (S + 1e-3)^(-1): one linear system, in float64, and no eigenvectors.
     """
     flat = patches.flatten(1).double()  # [F, 9 C]

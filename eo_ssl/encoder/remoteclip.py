@@ -1,4 +1,7 @@
-"""RemoteCLIP's image tower as an encoder (Liu et al. 2024, doi:10.1109/TGRS.2024.3390838): OpenCLIP's keys in timm's models."""
+"""RemoteCLIP's image tower as an encoder: OpenCLIP's keys in timm's models.
+
+Liu et al. 2024, doi:10.1109/TGRS.2024.3390838.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.models import byobnet, vision_transformer
 from torch import Tensor
 
-from eo_ssl.encoder.display import display_contract
-from eo_ssl.encoder.foreign import ForeignEncoder, Form
-from eo_ssl.encoder.specs import Spec
-from eo_ssl.encoder.torchgeo_weights import tensors_of
+from eo_ssl.encoder.external import ExternalEncoder, Readout
+from eo_ssl.encoder.rgb_contract import make_rgb_contract
+from eo_ssl.encoder.specs import ExternalSpec
+from eo_ssl.encoder.torchgeo_weights import read_tensors
 from eo_ssl.errors import UserError
 from eo_ssl.models import seeded_init
 from eo_ssl.preprocessing import Preprocessing
@@ -29,12 +32,15 @@ _PATCH_TO_TOWER = {32: "ViT-B-32", 14: "ViT-L-14"}
 _SIZE = 224  # px; bicubic, as OpenCLIP prepares images for all three towers
 
 
-def remoteclip_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None, seed: int = 0) -> ForeignEncoder:
-    """Return RemoteCLIP's image tower; its vector is the projected one that CLIP compares with text, not scaled to unit length.
+def load_remoteclip(
+    spec: ExternalSpec, *, preprocessing: Preprocessing | None = None, seed: int = 0
+) -> ExternalEncoder:
+    """Return RemoteCLIP's image tower; its vector is the one that CLIP compares with text, not scaled to unit length.
 
     Args:
         spec: of the route remoteclip; its name is the file, or one of `TOWERS` with ``@random``.
-        preprocessing: a contract for three bands of one's own; None for CLIP's, on 8-bit colour images unless the spec names a sensor.
+        preprocessing: a contract for three bands of one's own; None for CLIP's, on 8-bit colour images unless the
+            spec names a sensor.
         seed: of random weights.
 
     Raises:
@@ -48,16 +54,18 @@ def remoteclip_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None
         file = Path(spec.name)
         if not file.is_file():
             raise UserError(
-                f"expected a file of RemoteCLIP's weights, got no {file}; its authors publish RemoteCLIP-ViT-B-32.pt and others, fetch one"
+                f"expected a file of RemoteCLIP's weights, got no {file}; its authors publish RemoteCLIP-ViT-B-32.pt"
+                " and others, fetch one"
             )
-        state = _visual(tensors_of(file), file)
+        state = _visual(read_tensors(file), file)
         tower = _tower(state, file)
-    contract = preprocessing or display_contract(
+    contract = preprocessing or make_rgb_contract(
         spec, mean=OPENAI_CLIP_MEAN, std=OPENAI_CLIP_STD, size_px=_SIZE, interpolation="bicubic"
     )
     if len(contract.bands) != 3:
         raise UserError(
-            f"expected a contract for red, green and blue for {spec.text}, got {len(contract.bands)} bands; choose three"
+            f"expected a contract for red, green and blue for {spec.text}, got {len(contract.bands)} bands; choose"
+            " three"
         )
     architecture, dim = TOWERS[tower]
     with seeded_init(seed):
@@ -70,7 +78,9 @@ def remoteclip_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None
         origin["weights"] = Path(spec.name).name
     name = spec.text if spec.random else f"remoteclip:{Path(spec.name).stem}"
     pooling: Any = spec.options.get("pooling", "own")
-    return ForeignEncoder(model, contract, name=name, form=Form(architecture, pooling=pooling), provenance=origin)
+    return ExternalEncoder(
+        model, contract, name=name, readout=Readout(architecture, pooling=pooling), provenance=origin
+    )
 
 
 def _visual(read: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
@@ -79,12 +89,13 @@ def _visual(read: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
     bare = (
         {str(key).removeprefix("module."): value for key, value in state.items()} if isinstance(state, Mapping) else {}
     )
-    found = {key: value for key, value in bare.items() if key.startswith("visual.") and isinstance(value, Tensor)}
-    if not found:
+    tower = {key: value for key, value in bare.items() if key.startswith("visual.") and isinstance(value, Tensor)}
+    if not tower:
         raise UserError(
-            f"expected keys that begin with visual. in {file}, got {', '.join(list(bare)[:3]) or 'none'}; give the state dict of an OpenCLIP model"
+            f"expected keys that begin with visual. in {file}, got {', '.join(list(bare)[:3]) or 'none'}; give the"
+            " state dict of an OpenCLIP model"
         )
-    return found
+    return tower
 
 
 def _tower(state: Mapping[str, Tensor], file: Path) -> str:
@@ -105,5 +116,6 @@ def _load(model: Any, state: dict[str, Tensor], file: Path) -> None:
         model.load_state_dict(converter.checkpoint_filter_fn(state, model))
     except (RuntimeError, KeyError) as error:
         raise UserError(
-            f"expected the complete image tower of OpenCLIP in {file}, got {str(error).splitlines()[-1].strip()[:120]}; fetch the file again"
+            f"expected the complete image tower of OpenCLIP in {file}, got"
+            f" {str(error).splitlines()[-1].strip()[:120]}; fetch the file again"
         ) from error

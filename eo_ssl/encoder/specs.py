@@ -17,14 +17,17 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "remoteclip": (*_COMMON, "sensor", "white"),
     }
 )
-"""Options of each route; `size` brings images to a side, `pooling=mean` replaces the network's own, `quantity=sigma0` takes power where dB
-were trained on."""
+"""Options of each route.
+
+`size` brings images to a side, `pooling=mean` replaces the network's own, `quantity=sigma0` takes power where dB
+were trained on.
+"""
 _RANDOM = "@random"
 _BY_TRAINING = "contract=training"
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class ExternalSpec:
     """One encoder made elsewhere."""
 
     route: str
@@ -54,7 +57,7 @@ def is_spec(source: str) -> bool:
     return source.partition(":")[0] in OPTIONS
 
 
-def parse_spec(source: str) -> Spec:
+def parse_spec(source: str) -> ExternalSpec:
     """Read ``route:name[@random][?option=value&...]``.
 
     Raises:
@@ -67,18 +70,20 @@ def parse_spec(source: str) -> Spec:
     options = dict(parse_qsl(query, keep_blank_values=True))
     if route not in OPTIONS or not name:
         raise UserError(
-            f"expected {', '.join(f'{known}:NAME' for known in OPTIONS)}, got {source!r}{nearest(route, OPTIONS)}; name the encoder"
+            f"expected {', '.join(f'{known}:NAME' for known in OPTIONS)}, got {source!r}{nearest(route, OPTIONS)};"
+            " name the encoder"
         )
     for option in options:
         if option not in OPTIONS[route]:
             raise UserError(
-                f"expected options out of {', '.join(OPTIONS[route])} for {route}, got {option!r}{nearest(option, OPTIONS[route])}; leave it out"
+                f"expected options out of {', '.join(OPTIONS[route])} for {route}, got"
+                f" {option!r}{nearest(option, OPTIONS[route])}; leave it out"
             )
-    return Spec(route, name, random, MappingProxyType(options))
+    return ExternalSpec(route, name, random, MappingProxyType(options))
 
 
-def by_training(source: str) -> str | None:
-    """Return ``source`` without ``contract=training``, which leaves the contract to whoever has training images; None if it says no such thing."""
+def strip_task_contract(source: str) -> str | None:
+    """Return ``source`` without ``contract=training``, which leaves the contract to a task; None without it."""
     if not is_spec(source):
         return None
     head, _, query = source.partition("?")

@@ -1,4 +1,4 @@
-"""Any model of timm as an encoder; it sees images through a contract that is given, never through a silent ImageNet one."""
+"""Any model of timm as an encoder, behind a contract that is given, never a silent ImageNet one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import timm
 
-from eo_ssl.encoder.display import display_contract
-from eo_ssl.encoder.foreign import ForeignEncoder, Form
-from eo_ssl.encoder.networks import at_input, input_px
-from eo_ssl.encoder.specs import Spec
+from eo_ssl.encoder.adapters import get_input_px, resize_input
+from eo_ssl.encoder.external import ExternalEncoder, Readout
+from eo_ssl.encoder.rgb_contract import make_rgb_contract
+from eo_ssl.encoder.specs import ExternalSpec
 from eo_ssl.errors import UserError, nearest
 from eo_ssl.models import seeded_init
 from eo_ssl.preprocessing import Preprocessing
@@ -20,14 +20,16 @@ _KERNELS: dict[str, Interpolation] = {"bilinear": "bilinear", "bicubic": "bicubi
 _FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
 
 
-def timm_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None, seed: int = 0) -> ForeignEncoder:
-    """Return timm's model ``spec.name`` behind ``preprocessing``, or behind its own photographic contract where the spec says so.
+def load_timm(spec: ExternalSpec, *, preprocessing: Preprocessing | None = None, seed: int = 0) -> ExternalEncoder:
+    """Return timm's model ``spec.name`` behind ``preprocessing``, or its photographic contract where the spec says so.
 
-    Weights of three colours are brought to other channels as timm does it, repeated and rescaled: a start for training rather than an
+    Weights of three colours are brought to other channels as timm does it, repeated and rescaled: a start for
+    training rather than an
     encoder, and said in the provenance.
 
     Args:
-        spec: of the route timm; `?contract=imagenet` takes the mean, standard deviation, size and interpolation of the weights' own
+        spec: of the route timm; `?contract=imagenet` takes the mean, standard deviation, size and interpolation of
+            the weights' own
             configuration for red, green and blue.
         preprocessing: contract; as many bands as the network gets channels.
         seed: of random weights.
@@ -52,13 +54,15 @@ def timm_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None, seed
         origin |= {"weights": where, "licence": model.pretrained_cfg.get("license")}
         if len(contract.bands) != model.pretrained_cfg.get("input_size", (3,))[0]:
             origin["first_layer"] = "repeated over the bands and rescaled (timm)"
-    if contract.resize != "native" and input_px(model) not in (None, contract.size_px):
-        model = at_input(model, contract.size_px, name=spec.text)
+    if contract.resize != "native" and get_input_px(model) not in (None, contract.size_px):
+        model = resize_input(model, contract.size_px, name=spec.text)
     pooling: Any = spec.options.get("pooling", "own")
-    return ForeignEncoder(model, contract, name=spec.text, form=Form(spec.name, pooling=pooling), provenance=origin)
+    return ExternalEncoder(
+        model, contract, name=spec.text, readout=Readout(spec.name, pooling=pooling), provenance=origin
+    )
 
 
-def _contract(spec: Spec, preprocessing: Preprocessing | None) -> Preprocessing:
+def _contract(spec: ExternalSpec, preprocessing: Preprocessing | None) -> Preprocessing:
     named = spec.options.get("contract")
     if preprocessing is not None:
         if named is not None:
@@ -67,18 +71,20 @@ def _contract(spec: Spec, preprocessing: Preprocessing | None) -> Preprocessing:
     if named is None:
         raise UserError(
             f"expected a preprocessing contract for {spec.text}, got none; give one (preprocessing=), "
-            "name its own for red, green and blue by ?contract=imagenet, or that of a task's training images by ?contract=training"
+            "name its own for red, green and blue by ?contract=imagenet, or that of a task's training images by"
+            " ?contract=training"
         )
     if named != "imagenet":
         raise UserError(
-            f"expected contract=imagenet for {spec.text}, got {named!r}; it stands for the statistics of its own training"
+            f"expected contract=imagenet for {spec.text}, got {named!r}; it stands for the statistics of its own"
+            " training"
         )
     own = timm.get_pretrained_cfg(spec.name)
     if own is None or own.interpolation not in _KERNELS or own.input_size[0] != len(own.mean) or own.input_size[0] != 3:
         raise UserError(
             f"expected a configuration of {spec.text} for three colours, got none; give a contract (preprocessing=)"
         )
-    return display_contract(
+    return make_rgb_contract(
         spec,
         mean=tuple(own.mean),
         std=tuple(own.std),
@@ -87,7 +93,7 @@ def _contract(spec: Spec, preprocessing: Preprocessing | None) -> Preprocessing:
     )
 
 
-def _trained(spec: Spec, *, channels: int) -> tuple[Any, str]:
+def _trained(spec: ExternalSpec, *, channels: int) -> tuple[Any, str]:
     """Model with trained weights from a file, timm's cache or, where allowed, the network; and where they were."""
     overlay: dict[str, Any] | None = None
     given = spec.options.get("file")
@@ -106,29 +112,32 @@ def _trained(spec: Spec, *, channels: int) -> tuple[Any, str]:
         )
     except Exception as error:  # whatever the file's bytes or the network lead the libraries to
         raise UserError(
-            f"expected weights of {spec.text} in {where}, got {type(error).__name__}: {str(error).strip().splitlines()[-1][:120]}; "
+            f"expected weights of {spec.text} in {where}, got {type(error).__name__}:"
+            f" {str(error).strip().splitlines()[-1][:120]}; "
             "give a file of this model"
         ) from error
     return model, where
 
 
-def _cached(spec: Spec) -> Path:
+def _cached(spec: ExternalSpec) -> Path:
     """File of the weights in the local cache of the model hub."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     own = timm.get_pretrained_cfg(spec.name)
     if own is None or not own.hf_hub_id:
         raise UserError(
-            f"expected a model of timm with published weights, got {spec.name}; add @random for random weights, or give ?file=PATH"
+            f"expected a model of timm with published weights, got {spec.name}; add @random for random weights, or"
+            " give ?file=PATH"
         )
     hub = own.hf_hub_id
     repository = f"{hub}{own.architecture}.{own.tag}" if hub.endswith("/") else hub
     names = [own.hf_hub_filename] if own.hf_hub_filename else list(_FILES)
     for name in names:
-        found = try_to_load_from_cache(repository, name)
-        if isinstance(found, str):
-            return Path(found)
+        path = try_to_load_from_cache(repository, name)
+        if isinstance(path, str):
+            return Path(path)
     raise UserError(
-        f"expected the weights of {spec.text} as {names[0]} of {repository} in {constants.HF_HUB_CACHE}, got no such file; "
+        f"expected the weights of {spec.text} as {names[0]} of {repository} in {constants.HF_HUB_CACHE}, got no such"
+        " file; "
         "give it by the option ?file=PATH, or allow the download by ?download"
     )

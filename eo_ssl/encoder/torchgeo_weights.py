@@ -13,9 +13,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.encoder.contracts import Published, published
-from eo_ssl.encoder.foreign import ForeignEncoder, Form
-from eo_ssl.encoder.specs import Spec
+from eo_ssl.encoder.contracts import PublishedContract, derive_contract
+from eo_ssl.encoder.external import ExternalEncoder, Readout
+from eo_ssl.encoder.specs import ExternalSpec
 from eo_ssl.errors import UserError, nearest
 from eo_ssl.models import seeded_init
 from eo_ssl.preprocessing import Preprocessing, parse_conversion
@@ -47,7 +47,7 @@ _HEADS = ("fc.", "head.")
 _NORM = ("norm.",)
 
 
-def all_weights() -> tuple[WeightsEnum, ...]:
+def list_weights() -> tuple[WeightsEnum, ...]:
     """Return every member of every `WeightsEnum` of the installed TorchGeo, by name of the enum."""
     enums = _enums()
     return tuple(member for name in sorted(enums) for member in enums[name])
@@ -63,21 +63,23 @@ def find_weights(name: str) -> WeightsEnum:
     enum, _, member = name.partition(".")
     if enum not in enums:
         raise UserError(
-            f"expected weights of TorchGeo such as ResNet50_Weights.SENTINEL2_ALL_MOCO, got {name!r}{nearest(enum, enums)}"
+            "expected weights of TorchGeo such as ResNet50_Weights.SENTINEL2_ALL_MOCO, got"
+            f" {name!r}{nearest(enum, enums)}"
         )
     if member not in enums[enum].__members__:
         known = list(enums[enum].__members__)
         raise UserError(f"expected a member of {enum} ({', '.join(known)}), got {member!r}{nearest(member, known)}")
-    found: WeightsEnum = enums[enum][member]
-    return found
+    weights: WeightsEnum = enums[enum][member]
+    return weights
 
 
-def torchgeo_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None, seed: int = 0) -> ForeignEncoder:
+def load_torchgeo(spec: ExternalSpec, *, preprocessing: Preprocessing | None = None, seed: int = 0) -> ExternalEncoder:
     """Return the encoder of TorchGeo's weights ``spec.name``, or its stand-in with random weights.
 
     Args:
         spec: of the route torchgeo.
-        preprocessing: a contract of one's own, for weights whose metadata give none; it must name as many bands as the network has
+        preprocessing: a contract of one's own, for weights whose metadata give none; it must name as many bands as
+            the network has
             channels.
         seed: of random weights.
 
@@ -85,7 +87,7 @@ def torchgeo_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None, 
         UserError: no such weights, none that a contract can express, or a file that is not there.
     """
     weights = find_weights(spec.name)
-    how = published(weights) if preprocessing is None else _own(weights, preprocessing)
+    how = derive_contract(weights) if preprocessing is None else _own(weights, preprocessing)
     if "quantity" in spec.options:
         how = replace(how, preprocessing=_taking(how.preprocessing, spec.options["quantity"]))
     model, architecture = _network(weights, seed=seed)
@@ -101,17 +103,20 @@ def torchgeo_encoder(spec: Spec, *, preprocessing: Preprocessing | None = None, 
     if spec.random:
         origin["seed"] = seed
     else:
-        _load(model, hub_state(str(weights.url), name=spec.name, download="download" in spec.options), name=spec.name)
+        _load(
+            model, read_hub_state(str(weights.url), name=spec.name, download="download" in spec.options), name=spec.name
+        )
     pooling: Any = spec.options.get("pooling", "own")
-    form = Form(architecture, pooling=pooling, window_px=how.window_px, blank=how.blank)
-    return ForeignEncoder(model, how.preprocessing, name=spec.text, form=form, provenance=origin)
+    readout = Readout(architecture, pooling=pooling, window_px=how.window_px, blank=how.blank)
+    return ExternalEncoder(model, how.preprocessing, name=spec.text, readout=readout, provenance=origin)
 
 
-def hub_state(url: str, *, name: str, download: bool) -> Mapping[str, Tensor]:
+def read_hub_state(url: str, *, name: str, download: bool) -> Mapping[str, Tensor]:
     """Return the state dict behind ``url`` from torch's hub folder, fetched only where ``download`` says so.
 
     Raises:
-        UserError: it is not there, cannot be fetched, has not the hash in its name, or holds more than tensors and plain values.
+        UserError: it is not there, cannot be fetched, has not the hash in its name, or holds more than tensors and
+            plain values.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not file.exists():
@@ -125,20 +130,21 @@ def hub_state(url: str, *, name: str, download: bool) -> Mapping[str, Tensor]:
             torch.hub.download_url_to_file(url, str(file), hash_prefix=_hash_in(file.name), progress=False)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"expected the weights of {name} from {url}, got {str(error).strip()[:160]}; fetch the file by other means into {file.parent}"
+                f"expected the weights of {name} from {url}, got {str(error).strip()[:160]}; fetch the file by other"
+                f" means into {file.parent}"
             ) from error
-    state = tensors_of(file)
+    state = read_tensors(file)
     nested = state.get("state_dict", state)
     return nested if isinstance(nested, Mapping) else state
 
 
 def _hash_in(name: str) -> str | None:
     """First digits of the sha256 that many of these files bear in their name."""
-    found = re.search(r"-([0-9a-f]{8,})\.", name)
-    return found[1] if found else None
+    digits = re.search(r"-([0-9a-f]{8,})\.", name)
+    return digits[1] if digits else None
 
 
-def tensors_of(file: Path) -> Mapping[str, Any]:
+def read_tensors(file: Path) -> Mapping[str, Any]:
     """Read a ``torch.save`` file without running any code in it.
 
     Raises:
@@ -165,15 +171,16 @@ def _taking(contract: Preprocessing, quantity: str) -> Preprocessing:
     return replace(contract, quantity=source, convert=convert, range=source.plausible)
 
 
-def _own(weights: WeightsEnum, preprocessing: Preprocessing) -> Published:
+def _own(weights: WeightsEnum, preprocessing: Preprocessing) -> PublishedContract:
     """A contract of one's own instead of the published one."""
     name, channels = f"{type(weights).__name__}.{weights.name}", weights.meta.get("in_chans")
     _check_supported(weights)
     if len(preprocessing.bands) != channels:
         raise UserError(
-            f"expected a contract with one band for each of {channels} channels of {name}, got {len(preprocessing.bands)}; name them in its order"
+            f"expected a contract with one band for each of {channels} channels of {name}, got"
+            f" {len(preprocessing.bands)}; name them in its order"
         )
-    return Published(preprocessing, window_px=None, blank=(), source="given by the caller", differs="")
+    return PublishedContract(preprocessing, window_px=None, blank=(), source="given by the caller", differs="")
 
 
 def _network(weights: WeightsEnum, *, seed: int) -> tuple[nn.Module, str]:
@@ -224,13 +231,15 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
         missing, unexpected = model.load_state_dict(dict(state), strict=False)
     except RuntimeError as error:
         raise UserError(
-            f"expected weights of {name}, got others ({str(error).splitlines()[-1].strip()[:120]}); fetch the file again"
+            f"expected weights of {name}, got others ({str(error).splitlines()[-1].strip()[:120]}); fetch the file"
+            " again"
         ) from error
     lost = [key for key in missing if not key.startswith(_NORM)]
     more = [key for key in unexpected if not key.startswith((*_HEADS, *_NORM))]
     if lost or more:
         raise UserError(
-            f"expected weights of {name}, got a file without {', '.join(lost[:3]) or 'nothing'} and with {', '.join(more[:3]) or 'nothing more'}; "
+            f"expected weights of {name}, got a file without {', '.join(lost[:3]) or 'nothing'} and with"
+            f" {', '.join(more[:3]) or 'nothing more'}; "
             "fetch it again"
         )
 
@@ -240,5 +249,5 @@ def _enums() -> dict[str, Any]:
     import torchgeo.models
 
     names = [name for name in torchgeo.models.__all__ if name.endswith("_Weights")]
-    found = {name: getattr(torchgeo.models, name) for name in names}
-    return {name: enum for name, enum in found.items() if len(enum)}
+    enums = {name: getattr(torchgeo.models, name) for name in names}
+    return {name: enum for name, enum in enums.items() if len(enum)}

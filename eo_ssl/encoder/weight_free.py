@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.encoder.protocol import Frozen
+from eo_ssl.encoder.protocol import EncoderBase
 from eo_ssl.errors import UserError
 from eo_ssl.models import seeded_init
 from eo_ssl.preprocessing import Preprocessing
@@ -21,12 +21,12 @@ _RCF_BATCH = 16  # images convolved at once: 256 maps of 64 x 64 float32 are 4 M
 FILTER_PX = 3  # side of a filter, as Corley et al. use
 
 
-def with_holes(valid: Tensor | None) -> Tensor:
-    """Images of [B, C, H, W] bool that miss a pixel, int64 [b]; the others keep their bits, whatever else is in the batch."""
+def find_incomplete(valid: Tensor | None) -> Tensor:
+    """Images of [B, C, H, W] bool that miss a pixel, int64 [b]; others keep their bits whatever is in the batch."""
     return torch.empty(0, dtype=torch.int64) if valid is None else (~valid).flatten(1).any(dim=1).nonzero().squeeze(1)
 
 
-class ImageStats(Frozen):
+class ImageStats(EncoderBase):
     """Mean, standard deviation (unbiased), maximum and minimum of each band: 4C numbers, no weights."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -38,15 +38,16 @@ class ImageStats(Frozen):
         return 4 * len(self.preprocessing.bands)
 
     def features(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, 4C]: all means, all standard deviations, all maxima, all minima, over the measured pixels.
+        """[B, C, H, W] -> [B, 4C]: means, standard deviations, maxima, minima of the bands, over the measured pixels.
 
         A band without any gives four zeros, the band's mean.
         """
+        self.check_prepared(x)
         flat = x.flatten(2)  # [B, C, H*W]
         std, mean = torch.std_mean(flat, dim=2, correction=1)
         low, high = torch.aminmax(flat, dim=2)
         out = torch.cat([mean, std, high, low], dim=1)
-        holed = with_holes(valid)
+        holed = find_incomplete(valid)
         if valid is not None and len(holed):
             out[holed] = self._measured(flat[holed], valid[holed].flatten(2))
         return out
@@ -65,7 +66,7 @@ class ImageStats(Frozen):
         return self.features(x)[:, None]
 
 
-class FilterFeatures(Frozen):
+class FilterFeatures(EncoderBase):
     """Mean responses to a bank of 3 x 3 filters, whatever the filters are made of."""
 
     weights: Tensor
@@ -74,7 +75,7 @@ class FilterFeatures(Frozen):
     def __init__(
         self, name: str, preprocessing: Preprocessing, provenance: Mapping[str, Any], *, weights: Tensor, bias: float
     ) -> None:
-        """Keep filters ``weights`` [F, C, 3, 3] float32, one channel for each band of the contract, and their common ``bias``."""
+        """Keep filters ``weights`` [F, C, 3, 3] float32, a channel for each band, and their common ``bias``."""
         super().__init__(name, preprocessing, provenance)
         self.register_buffer("weights", weights)
         self.register_buffer("bias", torch.full((len(weights),), bias))
@@ -85,12 +86,14 @@ class FilterFeatures(Frozen):
         return 2 * self.weights.shape[0]
 
     def features(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, D]: means of relu(y), then of relu(-y), y = filters * x + bias where a filter lies inside the image.
+        """[B, C, H, W] -> [B, D]: means of relu(y), then of relu(-y), y = filters * x + bias inside the image.
 
-        Filters that touch a missing pixel are left out, except of bands without any pixel, and where no filter would remain.
+        Filters that touch a missing pixel are left out, except of bands without any pixel, and where no filter would
+        remain.
         """
+        self.check_prepared(x)
         out = torch.cat([self._pooled(part) for part in torch.split(x, _RCF_BATCH)])
-        holed = with_holes(valid)
+        holed = find_incomplete(valid)
         if valid is not None:
             for image in holed.tolist():  # few: a tile is kept only where nearly all of it was measured
                 out[image] = self._measured(x[image : image + 1], valid[image], otherwise=out[image])
@@ -113,34 +116,39 @@ class FilterFeatures(Frozen):
 
     def tokens(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, (H-2)*(W-2), D]."""
+        self.check_prepared(x)
         y = nn.functional.conv2d(x, self.weights, self.bias)
         return torch.cat([y.relu(), (-y).relu()], dim=1).flatten(2).transpose(1, 2)
 
     def _check_size(self, contract: Preprocessing) -> None:
         if contract.resize != "native" and contract.size_px < FILTER_PX:
             raise UserError(
-                f"expected images of at least {FILTER_PX} px for {self.name}, got {contract.size_px} px; choose a larger size"
+                f"expected images of at least {FILTER_PX} px for {self.name}, got {contract.size_px} px; choose a"
+                " larger size"
             )
 
 
 class RandomFeatures(FilterFeatures):
-    """Random convolutional features (MOSAIKS, Rolf et al. 2021, doi:10.1038/s41467-021-24638-z): Gaussian 3 x 3 filters, seeded."""
+    """Random convolutional features: seeded Gaussian 3 x 3 filters.
+
+    MOSAIKS, Rolf et al. 2021, doi:10.1038/s41467-021-24638-z.
+    """
 
     def __init__(self, preprocessing: Preprocessing, *, features: int = 512, bias: float = -1.0, seed: int = 0) -> None:
-        filters = number_of_filters(features)
+        filters = count_filters(features)
         rng = torch.Generator().manual_seed(seed)
         drawn = torch.randn(filters, len(preprocessing.bands), FILTER_PX, FILTER_PX, generator=rng)
         super().__init__("rcf", preprocessing, {"weights": "random", "seed": seed}, weights=drawn, bias=bias)
 
 
-def number_of_filters(features: int) -> int:
+def count_filters(features: int) -> int:
     """Half of the features: each filter gives the mean of its positive and of its negative responses."""
     if features < 2 or features % 2:
         raise UserError(f"expected an even number of random features, got {features}; each filter gives two")
     return features // 2
 
 
-class RandomResNet(Frozen):
+class RandomResNet(EncoderBase):
     """ResNet-50 (timm) with random weights, batch normalisation with mean 0 and variance 1."""
 
     def __init__(self, preprocessing: Preprocessing, *, seed: int = 0) -> None:
@@ -159,10 +167,12 @@ class RandomResNet(Frozen):
 
     def features(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         """Mean over positions: [B, C, H, W] -> [B, 2048]; missing pixels are the band's mean."""
+        self.check_prepared(x)
         pooled: Tensor = self.model(x)
         return pooled
 
     def tokens(self, x: Tensor) -> Tensor:
         """Last feature map: [B, C, H, W] -> [B, H/32 * W/32, 2048]."""
+        self.check_prepared(x)
         grid: Tensor = self.model.forward_features(x)
         return grid.flatten(2).transpose(1, 2)

@@ -10,26 +10,27 @@ from typing import Any
 
 from torch import Tensor
 
-from eo_ssl.encoder import Encoder, VitEncoder
+from eo_ssl.encoder import Encoder, TrainedEncoder
 from eo_ssl.errors import UserError
 from eo_ssl.export import contract_file, parity
-from eo_ssl.export.bench_adapter import bench_files
-from eo_ssl.export.configurations import at_224, torchgeo_name
+from eo_ssl.export.bench_adapter import make_bench_files
 from eo_ssl.export.contract_file import PREPROCESS_FILE
-from eo_ssl.export.model_card import CARD_FILE, Facts, model_card
-from eo_ssl.export.onnx_graph import GRAPHS, PHYSICAL_GRAPH, graph_bytes, require_onnx
+from eo_ssl.export.model_card import CARD_FILE, BundleFacts, render_model_card
+from eo_ssl.export.onnx_graph import GRAPHS, PHYSICAL_GRAPH, export_graph, require_onnx
 from eo_ssl.export.parity import PARITY_FILE
-from eo_ssl.export.stac_item import ITEM_FILE, item_bytes, require_stac_model
+from eo_ssl.export.stac_item import ITEM_FILE, make_item, require_stac_model
 from eo_ssl.export.terms import Terms
-from eo_ssl.export.timm_folder import TIMM_CONFIG, TIMM_WEIGHTS, timm_config, timm_weights
+from eo_ssl.export.timm_folder import TIMM_CONFIG, TIMM_WEIGHTS, make_timm_config, make_timm_weights
 from eo_ssl.export.torchgeo_checkpoints import (
     CLASSIFICATION_FILE,
-    SEGMENTATION_FILE,
-    classification_bytes,
-    segmentation_bytes,
+    SEGMENTATION_FILES,
+    choose_decoder,
+    make_classification_checkpoint,
+    make_segmentation_checkpoint,
 )
-from eo_ssl.export.weights_enum import enum_meta, weights_files
-from eo_ssl.manifest import Clock, Manifest, commit, file_sha256, fingerprint, finish, plan, require
+from eo_ssl.export.torchgeo_naming import find_torchgeo_name, resize_for_torchgeo
+from eo_ssl.export.weights_enum import describe_weights, make_weights_files
+from eo_ssl.manifest import Manifest, commit, file_sha256, fingerprint, open_product, require
 
 STAGE = "export"
 _UNSTATED = "not stated"
@@ -78,43 +79,42 @@ def export(encoder: Encoder, out: Path, *, options: Options | None = None) -> Bu
     """Write ``encoder`` to the folder ``out`` in every form that this library knows; a killed export is resumed.
 
     Raises:
-        UserError: not one of our vision transformers, packages for ONNX missing, or a folder with something else in it.
+        UserError: no trained encoder of this library, packages for ONNX missing, or a folder with something else in it.
     """
-    started, out, wanted = Clock(), Path(out), options or Options()
-    if not isinstance(encoder, VitEncoder):
+    out, options = Path(out), options or Options()
+    if not isinstance(encoder, TrainedEncoder):
         raise UserError(
-            f"expected a trained encoder of this library, got {encoder.name}; only what `eo-ssl pretrain` made can be exported"
+            f"expected a trained encoder of this library, got {encoder.name};"
+            " only what `eo-ssl pretrain` made can be exported"
         )
     require_stac_model()
-    if wanted.onnx or wanted.onnx_preprocessing:
+    if options.onnx or options.onnx_preprocessing:
         require_onnx()
-    made: dict[str, Any] = {
-        "stage": STAGE,
-        "config": wanted.config() | {"name": encoder.name},
-        "inputs": {"encoder": encoder.fingerprint},
-    }
-    if wanted.results_fingerprint:
-        made["inputs"]["results"] = wanted.results_fingerprint
-    if plan(out, **made, overwrite=wanted.overwrite) == "done":
-        return Bundle(out, require(out, STAGE), made=False)
-    leaving = _measured(encoder, wanted.terms)
-    written = []
-    for name, make in _files(leaving, wanted):
-        if not (out / name).exists():  # of a killed export, made of the same
-            commit(out / name, make())
-        written.append(name)
-    digests = {name: file_sha256(out / name) for name in sorted(written)}
-    summary = {**leaving.facts, "files": digests}
-    manifest = finish(out, **made, product=fingerprint(digests), started=started, summary=summary)
+    config = options.config() | {"name": encoder.name}
+    inputs = {"encoder": encoder.fingerprint}
+    if options.results_fingerprint:
+        inputs["results"] = options.results_fingerprint
+    with open_product(out, stage=STAGE, config=config, inputs=inputs, overwrite=options.overwrite) as product:
+        if product.done:
+            return Bundle(out, require(out, STAGE), made=False)
+        configurations = _configure(encoder, options.terms)
+        names = []
+        for name, make in _list_files(configurations, options):
+            if not (out / name).exists():  # of a killed export, made of the same
+                commit(out / name, make())
+            names.append(name)
+        digests = {name: file_sha256(out / name) for name in sorted(names)}
+        manifest = product.sign(fingerprint(digests), summary={**configurations.facts, "files": digests})
     return Bundle(out, manifest, made=True)
 
 
 @dataclass(frozen=True, slots=True)
-class _Leaving:
-    """An encoder in both configurations, with its parity."""
+class _Configurations:
+    """An encoder in the configurations it is exported in, with its parity."""
 
-    native: VitEncoder
-    torchgeo: VitEncoder | None
+    native: TrainedEncoder
+    torchgeo: TrainedEncoder | None
+    "as TorchGeo names it, which is the native one where the network takes any size"
     content: dict[str, Any]
     "of preprocess.json"
     tensors: dict[str, Tensor]
@@ -123,65 +123,69 @@ class _Leaving:
     "of the manifest"
 
 
-def _measured(encoder: VitEncoder, terms: Terms) -> _Leaving:
-    naming = torchgeo_name(encoder.architecture)
-    other = at_224(encoder, naming.model) if naming.model else None
-    content = contract_file.document(encoder, other, reason=naming.reason)
-    tensors = {"images": parity.parity_images(encoder.preprocessing, size_px=encoder.architecture.img_size)}
-    for name, one in (("native", encoder), ("torchgeo", other)):
-        if one is not None:
-            tensors[f"{name}.input"], tensors[f"{name}.features"] = parity.expected(one, tensors["images"])
-    change = None if other is None else parity.mean_cosine(tensors["native.features"], tensors["torchgeo.features"])
+def _configure(encoder: TrainedEncoder, terms: Terms) -> _Configurations:
+    naming = find_torchgeo_name(encoder.architecture)
+    other = resize_for_torchgeo(encoder, naming.model) if naming.model else None
+    content = contract_file.describe_configurations(encoder, other, reason=naming.reason)
+    tensors = {"images": parity.generate_images(encoder.preprocessing, size_px=encoder.architecture.size_px)}
+    for name, model in (("native", encoder), ("torchgeo", other)):
+        if model is not None:
+            tensors[f"{name}.input"], tensors[f"{name}.features"] = parity.compute_reference(model, tensors["images"])
+    resized = other is not None and other is not encoder
+    change = parity.mean_cosine(tensors["native.features"], tensors["torchgeo.features"]) if resized else None
     facts = {"torchgeo": naming.model, "torchgeo_left_out": naming.reason, "cosine_native_to_torchgeo": change}
-    facts["cosine_between_images"] = parity.cosine_between(tensors["native.features"])
-    return _Leaving(encoder, other, content, tensors, facts | terms.to_json())
+    facts["cosine_between_images"] = parity.measure_similarity(tensors["native.features"])
+    return _Configurations(encoder, other, content, tensors, facts | terms.to_json())
 
 
-def _files(leaving: _Leaving, options: Options) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _list_files(configurations: _Configurations, options: Options) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Path and maker of each file, one after another so that few copies of the weights are held."""
-    encoder, other, content = leaving.native, leaving.torchgeo, leaving.content
-    said = {"pooling": encoder.pooling, "name": encoder.name}
+    encoder, other, content = configurations.native, configurations.torchgeo, configurations.content
     yield PREPROCESS_FILE, lambda: contract_file.to_bytes(content)
-    yield PARITY_FILE, lambda: parity.to_bytes(leaving.tensors, said)
-    yield TIMM_CONFIG, lambda: timm_config(encoder, licence=options.licence)
-    yield TIMM_WEIGHTS, lambda: timm_weights(encoder)
-    for name, data in bench_files(encoder).items():
+    about = {"pooling": encoder.pooling, "name": encoder.name}
+    yield PARITY_FILE, lambda: parity.to_bytes(configurations.tensors, about)
+    yield TIMM_CONFIG, lambda: make_timm_config(encoder, licence=options.licence)
+    yield TIMM_WEIGHTS, lambda: make_timm_weights(encoder)
+    for name, data in make_bench_files(encoder).items():
         yield name, partial(bytes, data)
-    method, dataset, weights = method_of(encoder), dataset_of(encoder), ""
+    method, dataset, weights = name_method(encoder), name_dataset(encoder), ""
     if other is not None:
-        meta = enum_meta(other, dataset=dataset, method=method, publication=options.publication, repo=options.repo)
+        meta = describe_weights(
+            other, dataset=dataset, method=method, publication=options.publication, repo=options.repo
+        )
         meta["non_commercial"] = options.terms.non_commercial
-        yield CLASSIFICATION_FILE, partial(classification_bytes, other)
-        yield SEGMENTATION_FILE, partial(segmentation_bytes, other)
-        for name, data in weights_files(other, meta).items():
+        yield CLASSIFICATION_FILE, partial(make_classification_checkpoint, other)
+        yield SEGMENTATION_FILES[choose_decoder(other)], partial(make_segmentation_checkpoint, other)
+        for name, data in make_weights_files(other, meta).items():
             weights = name if name.endswith(".pth") else weights
             yield name, partial(bytes, data)
-    graphs = [name for name, asked in zip(GRAPHS, (options.onnx, options.onnx_preprocessing), strict=True) if asked]
+    wanted = zip(GRAPHS, (options.onnx, options.onnx_preprocessing), strict=True)
+    graphs = tuple(name for name, made in wanted if made)
     for name in graphs:
-        yield name, partial(graph_bytes, encoder, physical=name == PHYSICAL_GRAPH)
-    known = leaving.facts
-    facts = Facts(
+        yield name, partial(export_graph, encoder, physical=name == PHYSICAL_GRAPH)
+    facts = BundleFacts(
         dataset=dataset,
         method=method,
-        torchgeo=known["torchgeo"],
-        reason=known["torchgeo_left_out"],
-        change=known["cosine_native_to_torchgeo"],
-        apart=known["cosine_between_images"],
+        torchgeo=configurations.facts["torchgeo"],
+        decoder="" if other is None else choose_decoder(other),
+        reason=configurations.facts["torchgeo_left_out"],
+        change=configurations.facts["cosine_native_to_torchgeo"],
+        apart=configurations.facts["cosine_between_images"],
         weights=weights,
-        graphs=tuple(graphs),
+        graphs=graphs,
     )
     terms, licence = options.terms, options.licence
-    yield ITEM_FILE, lambda: item_bytes(encoder, content, facts, licence=licence, non_commercial=terms.non_commercial)
-    yield CARD_FILE, lambda: model_card(encoder, content, facts, terms, options.results, licence=licence)
+    yield ITEM_FILE, lambda: make_item(encoder, content, facts, licence=licence, non_commercial=terms.non_commercial)
+    yield CARD_FILE, lambda: render_model_card(encoder, content, facts, terms, options.results, licence=licence)
 
 
-def method_of(encoder: VitEncoder) -> str:
+def name_method(encoder: TrainedEncoder) -> str:
     """Return the objective that the encoder's provenance names."""
     config = encoder.provenance.get("config", {})
     return str(config.get("objective", encoder.provenance.get("objective", _UNSTATED)))
 
 
-def dataset_of(encoder: VitEncoder) -> str:
+def name_dataset(encoder: TrainedEncoder) -> str:
     """Return the corpora that the encoder's provenance names, with the first 12 letters of their fingerprints."""
     inputs = encoder.provenance.get("inputs", {})
     corpora = [

@@ -1,4 +1,7 @@
-"""``preprocess.json``: the contract of each exported configuration, for machines and in words; every exported transform is read from it."""
+"""``preprocess.json``: the contract of each exported configuration, for machines and in words.
+
+Every exported transform is read from it.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.encoder import VitEncoder
+from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.errors import UserError
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import sensor
 
 PREPROCESS_FILE = "preprocess.json"
 FORMAT = 1
+POOLINGS = ("cls", "mean", "avg")
 _REMEDY = "export the encoder again with this version"
 
 
-def document(encoder: VitEncoder, other: VitEncoder | None, *, reason: str) -> dict[str, Any]:
+def describe_configurations(encoder: TrainedEncoder, other: TrainedEncoder | None, *, reason: str) -> dict[str, Any]:
     """Return the content of ``preprocess.json``.
 
     Args:
@@ -39,45 +43,48 @@ def document(encoder: VitEncoder, other: VitEncoder | None, *, reason: str) -> d
     }
 
 
-def _configuration(encoder: VitEncoder) -> dict[str, Any]:
+def _configuration(encoder: TrainedEncoder) -> dict[str, Any]:
     contract = encoder.preprocessing
     return {
-        "model": encoder.architecture.timm_name,
+        "model": encoder.architecture.model.name,
         "architecture": encoder.architecture.to_json(),
-        "input": [len(contract.bands), encoder.architecture.img_size, encoder.architecture.img_size],
+        "input": [len(contract.bands), encoder.architecture.size_px, encoder.architecture.size_px],
         "unit": contract.quantity.unit,
         "final_quantity": contract.final_quantity.value,
         "final_unit": contract.final_quantity.unit,
         "preprocessing": contract.to_json(),
-        "words": words(contract),
+        "words": describe_contract(contract),
     }
 
 
-def words(contract: Preprocessing) -> list[str]:
+def describe_contract(contract: Preprocessing) -> list[str]:
     """Return the contract as sentences, in the order in which they are carried out."""
     known = sensor(contract.sensor)
-    said = [
+    sentences = [
         f"Bands of {known.title} by name, in this order: {', '.join(contract.bands)}.",
-        f"Values are {contract.quantity.value.replace('_', ' ')} (unit {contract.quantity.unit}), offset and scale of the product applied once; "
+        f"Values are {contract.quantity.value.replace('_', ' ')} (unit {contract.quantity.unit}), offset and scale of"
+        " the product applied once; "
         f"between {contract.range[0]:g} and {contract.range[1]:g}.",
         "A pixel that is not finite is invalid.",
     ]
-    said += [f"Convert {name.replace('->', ' to ')}." for name in contract.convert]
+    sentences += [f"Convert {name.replace('->', ' to ')}." for name in contract.convert]
     if contract.clip is not None:
-        said.append(f"Clip to {json.dumps(contract.clip)}.")
+        sentences.append(f"Clip to {json.dumps(contract.clip)}.")
     if contract.resize == "native":
-        said.append("Images are not resized.")
+        sentences.append("Images are not resized.")
     elif contract.resize == "crop":
-        said.append(f"Take the central {contract.size_px} x {contract.size_px} pixels.")
+        sentences.append(f"Take the central {contract.size_px} x {contract.size_px} pixels.")
     else:
         smooth = "with" if contract.antialias else "without"
-        said.append(
-            f"Interpolate to {contract.size_px} x {contract.size_px} pixels ({contract.interpolation}, {smooth} antialias), valid pixels only: "
-            "values times mask and mask pass through the same kernel and are divided; below half the weight a pixel is invalid."
+        sentences.append(
+            f"Interpolate to {contract.size_px} x {contract.size_px} pixels ({contract.interpolation}, {smooth}"
+            " antialias), valid pixels only: "
+            "values times mask and mask pass through the same kernel and are divided; below half the weight a pixel is"
+            " invalid."
         )
-    said.append("Subtract the mean and divide by the standard deviation of each band.")
-    said.append("An invalid pixel becomes 0, its band's mean.")
-    return said
+    sentences.append("Subtract the mean and divide by the standard deviation of each band.")
+    sentences.append("An invalid pixel becomes 0, its band's mean.")
+    return sentences
 
 
 def to_bytes(content: Mapping[str, Any]) -> bytes:
@@ -85,7 +92,7 @@ def to_bytes(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, indent=1, sort_keys=True).encode()
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_configurations(folder: Path) -> dict[str, Any]:
     """Return the content of a bundle's ``preprocess.json``.
 
     Raises:
@@ -94,19 +101,20 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / PREPROCESS_FILE
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
-        found = content["format"]
-        for one in (content["configurations"]["native"], *content["configurations"].values()):
-            _ = [one[key] for key in ("model", "input", "preprocessing", "words")]
+        format_ = content["format"]
+        for configuration in (content["configurations"]["native"], *content["configurations"].values()):
+            _ = [configuration[key] for key in ("model", "input", "preprocessing", "words")]
         pooling = content["pooling"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"expected an exported contract in {path}, got {type(error).__name__}; {_REMEDY}") from error
-    if found != FORMAT or pooling not in ("cls", "mean"):
+    if format_ != FORMAT or pooling not in POOLINGS:
         raise UserError(
-            f"expected format {FORMAT} and pooling cls or mean in {path}, got {found} and {pooling}; {_REMEDY}"
+            f"expected format {FORMAT} and pooling out of {', '.join(POOLINGS)} in {path}, got {format_} and {pooling};"
+            f" {_REMEDY}"
         )
     return content
 
 
-def contract_of(content: Mapping[str, Any], configuration: str) -> Preprocessing:
+def get_contract(content: Mapping[str, Any], configuration: str) -> Preprocessing:
     """Return the contract of an exported configuration (native, torchgeo)."""
     return Preprocessing.from_json(content["configurations"][configuration]["preprocessing"])

@@ -24,7 +24,7 @@ class Api(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
+class Upload:
     """One file of a push."""
 
     source: Path
@@ -33,8 +33,8 @@ class Sending:
     nbytes: int
 
 
-def sendings(folder: Path) -> list[Sending]:
-    """Return what a push of a bundle sends: its files, and timm's two once more at the root, where ``hf-hub:`` looks for them.
+def list_uploads(folder: Path) -> list[Upload]:
+    """Return the files that a push of a bundle sends, timm's two once more at the root, where ``hf-hub:`` looks.
 
     Raises:
         UserError: the folder is no finished bundle.
@@ -42,10 +42,10 @@ def sendings(folder: Path) -> list[Sending]:
     names = list(require(folder, "export").summary["files"])
     top = [name for name in names if name.startswith(f"{TIMM_FOLDER}/")]
     pairs = [(name, name) for name in names] + [(name, name.removeprefix(f"{TIMM_FOLDER}/")) for name in top]
-    return [Sending(folder / name, target, (folder / name).stat().st_size) for name, target in pairs]
+    return [Upload(folder / name, target, (folder / name).stat().st_size) for name, target in pairs]
 
 
-def push(folder: Path, repo: str, *, private: bool = True, api: Api | None = None) -> list[Sending]:
+def push(folder: Path, repo: str, *, private: bool = True, api: Api | None = None) -> list[Upload]:
     """Upload a bundle to the repository ``repo`` of the Hugging Face hub, created where it does not exist.
 
     Args:
@@ -58,7 +58,7 @@ def push(folder: Path, repo: str, *, private: bool = True, api: Api | None = Non
         UserError: a name without an owner, the folder is no bundle, or the hub refuses.
     """
     check_repo(repo)
-    sent = sendings(folder)
+    sent = list_uploads(folder)
     hub = _api() if api is None else api
     message = f"export of {folder.name}"
     try:
@@ -72,9 +72,9 @@ def push(folder: Path, repo: str, *, private: bool = True, api: Api | None = Non
                 commit_message=message,
             )
     except (OSError, ValueError) as error:  # HfHubHTTPError is an OSError
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"expected the hub to take {repo}, got {said[:200]}; log in with `hf auth login` and push again"
+            f"expected the hub to take {repo}, got {reason[:200]}; log in with `hf auth login` and push again"
         ) from error
     return sent
 

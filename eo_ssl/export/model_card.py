@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from eo_ssl.encoder import VitEncoder
+from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.export.terms import Terms
+from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILES, name_backbone
 
 CARD_FILE = "README.md"
+_TASKS_MODULE = Path(__file__).with_name("torchgeo_tasks.py")
+POOLED = {"cls": "class token", "mean": "mean of the patch tokens", "avg": "mean of the last map's positions"}
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class BundleFacts:
     """What the other files of the bundle turned out to be."""
 
     dataset: str
@@ -23,11 +27,13 @@ class Facts:
     method: str
     "objective"
     torchgeo: str | None
-    "timm name at 224 px"
+    "timm name that TorchGeo's tasks build the network from"
+    decoder: str
+    "of TorchGeo's segmentation task"
     reason: str
     "why there is none"
     change: float | None
-    "mean cosine between native features and those at 224 px, over the parity images"
+    "mean cosine between native features and those at 224 px, over the parity images; None where nothing is resized"
     apart: float
     "mean cosine between native features of different parity images"
     weights: str
@@ -36,10 +42,10 @@ class Facts:
     "ONNX files"
 
 
-def model_card(
-    encoder: VitEncoder,
+def render_model_card(
+    encoder: TrainedEncoder,
     content: Mapping[str, Any],
-    facts: Facts,
+    facts: BundleFacts,
     terms: Terms,
     results: Sequence[Mapping[str, Any]],
     *,
@@ -73,28 +79,33 @@ def model_card(
         "## Training\n\n" + _training(encoder, facts),
         "## Results\n\n" + _results(results),
         "## Data, attribution, licence\n\n" + _terms(terms, licence),
-        "## Checks\n\n`parity.safetensors` holds generated images, the inputs made of them and the features every route must give, to 1e-5 "
-        "(onnxruntime: 1e-4 of the value besides). `eo-ssl export --verify FOLDER` loads each route as its users do and compares.",
+        "## Checks\n\n`parity.safetensors` holds generated images, the inputs made of them and the features every"
+        " route must give, to 1e-5 "
+        "(onnxruntime: 1e-4 of the value besides). `eo-ssl export --verify FOLDER` loads each route as its users do"
+        " and compares.",
     ]
     return ("\n\n".join(parts) + "\n").encode()
 
 
-def _summary(encoder: VitEncoder, facts: Facts) -> str:
-    architecture = encoder.architecture
+def _summary(encoder: TrainedEncoder, facts: BundleFacts) -> str:
+    config, contract = encoder.architecture, encoder.preprocessing
     count = sum(parameter.numel() for parameter in encoder.model.parameters())
-    pooled = "class token" if encoder.pooling == "cls" else "mean of the patch tokens"
+    patch = config.timm_options.get("patch_size")
+    patches = "" if patch is None else f", patches of {patch} px"
     return (
-        f"A vision transformer ({architecture.timm_name}, {count / 1e6:.1f} million parameters, patches of {architecture.patch_size} px) for "
-        f"{len(encoder.preprocessing.bands)} bands of {encoder.preprocessing.sensor}, trained without labels ({facts.method}) at {architecture.img_size} px. "
-        f"A feature vector is the {pooled}, {encoder.dim} numbers."
+        f"A {config.model.title} ({config.model.name}, {count / 1e6:.1f} million parameters{patches}) for "
+        f"{len(contract.bands)} bands of {contract.sensor}, trained without labels ({facts.method}) at"
+        f" {config.size_px} px. "
+        f"A feature vector is the {POOLED[encoder.pooling]}, {encoder.dim} numbers."
     )
 
 
-def _loading(encoder: VitEncoder, facts: Facts) -> str:
-    chans, size = encoder.architecture.in_chans, encoder.architecture.img_size
+def _loading(encoder: TrainedEncoder, facts: BundleFacts) -> str:
+    chans, size = len(encoder.architecture.bands), encoder.architecture.size_px
     timm_lines = (
-        f'```python\nimport timm\n\nmodel = timm.create_model("local-dir:timm", pretrained=True).eval()\n'
-        f"features = model(x)  # x [n, {chans}, {size}, {size}] normalised as preprocess.json says -> [n, {encoder.dim}]\n```"
+        '```python\nimport timm\n\nmodel = timm.create_model("local-dir:timm", pretrained=True).eval()\n'
+        f"features = model(x)  # x [n, {chans}, {size}, {size}] normalised as preprocess.json says -> [n,"
+        f" {encoder.dim}]\n```"
     )
     listed = "\n".join(f"- `{name}` with onnxruntime, `image` -> `features`." for name in facts.graphs)
     graphs = [listed] if listed else []
@@ -102,29 +113,48 @@ def _loading(encoder: VitEncoder, facts: Facts) -> str:
     if facts.torchgeo is None:
         lost = f"**TorchGeo's checkpoints are left out:** {facts.reason}. timm opens the encoder as it is."
         return "\n\n".join([timm_lines, hub, lost, *graphs])
+    return "\n\n".join([timm_lines, hub, *_loading_torchgeo(encoder, facts), *graphs])
+
+
+def _loading_torchgeo(encoder: TrainedEncoder, facts: BundleFacts) -> list[str]:
+    """Lines that open the bundle in TorchGeo, and what its 224 px change."""
+    chans, size, model = len(encoder.architecture.bands), encoder.architecture.size_px, facts.torchgeo
+    decoder, backbone = facts.decoder, name_backbone(model or "")
     pool = (
-        ""
-        if encoder.pooling == "cls"
-        else "\nTorchGeo's classifier reads the class token, this encoder's features are the mean of the patch tokens: "
+        "\nTorchGeo's classifier reads the class token, this encoder's features are the mean of the patch tokens: "
         '`task.model.reset_classifier(10, global_pool="avg")` puts the classifier there.\n'
+        if encoder.pooling == "mean"
+        else ""
     )
+    more = f"in_channels={chans}, num_classes=10)\n"
     lines = (
-        f"```python\nfrom torchgeo.trainers import ClassificationTask, SemanticSegmentationTask\nfrom weights import WEIGHTS, samples\n\n"
-        f'task = ClassificationTask("{facts.torchgeo}", weights="torchgeo_classification.ckpt", in_channels={chans}, num_classes=10)\n'
-        f'task = SemanticSegmentationTask("dpt", "tu-{facts.torchgeo}", weights="torchgeo_segmentation_dpt.ckpt", in_channels={chans}, num_classes=10)\n'
-        f'task = ClassificationTask("{facts.torchgeo}", weights=WEIGHTS, in_channels={chans}, num_classes=10)\n'
+        f"```python\nfrom weights import WEIGHTS, samples\n\n{_import_of_tasks()}\n"
+        f'task = ClassificationTask("{model}", weights="{CLASSIFICATION_FILE}", {more}'
+        f'task = SemanticSegmentationTask("{decoder}", "{backbone}", weights="{SEGMENTATION_FILES[decoder]}", {more}'
+        f'task = ClassificationTask("{model}", weights=WEIGHTS, {more}'
         f"datamodule.aug = {_stored(encoder)}\n```\n{pool}"
     )
+    if facts.change is None:
+        return [lines.strip(), "TorchGeo's tasks take the encoder as it was trained, and images of any size."]
     change = (
-        f"TorchGeo's tasks take 224 px. Positions were resampled for that, patches stay {encoder.architecture.patch_size} px, images are interpolated. "
-        f"This changes what is computed: the mean cosine between the features of an image at {size} px and at 224 px is **{facts.change:.4f}**, "
-        f"between those of different images at {size} px it is {facts.apart:.4f}. Both are over the images of the parity file, which are generated "
+        f"TorchGeo's tasks take 224 px. Positions were resampled for that, patches stay"
+        f" {encoder.architecture.timm_options['patch_size']} px, images are interpolated. "
+        f"This changes what is computed: the mean cosine between the features of an image at {size} px and at 224 px"
+        f" is **{facts.change:.4f}**, "
+        f"between those of different images at {size} px it is {facts.apart:.4f}. Both are over the images of the"
+        " parity file, which are generated "
         "noise around the training means and not scenes."
     )
-    return "\n\n".join([timm_lines, hub, lines.strip(), change, *graphs])
+    return [lines.strip(), change]
 
 
-def _stored(encoder: VitEncoder) -> str:
+def _import_of_tasks() -> str:
+    """The lines that import TorchGeo's tasks from any of its versions."""
+    source = _TASKS_MODULE.read_text(encoding="utf-8")
+    return source[source.index("try:\n") :]
+
+
+def _stored(encoder: TrainedEncoder) -> str:
     """The transform of samples for data as they are usually stored."""
     quantity = encoder.preprocessing.quantity
     if quantity.is_reflectance:
@@ -132,7 +162,7 @@ def _stored(encoder: VitEncoder) -> str:
     return f'samples("{quantity.value}", scale=1.0)  # the contract, for data stored as they are'
 
 
-def _training(encoder: VitEncoder, facts: Facts) -> str:
+def _training(encoder: TrainedEncoder, facts: BundleFacts) -> str:
     config = encoder.provenance.get("config", {})
     kept = ("objective", "steps", "batch_size", "lr", "seed", "split", "streams")
     rows = [f"- data: {facts.dataset}", *(f"- {key}: {config[key]}" for key in kept if key in config)]
@@ -166,7 +196,8 @@ def _results(results: Sequence[Mapping[str, Any]]) -> str:
 def _terms(terms: Terms, licence: str) -> str:
     if not terms.licences:
         return (
-            f"Licence of the weights: {licence}. **The licences of the training data are not stated here**: the export was made without its corpora, "
+            f"Licence of the weights: {licence}. **The licences of the training data are not stated here**: the export"
+            " was made without its corpora, "
             "so whether commercial use is allowed is not known."
         )
     lines = [

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.encoder import VitEncoder
+from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.errors import UserError
-from eo_ssl.export.standalone import transforms_of
+from eo_ssl.export.standalone import make_transforms
 
 ENCODER_GRAPH = "onnx/encoder.onnx"
 PHYSICAL_GRAPH = "onnx/encoder_physical.onnx"
@@ -30,17 +30,18 @@ def require_onnx() -> None:
     absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if absent:
         raise UserError(
-            f"expected the packages onnx, onnxscript and onnxruntime, got no {', '.join(absent)}; install eo_ssl[export], or export with --onnx false"
+            f"expected the packages onnx, onnxscript and onnxruntime, got no {', '.join(absent)}; install"
+            " eo_ssl[export], or export with --onnx false"
         )
 
 
 class _Graph(nn.Module):
     """Features of an encoder, of its input or of physical values at its input size."""
 
-    def __init__(self, encoder: VitEncoder, *, physical: bool) -> None:
+    def __init__(self, encoder: TrainedEncoder, *, physical: bool) -> None:
         super().__init__()
         contract = json.loads(json.dumps(encoder.preprocessing.to_json()))
-        self.before: nn.Module = transforms_of(contract, resize=False) if physical else nn.Identity()
+        self.before: nn.Module = make_transforms(contract, resize=False) if physical else nn.Identity()
         self.encoder = encoder
 
     def forward(self, image: Tensor) -> Tensor:
@@ -48,12 +49,13 @@ class _Graph(nn.Module):
         return self.encoder.features(self.before(image))
 
 
-def graph_bytes(encoder: VitEncoder, *, physical: bool) -> bytes:
+def export_graph(encoder: TrainedEncoder, *, physical: bool) -> bytes:
     """Return the graph ``image`` [batch, C, s, s] float32 -> ``features`` [batch, D] float32, the batch free.
 
     Args:
         encoder: whose native size s the graph takes; another size is interpolated before, as preprocess.json says.
-        physical: take values in the contract's quantity; conversion, clipping, normalisation and invalid pixels (not finite -> mean)
+        physical: take values in the contract's quantity; conversion, clipping, normalisation and invalid pixels (not
+            finite -> mean)
             are part of the graph.
 
     Raises:
@@ -66,8 +68,8 @@ def graph_bytes(encoder: VitEncoder, *, physical: bool) -> bytes:
             f"expected at most 2 GB of weights for one ONNX file, got {size / 1e9:.1f} GB; export with --onnx false"
         )
     module = _Graph(encoder, physical=physical).eval()
-    side = encoder.architecture.img_size
-    example = torch.zeros(2, encoder.architecture.in_chans, side, side)
+    side = encoder.architecture.size_px
+    example = torch.zeros(2, len(encoder.architecture.bands), side, side)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
@@ -84,7 +86,7 @@ def graph_bytes(encoder: VitEncoder, *, physical: bool) -> bytes:
     return bytes(program.model_proto.SerializeToString())
 
 
-def onnx_features(path: Path, x: Tensor) -> Tensor:
+def run_graph(path: Path, x: Tensor) -> Tensor:
     """Return what onnxruntime computes for ``x`` [n, C, s, s], on one thread of the CPU: features [n, D]."""
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""The parity file: generated images, what each configuration makes of them, and how closely every route must give the same."""
+"""The parity file: generated images, the features of each configuration, and the tolerance of every route."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
-from eo_ssl.encoder import VitEncoder
+from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.errors import UserError
 from eo_ssl.preprocessing import Preprocessing, apply_conversion
 
@@ -25,7 +25,7 @@ TOLERANCE = 1e-5  # of features, whose standard deviation over channels is about
 _SCALES = ((4, 0.7), (16, 0.5), (None, 0.5))  # cells a side and weight of the noise that an image is a sum of
 
 
-def parity_images(contract: Preprocessing, *, size_px: int, seed: int = 0) -> Tensor:
+def generate_images(contract: Preprocessing, *, size_px: int, seed: int = 0) -> Tensor:
     """Return images around the contract's means, [4, C, size_px, size_px] float32 in its input quantity.
 
     The last one has invalid pixels: a corner of all bands, and a strip of one.
@@ -48,7 +48,7 @@ def parity_images(contract: Preprocessing, *, size_px: int, seed: int = 0) -> Te
 
 
 @torch.inference_mode()
-def expected(encoder: VitEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
+def compute_reference(encoder: TrainedEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the encoder's input [n, C, s, s] float32 and features [n, D] float32 of physical images."""
     contract = encoder.preprocessing
     x, valid = contract(images, bands=contract.bands, quantity=contract.quantity, sensor=contract.sensor)
@@ -60,7 +60,7 @@ def mean_cosine(a: Tensor, b: Tensor) -> float:
     return float(functional.cosine_similarity(a.double(), b.double(), dim=1).mean())
 
 
-def cosine_between(features: Tensor) -> float:
+def measure_similarity(features: Tensor) -> float:
     """Mean cosine between the features [n, D] of different images: what `mean_cosine` is to be read against."""
     unit = functional.normalize(features.double(), dim=1)
     count = len(unit)
@@ -107,6 +107,7 @@ def read(folder: Path, configurations: Sequence[str] = ("native",)) -> Parity:
             )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(
-            f"expected a parity file at {path}, got {type(error).__name__}; export the encoder again into another folder"
+            f"expected a parity file at {path}, got {type(error).__name__}; export the encoder again into another"
+            " folder"
         ) from error
     return Parity(tensors, facts)

@@ -1,4 +1,4 @@
-"""The bundle as a STAC item with the machine learning model extension (MLM), written through its own library, stac-model."""
+"""The bundle as a STAC item with the machine learning model extension (MLM), written through stac-model."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.encoder import VitEncoder
+from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.errors import UserError
-from eo_ssl.export.model_card import CARD_FILE, Facts
+from eo_ssl.export.model_card import CARD_FILE, BundleFacts
 from eo_ssl.export.onnx_graph import PHYSICAL_GRAPH
 from eo_ssl.export.timm_folder import TIMM_FOLDER
-from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILE
+from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILES
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import sensor
 
 ITEM_FILE = "stac_item.json"
 _TASK = "similarity-search"  # of the extension's list, the one that features without a head serve
 _RESIZE = {
-    "bilinear": "interpolation-linear", "bilinear-corners": "interpolation-linear", "bicubic": "interpolation-cubic",
-    "nearest": "interpolation-nearest", "area": "interpolation-area",
-}  # fmt: skip
+    "bilinear": "interpolation-linear",
+    "bilinear-corners": "interpolation-linear",
+    "bicubic": "interpolation-cubic",
+    "nearest": "interpolation-nearest",
+    "area": "interpolation-area",
+}
 _EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"  # wavelengths of the bands
+_DECODERS = {"dpt": "DPT", "unet": "U-Net"}
 _ALWAYS = ("1900-01-01T00:00:00Z", "9999-12-31T23:59:59Z")  # a model is of no date; the core asks for one or a range
 
 
@@ -37,10 +41,10 @@ def require_stac_model() -> None:
         raise UserError("expected the package stac-model, got none; install eo_ssl[export]")
 
 
-def item_bytes(
-    encoder: VitEncoder,
+def make_item(
+    encoder: TrainedEncoder,
     content: Mapping[str, Any],
-    facts: Facts,
+    facts: BundleFacts,
     *,
     licence: str,
     non_commercial: bool | None,
@@ -59,7 +63,7 @@ def item_bytes(
     import torch
     from stac_model.schema import MLModelExtension, MLModelProperties
 
-    native = content["configurations"]["native"]
+    native, options = content["configurations"]["native"], encoder.architecture.timm_options
     properties = {
         "start_datetime": _ALWAYS[0],
         "end_datetime": _ALWAYS[1],
@@ -72,7 +76,7 @@ def item_bytes(
     item = pystac.Item(id=encoder.name, geometry=None, bbox=None, datetime=None, properties=properties)
     model = MLModelProperties(
         name=encoder.name,
-        architecture=f"ViT ({native['model']})",
+        architecture=f"{encoder.architecture.model.short} ({native['model']})",
         tasks={_TASK},
         framework="pytorch",
         framework_version=torch.__version__.partition("+")[0],
@@ -82,9 +86,9 @@ def item_bytes(
         hyperparameters={
             "objective": facts.method,
             "pooling": encoder.pooling,
-            "patch_size": encoder.architecture.patch_size,
+            **({"patch_size": options["patch_size"]} if "patch_size" in options else {}),
         },
-        input=[model_input(native)],
+        input=[describe_input(native)],
         output=[_output(encoder.dim)],
     )
     MLModelExtension.ext(item, add_if_missing=True).apply(model)
@@ -94,8 +98,8 @@ def item_bytes(
     return json.dumps(item.to_dict(include_self_link=False, transform_hrefs=False), indent=1, sort_keys=True).encode()
 
 
-def model_input(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the extension's input of a configuration of preprocess.json: bands by name, one scaling for each, in their order."""
+def describe_input(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the extension's input of a configuration of preprocess.json: bands by name, a scaling for each."""
     contract = Preprocessing.from_json(configuration["preprocessing"])
     scaling = [
         {"type": "z-score", "mean": mean, "stddev": std} for mean, std in zip(contract.mean, contract.std, strict=True)
@@ -128,28 +132,32 @@ def _output(dim: int) -> dict[str, Any]:
 
 
 def _band(band: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": band.name, "gsd": band.gsd_m}
+    fields: dict[str, Any] = {"name": band.name, "gsd": band.gsd_m}
     if band.wavelength_um is not None:
-        found["eo:center_wavelength"] = band.wavelength_um
-    return found
+        fields["eo:center_wavelength"] = band.wavelength_um
+    return fields
 
 
-def _assets(encoder: VitEncoder, content: Mapping[str, Any], facts: Facts) -> dict[str, dict[str, Any]]:
+def _assets(encoder: TrainedEncoder, content: Mapping[str, Any], facts: BundleFacts) -> dict[str, dict[str, Any]]:
     """Files by key; what takes another input than the item says carries its own description of it."""
     model, weights = ["mlm:model"], ["mlm:weights"]
     known = sensor(encoder.preprocessing.sensor)
     bands = {"bands": [_band(known.band(name)) for name in encoder.preprocessing.bands]}
-    found: dict[str, dict[str, Any]] = {
+    assets: dict[str, dict[str, Any]] = {
         "timm": _asset(f"{TIMM_FOLDER}/model.safetensors", "timm local-dir", model + weights, "safetensors", bands),
     }
     if facts.torchgeo is not None:
-        own = {"mlm:input": [model_input(content["configurations"]["torchgeo"])]}
-        found |= {
+        own = {"mlm:input": [describe_input(content["configurations"]["torchgeo"])]}
+        assets |= {
             "torchgeo_classification": _asset(
                 CLASSIFICATION_FILE, "TorchGeo ClassificationTask", weights, "torch.save", own
             ),
             "torchgeo_segmentation": _asset(
-                SEGMENTATION_FILE, "TorchGeo SemanticSegmentationTask (DPT)", weights, "torch.save", own
+                SEGMENTATION_FILES[facts.decoder],
+                f"TorchGeo SemanticSegmentationTask ({_DECODERS[facts.decoder]})",
+                weights,
+                "torch.save",
+                own,
             ),
             "weights": _asset(facts.weights, "state dict, see weights.py", weights, "torch.save", own),
         }
@@ -157,20 +165,20 @@ def _assets(encoder: VitEncoder, content: Mapping[str, Any], facts: Facts) -> di
         inside = bands | (
             {"description": "takes physical values, the contract is inside"} if name == PHYSICAL_GRAPH else {}
         )
-        found[Path(name).stem] = _asset(name, "ONNX graph", model, "onnx", inside)
-    found["preprocess"] = {
+        assets[Path(name).stem] = _asset(name, "ONNX graph", model, "onnx", inside)
+    assets["preprocess"] = {
         "href": "./preprocess.json",
         "title": "preprocessing contract",
         "media_type": "application/json",
         "roles": ["metadata"],
     }
-    found["card"] = {
+    assets["card"] = {
         "href": f"./{CARD_FILE}",
         "title": "model card",
         "media_type": "text/markdown",
         "roles": ["overview"],
     }
-    return found
+    return assets
 
 
 def _asset(href: str, title: str, roles: list[str], kind: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -185,7 +193,7 @@ def _asset(href: str, title: str, roles: list[str], kind: str, more: Mapping[str
 
 
 def check_item(folder: Path) -> str:
-    """Check a bundle's item: the core by pystac's own schema, the extension by stac-model's types, every asset by its file.
+    """Check a bundle's item: the core by pystac's schema, the extension by stac-model's types, every asset by its file.
 
     Returns:
         The schema of the extension.
@@ -209,8 +217,8 @@ def check_item(folder: Path) -> str:
     if extension != SCHEMA_URI:
         wrong.append(f"extension {extension} instead of {SCHEMA_URI}")
     model = MLModelProperties(**{key: value for key, value in item["properties"].items() if key.startswith("mlm:")})
-    for one in model.input:
-        count = {len(one.bands or ()), len(one.value_scaling or ()), int(one.input.shape[1])}
+    for entry in model.input:
+        count = {len(entry.bands or ()), len(entry.value_scaling or ()), int(entry.input.shape[1])}
         if len(count) != 1:
             wrong.append(f"bands, scalings and channels differ in number: {sorted(count)}")
     wrong += [f"no file {asset['href']}" for asset in item["assets"].values() if not (folder / asset["href"]).is_file()]

@@ -1,6 +1,7 @@
-"""The preprocessing contract in ``preprocess.json`` as torchvision transforms; needs torch and torchvision, nothing else.
+"""The preprocessing contract of ``preprocess.json`` as torchvision transforms; needs torch and torchvision alone.
 
-This file stands at the head of a bundle's ``weights.py``. Input is [..., C, H, W] float32 in the contract's quantity with the contract's
+This file stands at the head of a bundle's ``weights.py``. Input is [..., C, H, W] float32 in the contract's quantity
+with the contract's
 bands in its order; pixels that are not finite are invalid and become the band's mean, which is 0 after normalisation.
 """
 
@@ -100,8 +101,8 @@ class FillInvalid(nn.Module):
         return torch.where(torch.isnan(x), 0.0, x)
 
 
-class Samples(nn.Module):
-    """Transforms of the ``image`` of a TorchGeo sample or batch, whose stored numbers are first brought to the contract's quantity.
+class SampleTransforms(nn.Module):
+    """Transforms of the ``image`` of a TorchGeo sample or batch, brought to the contract's quantity first.
 
     Physical value = (stored + offset) * scale, such as scale = 1e-4 for reflectance stored as whole numbers.
     """
@@ -115,7 +116,7 @@ class Samples(nn.Module):
         return {**sample, "image": self.transforms((sample["image"].float() + self.offset) * self.scale)}
 
 
-def transforms_of(contract: dict[str, Any], *, resize: bool = True) -> nn.Sequential:
+def make_transforms(contract: dict[str, Any], *, resize: bool = True) -> nn.Sequential:
     """Return what a contract of ``preprocess.json`` does to images, all its bands given in its order."""
     steps: list[nn.Module] = [MarkInvalid()]
     steps += [ToDecibel() if name.endswith("_db") else ToPower() for name in contract["convert"]]

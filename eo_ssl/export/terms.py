@@ -10,7 +10,7 @@ from eo_ssl.cards import is_non_commercial
 from eo_ssl.errors import UserError
 
 Licence = Mapping[str, Any]
-"""Card, licence, attribution and ``non_commercial`` of one source, as a corpus tells them (`eo_ssl.corpus.Corpus.licences`)."""
+"""Card, licence, attribution and ``non_commercial`` of one source, as `eo_ssl.corpus.Corpus.licences` gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Terms:
         }
 
 
-def terms_of(provenance: Mapping[str, Any], given: Mapping[str, Sequence[Licence]]) -> Terms:
+def collect_terms(provenance: Mapping[str, Any], given: Mapping[str, Sequence[Licence]]) -> Terms:
     """Return the licences an encoder carries itself, or those of the corpora it was trained on.
 
     Args:
@@ -58,7 +58,8 @@ def terms_of(provenance: Mapping[str, Any], given: Mapping[str, Sequence[Licence
     strangers = [key[:12] for key in given if key not in trained.values()]
     if strangers:
         raise UserError(
-            f"expected corpora the encoder was trained on ({_listed(trained)}), got one of fingerprint {', '.join(strangers)}; "
+            f"expected corpora the encoder was trained on ({_listed(trained)}), got one of fingerprint"
+            f" {', '.join(strangers)}; "
             "give the corpus as it was then, or leave it out"
         )
     absent = {name: value for name, value in trained.items() if value not in given}

@@ -1,6 +1,7 @@
 """The encoder as checkpoints that TorchGeo's tasks load by their path.
 
-TorchGeo 0.8 reads Lightning checkpoints only, takes the weights by a prefix that depends on a hyperparameter, and loads what fits: a wrong
+TorchGeo reads Lightning checkpoints only, takes the weights by a prefix that depends on a hyperparameter, and loads
+what fits: a wrong
 prefix loads nothing and says nothing. The routes are therefore judged by their features.
 """
 
@@ -16,46 +17,70 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.encoder import VitEncoder
+from eo_ssl.encoder import TrainedEncoder
 
 CLASSIFICATION_FILE = "torchgeo_classification.ckpt"
-SEGMENTATION_FILE = "torchgeo_segmentation_dpt.ckpt"
+SEGMENTATION_FILES = {"dpt": "torchgeo_segmentation_dpt.ckpt", "unet": "torchgeo_segmentation_unet.ckpt"}
+"""By the decoder that the task is built with: DPT reads tokens of a transformer, U-Net maps of a network of strides."""
+_TIMM = "tu-"  # before the registered name of a model of timm
 _CLASSES = 10  # of the task in which features are checked; any number loads
 
 
-def saved(content: Mapping[str, Any]) -> bytes:
+def to_bytes(content: Mapping[str, Any]) -> bytes:
     """Return the bytes `torch.save` writes for tensors and plain values."""
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     return buffer.getvalue()
 
 
-def plain_weights(encoder: VitEncoder) -> dict[str, Tensor]:
+def get_weights(encoder: TrainedEncoder) -> dict[str, Tensor]:
     """Return the state dict of the timm model, on the CPU."""
     return {key: value.detach().cpu().contiguous() for key, value in encoder.model.state_dict().items()}
 
 
-def classification_bytes(encoder: VitEncoder) -> bytes:
+def make_classification_checkpoint(encoder: TrainedEncoder) -> bytes:
     """Return the checkpoint for ``ClassificationTask(model=..., weights=path, in_channels=...)``."""
-    weights = {f"model.{key}": value for key, value in plain_weights(encoder).items()}
-    return saved(_checkpoint({"model": encoder.architecture.timm_name}, weights, encoder))
+    weights = {f"model.{key}": value for key, value in get_weights(encoder).items()}
+    return to_bytes(_checkpoint({"model": encoder.architecture.model.name}, weights, encoder))
 
 
-def segmentation_bytes(encoder: VitEncoder) -> bytes:
-    """Return the checkpoint for ``SemanticSegmentationTask(model="dpt", backbone="tu-...", weights=path, in_channels=...)``.
+def make_segmentation_checkpoint(encoder: TrainedEncoder) -> bytes:
+    """Return the checkpoint for ``SemanticSegmentationTask(model=..., backbone=..., weights=path, in_channels=...)``.
 
-    The task's encoder keeps the classifier that timm gives a model of this name, which it never uses, and loads strictly: where the
-    name has one (vit_small_patch16_224 has, vit_small_patch8_224 has not), the checkpoint carries one of zeros.
+    A transformer inside the task's encoder keeps the classifier that timm gives a model of this name, which it never
+    uses, and loads strictly: where the name has one (vit_small_patch16_224 has, vit_small_patch8_224 has not), the
+    checkpoint carries one of zeros.
     """
-    weights = {f"model.backbone.model.model.{key}": value for key, value in plain_weights(encoder).items()}
-    head: Any = timm.create_model(encoder.architecture.timm_name).head
+    name = encoder.architecture.model.name
+    backbone = name_backbone(name)
+    prefix = "model.backbone.model." + ("model." if backbone.startswith(_TIMM) else "")
+    weights = {f"{prefix}{key}": value for key, value in get_weights(encoder).items()}
+    head: Any = getattr(timm.create_model(name), "head", None)
     if isinstance(head, nn.Linear):
-        weights["model.backbone.model.model.head.weight"] = torch.zeros(head.out_features, encoder.dim)
-        weights["model.backbone.model.model.head.bias"] = torch.zeros(head.out_features)
-    return saved(_checkpoint({"backbone": f"tu-{encoder.architecture.timm_name}"}, weights, encoder))
+        weights[f"{prefix}head.weight"] = torch.zeros(head.out_features, encoder.dim)
+        weights[f"{prefix}head.bias"] = torch.zeros(head.out_features)
+    return to_bytes(_checkpoint({"backbone": backbone}, weights, encoder))
 
 
-def _checkpoint(hyper_parameters: Mapping[str, str], weights: dict[str, Tensor], encoder: VitEncoder) -> dict[str, Any]:
+def choose_decoder(encoder: TrainedEncoder) -> str:
+    """Return the decoder of TorchGeo that fits the network: dpt for a transformer, unet for a network of strides."""
+    return "dpt" if "patch_size" in encoder.architecture.timm_options else "unet"
+
+
+def name_backbone(model: str) -> str:
+    """Return what TorchGeo's `SemanticSegmentationTask` calls the timm model ``model``.
+
+    segmentation_models_pytorch has residual networks of its own with torchvision's keys, which are timm's too; other
+    networks come from timm.
+    """
+    from segmentation_models_pytorch.encoders import encoders
+
+    return model if model in encoders else f"{_TIMM}{model}"
+
+
+def _checkpoint(
+    hyper_parameters: Mapping[str, str], weights: dict[str, Tensor], encoder: TrainedEncoder
+) -> dict[str, Any]:
     """Plain values only: TorchGeo reads with ``weights_only``, which refuses a path or an enumeration."""
     contract = json.loads(json.dumps(encoder.preprocessing.to_json()))
     return {
@@ -68,28 +93,38 @@ def _checkpoint(hyper_parameters: Mapping[str, str], weights: dict[str, Tensor],
 
 
 @torch.inference_mode()
-def pooled(model: nn.Module, x: Tensor, *, pooling: str) -> Tensor:
+def pool_features(model: nn.Module, x: Tensor, *, pooling: str) -> Tensor:
     """Return the features [n, D] that a timm model inside a task computes for ``x`` [n, C, s, s]."""
     inner: Any = model.eval()
-    tokens: Tensor = inner.forward_features(x)
-    return tokens[:, 0] if pooling == "cls" else tokens[:, inner.num_prefix_tokens :].mean(dim=1)
+    out: Tensor = inner.forward_features(x)
+    if out.ndim == 4:  # [n, D, h, w]
+        return out.mean(dim=(2, 3))
+    return out[:, 0] if pooling == "cls" else out[:, inner.num_prefix_tokens :].mean(dim=1)
 
 
-def classification_features(folder: Path, x: Tensor, *, model: str, pooling: str) -> Tensor:
-    """Return what TorchGeo's `ClassificationTask` computes below its classifier for ``x`` [n, C, 224, 224]."""
-    from torchgeo.trainers import ClassificationTask  # seconds to import
+def run_classification_task(folder: Path, x: Tensor, *, model: str, pooling: str) -> Tensor:
+    """Return what TorchGeo's `ClassificationTask` computes below its classifier for ``x`` [n, C, s, s]."""
+    from eo_ssl.export.torchgeo_tasks import ClassificationTask  # seconds to import
 
     path = str(folder / CLASSIFICATION_FILE)
     task = ClassificationTask(model=model, weights=path, in_channels=x.shape[1], num_classes=_CLASSES)
-    return pooled(task.model, x, pooling=pooling)
+    return pool_features(task.model, x, pooling=pooling)
 
 
-def segmentation_features(folder: Path, x: Tensor, *, model: str, pooling: str) -> Tensor:
-    """Return what the encoder inside TorchGeo's `SemanticSegmentationTask` (DPT) computes for ``x`` [n, C, 224, 224]."""
-    from torchgeo.trainers import SemanticSegmentationTask
+@torch.inference_mode()
+def run_segmentation_task(folder: Path, x: Tensor, *, decoder: str, model: str, pooling: str) -> Tensor:
+    """Return what the encoder inside TorchGeo's `SemanticSegmentationTask` computes for ``x`` [n, C, s, s]."""
+    from eo_ssl.export.torchgeo_tasks import SemanticSegmentationTask
 
-    path = str(folder / SEGMENTATION_FILE)
     task = SemanticSegmentationTask(
-        model="dpt", backbone=f"tu-{model}", weights=path, in_channels=x.shape[1], num_classes=_CLASSES
+        model=decoder,
+        backbone=name_backbone(model),
+        weights=str(folder / SEGMENTATION_FILES[decoder]),
+        in_channels=x.shape[1],
+        num_classes=_CLASSES,
     )
-    return pooled(task.model.encoder.model, x, pooling=pooling)
+    encoder: Any = task.model.encoder.eval()
+    if decoder == "dpt":
+        return pool_features(encoder.model, x, pooling=pooling)
+    last: Tensor = encoder(x)[-1]  # [n, D, h, w], the deepest map
+    return last.mean(dim=(2, 3))

@@ -1,4 +1,4 @@
-"""Whether a bundle opens everywhere: each route loads it as its users do, and its features are compared with the parity file."""
+"""The check of a bundle: each route loads it as its users do, and its features are compared with the parity file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from torch import Tensor
 
 from eo_ssl.errors import UserError
 from eo_ssl.export import contract_file, parity
-from eo_ssl.export.onnx_graph import ENCODER_GRAPH, PHYSICAL_GRAPH, onnx_features
+from eo_ssl.export.onnx_graph import ENCODER_GRAPH, PHYSICAL_GRAPH, run_graph
 from eo_ssl.export.parity import TOLERANCE, Parity
 from eo_ssl.export.stac_item import check_item
-from eo_ssl.export.timm_folder import timm_features
-from eo_ssl.export.torchgeo_checkpoints import classification_features, segmentation_features
-from eo_ssl.export.weights_enum import enum_features, load_weights_module
+from eo_ssl.export.timm_folder import run_timm
+from eo_ssl.export.torchgeo_checkpoints import (
+    SEGMENTATION_FILES,
+    run_classification_task,
+    run_segmentation_task,
+)
+from eo_ssl.export.weights_enum import load_weights_module, run_enum
 from eo_ssl.manifest import require
 
 # What foreign loaders raise over a file that is not what they expect.
@@ -36,7 +40,7 @@ class Check:
     difference: float | None
     "largest absolute difference from the parity file; None where nothing could be compared"
     tolerance: str
-    said: str = ""
+    reason: str = ""
     "what went wrong, or was left out"
 
 
@@ -50,32 +54,31 @@ def verify(folder: Path) -> list[Check]:
     """
     folder = Path(folder).resolve()
     manifest = require(folder, "export")
-    content = contract_file.read(folder)
+    content = contract_file.read_configurations(folder)
     measured = parity.read(folder, tuple(content["configurations"]))
-    checks = [_files(folder, manifest.summary.get("files", {})), _contract(content, measured)]
-    checks += _compared(
-        "timm local-dir", lambda: {"": timm_features(folder, measured.input("native"))}, measured, "native"
-    )
+    recorded = manifest.summary.get("files", {})
+    checks = [_files(folder, recorded), _contract(content, measured)]
+    checks += _compared("timm local-dir", lambda: {"": run_timm(folder, measured.input("native"))}, measured, "native")
     if "torchgeo" in content["configurations"]:
-        checks += _torchgeo(folder, content, measured)
+        checks += _torchgeo(folder, content, measured, recorded)
     for graph, source in ((ENCODER_GRAPH, "native.input"), (PHYSICAL_GRAPH, "images")):
         if (folder / graph).exists():
-            run = partial(onnx_features, folder / graph, measured.tensors[source])
-            checks += _compared(f"onnxruntime {graph}", partial(_one, run), measured, "native")
+            run = partial(run_graph, folder / graph, measured.tensors[source])
+            checks += _compared(f"onnxruntime {graph}", partial(_wrap_features, run), measured, "native")
     return [*checks, _item(folder)]
 
 
-def _torchgeo(folder: Path, content: Mapping[str, Any], measured: Parity) -> list[Check]:
-    configuration, options = (
-        "torchgeo",
-        {"model": content["configurations"]["torchgeo"]["model"], "pooling": content["pooling"]},
-    )
+def _torchgeo(folder: Path, content: Mapping[str, Any], measured: Parity, recorded: Mapping[str, str]) -> list[Check]:
+    configuration = "torchgeo"
+    options = {"model": content["configurations"][configuration]["model"], "pooling": content["pooling"]}
     x = measured.input(configuration)
     routes: dict[str, Callable[[], dict[str, Tensor]]] = {
-        "torchgeo ClassificationTask": lambda: {"": classification_features(folder, x, **options)},
-        "torchgeo SemanticSegmentationTask (dpt)": lambda: {"": segmentation_features(folder, x, **options)},
-        "torchgeo WeightsEnum": lambda: enum_features(folder, x, **options),
+        "torchgeo ClassificationTask": lambda: {"": run_classification_task(folder, x, **options)},
     }
+    for decoder in (name for name, file in SEGMENTATION_FILES.items() if file in recorded):
+        run = partial(run_segmentation_task, folder, x, decoder=decoder, **options)
+        routes[f"torchgeo SemanticSegmentationTask ({decoder})"] = partial(_wrap_features, run)
+    routes["torchgeo WeightsEnum"] = lambda: run_enum(folder, x, **options)
     checks = [check for name, route in routes.items() for check in _compared(name, route, measured, configuration)]
 
     def transformed() -> dict[str, Tensor]:
@@ -84,7 +87,7 @@ def _torchgeo(folder: Path, content: Mapping[str, Any], measured: Parity) -> lis
     return checks + _judged("WeightsEnum transforms", transformed, x)
 
 
-def _one(run: Callable[[], Tensor]) -> dict[str, Tensor]:
+def _wrap_features(run: Callable[[], Tensor]) -> dict[str, Tensor]:
     return {"": run()}
 
 
@@ -97,19 +100,19 @@ def _compared(
 def _judged(name: str, route: Callable[[], Mapping[str, Tensor]], wanted: Tensor) -> list[Check]:
     """One check for each tensor of a route; what its loader raises fails the route and not the others."""
     try:
-        found = route()
+        features = route()
     except (UserError, *_LOADING) as error:
-        said = (str(error).strip().splitlines() or [""])[0][:200]
-        return [Check(name, False, None, f"{TOLERANCE:g}", f"{type(error).__name__}: {said}")]
-    return [_close(f"{name} {detail}".strip(), got, wanted) for detail, got in found.items()]
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        return [Check(name, False, None, f"{TOLERANCE:g}", f"{type(error).__name__}: {reason}")]
+    return [_close(f"{name} {detail}".strip(), got, wanted) for detail, got in features.items()]
 
 
 def _close(name: str, got: Tensor, wanted: Tensor) -> Check:
     if got.shape != wanted.shape:
         return Check(name, False, None, f"{TOLERANCE:g}", f"expected {tuple(wanted.shape)}, got {tuple(got.shape)}")
     passed = torch.allclose(got, wanted, atol=TOLERANCE, rtol=0)
-    said = "" if passed else "loaded, but other weights or another order of channels"
-    return Check(name, passed, float((got - wanted).abs().max()), f"{TOLERANCE:g}", said)
+    reason = "" if passed else "loaded, but other weights or another order of channels"
+    return Check(name, passed, float((got - wanted).abs().max()), f"{TOLERANCE:g}", reason)
 
 
 def _files(folder: Path, recorded: Mapping[str, str]) -> Check:
@@ -139,7 +142,7 @@ def _contract(content: Mapping[str, Any], measured: Parity) -> Check:
 
     def largest() -> Iterable[float]:
         for configuration in content["configurations"]:
-            contract = contract_file.contract_of(content, configuration)
+            contract = contract_file.get_contract(content, configuration)
             x, _ = contract(
                 measured.tensors["images"], bands=contract.bands, quantity=contract.quantity, sensor=contract.sensor
             )
@@ -154,7 +157,7 @@ def _contract(content: Mapping[str, Any], measured: Parity) -> Check:
 
 def _item(folder: Path) -> Check:
     try:
-        said = check_item(folder)
+        reason = check_item(folder)
     except (UserError, *_LOADING) as error:
         return Check("STAC item (MLM)", False, None, "valid", f"{type(error).__name__}: {str(error)[:200]}")
-    return Check("STAC item (MLM)", True, None, "valid", said)
+    return Check("STAC item (MLM)", True, None, "valid", reason)

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from eo_ssl.encoder import VitEncoder
+from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.errors import UserError
 from eo_ssl.export import standalone
-from eo_ssl.export.torchgeo_checkpoints import plain_weights, pooled, saved
+from eo_ssl.export.torchgeo_checkpoints import get_weights, pool_features, to_bytes
 
 WEIGHTS_FILE = "weights.py"
 _ENUM = '''
@@ -30,7 +30,7 @@ class {enum}(WeightsEnum):  # type: ignore[misc]
 
     {member} = Weights(
         url=(HERE / {file!r}).as_uri(),
-        transforms=transforms_of(CONTRACT),
+        transforms=make_transforms(CONTRACT),
         meta={meta},
     )
 
@@ -45,15 +45,17 @@ class {enum}(WeightsEnum):  # type: ignore[misc]
 WEIGHTS = {enum}.{member}
 
 
-def samples(quantity: str, *, scale: float, offset: float = 0.0) -> Samples:
+def samples(quantity: str, *, scale: float, offset: float = 0.0) -> SampleTransforms:
     """Return the transform of TorchGeo samples or batches of ``quantity`` that store (physical value / scale) - offset.
 
     Raises:
         ValueError: another quantity than that of training.
     """
     if quantity != CONTRACT["quantity"]:
-        raise ValueError(f"expected {{CONTRACT['quantity']}}, got {{quantity}}; take an encoder that was trained on {{quantity}}")
-    return Samples(WEIGHTS.transforms, scale=scale, offset=offset)
+        raise ValueError(
+            f"expected {{CONTRACT['quantity']}}, got {{quantity}}; take an encoder that was trained on {{quantity}}"
+        )
+    return SampleTransforms(WEIGHTS.transforms, scale=scale, offset=offset)
 
 
 def register() -> None:
@@ -64,17 +66,17 @@ def register() -> None:
 '''
 
 
-def weights_files(encoder: VitEncoder, meta: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the ``.pth``, named with the first 8 letters of its sha256, and ``weights.py``, by their path in the bundle.
+def make_weights_files(encoder: TrainedEncoder, meta: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the ``.pth``, named with 8 letters of its sha256, and ``weights.py``, by their path in the bundle.
 
     Args:
         encoder: the configuration that TorchGeo can name.
-        meta: `enum_meta`, and the method's name under ``ssl_method``.
+        meta: `describe_weights`, and the method's name under ``ssl_method``.
     """
-    data = saved(plain_weights(encoder))
+    data = to_bytes(get_weights(encoder))
     sha8 = hashlib.sha256(data).hexdigest()[:8]
     file = f"{_slug(encoder.name)}-{sha8}.pth"
-    enum, member = enum_names(encoder, str(meta["ssl_method"]))
+    enum, member = name_enum(encoder, str(meta["ssl_method"]))
     head = Path(standalone.__file__).read_text(encoding="utf-8")
     head = head.replace("import json\n", "import hashlib\nimport io\nimport json\n", 1)
     head = head.replace(
@@ -83,38 +85,45 @@ def weights_files(encoder: VitEncoder, meta: Mapping[str, Any]) -> dict[str, byt
         1,
     )
     body = _ENUM.format(
-        enum=enum, member=member, model=encoder.architecture.timm_name, file=file, sha8=sha8, meta=_literal(meta)
+        enum=enum, member=member, model=encoder.architecture.model.name, file=file, sha8=sha8, meta=_literal(meta)
     )
     return {file: data, WEIGHTS_FILE: (head + body).encode()}
 
 
-def enum_names(encoder: VitEncoder, method: str) -> tuple[str, str]:
+def name_enum(encoder: TrainedEncoder, method: str) -> tuple[str, str]:
     """Return class and member of the enumeration: architecture, sensor and level, number of bands, method."""
-    words = re.fullmatch(r"vit_([a-z]+)_patch(\d+)_224", encoder.architecture.timm_name)
-    size, patch = (words[1].capitalize(), words[2]) if words else (_slug(encoder.architecture.timm_name), "")
+    model = encoder.architecture.model
+    words = re.fullmatch(r"vit_([a-z]+)_patch(\d+)_224", model.name)
+    variant = f"{words[1].capitalize()}{words[2]}" if words else _slug(model.name.removeprefix(model.family))
     contract = encoder.preprocessing
     member = f"{contract.sensor}_{contract.final_quantity.value}_{len(contract.bands)}b_{method}"
-    return f"ViT{size}{patch}_EoSsl_Weights", re.sub(r"\W+", "_", member).upper()
+    return f"{model.short}{variant}_EoSsl_Weights", re.sub(r"\W+", "_", member).upper()
 
 
-def enum_meta(encoder: VitEncoder, *, dataset: str, method: str, publication: str, repo: str) -> dict[str, Any]:
+def describe_weights(
+    encoder: TrainedEncoder, *, dataset: str, method: str, publication: str, repo: str
+) -> dict[str, Any]:
     """Return TorchGeo's keys of a weight's metadata, exactly as it spells them, and ours."""
-    contract = encoder.preprocessing
+    contract, options = encoder.preprocessing, encoder.architecture.timm_options
+    sizes = {"patch_size": options["patch_size"]} if "patch_size" in options else {}
     return {
         "dataset": dataset,
         "in_chans": len(contract.bands),
-        "model": encoder.architecture.timm_name,
+        "model": encoder.architecture.model.name,
         "publication": publication,
         "repo": repo,
         "ssl_method": method,
         "bands": list(contract.bands),
-        "normalization": f"z-score of {contract.final_quantity.value} per band: mean and std in preprocess.json, applied by transforms",
+        "normalization": (
+            f"z-score of {contract.final_quantity.value} per band: mean and std in preprocess.json,"
+            " applied by transforms"
+        ),
         "unit": contract.quantity.unit,
         "quantity": contract.quantity.value,
         "level": contract.sensor,
         "processing_baseline": "any: offset and scale of the product are applied before, as the quantity says",
         "gsd": list(contract.gsd_m),
-        "patch_size": encoder.architecture.patch_size,
+        **sizes,
         "pooling": encoder.pooling,
     }
 
@@ -148,14 +157,17 @@ def load_weights_module(folder: Path) -> ModuleType:
     return module
 
 
-def enum_features(folder: Path, x: Tensor, *, model: str, pooling: str) -> dict[str, Tensor]:
-    """Return features [n, D] of ``x`` through the enumeration: by TorchGeo's task, and by TorchGeo's own function where it has one."""
+def run_enum(folder: Path, x: Tensor, *, model: str, pooling: str) -> dict[str, Tensor]:
+    """Return features [n, D] of ``x`` through the enumeration: by TorchGeo's task and function, where it has one."""
     from torchgeo.models import get_model, list_models
-    from torchgeo.trainers import ClassificationTask
+
+    from eo_ssl.export.torchgeo_tasks import ClassificationTask
 
     weights = load_weights_module(folder).WEIGHTS
     task = ClassificationTask(model=model, weights=weights, in_channels=x.shape[1], num_classes=2)
-    found = {"ClassificationTask(weights=enum)": pooled(task.model, x, pooling=pooling)}
+    features = {"ClassificationTask(weights=enum)": pool_features(task.model, x, pooling=pooling)}
     if model in list_models():
-        found[f"torchgeo.models.{model}(weights=enum)"] = pooled(get_model(model, weights=weights), x, pooling=pooling)
-    return found
+        features[f"torchgeo.models.{model}(weights=enum)"] = pool_features(
+            get_model(model, weights=weights), x, pooling=pooling
+        )
+    return features

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from eo_ssl.models.backbone import (
     Architecture,
     Backbone,
+    BackboneConfig,
     MaskableBackbone,
     Tokens,
     View,
@@ -13,12 +17,17 @@ from eo_ssl.models.backbone import (
 )
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import sincos_positions
-from eo_ssl.models.resnet import ResNet, ResNetBackbone, make_resnet
-from eo_ssl.models.vit import Vit, VitBackbone, VitConfig, make_vit
+from eo_ssl.models.resnet import ResNet, ResNetBackbone
+from eo_ssl.models.vit import Vit, VitBackbone
+
+FAMILIES: Mapping[str, type[Architecture]] = MappingProxyType({model.family: model for model in (Vit, ResNet)})
+"""Architectures by the name that the file of an encoder gives them."""
 
 __all__ = [
+    "FAMILIES",
     "Architecture",
     "Backbone",
+    "BackboneConfig",
     "MaskableBackbone",
     "ResNet",
     "ResNetBackbone",
@@ -26,9 +35,6 @@ __all__ = [
     "View",
     "Vit",
     "VitBackbone",
-    "VitConfig",
-    "make_resnet",
-    "make_vit",
     "require_maskable",
     "seeded_init",
     "sincos_positions",

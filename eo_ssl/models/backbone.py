@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect, nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +63,20 @@ class Backbone(nn.Module, ABC):
 
     network: nn.Module
     """The timm model; its state dict is what an encoder's file holds."""
-    bands: tuple[str, ...]
-    """Names of its input channels, in order."""
+    config: BackboneConfig
+    """What rebuilds it without its weights."""
     dim: int
     """Length of a feature vector."""
-    pooling: str
-    """How its positions become one vector: `mean`, `cls` or `avg`."""
+
+    def __init__(self, network: nn.Module, config: BackboneConfig) -> None:
+        """Wrap `network`, which `config` describes."""
+        super().__init__()
+        self.network, self.config = network, config
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of its input channels, in order."""
+        return self.config.bands
 
     @abstractmethod
     def forward(self, view: View) -> Tokens:
@@ -115,6 +123,17 @@ class MaskableBackbone(Backbone):
 class Architecture(ABC):
     """A frozen dataclass chosen by its class name: what builds a backbone for named bands and an image size."""
 
+    family: ClassVar[str]
+    """Its name in the file of an encoder."""
+    title: ClassVar[str]
+    """What it is called in a sentence."""
+    short: ClassVar[str]
+    """What it is called in a table."""
+    name: str
+    """Name registered in timm."""
+    pooling: str
+    """How its positions become one vector: `mean`, `cls` or `avg`."""
+
     @abstractmethod
     def build(self, bands: tuple[str, ...], size_px: int, seed: int) -> Backbone:
         """A backbone with initial weights drawn from `seed`.
@@ -127,6 +146,66 @@ class Architecture(ABC):
         Raises:
             UserError: a name that timm does not know, or options that do not fit the size.
         """
+
+    @abstractmethod
+    def to_json(self, *, bands: int, size_px: int) -> dict[str, Any]:
+        """Plain values that the file of an encoder holds, without the pooling; `from_json` takes them."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, values: Mapping[str, Any], *, pooling: str) -> Self:
+        """The architecture of an encoder's file.
+
+        Raises:
+            UserError: an unknown field.
+        """
+
+    @abstractmethod
+    def timm_options(self, *, bands: int, size_px: int) -> dict[str, Any]:
+        """What `timm.create_model` takes beside the name so that the network gives the pooled vector of an image."""
+
+    def averaged(self) -> Architecture:
+        """The same network with the mean of its positions for a vector, which needs no trained token."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneConfig:
+    """What rebuilds a backbone without its weights."""
+
+    model: Architecture
+    bands: tuple[str, ...]
+    """Names of the input channels, in order."""
+    size_px: int
+    """Side of the images, pixels."""
+
+    def build(self, seed: int = 0) -> Backbone:
+        """The backbone with initial weights drawn from `seed`."""
+        return self.model.build(self.bands, self.size_px, seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: registered name, sizes and options."""
+        return self.model.to_json(bands=len(self.bands), size_px=self.size_px)
+
+    @property
+    def timm_options(self) -> dict[str, Any]:
+        """What `timm.create_model` takes beside the name so that the network gives the pooled vector of an image."""
+        return self.model.timm_options(bands=len(self.bands), size_px=self.size_px)
+
+
+def check_fields(values: Mapping[str, Any], known: Sequence[str], *, title: str) -> None:
+    """Refuse fields of an encoder's file that its architecture does not have.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for key in values:
+        expect(
+            key in known,
+            expected=f"the fields {', '.join(known)} of a {title}",
+            got=f"'{key}'{nearest(key, known)}",
+            remedy="remove or rename it",
+        )
 
 
 @contextmanager

@@ -2,43 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import timm
 from timm.models.resnet import ResNet as TimmResNet
 from torch import Tensor
 
-from eo_ssl.errors import UserError, nearest
-from eo_ssl.models.backbone import Architecture, Backbone, Tokens, View, seeded_init
+from eo_ssl.errors import expect, nearest
+from eo_ssl.models.backbone import (
+    Architecture,
+    Backbone,
+    BackboneConfig,
+    Tokens,
+    View,
+    check_fields,
+    seeded_init,
+)
+
+_FIELDS = ("timm_name", "img_size", "in_chans")  # of an encoder's file
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
 class ResNet(Architecture):
     """A residual network of timm, such as resnet18 or resnet50; the first layer takes as many bands as there are."""
 
+    family = "resnet"
+    title = "residual network"
+    short = "ResNet"
+    pooling = "avg"
+
     name: str = "resnet50"
     """Name registered in timm."""
 
     def build(self, bands: tuple[str, ...], size_px: int, seed: int) -> ResNetBackbone:
-        """A residual network for `bands`; it takes images of any size.
+        """A residual network without a head, and the state dict of plain timm; it takes images of any size.
 
         Raises:
-            UserError: a name that timm does not know or that is no residual network, or images below its stride.
+            UserError: a name that timm does not know or that is no residual network.
         """
-        return ResNetBackbone(make_resnet(self.name, in_chans=len(bands), seed=seed), bands=bands, size_px=size_px)
+        network = _make_network(self.name, in_chans=len(bands), seed=seed)
+        return ResNetBackbone(network, BackboneConfig(self, bands, size_px))
+
+    def to_json(self, *, bands: int, size_px: int) -> dict[str, Any]:
+        """Registered name and sizes."""
+        return dict(zip(_FIELDS, (self.name, size_px, bands), strict=True))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, pooling: str) -> ResNet:
+        """The architecture of an encoder's file; an unknown field is refused."""
+        check_fields(values, _FIELDS, title=cls.title)
+        expect(
+            pooling == cls.pooling, expected=f"pooling {cls.pooling} of a {cls.title}", got=pooling, remedy="correct it"
+        )
+        return cls(values["timm_name"])
+
+    def timm_options(self, *, bands: int, size_px: int) -> dict[str, Any]:
+        """Bands and pooling."""
+        return {"in_chans": bands, "num_classes": 0, "global_pool": self.pooling}
 
 
 class ResNetBackbone(Backbone):
     """A timm residual network; its patches are the positions of the last map, its vector their mean."""
 
     network: TimmResNet
-    pooling = "avg"
 
-    def __init__(self, network: TimmResNet, *, bands: tuple[str, ...], size_px: int) -> None:
-        """Wrap `network`, which `make_resnet` made, for images of `bands` and `size_px`."""
-        super().__init__()
-        self.network, self.bands, self.size_px = network, bands, size_px
+    def __init__(self, network: TimmResNet, config: BackboneConfig) -> None:
+        """Wrap `network`, which `config` describes."""
+        super().__init__(network, config)
         self.dim = int(network.num_features)
 
     def forward(self, view: View) -> Tokens:
@@ -49,27 +81,24 @@ class ResNetBackbone(Backbone):
 
     def at_size(self, size_px: int) -> ResNetBackbone:
         """The same weights for images of another side; they know no size, so they are shared."""
-        return ResNetBackbone(self.network, bands=self.bands, size_px=size_px)
+        return ResNetBackbone(self.network, replace(self.config, size_px=size_px))
 
 
-def make_resnet(name: str, *, in_chans: int, seed: int = 0) -> TimmResNet:
-    """A residual network without a head, and the state dict of plain timm.
-
-    `timm.create_model(name, in_chans=..., num_classes=0)` loads its weights.
-
-    Args:
-        name: registered in timm.
-        in_chans: number of bands.
-        seed: of the initial weights.
-
-    Raises:
-        UserError: a name that timm does not know or that is no residual network.
-    """
+def _make_network(name: str, *, in_chans: int, seed: int) -> TimmResNet:
+    """The timm model; `timm.create_model(name, in_chans=..., num_classes=0)` loads its weights."""
     names = timm.list_models()
-    if name not in names:
-        raise UserError(f"expected the name of a timm residual network, got '{name}'{nearest(name, names)}")
+    expect(
+        name in names,
+        expected="the name of a timm residual network",
+        got=f"'{name}'{nearest(name, names)}",
+        remedy="timm.list_models() names them",
+    )
     with seeded_init(seed):
         model: Any = timm.create_model(name, pretrained=False, in_chans=in_chans, num_classes=0)
-    if not isinstance(model, TimmResNet):
-        raise UserError(f"expected a residual network of timm, got '{name}': choose one such as resnet18 or resnet50")
-    return model
+    expect(
+        isinstance(model, TimmResNet),
+        expected="a residual network of timm",
+        got=f"'{name}'",
+        remedy="choose one such as resnet18 or resnet50",
+    )
+    return cast(TimmResNet, model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -13,117 +14,29 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from eo_ssl.errors import UserError, nearest
-from eo_ssl.models.backbone import Architecture, MaskableBackbone, Tokens, View, seeded_init
+from eo_ssl.errors import UserError, expect, nearest
+from eo_ssl.models.backbone import (
+    Architecture,
+    BackboneConfig,
+    MaskableBackbone,
+    Tokens,
+    View,
+    check_fields,
+    seeded_init,
+)
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import sincos_positions
 
-
-@dataclass(frozen=True, slots=True)
-class VitConfig:
-    """What `timm.create_model` needs to rebuild a vision transformer."""
-
-    timm_name: str = "vit_tiny_patch16_224"
-    """Name registered in timm; its patch and image size are overridden by the fields below."""
-    img_size: int = 64
-    """Height and width of the input, pixels."""
-    in_chans: int = 3
-    """Number of bands."""
-    patch_size: int = 8
-    """Side of a patch, pixels; divides img_size."""
-    depth: int | None = None
-    """Number of blocks; None keeps that of the registered name."""
-    position: Literal["sincos", "learned"] = "sincos"
-    """`sincos`: fixed sine-cosine codes written into timm's pos_embed; `learned`: timm's own, trained."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers against each other."""
-        for field in ("img_size", "in_chans", "patch_size"):
-            value = getattr(self, field)
-            if value < 1:
-                raise UserError(
-                    f"{field} of a vision transformer must be at least 1, got {value}: give a larger number"
-                )
-        if self.img_size % self.patch_size:
-            raise UserError(
-                f"the patch size must divide the image size, got patch {self.patch_size} and image {self.img_size}:"
-                " choose a divisor"
-            )
-        if self.depth is not None and self.depth < 1:
-            raise UserError(f"the depth of a vision transformer must be at least 1, got {self.depth}: give more blocks")
-        if self.position not in ("sincos", "learned"):
-            raise UserError(f"position must be 'sincos' or 'learned', got '{self.position}': choose one of the two")
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return self.img_size // self.patch_size, self.img_size // self.patch_size
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values that `from_json` accepts."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> VitConfig:
-        """The config that `to_json` wrote; an unknown key is refused."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                raise UserError(f"a vision transformer has no field '{key}'{nearest(key, known)}: remove or rename it")
-        return cls(**values)
-
-
-def make_vit(architecture: VitConfig, *, seed: int = 0) -> VisionTransformer:
-    """A vision transformer with a class token, no head, and the state dict of plain timm.
-
-    `timm.create_model(name, img_size=..., patch_size=..., in_chans=..., num_classes=0)` loads its weights.
-
-    Args:
-        architecture: name and sizes.
-        seed: of the initial weights.
-
-    Returns:
-        The model; `model(x)` maps [B, C, H, W] float32 to the class token [B, D].
-
-    Raises:
-        UserError: for a name that timm does not know or that is no vision transformer with a class token.
-    """
-    name = architecture.timm_name
-    names = timm.list_models()
-    if name not in names:
-        raise UserError(f"expected the name of a timm vision transformer, got '{name}'{nearest(name, names)}")
-    options: dict[str, Any] = {} if architecture.depth is None else {"depth": architecture.depth}
-    with seeded_init(seed):
-        try:
-            model = timm.create_model(
-                name,
-                pretrained=False,
-                img_size=architecture.img_size,
-                patch_size=architecture.patch_size,
-                in_chans=architecture.in_chans,
-                num_classes=0,
-                **options,
-            )
-        except TypeError as error:
-            raise UserError(
-                f"'{name}' takes no patch or image size ({error}): choose a vit_*_patch* name of timm"
-            ) from error
-    if not isinstance(model, VisionTransformer) or not model.has_class_token or model.pos_embed is None:
-        raise UserError(
-            f"expected a timm vision transformer with a class token and position embeddings, got '{name}':"
-            " choose one such as vit_tiny_patch16_224"
-        )
-    if architecture.position == "sincos":
-        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
-        with torch.no_grad():
-            model.pos_embed.copy_(sincos_positions(architecture.grid, model.embed_dim, prefix=prefix))
-        model.pos_embed.requires_grad_(False)
-    return model
+_FIELDS = ("timm_name", "img_size", "in_chans", "patch_size", "depth", "position")  # of an encoder's file
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
 class Vit(Architecture):
     """A plain vision transformer of timm with a class token; its image size and bands come from the data."""
+
+    family = "vit"
+    title = "vision transformer"
+    short = "ViT"
 
     name: str = "vit_tiny_patch16_224"
     """Name registered in timm; its patch and image size are overridden."""
@@ -132,19 +45,102 @@ class Vit(Architecture):
     depth: int | None = None
     """Number of blocks; None keeps that of the registered name."""
     position: Literal["sincos", "learned"] = "sincos"
-    """Fixed sine-cosine position codes, or learned ones."""
+    """Fixed sine-cosine position codes, written into timm's pos_embed, or timm's own, learned."""
     pooling: Literal["mean", "cls"] = "mean"
     """What stands for the image: the mean of the patch tokens, or the class token."""
 
     def __post_init__(self) -> None:
-        """Refuse an unknown pooling."""
-        if self.pooling not in ("mean", "cls"):
-            raise UserError(f"pooling must be 'mean' or 'cls', got '{self.pooling}': choose one of the two")
+        """Refuse unknown choices and numbers below 1."""
+        for field, value, options in (
+            ("pooling", self.pooling, ("mean", "cls")),
+            ("position", self.position, ("sincos", "learned")),
+        ):
+            expect(
+                value in options, expected=f"{field} out of {', '.join(options)}", got=repr(value), remedy="choose one"
+            )
+        for field, number in (("patch size", self.patch_size), ("depth", self.depth)):
+            expect(
+                number is None or number >= 1,
+                expected=f"a {field} of at least 1 for a vision transformer",
+                got=number,
+                remedy="give a larger number",
+            )
 
     def build(self, bands: tuple[str, ...], size_px: int, seed: int) -> VitBackbone:
-        """A vision transformer for `bands` and images of `size_px`; see `make_vit` for what is refused."""
-        config = VitConfig(self.name, size_px, len(bands), self.patch_size, self.depth, self.position)
-        return VitBackbone(make_vit(config, seed=seed), config, bands=bands, pooling=self.pooling)
+        """A vision transformer with a class token, no head, and the state dict of plain timm.
+
+        Raises:
+            UserError: a patch that does not divide the size, a name that timm does not know or that is no vision
+                transformer with a class token.
+        """
+        expect(
+            size_px % self.patch_size == 0,
+            expected="a patch size that divides the image size",
+            got=f"patch {self.patch_size} and image {size_px}",
+            remedy="choose a divisor",
+        )
+        network = _make_network(self, in_chans=len(bands), size_px=size_px, seed=seed)
+        return VitBackbone(network, BackboneConfig(self, bands, size_px))
+
+    def to_json(self, *, bands: int, size_px: int) -> dict[str, Any]:
+        """Registered name, sizes, depth and kind of positions."""
+        values = (self.name, size_px, bands, self.patch_size, self.depth, self.position)
+        return dict(zip(_FIELDS, values, strict=True))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, pooling: str) -> Vit:
+        """The architecture of an encoder's file; an unknown field is refused."""
+        check_fields(values, _FIELDS, title=cls.title)
+        named = {"name": values["timm_name"], **{key: values[key] for key in ("patch_size", "depth", "position")}}
+        return cls(**named, pooling=cast(Literal["mean", "cls"], pooling))
+
+    def timm_options(self, *, bands: int, size_px: int) -> dict[str, Any]:
+        """Sizes and pooling; the last norm stands before the mean, as in training, where timm would move it behind."""
+        sizes = {"img_size": size_px, "patch_size": self.patch_size, "in_chans": bands}
+        depth = {} if self.depth is None else {"depth": self.depth}
+        pool = {"cls": "token", "mean": "avg"}[self.pooling]
+        return {**sizes, **depth, "num_classes": 0, "global_pool": pool, "fc_norm": False}
+
+    def averaged(self) -> Vit:
+        """The same network with the mean of its patch tokens for a vector."""
+        return dataclasses.replace(self, pooling="mean")
+
+
+def _make_network(model: Vit, *, in_chans: int, size_px: int, seed: int) -> VisionTransformer:
+    """The timm model: `network(x)` maps [B, C, H, W] float32 to the class token [B, D].
+
+    `timm.create_model(name, img_size=..., patch_size=..., in_chans=..., num_classes=0)` loads its weights.
+    """
+    names = timm.list_models()
+    expect(
+        model.name in names,
+        expected="the name of a timm vision transformer",
+        got=f"'{model.name}'{nearest(model.name, names)}",
+        remedy="timm.list_models() names them",
+    )
+    sizes: dict[str, Any] = {"img_size": size_px, "patch_size": model.patch_size, "in_chans": in_chans}
+    depth: dict[str, Any] = {} if model.depth is None else {"depth": model.depth}
+    with seeded_init(seed):
+        try:
+            network = timm.create_model(model.name, pretrained=False, num_classes=0, **sizes, **depth)
+        except TypeError as error:
+            raise UserError(
+                f"'{model.name}' takes no patch or image size ({error}): choose a vit_*_patch* name of timm"
+            ) from error
+    expect(
+        isinstance(network, VisionTransformer) and network.has_class_token and network.pos_embed is not None,
+        expected="a timm vision transformer with a class token and position embeddings",
+        got=f"'{model.name}'",
+        remedy="choose one such as vit_tiny_patch16_224",
+    )
+    found = cast(VisionTransformer, network)
+    if model.position == "sincos":
+        codes = cast(Tensor, found.pos_embed)
+        prefix, side = 0 if found.no_embed_class else found.num_prefix_tokens, size_px // model.patch_size
+        with torch.no_grad():
+            codes.copy_(sincos_positions((side, side), found.embed_dim, prefix=prefix))
+        codes.requires_grad_(False)
+    return found
 
 
 class VitBackbone(MaskableBackbone):
@@ -152,13 +148,11 @@ class VitBackbone(MaskableBackbone):
 
     network: VisionTransformer
 
-    def __init__(
-        self, network: VisionTransformer, config: VitConfig, *, bands: tuple[str, ...], pooling: Literal["mean", "cls"]
-    ) -> None:
-        """Wrap `network`, which `make_vit(config)` made, for images of `bands`."""
-        super().__init__()
-        self.network, self.config, self.bands, self.pooling = network, config, bands, pooling
-        self.dim, self.patch_px, self.grid = int(network.embed_dim), config.patch_size, config.grid
+    def __init__(self, network: VisionTransformer, config: BackboneConfig) -> None:
+        """Wrap `network`, which `config` describes."""
+        super().__init__(network, config)
+        self.dim, self.patch_px = int(network.embed_dim), int(network.patch_embed.patch_size[0])
+        self.grid = (config.size_px // self.patch_px, config.size_px // self.patch_px)
 
     def forward(self, view: View) -> Tokens:
         """Encode all patches; for an image of the built size this equals timm's `forward_features`."""
@@ -183,12 +177,13 @@ class VitBackbone(MaskableBackbone):
         Sine-cosine codes are interpolated like learned ones: the images show the same ground with more or fewer
         pixels, so a patch keeps its place in the image, between places seen in training.
         """
-        if size_px == self.config.img_size:
+        if size_px == self.config.size_px:
             return self
         network = copy.deepcopy(self.network)
         network.set_input_size(img_size=(size_px, size_px))
-        config = dataclasses.replace(self.config, img_size=size_px)
-        return VitBackbone(network, config, bands=self.bands, pooling=cast(Literal["mean", "cls"], self.pooling))
+        learned = cast(Tensor, self.network.pos_embed).requires_grad
+        cast(Tensor, network.pos_embed).requires_grad_(learned)  # timm's new codes are trained ones
+        return VitBackbone(network, dataclasses.replace(self.config, size_px=size_px))
 
     def _grid_of(self, view: View) -> tuple[int, int]:
         """Rows and columns of patches of the view."""
@@ -208,19 +203,20 @@ class VitBackbone(MaskableBackbone):
 
     def _encode(self, tokens: Tensor, grid: tuple[int, int], keep: Tensor | None) -> Tokens:
         """Run projected patches [B, K, D] through the blocks, at their positions and after the prefix tokens."""
-        network, batch = self.network, len(tokens)
+        # len() would fix the batch of an exported graph to the size of its example
+        network, batch = self.network, tokens.shape[0]
         positions = self._positions(grid)  # [1, N, D]
         tokens = tokens + (positions if keep is None else take_patches(positions.expand(batch, -1, -1), keep))
         prefix = self._prefix().expand(batch, -1, -1)  # [B, P, D]
         entered = network.norm_pre(network.pos_drop(torch.cat([prefix, tokens], dim=1)))  # [B, P + K, D]
         encoded: Tensor = network.norm(network.blocks(entered))  # [B, P + K, D]
         prefix, patches = encoded[:, : prefix.shape[1]], encoded[:, prefix.shape[1] :]
-        return Tokens(patches.mean(dim=1) if self.pooling == "mean" else prefix[:, 0], patches, prefix)
+        return Tokens(patches.mean(dim=1) if self.config.model.pooling == "mean" else prefix[:, 0], patches, prefix)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Position codes of the patches, resampled where the grid is not the built one: [1, N, D]."""
         network = self.network
-        codes = cast(Tensor, network.pos_embed)  # make_vit refuses models without
+        codes = cast(Tensor, network.pos_embed)  # models without are refused
         codes = codes if network.no_embed_class else codes[:, network.num_prefix_tokens :]
         if grid == self.grid:
             return codes

@@ -107,7 +107,7 @@ class Places(Items):
         source: TileSource,
         contract: Preprocessing,
         locations: npt.NDArray[np.object_],
-        datetimes: npt.NDArray[np.object_],
+        moments: npt.NDArray[np.object_],
         *,
         dates: int,
         usable: npt.NDArray[np.bool_],
@@ -121,7 +121,7 @@ class Places(Items):
             source: the tiles.
             contract: of their stream.
             locations: [N] str, `location_id` of each tile.
-            datetimes: [N] str, ISO 8601; tiles of one place and moment count once, the first.
+            moments: [N] str, in the order of time: ISO 8601, or the product where no date is known; tiles of one place and moment count once, the first.
             dates: k, tiles of an item.
             usable: [N], tiles that may be part of an item.
 
@@ -132,8 +132,8 @@ class Places(Items):
             raise UserError(f"expected at least two dates of a place, got {dates}: raise --dates, or train on tiles")
         self.sources, self.contracts, self.dates = {"tile": source}, {"tile": contract}, dates
         rows = np.flatnonzero(usable)
-        rows = rows[np.lexsort((rows, datetimes[rows].astype(str), locations[rows].astype(str)))]
-        place, moment = locations[rows], datetimes[rows]
+        rows = rows[np.lexsort((rows, moments[rows].astype(str), locations[rows].astype(str)))]
+        place, moment = locations[rows], moments[rows]
         first = np.ones(len(rows), dtype=bool)
         first[1:] = (place[1:] != place[:-1]) | (moment[1:] != moment[:-1])
         rows, place = rows[first], place[first]

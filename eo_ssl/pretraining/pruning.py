@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from eo_ssl.curation import Context, DynamicSchedule, resolve_keep, tabulate_selection
-from eo_ssl.encoder.protocol import content
+from eo_ssl.encoder import hash_tensors
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import fingerprint, replace
 from eo_ssl.objectives import Batch
@@ -144,4 +144,4 @@ def embedder_fingerprint(module: Pretraining) -> str:
         for stream, embedder in embedders.items()
         for name, tensor in embedder.network.state_dict().items()
     }
-    return content(tensors, {"embedder": type(module.objective).__name__})
+    return hash_tensors(tensors, {"embedder": type(module.objective).__name__})

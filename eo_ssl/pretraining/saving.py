@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eo_ssl.encoder import save_encoder
 from eo_ssl.manifest import OpenProduct, fingerprint, open_product
-from eo_ssl.models import Backbone, VitBackbone
+from eo_ssl.models import Backbone
 from eo_ssl.objectives import Objective
 from eo_ssl.pretraining.training_data import TrainingData
 
@@ -30,12 +30,4 @@ def save_encoders(objective: Objective, data: TrainingData, product: OpenProduct
 def _save_one(folder: Path, embedder: Backbone, data: TrainingData, product: OpenProduct, stream: str) -> str:
     """Write the encoder of `stream` to `folder` and return its fingerprint."""
     origin = {"inputs": dict(data.inputs), "config": dict(product.config), "licences": data.licences}
-    assert isinstance(embedder, VitBackbone)
-    return save_encoder(
-        folder,
-        embedder.network,
-        architecture=embedder.config,
-        preprocessing=data.items.contracts[stream],
-        pooling="cls" if embedder.pooling == "cls" else "mean",
-        provenance=origin,
-    )
+    return save_encoder(folder, embedder, preprocessing=data.items.contracts[stream], provenance=origin)

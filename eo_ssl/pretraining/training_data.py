@@ -20,7 +20,7 @@ from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.sampler import Rows
 from eo_ssl.pretraining.tile_source import TileSource
 
-COLUMNS = ("split", "benchmark_split", "label", "label_name", "pixels_sha256", "location_id", "datetime")
+COLUMNS = ("split", "benchmark_split", "label", "label_name", "pixels_sha256", "location_id", "datetime", "product_id")
 Kind = Literal["tiles", "pairs", "places"]
 
 
@@ -147,7 +147,7 @@ class _OpenStream:
     classes: npt.NDArray[np.int64]
     identities: npt.NDArray[np.object_]
     locations: npt.NDArray[np.object_]
-    datetimes: npt.NDArray[np.object_]
+    moments: npt.NDArray[np.object_]
 
     @classmethod
     def of(cls, named: Named, selection: DataSelection, made: dict[Path, Manifest]) -> _OpenStream:
@@ -176,7 +176,8 @@ class _OpenStream:
             classes=classes,
             identities=column["pixels_sha256"],
             locations=column["location_id"],
-            datetimes=column["datetime"],
+            # A set that kept no dates still tells its acquisitions apart, in the order of its products.
+            moments=np.where(column["datetime"] == "", column["product_id"], column["datetime"]),
         )
 
 
@@ -211,7 +212,7 @@ def _items(opened: dict[str, _OpenStream], selection: DataSelection) -> Items:
             stream.source,
             stream.contract,
             stream.locations,
-            stream.datetimes,
+            stream.moments,
             dates=selection.dates,
             usable=stream.usable | stream.held_out,
         )

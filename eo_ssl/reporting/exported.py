@@ -7,15 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.export import contract_file
-from eo_ssl.export.contract_file import PREPROCESS_FILE
-from eo_ssl.export.model_card import CARD_FILE
-from eo_ssl.export.onnx_graph import ENCODER_GRAPH, PHYSICAL_GRAPH
-from eo_ssl.export.parity import PARITY_FILE
-from eo_ssl.export.stac_item import ITEM_FILE
-from eo_ssl.export.timm_folder import TIMM_CONFIG, TIMM_FOLDER, TIMM_WEIGHTS
-from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILE
-from eo_ssl.export.weights_enum import WEIGHTS_FILE
+from eo_ssl.export import (
+    CARD_FILE,
+    CLASSIFICATION_FILE,
+    ENCODER_GRAPH,
+    ITEM_FILE,
+    PARITY_FILE,
+    PHYSICAL_GRAPH,
+    POOLED,
+    PREPROCESS_FILE,
+    SEGMENTATION_FILES,
+    TIMM_CONFIG,
+    TIMM_FOLDER,
+    TIMM_WEIGHTS,
+    WEIGHTS_FILE,
+    get_contract,
+    name_backbone,
+    read_configurations,
+)
 from eo_ssl.reporting.artefacts import Product
 from eo_ssl.reporting.wording import MISSING, commercial_words, count, fixed, number, owners_of, size
 from eo_ssl.sensors import sensor
@@ -27,7 +36,7 @@ FILE_WORDS = {
     TIMM_CONFIG: "architecture, for timm",
     TIMM_WEIGHTS: "weights, for timm",
     CLASSIFICATION_FILE: "checkpoint for classification",
-    SEGMENTATION_FILE: "checkpoint for segmentation",
+    **dict.fromkeys(SEGMENTATION_FILES.values(), "checkpoint for segmentation"),
     WEIGHTS_FILE: "WeightsEnum with its transforms",
     ENCODER_GRAPH: "graph from the normalised input",
     PHYSICAL_GRAPH: "graph from physical values",
@@ -35,7 +44,6 @@ FILE_WORDS = {
     ".pth": "bare state dict",
     "bench": "model of torchgeo-bench",
 }
-POOLING = {"cls": "class token", "mean": "mean of the patch tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +72,12 @@ class BundleView:
 
 def bundle_view(product: Product, position: int) -> BundleView:
     """Everything the page shows about one bundle; weights are not opened."""
-    content = contract_file.read(product.path)
+    content = read_configurations(product.path)
     summary, native = product.manifest.summary, content["configurations"]["native"]
-    contract = contract_file.contract_of(content, "native")
+    contract = get_contract(content, "native")
     paths = {name: product.path / name for name in summary["files"]}
     sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
-    pooled = POOLING[content["pooling"]]
+    pooled = POOLED[content["pooling"]]
     cosine = summary["cosine_native_to_torchgeo"]
     return BundleView(
         name=product.name,
@@ -110,6 +118,8 @@ def bundle_view(product: Product, position: int) -> BundleView:
 def _change(summary: Mapping[str, Any], size_px: int) -> str:
     if summary["torchgeo"] is None:
         return f"No files for TorchGeo: {summary['torchgeo_left_out']}. timm opens the encoder as it is."
+    if summary["cosine_native_to_torchgeo"] is None:
+        return f"TorchGeo's tasks take the encoder as it was trained, as {summary['torchgeo']}, and images of any size."
     return (
         f"TorchGeo's tasks take 224 px, so the encoder leaves for them as {summary['torchgeo']} with resampled positions. "
         f"The mean cosine between features at {size_px} px and at 224 px is {fixed(summary['cosine_native_to_torchgeo'], 4)}; "
@@ -121,10 +131,14 @@ def _routes(content: Mapping[str, Any], summary: Mapping[str, Any], folder: str)
     """Library and the line that opens the bundle in it, for the files that are there."""
     files, model = summary["files"], summary["torchgeo"]
     chans = len(content["configurations"]["native"]["preprocessing"]["bands"])
+    backbone = "" if model is None else name_backbone(model)
     lines = (
         (TIMM_WEIGHTS, "timm", f'timm.create_model("local-dir:{folder}/{TIMM_FOLDER}", pretrained=True)'),
         (CLASSIFICATION_FILE, "TorchGeo", f'ClassificationTask("{model}", weights="{folder}/{CLASSIFICATION_FILE}", in_channels={chans})'),
-        (SEGMENTATION_FILE, "TorchGeo", f'SemanticSegmentationTask("dpt", "tu-{model}", weights="{folder}/{SEGMENTATION_FILE}", in_channels={chans})'),
+        *(
+            (file, "TorchGeo", f'SemanticSegmentationTask("{decoder}", "{backbone}", weights="{folder}/{file}", in_channels={chans})')
+            for decoder, file in SEGMENTATION_FILES.items()
+        ),
         (WEIGHTS_FILE, "TorchGeo", f'from weights import WEIGHTS; ClassificationTask("{model}", weights=WEIGHTS, in_channels={chans})'),
         (ENCODER_GRAPH, "onnxruntime", f'InferenceSession("{folder}/{ENCODER_GRAPH}")'),
         (PHYSICAL_GRAPH, "onnxruntime", f'InferenceSession("{folder}/{PHYSICAL_GRAPH}")'),

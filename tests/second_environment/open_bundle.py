@@ -16,6 +16,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+try:
+    from torchgeo.tasks import Classification as ClassificationTask
+    from torchgeo.tasks import SemanticSegmentation as SemanticSegmentationTask
+except ModuleNotFoundError:  # TorchGeo 0.8 and 0.9
+    from torchgeo.trainers import ClassificationTask, SemanticSegmentationTask
+
 TOLERANCE = 1e-5
 
 
@@ -61,16 +67,12 @@ def through_onnx(bundle: Bundle) -> Tensor:
 
 
 def through_classification(bundle: Bundle) -> Tensor:
-    from torchgeo.trainers import ClassificationTask
-
     x, name = bundle.parity["torchgeo.input"], bundle.content["configurations"]["torchgeo"]["model"]
     path = str(bundle.folder / "torchgeo_classification.ckpt")
     return bundle.pooled(ClassificationTask(name, weights=path, in_channels=x.shape[1], num_classes=10).model, x)
 
 
 def through_segmentation(bundle: Bundle) -> Tensor:
-    from torchgeo.trainers import SemanticSegmentationTask
-
     x, name = bundle.parity["torchgeo.input"], bundle.content["configurations"]["torchgeo"]["model"]
     path = str(bundle.folder / "torchgeo_segmentation_dpt.ckpt")
     task = SemanticSegmentationTask("dpt", f"tu-{name}", weights=path, in_channels=x.shape[1], num_classes=10)
@@ -78,8 +80,6 @@ def through_segmentation(bundle: Bundle) -> Tensor:
 
 
 def through_enum(bundle: Bundle) -> Tensor:
-    from torchgeo.trainers import ClassificationTask
-
     sys.path.insert(0, str(bundle.folder))
     from weights import WEIGHTS  # type: ignore[import-not-found]
 

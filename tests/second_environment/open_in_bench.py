@@ -29,7 +29,7 @@ BANDS |= {f"B0{number}": f"red_edge_{number - 4}" for number in (5, 6, 7)}
 def difference(bundle: Path) -> float:
     """Largest difference from the parity file's features, its images given as EuroSAT stores them: whole band list, B8A last."""
     sys.path.insert(0, str(bundle / "bench"))
-    from eo_ssl_encoder import Encoder  # type: ignore[import-not-found]
+    from eo_ssl_encoder import BundleEncoder  # type: ignore[import-not-found]
 
     contract = json.loads((bundle / "preprocess.json").read_text())["configurations"]["native"]["preprocessing"]
     with safetensors.safe_open(bundle / "parity.safetensors", framework="pt") as file:
@@ -40,7 +40,7 @@ def difference(bundle: Path) -> float:
     for channel, band in enumerate(contract["bands"]):
         stored[:, names.index(BANDS[band])] = images[:, channel] * 1e4
     said = {"quantity": contract["quantity"], "scale": 1e-4, "offset": 0, "image_size": None}
-    model = Encoder(bands=specs, normalization="model_native", **said).eval()
+    model = BundleEncoder(bands=specs, normalization="model_native", **said).eval()
     with torch.inference_mode():
         return float((model(stored) - wanted).abs().max())
 

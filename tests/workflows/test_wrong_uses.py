@@ -15,7 +15,7 @@ from eo_ssl.encoder import load_encoder, save_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks import load_benchmark
 from eo_ssl.evaluation.training_statistics import compute_train_stats
-from eo_ssl.models.vit import VitConfig, make_vit
+from eo_ssl.models import Vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity, sensor
 from worlds.benchmarks import make_eurosat
@@ -39,9 +39,9 @@ def contract() -> Preprocessing:
 
 @pytest.fixture(scope="module")
 def ours(contract: Preprocessing, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = VitConfig(img_size=64, in_chans=13, patch_size=16, depth=1)
     folder = tmp_path_factory.mktemp("wrong") / "vit"
-    save_encoder(folder, make_vit(config), architecture=config, preprocessing=contract, pooling="mean", provenance={})
+    backbone = Vit(patch_size=16, depth=1).build(contract.bands, 64, 0)
+    save_encoder(folder, backbone, preprocessing=contract, provenance={})
     return folder / "encoder.safetensors"
 
 

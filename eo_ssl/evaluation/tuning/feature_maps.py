@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from eo_ssl.encoder import Encoder, ForeignEncoder
+from eo_ssl.encoder import Encoder, ExternalEncoder
 from eo_ssl.errors import UserError
 
 DEPTHS = 4  # a decoder takes maps of four depths (Xiao et al. 2018, UPerNet; Ranftl et al. 2021, DPT)
@@ -25,7 +25,7 @@ class Maps:
 
 def prepare_network_input(encoder: Encoder, x: Tensor) -> Tensor:
     """Return what a network gets of the contract's output [B, C, H, W]: zeros for channels without a band."""
-    return encoder.seen(x) if isinstance(encoder, ForeignEncoder) else x
+    return encoder.seen(x) if isinstance(encoder, ExternalEncoder) else x
 
 
 def compute_last_map(model: nn.Module, x: Tensor) -> Maps:
@@ -67,10 +67,10 @@ def check_maps(encoder: Encoder, model: nn.Module) -> None:
             f"expected a timm network with maps at {DEPTHS} depths for a segmentation, got {encoder.name} "
             f"({type(model).__name__}); give a vision transformer or a residual network"
         )
-    if isinstance(encoder, ForeignEncoder) and encoder.form.window_px is not None:
+    if isinstance(encoder, ExternalEncoder) and encoder.readout.window_px is not None:
         raise UserError(
             f"expected an encoder that sees whole images for a segmentation, got {encoder.name}, which sees the "
-            f"central {encoder.form.window_px} px; take `at_size({encoder.form.window_px})` of it"
+            f"central {encoder.readout.window_px} px; take `at_size({encoder.readout.window_px})` of it"
         )
 
 

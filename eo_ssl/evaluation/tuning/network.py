@@ -110,9 +110,9 @@ def make_network(
     if protocol.adapts == "lora":
         lora.insert(model, rank=config.lora_rank, alpha=config.lora_alpha)
     if network.tuned:
-        model.requires_grad_(True)
-        if getattr(getattr(encoder, "architecture", None), "position", None) == "sincos":
-            model.pos_embed.requires_grad_(False)  # fixed codes by definition
+        given: Any = encoder
+        for name, parameter in given.model.named_parameters():
+            model.get_parameter(name).requires_grad_(parameter.requires_grad)  # fixed position codes stay as they are
         add_stochastic_depth(model, rate=config.drop_path)
     return network.to(image.device)
 

@@ -1,11 +1,11 @@
-"""Contracts of networks trained on colour photographs: red, green and blue in 0 ... 1, then the statistics of their training set."""
+"""Contracts of networks of colour photographs: red, green and blue in 0 ... 1, then their training statistics."""
 
 from __future__ import annotations
 
 import math
 
-from eo_ssl.encoder.published import RGB
-from eo_ssl.encoder.specs import Spec
+from eo_ssl.encoder.origins import RGB
+from eo_ssl.encoder.specs import ExternalSpec
 from eo_ssl.errors import UserError
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.preprocessing.interpolation import Interpolation
@@ -17,17 +17,18 @@ _BYTE = 255.0  # of an 8-bit image
 _ANY_GSD = (1e-3, 1e5)  # metres; photographs have no ground sampling distance, so that none is outside
 
 
-def display_contract(
-    spec: Spec,
+def make_rgb_contract(
+    spec: ExternalSpec,
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     size_px: int,
     interpolation: Interpolation,
 ) -> Preprocessing:
-    """Return the contract of a network of photographs for the sensor that ``spec`` names; 8-bit colour images where it names none.
+    """Return the contract of a network of photographs for the sensor of ``spec``; 8-bit colour images without one.
 
-    Another sensor's images have no white of their own: ``white`` says which value is shown as 1, above which all is cut off.
+    Another sensor's images have no white of their own: ``white`` says which value is shown as 1, above which all is
+    cut off.
 
     Args:
         spec: with the options ``sensor`` and ``white``.
@@ -44,19 +45,30 @@ def display_contract(
     absent = [colour for colour in _COLOURS if colour not in by_common]
     if absent:
         raise UserError(
-            f"expected a sensor with bands for red, green and blue for {spec.text}, got {known.name}; choose an optical one"
+            f"expected a sensor with bands for red, green and blue for {spec.text}, got {known.name}; choose an"
+            " optical one"
         )
     quantity = known.quantities[0]
     white = _white(spec, sensor=known.name, quantity=quantity)
     return Preprocessing(
-        sensor=known.name, quantity=quantity, bands=tuple(by_common[colour] for colour in _COLOURS), convert=(),
-        range=(0.0, _BYTE) if known.name == RGB else quantity.plausible, clip=(0.0, white),
-        mean=tuple(m * white for m in mean), std=tuple(s * white for s in std), size_px=size_px, gsd_m=_ANY_GSD, resize="to_size",
-        interpolation=interpolation, antialias=True, missing="refuse",
-    )  # fmt: skip
+        sensor=known.name,
+        quantity=quantity,
+        bands=tuple(by_common[colour] for colour in _COLOURS),
+        convert=(),
+        range=(0.0, _BYTE) if known.name == RGB else quantity.plausible,
+        clip=(0.0, white),
+        mean=tuple(m * white for m in mean),
+        std=tuple(s * white for s in std),
+        size_px=size_px,
+        gsd_m=_ANY_GSD,
+        resize="to_size",
+        interpolation=interpolation,
+        antialias=True,
+        missing="refuse",
+    )
 
 
-def _white(spec: Spec, *, sensor: str, quantity: Quantity) -> float:
+def _white(spec: ExternalSpec, *, sensor: str, quantity: Quantity) -> float:
     """Value that is shown as 1."""
     given = spec.options.get("white")
     if sensor == RGB and given is None:

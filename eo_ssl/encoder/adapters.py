@@ -1,6 +1,7 @@
-"""Networks made elsewhere, asked the same four questions: vector of an image, vectors of its positions, pooling, and input side.
+"""Networks of any library under one interface: vectors of images and of positions, pooling, input and patch side.
 
-timm's models answer for themselves; torchvision's Swin transformers and TorchGeo's EarthLoc, which TorchGeo has weights of, are asked by type.
+timm's models answer for themselves; torchvision's Swin transformers and TorchGeo's EarthLoc, which TorchGeo has
+weights of, are asked by type.
 """
 
 from __future__ import annotations
@@ -30,18 +31,19 @@ def _large_enough(x: Tensor) -> Iterator[None]:
         if "Kernel size can't be greater" not in str(error):
             raise
         raise UserError(
-            f"expected images large enough for the network's strides, got {x.shape[2]} x {x.shape[3]} px; bring them to a larger side, such as ?size=64"
+            f"expected images large enough for the network's strides, got {x.shape[2]} x {x.shape[3]} px; bring them"
+            " to a larger side, such as ?size=64"
         ) from error
 
 
-def pooled(network: Any, x: Tensor) -> Tensor:
+def pool_images(network: Any, x: Tensor) -> Tensor:
     """Vector of each image by the network's own pooling: [B, C, H, W] -> [B, D]."""
     with _large_enough(x):
         vectors: Tensor = network(x)
     return vectors
 
 
-def positions(network: Any, x: Tensor) -> Tensor:
+def encode_positions(network: Any, x: Tensor) -> Tensor:
     """Vectors of the last map's positions, row by row, without class and register tokens: [B, C, H, W] -> [B, N, D]."""
     if isinstance(network, SwinTransformer):
         rows: Tensor = network.norm(network.features(x))  # [B, h, w, D]
@@ -58,7 +60,7 @@ def positions(network: Any, x: Tensor) -> Tensor:
     return out.flatten(2).transpose(1, 2)
 
 
-def width(network: Any) -> int:
+def get_dim(network: Any) -> int:
     """Length of the vector of an image."""
     if isinstance(network, SwinTransformer):
         return int(network.norm.normalized_shape[0])
@@ -67,14 +69,14 @@ def width(network: Any) -> int:
     return int(network.num_classes or getattr(network, "head_hidden_size", network.num_features))
 
 
-def position_width(network: Any) -> int:
+def get_position_dim(network: Any) -> int:
     """Length of the vector of a position."""
     if _is_earthloc(network):
         return int(network.backbone.feature_info[-2]["num_chs"])  # its last stage is cut off
-    return int(getattr(network, "num_features", 0) or width(network))
+    return int(getattr(network, "num_features", 0) or get_dim(network))
 
 
-def own_pooling(network: Any) -> str:
+def name_pooling(network: Any) -> str:
     """Name of the network's own pooling, as its library calls it."""
     if isinstance(network, SwinTransformer):
         return "avg"
@@ -91,7 +93,7 @@ def own_pooling(network: Any) -> str:
     return str(getattr(pool, "pool_type", kind.lower()) or "none")
 
 
-def input_px(network: Any) -> int | None:
+def get_input_px(network: Any) -> int | None:
     """Side of the only images that the network takes; None for any."""
     if _is_earthloc(network):
         return int(network.image_size)
@@ -101,16 +103,22 @@ def input_px(network: Any) -> int | None:
     return int(side[0])
 
 
-def at_input(network: Any, size_px: int, *, name: str) -> nn.Module:
-    """Return the network for images of another side: itself where it takes any, else a copy with interpolated position codes.
+def get_patch_px(network: Any) -> int | None:
+    """Side of the patches that images are cut into, pixels; None for a network of strides."""
+    patch = getattr(_patches(network), "patch_size", None)
+    return None if patch is None else int(patch[0])
+
+
+def resize_input(network: Any, size_px: int, *, name: str) -> nn.Module:
+    """Return the network for images of another side: itself where it takes any, else with interpolated position codes.
 
     Raises:
         UserError: a size that its patches do not tile, or a network whose weights belong to one size.
     """
-    now = input_px(network)
-    patch = getattr(_patches(network), "patch_size", None)
-    if patch is not None:
-        check_multiple(size_px, patch_px=int(patch[0]), name=name)
+    now = get_input_px(network)
+    patch_px = get_patch_px(network)
+    if patch_px is not None:
+        check_multiple(size_px, patch_px=patch_px, name=name)
     if now in (None, size_px):
         kept: nn.Module = network
         return kept
