@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from eo_ssl.corpus import Encoding, Stream, StreamReader, aligned_empty
+from eo_ssl.corpus import Encoding, Stream, StreamReader, allocate_aligned
 from eo_ssl.corpus.shards import Layout, PartWriter, pack
-from eo_ssl.corpus.snapshots import Entry
+from eo_ssl.corpus.snapshots import FragmentEntry
 from eo_ssl.sensors import Quantity, sensor
 from worlds.benchmarks import make_eurosat
 
@@ -53,7 +53,7 @@ def written(root: Path, codec: str, patches: np.ndarray[Any, Any]) -> StreamRead
     rest = len(writer.close())
     pack(folder / f"{STREAM.name}.zarr", layout, [(parts, writer.shards, rest)])
     shutil.rmtree(parts)
-    entry = Entry(
+    entry = FragmentEntry(
         name=codec, product_id="bench", kind="cube", card="bench", stream=STREAM.name, rows=len(patches),
         tiles_per_shard=layout.tiles_per_shard, codec=codec, encoding=ENCODING.to_json(), counts={}, nbytes=0,
     )  # fmt: skip
@@ -141,7 +141,7 @@ def one_process(
     name: str, reader: StreamReader, patches: np.ndarray[Any, Any], batches: list[Any], share: str
 ) -> dict[str, Any]:
     """Measure reading in this process into one reused buffer."""
-    out = aligned_empty((BATCH, 13, 64, 64), np.float32)
+    out = allocate_aligned((BATCH, 13, 64, 64), np.float32)
     mean, gain = MEAN.numpy(), GAIN.numpy()
 
     def normalise() -> None:
@@ -172,7 +172,7 @@ def against_geotiff(root: Path, rng: np.random.Generator) -> dict[str, Any]:
     patches = np.stack([dataset[row]["image"].numpy() for row in range(count)]).astype(np.int16)
     reader = written(root / "same", "lz4", patches)
     order = rng.permutation(count)
-    out = aligned_empty((BATCH, 13, 64, 64), np.float32)
+    out = allocate_aligned((BATCH, 13, 64, 64), np.float32)
 
     def corpus() -> None:
         for first in range(0, count, BATCH):

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from eo_ssl.corpus import Encoding, Stream, digests, snapshots
-from eo_ssl.corpus.store import Folder
-from eo_ssl.manifest import canonical_json
+from eo_ssl.corpus import Encoding, Stream, index, snapshots
+from eo_ssl.corpus.store import LocalStore
+from eo_ssl.fingerprints import canonical_json
 from eo_ssl.sensors import Quantity, sensor
 
 FRAGMENTS, ROWS, RUNS = 10_000, 1_000, 5
@@ -36,12 +36,12 @@ print(rows, imported - begun, opened - imported, peak_bytes())
 """
 
 
-def corpus(root: Path, *, fragments: int = FRAGMENTS, rows: int = ROWS) -> list[snapshots.Entry]:
+def corpus(root: Path, *, fragments: int = FRAGMENTS, rows: int = ROWS) -> list[snapshots.FragmentEntry]:
     """Write the snapshot of a corpus of ``fragments`` fragments, without pixels, and return its entries."""
     encoding = Encoding.of(STREAM.quantity, chips=False).to_json()
     counts = {"planned": rows, "kept": rows, "invalid": 0, "cloudy": 0}
     entries = [
-        snapshots.Entry(
+        snapshots.FragmentEntry(
             name=f"{number:032x}", product_id=f"archive/S2A_MSIL2A_20200715T101031_N0214_R022_T32TQM_{number:06d}", kind="cube",
             card="archive", stream=STREAM.name, rows=rows, tiles_per_shard=256, codec="lz4", encoding=encoding, counts=counts,
             nbytes=50_000 * rows,
@@ -52,7 +52,7 @@ def corpus(root: Path, *, fragments: int = FRAGMENTS, rows: int = ROWS) -> list[
         number=1, fingerprint="0" * 64, streams={STREAM.name: STREAM.to_json()}, statistics={STREAM.name: []},
         fragments=[asdict(entry) for entry in entries],
     )  # fmt: skip
-    Folder(root).create("snapshots/000001.json", canonical_json(asdict(snapshot)).encode())
+    LocalStore(root).create("snapshots/000001.json", canonical_json(asdict(snapshot)).encode())
     return entries
 
 
@@ -92,16 +92,16 @@ def run() -> Iterator[dict[str, Any]]:
         rng = np.random.default_rng(0)
         for entry in entries:
             (root / entry.folder).mkdir(parents=True)
-            (root / entry.folder / digests.DIGESTS).write_bytes(
-                digests.sort(rng.integers(0, 256, (ROWS, 48), np.uint8)).data
+            (root / entry.folder / index.DIGESTS).write_bytes(
+                index.sort_digests(rng.integers(0, 256, (ROWS, 48), np.uint8)).data
             )
         ours, plain = [], []
         for _ in range(3):
             begun = time.perf_counter()
-            snapshots.fingerprint(Folder(root), entries)
+            snapshots.compute_fingerprint(LocalStore(root), entries)
             between = time.perf_counter()
             for entry in entries:
-                (root / entry.folder / digests.DIGESTS).read_bytes()
+                (root / entry.folder / index.DIGESTS).read_bytes()
             ours.append(between - begun)
             plain.append(time.perf_counter() - between)
         yield {

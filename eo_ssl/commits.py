@@ -1,4 +1,4 @@
-"""The one commit primitive: how a file appears under its final name, whole or not at all, and how faults are planted there."""
+"""The one commit primitive: a file appears under its final name whole or not at all; crash tests plant faults here."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from eo_ssl.errors import UserError
 _hits: dict[str, int] = {}
 
 
-def fault(point: str) -> None:
-    """Die here, with the whole process group, when ``EO_SSL_FAULT`` names this point (``point`` or ``point:n`` for its n-th hit).
+def check_fault(point: str) -> None:
+    """Die here, with the process group, when ``EO_SSL_FAULT`` names this point (``point:n`` for its n-th hit).
 
     Crash tests need a real SIGKILL at a known line; without the variable this costs one look-up.
     """
@@ -37,8 +37,8 @@ def fault(point: str) -> None:
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """Yield a name beside ``path`` to write to before `commit`, removed afterwards, or by ``discard_leftovers`` after a kill."""
+def write_beside(path: Path) -> Iterator[Path]:
+    """Yield a name beside ``path`` to write to before `commit`, removed afterwards (of a killed run by the next)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,36 +53,39 @@ def beside(path: Path) -> Iterator[Path]:
 def commit(path: Path, data: bytes | Path) -> bool:
     """Create ``path``, whole or not at all; return False, leaving the file alone, if it exists already.
 
-    Temporary file in the same folder, fsync, hard link to the final name, fsync of the folder. Of two racing writers one wins and
-    the other is told.
+    Temporary file in the same folder, fsync, hard link to the final name, fsync of the folder. Of two racing writers
+    one wins and the other is told.
 
     Args:
         path: final name.
-        data: the bytes, or the file that holds them, written under a name of `beside`.
+        data: the bytes, or the file that holds them, written under a name of `write_beside`.
 
     Raises:
         UserError: when the folder cannot be written or the disk is full; nothing is left behind under the final name.
     """
-    with beside(path) as temporary:
+    with write_beside(path) as temporary:
         if isinstance(data, Path):
             temporary = data
         else:
             temporary.write_bytes(data)
-        fault("after-temp-write")
-        fault("before-fsync")
+        check_fault("after-temp-write")
+        check_fault("before-fsync")
         sync_folder(temporary)
         try:
             os.link(temporary, path)
         except FileExistsError:
             return False
-        fault("after-link")
+        check_fault("after-link")
         sync_folder(path.parent)
         return True
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` atomically, replacing what is there: for what may change (logs, checkpoints, a corpus's manifest)."""
-    with beside(path) as temporary:
+    """Put ``data`` at ``path`` atomically, replacing what is there.
+
+    For what may change (logs, checkpoints, a corpus's manifest).
+    """
+    with write_beside(path) as temporary:
         temporary.write_bytes(data)
         sync_folder(temporary)
         temporary.replace(path)
@@ -106,7 +109,8 @@ def explain_os_error(error: OSError, path: Path) -> UserError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(
-            f"expected to be allowed to write {path}, got {error.strerror}; choose another output folder or change its permissions"
+            f"expected to be allowed to write {path}, got {error.strerror}; choose another output folder or change "
+            "its permissions"
         )
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return UserError(f"expected {path.parent} to be a folder, got a file on the way; choose another output folder")

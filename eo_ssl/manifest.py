@@ -1,7 +1,7 @@
 """How a product comes into being: the one commit primitive, and the manifest that is written last.
 
-A product is a folder. Its files reach their final names first, ``manifest.json`` last; a folder without it is unfinished and the same
-command resumes it.
+A product is a folder. Its files reach their final names first, ``manifest.json`` last; a folder without it is
+unfinished and the same command resumes it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from eo_ssl.commits import beside as beside
+from eo_ssl.commits import check_fault as check_fault
 from eo_ssl.commits import commit as commit
 from eo_ssl.commits import explain_os_error as explain_os_error
-from eo_ssl.commits import fault as fault
 from eo_ssl.commits import replace as replace
 from eo_ssl.commits import sync_folder as sync_folder
-from eo_ssl.errors import UserError
+from eo_ssl.commits import write_beside as write_beside
+from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import canonical_json as canonical_json
 from eo_ssl.fingerprints import file_sha256 as file_sha256
 from eo_ssl.fingerprints import fingerprint as fingerprint
@@ -35,8 +35,18 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 _RECORDED_PACKAGES = (
-    "eo_ssl", "numpy", "xarray", "dask", "zarr", "rasterio", "torch", "lightning", "timm", "torchgeo", "faiss-cpu",
-)  # fmt: skip
+    "eo_ssl",
+    "numpy",
+    "xarray",
+    "dask",
+    "zarr",
+    "rasterio",
+    "torch",
+    "lightning",
+    "timm",
+    "torchgeo",
+    "faiss-cpu",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,7 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def peak_mb() -> float:
+def measure_peak_mb() -> float:
     """Return the largest resident set of this process so far, in MB (10^6 bytes)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
@@ -101,47 +111,53 @@ def plan(
 ) -> Literal["new", "resume", "done"]:
     """Say what is to be done for the product ``folder``: start it, resume it, or nothing.
 
-    Starting leaves ``unfinished.json`` with configuration and inputs, so that a resume under another configuration is refused.
+    Starting leaves ``unfinished.json`` with configuration and inputs, so that a resume under another configuration is
+    refused.
 
     Raises:
-        UserError: the folder holds something made with another configuration or input, and ``overwrite`` was not asked for, or
-            what this command did not make, which is never removed.
+        UserError: the folder holds something made with another configuration or input, and ``overwrite`` was not asked
+            for, or what this command did not make, which is never removed.
     """
     wanted = {"stage": stage, "config": json.loads(canonical_json(config)), "inputs": dict(inputs)}
     for name, answer in ((MANIFEST, "done"), (UNFINISHED, "resume")):
-        found = _read_json(folder / name)
-        if found is None:
+        there = _read_json(folder / name)
+        if there is None:
             continue
-        if all(found.get(key) == value for key, value in wanted.items()):
+        if all(there.get(key) == value for key, value in wanted.items()):
             return answer  # type: ignore[return-value]
-        if found.get("stage") != stage or not {"config", "inputs"} <= set(found):
-            raise UserError(  # not even with overwrite: what goes would be a corpus, or a folder of somebody else's
-                f"expected {folder} to be free or a product of {stage}, got {_kind(found, name)}; give another output folder"
-            )
-        if not overwrite:
-            raise UserError(
-                f"expected {folder} to be free or made by the same command, got a product of {stage} that differs in "
-                f"{_difference(found, wanted)}; give another output folder or --overwrite"
-            )
+        expect(  # also with overwrite: what goes would be a corpus, or a folder of somebody else's
+            there.get("stage") == stage and {"config", "inputs"} <= set(there),
+            expected=f"{folder} to be free or a product of {stage}",
+            got=_kind(there, name),
+            remedy="give another output folder",
+        )
+        expect(
+            overwrite,
+            expected=f"{folder} to be free or made by the same command",
+            got=f"a product of {stage} that differs in {_difference(there, wanted)}",
+            remedy="give another output folder or --overwrite",
+        )
         shutil.rmtree(folder)
         break
     else:
-        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise UserError(
-                f"expected {folder} to be empty or a product of this library, got a folder with other files; give another output folder"
-            )
+        expect(
+            not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()),
+            expected=f"{folder} to be empty or a product of this library",
+            got="a folder with other files",
+            remedy="give another output folder",
+        )
     commit(folder / UNFINISHED, canonical_json(wanted).encode())
     return "new"
 
 
-def _kind(found: Mapping[str, Any], name: str) -> str:
-    return f"a product of stage {found['stage']}" if "stage" in found else f"a {name} that is not of this library"
+def _kind(product: Mapping[str, Any], name: str) -> str:
+    return f"a product of stage {product['stage']}" if "stage" in product else f"a {name} that is not of this library"
 
 
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def _difference(product: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     rows = []
     for part in ("config", "inputs"):
-        old, new = found.get(part, {}), wanted[part]
+        old, new = product.get(part, {}), wanted[part]
         rows += [f"{part}.{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     return ", ".join(rows[:6]) or "its schema"
 
@@ -206,7 +222,12 @@ class OpenProduct:
 
 @contextmanager
 def open_product(
-    folder: Path, *, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str], overwrite: bool = False
+    folder: Path,
+    *,
+    stage: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    overwrite: bool = False,
 ) -> Iterator[OpenProduct]:
     """Begin, resume, refuse or find done the product ``folder``; the block makes its files and signs it.
 
@@ -244,18 +265,18 @@ def describe(
         config=json.loads(canonical_json(config)),
         inputs=dict(inputs),
         fingerprint=product,
-        packages=package_versions(),
+        packages=list_package_versions(),
         seed=seed,
         wall_s=round(started.wall_s, 3),
         cpu_s=round(started.cpu_s, 3),
-        peak_mb=round(peak_mb(), 1),
+        peak_mb=round(measure_peak_mb(), 1),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         summary=json.loads(canonical_json(summary or {})),
     )
 
 
-def package_versions() -> dict[str, str]:
+def list_package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide results, those that are installed."""
     packages = {"python": platform.python_version()}
     for name in _RECORDED_PACKAGES:
@@ -268,30 +289,48 @@ def require(folder: Path, stage: str | tuple[str, ...]) -> Manifest:
     """Return the manifest of the finished product ``folder`` of one of the stages asked for.
 
     Raises:
-        UserError: there is no such folder, it is unfinished, of another stage, or of a schema this version does not read.
+        UserError: there is no such folder, it is unfinished, of another stage, or of a schema this version does not
+            read.
     """
     stages = (stage,) if isinstance(stage, str) else stage
     wanted = " or ".join(stages)
-    if not folder.is_dir():
-        raise UserError(
-            f"expected a {wanted} product at {folder}, got no such folder; make it with `eo-ssl {stages[0]}`"
-        )
-    found = _read_json(folder / MANIFEST)
-    if found is None:
-        state = "an unfinished one" if (folder / UNFINISHED).exists() else f"a folder without {MANIFEST}"
-        raise UserError(
-            f"expected a finished {wanted} product at {folder}, got {state}; run `eo-ssl {stages[0]}` again to finish it"
-        )
-    if found.get("stage") not in stages:
-        raise UserError(
-            f"expected a product of {wanted} at {folder}, got one of {found.get('stage')}; give the folder `eo-ssl {stages[0]}` made"
-        )
-    version = found.get("schema_version")
-    if version not in (SCHEMA_VERSION, SCHEMA_VERSION - 1):
-        raise UserError(
-            f"expected schema version {SCHEMA_VERSION} at {folder}, got {version}; make it again with this version of eo_ssl"
-        )
-    return Manifest(**found)
+    expect(
+        folder.is_dir(),
+        expected=f"a {wanted} product at {folder}",
+        got="no such folder",
+        remedy=f"make it with `eo-ssl {stages[0]}`",
+    )
+    content = _read_json(folder / MANIFEST)
+    expect(
+        content is not None,
+        expected=f"a finished {wanted} product at {folder}",
+        got="an unfinished one" if (folder / UNFINISHED).exists() else f"a folder without {MANIFEST}",
+        remedy=f"run `eo-ssl {stages[0]}` again to finish it",
+    )
+    value = content or {}
+    expect(
+        value.get("stage") in stages,
+        expected=f"a product of {wanted} at {folder}",
+        got=f"one of {value.get('stage')}",
+        remedy=f"give the folder `eo-ssl {stages[0]}` made",
+    )
+    check_schema(value, at=str(folder), remedy="make it again with this version of eo_ssl")
+    return Manifest(**value)
+
+
+def check_schema(value: Mapping[str, Any], *, at: str, remedy: str) -> None:
+    """Refuse the content ``value`` of a file ``at`` a place that another version wrote than this one or the one before.
+
+    Raises:
+        UserError: naming both versions.
+    """
+    version = value.get("schema_version")
+    expect(
+        version in (SCHEMA_VERSION, SCHEMA_VERSION - 1),
+        expected=f"schema version {SCHEMA_VERSION} at {at}",
+        got=version,
+        remedy=remedy,
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from eo_ssl import manifest
+from eo_ssl import commits
+from eo_ssl.commits import commit, write_beside
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, beside, canonical_json, commit, fingerprint, finish, plan, require
+from eo_ssl.fingerprints import canonical_json, fingerprint
+from eo_ssl.manifest import Clock, finish, open_product, plan, require
 
 
 def make(folder: Path, config: dict[str, object], **inputs: str) -> None:
@@ -48,7 +50,7 @@ def test_commit_creates_once_and_tells_the_loser(tmp_path: Path) -> None:
 
 
 BESIDE = """
-with beside(path) as temporary:
+with write_beside(path) as temporary:
     temporary.write_bytes(b'x' * 100000)
     commit(path, temporary)
 """
@@ -62,9 +64,7 @@ def test_a_kill_inside_commit_leaves_the_file_whole_or_absent(
     tmp_path: Path, point: str, there: bool, written: str
 ) -> None:
     path, log = tmp_path / "file", tmp_path / "log"
-    code = (
-        f"from pathlib import Path\nfrom eo_ssl.manifest import beside, commit\npath = Path({str(path)!r})\n{written}"
-    )
+    code = f"from pathlib import Path\nfrom eo_ssl.commits import commit, write_beside\npath = Path({str(path)!r})\n{written}"
     environment = {**os.environ, "EO_SSL_FAULT": point, "EO_SSL_FAULT_LOG": str(log)}
     killed = subprocess.run([sys.executable, "-c", code], env=environment, start_new_session=True, check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypa
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(manifest.os, "fsync", full)
+    monkeypatch.setattr(commits.os, "fsync", full)
     with pytest.raises(UserError, match="got a full disk; free some space and run the same command again"):
         commit(tmp_path / "file", b"data")
     assert list(tmp_path.iterdir()) == []
@@ -148,17 +148,17 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypa
 
 def test_a_file_written_beside_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
-    with pytest.raises(RuntimeError), beside(path) as temporary:
+    with pytest.raises(RuntimeError), write_beside(path) as temporary:
         temporary.write_bytes(b"half")
         raise RuntimeError
     assert list(path.parent.iterdir()) == []
     for data, made in ((b"first", True), (b"second", False)):
-        with beside(path) as temporary:
+        with write_beside(path) as temporary:
             temporary.write_bytes(data)
             assert commit(path, temporary) is made
     assert path.read_bytes() == b"first"
     assert [item.name for item in path.parent.iterdir()] == ["file"]
-    with pytest.raises(UserError, match=r"expected to write .*file, got No such file"), beside(path) as temporary:
+    with pytest.raises(UserError, match=r"expected to write .*file, got No such file"), write_beside(path) as temporary:
         commit(path, temporary)  # nothing was written
 
 
@@ -166,3 +166,24 @@ def test_an_unwritable_path_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="to be a folder, got a file on the way"):
         commit(tmp_path / "file" / "inside", b"data")
+
+
+def test_a_product_opened_in_a_block_is_signed_resumed_or_done(tmp_path: Path) -> None:
+    made = {"stage": "curate", "config": {"keep": 0.5}, "inputs": {"corpus": "aa"}}
+    with (
+        pytest.raises(RuntimeError, match="left without its manifest"),
+        open_product(tmp_path / "p", **made) as product,
+    ):
+        assert product.state == "new" and not product.done
+    with pytest.raises(KeyError, match="lost"), open_product(tmp_path / "p", **made) as product:
+        assert product.state == "resume"
+        raise KeyError("lost")  # what went wrong in the block is what is told
+    with open_product(tmp_path / "p", **made) as product:
+        manifest = product.sign("f00d", seed=3, summary={"kept": 5})
+    assert product.done and require(tmp_path / "p", "curate") == manifest
+    assert (manifest.fingerprint, manifest.seed, manifest.summary) == ("f00d", 3, {"kept": 5})
+    with open_product(tmp_path / "p", **made) as product:
+        assert (
+            product.done
+            and product.nothing_to_do == f"nothing to do: {tmp_path / 'p'} is made with this configuration already"
+        )

@@ -21,7 +21,7 @@ from rasterio.transform import Affine
 from zarr.storage import ZipStore
 
 from eo_ssl.cards import load_card
-from eo_ssl.corpus import Corpus, IngestConfig, estimate, ingest
+from eo_ssl.corpus import Corpus, IngestConfig, ingest, plan_ingest
 from eo_ssl.errors import UserError
 from eo_ssl.scene import UnreadableChip, list_products
 from eo_ssl.scene.ssl4eo.lmdb_records import parse_plain_tuple, read_modality
@@ -209,7 +209,7 @@ def test_a_dry_run_counts_chips_that_only_reading_can_count(tmp_path: Path) -> N
         write_stack(tmp_path / "S2L2A" / f"{name}.zarr.zip", bands=S2, values=values)
     found = list_products(small("ssl4eo_v11_s2l2a"), tmp_path).products
     config = IngestConfig(size_px=24)
-    expected = estimate(found, config=config, client="synchronous")
+    expected = plan_ingest(found, config=config, client="synchronous", sample=True).estimate
     made = ingest(found, out=tmp_path / "corpus", config=config, client="synchronous")
     assert expected.tiles == made.tiles == 24
     assert expected.raw_bytes == 24 * 12 * 24 * 24 * 2

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import zarr
 
-from eo_ssl.corpus import Encoding, Stream, StreamReader, aligned_empty
+from eo_ssl.corpus import Encoding, Stream, StreamReader, allocate_aligned
 from eo_ssl.corpus import shards as shards_module
 from eo_ssl.corpus.reader import _runs
 from eo_ssl.corpus.shards import Layout, PartWriter, pack
-from eo_ssl.corpus.snapshots import Entry
+from eo_ssl.corpus.snapshots import FragmentEntry
 from eo_ssl.errors import UserError
 from eo_ssl.sensors import Quantity
 
@@ -34,7 +34,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards_module, "MAX_TILES", 4)
 
 
-def write(root: Path, dtype: str, codec: str) -> tuple[list[Entry], np.ndarray]:
+def write(root: Path, dtype: str, codec: str) -> tuple[list[FragmentEntry], np.ndarray]:
     """Write random tiles in two parts per fragment; return the entries and all tiles in global row order."""
     rng = np.random.default_rng(5)
     stream = STREAMS[dtype]
@@ -62,7 +62,7 @@ def write(root: Path, dtype: str, codec: str) -> tuple[list[Entry], np.ndarray]:
         pack(folder / f"{stream.name}.zarr", layout, parts)
         everything += [whole for whole, _ in order] + [rest for _, rest in order]
         entries.append(
-            Entry(
+            FragmentEntry(
                 name=f"f{number}", product_id=f"p{number}", kind="cube", card="c", stream=stream.name, rows=rows, codec=codec,
                 tiles_per_shard=layout.tiles_per_shard, encoding=encoding.to_json(), counts={}, nbytes=0,
             )
@@ -112,7 +112,7 @@ def test_given_memory_is_filled_and_returned(tmp_path: Path) -> None:
     assert out.tobytes() == reader.read([2, 0, 1]).tobytes()
     with pytest.raises(UserError, match="expected out of float32"):
         reader.read([0], out=out)
-    assert aligned_empty((3, 5), np.float32).ctypes.data % 64 == 0
+    assert allocate_aligned((3, 5), np.float32).ctypes.data % 64 == 0
     stored = np.empty((2, 3, 8, 8), dtype=np.int16)
     assert reader.read_stored([4, 1], out=stored) is stored and stored.tobytes() == tiles[[4, 1]].tobytes()
 
@@ -225,7 +225,7 @@ def test_tiles_equal_to_the_fill_value_are_stored_too(tmp_path: Path) -> None:
         writer.keep()
     writer.close()
     pack(tmp_path / "fragments" / "f0" / f"{layout.stream.name}.zarr", layout, [(place, [], 3)])
-    entry = Entry(
+    entry = FragmentEntry(
         name="f0", product_id="p", kind="cube", card="c", stream=layout.stream.name, rows=3, codec="lz4", tiles_per_shard=4,
         encoding=layout.encoding.to_json(), counts={}, nbytes=0,
     )  # fmt: skip
@@ -243,9 +243,9 @@ def test_the_array_says_what_it_holds(tmp_path: Path) -> None:
 
 def test_mixed_stored_types_are_refused(tmp_path: Path) -> None:
     entries, _ = write(tmp_path, "int16", "none")
-    other = Entry(
+    other = FragmentEntry(
         **{
-            **{name: getattr(entries[0], name) for name in Entry.__dataclass_fields__},
+            **{name: getattr(entries[0], name) for name in FragmentEntry.__dataclass_fields__},
             "encoding": Encoding("float16").to_json(),
         }
     )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eo_ssl.corpus import BandStats, Encoding, Stream
-from eo_ssl.corpus.statistics import CodeCounter, bin_edges, merge_all
+from eo_ssl.corpus.statistics import CodeCounter, merge_strata, place_bin_edges
 from eo_ssl.errors import UserError
 from eo_ssl.sensors import Quantity, sensor
 
@@ -172,7 +172,9 @@ def pieces() -> tuple[list[BandStats], list[list[BandStats]]]:
 def test_merging_does_not_depend_on_order_or_grouping(pieces, order: list[int], first: int) -> None:
     whole, of_five = pieces
     parts = [of_five[k] for k in order]
-    left, right = (merge_all([stats for part in group for stats in part]) for group in (parts[:first], parts[first:]))
+    left, right = (
+        merge_strata([stats for part in group for stats in part]) for group in (parts[:first], parts[first:])
+    )
     for one, two, all_ in zip(left, right, whole, strict=True):
         merged = one.merge(two)
         assert (merged.count == all_.count).all() and (merged.histogram == all_.histogram).all()
@@ -284,4 +286,4 @@ def test_empty_and_mixed_statistics_are_refused_in_words(rng: np.random.Generato
 
 @pytest.mark.parametrize("quantity", list(Quantity))
 def test_bins_are_fixed_and_ascend(quantity: Quantity) -> None:
-    assert (np.diff(bin_edges(quantity)) > 0).all()
+    assert (np.diff(place_bin_edges(quantity)) > 0).all()

@@ -15,8 +15,8 @@ import xarray as xr
 
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, Encoding, IngestConfig, ingest
-from eo_ssl.corpus.enl import looks
-from eo_ssl.corpus.places import locate_footprint
+from eo_ssl.corpus.tile_locations import locate_footprint
+from eo_ssl.corpus.tile_quality import estimate_enl
 from eo_ssl.errors import UserError
 from eo_ssl.scene import Acquisition, Chip, list_products
 from eo_ssl.sensors import Quantity
@@ -49,12 +49,12 @@ def test_speckle_of_l_looks_has_l_looks_whatever_lies_beside_it(rng: np.random.G
     uniform, mixed = [], []
     for _ in range(20):
         speckle = rng.gamma(planted, 1 / planted, (64, 64))
-        uniform.append(looks((0.03 * speckle).astype(np.float32)))
+        uniform.append(estimate_enl((0.03 * speckle).astype(np.float32)))
         ground = np.full((64, 64), 0.05)
         ground[:, 32:] *= rng.gamma(1.5, 1 / 1.5, (64, 32))  # texture of its own
         ground[40:50] *= 5  # an edge
         ground[rng.integers(0, 64, 6), rng.integers(0, 64, 6)] = 40  # bright targets
-        mixed.append(looks((ground * speckle).astype(np.float32)))
+        mixed.append(estimate_enl((ground * speckle).astype(np.float32)))
     assert np.mean(uniform) == pytest.approx(planted, rel=0.08)
     assert np.std(uniform) < 0.1 * planted
     if planted > 2:  # a single look is itself as rough as the texture
@@ -65,20 +65,25 @@ def test_speckle_of_l_looks_has_l_looks_whatever_lies_beside_it(rng: np.random.G
 def test_looks_do_not_depend_on_brightness_or_on_where_the_tile_lay_in_memory(rng: np.random.Generator) -> None:
     scene = rng.gamma(4.4, 1 / 4.4, (2, 200, 300)).astype(np.float32)
     tile = scene[1, 17:81, 100:164]
-    assert looks(tile) == looks(tile.copy()) == looks(np.asfortranarray(tile)) == looks(tile * np.float32(2**-10))
+    assert (
+        estimate_enl(tile)
+        == estimate_enl(tile.copy())
+        == estimate_enl(np.asfortranarray(tile))
+        == estimate_enl(tile * np.float32(2**-10))
+    )
 
 
 def test_looks_of_pixels_that_show_no_speckle_are_unknown(rng: np.random.Generator) -> None:
     speckle = rng.gamma(4.4, 1 / 4.4, (64, 64)).astype(np.float32)
     holes = speckle.copy()
     holes[::6, ::6] = np.nan  # no window of 7 px is whole
-    assert looks(holes) is None
-    assert looks(np.full((64, 64), 0.1, dtype=np.float32)) is None  # constant
-    assert looks(-speckle) is None  # noise subtracted below zero
-    assert looks(speckle[:10, :10]) is None and looks(speckle[:5]) is None  # too few windows
+    assert estimate_enl(holes) is None
+    assert estimate_enl(np.full((64, 64), 0.1, dtype=np.float32)) is None  # constant
+    assert estimate_enl(-speckle) is None  # noise subtracted below zero
+    assert estimate_enl(speckle[:10, :10]) is None and estimate_enl(speckle[:5]) is None  # too few windows
     half = speckle.copy()
     half[:, :30] = np.nan
-    assert looks(half) == pytest.approx(4.4, rel=0.25)
+    assert estimate_enl(half) == pytest.approx(4.4, rel=0.25)
 
 
 def radar_scene(rng: np.random.Generator) -> Measured:

@@ -16,10 +16,9 @@ from pystac.validation import validate_dict
 
 from eo_ssl.cards import Card, is_non_commercial, list_cards, load_card
 from eo_ssl.cli import main
-from eo_ssl.corpus import Corpus, IngestConfig, ingest, provenance
-from eo_ssl.corpus.comparison import compare
-from eo_ssl.corpus.conditions import Condition, rows_where
-from eo_ssl.corpus.stac_collection import collection
+from eo_ssl.corpus import Corpus, IngestConfig, compare_corpora, ingest, provenance, select_rows
+from eo_ssl.corpus.conditions import Condition
+from eo_ssl.corpus.stac_collection import build_collection
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import SCHEMA_VERSION, require
 from eo_ssl.reporting import collect, render_page
@@ -79,7 +78,7 @@ def test_a_corpus_of_the_schema_before_grows(old: Path, rng: np.random.Generator
     assert (after.snapshot, after.count(STREAM), after.count(RADAR_STREAM)) == (2, 24, 4)
     assert after.verify() == [] and Corpus.open(old, snapshot=1).fingerprint == before.fingerprint
     assert {key.month: int(m.count[0] > 0) for key, m in after.statistics(STREAM).strata.items()} == {0: 1, 7: 1}
-    found = compare(before, after)
+    found = compare_corpora(before, after)
     assert found["streams"][STREAM]["tiles"] == {"equal": 12, "only_in_second": 12}
     assert found["streams"][RADAR_STREAM]["tiles"] == {"equal": 4}
 
@@ -108,7 +107,9 @@ def test_a_tile_knows_all_that_made_it(tmp_path: Path, rng: np.random.Generator,
         }  # fmt: skip
     made = known["made_with"]["code"]
     assert (
-        made == provenance.code() and len(made["sha256"]) == 64 and {"numpy", "gdal", "python"} <= set(made["packages"])
+        made == provenance.identify_code()
+        and len(made["sha256"]) == 64
+        and {"numpy", "gdal", "python"} <= set(made["packages"])
     )
     if (project_root / ".git").is_dir():
         head = subprocess.run(
@@ -120,18 +121,18 @@ def test_a_tile_knows_all_that_made_it(tmp_path: Path, rng: np.random.Generator,
 
 
 def test_the_commit_is_read_without_git(tmp_path: Path) -> None:
-    assert provenance.commit_of(tmp_path) == ""
+    assert provenance.find_commit(tmp_path) == ""
     git = tmp_path / ".git"
     (git / "refs" / "heads").mkdir(parents=True)
     (git / "HEAD").write_text("ref: refs/heads/main\n")
     (git / "packed-refs").write_text(
         "# pack-refs\n" + "a" * 40 + " refs/heads/other\n" + "b" * 40 + " refs/heads/main\n"
     )
-    assert provenance.commit_of(tmp_path) == "b" * 40
+    assert provenance.find_commit(tmp_path) == "b" * 40
     (git / "refs" / "heads" / "main").write_text("c" * 40 + "\n")
-    assert provenance.commit_of(tmp_path) == "c" * 40
+    assert provenance.find_commit(tmp_path) == "c" * 40
     (git / "HEAD").write_text("d" * 40 + "\n")  # detached
-    assert provenance.commit_of(tmp_path) == "d" * 40
+    assert provenance.find_commit(tmp_path) == "d" * 40
 
 
 # Licences.
@@ -166,7 +167,7 @@ def test_one_non_commercial_source_flags_the_corpus(tmp_path: Path, rng: np.rand
     free = run(scenes(rng, 2), tmp_path / "c")
     assert "non-commercial only" not in render_page(collect([tmp_path / "c"]))
     assert not free.describe()["non_commercial"] and require(tmp_path / "c", "ingest").summary["non_commercial"] == []
-    assert collection(free)["license"] == "CC0" and not collection(free)["eo_ssl:non_commercial"]
+    assert build_collection(free)["license"] == "CC0" and not build_collection(free)["eo_ssl:non_commercial"]
     corpus = run([radar(rng)], tmp_path / "c")
     described = corpus.describe()
     assert described["non_commercial"] and [(i["card"], i["tiles"], i["non_commercial"]) for i in described["licences"]] == [
@@ -190,7 +191,7 @@ def test_the_corpus_is_a_valid_stac_collection(tmp_path: Path, rng: np.random.Ge
     run([first], tmp_path / "c")
     corpus = run([first, later, radar(rng)], tmp_path / "c")
     said = json.loads((tmp_path / "c" / "collection.json").read_text())
-    assert said == json.loads(json.dumps(collection(corpus))) and said["eo_ssl:snapshot"] == 2
+    assert said == json.loads(json.dumps(build_collection(corpus))) and said["eo_ssl:snapshot"] == 2
     # the schemas of the core are in pystac; those of the extensions would have to be fetched
     validate_dict({**said, "stac_extensions": []}, stac_object_type=pystac.STACObjectType.COLLECTION)
     read = pystac.Collection.from_dict(said)
@@ -215,7 +216,7 @@ def test_a_corpus_without_places_and_times_is_a_valid_collection_too(tmp_path: P
     nowhere = dataclasses.replace(
         product, where={"crs": "", "transform": ()}, acquisition=dataclasses.replace(product.acquisition, datetime="")
     )
-    said = collection(run([nowhere], tmp_path / "c"))
+    said = build_collection(run([nowhere], tmp_path / "c"))
     validate_dict({**said, "stac_extensions": []}, stac_object_type=pystac.STACObjectType.COLLECTION)
     assert said["extent"] == {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [[None, None]]}}
 
@@ -233,7 +234,7 @@ def test_differences_are_those_that_were_planted(tmp_path: Path, rng: np.random.
     clouds["cloud"][40:42, 40:42] = ~clouds["cloud"][40:42, 40:42]  # the quality of another
     changed = dataclasses.replace(first, image=image, layers=clouds)
     two = run([changed, third], tmp_path / "two", dataclasses.replace(CONFIG, codec="zstd"))
-    found = compare(one, two, batch=batch)
+    found = compare_corpora(one, two, batch=batch)
     assert not found["same"]
     assert found["streams"][STREAM]["tiles"] == {
         "equal": 10, "only_in_first": 12, "only_in_second": 12, "other_pixels": 1, "other_quality": 1,
@@ -245,7 +246,7 @@ def test_differences_are_those_that_were_planted(tmp_path: Path, rng: np.random.
     assert (table[quality]["row_off"], table[quality]["col_off"]) == (32, 32)
     assert {table[row]["product_id"] for row in rows["only_in_first"]} == {"fake/1"}
     assert found["settings"] == {"fake": {"codec": ["lz4", "zstd"]}}
-    assert compare(one, one, batch=batch)["same"] and compare(one, one)["settings"] == {}
+    assert compare_corpora(one, one, batch=batch)["same"] and compare_corpora(one, one)["settings"] == {}
 
 
 # Conditions.
@@ -262,12 +263,12 @@ def test_rows_are_chosen_by_conditions_as_by_hand(tmp_path: Path, rng: np.random
         "shadow_fraction<=1": lambda row: False,  # unknown
         f"valid_fraction=={rows[0]['valid_fraction']}": lambda row: row["valid_fraction"] == rows[0]["valid_fraction"],
     }.items():
-        assert rows_where(corpus, STREAM, [text]).tolist() == [k for k, row in enumerate(rows) if holds(row)], text
-    both = rows_where(corpus, STREAM, ["cloud_fraction<0.3", "product_id==fake/2"])
+        assert select_rows(corpus, STREAM, [text]).tolist() == [k for k, row in enumerate(rows) if holds(row)], text
+    both = select_rows(corpus, STREAM, ["cloud_fraction<0.3", "product_id==fake/2"])
     assert both.tolist() == [
         k for k, row in enumerate(rows) if row["cloud_fraction"] < 0.3 and row["product_id"] == "fake/2"
     ]
-    assert rows_where(corpus, STREAM, []).tolist() == list(range(len(rows)))
+    assert select_rows(corpus, STREAM, []).tolist() == list(range(len(rows)))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_a_condition_that_cannot_be_meant_is_refused(text: str, words: str) -> N
 
 def test_curation_chooses_among_the_rows_that_meet_the_conditions(tmp_path: Path, rng: np.random.Generator) -> None:
     corpus = run(scenes(rng, 3), tmp_path / "c")
-    wanted = rows_where(corpus, STREAM, ["cloud_fraction<0.3", "split==train"])
+    wanted = select_rows(corpus, STREAM, ["cloud_fraction<0.3", "split==train"])
     options = {"method": "random", "keep": 1.0, "split": "train", "where": ["cloud_fraction<0.3"]}
     curate(tmp_path / "c", tmp_path / "subset", stream=STREAM, **options)
     assert 0 < len(wanted) < 36 and require(tmp_path / "subset", "curate").summary["rows"] == len(wanted)

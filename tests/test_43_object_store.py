@@ -17,7 +17,7 @@ from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus, IngestConfig, ingest, shards
 from eo_ssl.corpus import bucket as bucket_module
 from eo_ssl.corpus.bucket import Bucket
-from eo_ssl.corpus.store import Folder, located
+from eo_ssl.corpus.store import LocalStore, open_store
 from eo_ssl.errors import UserError
 from eo_ssl.sample import ArchiveSpec, make_archive
 from fake_scenes import card, scenes
@@ -60,19 +60,19 @@ def run(products, out, client: str = "threads", **options):
         ("s3://b/some/prefix/", Bucket("s3://b/some/prefix")),
         (Path("s3://b/some/prefix"), Bucket("s3://b/some/prefix")),  # Path makes s3:/b of it
         ("s3a://b", Bucket("s3://b")),
-        ("file:///data/x", Folder(Path("/data/x"))),
-        (Path("/data/x"), Folder(Path("/data/x"))),
+        ("file:///data/x", LocalStore(Path("/data/x"))),
+        (Path("/data/x"), LocalStore(Path("/data/x"))),
     ],
 )
 def test_addresses(place: str | Path, store: object) -> None:
-    assert located(place) == store and located(located(place)) == store
-    assert pickle.loads(pickle.dumps(store)) == store and store.name == located(place).name
+    assert open_store(place) == store and open_store(open_store(place)) == store
+    assert pickle.loads(pickle.dumps(store)) == store and store.name == open_store(place).name
 
 
 @pytest.mark.parametrize("place", ["gs://b/x", "http://host/x", "s3://"])
 def test_other_addresses_are_refused(place: str) -> None:
     with pytest.raises(UserError, match="in a folder or at s3://bucket/prefix"):
-        located(place)
+        open_store(place)
 
 
 def test_the_corpus_is_the_one_on_disk(mock: Mock, tmp_path: Path, rng: np.random.Generator) -> None:
@@ -136,7 +136,7 @@ def test_a_store_without_conditional_put_is_refused(mock: Mock, rng: np.random.G
     mock.conditional = False
     with pytest.raises(UserError, match=rf"conditional put \(If-None-Match\) at {OUT}, got one that overwrites"):
         run(scenes(rng, 1), OUT)
-    assert located(OUT).names("") == []
+    assert open_store(OUT).names("") == []
 
 
 def test_no_bucket_no_credentials_and_no_answer_are_one_sentence(mock: Mock, rng, monkeypatch) -> None:

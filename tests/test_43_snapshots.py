@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eo_ssl.corpus import Corpus, Encoding, IngestConfig, Stream, digests, ingest, snapshots
-from eo_ssl.corpus.store import Folder, located
-from eo_ssl.manifest import canonical_json
+from eo_ssl.corpus import Corpus, Encoding, IngestConfig, Stream, index, ingest, snapshots
+from eo_ssl.corpus.store import LocalStore, open_store
+from eo_ssl.fingerprints import canonical_json
 from eo_ssl.sensors import Quantity, sensor
 from fake_scenes import scenes
 
@@ -25,12 +25,12 @@ def test_digests_sort_as_bytes_and_do_not_depend_on_how_they_are_split(rng: np.r
     rows = rng.integers(0, 256, (500, 48), np.uint8)
     rows[100:200, :9] = rows[0, :9]  # equal beginnings must be told apart by the rest
     expected = hashlib.sha256(b"".join(sorted(row.tobytes() for row in rows))).hexdigest()
-    assert digests.sort(rows).tobytes() == b"".join(sorted(row.tobytes() for row in rows))
+    assert index.sort_digests(rows).tobytes() == b"".join(sorted(row.tobytes() for row in rows))
     for order in (np.arange(500), rng.permutation(500)):
         for batch in (1000, 100, 7):
             parts = np.array_split(rows[order], 6)
-            assert digests.fingerprint(lambda parts=parts: parts, rows=500, batch=batch) == expected
-    assert digests.fingerprint(list, rows=0) == hashlib.sha256().hexdigest()
+            assert index.hash_digests(lambda parts=parts: parts, rows=500, batch=batch) == expected
+    assert index.hash_digests(list, rows=0) == hashlib.sha256().hexdigest()
 
 
 def test_publishing_reads_the_new_statistics_alone_and_gets_the_same(tmp_path: Path, rng, monkeypatch) -> None:
@@ -39,8 +39,8 @@ def test_publishing_reads_the_new_statistics_alone_and_gets_the_same(tmp_path: P
         ingest(products, out=tmp_path / "whole", config=CONFIG, client="synchronous") and tmp_path / "whole"
     )
     ingest(products[:3], out=tmp_path / "c", config=CONFIG, client="synchronous")
-    read, asked = Folder.read, []
-    monkeypatch.setattr(Folder, "read", lambda self, key: asked.append(key) or read(self, key))
+    read, asked = LocalStore.read, []
+    monkeypatch.setattr(LocalStore, "read", lambda self, key: asked.append(key) or read(self, key))
     ingest(products, out=tmp_path / "c", config=CONFIG, client="synchronous")
     assert sum(key.endswith("statistics.json") for key in asked) == 1
     grown = Corpus.open(tmp_path / "c")
@@ -76,7 +76,7 @@ def test_ten_million_rows_open_in_little_memory(tmp_path: Path) -> None:
     """10,000 fragments of 1,000 rows: what is resident is the list of fragments, not a table of rows."""
     stream = Stream("sentinel2_l2a", Quantity.BOA_REFLECTANCE, sensor("sentinel2_l2a").band_names, 10.0, 64)
     entries = [
-        snapshots.Entry(
+        snapshots.FragmentEntry(
             name=f"{number:032x}", product_id=f"archive/product_{number:060d}", kind="cube", card="archive", stream=stream.name,
             rows=1000, tiles_per_shard=256, codec="lz4", encoding=Encoding("int16", 1e-4).to_json(),
             counts={"planned": 1000, "kept": 1000, "invalid": 0, "cloudy": 0}, nbytes=1,
@@ -87,7 +87,7 @@ def test_ten_million_rows_open_in_little_memory(tmp_path: Path) -> None:
         number=1, fingerprint="0" * 64, streams={stream.name: stream.to_json()}, statistics={stream.name: []},
         fragments=[asdict(entry) for entry in entries],
     )  # fmt: skip
-    located(tmp_path).create("snapshots/000001.json", canonical_json(asdict(snapshot)).encode())
+    open_store(tmp_path).create("snapshots/000001.json", canonical_json(asdict(snapshot)).encode())
     script = (
         "import re, sys; from pathlib import Path; from eo_ssl.corpus import Corpus; corpus = Corpus.open(sys.argv[1]);"
         "status = Path('/proc/self/status').read_text();"  # ru_maxrss would count the process that started this one

@@ -16,11 +16,12 @@ import distributed
 import numpy as np
 import pytest
 
-from eo_ssl import manifest
+from eo_ssl import commits
 from eo_ssl.corpus import Corpus, IngestConfig, engine, ingest
-from eo_ssl.corpus.ingestion import _graph
-from eo_ssl.corpus.jobs import Job, survey
-from eo_ssl.corpus.store import Folder
+from eo_ssl.corpus.assembly import FragmentBuild
+from eo_ssl.corpus.ingestion import _build_graph
+from eo_ssl.corpus.product_plan import plan_product
+from eo_ssl.corpus.store import LocalStore
 from eo_ssl.errors import UserError
 from fake_scenes import FakeProduct, card, scenes
 from object_store import BUCKET, mock_store
@@ -116,7 +117,7 @@ def test_a_worker_killed_anywhere_in_a_fragment_costs_nothing(cluster, tmp_path:
 def _arm(point: str, log: str) -> None:
     """Let this worker die at a point, alone in its process group."""
     os.setpgid(0, 0)
-    manifest._hits.clear()
+    commits._hits.clear()
     os.environ.update(EO_SSL_FAULT=point, EO_SSL_FAULT_LOG=log)
 
 
@@ -169,13 +170,15 @@ def test_a_cluster_writes_to_an_object_store(tmp_path: Path, rng: np.random.Gene
 
 def test_the_graph_grows_with_products_and_not_with_tiles(tmp_path: Path, rng: np.random.Generator) -> None:
     def tasks(products, out: str | Path) -> int:
-        store = Folder(Path(out))
-        jobs = [Job(p, survey(p, CONFIG), CONFIG, "", store, Path("staging/x")) for p in products]
-        return len(set().union(*(dict(_graph(job, number)[0].__dask_graph__()) for number, job in enumerate(jobs))))
+        store = LocalStore(Path(out))
+        builds = [FragmentBuild(plan_product(p, CONFIG, ""), store, Path("staging/x")) for p in products]
+        graphs = [_build_graph(build, number)[0].__dask_graph__() for number, build in enumerate(builds)]
+        return len(set().union(*map(dict, graphs)))
 
     large = dataclasses.replace(scenes(rng, 1)[0], image=np.full((3, 640, 640), 0.1, np.float32), layers={})
     small = dataclasses.replace(large, image=np.full((3, 32, 32), 0.1, np.float32))
-    assert len(survey(large, CONFIG).parts) <= 12 and survey(large, CONFIG).tiles == 400 * survey(small, CONFIG).tiles
+    whole = plan_product(large, CONFIG, "")
+    assert len(whole.parts) <= 12 and whole.tiles == 400 * plan_product(small, CONFIG, "").tiles
     assert tasks([small], tmp_path) == 2
     assert tasks([large], tmp_path) <= 13
     assert tasks([large] * 10, tmp_path) == 10 * tasks([large], tmp_path)
@@ -190,18 +193,18 @@ def test_one_worker_begins_what_is_waited_for_by_priority(tmp_path: Path) -> Non
 
     parts = []
     for mark in (3, 1, 4, 2, 6, 5, 8, 7):
-        with engine.ordered(mark):
-            parts.append(engine.task(touch)(mark))
+        with engine.rank_tasks(mark):
+            parts.append(engine.make_task(touch)(mark))
     with workers(1) as one:
-        (total,) = engine.compute([engine.task(sum)(parts)], client=one.scheduler_address, inner=parts)
+        (total,) = engine.compute([engine.make_task(sum)(parts)], client=one.scheduler_address, inner=parts)
     assert (total, (tmp_path / "begun").read_text().split()) == (36, list("87654321"))
 
 
 def test_the_largest_part_has_the_last_name_and_the_first_place(tmp_path: Path, rng: np.random.Generator) -> None:
     image = np.full((3, 640, 640), 0.1, np.float32)
     product = dataclasses.replace(scenes(rng, 1)[0], image=image, layers={})
-    plan = dataclasses.replace(survey(product, CONFIG), parts=((0, 1), (1, 2), (2, 3)), sizes=(20, 90, 40))
-    _, parts = _graph(Job(product, plan, CONFIG, "", Folder(tmp_path), Path("staging/x")), 7)
+    plan = dataclasses.replace(plan_product(product, CONFIG, ""), parts=((0, 1), (1, 2), (2, 3)), sizes=(20, 90, 40))
+    _, parts = _build_graph(FragmentBuild(plan, LocalStore(tmp_path), Path("staging/x")), 7)
     assert [part.key[-13:] for part in parts] == ["000000007-001", "000000007-002", "000000007-003"]
     priorities = [layer.annotations["priority"] for part in parts for layer in [part.dask.layers[part.key]]]
     assert -8 < priorities[0] < priorities[1] < priorities[2] < -7

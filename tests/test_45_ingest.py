@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eo_ssl.corpus import Corpus, IngestConfig, cutting, digests, estimate, ingest, snapshots
+from eo_ssl.corpus import Corpus, IngestConfig, cutting, ingest, plan_ingest, snapshots
 from eo_ssl.corpus import index as index_module
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
@@ -411,7 +411,7 @@ def test_what_failed_unexpectedly_is_kept_with_its_stack_and_tried_again(tmp_pat
     products, plain = scenes(rng, 2), cutting.NativeRaster.read
 
     def read(self, *window):
-        if self.frame.name == "fake/1":
+        if self.grid.name == "fake/1":
             raise MemoryError("no room")
         return plain(self, *window)
 
@@ -438,7 +438,7 @@ def test_a_kill_before_the_new_manifest_keeps_the_old_one(tmp_path: Path, rng, m
     second = dataclasses.replace(second, card=card("other"))
     run([first], tmp_path / "c")
     monkeypatch.setattr(
-        "eo_ssl.corpus.records.write_manifest", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+        "eo_ssl.corpus.ingest_state.write_manifest", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
         run([second], tmp_path / "c")
@@ -514,7 +514,7 @@ def test_racing_writers_both_end_up_in_the_corpus(tmp_path: Path, rng, monkeypat
     """The loser of the race for a snapshot number reads the winner's and tries again."""
     products = scenes(rng, 4)
     barrier = threading.Barrier(2)
-    fingerprint, calls = snapshots.fingerprint, iter(range(99))
+    fingerprint, calls = snapshots.compute_fingerprint, iter(range(99))
 
     def together(*args, **kwargs):
         found = fingerprint(*args, **kwargs)
@@ -522,7 +522,7 @@ def test_racing_writers_both_end_up_in_the_corpus(tmp_path: Path, rng, monkeypat
             barrier.wait(timeout=20)
         return found
 
-    monkeypatch.setattr(snapshots, "fingerprint", together)
+    monkeypatch.setattr(snapshots, "compute_fingerprint", together)
     named = [
         [dataclasses.replace(p, card=card(name)) for p in part]
         for name, part in (("one", products[:2]), ("two", products[2:]))
@@ -559,8 +559,8 @@ def test_the_fingerprint_sees_tiles_not_files(tmp_path: Path, rng: np.random.Gen
     table = pq.read_table(path, partitioning=None)
 
     def fingerprint(file: Path, **options: int) -> str:
-        rows = index_module.row_digests(pq.read_table(file, partitioning=None))
-        return digests.fingerprint(lambda: [rows[:5], rows[5:]], rows=len(rows), **options)
+        rows = index_module.hash_rows(pq.read_table(file, partitioning=None))
+        return index_module.hash_digests(lambda: [rows[:5], rows[5:]], rows=len(rows), **options)
 
     def changed(name: str, values: list) -> str:
         field = table.schema.field(name)
@@ -621,11 +621,12 @@ def test_leftovers_of_dead_runs_are_removed_and_of_living_ones_kept(tmp_path: Pa
 
 def test_an_estimate_writes_nothing_and_counts_right(tmp_path: Path, rng: np.random.Generator) -> None:
     products = [*scenes(rng), dataclasses.replace(scenes(rng, 1)[0], product_id="fake/bad", error="user")]
-    found = estimate(products, config=CONFIG, client="synchronous")
-    assert (found.products, found.tiles, found.raw_bytes) == (4, 48, 48 * 3 * 16 * 16 * 2)
+    plan = plan_ingest(products, config=CONFIG, client="synchronous", sample=True)
+    found = plan.estimate
+    assert (len(plan.products), found.tiles, found.raw_bytes) == (4, 48, 48 * 3 * 16 * 16 * 2)
     assert found.seconds > 0 and 0 < found.stored_bytes < 2 * found.raw_bytes
-    assert [name for name, _ in found.failures] == ["fake/bad"]
-    assert "4 products, 48 tiles" in found.sentence() and "1 products cannot be read" in found.sentence()
+    assert [failure.product_id for failure in plan.failures] == ["fake/bad"]
+    assert "4 products, 48 tiles" in plan.sentence() and "1 products cannot be read" in plan.sentence()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -636,7 +637,7 @@ def test_every_scheduler_gives_the_same_corpus(tmp_path: Path, rng, client: str)
     seen: list[tuple[str, int, int]] = []
     report = run(products, tmp_path / client, client=client, progress=lambda *step: seen.append(step))
     assert report.fingerprint == expected
-    assert seen[-1][1] == seen[-1][2] and {step for step, *_ in seen} == {"surveying", "cutting"}
+    assert seen[-1][1] == seen[-1][2] and {step for step, *_ in seen} == {"planning", "cutting"}
 
 
 def test_a_cluster_gives_the_same_corpus(tmp_path: Path, rng: np.random.Generator) -> None:

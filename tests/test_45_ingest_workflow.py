@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eo_ssl.corpus import Corpus, Estimate, IngestReport
+from eo_ssl.corpus import Corpus, IngestPlan, IngestReport
 from eo_ssl.errors import UserError
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows.ingest import main
@@ -25,7 +25,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_dry_run_prints_and_writes_nothing_and_the_real_run_agrees(archive: Path, tmp_path: Path, capsys) -> None:
     cards = ["sample_s2_l2a", "sample_s1_rtc"]
     expected = main(cards, archive, tmp_path / "c", size_px=32, min_valid=0.0, dask="synchronous", dry_run=True)
-    assert isinstance(expected, Estimate) and not (tmp_path / "c").exists()
+    assert isinstance(expected, IngestPlan) and not (tmp_path / "c").exists()
     assert "2 products, 18 tiles" in capsys.readouterr().out
     report = main(cards, archive, tmp_path / "c", size_px=32, min_valid=0.0, dask="synchronous")
     assert isinstance(report, IngestReport) and sorted(report.streams.values()) == [9, 9]

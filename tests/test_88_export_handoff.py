@@ -285,8 +285,9 @@ def test_a_mean_pooled_encoder_gets_its_classifier_behind_the_mean(tmp_path: Pat
 
 
 def test_the_lines_of_the_card_open_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    architecture = VitConfig("vit_tiny_patch16_224", img_size=64, in_chans=2, patch_size=16)
-    bundle = export(encoder(architecture), tmp_path / "bundle", options=Options(onnx=False)).folder
+    bundle = export(
+        encoder(Vit("vit_tiny_patch16_224", patch_size=16)), tmp_path / "bundle", options=Options(onnx=False)
+    ).folder
     (lines,) = re.findall(r"```python\n(from weights.*?)```", (bundle / "README.md").read_text(), flags=re.DOTALL)
     (tmp_path / "opened.py").write_text(lines)
     monkeypatch.chdir(bundle)

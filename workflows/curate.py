@@ -12,8 +12,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import Progress
 
-from eo_ssl.corpus import Corpus
-from eo_ssl.corpus.conditions import rows_where
+from eo_ssl.corpus import Corpus, select_rows
 from eo_ssl.curation import Context, Hierarchical, Selector, curate, resolve_keep, write_subset
 from eo_ssl.embedding import choose_stream, prepare_encoder
 from eo_ssl.encoder import Encoder
@@ -98,7 +97,7 @@ def _rows(
 ) -> tuple[npt.NDArray[np.int64], Context]:
     """Return the rows to choose from and what the index knows of them."""
     index = corpus.index(stream, columns=["label", "pixels_sha256"])
-    rows = rows_where(corpus, stream, where if split == "all" else [f"split=={split}", *where])
+    rows = select_rows(corpus, stream, where if split == "all" else [f"split=={split}", *where])
     expect(
         len(rows),
         expected=f"tiles in the split {split} of {stream}",

@@ -18,7 +18,7 @@ from eo_ssl import diagnosis
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import expect
-from eo_ssl.manifest import canonical_json
+from eo_ssl.fingerprints import canonical_json
 
 _COLOURS = {"wrong": "red", "suspect": "yellow", "cannot tell": "cyan", "fine": "green"}
 _NAMED = 6  # products of one finding that are named

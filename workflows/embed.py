@@ -11,13 +11,12 @@ from rich.progress import Progress
 
 from eo_ssl import embedding
 from eo_ssl.cards import Card, load_card
-from eo_ssl.corpus import Corpus
-from eo_ssl.corpus.conditions import rows_where
-from eo_ssl.corpus.fragments import discard_leftovers
+from eo_ssl.corpus import Corpus, discard_leftovers, select_rows
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation import choose_device
-from eo_ssl.manifest import file_sha256, fingerprint, open_product, peak_mb
+from eo_ssl.fingerprints import file_sha256, fingerprint
+from eo_ssl.manifest import measure_peak_mb, open_product
 from eo_ssl.scene import Product, is_link
 
 QUIET = bool(os.environ.get("EO_SSL_QUIET"))
@@ -90,7 +89,7 @@ def _tiles(
     """Embed a stream of a corpus."""
     console, name = Console(), config["stream"]
     conditions = config["where"] if config["split"] == "all" else [f"split=={config['split']}", *config["where"]]
-    rows = rows_where(corpus, name, conditions)
+    rows = select_rows(corpus, name, conditions)
     expect(len(rows), expected=f"tiles of {name} that meet {', '.join(conditions)}", got="none", remedy="choose others")
     embedding.check_tiles(model, corpus, name, row=int(rows[0]), settings=settings)
     config = {"encoder": model.name, **config, **settings.to_json()}
@@ -109,7 +108,7 @@ def _tiles(
         summary = {"tiles": len(rows), "dim": model.dim, "corpus": str(corpus.root), "licences": corpus.licences()}
         product.sign(made, summary=summary)
         embedding.remove_parts(out)
-    cost = f"{product.started.wall_s:.0f} s, peak {peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}"
+    cost = f"{product.started.wall_s:.0f} s, peak {measure_peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}"
     console.print(f"{len(rows)} tiles of {name}, {model.dim} numbers each, in {cost}", soft_wrap=True)
 
 
@@ -155,7 +154,7 @@ def _map(
         mapped = embedding.embed_scene(model, scene.open(), path, settings=settings, tags=tags)
     console.print(
         f"{path.name}: {mapped.shape[0]} x {mapped.shape[1]} patches of {mapped.windows} windows in "
-        f"{mapped.blocks} blocks, {mapped.valid:.0%} valid, peak {peak_mb():.0f} MB",
+        f"{mapped.blocks} blocks, {mapped.valid:.0%} valid, peak {measure_peak_mb():.0f} MB",
         soft_wrap=True,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +19,7 @@ from rich.progress import (
 )
 
 from eo_ssl.cards import load_card
-from eo_ssl.corpus import Estimate, IngestConfig, IngestReport, estimate, ingest
-from eo_ssl.corpus.config import Codec, Method, Tiling
+from eo_ssl.corpus import Codec, IngestConfig, IngestPlan, IngestReport, Method, Tiling, ingest, plan_ingest
 from eo_ssl.scene import ProductList, list_products
 from eo_ssl.tiling import Edge
 
@@ -49,13 +49,16 @@ def main(
     accept_unknown_offset: Literal["refuse", "drop"] = "refuse",
     dry_run: bool = False,
     overwrite: bool = False,
-) -> IngestReport | Estimate:
-    """Cut the products of one or more cards into tiles of a corpus; a second run adds nothing, an interrupted one goes on.
+) -> IngestReport | IngestPlan:
+    """Cut the products of one or more cards into tiles of a corpus.
+
+    A second run adds nothing, an interrupted one goes on.
 
     Args:
         card: shipped card or YAML file that says what the files are, or several.
         data: folder that the cards' file patterns are relative to.
-        out: folder of the corpus, or s3://bucket/prefix (endpoint and credentials from AWS_... variables); further cards are added to it in a new snapshot.
+        out: folder of the corpus, or s3://bucket/prefix (endpoint and credentials from AWS_... variables); further
+            cards are added to it in a new snapshot.
         size_px: side of a tile in pixels.
         tiling: native cuts the product's own grid, grid resamples once to cells shared by all products of a UTM zone.
         edge: what happens at the border: drop, shift (native only) or pad.
@@ -64,7 +67,8 @@ def main(
         max_shadow: the same of cloud shadow.
         max_snow: the same of snow.
         max_saturated: the same of saturated pixels.
-        max_border_noise: largest share of radar border noise among all pixels of a tile; below 1 every product must be radar.
+        max_border_noise: largest share of radar border noise among all pixels of a tile; below 1 every product must be
+            radar.
         min_enl: least equivalent number of looks of a tile; above 0 every product must be radar.
         codec: lz4 (fast to read), zstd (smaller) or none (largest, fastest).
         bands: bands to keep, by any known name; all bands of the card if not given.
@@ -74,42 +78,52 @@ def main(
         seed: of the split by location.
         dask: threads, processes, synchronous or the address of a scheduler such as tcp://host:8786.
         accept_unknown_offset: refuse or drop files whose radiometric offset the card does not list.
-        dry_run: print products, tiles, bytes and an estimate of the time, and write nothing.
+        dry_run: print the plan (products, tiles, parts, bytes and an estimate of the time) and write nothing.
         overwrite: replace the tiles of a card that was ingested with another configuration, in a new snapshot.
     """
     config = IngestConfig(
-        size_px=size_px, tiling=tiling, edge=edge, min_valid=min_valid, max_cloud=max_cloud, codec=codec, seed=seed,
-        max_shadow=max_shadow, max_snow=max_snow, max_saturated=max_saturated, max_border_noise=max_border_noise, min_enl=min_enl,
-        bands=None if bands is None else tuple(bands), gsd_m=gsd_m, resampling=resampling, shares=shares,
-    )  # fmt: skip
-    listed = _list([card] if isinstance(card, str) else card, data, accept_unknown_offset)
-    return _estimate(listed, config, dask) if dry_run else _ingest(listed, out, config, dask, overwrite=overwrite)
-
-
-def _list(cards: list[str], data: Path, accept_unknown_offset: Literal["refuse", "drop"]) -> list[ProductList]:
-    return [list_products(load_card(name), data, accept_unknown_offset=accept_unknown_offset) for name in cards]
-
-
-def _ingest(listed: list[ProductList], out: Path, config: IngestConfig, dask: str, *, overwrite: bool) -> IngestReport:
-    found = [product for part in listed for product in part.products]
-    dropped = [pair for part in listed for pair in part.dropped]
-    with _bars() as progress:
+        size_px=size_px,
+        tiling=tiling,
+        edge=edge,
+        min_valid=min_valid,
+        max_cloud=max_cloud,
+        max_shadow=max_shadow,
+        max_snow=max_snow,
+        max_saturated=max_saturated,
+        max_border_noise=max_border_noise,
+        min_enl=min_enl,
+        codec=codec,
+        bands=None if bands is None else tuple(bands),
+        gsd_m=gsd_m,
+        resampling=resampling,
+        shares=shares,
+        seed=seed,
+    )
+    listed = _list_products([card] if isinstance(card, str) else card, data, accept_unknown_offset)
+    wanted, dropped = list(chain(*(part.products for part in listed))), list(chain(*(part.dropped for part in listed)))
+    if dry_run:
+        with _show_bars() as progress:
+            plan = plan_ingest(wanted, config=config, client=dask, progress=progress, sample=True)
+        _print(str(plan))
+        return plan
+    with _show_bars() as progress:
         report = ingest(
-            found, out=out, config=config, client=dask, dropped=dropped, overwrite=overwrite, progress=progress
+            wanted, out=out, config=config, client=dask, dropped=dropped, overwrite=overwrite, progress=progress
         )
-    return _said(report)
+    _print_report(report)
+    return report
 
 
-def _estimate(listed: list[ProductList], config: IngestConfig, dask: str) -> Estimate:
-    found = [product for part in listed for product in part.products]
-    with Console(stderr=True).status(f"looking at {len(found)} products"):
-        expected = estimate(found, config=config, client=dask)
-    Console().print(expected.sentence(), soft_wrap=True, highlight=False, markup=False)
-    return expected
+def _list_products(cards: list[str], data: Path, accept: Literal["refuse", "drop"]) -> list[ProductList]:
+    return [list_products(load_card(name), data, accept_unknown_offset=accept) for name in cards]
+
+
+def _print(text: str) -> None:
+    Console().print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
+def _show_bars() -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar per step on standard error while the block runs."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
@@ -124,17 +138,15 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
         yield progress
 
 
-def _said(report: IngestReport) -> IngestReport:
-    """Print what was done and hand it on."""
-    console = Console()
-    console.print(report.sentence(), soft_wrap=True, highlight=False, markup=False)
+def _print_report(report: IngestReport) -> None:
+    """Print what was done, and what was put aside or left out by reason."""
+    _print(report.sentence())
     for label, rows in (("quarantined", report.quarantined), ("left out", report.dropped)):
         by_reason: dict[str, list[str]] = {}
         for product_id, reason in rows:
             by_reason.setdefault(reason, []).append(product_id)
         for reason, names in sorted(by_reason.items(), key=lambda item: -len(item[1]))[:10]:
             more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-            console.print(f"  {label} {names[0]}{more}: {reason}", soft_wrap=True, highlight=False, markup=False)
+            _print(f"  {label} {names[0]}{more}: {reason}")
         if len(by_reason) > 10:
-            console.print(f"  ... for {len(by_reason) - 10} more reasons", highlight=False)
-    return report
+            _print(f"  ... for {len(by_reason) - 10} more reasons")

@@ -26,11 +26,13 @@ def main(
     diff_snapshot: int | None = None,
     verify: bool = False,
 ) -> int:
-    """Say what a product folder or a card holds; of a corpus also where a tile comes from, and how it differs from another.
+    """Say what a product folder or a card holds.
+
+    Of a corpus also where a tile comes from, and how it differs from another.
 
     Args:
-        path: a product folder (corpus, subset, encoder, results, report, run), the address of a corpus, a card's name, a card file, or
-            `cards` for the list of cards.
+        path: a product folder (corpus, subset, encoder, results, report, run), the address of a corpus, a card's name,
+            a card file, or `cards` for the list of cards.
         format: a table for people or JSON for machines.
         row: of a corpus: show the provenance of this tile.
         stream: stream of the row; may be left out when the corpus has only one.
@@ -73,9 +75,7 @@ def _corpus(
     versions: tuple[int | None, str | None, int | None],
 ) -> tuple[dict[str, Any], int]:
     """Return what was asked of a corpus, and the exit status."""
-    from eo_ssl.corpus import Corpus  # seconds to import, and a card needs none of it
-    from eo_ssl.corpus.comparison import compare
-    from eo_ssl.corpus.overview import describe
+    from eo_ssl.corpus import Corpus, compare_corpora, describe_corpus  # seconds to import, and a card needs none of it
 
     snapshot, other, other_snapshot = versions
     corpus, (row, stream) = Corpus.open(path, snapshot=snapshot), tile
@@ -85,14 +85,14 @@ def _corpus(
         )  # of several one must be named; the corpus says so
         return corpus.provenance(stream or only, row), 0
     if asked["diff"]:
-        found = compare(corpus, Corpus.open(other or path, snapshot=other_snapshot))
-        return found, 0 if found["same"] else 1
+        differences = compare_corpora(corpus, Corpus.open(other or path, snapshot=other_snapshot))
+        return differences, 0 if differences["same"] else 1
     if asked["verify"]:
         wrong = corpus.verify()
         return {"snapshot": corpus.snapshot, "fingerprint": corpus.fingerprint, "damaged": wrong or "nothing"}, int(
             bool(wrong)
         )
-    return describe(corpus), 0
+    return describe_corpus(corpus), 0
 
 
 def _facts(path: str) -> dict[str, Any]:
@@ -108,15 +108,15 @@ def _facts(path: str) -> dict[str, Any]:
             "unfinished": json.loads((folder / UNFINISHED).read_text()),
             "remedy": "run the same command again to finish it",
         }
-    found = {
+    products = {
         str(item.parent.relative_to(folder)): json.loads(item.read_text())["stage"]
         for item in sorted(folder.glob(f"**/{MANIFEST}"))
     }
-    if not found:
+    if not products:
         raise UserError(
             f"expected a product folder or a card, got {path} without any {MANIFEST} in it; see `eo-ssl inspect cards`"
         )
-    return {"products": found}
+    return {"products": products}
 
 
 def _grow(tree: Tree, value: Any) -> None:

@@ -7,25 +7,30 @@ from pathlib import Path
 
 from rich.console import Console
 
+from eo_ssl.commits import commit
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, commit, finish, plan
+from eo_ssl.manifest import open_product
 from eo_ssl.reporting import DEFAULT_TITLE, collect, find, render_page
 
 
 def main(inputs: list[Path], out: Path, title: str = DEFAULT_TITLE, note: str = "", overwrite: bool = False) -> None:
-    """Write one self-contained HTML page about the given products: what was ingested, curated, trained, measured, handed off and embedded, and how.
+    """Write one self-contained HTML page about the given products.
+
+    What was ingested, curated, trained, measured, handed off and embedded, and how.
 
     Args:
-        inputs: folders that ingest, pair, curate, pretrain, evaluate, export or embed made, or folders that hold such folders; any part of the flow will do.
+        inputs: folders that ingest, pair, curate, pretrain, evaluate, export or embed made, or folders that hold such
+            folders; any part of the flow will do.
         out: folder that receives index.html and its manifest.
         title: heading of the page.
-        note: a caveat printed first and beside the results, for example that the run proves the pipeline and not the encoder.
+        note: a caveat printed first and beside the results, for example that the run proves the pipeline and not the
+            encoder.
         overwrite: replace a report made from other inputs.
 
     Raises:
         UserError: an input holds no finished product, or is not what its manifest says.
     """
-    console, clock = Console(), Clock()
+    console = Console()
     products = find(inputs)
     if any(product.path == out.resolve() for product in products):
         raise UserError(
@@ -34,21 +39,13 @@ def main(inputs: list[Path], out: Path, title: str = DEFAULT_TITLE, note: str = 
     made_from = {f"{product.stage} {product.name}": product.manifest.fingerprint for product in products}
     config = {"title": title, "note": note}
     page = out / "index.html"
-    if plan(out, stage="report", config=config, inputs=made_from, overwrite=overwrite) == "done":
-        console.print(f"nothing to do: {page} is made from these inputs already", soft_wrap=True)
-        return
-    with console.status(f"drawing {len(products)} products"):
-        html = render_page(collect(inputs, title=title, note=note)).encode()
-    page.unlink(missing_ok=True)  # of a run that was killed before its manifest: the page is made anew
-    commit(page, html)
-    summary = {"bytes": len(html), "products": len(products)}
-    finish(
-        out,
-        stage="report",
-        config=config,
-        inputs=made_from,
-        product=hashlib.sha256(html).hexdigest(),
-        started=clock,
-        summary=summary,
-    )
+    with open_product(out, stage="report", config=config, inputs=made_from, overwrite=overwrite) as report:
+        if report.done:
+            console.print(f"nothing to do: {page} is made from these inputs already", soft_wrap=True)
+            return
+        with console.status(f"drawing {len(products)} products"):
+            html = render_page(collect(inputs, title=title, note=note)).encode()
+        page.unlink(missing_ok=True)  # of a run that was killed before its manifest: the page is made anew
+        commit(page, html)
+        report.sign(hashlib.sha256(html).hexdigest(), summary={"bytes": len(html), "products": len(products)})
     console.print(f"report: {page.resolve()}", soft_wrap=True)

@@ -12,8 +12,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from eo_ssl.commits import replace
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, canonical_json, replace
+from eo_ssl.fingerprints import canonical_json
+from eo_ssl.manifest import Clock
 from eo_ssl.sample import make_archive
 
 

@@ -12,9 +12,10 @@ from rich.table import Table
 
 from eo_ssl import embedding
 from eo_ssl.cards import load_card
+from eo_ssl.commits import commit
 from eo_ssl.encoder import FITTED, WEIGHT_FREE
 from eo_ssl.errors import UserError, expect
-from eo_ssl.manifest import commit, open_product
+from eo_ssl.manifest import open_product
 from eo_ssl.reporting.neighbours import COLUMNS, render_neighbours
 from eo_ssl.reporting.wording import MISSING, shortened
 

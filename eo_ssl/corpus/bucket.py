@@ -19,8 +19,8 @@ from obstore.fsspec import FsspecStore
 from obstore.store import S3Store
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from eo_ssl.commits import check_fault
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import fault
 
 _AT_ONCE = 16  # requests in flight of one process; an answer takes tens of milliseconds, most of it waiting
 _TRIES = 4  # of a conditional put whose answer was lost, which obstore does not repeat by itself
@@ -78,13 +78,16 @@ class Bucket:
 
     def names(self, folder: str) -> list[str]:
         """Return the last names of the keys and common prefixes under ``folder``."""
-        found = self._ask("list", folder, lambda store: obstore.list_with_delimiter(store, folder or None))
-        paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
+        listing = self._ask("list", folder, lambda store: obstore.list_with_delimiter(store, folder or None))
+        paths = [*listing["common_prefixes"], *(item["path"] for item in listing["objects"])]
         return sorted(str(path).rstrip("/").rpartition("/")[2] for path in paths)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Put an object on the condition that there is none; when the answer was lost, look what is there and try again."""
-        fault("before-put")
+        """Put an object on the condition that there is none.
+
+        When the answer was lost, look what is there and try again.
+        """
+        check_fault("before-put")
         for left in reversed(range(_TRIES)):
             try:
                 self._put(key, data, mode="create")
@@ -94,7 +97,7 @@ class Bucket:
                 if left == 0:
                     raise _failed("write", f"{self.url}/{key}", error) from error
                 continue
-            fault("after-put")
+            check_fault("after-put")
             return True
         raise AssertionError  # the loop returns or raises
 
@@ -109,15 +112,15 @@ class Bucket:
         """Delete an object."""
         self._ask("remove", key, lambda store: obstore.delete(store, key))
 
-    def adopt(self, folder: Path, key: str) -> None:
+    def move_in(self, folder: Path, key: str) -> None:
         """Upload the files of a folder, one after the other (memory: the largest), and remove the folder."""
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 self.replace(f"{key}/{path.relative_to(folder).as_posix()}", path.read_bytes())
-                fault("inside-upload")
+                check_fault("inside-upload")
         shutil.rmtree(folder)
 
-    def settle(self, folder: str) -> None:
+    def fsync_names(self, folder: str) -> None:
         """Nothing to do: an acknowledged put is durable."""
 
     def dataset_root(self) -> tuple[Any, str]:
@@ -163,7 +166,8 @@ class Bucket:
 def _failed(verb: str, address: str, error: Exception) -> UserError:
     text = str(error).partition("\n\nDebug source")[0].replace("\n", " ")
     return UserError(
-        f"expected to {verb} {address}, got {text[:400]}; check address, credentials (AWS_...) and connection and run the same command again"
+        f"expected to {verb} {address}, got {text[:400]}; check address, credentials (AWS_...) and connection and "
+        "run the same command again"
     )
 
 

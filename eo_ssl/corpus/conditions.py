@@ -1,4 +1,4 @@
-"""Choosing rows by conditions on the index, such as ``cloud_fraction<0.2`` or ``platform==S2A``: parsed, never evaluated."""
+"""Choosing rows by conditions on the index, such as ``cloud_fraction<0.2``: parsed, never evaluated."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from eo_ssl.corpus import index
 from eo_ssl.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from eo_ssl.corpus.catalogue import Corpus
+    from eo_ssl.corpus.corpus_view import Corpus
 
 _pc: Any = pc  # its functions are made at import and not typed
 _OPERATORS = {
-    "<=": _pc.less_equal, ">=": _pc.greater_equal, "==": _pc.equal, "!=": _pc.not_equal, "<": _pc.less, ">": _pc.greater,
-}  # fmt: skip
+    "<=": _pc.less_equal,
+    ">=": _pc.greater_equal,
+    "==": _pc.equal,
+    "!=": _pc.not_equal,
+    "<": _pc.less,
+    ">": _pc.greater,
+}
 _FORM = re.compile(r"\s*(\w+)\s*(<=|>=|==|!=|<|>)\s*(.*?)\s*", re.DOTALL)
 _BATCH = 131_072  # rows in memory at once
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One comparison of a column with a constant. A row whose value is unknown (null) does not meet it, whatever the operator."""
+    """One comparison of a column with a constant; a row of unknown value (null) does not meet it."""
 
     column: str
     operator: str
@@ -41,12 +46,13 @@ class Condition:
         Raises:
             UserError: another form, an unknown column, an order of words, or a number that is none.
         """
-        found = _FORM.fullmatch(text)
-        if found is None or not found[3]:
+        match = _FORM.fullmatch(text)
+        if match is None or not match[3]:
             raise UserError(
-                f"expected a condition such as cloud_fraction<0.2 or orbit==ascending, got {text!r}; write column, comparison, value"
+                f"expected a condition such as cloud_fraction<0.2 or orbit==ascending, got {text!r}; write column, "
+                "comparison, value"
             )
-        column, operator, value = found.groups()
+        column, operator, value = match.groups()
         if column not in index.SCHEMA.names:
             raise UserError(
                 f"expected a column of the index in {text!r}, got {column!r}{nearest(column, index.SCHEMA.names)}"
@@ -71,14 +77,17 @@ class Condition:
         return cls(column, operator, number)
 
     def holds(self, column: pa.Array) -> npt.NDArray[np.bool_]:
-        """Return whether it holds, bool [n]; values are compared as stored (float32), so that a limit equal to a value meets it."""
+        """Return whether it holds, bool [n].
+
+        Values are compared as stored (float32), so that a limit equal to a value meets it.
+        """
         value: Any = self.value
         if pa.types.is_float32(column.type):
             value = pa.scalar(value, pa.float32())
         return np.asarray(_OPERATORS[self.operator](column, value).fill_null(False))
 
 
-def rows_where(corpus: Corpus, stream: str, conditions: Sequence[str]) -> npt.NDArray[np.int64]:
+def select_rows(corpus: Corpus, stream: str, conditions: Sequence[str]) -> npt.NDArray[np.int64]:
     """Return the rows of a stream that meet all ``conditions``, int64 ascending; its index is read in batches.
 
     Raises:

@@ -27,7 +27,7 @@ class IngestConfig:
     min_valid: float = 0.9
     "least share of valid pixels of a tile, 0..1"
     max_cloud: float = 1.0
-    "largest share of cloud among a tile's valid pixels, 0..1; below 1 the product needs a cloud mask, and so with the others"
+    "largest share of cloud among a tile's valid pixels, 0..1; below 1 the product needs a mask, and so with the others"
     max_shadow: float = 1.0
     max_snow: float = 1.0
     max_saturated: float = 1.0
@@ -77,7 +77,8 @@ class IngestConfig:
             raise UserError("expected edge drop or pad with tiling grid, got shift; cells of a fixed grid cannot shift")
         if self.gsd_m is not None and (self.tiling == "native" or self.gsd_m <= 0):
             raise UserError(
-                f"expected gsd_m (> 0) only with tiling grid, got {self.gsd_m} with {self.tiling}; native tiles keep the product's pixels"
+                f"expected gsd_m (> 0) only with tiling grid, got {self.gsd_m} with {self.tiling}; native tiles keep "
+                "the product's pixels"
             )
 
     def to_json(self) -> dict[str, Any]:

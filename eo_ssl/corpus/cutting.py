@@ -17,12 +17,12 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from eo_ssl.corpus.config import IngestConfig
-from eo_ssl.corpus.places import Affine6, Frame, epsg_of, is_utm
 from eo_ssl.corpus.streams import Stream
+from eo_ssl.corpus.tile_locations import Affine6, ProductGrid, is_utm, resolve_epsg
 from eo_ssl.errors import UserError
 from eo_ssl.scene import FIELDS, FLAGS
 from eo_ssl.sensors import Quantity, convert, sensor
-from eo_ssl.tiling import Region, plan_grid, plan_native, plan_regions
+from eo_ssl.tiling import TilePlan, place_windows, plan_grid
 
 REGION_BYTES = 48_000_000  # float32 pixels of all bands in one read
 _MARGIN_PX = 3  # source pixels beyond a warped region: the reach of bilinear and of the rounding of its bounds
@@ -32,7 +32,7 @@ Range = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Pixels:
+class RegionPixels:
     """What was read of one rectangle."""
 
     image: npt.NDArray[np.float32]
@@ -42,39 +42,19 @@ class Pixels:
 
 
 class Raster(Protocol):
-    """A product on the grid its tiles are cut from."""
+    """A product, opened, on the grid its tiles are cut from; it pickles as what was read of the product's headers."""
+
+    tiles: TilePlan
+    "where they lie on this grid"
+    facts: dict[str, Any]
+    "what the product says of itself: name, date, orbit, licence and the rest of a cube's attributes"
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+    def grid(self) -> ProductGrid:
+        """Where the grid lies on Earth."""
         ...
 
-    @property
-    def frame(self) -> Frame:
-        """Where the grid lies."""
-        ...
-
-    @property
-    def windows(self) -> npt.NDArray[np.int32]:
-        """Tiles to cut, int32 [n, 4]: row, col, height, width on this grid."""
-        ...
-
-    @property
-    def places(self) -> npt.NDArray[np.int32]:
-        """What names each tile: its window, or its grid cell; int32 [n, 4 or 2]."""
-        ...
-
-    @property
-    def block(self) -> tuple[int, int]:
-        """Height and width of the file's blocks in pixels."""
-        ...
-
-    @property
-    def period(self) -> tuple[int, int]:
-        """Rows and columns after which the blocks of all files begin anew."""
-        ...
-
-    def read(self, rows: Range, cols: Range) -> Pixels:
+    def read(self, rows: Range, cols: Range) -> RegionPixels:
         """Read one rectangle."""
         ...
 
@@ -83,40 +63,30 @@ class NativeRaster:
     """A cube on its own grid; nothing is resampled."""
 
     def __init__(self, cube: xr.Dataset, stream: Stream, config: IngestConfig) -> None:
-        self._cube, self._stream = cube, stream
+        self._cube, self._stream = cube.drop_vars(("x", "y"), errors="ignore"), stream  # the transform says the same
         names = [str(name) for name in cube["band"].values]
         missing = [name for name in stream.bands if name not in names]
         if missing:
             raise UserError(
-                f"expected band {missing[0]} in {cube.attrs['product_id']}, got {', '.join(names)}; leave it out of bands"
+                f"expected band {missing[0]} in {cube.attrs['product_id']}, got {', '.join(names)}; leave it out of "
+                "bands"
             )
         self._bands = [names.index(name) for name in stream.bands]
-        self.shape: tuple[int, int] = (int(cube.sizes["y"]), int(cube.sizes["x"]))
-        self._size, self._edge = config.size_px, config.edge
+        shape = (int(cube.sizes["y"]), int(cube.sizes["x"]))
         chunks = cube["image"].encoding.get("preferred_chunks", {})
-        self.block: tuple[int, int] = (int(chunks.get("y", config.size_px)), int(chunks.get("x", self.shape[1])))
-        self.period: tuple[int, int] = cube["image"].encoding.get("block_period", self.block)
+        block = (int(chunks.get("y", config.size_px)), int(chunks.get("x", shape[1])))
+        period = tuple(cube["image"].encoding.get("block_period", block))
+        self.tiles = TilePlan(shape, config.size_px, config.edge, block, period, _budget_px(stream))
+        self.facts: dict[str, Any] = dict(cube.attrs)
 
     @cached_property
-    def windows(self) -> npt.NDArray[np.int32]:
-        """Windows of the product's grid."""
-        return plan_native(*self.shape, size_px=self._size, edge=self._edge)
-
-    @property
-    def places(self) -> npt.NDArray[np.int32]:
-        """The windows name the tiles."""
-        return self.windows
-
-    @cached_property
-    def frame(self) -> Frame:
+    def grid(self) -> ProductGrid:
         """The product's own grid."""
-        attrs = self._cube.attrs
-        cell_m = self._stream.size_px * self._stream.gsd_m
-        return Frame.of(
-            attrs["crs"], tuple(attrs["transform"]), shape=self.shape, cell_m=cell_m, name=attrs["product_id"]
-        )
+        facts, cell_m = self.facts, self._stream.size_px * self._stream.gsd_m
+        name, transform = facts["product_id"], tuple(facts["transform"])
+        return ProductGrid.of(facts["crs"], transform, shape=self.tiles.shape, cell_m=cell_m, name=name)
 
-    def read(self, rows: Range, cols: Range) -> Pixels:
+    def read(self, rows: Range, cols: Range) -> RegionPixels:
         """Read one rectangle of the cube; dB becomes linear power."""
         part = self._cube.isel(y=slice(*rows), x=slice(*cols))
         image = part["image"].values
@@ -125,68 +95,56 @@ class NativeRaster:
         source = Quantity(self._cube.attrs["quantity"])
         image = convert(image, source=source, target=self._stream.quantity)
         layers = {name: part[name].values for name in (*FLAGS, *FIELDS, "label") if name in part}
-        return Pixels(np.asarray(image, dtype=np.float32), layers)
+        return RegionPixels(np.asarray(image, dtype=np.float32), layers)
 
 
 class GridRaster:
-    """A cube resampled once onto the grid of its UTM zone: images by the named method, all else by nearest neighbour."""
+    """A cube resampled once onto the grid of its UTM zone.
+
+    Images by the named method, all else by nearest neighbour.
+    """
 
     def __init__(self, source: NativeRaster, stream: Stream, config: IngestConfig) -> None:
-        frame = source.frame
-        if not frame.transform:
+        grid, size, gsd_m = source.grid, stream.size_px, stream.gsd_m
+        step = size * gsd_m
+        if not grid.transform:
             raise UserError(
-                f"expected a georeferenced product for the grid tiling, got {frame.name} without CRS; use tiling native"
+                f"expected a georeferenced product for the grid tiling, got {grid.name} without CRS; use tiling native"
             )
-        self._source, self._method, self._gsd_m = source, _METHODS[config.resampling], stream.gsd_m
-        self._affine: Affine6 = frame.transform
-        self._crs = f"EPSG:{self._zone(frame)}"
-        height, width = source.shape
-        xs, ys = zip(
-            *(_apply(self._affine, *corner) for corner in ((0, 0), (width, 0), (0, height), (width, height))),
-            strict=True,
-        )
-        bounds = transform_bounds(frame.crs, self._crs, min(xs), min(ys), max(xs), max(ys))
+        self._source, self._method, self.facts = source, _METHODS[config.resampling], source.facts
+        self._affine: Affine6 = grid.transform
+        zone = resolve_epsg(grid.crs) if is_utm(resolve_epsg(grid.crs)) else grid.zone
+        self._crs = f"EPSG:{zone}"
+        height, width = source.tiles.shape
+        outline = [_apply(self._affine, *corner) for corner in ((0, 0), (width, 0), (0, height), (width, height))]
+        xs, ys = zip(*outline, strict=True)
+        bounds = transform_bounds(grid.crs, self._crs, min(xs), min(ys), max(xs), max(ys))
         spread = (bounds[2] - bounds[0]) / width, (bounds[3] - bounds[1]) / height
-        if self._crs == frame.crs:
-            spread = abs(frame.transform[0]), abs(frame.transform[4])
-        self._per_source = spread[0] / stream.gsd_m, spread[1] / stream.gsd_m  # pixels of the grid per source pixel
-        self.places: npt.NDArray[np.int32] = plan_grid(
-            bounds, size_px=stream.size_px, gsd_m=stream.gsd_m, edge=config.edge
-        )
-        self._size = stream.size_px
-        top, left = (int(self.places[:, 0].max()) + 1, int(self.places[:, 1].min())) if len(self.places) else (0, 0)
-        self._cell0 = (top, left)
-        step = stream.size_px * stream.gsd_m
-        self._transform: Affine6 = (stream.gsd_m, 0.0, left * step, 0.0, -stream.gsd_m, top * step)
-        self.frame = Frame(self._crs, self._transform, int(self._crs[5:]), step, frame.name)
-        spans = self.windows[:, :2].max(axis=0) + self._size if len(self.places) else (0, 0)
-        self.shape: tuple[int, int] = (int(spans[0]), int(spans[1]))
-        tall = int(source.block[0] * self._per_source[1]) // self._size
-        self.block: tuple[int, int] = (max(tall, 1) * self._size, self.shape[1])
-        self.period = self.block
+        if self._crs == grid.crs:
+            spread = abs(grid.transform[0]), abs(grid.transform[4])
+        self._per_source = spread[0] / gsd_m, spread[1] / gsd_m  # pixels of the grid per source pixel
+        cells = plan_grid(bounds, size_px=size, gsd_m=gsd_m, edge=config.edge)
+        top, left = (int(cells[:, 0].max()) + 1, int(cells[:, 1].min())) if len(cells) else (0, 0)
+        spans = place_windows(cells, size_px=size)[:, :2].max(axis=0) + size if len(cells) else (0, 0)
+        shape = int(spans[0]), int(spans[1])
+        tall = int(source.tiles.block[0] * self._per_source[1]) // size
+        block = (max(tall, 1) * size, shape[1])
+        self.tiles = TilePlan(shape, size, config.edge, block, block, _budget_px(stream), bounds, gsd_m)
+        self._transform: Affine6 = (gsd_m, 0.0, left * step, 0.0, -gsd_m, top * step)
+        self.grid = ProductGrid(self._crs, self._transform, zone, step, grid.name)
 
-    @staticmethod
-    def _zone(frame: Frame) -> int:
-        code = epsg_of(frame.crs)
-        return code if is_utm(code) else frame.zone
+    def read(self, rows: Range, cols: Range) -> RegionPixels:
+        """Read the source pixels under one rectangle of the grid and resample them.
 
-    @cached_property
-    def windows(self) -> npt.NDArray[np.int32]:
-        """Windows on the zone's grid, counted from the upper left cell of the product."""
-        rows = (self._cell0[0] - 1 - self.places[:, 0]) * self._size
-        cols = (self.places[:, 1] - self._cell0[1]) * self._size
-        side = np.full_like(rows, self._size)
-        return np.stack([rows, cols, side, side], axis=1).astype(np.int32)
-
-    def read(self, rows: Range, cols: Range) -> Pixels:
-        """Read the source pixels under one rectangle of the grid and resample them; the result does not depend on the rectangle."""
+        The result does not depend on the rectangle.
+        """
         target = _shifted(self._transform, cols[0], rows[0])
         height, width = rows[1] - rows[0], cols[1] - cols[0]
         inner_rows, inner_cols = self._under(target, height, width)
         count = len(self._source._bands)
         image = np.full((count, height, width), np.nan, dtype=np.float32)
         if inner_rows[0] >= inner_rows[1] or inner_cols[0] >= inner_cols[1]:
-            return Pixels(image, {})
+            return RegionPixels(image, {})
         pixels = self._source.read(inner_rows, inner_cols)
         begin = _shifted(self._affine, inner_cols[0], inner_rows[0])
         goal = (target, height, width)
@@ -199,7 +157,7 @@ class GridRaster:
                     np.stack(list(held.values())), begin, goal, method=Resampling.nearest, nodata=nodata
                 )
                 layers |= dict(zip(held, warped, strict=True))
-        return Pixels(image, {name: layer > 0 if name in FLAGS else layer for name, layer in layers.items()})
+        return RegionPixels(image, {name: layer > 0 if name in FLAGS else layer for name, layer in layers.items()})
 
     def _warp(
         self,
@@ -212,37 +170,47 @@ class GridRaster:
     ) -> npt.NDArray[Any]:
         """Return ``values`` [n, y, x] on the grid ``goal`` (transform, height, width).
 
-        A warped VRT, because it takes a tolerance: GDAL otherwise interpolates coordinates along the rows of whatever rectangle is
-        asked for, up to an eighth of a pixel off, and the same tile would depend on its neighbours in the read. For the same reason the
-        scale, which widens the kernels when shrinking, is that of the product and not estimated from the rectangle.
+        A warped VRT, because it takes a tolerance: GDAL otherwise interpolates coordinates along the rows of whatever
+        rectangle is asked for, up to an eighth of a pixel off, and the same tile would depend on its neighbours in the
+        read. For the same reason the scale, which widens the kernels when shrinking, is that of the product and not
+        estimated from the rectangle.
         """
         transform, height, width = goal
         count, rows, cols = values.shape
         shape = {"driver": "GTiff", "count": count, "height": rows, "width": cols, "dtype": values.dtype.name}
         with MemoryFile() as memory:
-            with memory.open(**shape, crs=self._source.frame.crs, transform=Affine(*begin), nodata=nodata) as file:
+            with memory.open(**shape, crs=self._source.grid.crs, transform=Affine(*begin), nodata=nodata) as file:
                 file.write(values)
             with (
                 memory.open() as file,
                 WarpedVRT(
-                    file, crs=self._crs, transform=Affine(*transform), height=height, width=width, resampling=method, src_nodata=nodata,
-                    nodata=nodata, tolerance=_TOLERANCE_PX, XSCALE=repr(self._per_source[0]), YSCALE=repr(self._per_source[1]),
+                    file,
+                    crs=self._crs,
+                    transform=Affine(*transform),
+                    height=height,
+                    width=width,
+                    resampling=method,
+                    src_nodata=nodata,
+                    nodata=nodata,
+                    tolerance=_TOLERANCE_PX,
+                    XSCALE=repr(self._per_source[0]),
+                    YSCALE=repr(self._per_source[1]),
                 ) as warped,
-            ):  # fmt: skip
+            ):
                 return np.asarray(warped.read())
 
     def _under(self, target: Affine6, height: int, width: int) -> tuple[Range, Range]:
         """Return the source rows and columns under a rectangle of the grid, with a margin, within the source."""
         left, top = _apply(target, 0, 0)
         right, bottom = _apply(target, width, height)
-        west, south, east, north = transform_bounds(self._crs, self._source.frame.crs, left, bottom, right, top)
+        west, south, east, north = transform_bounds(self._crs, self._source.grid.crs, left, bottom, right, top)
         inverse: Affine6 = tuple((~Affine(*self._affine))[:6])
         cols, rows = zip(
             *(_apply(inverse, *point) for point in ((west, south), (west, north), (east, south), (east, north))),
             strict=True,
         )
         margin = _MARGIN_PX + int(np.ceil(1 / min(self._per_source)))
-        limit_rows, limit_cols = self._source.shape
+        limit_rows, limit_cols = self._source.tiles.shape
         return (
             (max(int(np.floor(min(rows))) - margin, 0), min(int(np.ceil(max(rows))) + margin, limit_rows)),
             (max(int(np.floor(min(cols))) - margin, 0), min(int(np.ceil(max(cols))) + margin, limit_cols)),
@@ -262,7 +230,7 @@ def _shifted(transform: Affine6, col: int, row: int) -> Affine6:
     return a, b, x, d, e, y
 
 
-def stream_of(cube: xr.Dataset, config: IngestConfig) -> Stream:
+def derive_stream(cube: xr.Dataset, config: IngestConfig) -> Stream:
     """Return the stream that the tiles of ``cube`` belong to."""
     attrs = cube.attrs
     quantity = Quantity(attrs["quantity"])
@@ -275,7 +243,7 @@ def stream_of(cube: xr.Dataset, config: IngestConfig) -> Stream:
     return Stream(attrs["sensor"], quantity.in_power if quantity.is_db else quantity, bands, gsd_m, config.size_px)
 
 
-def raster_of(cube: xr.Dataset, stream: Stream, config: IngestConfig) -> Raster:
+def open_raster(cube: xr.Dataset, stream: Stream, config: IngestConfig) -> Raster:
     """Return ``cube`` on the grid its tiles are cut from.
 
     Raises:
@@ -285,14 +253,13 @@ def raster_of(cube: xr.Dataset, stream: Stream, config: IngestConfig) -> Raster:
     return GridRaster(native, stream, config) if config.tiling == "grid" else native
 
 
-def regions_of(raster: Raster, stream: Stream) -> list[Region]:
-    """Return which tiles are cut from one read each."""
-    budget = REGION_BYTES // (4 * len(stream.bands))
-    return plan_regions(raster.windows, block=raster.block, period=raster.period, budget_px=budget)
+def _budget_px(stream: Stream) -> int:
+    """Return how many pixels of one band may be in memory at a time."""
+    return REGION_BYTES // (4 * len(stream.bands))
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class CutTile:
     """One tile as it was read."""
 
     number: int
@@ -304,9 +271,9 @@ class Cut:
     layers: dict[str, npt.NDArray[Any]]
 
 
-def cut(raster: Raster, region: npt.NDArray[np.intp], *, size_px: int) -> Iterator[Cut]:
+def cut_tiles(raster: Raster, region: npt.NDArray[np.intp], *, size_px: int) -> Iterator[CutTile]:
     """Read the region that spans the tiles ``region`` once and yield its tiles in order."""
-    windows = raster.windows[region]
+    windows = raster.tiles.windows[region]
     row0, col0 = (int(value) for value in windows[:, :2].min(axis=0))
     row1, col1 = (int(value) for value in (windows[:, :2] + windows[:, 2:]).max(axis=0))
     pixels = raster.read((row0, row1), (col0, col1))
@@ -318,4 +285,4 @@ def cut(raster: Raster, region: npt.NDArray[np.intp], *, size_px: int) -> Iterat
             padded = np.full((len(image), size_px, size_px), np.nan, dtype=np.float32)
             padded[:, :height, :width] = image
             image = padded
-        yield Cut(number, image, valid[box], {name: layer[box] for name, layer in pixels.layers.items()})
+        yield CutTile(number, image, valid[box], {name: layer[box] for name, layer in pixels.layers.items()})

@@ -16,6 +16,8 @@ from eo_ssl.errors import UserError
 _dask: Any = dask  # not typed
 _LOOK_S, _ALONE_S = 15.0, 180.0  # how often a waiting run looks for workers, and how long it waits without any
 LOCAL = ("threads", "processes", "synchronous")
+Progress = Callable[[str, int, int], None]
+"""Called with (step, done, total)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +35,38 @@ def check_client(client: str) -> None:
     """
     if client not in LOCAL and "://" not in client:
         raise UserError(
-            f"expected dask to be {', '.join(LOCAL)} or an address such as tcp://scheduler:8786, got {client!r}; choose one"
+            f"expected dask to be {', '.join(LOCAL)} or an address such as tcp://scheduler:8786, got {client!r}; "
+            "choose one"
         )
 
 
-def task(function: Callable[..., Any]) -> Any:
-    """Return ``function`` as a maker of tasks: called with arguments (also other tasks) it returns a task, not a result."""
+def make_task(function: Callable[..., Any]) -> Any:
+    """Return ``function`` as a maker of tasks.
+
+    Called with arguments (also other tasks) it returns a task, not a result.
+    """
     return _dask.delayed(function, pure=False)
 
 
-def ordered(priority: float) -> Any:
-    """Return a context that gives the tasks made in it a priority on a cluster: the greatest first, 0 where nothing is said."""
+def rank_tasks(priority: float) -> Any:
+    """Return a context that gives the tasks made in it a priority on a cluster.
+
+    The greatest first, 0 where nothing is said.
+    """
     return _dask.annotate(priority=priority)
+
+
+def count_steps(step: str, total: int, progress: Progress | None) -> Callable[[], None]:
+    """Return what is to be called after each of ``total`` tasks, so that ``progress`` learns how many are done."""
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done = min(done + 1, total)
+        if progress:
+            progress(step, done, total)
+
+    return count
 
 
 def compute(
@@ -53,11 +75,13 @@ def compute(
     """Return the results of delayed ``tasks`` in order.
 
     Args:
-        tasks: made with :func:`task`, that return small values and may be run twice: a cluster repeats those of a worker that died,
-            and after its ``distributed.scheduler.allowed-failures`` deaths (3) the result of a task is a :class:`WorkersLost`.
+        tasks: made with :func:`make_task`, that return small values and may be run twice: a cluster repeats those of a
+            worker that died, and after its ``distributed.scheduler.allowed-failures`` deaths (3) the result of a task
+            is a :class:`WorkersLost`.
         client: ``threads``, ``processes``, ``synchronous`` or the address of a scheduler.
         done: called after each finished task of the graph (of ``tasks`` themselves on a cluster).
-        inner: tasks that those wait for and that begin by priority: a cluster begins tasks that nobody asked for in any order.
+        inner: tasks that those wait for and that begin by priority: a cluster begins tasks that nobody asked for in any
+            order.
 
     Raises:
         UserError: the scheduler is unknown or does not answer, or a worker process of this machine was killed.
@@ -90,13 +114,11 @@ def _on_cluster(tasks: Sequence[Any], inner: Sequence[Any], address: str, done: 
             f"expected a Dask scheduler at {address}, got {type(error).__name__}; start one or use --dask threads"
         ) from error
     with client:
-        futures = client.compute([*tasks, *inner])[
-            : len(tasks)
-        ]  # the others are let go at once, so that nothing is kept
+        # The inner ones are let go at once, so that nothing is kept.
+        futures = client.compute([*tasks, *inner])[: len(tasks)]
         results = []
-        for future in (
-            futures
-        ):  # in order: `as_completed` can wait for ever for a result that died with its worker and was made again
+        # In order: `as_completed` can wait for ever for a result that died with its worker and was made again.
+        for future in futures:
             results.append(_result(client, future, library.KilledWorker))
             if done:
                 done()
@@ -123,6 +145,7 @@ def _result(client: Any, future: Any, killed: type[Exception]) -> Any:
             alone = 0.0 if client.nthreads() else alone + _LOOK_S
             if alone >= _ALONE_S:
                 raise UserError(
-                    f"expected workers at the scheduler {client.scheduler.address}, got none for {_ALONE_S / 60:.0f} minutes; "
+                    f"expected workers at the scheduler {client.scheduler.address}, got none for {_ALONE_S / 60:.0f} "
+                    "minutes; "
                     "start some and run the same command again"
                 ) from None

@@ -1,12 +1,13 @@
 """Fragments: one product each, immutable, named by what made them, visible whole or not at all.
 
-A fragment grows in a staging folder that readers never look at. On disk it is renamed once fragment.json, its last file, is written::
+A fragment grows in a staging folder that readers never look at. On disk it is renamed once fragment.json, its last
+file, is written::
 
     out/fragments/.staging-<host>-<pid>-<n>/<name>/...   while it is made
     out/fragments/<name>/                                afterwards
 
-In an object store it is made in the worker's temporary folder; its files are uploaded to an address of their own content, then
-fragment.json, which makes it exist, by a conditional put::
+In an object store it is made in the worker's temporary folder; its files are uploaded to an address of their own
+content, then fragment.json, which makes it exist, by a conditional put::
 
     s3://bucket/prefix/fragments/<name>/<content>/...
     s3://bucket/prefix/fragments/<name>/fragment.json
@@ -30,19 +31,13 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
+from eo_ssl.commits import commit, explain_os_error, sync_folder
 from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.shards import FileMark
-from eo_ssl.corpus.store import Folder, Store
+from eo_ssl.corpus.store import LocalStore, Store
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import (
-    SCHEMA_VERSION,
-    canonical_json,
-    commit,
-    explain_os_error,
-    file_sha256,
-    fingerprint,
-    sync_folder,
-)
+from eo_ssl.fingerprints import canonical_json, file_sha256, fingerprint
+from eo_ssl.manifest import SCHEMA_VERSION, check_schema
 
 FRAGMENT = "fragment.json"
 _STAGING = ".staging-"
@@ -55,7 +50,7 @@ _BEGUN = time.monotonic_ns()  # files with our process id from before are of an 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class FragmentManifest:
     """What ``fragment.json`` holds."""
 
     name: str
@@ -82,13 +77,13 @@ class Recipe:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     "relative path -> size in bytes and sha256"
     content: str = ""
-    "in an object store, where a folder cannot be renamed: the part of the files' address that is unique to their content"
+    "in an object store, where no folder can be renamed: the part of the files' address that tells their content"
     schema_version: int = SCHEMA_VERSION
 
     @property
     def folder(self) -> str:
         """Where its files lie in the corpus."""
-        return folder_of(self.name, self.content)
+        return locate_fragment(self.name, self.content)
 
     @property
     def nbytes(self) -> int:
@@ -96,12 +91,12 @@ class Recipe:
         return sum(int(file["size"]) for file in self.files.values())
 
 
-def fragment_name(checksum: str, product_id: str, card_fingerprint: str, config: IngestConfig) -> str:
+def name_fragment(checksum: str, product_id: str, card_fingerprint: str, config: IngestConfig) -> str:
     """Return the name of a fragment: a hash of the product's content, what it is and how it is cut."""
     return fingerprint([SCHEMA_VERSION, checksum, product_id, card_fingerprint, config.to_json()])[:32]
 
 
-def folder_of(name: str, content: str) -> str:
+def locate_fragment(name: str, content: str) -> str:
     """Return where the files of a fragment lie in the corpus."""
     return f"fragments/{name}/{content}" if content else f"fragments/{name}"
 
@@ -114,7 +109,7 @@ def discard_leftovers(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def staging_folder(home: Path) -> Path:
+def make_staging(home: Path) -> Path:
     """Create and return a staging folder in ``home``, removing those of runs of this machine that have died.
 
     Raises:
@@ -136,8 +131,11 @@ def staging_folder(home: Path) -> Path:
         raise explain_os_error(error, home) from error
 
 
-def stop(staging: Path) -> None:
-    """Take the staging folder of a run away, in one step: its other tasks see that it is over, and the disk has room again."""
+def discard_run(staging: Path) -> None:
+    """Take the staging folder of a run away, in one step.
+
+    Its other tasks see that it is over, and the disk has room again.
+    """
     away = staging.with_name(f"{_STOPPED}{staging.name}")
     try:
         staging.rename(away)
@@ -147,7 +145,10 @@ def stop(staging: Path) -> None:
 
 
 def _alive(pid: int) -> bool:
-    """Whether another process ``pid`` runs (what this process made itself is known, so its own number is a leftover)."""
+    """Whether another process ``pid`` runs.
+
+    What this process made itself is known, so its own number is that of a leftover.
+    """
     if pid == os.getpid():
         return False
     try:
@@ -159,7 +160,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def scratch(run: str) -> Path:
+def make_scratch(run: str) -> Path:
     """Return this process's staging folder of a run that writes to an object store; it goes when the process ends.
 
     Raises:
@@ -167,21 +168,25 @@ def scratch(run: str) -> Path:
     """
     with _SCRATCH_LOCK:
         if run not in _SCRATCH:
-            folder = staging_folder(Path(tempfile.gettempdir()) / f"eo_ssl-{os.getuid()}")
+            folder = make_staging(Path(tempfile.gettempdir()) / f"eo_ssl-{os.getuid()}")
             Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=1)
             _SCRATCH[run] = folder
         return _SCRATCH[run]
 
 
-def seal(store: Store, folder: Path, recipe: Recipe, *, known: Mapping[str, FileMark]) -> Recipe:
-    """Make the files of a staged fragment durable, write ``fragment.json`` last and put it in its place; return the full recipe.
+def commit_fragment(
+    store: Store, folder: Path, manifest: FragmentManifest, *, known: Mapping[str, FileMark]
+) -> FragmentManifest:
+    """Make the files of a staged fragment durable, write ``fragment.json`` last and put it in its place.
+
+    Return the full manifest.
 
     Whoever comes second finds the same content there already and drops its own.
 
     Args:
         store: where the corpus lies.
         folder: what was staged.
-        recipe: all but the files.
+        manifest: all but the files.
         known: size and sha256 of files that were hashed as they were written, by relative path.
 
     Raises:
@@ -193,18 +198,18 @@ def seal(store: Store, folder: Path, recipe: Recipe, *, known: Mapping[str, File
         name = path.relative_to(folder).as_posix()
         mark = known.get(name) or FileMark(path.stat().st_size, file_sha256(path))
         files[name] = {"size": mark.size, "sha256": mark.sha256}
-    content = "" if isinstance(store, Folder) else fingerprint(files)[:16]
-    full = Recipe(**{**asdict(recipe), "files": files, "content": content})
+    content = "" if isinstance(store, LocalStore) else fingerprint(files)[:16]
+    full = FragmentManifest(**{**asdict(manifest), "files": files, "content": content})
     data = canonical_json(asdict(full)).encode()
-    if isinstance(store, Folder):
+    if isinstance(store, LocalStore):
         for path in paths:
             _sync(path)
         for inner in {path.parent for path in paths} - {folder}:  # the commit below syncs the fragment's own folder
             sync_folder(inner)
         commit(folder / FRAGMENT, data)
-        store.adopt(folder, full.folder)
+        store.move_in(folder, full.folder)
     else:
-        store.adopt(folder, full.folder)
+        store.move_in(folder, full.folder)
         store.create(f"fragments/{full.name}/{FRAGMENT}", data)
     return read(
         store, full.name
@@ -219,7 +224,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def find(store: Store, name: str) -> Recipe | None:
+def find(store: Store, name: str) -> FragmentManifest | None:
     """Return the record of a fragment, or None where it is not complete."""
     try:
         store.read(f"fragments/{name}/{FRAGMENT}")
@@ -228,7 +233,7 @@ def find(store: Store, name: str) -> Recipe | None:
     return read(store, name)
 
 
-def read(store: Store, name: str) -> Recipe:
+def read(store: Store, name: str) -> FragmentManifest:
     """Return what ``fragment.json`` of the fragment ``name`` says.
 
     Raises:
@@ -239,21 +244,19 @@ def read(store: Store, name: str) -> Recipe:
         value = json.loads(store.read(key))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"expected a fragment at {store}/fragments/{name}, got {type(error).__name__}; remove it and run the same ingest again"
+            f"expected a fragment at {store}/fragments/{name}, got {type(error).__name__}; remove it and run the "
+            "same ingest again"
         ) from error
-    if value.get("schema_version") not in (SCHEMA_VERSION, SCHEMA_VERSION - 1):
-        raise UserError(
-            f"expected schema version {SCHEMA_VERSION} in {store}/{key}, got {value.get('schema_version')}; ingest again with this version"
-        )
-    return Recipe(**value)
+    check_schema(value, at=f"{store}/{key}", remedy="ingest again with this version")
+    return FragmentManifest(**value)
 
 
 def verify(store: Store, name: str) -> list[str]:
     """Return what is wrong with the files of a fragment, one sentence each; reads every byte."""
     wrong = []
-    recipe = read(store, name)
-    for file, mark in recipe.files.items():
-        key = f"{recipe.folder}/{file}"
+    manifest = read(store, name)
+    for file, mark in manifest.files.items():
+        key = f"{manifest.folder}/{file}"
         try:
             data = store.read(key)
         except FileNotFoundError:

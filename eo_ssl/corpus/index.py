@@ -1,18 +1,32 @@
-"""The table beside the pixels: one row per tile, Parquet that geopandas and DuckDB open as it is (GeoParquet 1.1)."""
+"""The table beside the pixels (GeoParquet 1.1, which geopandas and DuckDB open as it is) and its fingerprint.
+
+Of each tile 48 bytes are kept sorted beside the table: its id (16) and a digest of its pixels and quality as written
+(32). The fingerprint of a corpus is the sha256 of those of all fragments sorted together: order of files and rows,
+compression and file layout do not matter; one changed id, pixel or quality value does.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eo_ssl.manifest import explain_os_error
+from eo_ssl.commits import explain_os_error
+from eo_ssl.errors import UserError
+
+DIGESTS = "digests.bin"
+_BYTES = 48
+_BATCH = 4_000_000  # digests sorted at once: some 600 MB with the copies
+Digests = npt.NDArray[np.uint8]
+"""uint8 [n, 48]"""
 
 _SHARES = ("valid_fraction", "cloud_fraction", "shadow_fraction", "snow_fraction", "saturated_fraction")
 _MEASURES = ("cloud_probability", "border_noise_fraction", "enl", "incidence_deg")
@@ -55,7 +69,7 @@ SCHEMA = pa.schema(
 QUALITY_COLUMNS = (*_SHARES, "label", "label_fraction", *_MEASURES)
 
 
-def table(rows: Iterable[dict[str, Any]]) -> pa.Table:
+def build_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     """Return the index table of ``rows`` (column name -> value)."""
     return pa.Table.from_pylist(list(rows), schema=SCHEMA)
 
@@ -75,12 +89,12 @@ def write(path: Path, parts: Sequence[pa.Table]) -> None:
         raise explain_os_error(error, path) from error
 
 
-def row_digests(rows: pa.Table) -> np.ndarray[Any, Any]:
-    """Return what a corpus fingerprint hashes of each row: uint8 [n, 48], the tile id and a digest of pixels and quality as written.
+def hash_rows(rows: pa.Table) -> Digests:
+    """Return what a corpus fingerprint hashes: the id of each tile and a digest of its pixels and quality.
 
     Args:
-        rows: table with ``tile_id``, ``pixels_sha256`` and those of the quality columns it was written with: a fragment of an older
-            schema keeps its digest.
+        rows: table with ``tile_id``, ``pixels_sha256`` and those of the quality columns it was written with: a fragment
+            of an older schema keeps its digest.
     """
     quality = []
     for name in (name for name in QUALITY_COLUMNS if name in rows.column_names):
@@ -94,3 +108,51 @@ def row_digests(rows: pa.Table) -> np.ndarray[Any, Any]:
     ids = np.frombuffer(b"".join(rows["tile_id"].to_pylist()), dtype=np.uint8).reshape(-1, 16)
     digests = b"".join(hashlib.sha256(row.tobytes()).digest() for row in content)
     return np.concatenate([ids, np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)], axis=1)
+
+
+def sort_digests(rows: Digests) -> Digests:
+    """Return ``rows``, uint8 [n, 48], in ascending order of their bytes."""
+    numbers = np.ascontiguousarray(rows).view(">u8")
+    order = np.argsort(numbers[:, 0].astype(np.uint64), kind="stable")
+    lead = numbers[order, 0]
+    if (lead[1:] == lead[:-1]).any():  # ids are hashes: rare, but the order must not depend on the files
+        order = np.lexsort(numbers.astype(np.uint64).T[::-1])
+    return np.ascontiguousarray(rows)[order]
+
+
+def unpack_digests(data: bytes, name: str) -> Digests:
+    """Return the rows of a fragment's file.
+
+    Raises:
+        UserError: its size is no multiple of a row's.
+    """
+    if len(data) % _BYTES:
+        raise UserError(
+            f"expected {_BYTES} bytes per tile in {DIGESTS} of fragment {name}, got {len(data)} in all; ingest the "
+            "corpus again"
+        )
+    return np.frombuffer(data, dtype=np.uint8).reshape(-1, _BYTES)
+
+
+def hash_digests(fragments: Callable[[], Iterable[Digests]], *, rows: int, batch: int = _BATCH) -> str:
+    """Return the fingerprint of a corpus.
+
+    Tiles are sorted by ranges of the first byte of their id, so memory stays at about ``batch`` rows however large the
+    corpus.
+
+    Args:
+        fragments: called once per range; yields the rows of each fragment, uint8 [n, 48], in any order.
+        rows: how many there are in all.
+        batch: how many are sorted at once.
+    """
+    ranges = np.linspace(0, 256, min(max(rows // batch, 0) + 1, 256) + 1).astype(int)
+    total = hashlib.sha256()
+    for first, last in itertools.pairwise(ranges):
+        parts = []
+        for part in fragments():
+            inside = part[(part[:, 0] >= first) & (part[:, 0] < last)] if len(ranges) > 2 else part
+            if len(inside):
+                parts.append(inside)
+        if parts:
+            total.update(sort_digests(np.concatenate(parts)).data)
+    return total.hexdigest()

@@ -1,30 +1,33 @@
-"""The ingest: survey, one Dask graph, one snapshot, one manifest; every step can be killed and resumed."""
+"""The ingest: a plan of all products, one Dask graph, one snapshot, one manifest.
+
+Every step can be killed and resumed.
+"""
 
 from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from eo_ssl.corpus import fragments, quarantine, records, snapshots, stac_collection
-from eo_ssl.corpus.catalogue import Corpus
+from eo_ssl.corpus import fragments, ingest_state, quarantine, snapshots, stac_collection
+from eo_ssl.corpus.assembly import FragmentBuild, guarded_assemble, guarded_cut, make_whole
 from eo_ssl.corpus.config import IngestConfig
-from eo_ssl.corpus.engine import WorkersLost, check_client, compute, ordered, task
-from eo_ssl.corpus.fragments import Recipe
-from eo_ssl.corpus.jobs import Failure, Job, Survey, guarded_cut, guarded_finish, guarded_survey, make_whole
+from eo_ssl.corpus.corpus_view import Corpus
+from eo_ssl.corpus.engine import Progress, check_client, compute, count_steps, make_task, rank_tasks
+from eo_ssl.corpus.fragments import FragmentManifest
+from eo_ssl.corpus.ingest_plan import IngestPlan, hash_cards, plan_ingest, record_settings, replace_lost
+from eo_ssl.corpus.ingest_state import IngestState, Settings
+from eo_ssl.corpus.quarantine import Failure
 from eo_ssl.corpus.snapshots import Snapshot
-from eo_ssl.corpus.store import Folder, Place, Store, located
+from eo_ssl.corpus.store import LocalStore, Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import Clock, fingerprint
+from eo_ssl.manifest import Clock
 from eo_ssl.scene import Product
-
-Progress = Callable[[str, int, int], None]
-"""Called with (step, done, total)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +65,8 @@ class IngestReport:
         if self.state == "done":
             return f"nothing to do: snapshot {self.snapshot} holds {self.kept} products with this configuration{aside}"
         left = f", {len(self.dropped)} left out" if self.dropped else ""
-        return f"snapshot {self.snapshot}: {self.tiles} tiles, {self.nbytes / 1e6:.1f} MB; {self.added} products added, {self.kept} kept{aside}{left}"
+        made = f"{self.tiles} tiles, {self.nbytes / 1e6:.1f} MB; {self.added} products added, {self.kept} kept"
+        return f"snapshot {self.snapshot}: {made}{aside}{left}"
 
 
 def ingest(
@@ -75,208 +79,184 @@ def ingest(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Make the tiles of ``products`` part of the corpus ``out`` and return what was done.
+    """Make the tiles of ``products`` part of the corpus ``out`` and return what was done: plan them, then run the plan.
 
-    ``out`` is a folder, or the address of an object store. Fragments that exist are kept, so a second run adds nothing and an
-    interrupted one goes on. A product that cannot be read is put aside in ``out/quarantine``. Products of other cards in the corpus
-    stay; of the cards named here, products of equal name are replaced when their files or (with ``overwrite``) the configuration
-    changed. Old snapshots stay readable. Several ingests into one corpus may run at the same time.
+    ``out`` is a folder, or the address of an object store. Fragments that exist are kept, so a second run adds nothing
+    and an interrupted one goes on. A product that cannot be read is put aside in ``out/quarantine``. Products of other
+    cards in the corpus stay; of the cards named here, products of equal name are replaced when their files or (with
+    ``overwrite``) the configuration changed. Old snapshots stay readable. Several ingests into one corpus may run at
+    the same time.
 
     Raises:
-        UserError: a card is already there with another configuration, no product could be read, or ``out`` cannot be written.
+        UserError: a card is already there with another configuration, no product could be read, or ``out`` cannot be
+            written.
     """
-    clock, store = Clock(), located(out)
+    settings = record_settings(hash_cards(products), config)
+    run = _open_run(out, settings, client, overwrite, dropped=dropped, progress=progress)  # before every file is read
+    plan = plan_ingest(products, config=config, client=client, progress=progress)
+    return _execute(plan, run)
+
+
+def run_plan(
+    plan: IngestPlan,
+    *,
+    out: Place | Store,
+    client: str = "threads",
+    dropped: Sequence[tuple[str, str]] = (),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Make the products of ``plan`` part of the corpus ``out``, as `ingest`, and return what was done.
+
+    Args:
+        plan: of `plan_ingest`, also of another process.
+        out: folder of the corpus, or the address of an object store.
+        client: where tasks run.
+        dropped: products left out before, with the reason, for the report.
+        overwrite: replace the tiles of a card that was ingested with another configuration.
+        progress: told of every finished task.
+    """
+    return _execute(plan, _open_run(out, plan.settings, client, overwrite, dropped=dropped, progress=progress))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """Where a plan is run, and what was there before."""
+
+    store: Store
+    before: IngestState
+    client: str
+    dropped: Sequence[tuple[str, str]]
+    progress: Progress | None
+    clock: Clock = field(default_factory=Clock)
+
+
+def _open_run(out: Place | Store, settings: Settings, client: str, overwrite: bool, **more: Any) -> _Run:
+    """Return a run that may make a corpus with ``settings`` at ``out``; refuses what cannot be one, and writes nothing."""
     check_client(client)
-    cards = _checked_cards(products)
-    settings = {name: {"card": mark, "ingest": config.to_json()} for name, mark in sorted(cards.items())}
-    before = records.recorded(store)
-    records.check_settings(store, before, settings, overwrite=overwrite)
-    surveys = _survey(products, config, client, progress)
-    inputs = _inputs(products, surveys)
-    aside = quarantine.failures(store, products)
-    if records.is_done(before, settings, inputs) and not any(failure.trace for failure in aside):
+    store = open_store(out)
+    before = ingest_state.read_state(store)
+    before.check_settings(store, settings, overwrite=overwrite)
+    return _Run(store=store, before=before, client=client, **more)
+
+
+def _execute(plan: IngestPlan, run: _Run) -> IngestReport:
+    """Make the fragments, publish a snapshot of them and sign it, unless nothing is left to do."""
+    store, settings, inputs = run.store, plan.settings, plan.inputs
+    aside = quarantine.load_failures(store, plan.products)
+    if run.before.holds(settings, inputs) and not any(failure.trace for failure in aside):
         licences = Corpus.open(store).licences()
-        return _report(
-            snapshots.load(store), products, licences, fresh=0, dropped=dropped, failures=aside, state="done"
-        )
+        newest = snapshots.load_snapshot(store)
+        return _report(newest, plan, licences, fresh=0, dropped=run.dropped, failures=aside, state="done")
     store.check_writable()
-    records.mark_unfinished(store, before, settings, inputs)
-    recipes, failures, fresh = _make(products, surveys, (store, config, cards), client, progress)
-    quarantine.update(store, products, surveys, failures)
-    if not recipes:
+    ingest_state.mark_unfinished(store, run.before, settings, inputs)
+    manifests, failures, fresh = _make_fragments(plan, store, run.client, run.progress)
+    checksums = {part.product_id: part.checksum for part in plan.plans}
+    quarantine.update(store, plan.products, failures, checksums=checksums)
+    if not manifests:
         others = f" (and {len(failures) - 1} other products failed, see {store}/{quarantine.FOLDER})"
         raise UserError(failures[0].reason + (others if len(failures) > 1 else ""))
     change = snapshots.Change(
-        entries=[snapshots.Entry.of(recipe) for recipe in recipes],
-        streams={Stream.from_json(recipe.stream).name: recipe.stream for recipe in recipes},
-        replaced=_superseded(store, before, products, settings),
+        entries=[snapshots.FragmentEntry.of(manifest) for manifest in manifests],
+        streams={Stream.from_json(manifest.stream).name: manifest.stream for manifest in manifests},
+        replaced=_find_superseded(store, run.before, plan),
         cards=settings,
         inputs=inputs,
     )
     snapshot = snapshots.publish(store, change)
     while True:
         corpus = Corpus(store, snapshot.number)
-        report = _report(snapshot, products, corpus.licences(), fresh=fresh, dropped=dropped, failures=failures)
+        report = _report(snapshot, plan, corpus.licences(), fresh=fresh, dropped=run.dropped, failures=failures)
         summary = {name: value for name, value in asdict(report).items() if name not in ("state", "fingerprint")}
         stac_collection.write(corpus)
-        records.write_manifest(store, snapshot, clock=clock, seed=config.seed, summary=summary)
-        newest = snapshots.load(store)
+        ingest_state.write_manifest(store, snapshot, clock=run.clock, seed=plan.config.seed, summary=summary)
+        newest = snapshots.load_snapshot(store)
         if newest.number == snapshot.number:
             return report
         snapshot = newest  # another run published meanwhile; whoever writes last must have seen the newest
 
 
-def _checked_cards(products: Sequence[Product]) -> dict[str, str]:
-    """Return the fingerprint of each card by name.
+def _make_fragments(
+    plan: IngestPlan, store: Store, client: str, progress: Progress | None
+) -> tuple[list[FragmentManifest], list[Failure], int]:
+    """Make the fragments that are missing.
 
-    Raises:
-        UserError: no product, one listed twice, or two different cards of one name.
+    Return all manifests, the products that failed and how many fragments are new.
     """
-    if not products:
-        raise UserError("expected at least one product to ingest, got none; check the card and the data folder")
-    repeated = _repeated([product.product_id for product in products])
-    if repeated:
-        raise UserError(
-            f"expected each product once, got {repeated} twice; name each card once and let no two files differ only in their suffix"
-        )
-    marks: dict[str, str] = {}
-    for card in {id(product.card): product.card for product in products}.values():
-        mark = fingerprint(card.to_json())
-        if marks.setdefault(card.name, mark) != mark:
-            raise UserError(f"expected one card called {card.name}, got two that differ; give one another `name`")
-    return marks
-
-
-def _repeated(names: Sequence[str]) -> str:
-    seen: set[str] = set()
-    return next((name for name in names if name in seen or seen.add(name)), "")  # type: ignore[func-returns-value]
-
-
-def _survey(
-    products: Sequence[Product], config: IngestConfig, client: str, progress: Progress | None
-) -> list[Survey | Failure]:
-    step = _Counter("surveying", len(products), progress)
-    tasks = [task(partial(guarded_survey, product, config))() for product in products]
-    return _without_losses(products, compute(tasks, client=client, done=step))
-
-
-def _without_losses(products: Sequence[Product], results: Sequence[Any]) -> list[Any]:
-    """Return ``results`` with what no worker survived as a failure of its product, to be tried again by the next run."""
-    return [
-        Failure(
-            product.product_id,
-            f"expected a worker to survive {product.product_id}, got {result.reason}; give workers more memory and run again",
-            trace=result.reason,
-        )
-        if isinstance(result, WorkersLost)
-        else result
-        for product, result in zip(products, results, strict=True)
-    ]
-
-
-class _Counter:
-    """Turns finished tasks into progress reports."""
-
-    def __init__(self, step: str, total: int, progress: Progress | None) -> None:
-        self._step, self._total, self._progress, self._done = step, total, progress, 0
-
-    def __call__(self) -> None:
-        self._done = min(self._done + 1, self._total)
-        if self._progress:
-            self._progress(self._step, self._done, self._total)
-
-
-def _inputs(products: Sequence[Product], surveys: Sequence[Survey | Failure]) -> dict[str, str]:
-    """Return, by card, a fingerprint over products and their checksums (a product that cannot be surveyed counts as unreadable)."""
-    rows: dict[str, list[list[str]]] = {}
-    for product, survey in zip(products, surveys, strict=True):
-        mark = survey.checksum if isinstance(survey, Survey) else f"unreadable {survey.reason}"
-        rows.setdefault(product.card.name, []).append([product.product_id, mark])
-    return {name: fingerprint(sorted(found)) for name, found in sorted(rows.items())}
-
-
-def _make(
-    products: Sequence[Product],
-    surveys: Sequence[Survey | Failure],
-    target: tuple[Store, IngestConfig, Mapping[str, str]],
-    client: str,
-    progress: Progress | None,
-) -> tuple[list[Recipe], list[Failure], int]:
-    """Make the fragments that are missing; return all recipes, the products that failed and how many fragments are new."""
-    store, config, cards = target
-    staging = _staging(store)
+    staging = _open_staging(store)
     try:
-        recipes, jobs = [], []
-        failures = [survey for survey in surveys if isinstance(survey, Failure)]
         there = set(store.names("fragments"))
-        for product, survey in zip(products, surveys, strict=True):
-            if isinstance(survey, Failure):
-                continue
-            card = cards[product.card.name]
-            name = fragments.fragment_name(survey.checksum, product.product_id, card, config)
-            found = fragments.find(store, name) if name in there else None
-            if found:
-                recipes.append(found)
+        kept, builds = [], []
+        for part in plan.plans:
+            name = part.fragment
+            manifest = fragments.find(store, name) if name in there else None
+            if manifest:
+                kept.append(manifest)
             else:
-                jobs.append(Job(product, survey, config, card, store, staging / name))
-        step = _Counter("cutting", sum(max(len(job.survey.parts), 1) + 1 for job in jobs), progress)
-        graphs = [_graph(job, number) for number, job in enumerate(jobs)]
+                builds.append(FragmentBuild(part, store, staging / name))
+        step = count_steps("cutting", sum(build.plan.tasks + 1 for build in builds), progress)
+        graphs = [_build_graph(build, number) for number, build in enumerate(builds)]
         packs, parts = [pack for pack, _ in graphs], [part for _, parts in graphs for part in parts]
-        results = _without_losses([job.product for job in jobs], compute(packs, client=client, done=step, inner=parts))
-        made = [Recipe(**result) for result in results if not isinstance(result, Failure)]
-        failures += [result for result in results if isinstance(result, Failure)]
+        results = replace_lost(builds, compute(packs, client=client, done=step, inner=parts))
+        made = [FragmentManifest(**result) for result in results if not isinstance(result, Failure)]
+        failures = plan.failures + [result for result in results if isinstance(result, Failure)]
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    stopped = [failure for failure in failures if failure.kind != "product"]
-    if stopped:
-        raise UserError(next((failure.reason for failure in stopped if failure.kind == "write"), stopped[0].reason))
-    return recipes + made, failures, len(made)
+    ended = [failure for failure in failures if failure.kind != "product"]
+    if ended:
+        raise UserError(next((failure.reason for failure in ended if failure.kind == "write"), ended[0].reason))
+    return kept + made, failures, len(made)
 
 
-def _staging(store: Store) -> Path:
-    """Return the run's staging folder; for an object store a name only, because each worker stages in its own temporary folder."""
-    if not isinstance(store, Folder):
+def _open_staging(store: Store) -> Path:
+    """Return the run's staging folder.
+
+    For an object store a name only, because each worker stages in its own temporary folder.
+    """
+    if not isinstance(store, LocalStore):
         return Path(uuid.uuid4().hex)
-    staging = fragments.staging_folder(store.path / "fragments")
+    staging = fragments.make_staging(store.path / "fragments")
     fragments.discard_leftovers(store.path)
     return staging
 
 
-def _graph(job: Job, position: int) -> tuple[Any, list[Any]]:
-    """Return the last task of one fragment, the packing, and the tasks it waits for, its parts. The graph grows with products, not with tiles.
+def _build_graph(build: FragmentBuild, position: int) -> tuple[Any, list[Any]]:
+    """Return the last task of one fragment, the packing, and the tasks it waits for, its parts.
 
-    Products come in order, and the largest part of a product first, or the last worker begins it when all others are done. On one machine Dask
-    decides by name between tasks that lead to one, the last first; on a cluster by priority.
+    The graph grows with products, not with tiles. Products come in order, and the largest part of a product first, or
+    the last worker begins it when all others are done. On one machine Dask decides by name between tasks that lead to
+    one, the last first; on a cluster by priority.
     """
-    name = f"{job.folder.parent.name}-{position:09d}"  # of this run, because a cluster may serve several
-    if not isinstance(job.store, Folder):
-        return task(partial(make_whole, job))(dask_key_name=f"make-{name}"), []
-    cut = task(partial(guarded_cut, job))  # bound, because Dask would search a plain argument for tasks, field by field
-    sizes = job.survey.sizes or (0,)
+    name = f"{build.folder.parent.name}-{position:09d}"  # of this run, because a cluster may serve several
+    if not isinstance(build.store, LocalStore):
+        return make_task(partial(make_whole, build))(dask_key_name=f"make-{name}"), []
+    cut = make_task(partial(guarded_cut, build))  # bound, because Dask would search a plain argument for tasks
+    sizes = build.plan.sizes or (0,)
     rank = sorted(range(len(sizes)), key=lambda part: (sizes[part], -part))
     parts: dict[int, Any] = {}
     for place, part in enumerate(rank, 1):
-        with ordered(place / (len(rank) + 1) - position - 1):
+        with rank_tasks(place / (len(rank) + 1) - position - 1):
             parts[part] = cut(part, dask_key_name=f"cut-{name}-{place:03d}")
-    pack = task(partial(guarded_finish, job))([parts[part] for part in range(len(sizes))], dask_key_name=f"pack-{name}")
-    return pack, list(parts.values())
+    ordered = [parts[part] for part in range(len(sizes))]
+    return make_task(partial(guarded_assemble, build))(ordered, dask_key_name=f"pack-{name}"), list(parts.values())
 
 
-def _superseded(
-    store: Store, before: Mapping[str, Any], products: Sequence[Product], settings: Mapping[str, Any]
-) -> frozenset[tuple[str, str]]:
-    """Return the (card, product) pairs whose fragments must not stay: batches of chips that are dealt anew, and cards cut anew."""
-    if not snapshots.numbers(store):
+def _find_superseded(store: Store, before: IngestState, plan: IngestPlan) -> frozenset[tuple[str, str]]:
+    """Return the (card, product) pairs whose fragments must not stay.
+
+    Batches of chips that are dealt anew, and cards cut anew.
+    """
+    if not snapshots.list_snapshots(store):
         return frozenset()
-    chips = {product.card.name for product in products if product.kind == "chips"}
-    anew = {name for name in settings if name in before["cards"] and before["cards"][name] != settings[name]}
-    entries = snapshots.load(store).entries
+    chips = {product.card.name for product in plan.products if product.kind == "chips"}
+    anew = {name for name, wanted in plan.settings.items() if before.cards.get(name, wanted) != wanted}
+    entries = snapshots.load_snapshot(store).entries
     return frozenset((entry.card, entry.product_id) for entry in entries if entry.card in chips | anew)
 
 
 def _report(
     snapshot: Snapshot,
-    products: Sequence[Product],
+    plan: IngestPlan,
     licences: Sequence[Mapping[str, Any]],
     *,
     fresh: int,
@@ -292,9 +272,9 @@ def _report(
         state=state,
         snapshot=snapshot.number,
         fingerprint=snapshot.fingerprint,
-        products=len(products),
+        products=len(plan.products),
         added=fresh,
-        kept=len(products) - fresh - len(failures),
+        kept=len(plan.products) - fresh - len(failures),
         tiles=sum(streams.values()),
         nbytes=sum(entry.nbytes for entry in entries),
         streams=streams,

@@ -11,20 +11,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from eo_ssl.corpus.catalogue import Corpus
+    from eo_ssl.corpus.corpus_view import Corpus
 
 COUNTED = ("split", "month", "processing_baseline", "orbit", "platform", "mode", "relative_orbit")
 MEASURED = (
-    "valid_fraction", "cloud_fraction", "shadow_fraction", "snow_fraction", "saturated_fraction", "border_noise_fraction",
-    "cloud_probability", "enl", "incidence_deg", "sun_zenith_deg", "view_zenith_deg",
-)  # fmt: skip
+    "valid_fraction",
+    "cloud_fraction",
+    "shadow_fraction",
+    "snow_fraction",
+    "saturated_fraction",
+    "border_noise_fraction",
+    "cloud_probability",
+    "enl",
+    "incidence_deg",
+    "sun_zenith_deg",
+    "view_zenith_deg",
+)
 _PLACE = ("xmin", "ymin", "xmax", "ymax")
 _BATCH = 131_072  # rows in memory at once
 _pc: Any = pc  # its functions are made at import and not typed
 
 
 @dataclass
-class Measure:
+class ColumnSummary:
     """Count, sum and extremes of a column where it is known."""
 
     known: int = 0
@@ -53,7 +62,7 @@ class Overview:
     tiles: int = 0
     counted: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in COUNTED})
     "column -> value -> tiles; `unknown` where the product does not say"
-    measured: dict[str, Measure] = field(default_factory=lambda: {name: Measure() for name in MEASURED})
+    measured: dict[str, ColumnSummary] = field(default_factory=lambda: {name: ColumnSummary() for name in MEASURED})
     bbox: list[float] | None = None
     "west, south, east, north in degrees; all longitudes where a tile lies across the antimeridian"
     times: tuple[str, str] | None = None
@@ -84,7 +93,7 @@ class Overview:
         box = [_pc.min(west).as_py(), _pc.min(south).as_py(), _pc.max(east).as_py(), _pc.max(north).as_py()]
         if _pc.any(_pc.greater(west, east)).as_py():
             box[0], box[2] = -180.0, 180.0
-        self.bbox = box if self.bbox is None else union([self.bbox, box])
+        self.bbox = box if self.bbox is None else unite_boxes([self.bbox, box])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; what is not known of any tile is left out."""
@@ -101,25 +110,25 @@ class Overview:
         }
 
 
-def union(boxes: list[list[float]]) -> list[float]:
+def unite_boxes(boxes: list[list[float]]) -> list[float]:
     """Return the smallest box (west, south, east, north) round all ``boxes``."""
     west, south, east, north = zip(*boxes, strict=True)
     return [min(west), min(south), max(east), max(north)]
 
 
-def overview(corpus: Corpus) -> dict[str, Overview]:
+def summarise_streams(corpus: Corpus) -> dict[str, Overview]:
     """Return what each stream of a corpus holds; reads its index once, in batches."""
-    found = {}
+    overviews = {}
     columns = [*COUNTED, *MEASURED, *_PLACE, "datetime"]
     for name in corpus.streams:
-        found[name] = Overview()
+        overviews[name] = Overview()
         for batch in corpus.dataset(name).scanner(columns=columns, batch_size=_BATCH).to_batches():
             if len(batch):
-                found[name].add(batch)
-    return found
+                overviews[name].add(batch)
+    return overviews
 
 
-def describe(corpus: Corpus) -> dict[str, Any]:
+def describe_corpus(corpus: Corpus) -> dict[str, Any]:
     """Return what a person wants to know of a corpus first, as plain values."""
     aside = Counter(str(item["reason"]) for item in corpus.quarantine())
     known = corpus.describe()
@@ -127,6 +136,6 @@ def describe(corpus: Corpus) -> dict[str, Any]:
     return {
         **{name: known[name] for name in kept},
         "products": len(known["products"]),
-        "streams": {name: part.to_json() for name, part in overview(corpus).items()},
+        "streams": {name: part.to_json() for name, part in summarise_streams(corpus).items()},
         "quarantine": [{"products": count, "reason": reason} for reason, count in aside.most_common()],
     }

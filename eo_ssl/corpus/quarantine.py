@@ -1,21 +1,36 @@
-"""Products that were put aside: one JSON file each, kept until the product succeeds."""
+"""Products that were put aside: errors of a task as values, and one JSON file each, kept until the product succeeds."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from eo_ssl.corpus.store import Store
+from eo_ssl.errors import UserError
 
 if TYPE_CHECKING:  # readers of a corpus need neither GDAL nor xarray
-    from eo_ssl.corpus.jobs import Survey
     from eo_ssl.scene import Product
 
 FOLDER = "quarantine"
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Named(Protocol):
+    """What a task is about: a product, or the plan or build of one."""
+
+    @property
+    def product_id(self) -> str:
+        """Name of the product."""
+        ...
+
+
+S = TypeVar("S", bound=Named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +44,42 @@ class Failure:
     "stack of an error that no reader put in words; such a product is tried again by the next run"
 
 
+def guard(task: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R | Failure]:
+    """Return ``task`` with its errors as values, so that the other products go on.
+
+    Its first argument names the product.
+    """
+
+    def run(subject: S, /, *args: P.args, **kwargs: P.kwargs) -> R | Failure:
+        try:
+            return task(subject, *args, **kwargs)
+        except UserError as error:
+            return Failure(subject.product_id, str(error))
+        except Exception as error:  # the readers of a dozen formats raise what they like
+            reason = (
+                f"expected a readable product, got {type(error).__name__}: {error}; "
+                "look at its files or at the stack in the quarantine folder"
+            )
+            return Failure(subject.product_id, reason, trace="".join(traceback.format_exception(error)))
+
+    run.__name__ = task.__name__  # what Dask shows
+    return run
+
+
 def update(
-    store: Store, products: Sequence[Product], surveys: Sequence[Survey | Failure], failures: Sequence[Failure]
+    store: Store, products: Sequence[Product], failures: Sequence[Failure], *, checksums: Mapping[str, str]
 ) -> None:
-    """Record why products were put aside; forget those that now succeeded."""
+    """Record why ``products`` were put aside; forget those that now succeeded.
+
+    Args:
+        store: of the corpus.
+        products: all that were to be ingested.
+        failures: of some of them.
+        checksums: by name of those whose files could be read.
+    """
     known = set(store.names(FOLDER))
     failed = {failure.product_id: failure for failure in failures}
-    for product, survey in zip(products, surveys, strict=True):
+    for product in products:
         name = _name(product.product_id)
         failure = failed.get(product.product_id)
         if failure is None:
@@ -47,21 +91,20 @@ def update(
             "card": product.card.name,
             "reason": failure.reason,
             "trace": failure.trace,
-            "checksum": survey.checksum if not isinstance(survey, Failure) else "",
+            "checksum": checksums.get(product.product_id, ""),
             "files": [file.name for file in product.paths],
         }
         store.replace(f"{FOLDER}/{name}", json.dumps(value, indent=1, sort_keys=True).encode())
 
 
-def failures(store: Store, products: Sequence[Product]) -> list[Failure]:
-    """Return those of ``products`` that an earlier run put aside."""
+def load_failures(store: Store, products: Sequence[Product]) -> list[Failure]:
+    """Return why an earlier run put some of ``products`` aside."""
     known = set(store.names(FOLDER))
-    found = []
-    for product in products:
-        if _name(product.product_id) in known:
-            value = json.loads(store.read(f"{FOLDER}/{_name(product.product_id)}"))
-            found.append(Failure(product.product_id, value["reason"], trace=value.get("trace", "")))
-    return found
+    aside = [product.product_id for product in products if _name(product.product_id) in known]
+    values = [json.loads(data) for data in store.read_many([f"{FOLDER}/{_name(name)}" for name in aside])]
+    return [
+        Failure(name, value["reason"], trace=value.get("trace", "")) for name, value in zip(aside, values, strict=True)
+    ]
 
 
 def read(store: Store) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""Random tiles at the speed of the machine: shard indexes read once, sorted and coalesced reads, decoding into given memory.
+"""Random tiles at the speed of the machine: sorted and coalesced reads, decoded into given memory.
 
-A shard of Zarr v3 is its chunks followed by a table of (offset, size) per chunk and a CRC-32C of the table. With the table in memory
-a tile is one read and one decode, without a line of Python per chunk inside a library.
+A shard of Zarr v3 is its chunks followed by a table of (offset, size) per chunk and a CRC-32C of the table. With the
+table in memory a tile is one read and one decode, without a line of Python per chunk inside a library.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
 
-from eo_ssl.corpus.shardfiles import aligned_empty as aligned_empty
-from eo_ssl.corpus.shardfiles import shard_files
+from eo_ssl.corpus.shardfiles import allocate_aligned as allocate_aligned
+from eo_ssl.corpus.shardfiles import open_shards
 from eo_ssl.corpus.shards import shard_path
-from eo_ssl.corpus.snapshots import Entry
-from eo_ssl.corpus.store import Place, Store, located
+from eo_ssl.corpus.snapshots import FragmentEntry
+from eo_ssl.corpus.store import Place, Store, open_store
 from eo_ssl.corpus.streams import Encoding, Stream
 from eo_ssl.errors import UserError
 
@@ -28,11 +28,11 @@ _RUN_BYTES = 8_000_000  # largest coalesced read
 
 
 class StreamReader:
-    """Reads the tiles of one stream of one snapshot by global row. It pickles without open files and opens them lazily."""
+    """Reads the tiles of one stream of one snapshot by global row; it pickles without open files."""
 
-    def __init__(self, place: Place | Store, stream: Stream, entries: Sequence[Entry]) -> None:
+    def __init__(self, place: Place | Store, stream: Stream, entries: Sequence[FragmentEntry]) -> None:
         self.stream = stream
-        self._store = located(place)
+        self._store = open_store(place)
         self._entries = [entry for entry in entries if entry.stream == stream.name]
         rows = np.array([entry.rows for entry in self._entries], dtype=np.int64)
         self._first = np.concatenate([[0], np.cumsum(rows)])
@@ -43,7 +43,8 @@ class StreamReader:
         dtypes = {encoding.dtype for encoding in self._encodings}
         if len(dtypes) > 1:
             raise UserError(
-                f"expected one stored type in stream {stream.name}, got {', '.join(sorted(dtypes))}; keep chips and scenes in separate corpora"
+                f"expected one stored type in stream {stream.name}, got {', '.join(sorted(dtypes))}; keep chips and "
+                "scenes in separate corpora"
             )
         self.dtype = np.dtype(next(iter(dtypes), "int16"))
         extra = self._encodings[0].extra_channels if self._encodings else 0
@@ -51,12 +52,12 @@ class StreamReader:
         self._reset()
 
     def _reset(self) -> None:
-        # Memory of the tables becomes resident only where a shard's is read: rows that nobody asks for cost address space alone.
+        # Memory of the tables becomes resident only where a shard's is read: rows nobody asks for cost address space.
         total = int(self._first[-1])
         self._offset = np.empty(total, dtype=np.int64)
         self._nbytes = np.empty(total, dtype=np.int32)
         self._known = np.zeros(int(self._first_shard[-1]), dtype=bool)
-        self._files = shard_files(self._store, self._key)
+        self._files = open_shards(self._store, self._key)
 
     def __getstate__(self) -> dict[str, Any]:
         hidden = ("_offset", "_nbytes", "_known", "_files")
@@ -74,7 +75,8 @@ class StreamReader:
 
         Args:
             rows: int [n], global rows of this stream; repeats are allowed.
-            out: memory to fill, float32 [n, C, H, W]; reusing it between batches is several times faster than fresh memory.
+            out: memory to fill, float32 [n, C, H, W]; reusing it between batches is several times faster than fresh
+                memory.
 
         Raises:
             UserError: a row is out of range, ``out`` does not fit, or a file is missing or damaged.
@@ -82,12 +84,12 @@ class StreamReader:
         wanted = self._checked(rows)
         shape = (len(wanted), len(self.stream.bands), self.stream.size_px, self.stream.size_px)
         if out is None:
-            out = aligned_empty(shape, np.float32)
+            out = allocate_aligned(shape, np.float32)
         elif out.shape != shape or out.dtype != np.float32:
             raise UserError(
-                f"expected out of float32 {shape}, got {out.dtype} {out.shape}; allocate it with aligned_empty"
+                f"expected out of float32 {shape}, got {out.dtype} {out.shape}; allocate it with allocate_aligned"
             )
-        stored = aligned_empty(self.stored_shape, self.dtype)
+        stored = allocate_aligned(self.stored_shape, self.dtype)
         flat = stored.reshape(-1).view(np.uint8)
         for position, source, entry in self._chunks(wanted):
             if self._entries[entry].codec == "none":
@@ -99,14 +101,18 @@ class StreamReader:
         return out
 
     def read_stored(self, rows: npt.ArrayLike, *, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        """Return tiles as stored, [n, C (+ mask), H, W] of :attr:`dtype`, in the order of ``rows``; raises as :meth:`read`."""
+        """Return tiles as stored, [n, C (+ mask), H, W] of :attr:`dtype`, in the order of ``rows``.
+
+        Raises as :meth:`read`.
+        """
         wanted = self._checked(rows)
         shape = (len(wanted), *self.stored_shape)
         if out is None:
-            out = aligned_empty(shape, self.dtype)
+            out = allocate_aligned(shape, self.dtype)
         elif out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise UserError(
-                f"expected contiguous out of {self.dtype} {shape}, got {out.dtype} {out.shape}; allocate it with aligned_empty"
+                f"expected contiguous out of {self.dtype} {shape}, got {out.dtype} {out.shape}; allocate it with "
+                "allocate_aligned"
             )
         flat = out.reshape(len(wanted), int(np.prod(self.stored_shape))).view(np.uint8)
         for position, source, entry in self._chunks(wanted):
@@ -124,14 +130,18 @@ class StreamReader:
             )
         wanted = given.astype(np.int64)
         if wanted.ndim != 1 or (wanted.size and (wanted.min() < 0 or wanted.max() >= len(self))):
-            found = f" from {wanted.min()} to {wanted.max()}" if wanted.size else ""
+            extent = f" from {wanted.min()} to {wanted.max()}" if wanted.size else ""
             raise UserError(
-                f"expected rows of {self.stream.name} from 0 to {len(self) - 1}, got shape {wanted.shape}{found}; take rows of its index"
+                f"expected rows of {self.stream.name} from 0 to {len(self) - 1}, got shape {wanted.shape}{extent}; "
+                "take rows of its index"
             )
         return wanted
 
     def _chunks(self, wanted: Rows) -> Iterator[tuple[int, npt.NDArray[np.uint8], int]]:
-        """Yield (position in the batch, encoded bytes, entry) of each wanted row in file order; the bytes live until the next."""
+        """Yield (position in the batch, encoded bytes, entry) of each wanted row in file order.
+
+        The bytes live until the next.
+        """
         entry = np.searchsorted(self._first, wanted, side="right") - 1
         shard = self._first_shard[entry] + (wanted - self._first[entry]) // self._per_shard[entry]
         self._load_tables(np.unique(shard[~self._known[shard]]).tolist())
@@ -160,14 +170,16 @@ class StreamReader:
         for shard, entry, count, raw in zip(shards, entries, slots, tails, strict=True):
             if len(raw) != 16 * count + 4 or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
                 raise UserError(
-                    f"expected the chunk table at the end of {self._store}/{self._key(shard)}, got damaged bytes; ingest the corpus again"
+                    f"expected the chunk table at the end of {self._store}/{self._key(shard)}, got damaged bytes; "
+                    "ingest the corpus again"
                 )
             first = int(self._first[entry]) + (shard - int(self._first_shard[entry])) * count
             last = min(first + count, int(self._first[entry + 1]))
             table = np.frombuffer(raw[:-4], dtype="<u8").reshape(count, 2)[: last - first]
             if (table[:, 0] == np.iinfo(np.uint64).max).any():
                 raise UserError(
-                    f"expected {last - first} tiles in {self._store}/{self._key(shard)}, got fewer; ingest the corpus again"
+                    f"expected {last - first} tiles in {self._store}/{self._key(shard)}, got fewer; ingest the "
+                    "corpus again"
                 )
             self._offset[first:last] = table[:, 0]
             self._nbytes[first:last] = table[:, 1]
@@ -175,7 +187,7 @@ class StreamReader:
 
 
 def _runs(files: Sequence[int], starts: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """Return runs [first, last) of chunks that follow each other in one file, each at most ``_RUN_BYTES`` long (or one chunk)."""
+    """Return runs [first, last) of chunks that follow each other in one file, up to ``_RUN_BYTES`` (or one chunk)."""
     runs, first = [], 0
     for k in range(1, len(files) + 1):
         joined = (

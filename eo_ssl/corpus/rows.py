@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from eo_ssl.cards import Labels
 from eo_ssl.corpus.config import IngestConfig
-from eo_ssl.corpus.cutting import Cut, Raster, cut
-from eo_ssl.corpus.enl import looks
-from eo_ssl.corpus.places import Places, epsg_of, locate, locate_footprint, split_of
-from eo_ssl.corpus.quality import Quality, assess, judge, majority
+from eo_ssl.corpus.cutting import CutTile, Raster, cut_tiles
 from eo_ssl.corpus.shards import Layout
+from eo_ssl.corpus.tile_locations import TileLocations, assign_split, locate, locate_footprint, resolve_epsg
+from eo_ssl.corpus.tile_quality import TileQuality, assess, estimate_enl, judge, vote_majority
 from eo_ssl.scene import Chip, Product, UnreadableChip
 from eo_ssl.sensors import convert
 from eo_ssl.tiling import tile_id
@@ -29,34 +28,33 @@ Context = tuple[Layout, IngestConfig, Labels | None, dict[str, Any]]
 _ACQUISITION = ("platform", "mode", "relative_orbit", "sun_zenith_deg", "view_zenith_deg", "incidence_deg")
 
 
-def cube_rows(
+def extract_tiles(
     raster: Raster, regions: Sequence[npt.NDArray[np.intp]], context: Context, slot: Slot
 ) -> Iterator[Outcome]:
     """Yield what became of each tile of ``regions``; a kept tile's pixels have been encoded into ``slot()``."""
     layout, config, labels, facts = context
-    size = layout.stream.size_px
-    epsg = epsg_of(raster.frame.crs) if raster.frame.crs else 0
+    size, windows, names = layout.stream.size_px, raster.tiles.windows, raster.tiles.places
+    epsg = resolve_epsg(raster.grid.crs) if raster.grid.crs else 0
     shared = _product_columns(layout, facts) | {
         "epsg": epsg,
-        "source_height_px": raster.shape[0],
-        "source_width_px": raster.shape[1],
+        "source_height_px": raster.tiles.shape[0],
+        "source_width_px": raster.tiles.shape[1],
     }
     for region in regions:
-        places = locate(raster.windows[region], raster.frame)
-        for k, tile in enumerate(cut(raster, region, size_px=size)):
+        places = locate(windows[region], raster.grid)
+        for k, tile in enumerate(cut_tiles(raster, region, size_px=size)):
             quality = assess(tile.valid, tile.layers, size_px=size)
             outcome = judge(quality, config)
             if outcome == "kept":
                 stored = slot()
-                quality = _measured(quality, tile.image, tile.valid, (layout, stored), tile.layers.get("saturated"))
+                quality = _encode_tile(quality, tile.image, tile.valid, (layout, stored), tile.layers.get("saturated"))
                 outcome = judge(quality, config)
             if outcome != "kept":
                 yield outcome, None
                 continue
-            quality = _labelled(quality, tile, labels, size_px=size)
+            quality = _label_tile(quality, tile, labels, size_px=size)
             height, width = tile.valid.shape
-            place = raster.places[tile.number].tolist()
-            window = raster.windows[tile.number].tolist()
+            place, window = names[tile.number].tolist(), windows[tile.number].tolist()
             row = shared | _place_columns(places, k, config) | _quality_columns(quality, labels, facts)
             row |= {
                 "tile_id": tile_id(facts["product_id"], layout.stream.name, place),
@@ -69,13 +67,13 @@ def cube_rows(
             yield "kept", row
 
 
-def chip_rows(
+def extract_chips(
     product: Product, layout: Layout, config: IngestConfig, slot: Slot, *, refused: list[tuple[str, str]]
 ) -> Iterator[Outcome]:
     """Yield what became of each chip of a batch. A chip is its own product; a benchmark's test chips stay in ``test``.
 
-    A chip that says where it lies is at that place; any other is a place of its own. Name and reason of one that cannot be read are
-    appended to ``refused``.
+    A chip that says where it lies is at that place; any other is a place of its own. Name and reason of one that cannot
+    be read are appended to ``refused``.
     """
     card, size = product.card, layout.stream.size_px
     for chip in product.open_chips():
@@ -88,7 +86,7 @@ def chip_rows(
         if outcome == "kept":
             stored = slot()
             image = convert(chip.image, source=card.quantity, target=layout.stream.quantity)
-            quality = _measured(quality, image, chip.valid, (layout, stored), chip.masks.get("saturated"))
+            quality = _encode_tile(quality, image, chip.valid, (layout, stored), chip.masks.get("saturated"))
             outcome = judge(quality, config)
         if outcome != "kept":
             yield outcome, None
@@ -105,18 +103,21 @@ def chip_rows(
         yield "kept", row
 
 
-def _measured(
-    quality: Quality,
+def _encode_tile(
+    quality: TileQuality,
     image: npt.NDArray[np.float32],
     valid: npt.NDArray[np.bool_],
     target: tuple[Layout, npt.NDArray[Any]],
     flagged: npt.NDArray[np.bool_] | None,
-) -> Quality:
-    """Encode a tile and return its quality with what that and its values tell: saturation (flagged, or clipped here) and looks."""
+) -> TileQuality:
+    """Encode a tile and return its quality with what that and its values tell.
+
+    Saturation (flagged, or clipped here) and looks.
+    """
     layout, stored = target
     clipped = layout.encoding.encode(image, stored)
     height, width = valid.shape
-    enl = looks(image[0, :height, :width]) if layout.stream.quantity.is_power else None
+    enl = estimate_enl(image[0, :height, :width]) if layout.stream.quantity.is_power else None
     if layout.encoding.extra_channels:  # 8-bit chips are refused, not clipped
         return replace(quality, enl=enl)
     saturated = clipped[:height, :width] if flagged is None else flagged | clipped[:height, :width]
@@ -124,10 +125,10 @@ def _measured(
     return replace(quality, saturated=share, enl=enl)
 
 
-def _labelled(quality: Quality, tile: Cut, labels: Labels | None, *, size_px: int) -> Quality:
+def _label_tile(quality: TileQuality, tile: CutTile, labels: Labels | None, *, size_px: int) -> TileQuality:
     if "label" not in tile.layers or labels is None:
         return quality
-    label, share = majority(tile.layers["label"], size_px=size_px, purity=labels.purity)
+    label, share = vote_majority(tile.layers["label"], size_px=size_px, purity=labels.purity)
     return replace(quality, label=label, label_fraction=share)
 
 
@@ -136,25 +137,35 @@ def _chip_facts(product: Product, chip: Chip) -> dict[str, Any]:
     card, facts = product.card, product.acquisition
     return {
         **{name: getattr(facts, name) for name in ("orbit", "processing_baseline", *_ACQUISITION)},
-        "product_id": f"{card.name}/{chip.name}", "source": chip.name, "source_sha256": chip.sha256,
-        "licence": card.licence, "attribution": card.attribution,
-        "datetime": chip.datetime or facts.datetime, "mode": chip.mode or facts.mode,
+        "product_id": f"{card.name}/{chip.name}",
+        "source": chip.name,
+        "source_sha256": chip.sha256,
+        "licence": card.licence,
+        "attribution": card.attribution,
+        "datetime": chip.datetime or facts.datetime,
+        "mode": chip.mode or facts.mode,
         "incidence_deg": facts.incidence_deg if chip.incidence_deg is None else chip.incidence_deg,
-    }  # fmt: skip
+    }
 
 
 def _chip_columns(chip: Chip, size: int) -> dict[str, Any]:
     return {
-        "epsg": 0, "row_off": chip.row_off, "col_off": chip.col_off, "height": size, "width": size,
-        "benchmark_split": chip.split, "source_width_px": chip.width_px, "source_height_px": chip.height_px,
-    }  # fmt: skip
+        "epsg": 0,
+        "row_off": chip.row_off,
+        "col_off": chip.col_off,
+        "height": size,
+        "width": size,
+        "benchmark_split": chip.split,
+        "source_width_px": chip.width_px,
+        "source_height_px": chip.height_px,
+    }
 
 
 def _chip_place(chip: Chip, name: str, layout: Layout, config: IngestConfig) -> dict[str, Any]:
     if chip.footprint:
         places = locate_footprint(chip.footprint, cell_m=layout.stream.size_px * layout.stream.gsd_m)
     else:
-        places = Places(np.full((1, 4), np.nan), [None], [name])
+        places = TileLocations(np.full((1, 4), np.nan), [None], [name])
     columns = _place_columns(places, 0, config)
     return columns | {"split": "test"} if chip.split == "test" else columns
 
@@ -175,29 +186,29 @@ def _product_columns(layout: Layout, facts: Mapping[str, Any]) -> dict[str, Any]
         "stream": layout.stream.name,
         "sensor": layout.stream.sensor,
         "gsd_m": layout.stream.gsd_m,
-        "month": month_of(facts["datetime"]),
+        "month": parse_month(facts["datetime"]),
         "benchmark_split": "",
         **{name: facts.get(name) or None for name in ("platform", "mode")},  # null where unknown, as in older fragments
         **{name: facts.get(name) for name in ("relative_orbit", "sun_zenith_deg", "view_zenith_deg")},
     }
 
 
-def month_of(datetime: str) -> int:
+def parse_month(datetime: str) -> int:
     """Return the month of an ISO 8601 date, 1 to 12, or 0 where it is unknown."""
     return int(datetime[5:7]) if len(datetime) >= 7 else 0
 
 
-def _place_columns(places: Places, k: int, config: IngestConfig) -> dict[str, Any]:
+def _place_columns(places: TileLocations, k: int, config: IngestConfig) -> dict[str, Any]:
     bounds = [None if np.isnan(value) else float(value) for value in places.bbox[k]]
     location = places.location[k]
     return dict(zip(("xmin", "ymin", "xmax", "ymax"), bounds, strict=True)) | {
         "geometry": places.geometry[k],
         "location_id": location,
-        "split": split_of(location, shares=config.shares, seed=config.seed),
+        "split": assign_split(location, shares=config.shares, seed=config.seed),
     }
 
 
-def _quality_columns(quality: Quality, labels: Labels | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _quality_columns(quality: TileQuality, labels: Labels | None, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "valid_fraction": quality.valid,
         "cloud_fraction": quality.cloud,

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.corpus.store import Folder, Store
+from eo_ssl.corpus.store import LocalStore, Store
 from eo_ssl.errors import UserError
 
 Bytes = npt.NDArray[np.uint8]
@@ -36,14 +36,17 @@ class ShardFiles(Protocol):
         ...
 
 
-def shard_files(store: Store, key: Callable[[int], str]) -> ShardFiles:
-    """Return the shard files of ``store``, ``key`` naming each; they belong to this process and open what they need when asked."""
-    if isinstance(store, Folder):
+def open_shards(store: Store, key: Callable[[int], str]) -> ShardFiles:
+    """Return the shard files of ``store``, ``key`` naming each.
+
+    They belong to this process and open what they need when asked.
+    """
+    if isinstance(store, LocalStore):
         return LocalShards(lambda shard: store.path / key(shard))
     return BucketShards(store, key)
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def allocate_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return uninitialised memory whose address is a multiple of 64 bytes."""
     kind = np.dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
@@ -52,8 +55,8 @@ def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[A
     return raw[start : start + size].view(kind).reshape(shape)
 
 
-def _damaged(path: object, expected: str, found: str) -> UserError:
-    return UserError(f"expected {expected} {path}, got {found}; the corpus is damaged, ingest it again")
+def _damaged(path: object, expected: str, got: str) -> UserError:
+    return UserError(f"expected {expected} {path}, got {got}; the corpus is damaged, ingest it again")
 
 
 class LocalShards(threading.local):
@@ -62,7 +65,7 @@ class LocalShards(threading.local):
     def __init__(self, path: Callable[[int], Path]) -> None:
         self._path = path
         self._files: OrderedDict[int, int] = OrderedDict()
-        self._memory: Bytes = aligned_empty((0,), np.uint8)
+        self._memory: Bytes = allocate_aligned((0,), np.uint8)
 
     def __del__(self) -> None:
         for handle in self._files.values():
@@ -107,7 +110,7 @@ class LocalShards(threading.local):
 
     def _scratch(self, size: int) -> Bytes:
         if len(self._memory) < size:
-            self._memory = aligned_empty((size,), np.uint8)
+            self._memory = allocate_aligned((size,), np.uint8)
         return self._memory[:size]
 
     def _file(self, shard: int) -> int:

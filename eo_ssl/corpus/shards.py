@@ -1,8 +1,8 @@
 """Writing tiles: one Zarr v3 array per stream and fragment, a chunk per tile, many tiles per shard file.
 
-zarr-python writes the metadata, we write the shards, and anything that knows Zarr v3 reads both. Tasks that cut parts of one product
-write whole shards of their own; what is left over waits beside them and is packed at the end, so that row i of the index is chunk i
-of the array without gaps.
+zarr-python writes the metadata, we write the shards, and anything that knows Zarr v3 reads both. Tasks that cut parts
+of one product write whole shards of their own; what is left over waits beside them and is packed at the end, so that
+row i of the index is chunk i of the array without gaps.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
 
+from eo_ssl.commits import check_fault, explain_os_error
 from eo_ssl.corpus.config import Codec
 from eo_ssl.corpus.streams import Encoding, Stream
-from eo_ssl.manifest import explain_os_error, fault
 
 if TYPE_CHECKING:
     import zarr
@@ -47,7 +47,7 @@ class Layout:
     @property
     def tiles_per_shard(self) -> int:
         """How many tiles share a file."""
-        return tiles_per_shard(self.shape, np.dtype(self.encoding.dtype).itemsize)
+        return count_tiles_per_shard(self.shape, np.dtype(self.encoding.dtype).itemsize)
 
     def create(self, path: Path, tiles: int) -> zarr.Array[Any]:
         """Create an empty array for ``tiles`` tiles."""
@@ -82,7 +82,7 @@ class Layout:
         )
 
 
-def tiles_per_shard(shape: tuple[int, int, int], itemsize: int) -> int:
+def count_tiles_per_shard(shape: tuple[int, int, int], itemsize: int) -> int:
     """Return how many tiles of ``shape`` share a shard: up to 256 tiles and 64 MB."""
     return max(1, min(MAX_TILES, MAX_BYTES // (int(np.prod(shape)) * itemsize)))
 
@@ -99,8 +99,8 @@ class FileMark:
 class ShardWriter:
     """Encodes tiles into shard files: the chunks one after the other, then the table of their places and its CRC-32C.
 
-    Zarr v3 core specification, sharding codec with ``index_location: end``; any order of chunks is valid, ours is that of the tiles.
-    A file is hashed as it is written, so that nobody has to read it again.
+    Zarr v3 core specification, sharding codec with ``index_location: end``; any order of chunks is valid, ours is that
+    of the tiles. A file is hashed as it is written, so that nobody has to read it again.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -161,7 +161,7 @@ class PartWriter:
         if self._held < self._size:
             return None
         self.shards.append(self._shard.write(shard_path(self._folder, len(self.shards)), self._buffer))
-        fault("inside-task")
+        check_fault("inside-task")
         self._held = 0
         return self._buffer
 
@@ -172,15 +172,15 @@ class PartWriter:
             _save(self._folder / "rest.npy", rest)
         except OSError as error:
             raise WriteError(str(explain_os_error(error, self._folder))) from error
-        fault("inside-task")
+        check_fault("inside-task")
         return rest
 
 
 def pack(path: Path, layout: Layout, parts: Sequence[tuple[Path, Sequence[FileMark], int]]) -> dict[str, FileMark]:
-    """Make one array at ``path`` out of parts (folder, shards, tiles left over) and return what its shard files hold, by name.
+    """Make one array at ``path`` of parts (folder, shards, tiles left over); return what its shard files hold by name.
 
-    Whole shards get a second name, then the rests are written together. The parts stay as they are, so that a task that died here
-    can be run again.
+    Whole shards get a second name, then the rests are written together. The parts stay as they are, so that a task that
+    died here can be run again.
     """
     size = layout.tiles_per_shard
     total = sum(len(shards) * size + rest for _, shards, rest in parts)

@@ -12,19 +12,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eo_ssl.corpus import digests, index
-from eo_ssl.corpus.fragments import Recipe, folder_of
-from eo_ssl.corpus.statistics import BandStats, merge_all
-from eo_ssl.corpus.store import Place, Store, located
+from eo_ssl.commits import check_fault
+from eo_ssl.corpus import index
+from eo_ssl.corpus.fragments import FragmentManifest, locate_fragment
+from eo_ssl.corpus.statistics import BandStats, merge_strata
+from eo_ssl.corpus.store import Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, canonical_json, fault
+from eo_ssl.fingerprints import canonical_json
+from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, check_schema
 
 FOLDER = "snapshots"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class FragmentEntry:
     """One fragment of a snapshot: all that a reader needs to find its rows."""
 
     name: str
@@ -43,10 +45,10 @@ class Entry:
     @property
     def folder(self) -> str:
         """Where its files lie in the corpus."""
-        return folder_of(self.name, self.content)
+        return locate_fragment(self.name, self.content)
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Entry:
+    def of(cls, manifest: FragmentManifest) -> FragmentEntry:
         """Return the entry of a finished fragment."""
         names = (
             "name",
@@ -60,8 +62,8 @@ class Entry:
             "nbytes",
             "content",
         )
-        stream = Stream.from_json(recipe.stream).name
-        return cls(**{name: getattr(recipe, name) for name in names}, stream=stream, codec=recipe.config["codec"])
+        stream = Stream.from_json(manifest.stream).name
+        return cls(**{name: getattr(manifest, name) for name in names}, stream=stream, codec=manifest.config["codec"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,25 +92,25 @@ class Snapshot:
         return totals
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[FragmentEntry]:
         """The fragments in order."""
-        return [Entry(**value) for value in self.fragments]
+        return [FragmentEntry(**value) for value in self.fragments]
 
 
-def numbers(place: Place | Store) -> list[int]:
+def list_snapshots(place: Place | Store) -> list[int]:
     """Return the numbers of the snapshots that exist, ascending."""
-    parts = (name.partition(".") for name in located(place).names(FOLDER))
+    parts = (name.partition(".") for name in open_store(place).names(FOLDER))
     return sorted(int(stem) for stem, _, kind in parts if kind == "json" and stem.isdigit())
 
 
-def load(place: Place | Store, number: int | None = None) -> Snapshot:
+def load_snapshot(place: Place | Store, number: int | None = None) -> Snapshot:
     """Return snapshot ``number``, or the newest.
 
     Raises:
         UserError: there is none, or it is of another schema.
     """
-    store = located(place)
-    known = numbers(store)
+    store = open_store(place)
+    known = list_snapshots(store)
     if not known:
         raise UserError(
             f"expected a corpus with a snapshot at {store}, got none; make it (or finish it) with `eo-ssl ingest`"
@@ -119,11 +121,7 @@ def load(place: Place | Store, number: int | None = None) -> Snapshot:
             f"expected a snapshot of {store} out of {', '.join(map(str, known))}, got {chosen}; choose one of them"
         )
     value = json.loads(store.read(_key(chosen)))
-    if value.get("schema_version") not in (SCHEMA_VERSION, SCHEMA_VERSION - 1):
-        raise UserError(
-            f"expected schema version {SCHEMA_VERSION} in {store}/{_key(chosen)}, got {value.get('schema_version')}; "
-            "ingest again with this version"
-        )
+    check_schema(value, at=f"{store}/{_key(chosen)}", remedy="ingest again with this version")
     if "cards" not in value:  # an earlier version kept them in the manifest alone
         recorded = (
             json.loads(store.read(MANIFEST)) if MANIFEST in store.names("") else {"config": {"cards": {}}, "inputs": {}}
@@ -140,7 +138,7 @@ def _key(number: int) -> str:
 class Change:
     """What a run brings to the corpus."""
 
-    entries: Sequence[Entry]
+    entries: Sequence[FragmentEntry]
     "fragments of the run's products"
     streams: Mapping[str, dict[str, Any]]
     "of those fragments, by name"
@@ -153,16 +151,16 @@ class Change:
 def publish(store: Store, change: Change) -> Snapshot:
     """Commit the next snapshot, the newest one's fragments with ``change`` made to them, and return it.
 
-    A fragment is superseded when one of the change is of the same card and product, or when ``replaced`` names its (card, product).
-    When nothing changes the newest snapshot is returned. Of two racing writers the loser reads the winner's snapshot and tries again,
-    so both sets of fragments are in the end listed.
+    A fragment is superseded when one of the change is of the same card and product, or when ``replaced`` names its
+    (card, product). When nothing changes the newest snapshot is returned. Of two racing writers the loser reads the
+    winner's snapshot and tries again, so both sets of fragments are in the end listed.
     """
-    store.settle("fragments")
+    store.fsync_names("fragments")
     gone = {(entry.card, entry.product_id) for entry in change.entries} | change.replaced
     added = {entry.name: entry for entry in change.entries}
     while True:
-        known = numbers(store)
-        latest = load(store, known[-1]) if known else None
+        known = list_snapshots(store)
+        latest = load_snapshot(store, known[-1]) if known else None
         old = latest.entries if latest else []
         kept = {entry.name: entry for entry in old if (entry.card, entry.product_id) not in gone}
         entries = sorted({**kept, **added}.values(), key=lambda entry: entry.name)
@@ -175,48 +173,53 @@ def publish(store: Store, change: Change) -> Snapshot:
         used = sorted({entry.stream for entry in entries})
         snapshot = Snapshot(
             number=(known[-1] if known else 0) + 1,
-            fingerprint=latest.fingerprint if latest is not None and same else fingerprint(store, entries),
+            fingerprint=latest.fingerprint if latest is not None and same else compute_fingerprint(store, entries),
             streams={name: streams[name] for name in used},
             statistics=_statistics(store, entries, latest),
             fragments=[asdict(entry) for entry in entries],
             cards=cards,
             inputs=inputs,
         )
-        fault("before-snapshot")
+        check_fault("before-snapshot")
         if store.create(_key(snapshot.number), canonical_json(asdict(snapshot)).encode()):
             return snapshot
 
 
-def fingerprint(store: Store, entries: Sequence[Entry], *, from_index: bool = False) -> str:
-    """Return the fingerprint over all tiles of ``entries``, from the digests kept beside each index or from the indexes themselves."""
-    file = "index.parquet" if from_index else digests.DIGESTS
+def compute_fingerprint(store: Store, entries: Sequence[FragmentEntry], *, from_index: bool = False) -> str:
+    """Return the fingerprint over all tiles of ``entries``, from the digests beside each index or from the indexes."""
+    file = "index.parquet" if from_index else index.DIGESTS
 
     def rows() -> Iterator[npt.NDArray[np.uint8]]:
         for entry, data in zip(entries, store.read_many([f"{entry.folder}/{file}" for entry in entries]), strict=True):
             yield (
-                index.row_digests(pq.read_table(pa.BufferReader(data)))
+                index.hash_rows(pq.read_table(pa.BufferReader(data)))
                 if from_index
-                else digests.unpack(data, entry.name)
+                else index.unpack_digests(data, entry.name)
             )
 
     try:
-        return digests.fingerprint(rows, rows=sum(entry.rows for entry in entries))
+        return index.hash_digests(rows, rows=sum(entry.rows for entry in entries))
     except FileNotFoundError:
         if from_index:
             raise
-        return fingerprint(store, entries, from_index=True)  # fragments of an earlier version keep no digests
+        return compute_fingerprint(store, entries, from_index=True)  # fragments of an earlier version keep no digests
 
 
-def _statistics(store: Store, entries: Sequence[Entry], latest: Snapshot | None) -> dict[str, list[dict[str, Any]]]:
-    """Return the statistics of ``entries`` by stream: those of ``latest`` and of what was added, or of all where something has gone."""
+def _statistics(
+    store: Store, entries: Sequence[FragmentEntry], latest: Snapshot | None
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the statistics of ``entries`` by stream.
+
+    Those of ``latest`` and of what was added, or of all where something has gone.
+    """
     names = {entry.name for entry in entries}
     old = {entry.name for entry in latest.entries} if latest else set()
     parts: dict[str, list[BandStats]] = {}
     if latest is not None and old <= names:
-        parts = {name: [BandStats.from_json(value) for value in found] for name, found in latest.statistics.items()}
+        parts = {name: [BandStats.from_json(value) for value in values] for name, values in latest.statistics.items()}
         entries = [entry for entry in entries if entry.name not in old]
     files = store.read_many([f"{entry.folder}/statistics.json" for entry in entries])
     for entry, data in zip(entries, files, strict=True):
-        found = [BandStats.from_json(value) for value in json.loads(data)]
-        parts[entry.stream] = merge_all([*parts.get(entry.stream, []), *found])
+        values = [BandStats.from_json(value) for value in json.loads(data)]
+        parts[entry.stream] = merge_strata([*parts.get(entry.stream, []), *values])
     return {name: [part.to_json() for part in parts[name]] for name in sorted(parts)}

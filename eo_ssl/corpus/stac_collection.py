@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from eo_ssl.corpus.catalogue import Corpus
-from eo_ssl.corpus.overview import Overview, overview, union
+from eo_ssl.corpus.corpus_view import Corpus
+from eo_ssl.corpus.overview import Overview, summarise_streams, unite_boxes
 from eo_ssl.corpus.streams import Stream
 
 COLLECTION = "collection.json"
@@ -23,12 +23,12 @@ _WORLD = [-180.0, -90.0, 180.0, 90.0]  # of tiles without a place, as the STAC s
 
 def write(corpus: Corpus) -> None:
     """Put the description of ``corpus`` beside its snapshots, in the place of an older one."""
-    corpus.store.replace(COLLECTION, json.dumps(collection(corpus), indent=1, sort_keys=True).encode())
+    corpus.store.replace(COLLECTION, json.dumps(build_collection(corpus), indent=1, sort_keys=True).encode())
 
 
-def collection(corpus: Corpus) -> dict[str, Any]:
+def build_collection(corpus: Corpus) -> dict[str, Any]:
     """Return the STAC collection of a corpus, as plain values; reads its index once, in batches."""
-    seen, licences = overview(corpus), corpus.licences()
+    seen, licences = summarise_streams(corpus), corpus.licences()
     boxes = [part.bbox for part in seen.values() if part.bbox]
     times = [part.times for part in seen.values() if part.times]
     first, last = (min(begin for begin, _ in times), max(end for _, end in times)) if times else (None, None)
@@ -43,12 +43,16 @@ def collection(corpus: Corpus) -> dict[str, Any]:
         "title": f"{corpus.store.name}: {tiles} tiles for pretraining",
         "description": (
             f"{tiles} tiles in {len(seen)} streams of equal sensor, quantity, bands and pixel size, cut by eo_ssl. "
-            "The snapshot lists the fragments; each fragment has a GeoParquet index and a Zarr v3 array, tile i of which is row i."
+            "The snapshot lists the fragments; each fragment has a GeoParquet index and a Zarr v3 array, tile i of "
+            "which is row i."
         ),
         "keywords": ["pretraining", *sorted({stream.sensor for stream in corpus.streams.values()})],
         "license": _licence(licences),
         "providers": _providers(licences),
-        "extent": {"spatial": {"bbox": [union(boxes) if boxes else _WORLD]}, "temporal": {"interval": [[first, last]]}},
+        "extent": {
+            "spatial": {"bbox": [unite_boxes(boxes) if boxes else _WORLD]},
+            "temporal": {"interval": [[first, last]]},
+        },
         "summaries": summaries,
         "item_assets": {key: asset for name in seen for key, asset in _assets(corpus.streams[name]).items()},
         "assets": {
@@ -69,7 +73,10 @@ def collection(corpus: Corpus) -> dict[str, Any]:
 
 
 def _licence(licences: Sequence[dict[str, Any]]) -> str:
-    """Return the one licence of all cards if it is an SPDX name, else ``other``: the texts are in ``eo_ssl:licences``."""
+    """Return the one licence of all cards if it is an SPDX name, else ``other``.
+
+    The texts are in ``eo_ssl:licences``.
+    """
     names = {str(item["licence"]) for item in licences}
     only = next(iter(names)) if len(names) == 1 else ""
     return only if _SPDX.fullmatch(only) else "other"
@@ -88,12 +95,15 @@ def _providers(licences: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _summaries(corpus: Corpus, seen: dict[str, Overview]) -> dict[str, Any]:
-    """Return the values that occur, in the fields of STAC's common metadata and extensions; what no product says is left out."""
+    """Return the values that occur, in the fields of STAC's common metadata and extensions.
+
+    What no product says is left out.
+    """
 
     def values(column: str) -> list[str]:
         return sorted({value for part in seen.values() for value in part.counted[column]} - {"unknown"})
 
-    found: dict[str, list[Any]] = {
+    fields: dict[str, list[Any]] = {
         "platform": [name.lower() for name in values("platform")],
         "gsd": sorted({stream.gsd_m for stream in corpus.streams.values()}),
         "sat:orbit_state": [name for name in values("orbit") if name in ("ascending", "descending", "geostationary")],
@@ -102,7 +112,7 @@ def _summaries(corpus: Corpus, seen: dict[str, Overview]) -> dict[str, Any]:
         "sar:polarizations": sorted({band for stream in corpus.streams.values() for band in _polarisations(stream)}),
         "processing:version": values("processing_baseline"),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
 def _polarisations(stream: Stream) -> list[str]:

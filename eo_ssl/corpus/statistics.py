@@ -1,7 +1,8 @@
 """Per-band statistics that merge: count, moments, extremes and a histogram, kept apart by stratum.
 
-Stored values have at most 65,536 codes, so counting codes is an exact sufficient statistic: moments, extremes and histogram follow
-from the counts in float64, in the stream's quantity and, for powers, in dB, without a second pass over pixels.
+Stored values have at most 65,536 codes, so counting codes is an exact sufficient statistic: moments, extremes and
+histogram follow from the counts in float64, in the stream's quantity and, for powers, in dB, without a second pass over
+pixels.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ Floats = npt.NDArray[np.float64]
 _TOP_DB = 30.0  # dB; corner reflectors and cities stay below, the last bin takes what does not
 
 
-def bin_edges(quantity: Quantity) -> Floats:
-    """Return the fixed histogram edges of ``quantity``; values beyond the first or last edge count in the first or last bin.
+def place_bin_edges(quantity: Quantity) -> Floats:
+    """Return the fixed histogram edges of ``quantity``.
 
-    Reflectance: 0.001 wide from -0.2 to 1.8. dB: 0.05 dB from the floor to 30 dB; linear power has the same edges, so that both
-    histograms hold the same counts. DN: 1 wide to 256, then equal steps in the logarithm to 65,536. Amplitude, of any scale: zero, then
-    steps of 1.4 % from 1e-4 to 65,536.
+    Values beyond the first or last edge count in the first or last bin.
+
+    Reflectance: 0.001 wide from -0.2 to 1.8. dB: 0.05 dB from the floor to 30 dB; linear power has the same edges, so
+    that both histograms hold the same counts. DN: 1 wide to 256, then equal steps in the logarithm to 65,536.
+    Amplitude, of any scale: zero, then steps of 1.4 % from 1e-4 to 65,536.
     """
     if quantity.is_reflectance:
         return np.linspace(-0.2, 1.8, 2001)
@@ -110,7 +113,10 @@ class Stratum(NamedTuple):
 
 @dataclass(frozen=True)
 class BandStats:
-    """Statistics of a stream in one quantity: by stratum (sensor, level, processing baseline, orbit, month) and over all of them."""
+    """Statistics of a stream in one quantity.
+
+    By stratum (sensor, level, processing baseline, orbit, month) and over all of them.
+    """
 
     quantity: Quantity
     "what the numbers are in"
@@ -126,7 +132,8 @@ class BandStats:
         """
         if not self.strata:
             raise UserError(
-                f"expected at least one training tile to have {self.quantity.value} statistics of, got none; ingest more products or raise the share of train"
+                f"expected at least one training tile to have {self.quantity.value} statistics of, got none; ingest "
+                "more products or raise the share of train"
             )
         return reduce(Moments.merge, (self.strata[key] for key in sorted(self.strata)))
 
@@ -163,12 +170,13 @@ class BandStats:
     @property
     def edges(self) -> Floats:
         """Histogram edges, float64 [bins + 1]."""
-        return bin_edges(self.quantity)
+        return place_bin_edges(self.quantity)
 
     def percentile(self, q: float) -> Floats:
         """Return the ``q``-th percentile (0..100) per band, float64 [C].
 
-        It lies in the bin of the value of that rank (the inverted cumulative counts), linear inside it, within minimum and maximum.
+        It lies in the bin of the value of that rank (the inverted cumulative counts), linear inside it, within minimum
+        and maximum.
         """
         if not 0 <= q <= 100:
             raise UserError(f"expected a percentile from 0 to 100, got {q}; give percent")
@@ -209,7 +217,8 @@ class BandStats:
         """
         if (self.quantity, self.bands) != (other.quantity, other.bands):
             raise UserError(
-                f"expected statistics of the same quantity and bands, got {self.quantity.value} {self.bands} and {other.quantity.value} {other.bands}; "
+                f"expected statistics of the same quantity and bands, got {self.quantity.value} {self.bands} and "
+                f"{other.quantity.value} {other.bands}; "
                 "merge within one stream"
             )
         strata = dict(self.strata)
@@ -226,7 +235,7 @@ class BandStats:
     def from_json(cls, value: dict[str, Any]) -> BandStats:
         """Return the statistics of :meth:`to_json`."""
         quantity = Quantity(value["quantity"])
-        bins = len(bin_edges(quantity)) - 1
+        bins = len(place_bin_edges(quantity)) - 1
         strata = {Stratum(*row["stratum"]): Moments.from_json(row, bins=bins) for row in value["strata"]}
         return cls(quantity, tuple(value["bands"]), strata)
 
@@ -282,7 +291,7 @@ def _moments(counts: npt.NDArray[np.int64], values: Floats, quantity: Quantity) 
     seen = counts > 0
     low = np.where(seen, values, np.inf).min(axis=1, initial=np.inf)
     high = np.where(seen, values, -np.inf).max(axis=1, initial=-np.inf)
-    edges = bin_edges(quantity)
+    edges = place_bin_edges(quantity)
     bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     histogram = np.stack([np.bincount(bins, weights=row, minlength=len(edges) - 1) for row in counts]).astype(np.int64)
     none = number == 0
@@ -291,7 +300,7 @@ def _moments(counts: npt.NDArray[np.int64], values: Floats, quantity: Quantity) 
     )
 
 
-def merge_all(parts: Iterable[BandStats]) -> list[BandStats]:
+def merge_strata(parts: Iterable[BandStats]) -> list[BandStats]:
     """Return one :class:`BandStats` per quantity out of ``parts``."""
     merged: dict[Quantity, BandStats] = {}
     for part in parts:

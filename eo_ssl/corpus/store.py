@@ -1,9 +1,9 @@
 """Where a corpus lies: a folder, or a prefix of an S3-compatible object store; the same few verbs for both.
 
-What is committed appears whole or not at all and never changes: on disk by a hard link or a rename, in an object store by a
-conditional put (``If-None-Match: *``). An object store without conditional put is refused for writing. Endpoint and credentials come
-from the environment as AWS names it: ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``,
-``AWS_ALLOW_HTTP`` and the rest that obstore reads.
+What is committed appears whole or not at all and never changes: on disk by a hard link or a rename, in an object store
+by a conditional put (``If-None-Match: *``). An object store without conditional put is refused for writing. Endpoint
+and credentials come from the environment as AWS names it: ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``,
+``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, ``AWS_ALLOW_HTTP`` and the rest that obstore reads.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from eo_ssl.commits import commit, explain_os_error, replace, sync_folder
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import commit, explain_os_error, replace, sync_folder
 
 Place = str | Path
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/+(.*)$")  # also s3:/bucket, what a Path makes of s3://bucket
@@ -54,11 +54,11 @@ class Store(Protocol):
         """Remove ``key`` if it exists."""
         ...
 
-    def adopt(self, folder: Path, key: str) -> None:
+    def move_in(self, folder: Path, key: str) -> None:
         """Take the files of a finished local folder over to ``key``; the folder is gone afterwards."""
         ...
 
-    def settle(self, folder: str) -> None:
+    def fsync_names(self, folder: str) -> None:
         """Make the names in ``folder`` durable."""
         ...
 
@@ -71,7 +71,7 @@ class Store(Protocol):
         ...
 
 
-def located(place: Place | Store) -> Store:
+def open_store(place: Place | Store) -> Store:
     """Return the store at a path, a ``file://`` or an ``s3://`` address (also one that went through ``Path``).
 
     Raises:
@@ -79,12 +79,12 @@ def located(place: Place | Store) -> Store:
     """
     if not isinstance(place, str | Path):
         return place
-    found = _URL.match(str(place))
-    if found is None:
-        return Folder(Path(place).absolute())
-    scheme, rest = found[1].lower(), found[2]
+    address = _URL.match(str(place))
+    if address is None:
+        return LocalStore(Path(place).absolute())
+    scheme, rest = address[1].lower(), address[2]
     if scheme == "file":
-        return Folder(Path("/") / rest)
+        return LocalStore(Path("/") / rest)
     if scheme in ("s3", "s3a") and rest.strip("/"):
         from eo_ssl.corpus.bucket import Bucket  # obstore is needed only here
 
@@ -95,7 +95,7 @@ def located(place: Place | Store) -> Store:
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class LocalStore:
     """A corpus on a local or mounted disk."""
 
     path: Path
@@ -133,7 +133,7 @@ class Folder:
         """Remove a file."""
         (self.path / key).unlink(missing_ok=True)
 
-    def adopt(self, folder: Path, key: str) -> None:
+    def move_in(self, folder: Path, key: str) -> None:
         """Rename a folder of the same disk, whose files are durable; of two writers the second drops its own."""
         target = self.path / key
         try:
@@ -143,7 +143,7 @@ class Folder:
                 raise explain_os_error(error, target) from error
             shutil.rmtree(folder)
 
-    def settle(self, folder: str) -> None:
+    def fsync_names(self, folder: str) -> None:
         """Sync a folder."""
         sync_folder(self.path / folder)
 

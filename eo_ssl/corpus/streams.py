@@ -16,9 +16,15 @@ from eo_ssl.sensors import Quantity, sensor
 Stored = Literal["int16", "uint16", "float16", "uint8"]
 REFLECTANCE_SCALE = 1e-4  # reflectance per stored unit, as ESA stores it
 _SHORT_SENSOR = {
-    "sentinel2_l1c": "s2", "sentinel2_l2a": "s2", "sentinel1_grd": "s1grd", "sentinel1_rtc": "s1rtc",
-    "landsat5_tm": "l5", "landsat7_etm": "l7", "landsat8_oli": "l8", "sar_chip": "sar",
-}  # fmt: skip
+    "sentinel2_l1c": "s2",
+    "sentinel2_l2a": "s2",
+    "sentinel1_grd": "s1grd",
+    "sentinel1_rtc": "s1rtc",
+    "landsat5_tm": "l5",
+    "landsat7_etm": "l7",
+    "landsat8_oli": "l8",
+    "sar_chip": "sar",
+}
 _SHORT_QUANTITY = {Quantity.TOA_REFLECTANCE: "toa", Quantity.BOA_REFLECTANCE: "boa"}
 _FLOAT16_MAX = 65504.0
 _INVALID = {"int16": -32768, "uint16": 65535}
@@ -42,16 +48,21 @@ class Stream:
         object.__setattr__(self, "bands", sensor(self.sensor).resolve_all(self.bands))
         if self.quantity.is_db:
             raise UserError(
-                f"expected a stream in a linear quantity, got {self.quantity.value}; store the power, dB is made at read time"
+                f"expected a stream in a linear quantity, got {self.quantity.value}; store the power, dB is made at "
+                "read time"
             )
         if not self.bands or self.gsd_m <= 0 or self.size_px < 1:
             raise UserError(
-                f"expected a stream with bands, gsd_m > 0 and size_px >= 1, got {self.bands}, {self.gsd_m}, {self.size_px}; correct the card"
+                f"expected a stream with bands, gsd_m > 0 and size_px >= 1, got {self.bands}, {self.gsd_m}, "
+                f"{self.size_px}; correct the card"
             )
 
     @cached_property
     def name(self) -> str:
-        """Short unique name, for example ``s2_boa_12b_10m_64px``; a choice of bands is spelled out or, if long, hashed."""
+        """Short unique name, for example ``s2_boa_12b_10m_64px``.
+
+        A choice of bands is spelled out or, if long, hashed.
+        """
         known = sensor(self.sensor)
         if self.bands == known.band_names:
             bands = f"{len(self.bands)}b"
@@ -60,7 +71,8 @@ class Stream:
         else:
             bands = f"{len(self.bands)}b-{hashlib.sha256(' '.join(self.bands).encode()).hexdigest()[:4]}"
         short = self.sensor if self.quantity is Quantity.DN else _SHORT_SENSOR.get(self.sensor, self.sensor)
-        return f"{short}_{_SHORT_QUANTITY.get(self.quantity, self.quantity.value)}_{bands}_{self.gsd_m:g}m_{self.size_px}px"
+        quantity = _SHORT_QUANTITY.get(self.quantity, self.quantity.value)
+        return f"{short}_{quantity}_{bands}_{self.gsd_m:g}m_{self.size_px}px"
 
     def to_json(self) -> dict[str, Any]:
         """Return the stream as plain values."""
@@ -76,9 +88,10 @@ class Stream:
 class Encoding:
     """How one physical value is stored: ``physical = (stored + offset) * scale``.
 
-    Reflectance: int16, -32768 invalid, above 3.2767 saturated (round-trip error at most half a unit, 5e-5). Power and amplitude:
-    float16, NaN invalid (relative error at most 2^-11 above 6e-5, absolute 3e-8 below). DN: uint16, 65535 invalid. Chips: uint8 and
-    a validity mask (1 = valid) as the last channel, but calibrated power as everywhere.
+    Reflectance: int16, -32768 invalid, above 3.2767 saturated (round-trip error at most half a unit, 5e-5). Power and
+    amplitude: float16, NaN invalid (relative error at most 2^-11 above 6e-5, absolute 3e-8 below). DN: uint16, 65535
+    invalid.
+    Chips: uint8 and a validity mask (1 = valid) as the last channel, but calibrated power as everywhere.
     """
 
     dtype: Stored
@@ -131,7 +144,8 @@ class Encoding:
             exact = (codes + np.float32(self.offset)) * np.float32(self.scale)
             if clipped.any() or not np.allclose(exact[~invalid], image[~invalid], rtol=1e-4, atol=1e-6):
                 raise UserError(
-                    "expected chips of 8-bit integers after the card's scale and offset, got other values; correct scale and offset of the card"
+                    "expected chips of 8-bit integers after the card's scale and offset, got other values; correct "
+                    "scale and offset of the card"
                 )
             out[count] = ~invalid.any(axis=0)
         np.clip(codes, low, high, out=codes)
@@ -141,7 +155,7 @@ class Encoding:
         return np.asarray(clipped)
 
     def decode(self, stored: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
-        """Write the physical values of ``stored`` [..., C (+ 1), H, W] into ``out`` [..., C, H, W] float32, NaN where invalid."""
+        """Write the physical values of ``stored`` [..., C (+ 1), H, W] into ``out`` [..., C, H, W], NaN invalid."""
         bands = out.shape[-3]
         pixels = stored[..., :bands, :, :]
         out[...] = pixels
@@ -160,7 +174,7 @@ class Encoding:
             out[valid == 0] = np.nan
 
     def codes(self) -> npt.NDArray[np.float64]:
-        """Return the physical value of every stored code, NaN for the invalid one: float64 [256 or 65536], by unsigned code."""
+        """Return the physical value of every stored code, NaN for the invalid one: float64 by unsigned code."""
         unsigned = np.arange(256 if self.dtype == "uint8" else 65536).astype(
             np.uint8 if self.dtype == "uint8" else np.uint16
         )

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from eo_ssl.cards import Card, load_card
-from eo_ssl.corpus import Corpus
-from eo_ssl.corpus.conditions import rows_where
+from eo_ssl.corpus import Corpus, select_rows
 from eo_ssl.encoder import FITTED, WEIGHT_FREE, Encoder, load_encoder
 from eo_ssl.errors import UserError, expect, nearest
+from eo_ssl.fingerprints import fingerprint
 from eo_ssl.layouts import Stac
-from eo_ssl.manifest import MANIFEST, UNFINISHED, fingerprint
+from eo_ssl.manifest import MANIFEST, UNFINISHED
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.scene import Product, is_link, list_products, read_document
 
@@ -65,7 +65,7 @@ def _load_weight_free(name: str, statistics: tuple[Corpus, str] | None, seed: in
 
 def _read_training_images(corpus: Corpus, stream: str, contract: Preprocessing) -> Tensor:
     """At most `_FITTING` tiles of the training split at even steps, prepared by ``contract``: [n, C, H, W] float32."""
-    rows = rows_where(corpus, stream, ["split==train"])
+    rows = select_rows(corpus, stream, ["split==train"])
     expect(
         len(rows),
         expected=f"training tiles of {stream} to fit the encoder to",

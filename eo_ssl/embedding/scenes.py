@@ -17,13 +17,13 @@ import xarray as xr
 from dask.delayed import Delayed
 from torch import nn
 
-from eo_ssl.corpus.engine import compute
+from eo_ssl.commits import commit, write_beside
+from eo_ssl.corpus import compute
 from eo_ssl.embedding.cog_writer import Canvas, Georeference, optimise
 from eo_ssl.embedding.table import Matrix, Stored
 from eo_ssl.embedding.windows import Range, WindowAxis, plan_windows
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
-from eo_ssl.manifest import beside, commit
 from eo_ssl.sensors import Quantity, convert
 
 Flags = npt.NDArray[np.bool_]
@@ -147,7 +147,7 @@ def embed_scene(
     )
     down, right = scene.axes
     known = {**scene.tags, **tags}
-    with beside(path) as temporary, beside(path.with_name(f"{path.name}.work")) as work:
+    with write_beside(path) as temporary, write_beside(path.with_name(f"{path.name}.work")) as work:
         shape = (down.length, right.length)
         with Canvas(work, bands=encoder.dim, shape=shape, where=where, tags=known) as canvas:
             (valid,) = compute([scene.graph(canvas)], client=settings.dask, done=progress)

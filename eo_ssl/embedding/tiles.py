@@ -19,12 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eo_ssl.commits import check_fault, commit, write_beside
 from eo_ssl.corpus import Corpus
 from eo_ssl.embedding.table import Rows, Stored, build_schema, build_table, open_writer
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation import CorpusSource, SourceSubset, extract_features, open_corpus_source
-from eo_ssl.manifest import beside, commit, fault, file_sha256
+from eo_ssl.fingerprints import file_sha256
 
 EMBEDDINGS = "embeddings.parquet"
 _PARTS = "parts"
@@ -135,8 +136,8 @@ def embed_tiles(
                 _write_part(path, encoder, (corpus, stream, source), chosen, form=form, settings=settings)
             if progress is not None:
                 progress(len(chosen))
-        fault("before-join")
-        with beside(final) as temporary:
+        check_fault("before-join")
+        with write_beside(final) as temporary:
             with open_writer(temporary, form) as joined:
                 for path in paths:
                     part = pq.read_table(path).cast(form)
@@ -162,7 +163,7 @@ def _write_part(
     corpus, stream, source = where
     x = extract_features(encoder, SourceSubset(source, rows), batch_size=settings.batch_size, device=settings.device).x
     made = build_table(corpus, stream, rows, x, form=form)
-    with beside(path) as temporary:
+    with write_beside(path) as temporary:
         with open_writer(temporary, form) as file:
             file.write_table(made, row_group_size=max(made.num_rows, 1))
         commit(path, temporary)

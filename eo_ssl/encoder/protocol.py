@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from eo_ssl.errors import expect
 from eo_ssl.manifest import fingerprint
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.preprocessing.conversion import converted
+from eo_ssl.preprocessing import Preprocessing, apply_conversion
 from eo_ssl.sensors import Quantity
 
 _SAMPLED = 4096  # values of a batch that are looked at
@@ -217,7 +216,7 @@ def measure_output_range(contract: Preprocessing) -> tuple[float, float]:
     """Least and greatest value of any band that ``contract`` makes of its plausible range, normalised."""
     ends = torch.tensor(contract.range).view(1, 1, 1, 2)
     for name in contract.convert:
-        ends = converted(ends, name)
+        ends = apply_conversion(ends, name)
     pairs = ends.flatten().sort().values.repeat(len(contract.bands), 1)  # [C, 2]
     if contract.clip is not None:
         low, high = torch.tensor(contract.clip, dtype=pairs.dtype).view(-1, 2).unbind(dim=1)

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from eo_ssl.corpus import Corpus, StreamReader
-from eo_ssl.corpus.snapshots import load, numbers
+from eo_ssl.corpus import Corpus, StreamReader, list_snapshots, load_snapshot
 from eo_ssl.curation import CurationReport
 from eo_ssl.errors import UserError
 from eo_ssl.reporting.artefacts import Product, read_json
@@ -166,7 +165,10 @@ def _corpus_of(product: Product, report: CurationReport, corpora: Sequence[Produ
     """The corpus whose newest or older snapshot the subset was chosen from."""
     wanted = {report.corpus_fingerprint, product.manifest.inputs.get("corpus", "")}
     for corpus in corpora:
-        made = (corpus.manifest.fingerprint, *(load(corpus.path, n).fingerprint for n in numbers(corpus.path)))
+        made = (
+            corpus.manifest.fingerprint,
+            *(load_snapshot(corpus.path, n).fingerprint for n in list_snapshots(corpus.path)),
+        )
         if wanted & set(made):
             return corpus
     return None

@@ -13,7 +13,7 @@ import pytest
 import rasterio
 import yaml
 
-from eo_ssl import manifest
+from eo_ssl import commits
 from eo_ssl.cards import card_folder
 from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus
@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_no_half_corpus_and_the_same_command_resumes(
         real(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr(manifest.os, "fsync", full_after_three)
+        patch.setattr(commits.os, "fsync", full_after_three)
         assert ingest(archive, card()) == 2
     assert "full disk; free some space and run the same command again" in capsys.readouterr().err
     with pytest.raises(UserError):

@@ -16,7 +16,7 @@ import pyarrow.dataset as pads
 from eo_ssl.corpus import fragments, index, provenance, quarantine, snapshots
 from eo_ssl.corpus.reader import StreamReader
 from eo_ssl.corpus.statistics import BandStats
-from eo_ssl.corpus.store import Folder, Place, Store, located
+from eo_ssl.corpus.store import LocalStore, Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError, nearest
 from eo_ssl.manifest import MANIFEST, Manifest
@@ -24,7 +24,10 @@ from eo_ssl.sensors import Quantity
 
 
 class Corpus:
-    """One snapshot of a corpus. It pickles as its address and the snapshot's number and opens nothing before it is asked."""
+    """One snapshot of a corpus.
+
+    It pickles as its address and the snapshot's number and opens nothing before it is asked.
+    """
 
     def __init__(self, store: Store, snapshot: int) -> None:
         self.store = store
@@ -33,7 +36,7 @@ class Corpus:
     @property
     def root(self) -> Path | Store:
         """Folder of the corpus, or its object store; both have a ``name`` and an address as text."""
-        return self.store.path if isinstance(self.store, Folder) else self.store
+        return self.store.path if isinstance(self.store, LocalStore) else self.store
 
     @classmethod
     def open(cls, place: Place | Store, *, snapshot: int | None = None) -> Corpus:
@@ -46,10 +49,10 @@ class Corpus:
         Raises:
             UserError: there is no such corpus or snapshot, or the address is of another kind.
         """
-        store = located(place)
-        found = snapshots.load(store, snapshot)
-        corpus = cls(store, found.number)
-        corpus.__dict__["_content"] = found
+        store = open_store(place)
+        content = snapshots.load_snapshot(store, snapshot)
+        corpus = cls(store, content.number)
+        corpus.__dict__["_content"] = content
         return corpus
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -60,10 +63,10 @@ class Corpus:
 
     @cached_property
     def _content(self) -> snapshots.Snapshot:
-        return snapshots.load(self.store, self.snapshot)
+        return snapshots.load_snapshot(self.store, self.snapshot)
 
     @cached_property
-    def _entries(self) -> list[snapshots.Entry]:
+    def _entries(self) -> list[snapshots.FragmentEntry]:
         return self._content.entries
 
     @property
@@ -87,7 +90,8 @@ class Corpus:
     def _stream(self, name: str) -> Stream:
         if name not in self.streams:
             raise UserError(
-                f"expected a stream of {self.store} out of {', '.join(self.streams)}, got {name!r}{nearest(name, self.streams)}"
+                f"expected a stream of {self.store} out of {', '.join(self.streams)}, got "
+                f"{name!r}{nearest(name, self.streams)}"
             )
         return self.streams[name]
 
@@ -99,15 +103,15 @@ class Corpus:
     def tilings(self, stream: str) -> set[str]:
         """Return how the tiles of a stream were cut: native, grid, or both."""
         self._stream(stream)
-        one_of_each = {entry.card: entry for entry in self._entries if entry.stream == stream}
-        return {str(fragments.read(self.store, entry.name).config["tiling"]) for entry in one_of_each.values()}
+        by_card = {entry.card: entry for entry in self._entries if entry.stream == stream}
+        return {str(fragments.read(self.store, entry.name).config["tiling"]) for entry in by_card.values()}
 
     def dataset(self, stream: str) -> pads.Dataset:
         """Return the index of a stream as a lazy pyarrow dataset; its row order is the global row order."""
         self._stream(stream)
         return self._dataset([entry for entry in self._entries if entry.stream == stream])
 
-    def _dataset(self, entries: Sequence[snapshots.Entry]) -> pads.Dataset:
+    def _dataset(self, entries: Sequence[snapshots.FragmentEntry]) -> pads.Dataset:
         files, home = self.store.dataset_root()
         paths = [f"{home}/{entry.folder}/index.parquet" for entry in entries]
         return pads.dataset(paths, schema=index.SCHEMA, format="parquet", filesystem=files)
@@ -139,7 +143,8 @@ class Corpus:
         wanted = np.asarray(rows)
         if wanted.size and (wanted.dtype.kind not in "iu" or wanted.min() < 0 or wanted.max() >= first[-1]):
             raise UserError(
-                f"expected rows of {stream} from 0 to {first[-1] - 1}, got {wanted.dtype} beyond them; take rows of its index"
+                f"expected rows of {stream} from 0 to {first[-1] - 1}, got {wanted.dtype} beyond them; take rows of "
+                "its index"
             )
         if not wanted.size:
             return index.SCHEMA.empty_table().select(chosen or index.SCHEMA.names)
@@ -157,12 +162,13 @@ class Corpus:
         """
         own = self._stream(stream).quantity
         wanted = own if quantity is None else Quantity(quantity)
-        found = [BandStats.from_json(value) for value in self._content.statistics[stream]]
-        for stats in found:
+        known = [BandStats.from_json(value) for value in self._content.statistics[stream]]
+        for stats in known:
             if stats.quantity is wanted:
                 return stats
         raise UserError(
-            f"expected statistics of {stream} in {', '.join(stats.quantity.value for stats in found)}, got {wanted.value}; name one of them"
+            f"expected statistics of {stream} in {', '.join(stats.quantity.value for stats in known)}, got "
+            f"{wanted.value}; name one of them"
         )
 
     def describe(self) -> dict[str, Any]:
@@ -196,24 +202,26 @@ class Corpus:
 
     def licences(self) -> list[dict[str, Any]]:
         """Return licence, attribution and tiles of each card, and whether the licence is non-commercial."""
-        return provenance.licences(self.store, self._entries)
+        return provenance.list_licences(self.store, self._entries)
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Return, by card, configuration, card fingerprint, code and schema that its tiles were made with."""
-        return provenance.settings(self.store, self._entries)
+        return provenance.list_settings(self.store, self._entries)
 
     def provenance(self, stream: str, row: int) -> dict[str, Any]:
-        """Return all that is known of one tile: product and checksum, window, quality, licence, and the code and settings that made it.
+        """Return all that is known of one tile.
+
+        Product and checksum, window, quality, licence, and the code and settings that made it.
 
         Raises:
             UserError: an unknown stream, or a row out of range.
         """
-        (found,) = self.index(stream, rows=np.array([row])).to_pylist()
+        (tile,) = self.index(stream, rows=np.array([row])).to_pylist()
         first = np.cumsum([0, *(entry.rows for entry in self._entries if entry.stream == stream)])
         number = int(np.searchsorted(first, row, side="right")) - 1
         entry = [entry for entry in self._entries if entry.stream == stream][number]
-        recipe = fragments.read(self.store, entry.name)
-        return provenance.describe(found, recipe, number=row - int(first[number]))
+        manifest = fragments.read(self.store, entry.name)
+        return provenance.describe(tile, manifest, number=row - int(first[number]))
 
     def manifest(self) -> Manifest:
         """Return the manifest of the corpus, which describes its newest snapshot.
@@ -225,26 +233,30 @@ class Corpus:
             return Manifest(**json.loads(self.store.read(MANIFEST)))
         except FileNotFoundError as error:
             raise UserError(
-                f"expected a finished corpus at {self.store}, got an unfinished one; run `eo-ssl ingest` again to finish it"
+                f"expected a finished corpus at {self.store}, got an unfinished one; run `eo-ssl ingest` again to "
+                "finish it"
             ) from error
 
     def quarantine(self) -> list[dict[str, Any]]:
-        """Return the products that were put aside, and the damaged chips of those that were not, each with its reason."""
+        """Return what was put aside with its reason: products, and damaged chips of those that were not."""
         damaged = [fragments.read(self.store, entry.name) for entry in self._entries if entry.counts.get("damaged")]
         chips = [
-            {"product_id": recipe.product_id, "card": recipe.card, "chip": name, "reason": reason}
-            for recipe in damaged
-            for name, reason in recipe.refused
+            {"product_id": manifest.product_id, "card": manifest.card, "chip": name, "reason": reason}
+            for manifest in damaged
+            for name, reason in manifest.refused
         ]
         return quarantine.read(self.store) + chips
 
     def verify(self) -> list[str]:
-        """Return what is wrong with the files of the snapshot and its fingerprint, one sentence each; reads every byte."""
+        """Return what is wrong with the files of the snapshot and its fingerprint, one sentence each.
+
+        Reads every byte.
+        """
         wrong = [sentence for entry in self._entries for sentence in fragments.verify(self.store, entry.name)]
         if not wrong:
-            found = snapshots.fingerprint(self.store, self._entries, from_index=True)
-            if found != self.fingerprint:
+            actual = snapshots.compute_fingerprint(self.store, self._entries, from_index=True)
+            if actual != self.fingerprint:
                 wrong.append(
-                    f"the fingerprint of {self.store} is {found}, its snapshot {self.snapshot} says {self.fingerprint}"
+                    f"the fingerprint of {self.store} is {actual}, its snapshot {self.snapshot} says {self.fingerprint}"
                 )
         return wrong

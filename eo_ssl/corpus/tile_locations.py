@@ -23,7 +23,7 @@ Points = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class TileLocations:
     """Where n tiles lie."""
 
     bbox: Points
@@ -34,7 +34,7 @@ class Places:
 
 
 @lru_cache(maxsize=64)
-def epsg_of(crs: str) -> int:
+def resolve_epsg(crs: str) -> int:
     """Return the EPSG code of ``crs``, 0 for a system without one.
 
     Raises:
@@ -53,20 +53,20 @@ def is_utm(epsg: int) -> bool:
     return 32601 <= epsg <= 32660 or 32701 <= epsg <= 32760
 
 
-def utm_zone(lon: float, lat: float) -> int:
-    """Return the EPSG code of the WGS 84 UTM zone of a point (no Norway or Svalbard exceptions; polar caps take their zone)."""
+def find_utm_zone(lon: float, lat: float) -> int:
+    """Return the EPSG code of the WGS 84 UTM zone of a point, without the exceptions of Norway and Svalbard."""
     number = min(int((lon + 180) // 6) % 60 + 1, 60)
     return (32600 if lat >= 0 else 32700) + number
 
 
 @lru_cache(maxsize=64)
-def transformer(source: str, target: str) -> Transformer:
+def make_transformer(source: str, target: str) -> Transformer:
     """Return a transformer with x (or longitude) first on both sides."""
     return Transformer.from_crs(source, target, always_xy=True)
 
 
-def corners(windows: npt.NDArray[np.int32], transform: Affine6) -> Points:
-    """Return the corners of ``windows`` [n, 4] in CRS units, float64 [n, 4, 2], anticlockwise from the lower left on a north-up grid."""
+def locate_corners(windows: npt.NDArray[np.int32], transform: Affine6) -> Points:
+    """Return the corners of ``windows`` [n, 4] in CRS units, float64 [n, 4, 2], anticlockwise from the lower left."""
     a, b, c, d, e, f = transform
     row, col, height, width = windows.astype(np.float64).T
     rows = np.stack([row + height, row + height, row, row], axis=1)
@@ -75,7 +75,7 @@ def corners(windows: npt.NDArray[np.int32], transform: Affine6) -> Points:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class ProductGrid:
     """The grid of a product on Earth."""
 
     crs: str
@@ -90,23 +90,29 @@ class Frame:
     "of the product (or chip)"
 
     @classmethod
-    def of(cls, crs: str, transform: Affine6 | tuple[()], *, shape: tuple[int, int], cell_m: float, name: str) -> Frame:
-        """Return the frame of a product of ``shape`` (height, width); a CRS that is no UTM zone takes the zone of the product's middle."""
+    def of(
+        cls, crs: str, transform: Affine6 | tuple[()], *, shape: tuple[int, int], cell_m: float, name: str
+    ) -> ProductGrid:
+        """Return the frame of a product of ``shape`` (height, width).
+
+        A CRS that is no UTM zone takes the zone of the product's middle.
+        """
         if not crs or not transform:
             return cls("", (), 0, cell_m, name)
-        zone = epsg_of(crs)
+        zone = resolve_epsg(crs)
         if not is_utm(zone):
-            middle = corners(np.array([[0, 0, *shape]], dtype=np.int32), transform)[0].mean(axis=0)
-            lon, lat = transformer(crs, "OGC:CRS84").transform(*middle)
+            middle = locate_corners(np.array([[0, 0, *shape]], dtype=np.int32), transform)[0].mean(axis=0)
+            lon, lat = make_transformer(crs, "OGC:CRS84").transform(*middle)
             if not (math.isfinite(lon) and math.isfinite(lat)):
                 raise UserError(
-                    f"expected {name} to lie within the area of {crs}, got a place outside it; correct crs or transform of the card"
+                    f"expected {name} to lie within the area of {crs}, got a place outside it; correct crs or "
+                    "transform of the card"
                 )
-            zone = utm_zone(lon, lat)
+            zone = find_utm_zone(lon, lat)
         return cls(crs, transform, zone, cell_m, name)
 
 
-def locate(windows: npt.NDArray[np.int32], frame: Frame) -> Places:
+def locate(windows: npt.NDArray[np.int32], frame: ProductGrid) -> TileLocations:
     """Return where the tiles ``windows`` (int32 [n, 4] row, col, height, width) of a product lie.
 
     Raises:
@@ -114,24 +120,27 @@ def locate(windows: npt.NDArray[np.int32], frame: Frame) -> Places:
     """
     count = len(windows)
     if not frame.transform or count == 0:
-        return Places(np.full((count, 4), np.nan), [None] * count, [frame.name] * count)
-    ring = corners(windows, frame.transform)
-    lon, lat = transformer(frame.crs, "OGC:CRS84").transform(ring[..., 0], ring[..., 1])
+        return TileLocations(np.full((count, 4), np.nan), [None] * count, [frame.name] * count)
+    ring = locate_corners(windows, frame.transform)
+    lon, lat = make_transformer(frame.crs, "OGC:CRS84").transform(ring[..., 0], ring[..., 1])
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
         raise UserError(
-            f"expected {frame.name} to lie within the area of {frame.crs}, got coordinates outside it; correct crs or transform of the card"
+            f"expected {frame.name} to lie within the area of {frame.crs}, got coordinates outside it; correct crs "
+            "or transform of the card"
         )
     bbox, geometry = _footprints(np.asarray(lon), np.asarray(lat))
     centre = ring.mean(axis=1)
     x, y = centre[:, 0], centre[:, 1]
-    if epsg_of(frame.crs) != frame.zone:
-        x, y = transformer(frame.crs, f"EPSG:{frame.zone}").transform(x, y)
+    if resolve_epsg(frame.crs) != frame.zone:
+        x, y = make_transformer(frame.crs, f"EPSG:{frame.zone}").transform(x, y)
     rows, cols = locate_cells(x, y, cell_m=frame.cell_m)
-    return Places(bbox, geometry, [name_location(frame.zone, row, col) for row, col in zip(rows, cols, strict=True)])
+    return TileLocations(
+        bbox, geometry, [name_location(frame.zone, row, col) for row, col in zip(rows, cols, strict=True)]
+    )
 
 
-def locate_footprint(corners: Sequence[Sequence[float]], *, cell_m: float) -> Places:
-    """Return where one tile without a grid lies that is known by its corners (longitude, latitude in degrees, OGC:CRS84) in order.
+def locate_footprint(corners: Sequence[Sequence[float]], *, cell_m: float) -> TileLocations:
+    """Return where one tile lies that is known by its corners (longitude, latitude in degrees, OGC:CRS84) in order.
 
     Its location is the cell of the UTM zone of its middle, as for tiles of a product in another system.
 
@@ -141,20 +150,24 @@ def locate_footprint(corners: Sequence[Sequence[float]], *, cell_m: float) -> Pl
     ring = np.asarray(corners, dtype=np.float64)
     if ring.ndim != 2 or len(ring) < 3 or not (np.abs(ring) <= (180, 90)).all():  # False for NaN
         raise UserError(
-            f"expected at least three corners as longitude and latitude in degrees, got {np.round(ring, 3).tolist()}; correct the product's geolocation"
+            "expected at least three corners as longitude and latitude in degrees, got "
+            f"{np.round(ring, 3).tolist()}; correct the product's geolocation"
         )
     lon, lat = ring.T
     east = np.where((lon < 0) & (lon.max() - lon.min() > 180), lon + 360, lon)
     middle = (float(east.mean()) + 180) % 360 - 180, float(lat.mean())
     bbox, geometry = _footprints(lon[None], lat[None])
-    zone = utm_zone(*middle)
-    x, y = transformer("OGC:CRS84", f"EPSG:{zone}").transform(*middle)
+    zone = find_utm_zone(*middle)
+    x, y = make_transformer("OGC:CRS84", f"EPSG:{zone}").transform(*middle)
     row, col = (int(value) for value in locate_cells(x, y, cell_m=cell_m))
-    return Places(bbox, geometry, [name_location(zone, row, col)])
+    return TileLocations(bbox, geometry, [name_location(zone, row, col)])
 
 
 def _footprints(lon: Points, lat: Points) -> tuple[Points, list[bytes | None]]:
-    """Return bounding boxes and WKB polygons of rings of corners [n, k]; those across the antimeridian are cut in two."""
+    """Return bounding boxes and WKB polygons of rings of corners [n, k].
+
+    Those across the antimeridian are cut in two.
+    """
     lon = (lon + 180) % 360 - 180
     crosses = lon.max(axis=1) - lon.min(axis=1) > 180
     east = np.where(crosses[:, None] & (lon < 0), lon + 360, lon)
@@ -173,8 +186,11 @@ def _footprints(lon: Points, lat: Points) -> tuple[Points, list[bytes | None]]:
     return bbox, list(wkb)
 
 
-def split_of(location: str, *, shares: tuple[float, float, float], seed: int) -> str:
-    """Return ``train``, ``val`` or ``test``: decided by the place alone, so that no place is in two splits whatever its dates."""
+def assign_split(location: str, *, shares: tuple[float, float, float], seed: int) -> str:
+    """Return ``train``, ``val`` or ``test``.
+
+    Decided by the place alone, so that no place is in two splits whatever its dates.
+    """
     digest = hashlib.blake2b(f"{seed}/{location}".encode(), digest_size=8).digest()
     position = int.from_bytes(digest, "little") / 2**64
     if position < shares[0]:
