@@ -21,7 +21,7 @@ from eo_ssl.corpus.conditions import Condition
 from eo_ssl.corpus.stac_collection import build_collection
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import SCHEMA_VERSION, require
-from eo_ssl.reporting import collect, render_page
+from eo_ssl.reporting import collect_report, render_report
 from eo_ssl.workflows.curate import main as curate
 from fake_scenes import FakeProduct, card, scenes
 
@@ -165,7 +165,7 @@ def test_a_card_may_say_more_than_its_licence_but_not_less() -> None:
 
 def test_one_non_commercial_source_flags_the_corpus(tmp_path: Path, rng: np.random.Generator) -> None:
     free = run(scenes(rng, 2), tmp_path / "c")
-    assert "non-commercial only" not in render_page(collect([tmp_path / "c"]))
+    assert "non-commercial only" not in render_report(collect_report([tmp_path / "c"]))
     assert not free.describe()["non_commercial"] and require(tmp_path / "c", "ingest").summary["non_commercial"] == []
     assert build_collection(free)["license"] == "CC0" and not build_collection(free)["eo_ssl:non_commercial"]
     corpus = run([radar(rng)], tmp_path / "c")
@@ -177,7 +177,7 @@ def test_one_non_commercial_source_flags_the_corpus(tmp_path: Path, rng: np.rand
     said = json.loads((tmp_path / "c" / "collection.json").read_text())
     assert said["eo_ssl:non_commercial"] and said["license"] == "other"
     assert {provider["name"] for provider in said["providers"]} == {"nobody", "somebody"}
-    assert "non-commercial only" in render_page(collect([tmp_path / "c"]))
+    assert "non-commercial only" in render_report(collect_report([tmp_path / "c"]))
 
 
 # STAC.

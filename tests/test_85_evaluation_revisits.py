@@ -10,7 +10,6 @@ import pytest
 
 from eo_ssl.corpus import Stream
 from eo_ssl.evaluation.features import Computing
-from eo_ssl.evaluation.leaderboard import markdown
 from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.revisits import COLUMNS, find_revisits
@@ -19,6 +18,7 @@ from eo_ssl.evaluation.sources import open_corpus_source
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.evaluation.tasks import Task, make_corpus_task
+from eo_ssl.reporting.leaderboard import format_markdown
 from eo_ssl.sensors import Quantity
 from fake_corpora import S2, FakeCorpus
 
@@ -98,7 +98,7 @@ def test_the_share_with_a_twin_reaches_the_leaderboard(rng: np.random.Generator,
     revisit = [one for one in compared if "other season" in one.name]
     settings = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
     rows, comparisons = judge(task, [compared[0], *revisit], settings, tmp_path, computing=Computing())
-    assert "| other season (40 % of the tiles) |" in markdown(rows, comparisons)
+    assert "| other season (40 % of the tiles) |" in format_markdown(rows, comparisons)
     everywhere = replace(task, revisits=tuple((replace(own[0], share=1.0),) for own in task.revisits))
     names = [
         one.name

@@ -16,13 +16,13 @@ from eo_ssl.encoder import save_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import Computing
 from eo_ssl.evaluation.intervals import Bootstrap
-from eo_ssl.evaluation.leaderboard import csv_text, markdown, page
 from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.seeds import load_candidates, parse_entry
 from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.evaluation.task_metrics import Measured, Runs, measure
 from eo_ssl.manifest import Clock, finish
+from eo_ssl.reporting.leaderboard import format_csv, format_markdown, render_leaderboard_page
 from planted import planted, vit
 
 Saved = Callable[..., str]
@@ -186,9 +186,9 @@ def test_a_recipe_is_one_line_everywhere(rng: np.random.Generator, saved: Saved,
     assert {c["family"] for c in comparisons} == {3} and all(c["p_holm"] >= c["p"] for c in comparisons)
     assert sum(done) == (3 + 1 + 2) * 60 + 3 * 60  # asked alone, the same seeds come out of the cache
     assert len(list((tmp_path / "f").iterdir())) == 6
-    table, web = markdown(rows, comparisons), page(rows, comparisons)
+    table, web = format_markdown(rows, comparisons), render_leaderboard_page(rows, comparisons)
     assert table.count("\n| mae [1] |") == 1 and "mae: 95% bootstrap" in table and "3 pretraining seeds" in web
-    (line,) = [line for line in csv.DictReader(csv_text(rows, comparisons).splitlines()) if line["encoder"] == "mae"]
+    (line,) = [line for line in csv.DictReader(format_csv(rows, comparisons).splitlines()) if line["encoder"] == "mae"]
     assert line["pretraining_seeds"] == "3" and float(line["value"]) == mae["value"]
     done.clear()
     again = load_candidates(
@@ -230,7 +230,7 @@ def test_the_grid_of_a_recipe(rng: np.random.Generator, saved: Saved, tmp_path: 
     ]  # fmt: skip
     alike = comparisons[1]  # 16 px is the contract's own size: what the seeds differ in cancels
     assert (alike["b"], alike["difference"], alike["low"], alike["high"]) == ("mae | 16 px, contract", 0.0, 0.0, 0.0)
-    assert "| mae | " in markdown(rows, comparisons) and "mae: planted" in markdown(rows, comparisons)
+    assert "| mae | " in format_markdown(rows, comparisons) and "mae: planted" in format_markdown(rows, comparisons)
     blurred = expand_study(recipe, task, "robustness", grid=VariantGrid(), seed=0)
     (gain,) = [one for one in blurred if one.name == "mae | gain"]
     assert len(judge(task, [gain], QUICK, tmp_path / "gain", computing=Computing())[0][0]["runs"]) == 2

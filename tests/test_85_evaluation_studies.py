@@ -16,11 +16,9 @@ from eo_ssl.encoder import ImageStats, RandomFeatures, TrainedEncoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
 from eo_ssl.evaluation.features import Computing, extract_features
-from eo_ssl.evaluation.leaderboard import csv_text, markdown, page
 from eo_ssl.evaluation.perturbations import PerturbedSource, list_perturbations
 from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.preprocessing_variants import NORMALISATIONS, PreprocessingVariant
-from eo_ssl.evaluation.published import published_value
 from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.revisits import Revisit
 from eo_ssl.evaluation.seeds import load_candidates
@@ -28,6 +26,8 @@ from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.training_statistics import TrainStats, compute_train_stats
+from eo_ssl.reporting.leaderboard import format_csv, format_markdown, render_leaderboard_page
+from eo_ssl.reporting.published_scores import find_published_score
 from planted import BANDS, GAMMA0, TOA, Images, contract, planted, vit
 
 
@@ -136,7 +136,7 @@ def test_the_grid_finds_what_was_planted_and_runs_each_distinct_input_once(
     assert {c["family"] for c in comparisons} == {distinct - 1}  # what nobody can tell apart is no comparison
     alike = next(c for c in comparisons if c["b"] == "ours | 16 px, contract")
     assert (alike["difference"], alike["verdict"]) == (0.0, "not separable")
-    table = markdown(rows, comparisons)
+    table = format_markdown(rows, comparisons)
     assert table.count("| contract's = 16 px | contract |") == 3 and table.count("| 24 px | contract |") == 3
     assert "corrected for 5 distinct comparisons (Holm), 5 of them here, since of 8 departures 3 have the same" in table
 
@@ -189,10 +189,10 @@ def test_robustness_sees_what_hurts_and_what_does_not(rng: np.random.Generator, 
     assert values["offset +0.1"] < 0.7  # as large as the difference of the classes
     lost = {c["b"].partition(" | ")[2]: c["verdict"] for c in comparisons}
     assert (lost["without B08"], lost["without B02"]) == ("a", "not separable")
-    table = markdown(rows, comparisons)
+    table = format_markdown(rows, comparisons)
     assert "| without B08 |" in table and "| worse |" in table and "Holm" in table
-    assert page(rows, comparisons).count("<table>") == 2
-    lines = csv_text(rows, comparisons).splitlines()
+    assert render_leaderboard_page(rows, comparisons).count("<table>") == 2
+    lines = format_csv(rows, comparisons).splitlines()
     assert len(lines) == 1 + len(rows) and lines[1].startswith("planted,imagestats")
 
 
@@ -275,14 +275,14 @@ def test_published_values_stand_beside_the_rows_they_belong_to() -> None:
     row = {"n_test": 5400, "task": "eurosat-ms", "encoder": "imagestats | 64 px, divide", "reference": "imagestats"}
     row |= {"amount": "all", "protocol": "knn5-standardised"}
     row |= {"departure": {"size_px": 64, "normalisation": "divide", "resizer": "kornia"}}
-    assert published_value(row) == 0.896
+    assert find_published_score(row) == 0.896
     other = {
         "task": "eurosat-rgb",
         "reference": "rcf_zca",
         "protocol": "knn5",
         "departure": {"size_px": 224, "normalisation": "divide", "resizer": "kornia"},
     }
-    assert published_value({**row, **other}) == 0.464
+    assert find_published_score({**row, **other}) == 0.464
     for change in (
         {"n_test": 80},
         {"task": "eurosat-spatial"},
@@ -290,9 +290,9 @@ def test_published_values_stand_beside_the_rows_they_belong_to() -> None:
         {"protocol": "linear"},
         {"reference": "ours"},
     ):
-        assert published_value({**row, **change}) is None
+        assert find_published_score({**row, **change}) is None
     bilinear = {"size_px": 224, "normalisation": "divide", "resizer": "torchvision"}
-    assert published_value({**row, "departure": bilinear}) is None  # another resizing than theirs
+    assert find_published_score({**row, "departure": bilinear}) is None  # another resizing than theirs
 
 
 def test_names_that_do_not_exist() -> None:

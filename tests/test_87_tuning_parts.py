@@ -27,7 +27,7 @@ from eo_ssl.evaluation.tuning.network import make_network
 from eo_ssl.evaluation.tuning.optimisation import LayerwiseAdamW, add_stochastic_depth, group_layers, scale_rate
 from eo_ssl.evaluation.tuning.prediction import reserve_validation
 from eo_ssl.evaluation.tuning.task_loader import TaskBatch, TaskLoader, augment_batch, shuffle_batches
-from eo_ssl.models import seeded_init
+from eo_ssl.models import seed_weights
 from tuned_tasks import BANDS, EMPTY, Planted, TinyCnn, classes, contract, images, masked, task_of, vit
 
 
@@ -288,7 +288,7 @@ def test_a_fifth_is_held_out_in_whole_blocks_and_no_class_is_lost(blocks: str) -
 def foreign(name: str, size_px: int = 32, **readout: object) -> ExternalEncoder:
     made = Readout(name, **readout)  # type: ignore[arg-type]
     channels = len(BANDS) + len(made.blank)
-    with seeded_init(0):
+    with seed_weights(0):
         model = timm.create_model(name, in_chans=channels, num_classes=0, **({"img_size": 32} if "vit" in name else {}))
     return ExternalEncoder(model, contract(size_px), name=name, readout=made, provenance={})
 

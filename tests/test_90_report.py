@@ -20,16 +20,17 @@ from eo_ssl.corpus.statistics import CodeCounter
 from eo_ssl.curation import CurationReport
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, finish
-from eo_ssl.reporting import collect, find, render_page, spectra, wording
-from eo_ssl.reporting.artefacts import read_lines
-from eo_ssl.reporting.charts import Series, thin
-from eo_ssl.reporting.curated import measures
-from eo_ssl.reporting.footprints import Boxes, close_up, degrees, places
+from eo_ssl.reporting import band_histograms, collect_report, find_products, formatting, render_report
+from eo_ssl.reporting.charts import Series, choose_log_ticks, choose_ticks, draw_bars, draw_lines, thin
+from eo_ssl.reporting.footprints import Footprints, draw_close_up, group_places
+from eo_ssl.reporting.formatting import format_degrees, format_tick
 from eo_ssl.reporting.galleries import spread_rows
-from eo_ssl.reporting.page import SECTIONS
-from eo_ssl.reporting.results import tasks
-from eo_ssl.reporting.svg import Scale, log_ticks, nice_ticks, spread, tag, tick_text
-from eo_ssl.reporting.thumbnails import COLOUR_EXPONENT, SIDE_PX, choose_rendering, data_uri, render
+from eo_ssl.reporting.products import read_lines
+from eo_ssl.reporting.report_page import SECTIONS
+from eo_ssl.reporting.sections import group_scores
+from eo_ssl.reporting.sections.subsets import tabulate_balance
+from eo_ssl.reporting.svg import render_svg
+from eo_ssl.reporting.thumbnails import COLOUR_EXPONENT, SIDE_PX, choose_rendering, encode_picture, render_tile
 from eo_ssl.sensors import Quantity
 from eo_ssl.workflows.report import main
 from report_runs import HOSTILE, HOSTILE_NAME, result_row, shared_run
@@ -59,15 +60,23 @@ class Elements(HTMLParser):
 
 
 def test_svg_text_and_attributes_are_escaped() -> None:
-    assert (
-        tag("text", "<b> & co", class_='a" onload="x') == '<text class="a&#34; onload=&#34;x">&lt;b&gt; &amp; co</text>'
-    )
+    figure = draw_bars([1.0], ["<b> & $co$"])
+    page = render_svg(figure, alt='a" onload="x')
+    assert "&lt;b&gt; &amp; $co$</text>" in page and 'aria-label="a&quot; onload=&quot;x"' in page
+    assert not re.search(r"<b>|\bid=|xlink|clip", page)
+
+
+def test_a_drawing_takes_the_colours_of_the_page_and_is_the_same_each_time() -> None:
+    line = Series("x", (0.0, 1.0), (1.23456, 2.0), colour=2)
+    page, again = (render_svg(draw_lines([line], x_label="a", y_label="b"), alt="x") for _ in range(2))
+    assert page == again and "var(--dropped)" in page and "var(--rule)" in page and "#" not in page
+    assert not re.search(r"[\d.]*\.\d{3,}", page)  # a hundredth of a pixel is enough
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))
 def test_ticks_are_round_inside_the_axis_and_few(low: float, span: float, most: int) -> None:
     high = low + span
-    ticks = nice_ticks(low, high, most=most)
+    ticks = choose_ticks(low, high, most=most)
     step = np.diff(ticks)
     tolerance = 1e-6 * max(abs(low), abs(high), span)
     assert len(ticks) <= most
@@ -78,18 +87,28 @@ def test_ticks_are_round_inside_the_axis_and_few(low: float, span: float, most: 
 
 
 def test_log_ticks_and_labels() -> None:
-    assert log_ticks(0.7, 1500.0) == (1.0, 10.0, 100.0, 1000.0)
-    assert log_ticks(2.0, 60.0) == (2, 5, 10, 20, 50)
-    assert [tick_text(v) for v in (0.0, 0.25, 2.5e-4, -3.0, 12000.0, 2e6)] == ["0", "0.25", "2.5e−4", "−3", "12k", "2M"]
+    assert choose_log_ticks(0.7, 1500.0) == pytest.approx((1.0, 10.0, 100.0, 1000.0))
+    assert choose_log_ticks(2.0, 60.0) == pytest.approx((2, 5, 10, 20, 50))
+    assert [format_tick(v) for v in (0.0, 0.25, 2.5e-4, -3.0, 12000.0, 2e6)] == [
+        "0",
+        "0.25",
+        "2.5e−4",
+        "−3",
+        "12k",
+        "2M",
+    ]
 
 
-def test_scale_is_linear_or_logarithmic_and_refuses_an_empty_axis() -> None:
-    assert Scale(0, 10, 100, 0)(2.5) == 75
-    assert Scale(1, 100, 0, 50, log=True)(10) == pytest.approx(25)
-    assert np.isnan(Scale(1, 100, 0, 50, log=True)(0))
-    with pytest.raises(UserError, match="low < high"):
-        Scale(1, 1, 0, 50)
-    assert spread([3.0, 3.0])[0] < 3.0 < spread([3.0, 3.0])[1]
+def test_an_axis_is_linear_or_logarithmic_and_never_empty() -> None:
+    for log, middle in ((False, 50.5), (True, 10.0)):
+        line = Series("x", (0.0, 1.0, 2.0), (1.0, middle, 100.0))
+        (axes,) = draw_lines([line], x_label="", y_label="", log_y=log).axes
+        low, centre, high = (axes.transData.transform((0, y))[1] for y in line.y)
+        assert centre == pytest.approx((low + high) / 2)
+    (axes,) = draw_lines([Series("x", (0.0, 1.0), (3.0, 3.0))], x_label="", y_label="").axes
+    assert axes.get_ylim()[0] < 3 < axes.get_ylim()[1]
+    (axes,) = draw_lines([Series("x", (0.0, 1.0), (3.0, 4.0))], x_label="", y_label="", zero_y=True).axes
+    assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 4
 
 
 def test_thinning_a_line_keeps_its_mean() -> None:
@@ -109,7 +128,7 @@ def test_true_colour_finds_bands_by_name_and_keeps_no_data_transparent(rng: np.r
     sample[0, :2] = 0.0
     sample[0, :, :4] = np.nan
     rendering = choose_rendering(sample, bands=bands, sensor_name="sentinel2_l2a", quantity=Quantity.BOA_REFLECTANCE)
-    picture = render(sample[0], rendering)
+    picture = render_tile(sample[0], rendering)
     assert picture[10, 10].tolist() == [255, 0, 0, 255]
     assert (picture[:4, :, 3] == 0).all()
     order = [3, 1, 0, 2]  # any order of channels gives the same picture
@@ -119,10 +138,10 @@ def test_true_colour_finds_bands_by_name_and_keeps_no_data_transparent(rng: np.r
         sensor_name="sentinel2_l2a",
         quantity=Quantity.BOA_REFLECTANCE,
     )
-    assert np.array_equal(render(sample[0][order], shuffled), picture)
+    assert np.array_equal(render_tile(sample[0][order], shuffled), picture)
     half = sample[0].copy()
     half[2] = rendering.high[0] / 2
-    assert render(half, rendering)[10, 10, 0] == round(255 * 0.5**COLOUR_EXPONENT)
+    assert render_tile(half, rendering)[10, 10, 0] == round(255 * 0.5**COLOUR_EXPONENT)
 
 
 def test_radar_composite_is_drawn_in_decibels_with_stated_range(rng: np.random.Generator) -> None:
@@ -132,13 +151,13 @@ def test_radar_composite_is_drawn_in_decibels_with_stated_range(rng: np.random.G
     flat = np.stack(
         [np.full((4, 4), 10 ** (middle[0] / 10)), np.full((4, 4), 10 ** ((middle[0] - middle[2]) / 10))]
     ).astype(np.float32)
-    red, _, blue, alpha = render(flat, rendering)[0, 0].tolist()
+    red, _, blue, alpha = render_tile(flat, rendering)[0, 0].tolist()
     assert {red, blue} <= {127, 128} and alpha == 255
     assert "dB" in rendering.words and "VV" in rendering.words
 
 
 def test_large_tiles_become_small_webp(rng: np.random.Generator) -> None:
-    uri = data_uri(rng.integers(0, 255, (500, 300, 4), dtype=np.uint8))
+    uri = encode_picture(rng.integers(0, 255, (500, 300, 4), dtype=np.uint8))
     picture = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/webp;base64,"))))
     assert picture.format == "WEBP"
     assert max(picture.size) <= SIDE_PX
@@ -170,8 +189,11 @@ def test_band_histogram_holds_every_pixel_of_its_range(
     counter = CodeCounter(stream, encoding)
     counter.add(stored)
     drawn: list[tuple[list[float], list[float]]] = []
-    monkeypatch.setattr(spectra, "histogram", lambda edges, counts, **_: drawn.append((edges, counts)))
-    plots = spectra.band_plots(counter.statistics(baseline="", orbit="")[0], "sentinel2_l2a")
+    plain = band_histograms.draw_histogram
+    monkeypatch.setattr(
+        band_histograms, "draw_histogram", lambda e, c, **look: drawn.append((e, c)) or plain(e, c, **look)
+    )
+    plots = band_histograms.draw_band_histograms(counter.statistics(baseline="", orbit="")[0], "sentinel2_l2a")
     for channel, (edges, counts) in enumerate(drawn):
         inside = ((values[:, channel] >= edges[0]) & (values[:, channel] <= edges[-1])).sum()
         assert sum(counts) == pytest.approx(inside, rel=0.01)
@@ -186,40 +208,51 @@ def test_band_histogram_holds_every_pixel_of_its_range(
 def test_footprints_near_each_other_share_a_close_up() -> None:
     west = np.array([10.0, 10.3, 10.6, -60.0, 11.2])
     south = np.array([45.0, 45.1, 45.0, -3.0, 45.4])
-    boxes = Boxes(
+    boxes = Footprints(
         np.stack([west, south, west + 0.05, south + 0.05], axis=1), np.array(["train", "train", "test", "val", "train"])
     )
-    groups = places(boxes)
+    groups = group_places(boxes)
     assert [len(group) for group in groups] == [4, 1]
-    drawing = str(close_up(groups[0], alt="four"))
-    shapes = dict(re.findall(r'd="([^"]*)" class="tile (\w+)"', drawing))
-    assert {kind: shape.count("M") for shape, kind in shapes.items()} == {"train": 3, "test": 1}
-    assert [degrees(v, "EW") for v in (12.5, -120.0, 0.0)] == ["12.5°E", "120°W", "0°"]
+    (axes,) = draw_close_up(groups[0]).axes
+    corners = {str(patch.get_label()): list(patch.get_path().codes).count(1) for patch in axes.patches}  # MOVETO
+    assert corners == {"train": 3, "test": 1}
+    assert [format_degrees(v, "EW") for v in (12.5, -120.0, 0.0)] == ["12.5°E", "120°W", "0°"]
 
 
 # ---- words
 
 
 def test_words_do_not_round_something_to_nothing() -> None:
-    assert [wording.share(v) for v in (0.0, 0.001, 0.254, 0.999, 1.0)] == ["0 %", "< 1 %", "25 %", "> 99 %", "100 %"]
-    assert [wording.size(v) for v in (999, 1500, 2.5e9)] == ["999 B", "1.5 kB", "2.5 GB"]
-    assert [wording.duration(v) for v in (0.44, 59.4, 59.6, 3725)] == ["0.4 s", "59 s", "1 min 00 s", "1 h 02 min"]
-    assert [wording.number(v) for v in (7, 12345, 0.123456, float("nan"), None)] == [
+    assert [formatting.format_share(v) for v in (0.0, 0.001, 0.254, 0.999, 1.0)] == [
+        "0 %",
+        "< 1 %",
+        "25 %",
+        "> 99 %",
+        "100 %",
+    ]
+    assert [formatting.format_size(v) for v in (999, 1500, 2.5e9)] == ["999 B", "1.5 kB", "2.5 GB"]
+    assert [formatting.format_duration(v) for v in (0.44, 59.4, 59.6, 3725)] == [
+        "0.4 s",
+        "59 s",
+        "1 min 00 s",
+        "1 h 02 min",
+    ]
+    assert [formatting.format_number(v) for v in (7, 12345, 0.123456, float("nan"), None)] == [
         "7",
         "12\u202f345",
         "0.123",
         "–",
         "–",
     ]
-    assert wording.score(0.7123, "accuracy") == "71.2 %" and wording.score(3.25, "rmse") == "3.25"
-    assert [wording.title_of(v) for v in ("macro_f1", "knn5", "linear")] == ["Macro F1", "kNN-5", "Linear"]
+    assert formatting.format_score(0.7123, "accuracy") == "71.2 %" and formatting.format_score(3.25, "rmse") == "3.25"
+    assert [formatting.format_title(v) for v in ("macro_f1", "knn5", "linear")] == ["Macro F1", "kNN-5", "Linear"]
 
 
 # ---- inputs
 
 
 def test_products_are_found_by_their_manifests_in_the_order_of_the_flow(run: Path) -> None:
-    found = find([run])
+    found = find_products([run])
     assert [(p.stage, p.name) for p in found] == [
         ("ingest", "optical"),
         ("ingest", "radar"),
@@ -230,14 +263,14 @@ def test_products_are_found_by_their_manifests_in_the_order_of_the_flow(run: Pat
         ("embed", "embedded"),
         ("embed", "maps"),
     ]
-    assert find([run / "radar", run]) == found  # given twice, listed once
+    assert find_products([run / "radar", run]) == found  # given twice, listed once
 
 
 def test_inputs_without_a_product_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder"):
-        find([tmp_path / "absent"])
+        find_products([tmp_path / "absent"])
     with pytest.raises(UserError, match="finished product"):
-        find([tmp_path])
+        find_products([tmp_path])
 
 
 def test_a_log_may_end_in_a_cut_off_line_but_not_hold_one(tmp_path: Path) -> None:
@@ -254,7 +287,7 @@ def test_a_log_may_end_in_a_cut_off_line_but_not_hold_one(tmp_path: Path) -> Non
 
 def test_better_means_better_than_a_uniform_draw_not_than_everything(run: Path) -> None:
     report = CurationReport.from_json(json.loads((run / "subset" / "curation_report.json").read_text()))
-    lines = {line.name: line for line in measures(report)}
+    lines = {line.name: line for line in tabulate_balance(report)}
     entropy = lines["Cluster entropy"]
     assert report.after.cluster_entropy is not None and report.chance.cluster_entropy is not None
     assert (entropy.better == "yes") == (report.after.cluster_entropy > report.chance.cluster_entropy)
@@ -265,8 +298,10 @@ def test_better_means_better_than_a_uniform_draw_not_than_everything(run: Path) 
 
 
 def test_results_say_who_wins_and_who_does_not(run: Path) -> None:
-    products = find([run])
-    (task,) = tasks([p for p in products if p.stage == "evaluate"], [p for p in products if p.stage == "pretrain"])
+    products = find_products([run])
+    (task,) = group_scores(
+        [p for p in products if p.stage == "evaluate"], [p for p in products if p.stage == "pretrain"]
+    )
     assert [g.title for g in task.groups] == [
         "kNN-5 · 1 shot per class",
         "kNN-5 · 5 shots per class",
@@ -297,19 +332,19 @@ def test_a_result_without_an_interval_says_so_and_one_without_a_value_is_refused
     (folder / "rows").mkdir(parents=True)
     (folder / "rows" / "a.json").write_text(json.dumps(result_row("rcf", 0.5, None, low=None, high=None)))
     finish(folder, stage="evaluate", config={}, inputs={}, product="a" * 64, started=Clock())
-    page = render_page(collect([folder]))
+    page = render_report(collect_report([folder]))
     assert "no interval" in page
     (folder / "rows" / "b.json").write_text(json.dumps({"task": "t", "encoder": "e", "protocol": "p", "metric": "m"}))
     with pytest.raises(UserError, match="field 'value'"):
-        collect([folder])
+        collect_report([folder])
 
 
 # ---- the page
 
 
 def test_the_page_is_whole_self_contained_and_escaped(run: Path) -> None:
-    report = collect([run], title=f"A run {HOSTILE}", note=f"Proves the pipeline {HOSTILE}")
-    page = render_page(report)
+    report = collect_report([run], title=f"A run {HOSTILE}", note=f"Proves the pipeline {HOSTILE}")
+    page = render_report(report)
     elements = Elements(page)
     assert len(page.encode()) < 8e6
     assert [a["id"] for a in elements.of("section") + elements.of("header") if a.get("id")].__len__() == len(
@@ -335,7 +370,7 @@ def test_the_page_is_whole_self_contained_and_escaped(run: Path) -> None:
 
 @pytest.mark.parametrize("part", ["radar", "subset", HOSTILE_NAME, "judged", "bundle", "embedded", "maps"])
 def test_any_part_of_the_flow_makes_a_page(run: Path, part: str) -> None:
-    page = render_page(collect([run / part]))
+    page = render_report(collect_report([run / part]))
     ids = {attributes.get("id") for _, attributes in Elements(page).found}
     assert {name for name, _ in SECTIONS} <= ids
     assert page.count("is among the inputs of this report") >= 2  # what is absent is said

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from eo_ssl.reporting import collect, render_page
-from eo_ssl.reporting.page import SECTIONS
+from eo_ssl.reporting import collect_report, render_report
+from eo_ssl.reporting.report_page import SECTIONS
 from report_runs import HOSTILE, shared_run
 
 WIDTHS_PX = (320, 390, 1280)
@@ -80,8 +80,10 @@ def audits(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, dict[str
             "no chromium on this machine: install Debian's package chromium to look at the report in a real browser"
         )
     folder = tmp_path_factory.mktemp("browser")
-    text = render_page(
-        collect([shared_run(tmp_path_factory)], title=f"A run {HOSTILE}", note="Proves the pipeline, not the encoder.")
+    text = render_report(
+        collect_report(
+            [shared_run(tmp_path_factory)], title=f"A run {HOSTILE}", note="Proves the pipeline, not the encoder."
+        )
     )
     (folder / "index.html").write_text(text.replace("<head>", "<head>" + _AUDIT, 1))
     frames = "".join(

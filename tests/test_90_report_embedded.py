@@ -17,11 +17,11 @@ from eo_ssl.errors import UserError
 from eo_ssl.export import contract_file
 from eo_ssl.export.torchgeo_naming import resize_for_torchgeo
 from eo_ssl.manifest import Clock, finish
-from eo_ssl.reporting import collect, render_page
-from eo_ssl.reporting.directions import REST, known_classes
-from eo_ssl.reporting.quicklooks import components_look, sampled_spectrum, scene_look
+from eo_ssl.reporting import collect_report, render_report
+from eo_ssl.reporting.formatting import trim_middle
+from eo_ssl.reporting.pca import REST, list_known_classes
+from eo_ssl.reporting.quicklooks import draw_components, draw_scene, estimate_spectrum
 from eo_ssl.reporting.thumbnails import COLOUR_EXPONENT
-from eo_ssl.reporting.wording import shortened
 from eo_ssl.workflows.embed import main as embed
 from exported import encoder
 from report_runs import HOSTILE, shared_run
@@ -55,8 +55,8 @@ def test_components_of_a_map_are_its_planted_directions(
     values[1, height // 2 :] -= 2  # the second: top against bottom
     values[:, 3 * height // 8 : 5 * height // 8, 3 * width // 8 : 5 * width // 8] = np.nan  # the middle
     with rasterio.open(write_map(tmp_path / "m.tif", values)) as file:
-        spectrum = sampled_spectrum(file)
-        look = components_look(file, spectrum)
+        spectrum = estimate_spectrum(file)
+        look = draw_components(file, spectrum)
     assert spectrum.rank_me == pytest.approx(2, abs=0.35)
     rows, columns = look.shape[:2]
     assert max(rows, columns) <= 384 and look[rows // 2, columns // 2, 3] == 0
@@ -76,7 +76,7 @@ def test_a_scene_is_shown_in_true_colour_whatever_the_order_of_its_bands(tmp_pat
         bands = f"[{', '.join(BANDS[i] for i in order)}]"
         card = load_card(write_card(tmp_path / name / "card.yaml", CARD.replace("[B02, B03, B04]", bands)))
         (product,) = find_scenes(str(tmp_path / name / "scene.tif"), card)
-        picture, words = scene_look(product.open())
+        picture, words = draw_scene(product.open())
         assert words.startswith("True colour (B04, B03, B02)")
         pictures.append(picture)
     assert np.array_equal(*pictures)
@@ -97,17 +97,17 @@ def test_tiles_are_coloured_by_what_is_known_of_them() -> None:
         {"label_name": "built", "datetime": "2021-08-01T10:00:00Z", "bbox": {**box, "ymin": -33.0, "ymax": -32.8}},
         {"label_name": "built", "datetime": "", "bbox": dict.fromkeys(("xmin", "xmax", "ymin", "ymax"))},
     ]
-    label, months, latitude = known_classes(rows)
+    label, months, latitude = list_known_classes(rows)
     assert (label.names, label.of_row.tolist()) == (("built", "water | ice"), [REST, 1, 0, 0])
     assert (months.names, months.of_row.tolist()) == (("Dec–Feb", "Jun–Aug"), [0, 0, 1, REST])
     assert (latitude.names, latitude.of_row.tolist()) == (("north of 60°N", "south of 20°S"), [0, 0, 1, REST])
-    assert known_classes(rows[:1]) == []  # what does not differ says nothing
+    assert list_known_classes(rows[:1]) == []  # what does not differ says nothing
 
 
 def test_more_labels_than_colours_are_put_together() -> None:
     names = [f"c{i}" for i in range(9) for _ in range(9 - i)]
     nowhere = dict.fromkeys(("xmin", "xmax", "ymin", "ymax"))
-    (classes,) = known_classes([{"label_name": name, "datetime": "", "bbox": nowhere} for name in names])
+    (classes,) = list_known_classes([{"label_name": name, "datetime": "", "bbox": nowhere} for name in names])
     assert classes.names == ("c0", "c1", "c2", "c3", "c4", "c5")
     assert (classes.of_row == REST).sum() == 3 + 2 + 1
 
@@ -122,18 +122,18 @@ def text_of(page: str, section: str) -> str:
 
 
 def test_embeddings_are_shown_with_their_rank_their_ground_and_their_owners(run: Path) -> None:
-    report = collect([run / "embedded", run / "maps"])
+    report = collect_report([run / "embedded", run / "maps"])
     assert [name for name, _ in report.sections][-2:] == ["embedded", "provenance"]
     tiles, maps = report.embeddings
-    page = render_page(report)
+    page = render_report(report)
     said = text_of(page, "embedded")
     assert "Garrido et al. 2023" in said and "1 2 map" not in said
     ranks = {float(value) for value in re.findall(r"(\d+\.\d) of 192", said)}
     assert ranks and all(1 <= value <= 192 for value in ranks)
     assert [figure.title for figure in tiles.figures][-3:-1] == ["Singular values", "Where"]
     assert "by label" in tiles.figures[0].title
-    drawn = sum(str(figure.svg).count("h0") for figure in tiles.figures[:1])
-    assert drawn == tiles.n_rows
+    dots = re.findall(r'stroke-width:4;[^>]* d="([^"]*)"', str(tiles.figures[0].svg))
+    assert sum(path.count("M") for path in dots) == tiles.n_rows
     assert [len(look.thumbs) for look in maps.looks] == [2, 2] and maps.notes == ()
     assert maps.lines[0][:4] == ("a.tif", "12 × 20", "40 m", "2023-06-01")
     assert HOSTILE not in page and "&lt;script&gt;window.hacked=1&lt;/script&gt; owners of optical" in page
@@ -146,11 +146,11 @@ def test_a_scene_that_has_changed_or_gone_is_not_shown_for_the_map(rng: np.rando
         write_scene(tmp_path / "scenes" / f"{name}.tif", rng.uniform(0, 0.3, (3, 32, 32)))
     embed(str(tmp_path / "vit"), str(tmp_path / "scenes"), tmp_path / "maps", card=write_card(tmp_path / "c.yaml"))
     write_scene(tmp_path / "scenes" / "b.tif", rng.uniform(0, 0.3, (3, 32, 32)))
-    (view,) = collect([tmp_path / "maps"]).embeddings
+    (view,) = collect_report([tmp_path / "maps"]).embeddings
     assert [len(look.thumbs) for look in view.looks] == [2, 1]
     assert view.notes == ("Some of its scenes are gone or have changed, hence no pictures of them.",)
     shutil.rmtree(tmp_path / "scenes")
-    (view,) = collect([tmp_path / "maps"]).embeddings
+    (view,) = collect_report([tmp_path / "maps"]).embeddings
     assert [len(look.thumbs) for look in view.looks] == [1, 1]
     assert "could not be opened again" in view.notes[0]
 
@@ -167,12 +167,12 @@ def test_embeddings_that_do_not_open_are_refused_in_a_sentence(run: Path, tmp_pa
         else:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         with pytest.raises(UserError, match=words):
-            collect([path.parent])
+            collect_report([path.parent])
 
 
 def test_a_bundle_says_what_it_opens_with_what_goes_in_and_what_may_be_done(run: Path, tmp_path: Path) -> None:
-    report = collect([run / "bundle"])
-    said = text_of(render_page(report), "exported")
+    report = collect_report([run / "bundle"])
+    said = text_of(render_report(report), "exported")
     assert "timm registers no vit_tiny_patch8_224" in said and "Commercial use not known" in said
     (bundle,) = report.bundles
     assert [library for library, _ in bundle.routes] == ["timm", "pystac"]
@@ -199,12 +199,12 @@ def test_a_bundle_says_what_it_opens_with_what_goes_in_and_what_may_be_done(run:
         started=Clock(),
         summary=summary,
     )
-    page = render_page(collect([folder]))
+    page = render_report(collect_report([folder]))
     said = text_of(page, "exported")
     assert "Commercial use forbidden" in said and "Cosine native to 224 px 0.9877" in said
     assert "those of different images it is 0.2500" in said
     assert "left &lt;b&gt;" in page and "left <b>" not in page and HOSTILE not in page
-    (bundle,) = collect([folder]).bundles
+    (bundle,) = collect_report([folder]).bundles
     assert [line for _, line in bundle.routes] == [
         'ClassificationTask("vit_small_patch16_224", weights="left <b>/torchgeo_classification.ckpt", in_channels=2)'
     ]
@@ -213,6 +213,6 @@ def test_a_bundle_says_what_it_opens_with_what_goes_in_and_what_may_be_done(run:
 
 
 def test_names_are_shortened_in_the_middle() -> None:
-    assert shortened("S2_L2A_steppe:128,320", 21) == "S2_L2A_steppe:128,320"
-    assert shortened("S2_L2A_steppe:128,320", 11) == "S2_L2…8,320"
-    assert [len(shortened("abcdefgh", n)) for n in (8, 7, 3)] == [8, 7, 3]
+    assert trim_middle("S2_L2A_steppe:128,320", 21) == "S2_L2A_steppe:128,320"
+    assert trim_middle("S2_L2A_steppe:128,320", 11) == "S2_L2…8,320"
+    assert [len(trim_middle("abcdefgh", n)) for n in (8, 7, 3)] == [8, 7, 3]

@@ -37,9 +37,8 @@ from eo_ssl.evaluation import (
     note_spatial_leakage,
     open_task,
 )
-from eo_ssl.evaluation.display import show as print_results
-from eo_ssl.evaluation.leaderboard import files as render_leaderboard
 from eo_ssl.manifest import Clock
+from eo_ssl.reporting import print_results, render_leaderboard
 
 
 def main(

@@ -10,7 +10,7 @@ from rich.console import Console
 from eo_ssl.commits import commit
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import open_product
-from eo_ssl.reporting import DEFAULT_TITLE, collect, find, render_page
+from eo_ssl.reporting import DEFAULT_TITLE, collect_report, find_products, render_report
 
 
 def main(inputs: list[Path], out: Path, title: str = DEFAULT_TITLE, note: str = "", overwrite: bool = False) -> None:
@@ -31,7 +31,7 @@ def main(inputs: list[Path], out: Path, title: str = DEFAULT_TITLE, note: str = 
         UserError: an input holds no finished product, or is not what its manifest says.
     """
     console = Console()
-    products = find(inputs)
+    products = find_products(inputs)
     if any(product.path == out.resolve() for product in products):
         raise UserError(
             f"expected a folder of its own for the report, got the product {out}; give another output folder"
@@ -44,7 +44,7 @@ def main(inputs: list[Path], out: Path, title: str = DEFAULT_TITLE, note: str = 
             console.print(f"nothing to do: {page} is made from these inputs already", soft_wrap=True)
             return
         with console.status(f"drawing {len(products)} products"):
-            html = render_page(collect(inputs, title=title, note=note)).encode()
+            html = render_report(collect_report(inputs, title=title, note=note)).encode()
         page.unlink(missing_ok=True)  # of a run that was killed before its manifest: the page is made anew
         commit(page, html)
         report.sign(hashlib.sha256(html).hexdigest(), summary={"bytes": len(html), "products": len(products)})

@@ -16,8 +16,7 @@ from eo_ssl.commits import commit
 from eo_ssl.encoder import FITTED, WEIGHT_FREE
 from eo_ssl.errors import UserError, expect
 from eo_ssl.manifest import open_product
-from eo_ssl.reporting.neighbours import COLUMNS, render_neighbours
-from eo_ssl.reporting.wording import MISSING, shortened
+from eo_ssl.reporting import HIT_COLUMNS, MISSING, render_search, trim_middle
 
 
 def main(
@@ -75,7 +74,7 @@ def main(
         if product.done:
             console.print(f"nothing to do: {page} is made from this search already", soft_wrap=True)
             return
-        html = render_neighbours(table, query, hits, corpus=tiles, distance=distance, left_out=left_out).encode()
+        html = render_search(table, query, hits, corpus=tiles, distance=distance, left_out=left_out).encode()
         page.unlink(missing_ok=True)  # of a run that was killed before its manifest
         commit(page, html)
         product.sign(hashlib.sha256(html).hexdigest(), summary={"bytes": len(html)})
@@ -130,7 +129,7 @@ def _print(
 ) -> None:
     heads = ("", distance, "row", "date", "lon,lat", "label", "tile")
     lines = []
-    for rank, (value, about) in enumerate(zip(hits.distance, table.take(hits.positions, COLUMNS), strict=True), 1):
+    for rank, (value, about) in enumerate(zip(hits.distance, table.take(hits.positions, HIT_COLUMNS), strict=True), 1):
         known = about["datetime"][:10] or MISSING, _place(about["bbox"]), about["label_name"] or MISSING
         tile = f"{about['product_id'].rpartition('/')[2]}:{about['row_off']},{about['col_off']}"
         lines.append((str(rank), f"{value:.4g}", str(about["row"]), *known, tile))
@@ -140,7 +139,7 @@ def _print(
     for name in heads:
         shown.add_column(name, no_wrap=True, justify="right" if name in ("", distance, "row") else "left")
     for line in lines:
-        shown.add_row(*map(escape, line[:-1]), escape(shortened(line[-1], room)))
+        shown.add_row(*map(escape, line[:-1]), escape(trim_middle(line[-1], room)))
     console.print(f"like {query.words}", soft_wrap=True, highlight=False, markup=False)
     console.print(shown)
 

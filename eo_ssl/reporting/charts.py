@@ -1,24 +1,39 @@
-"""Lines, ranked sizes, histograms and whiskers: small SVG charts drawn at phone width, coloured by the page's style.
+"""Charts of the page: lines, points, ranked sizes, histograms and bars, drawn by matplotlib at the width of a phone.
 
-Every chart is 360 px wide, so that on a phone it is shown 1:1 and its 11-px labels stay readable; on a desktop several stand
-side by side. Colours are CSS classes (`s0`..`s7`), so that the dark theme changes them too.
+A chart is 360 px wide, so that on a phone it is shown 1:1 and its 12-px labels stay readable; on a desktop several
+stand side by side. Colours are those of the page's style sheet by name, so that the dark theme changes them too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from eo_ssl.reporting.svg import Scale, drawing, path, px, spread, tag, tick_text
+from eo_ssl.reporting.formatting import format_tick
+from eo_ssl.reporting.svg import PAGE_STYLE, PALETTE, Rc, use_style
 
 WIDTH_PX = 360.0
 HEIGHT_PX = 216.0
 SCATTER_PX = 300.0
+MARGINS_PX = (64.0, 10.0, 12.0, 36.0)  # left, right, top, bottom of the axes
+SPARK_PX = (160.0, 78.0)
+BARS_PX = 110.0
 FEW_POINTS = 16  # drawn as dots too: the line between them is only a guide
 MOST_POINTS = 300  # per line: more is invisible at this width and only makes the file heavy
+MOST_TICKS = 5
+ROUND = (1, 2, 2.5, 5, 10)  # steps between ticks, times a power of ten
+DOT_PX = 6.0
+Floats = Sequence[float] | npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +47,16 @@ class Series:
     y: tuple[float, ...]
     "values on the y axis, NaN = gap"
     colour: int = 0
-    "class s0..s7"
+    "number of the colour in the style sheet, 0 to 7"
+
+    @property
+    def hue(self) -> str:
+        """The colour."""
+        return PALETTE[f"s{self.colour}"]
 
 
 @dataclass(frozen=True, slots=True)
-class Axes:
-    """What a line chart is about and how its axes run."""
-
-    alt: str
-    "the chart in words"
-    x_label: str
-    "with unit"
-    y_label: str
-    "with unit"
-    log_y: bool = False
-    "logarithmic y axis"
-    zero_y: bool = False
-    "y axis starts at zero"
-    marks: tuple[float, ...] = field(default=())
-    "x of vertical lines (events)"
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
+class Chart:
     """A drawing with its caption and legend."""
 
     svg: Markup
@@ -67,8 +69,63 @@ class Figure:
     "(class of the swatch, text)"
 
 
+def make_legend(series: Sequence[Series]) -> tuple[tuple[str, str], ...]:
+    """Swatch and name of each series; none for one alone, which the title names."""
+    return tuple((f"s{s.colour} swatch", s.name) for s in series) if len(series) > 1 else ()
+
+
+def begin_axes(
+    width_px: float = WIDTH_PX, height_px: float = HEIGHT_PX, *, margins_px: tuple[float, ...] = MARGINS_PX
+) -> tuple[Figure, Axes]:
+    """A figure with empty axes, to be drawn in `PAGE_STYLE`."""
+    left, right, top, bottom = margins_px
+    figure = Figure(figsize=(width_px / 72, height_px / 72))
+    figure.patch.set_visible(False)
+    inner = (width_px - left - right) / width_px, (height_px - top - bottom) / height_px
+    return figure, figure.add_axes((left / width_px, bottom / height_px, *inner))
+
+
+def choose_ticks(low: float, high: float, *, most: int = MOST_TICKS) -> tuple[float, ...]:
+    """At most ``most`` round values inside [low, high], ascending, in steps of 1, 2, 2.5 or 5 times a power of ten."""
+    for bins in range(most, 0, -1):
+        values = MaxNLocator(bins, steps=ROUND).tick_values(low, high)
+        inside = tuple(float(value) for value in values if low <= value <= high)
+        if len(inside) <= most:
+            return inside
+    return (low, high)
+
+
+def choose_log_ticks(low: float, high: float) -> tuple[float, ...]:
+    """Powers of ten inside [low, high]; 1, 2 and 5 of each where fewer than two powers fit."""
+    powers = math.floor(math.log10(high) + 1e-9) - math.ceil(math.log10(low) - 1e-9) + 1
+    values = LogLocator(subs=(1.0,) if powers >= 2 else (1.0, 2.0, 5.0), numticks=MOST_TICKS + 2).tick_values(low, high)
+    return tuple(float(value) for value in values if low <= value <= high)
+
+
+def label_axes(axes: Axes, *, x_label: str, y_label: str) -> None:
+    """Name both axes and give them few, round, shortly written ticks."""
+    for axis in (axes.xaxis, axes.yaxis):
+        choose = choose_log_ticks if axis.get_scale() == "log" else choose_ticks
+        ticks = choose(*axis.get_view_interval())
+        axis.set_ticks(ticks, labels=[format_tick(tick) for tick in ticks])
+        axis.set_minor_locator(NullLocator())
+    keep_inside(axes)
+    look: Rc = {"textcoords": "offset points", "color": PALETTE["soft"], "ha": "center", "va": "baseline"}
+    axes.annotate(x_label, (0.5, 0), (0, 5), xycoords=("axes fraction", "figure fraction"), **look)
+    look |= {"rotation": 90, "rotation_mode": "anchor"}
+    axes.annotate(y_label, (0, 0.5), (10, 0), xycoords=("figure fraction", "axes fraction"), **look)
+
+
+def keep_inside(axes: Axes, *, within_px: float = 8.0) -> None:
+    """Let the last label of the x axis end at its tick where it would cross the right edge of the drawing."""
+    right = axes.get_window_extent().x1
+    for tick, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True):
+        if axes.transData.transform((tick, 0))[0] > right - within_px:
+            label.set_horizontalalignment("right")
+
+
 def thin(series: Series, most: int = MOST_POINTS) -> Series:
-    """The series as means over equal runs of points, at most `most` of them; the same series where it is short enough."""
+    """The series as means over equal runs of points, at most `most` of them; itself where it is short enough."""
     n = len(series.x)
     if n <= most:
         return series
@@ -78,154 +135,144 @@ def thin(series: Series, most: int = MOST_POINTS) -> Series:
     return Series(series.name, x, y, series.colour)
 
 
-def line_chart(series: Sequence[Series], axes: Axes) -> Markup:
-    """Lines over a light grid; a series of one point is a dot."""
-    lines = [thin(s) for s in series]
-    left, right, top, bottom = 64.0, WIDTH_PX - 10, 12.0, HEIGHT_PX - 36
-    xs = spread([v for s in lines for v in s.x], margin=0.0)
-    ys = spread([v for s in lines for v in s.y], log=axes.log_y, zero=axes.zero_y)
-    x, y = Scale(*xs, left, right), Scale(*ys, bottom, top, log=axes.log_y)
-    parts = [*frame(x, y, x_label=axes.x_label, y_label=axes.y_label)]
-    parts += [
-        tag("path", d=f"M{px(x(m))} {px(top)}V{px(bottom)}", class_="mark") for m in axes.marks if xs[0] <= m <= xs[1]
-    ]
-    for s in lines:
-        if len(s.x) == 1:
-            parts.append(tag("circle", cx=x(s.x[0]), cy=y(s.y[0]), r=3.5, class_=f"dot s{s.colour}"))
-            continue
-        if len(s.x) <= FEW_POINTS:
-            parts += [
-                tag("circle", cx=x(a), cy=y(b), r=3.0, class_=f"dot s{s.colour}") for a, b in zip(s.x, s.y, strict=True)
-            ]
-        parts.append(tag("path", d=path([x(v) for v in s.x], [y(v) for v in s.y]), class_=f"line s{s.colour}"))
-    return drawing(parts, width=WIDTH_PX, height=HEIGHT_PX, alt=axes.alt)
+def draw_lines(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    log_y: bool = False,
+    zero_y: bool = False,
+    events: Sequence[float] = (),
+) -> Figure:
+    """Lines over a light grid; a series of few points has dots too.
+
+    Args:
+        series: what is drawn, later ones on top.
+        x_label: with unit.
+        y_label: with unit.
+        log_y: logarithmic y axis.
+        zero_y: y axis starts at zero.
+        events: x of dashed vertical lines.
+    """
+    with use_style(PAGE_STYLE):
+        figure, axes = begin_axes()
+        if log_y:
+            axes.set_yscale("log")
+        for line in map(thin, series):
+            if len(line.x) > 1:
+                axes.plot(line.x, line.y, color=line.hue, label=line.name, solid_joinstyle="round")
+            if len(line.x) <= FEW_POINTS:
+                draw_dots(axes, line.x, line.y, colour=line.hue)
+        low, high = axes.get_xlim()
+        for x in events:
+            if low <= x <= high:
+                axes.axvline(x, color=PALETTE["dropped"], linewidth=1, linestyle=(0, (3, 3)))
+        if zero_y:
+            low, high = axes.dataLim.intervaly
+            low, high = min(low, 0.0), max(high, 0.0)
+            pad = 0.05 * (high - low) or 1.0
+            axes.set_ylim(low - pad if low < 0 else 0.0, high + pad)
+        label_axes(axes, x_label=x_label, y_label=y_label)
+    return figure
 
 
-def scatter(series: Sequence[Series], axes: Axes) -> Markup:
-    """Points, each series in its colour, later ones on top; one path per series keeps thousands of them light."""
-    left, right, top, bottom = 64.0, WIDTH_PX - 10, 12.0, SCATTER_PX - 36
-    x = Scale(*spread([v for s in series for v in s.x]), left, right)
-    y = Scale(*spread([v for s in series for v in s.y]), bottom, top)
-    parts = frame(x, y, x_label=axes.x_label, y_label=axes.y_label)
-    for s in series:
-        dots = "".join(f"M{px(x(a))} {px(y(b))}h0" for a, b in zip(s.x, s.y, strict=True))
-        parts.append(tag("path", d=dots, class_=f"points s{s.colour}"))
-    return drawing(parts, width=WIDTH_PX, height=SCATTER_PX, alt=axes.alt)
+def draw_scatter(series: Sequence[Series], *, x_label: str, y_label: str) -> Figure:
+    """Points, each series in its colour, later ones on top."""
+    with use_style(PAGE_STYLE):
+        figure, axes = begin_axes(height_px=SCATTER_PX)
+        axes.margins(0.05)
+        for s in series:
+            draw_dots(axes, s.x, s.y, colour=s.hue, width_px=4.0, opacity=0.55)
+        label_axes(axes, x_label=x_label, y_label=y_label)
+    return figure
 
 
-def frame(x: Scale, y: Scale, *, x_label: str, y_label: str) -> list[Markup]:
-    """Grid, tick labels and axis names of a chart whose scales are `x` and `y`."""
-    parts = []
-    for value in y.ticks():
-        at = y(value)
-        parts.append(tag("path", d=f"M{px(x.start_px)} {px(at)}H{px(x.end_px)}", class_="grid"))
-        parts.append(tag("text", tick_text(value), x=x.start_px - 6, y=at + 4, class_="tick end"))
-    ticks = x.ticks()
-    for value in ticks:
-        anchor = "end" if x(value) > x.end_px - 8 else "middle"
-        parts.append(tag("path", d=f"M{px(x(value))} {px(y.start_px)}v4", class_="axis"))
-        parts.append(tag("text", tick_text(value), x=x(value), y=y.start_px + 16, class_=f"tick {anchor}"))
-    parts.append(tag("path", d=f"M{px(x.start_px)} {px(y.start_px)}H{px(x.end_px)}", class_="axis"))
-    parts.append(tag("text", x_label, x=(x.start_px + x.end_px) / 2, y=y.start_px + 31, class_="label middle"))
-    middle = (y.start_px + y.end_px) / 2
-    parts.append(tag("text", y_label, x=9.0, y=middle, class_="label middle", transform=f"rotate(-90 9 {px(middle)})"))
-    return parts
+def draw_dots(axes: Axes, x: Floats, y: Floats, *, colour: str, width_px: float = DOT_PX, opacity: float = 1.0) -> None:
+    """Round dots as one path of strokes without length: thousands of them stay light."""
+    xs, ys = (
+        np.stack([v, v, np.full(len(v), np.nan)], axis=1).ravel() for v in (np.asarray(x, float), np.asarray(y, float))
+    )
+    axes.plot(xs, ys, color=colour, linewidth=width_px, alpha=opacity)
 
 
-def rank_chart(before: Sequence[float], after: Sequence[float], *, alt: str) -> Markup:
-    """Cluster sizes before (filled) and after (line), each cluster in its place by size before, largest first.
+def draw_boxes(axes: Axes, boxes: npt.NDArray[np.float64], **look: object) -> None:
+    """Upright rectangles as one path.
+
+    Args:
+        axes: where.
+        boxes: [n, 4] left, bottom, right, top in units of the axes.
+        look: of a matplotlib patch.
+    """
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]].reshape(-1, 2)
+    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(boxes)
+    axes.add_patch(PathPatch(Path(corners, codes), **look))
+
+
+def draw_ranked_sizes(before: Sequence[float], after: Sequence[float]) -> Figure:
+    """Cluster sizes before (filled) and after (in front), each cluster in its place by size before, largest first.
 
     Args:
         before: size of each cluster, any order.
         after: size of the same clusters after selection.
-        alt: the chart in words.
     """
     order = sorted(range(len(before)), key=lambda i: -before[i])
-    left, right, top, bottom = 64.0, WIDTH_PX - 10, 12.0, HEIGHT_PX - 36
     biggest = max(max(before, default=1), 1)
     log = biggest > 20 * max(1.0, sorted(before)[len(before) // 2])
-    x = Scale(0.5, len(order) + 0.5, left, right)
-    y = Scale(0.7, biggest * 1.15, bottom, top, log=True) if log else Scale(0, biggest * 1.05, bottom, top)
     gap = 0.0 if len(order) > 60 else 0.12
-    wide = (x(1.5) - x(0.5)) * (1 - 2 * gap)
-    parts = frame(x, y, x_label="cluster, largest first", y_label="tiles")
-    for values, name in ((before, "before"), (after, "after")):
-        shape = "".join(
-            f"M{px(x(rank + 0.5 + gap))} {px(bottom)}V{px(y(values[i]))}h{px(wide)}V{px(bottom)}z"
-            for rank, i in enumerate(order)
-            if values[i] > 0
-        )
-        parts.append(tag("path", d=shape, class_=f"bar {name}"))
-    return drawing(parts, width=WIDTH_PX, height=HEIGHT_PX, alt=alt)
+    with use_style(PAGE_STYLE):
+        figure, axes = begin_axes()
+        axes.set_xlim(0.5, len(order) + 0.5)
+        if log:
+            axes.set_yscale("log")
+        low = 0.7 if log else 0.0
+        axes.set_ylim(low, biggest * (1.15 if log else 1.05))
+        looks = (before, PALETTE["faint"], 0.38), (after, PALETTE["accent"], 0.85)
+        for values, colour, opacity in looks:
+            boxes = [(i + 0.5 + gap, low, i + 1.5 - gap, values[c]) for i, c in enumerate(order) if values[c] > 0]
+            if boxes:
+                draw_boxes(axes, np.array(boxes, dtype=np.float64), color=colour, alpha=opacity, linewidth=0)
+        label_axes(axes, x_label="cluster, largest first", y_label="tiles")
+    return figure
 
 
-def histogram(edges: Sequence[float], counts: Sequence[float], *, alt: str, colour: int = 0) -> Markup:
-    """A small histogram (160 x 78 px) with the ends of its range written below; heights are shares of the highest bin."""
-    width, height, bottom = 160.0, 78.0, 60.0
-    x, y = Scale(edges[0], edges[-1], 2, width - 2), Scale(0, max(max(counts, default=0), 1e-12), bottom, 4)
-    steps = "".join(f"V{px(y(c))}H{px(x(b))}" for c, b in zip(counts, edges[1:], strict=True))
-    parts = [
-        tag("path", d=f"M{px(x(edges[0]))} {px(bottom)}{steps}V{px(bottom)}z", class_=f"area s{colour}"),
-        tag("path", d=f"M2 {px(bottom)}H{px(width - 2)}", class_="axis"),
-        tag("text", tick_text(float(f"{edges[0]:.3g}")), x=2.0, y=height - 4, class_="tick start"),
-        tag("text", tick_text(float(f"{edges[-1]:.3g}")), x=width - 2, y=height - 4, class_="tick end"),
-    ]
-    if edges[0] < 0 < edges[-1]:
-        parts.append(tag("path", d=f"M{px(x(0.0))} {px(bottom)}v4", class_="axis"))
-    return drawing(parts, width=width, height=height, alt=alt, kind="spark")
-
-
-def columns(values: Sequence[float], labels: Sequence[str], *, alt: str, colour: int = 0) -> Markup:
-    """Small columns with a label under each (months of a year, years, classes): at most about 14 of them."""
-    width, height, bottom = WIDTH_PX, 110.0, 84.0
-    step = (width - 8) / max(len(values), 1)
-    y = Scale(0, max(max(values, default=0), 1e-12), bottom, 18)
-    parts = [tag("path", d=f"M4 {px(bottom)}H{px(width - 4)}", class_="axis")]
-    for i, (value, label) in enumerate(zip(values, labels, strict=True)):
-        middle = 4 + (i + 0.5) * step
-        if value > 0:
-            top = min(y(value), bottom - 1)
-            wide = min(step * 0.7, 40)
-            parts.append(
-                tag("rect", x=middle - wide / 2, y=top, width=wide, height=bottom - top, class_=f"area s{colour}")
-            )
-            parts.append(tag("text", tick_text(value), x=middle, y=top - 4, class_="tick middle"))
-        parts.append(tag("text", label, x=middle, y=height - 10, class_="tick middle"))
-    return drawing(parts, width=width, height=height, alt=alt)
-
-
-def whisker(
-    value: float, *, low: float | None, high: float | None, axis: tuple[float, float], kind: str, alt: str
-) -> Markup:
-    """A dot with its interval on a line that stretches with its column (positions in per cent, no viewBox).
+def draw_histogram(edges: Sequence[float], counts: Sequence[float], *, colour: int = 0) -> Figure:
+    """A small histogram (160 x 78 px) with the ends of its range written below; heights are shares of the highest bin.
 
     Args:
-        value: the dot.
-        low: lower end of the interval, None = no interval.
-        high: upper end.
-        axis: (low, high) values at the two ends of the line, shared by all rows of one plot.
-        kind: class of the mark: `ours`, `baseline` or `control`.
-        alt: the row in words.
+        edges: [n + 1] of the bins, ascending.
+        counts: [n] of each bin.
+        colour: number of the colour in the style sheet.
     """
-    at = Scale(axis[0], axis[1], 0, 100)
-    parts = [tag("line", x1=f"{px(at(t))}%", x2=f"{px(at(t))}%", y1=0, y2=26, class_="grid") for t in at.ticks(4)]
-    if low is not None and high is not None:
-        parts.append(tag("line", x1=f"{at(low):.2f}%", x2=f"{at(high):.2f}%", y1=13, y2=13, class_="whisker"))
-    parts.append(tag("circle", cx=f"{at(value):.2f}%", cy=13, r=5, class_="point"))
-    return tag("svg", *parts, width="100%", height=26, role="img", aria_label=alt, class_=f"row {kind}")
+    width, height = SPARK_PX
+    with use_style(PAGE_STYLE):
+        figure, axes = begin_axes(width, height, margins_px=(2, 2, 4, 18))
+        axes.set_axis_off()
+        axes.set(xlim=(edges[0], edges[-1]), ylim=(0, max(max(counts, default=0), 1e-12)))
+        axes.stairs(counts, edges, fill=True, color=PALETTE[f"s{colour}"], alpha=0.72, linewidth=0)
+        axes.plot([edges[0], edges[-1]], [0, 0], color=PALETTE["faint"], linewidth=1)
+        if edges[0] < 0 < edges[-1]:
+            axes.plot([0, 0], [0, -4 / 56 * axes.get_ylim()[1]], color=PALETTE["faint"], linewidth=1)
+        for value, x, side in ((edges[0], 2.0, "left"), (edges[-1], width - 2, "right")):
+            figure.text(x / width, 4 / height, format_tick(float(f"{value:.3g}")), ha=side, va="baseline")
+    return figure
 
 
-def whisker_axis(axis: tuple[float, float], texts: Sequence[tuple[float, str]]) -> Markup:
-    """The tick labels under a column of whiskers; decorative for a screen reader, which reads the values."""
-    at = Scale(axis[0], axis[1], 0, 100)
-    parts = [
-        tag(
-            "text",
-            text,
-            x=f"{at(v):.2f}%",
-            y=12,
-            class_="tick " + ("end" if at(v) > 94 else "start" if at(v) < 6 else "middle"),
-        )
-        for v, text in texts
-    ]
-    return tag("svg", *parts, width="100%", height=16, aria_hidden="true", class_="row scale")
+def draw_bars(values: Sequence[float], labels: Sequence[str], *, colour: int = 0) -> Figure:
+    """Small bars with their value above and a label below (months of a year, days apart): at most about 14 of them."""
+    top_px = 66.0  # of the highest bar
+    most = max(max(values, default=0), 1e-12)
+    with use_style(PAGE_STYLE):
+        figure, axes = begin_axes(height_px=BARS_PX, margins_px=(4, 4, 18, 26))
+        axes.grid(visible=False)
+        axes.set(xlim=(-0.5, len(values) - 0.5), ylim=(0, most))
+        step_px = (WIDTH_PX - 8) / max(len(values), 1)
+        half = min(0.7, 40 / step_px) / 2
+        for place, value in enumerate(values):
+            if value > 0:
+                height = max(value, most / top_px)  # one pixel at least
+                box = np.array([[place - half, 0, place + half, height]])
+                draw_boxes(axes, box, color=PALETTE[f"s{colour}"], alpha=0.72, linewidth=0)
+                axes.annotate(format_tick(value), (place, height), (0, 4), textcoords="offset points", ha="center")
+        axes.set_yticks([])
+        axes.set_xticks(range(len(labels)), labels)
+    return figure

@@ -1,7 +1,7 @@
 """Maps of footprints without any map service: the world in degrees, and close-ups of each place with its tiles.
 
-Positions are longitude and latitude (OGC:CRS84). The world is equirectangular; a close-up is scaled by the cosine of its middle
-latitude, so that tiles look square. There is no coastline: nothing is drawn that is not in the index.
+Positions are longitude and latitude (OGC:CRS84). The world is equirectangular; a close-up is scaled by the cosine of
+its middle latitude, so that tiles look square. There is no coastline: nothing is drawn that is not in the index.
 """
 
 from __future__ import annotations
@@ -12,26 +12,35 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
-from eo_ssl.reporting.charts import Figure
-from eo_ssl.reporting.svg import drawing, nice_ticks, px, tag
-from eo_ssl.reporting.wording import count
+from eo_ssl.reporting.charts import WIDTH_PX, Chart, begin_axes, choose_ticks, draw_boxes, keep_inside
+from eo_ssl.reporting.formatting import format_count, format_degrees
+from eo_ssl.reporting.svg import PAGE_STYLE, PALETTE, Rc, render_svg, use_style
 
-WIDTH_PX = 360.0
 MOST_PLACES = 6  # close-ups
 MOST_BOXES = 2500  # per close-up: more are invisible at this width
 SPLITS = ("train", "val", "test")
+SPLIT_COLOURS = {"train": "s0", "val": "s3", "test": "s2", "": "s5"}
 BOUNDS = ("xmin", "ymin", "xmax", "ymax")  # west, south, east, north in index and tables
 LEAST_PX = 4.0  # side of a footprint that is too small to be seen
 NEAR_DEG = 0.75  # footprints nearer than this share a close-up
 TROPIC_DEG = 23.44  # obliquity of the ecliptic, 2000
+WORLD_PX = 313.0  # width of the world: 0.87 px per degree
+MAP_STYLE: Rc = PAGE_STYLE | {
+    "axes.grid.axis": "both",
+    "axes.facecolor": PALETTE["card"],
+    "axes.edgecolor": PALETTE["rule"],
+    **{f"axes.spines.{side}": True for side in ("left", "right", "top", "bottom")},
+}
 
 FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Boxes:
+class Footprints:
     """Footprints of tiles: [n, 4] west, south, east, north in degrees, and the split of each."""
 
     bounds: FloatArray
@@ -42,9 +51,9 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.bounds)
 
-    def take(self, rows: npt.NDArray[np.int64]) -> Boxes:
+    def take(self, rows: npt.NDArray[np.int64]) -> Footprints:
         """The footprints of some rows."""
-        return Boxes(self.bounds[rows], self.split[rows])
+        return Footprints(self.bounds[rows], self.split[rows])
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
@@ -54,121 +63,98 @@ class Boxes:
         return float(west), float(south), float(east), float(north)
 
 
-def places(boxes: Boxes) -> list[Boxes]:
+def group_places(boxes: Footprints) -> list[Footprints]:
     """Footprints grouped by nearness (cells of `NEAR_DEG`, touching cells joined), the group with most tiles first."""
     centres = (boxes.bounds[:, :2] + boxes.bounds[:, 2:]) / 2
     cells = np.floor(centres / NEAR_DEG).astype(np.int64)
     unique, inverse = np.unique(cells, axis=0, return_inverse=True)
     group = {(int(a), int(b)): -1 for a, b in unique}
-    found = 0
+    count = 0
     for start in group:
         if group[start] >= 0:
             continue
-        group[start], todo = found, [start]
+        group[start], todo = count, [start]
         while todo:
             a, b = todo.pop()
             for near in ((a + i, b + j) for i in (-1, 0, 1) for j in (-1, 0, 1)):
                 if group.get(near) == -1:
-                    group[near] = found
+                    group[near] = count
                     todo.append(near)
-        found += 1
+        count += 1
     of_row = np.array([group[(int(a), int(b))] for a, b in unique], dtype=np.int64)[inverse.reshape(-1)]
-    groups = [boxes.take(np.flatnonzero(of_row == i)) for i in range(found)]
+    groups = [boxes.take(np.flatnonzero(of_row == i)) for i in range(count)]
     return sorted(groups, key=lambda g: (-len(g), g.extent))
 
 
-def maps(boxes: Boxes, name: str, *, most: int = MOST_PLACES) -> tuple[tuple[Figure, ...], int]:
+def draw_maps(boxes: Footprints, name: str, *, most: int = MOST_PLACES) -> tuple[tuple[Chart, ...], int]:
     """The world and close-ups of the places with most tiles; the number of places without a close-up."""
     if not len(boxes):
         return (), 0
-    groups = places(boxes)
-    alt = f"World map of {name}: {count(len(groups), 'place')} with {count(len(boxes), 'tile')}"
-    world = Figure(
-        world_map(groups, alt=alt),
-        "Where",
-        "One dot per place; its area grows with the number of tiles. Longitude and latitude in degrees.",
-    )
-    figures = [world]
+    groups = group_places(boxes)
+    alt = f"World map of {name}: {format_count(len(groups), 'place')} with {format_count(len(boxes), 'tile')}"
+    caption = "One dot per place; its area grows with the number of tiles. Longitude and latitude in degrees."
+    charts = [Chart(render_svg(draw_world_map(groups), alt=alt, kind="map"), "Where", caption)]
     legend = tuple((split, split) for split in SPLITS if (boxes.split == split).any())
     for group in groups[:most]:
         west, south, east, north = group.extent
-        words = f"{degrees(round((south + north) / 2, 2), 'NS')} {degrees(round((west + east) / 2, 2), 'EW')}"
-        drawn = f" (every {math.ceil(len(group) / MOST_BOXES)}th drawn)" if len(group) > MOST_BOXES else ""
-        tiles = count(len(group), "tile")
-        n_spots = len(np.unique(group.bounds.round(4), axis=0))
-        tiles += f" at {count(n_spots, 'position')}" if n_spots < len(group) else ""
-        drawing = close_up(group, alt=f"Footprints of {tiles} around {words}")
-        figures.append(Figure(drawing, words, f"{tiles}{drawn}, coloured by split.", legend))
-    return tuple(figures), len(groups) - len(groups[:most])
-
-
-def world_map(groups: Sequence[Boxes], *, alt: str) -> Markup:
-    """The world in degrees with one dot per place, its area growing with the number of tiles."""
-    left, top, scale = 40.0, 8.0, 0.87
-    wide, high = 360 * scale, 180 * scale
-
-    def x(lon: float) -> float:
-        return left + (lon + 180) * scale
-
-    def y(lat: float) -> float:
-        return top + (90 - lat) * scale
-
-    parts = [tag("rect", x=left, y=top, width=wide, height=high, class_="sea")]
-    for lon in range(-120, 121, 60):
-        parts.append(tag("path", d=f"M{px(x(lon))} {px(top)}v{px(high)}", class_="grid"))
-        parts.append(tag("text", degrees(lon, "EW"), x=x(lon), y=top + high + 14, class_="tick middle"))
-    for lat in (-60, -30, 0, 30, 60):
-        parts.append(tag("path", d=f"M{px(left)} {px(y(lat))}h{px(wide)}", class_="axis" if lat == 0 else "grid"))
-        parts.append(tag("text", degrees(lat, "NS"), x=left - 4, y=y(lat) + 4, class_="tick end"))
-    for tropic in (-TROPIC_DEG, TROPIC_DEG):
-        parts.append(tag("path", d=f"M{px(left)} {px(y(tropic))}h{px(wide)}", class_="grid dashed"))
-    most = max((len(g) for g in groups), default=1)
-    for group in groups:
-        west, south, east, north = group.extent
-        radius = 3.0 + 6.0 * math.sqrt(len(group) / most)
-        parts.append(tag("circle", cx=x((west + east) / 2), cy=y((south + north) / 2), r=radius, class_="place"))
-    return drawing(parts, width=WIDTH_PX, height=top + high + 22, alt=alt, kind="map")
-
-
-def close_up(boxes: Boxes, *, alt: str) -> Markup:
-    """One place with every tile's footprint, coloured by split, on a graticule in degrees."""
-    west, south, east, north = boxes.extent
-    squeeze = max(math.cos(math.radians((south + north) / 2)), 0.05)
-    span = max((east - west) * squeeze, north - south, 1e-4) * 1.12
-    middle = ((west + east) / 2, (south + north) / 2)
-    left, top, side = 62.0, 8.0, WIDTH_PX - 66
-    high = side * min(1.0, max(0.45, (north - south) * 1.12 / span))
-    per_degree = side / span
-
-    def x(lon: float) -> float:
-        return left + side / 2 + (lon - middle[0]) * squeeze * per_degree
-
-    def y(lat: float) -> float:
-        return top + high / 2 - (lat - middle[1]) * per_degree
-
-    parts = [tag("rect", x=left, y=top, width=side, height=high, class_="sea")]
-    half_lon, half_lat = side / 2 / squeeze / per_degree, high / 2 / per_degree
-    for lon in nice_ticks(middle[0] - half_lon, middle[0] + half_lon, most=4):
-        parts.append(tag("path", d=f"M{px(x(lon))} {px(top)}v{px(high)}", class_="grid"))
-        anchor = "end" if x(lon) > left + side - 24 else "middle"
-        parts.append(tag("text", degrees(lon, "EW"), x=x(lon), y=top + high + 14, class_=f"tick {anchor}"))
-    for lat in nice_ticks(middle[1] - half_lat, middle[1] + half_lat, most=4):
-        parts.append(tag("path", d=f"M{px(left)} {px(y(lat))}h{px(side)}", class_="grid"))
-        parts.append(tag("text", degrees(lat, "NS"), x=left - 4, y=y(lat) + 4, class_="tick end"))
-    shown = boxes.take(np.linspace(0, len(boxes) - 1, min(len(boxes), MOST_BOXES)).astype(np.int64))
-    for split in (*SPLITS, ""):
-        rows = shown.bounds[shown.split == split]
-        shape = "".join(
-            f"M{px(x(w))} {px(y(n))}H{px(max(x(e), x(w) + LEAST_PX))}V{px(max(y(s), y(n) + LEAST_PX))}H{px(x(w))}z"
-            for w, s, e, n in rows.tolist()
+        title = (
+            f"{format_degrees(round((south + north) / 2, 2), 'NS')} {format_degrees(round((west + east) / 2, 2), 'EW')}"
         )
-        if shape:
-            parts.append(tag("path", d=shape, class_=f"tile {split or 'none'}"))
-    return drawing(parts, width=WIDTH_PX, height=top + high + 22, alt=alt, kind="map")
+        drawn = f" (every {math.ceil(len(group) / MOST_BOXES)}th drawn)" if len(group) > MOST_BOXES else ""
+        tiles = format_count(len(group), "tile")
+        n_spots = len(np.unique(group.bounds.round(4), axis=0))
+        tiles += f" at {format_count(n_spots, 'position')}" if n_spots < len(group) else ""
+        svg = render_svg(draw_close_up(group), alt=f"Footprints of {tiles} around {title}", kind="map")
+        charts.append(Chart(svg, title, f"{tiles}{drawn}, coloured by split.", legend))
+    return tuple(charts), len(groups) - len(groups[:most])
 
 
-def degrees(value: float, letters: str) -> str:
-    """`12.5°E`; `letters` are those of the positive and the negative side."""
-    if abs(value) < 1e-9:
-        return "0°"
-    return f"{abs(value):.6g}°{letters[0] if value > 0 else letters[1]}"
+def draw_world_map(groups: Sequence[Footprints]) -> Figure:
+    """The world in degrees with one dot per place, its area growing with the number of tiles."""
+    with use_style(MAP_STYLE):
+        figure, axes = begin_axes(WIDTH_PX, WORLD_PX / 2 + 30, margins_px=(40, WIDTH_PX - 40 - WORLD_PX, 8, 22))
+        axes.set(xlim=(-180, 180), ylim=(-90, 90), xticks=range(-120, 121, 60), yticks=range(-60, 61, 30))
+        _label_degrees(axes)
+        axes.axhline(0, color=PALETTE["faint"], linewidth=1)
+        for tropic in (-TROPIC_DEG, TROPIC_DEG):
+            axes.axhline(tropic, color=PALETTE["rule"], linewidth=1, linestyle=(0, (2, 3)))
+        most = max((len(g) for g in groups), default=1)
+        accent = PALETTE["accent"]
+        for group in groups:
+            west, south, east, north = group.extent
+            radius = (3.0 + 6.0 * math.sqrt(len(group) / most)) * 360 / WORLD_PX
+            middle = (west + east) / 2, (south + north) / 2
+            axes.add_patch(Circle(middle, radius, facecolor=(accent, 0.5), edgecolor=accent, linewidth=1))
+    return figure
+
+
+def draw_close_up(footprints: Footprints) -> Figure:
+    """One place with every tile's footprint on a graticule in degrees, a patch per split in its colour."""
+    west, south, east, north = footprints.extent
+    squeeze = max(math.cos(math.radians((south + north) / 2)), 0.05)
+    span = max((east - west) * squeeze, north - south, 1e-4) * 1.12  # degrees of latitude across
+    side = WIDTH_PX - 66
+    high = side * min(1.0, max(0.45, (north - south) * 1.12 / span))
+    half = span / 2 / squeeze, span / 2 * high / side
+    middle = (west + east) / 2, (south + north) / 2
+    least = LEAST_PX * span / side / squeeze, LEAST_PX * span / side
+    with use_style(MAP_STYLE):
+        figure, axes = begin_axes(WIDTH_PX, high + 30, margins_px=(62, 4, 8, 22))
+        axes.set(xlim=(middle[0] - half[0], middle[0] + half[0]), ylim=(middle[1] - half[1], middle[1] + half[1]))
+        axes.set(xticks=choose_ticks(*axes.get_xlim(), most=4), yticks=choose_ticks(*axes.get_ylim(), most=4))
+        _label_degrees(axes)
+        shown = footprints.take(np.linspace(0, len(footprints) - 1, min(len(footprints), MOST_BOXES)).astype(np.int64))
+        for split, name in SPLIT_COLOURS.items():
+            rows = shown.bounds[shown.split == split].copy()
+            if len(rows):
+                rows[:, 2] = np.maximum(rows[:, 2], rows[:, 0] + least[0])
+                rows[:, 1] = np.minimum(rows[:, 1], rows[:, 3] - least[1])
+                colour = PALETTE[name]
+                draw_boxes(axes, rows, label=split, facecolor=(colour, 0.35), edgecolor=colour, linewidth=0.6)
+    return figure
+
+
+def _label_degrees(axes: Axes) -> None:
+    for axis, letters in ((axes.xaxis, "EW"), (axes.yaxis, "NS")):
+        axis.set_ticklabels([format_degrees(float(tick), letters) for tick in axis.get_ticklocs()])
+    keep_inside(axes, within_px=24)

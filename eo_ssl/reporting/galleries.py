@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eo_ssl.corpus import StreamReader
-from eo_ssl.reporting.thumbnails import Rendering, choose_rendering, data_uri, render
-from eo_ssl.reporting.wording import MISSING
+from eo_ssl.reporting.formatting import MISSING
+from eo_ssl.reporting.thumbnails import Rendering, choose_rendering, encode_picture, render_tile
 
 Rows = npt.NDArray[np.int64]
 READ_AT_ONCE = 64  # tiles: keeps memory small for large tiles
@@ -73,14 +73,14 @@ def spread_rows(products: npt.NDArray[np.object_], most: int, *, among: Rows | N
     return np.sort(np.concatenate(picked))
 
 
-def rendering_of(reader: StreamReader, rows: Rows) -> Rendering:
+def choose_gallery_rendering(reader: StreamReader, rows: Rows) -> Rendering:
     """The rendering that fits the tiles of these rows."""
     stream = reader.stream
     sample = reader.read(rows)
     return choose_rendering(sample, bands=stream.bands, sensor_name=stream.sensor, quantity=stream.quantity)
 
 
-def draw(
+def draw_thumbs(
     reader: StreamReader, rows: Rows, *, captions: Sequence[tuple[str, str]], rendering: Rendering, mark: str = ""
 ) -> tuple[Thumb, ...]:
     """The tiles of some rows as pictures, read in small batches.
@@ -98,6 +98,12 @@ def draw(
         for tile, (caption, detail) in zip(batch, captions[start : start + READ_AT_ONCE], strict=True):
             state = f", {mark}" if mark else ""
             thumbs.append(
-                Thumb(data_uri(render(tile, rendering)), f"Tile: {detail}{state}", caption or MISSING, detail, mark)
+                Thumb(
+                    encode_picture(render_tile(tile, rendering)),
+                    f"Tile: {detail}{state}",
+                    caption or MISSING,
+                    detail,
+                    mark,
+                )
             )
     return tuple(thumbs)

@@ -1,4 +1,4 @@
-"""A scene and the map of its embeddings side by side: true colour, and the first three principal components as red, green and blue."""
+"""Quick looks of a scene in true colour and of its embeddings' first three principal components as red, green, blue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from eo_ssl.embedding import Covariance
-from eo_ssl.reporting.thumbnails import choose_rendering, render, stretch
+from eo_ssl.reporting.thumbnails import choose_rendering, render_tile, stretch
 from eo_ssl.sensors import Quantity, sensor
 
 Picture = npt.NDArray[np.uint8]
@@ -22,7 +22,7 @@ SAMPLED_BLOCKS = 32  # of a map, at even steps: some 10^5 cells, enough for a st
 _STRIP_ROWS = 64  # of a quick look read at once
 
 
-def sampled_spectrum(file: rasterio.DatasetReader) -> Covariance:
+def estimate_spectrum(file: rasterio.DatasetReader) -> Covariance:
     """Return the spectrum of the cells of a map that have an embedding, from blocks at even steps over all of it.
 
     Raises:
@@ -39,8 +39,8 @@ def sampled_spectrum(file: rasterio.DatasetReader) -> Covariance:
     return Covariance.of(cells())
 
 
-def components_look(file: rasterio.DatasetReader, spectrum: Covariance) -> Picture:
-    """Return the first three principal components of a map as [h, w, 4] uint8, each between its 2nd and 98th percentile."""
+def draw_components(file: rasterio.DatasetReader, spectrum: Covariance) -> Picture:
+    """Return three principal components of a map as [h, w, 4] uint8, each between its 2nd and 98th percentile."""
     axes, _ = spectrum.components(3)
     axes = np.concatenate([axes, np.zeros((3 - len(axes), file.count))])  # an encoder of fewer than three numbers
     step = -(-max(file.height, file.width) // LOOK_PX)
@@ -65,7 +65,7 @@ def components_look(file: rasterio.DatasetReader, spectrum: Covariance) -> Pictu
     return look_
 
 
-def scene_look(cube: xr.Dataset) -> tuple[Picture, str]:
+def draw_scene(cube: xr.Dataset) -> tuple[Picture, str]:
     """Return a scene as [h, w, 4] uint8 of block means, and the words that say which bands and stretch.
 
     Args:
@@ -83,7 +83,7 @@ def scene_look(cube: xr.Dataset) -> tuple[Picture, str]:
     look = np.concatenate(strips, axis=1)
     quantity = Quantity(str(cube.attrs["quantity"]))
     rendering = choose_rendering(look[None], bands=bands, sensor_name=str(cube.attrs["sensor"]), quantity=quantity)
-    return render(look, rendering), rendering.words.removesuffix(", one stretch for all")
+    return render_tile(look, rendering), rendering.words.removesuffix(", one stretch for all")
 
 
 def _shown(bands: list[str], sensor_name: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Tiles as pictures: true colour, VV/VH composite or grey, each with a stated stretch, as small WebP data URIs.
 
-One stretch serves all tiles of a gallery, so that bright and dark tiles may be compared; its numbers are printed beside it.
+One stretch serves all tiles of a gallery, so that bright and dark tiles may be compared; its numbers stand beside it.
 Pixels without data are transparent: the page shows a hatch behind them.
 """
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from eo_ssl.errors import UserError
-from eo_ssl.reporting.svg import tick_text
+from eo_ssl.reporting.formatting import format_tick
 from eo_ssl.sensors import FLOOR_DB, Quantity, sensor
 
 FloatArray = npt.NDArray[np.float32]
@@ -73,7 +73,7 @@ def choose_rendering(sample: FloatArray, *, bands: Sequence[str], sensor_name: s
                 0.0  # a black surface; above the atmosphere haze lifts every pixel, so there black is the darkest seen
             )
         shown = ", ".join(names[i] for i in rgb)
-        span = f"{tick_text(low)} to {tick_text(high)} from black to white (exponent {COLOUR_EXPONENT:g})"
+        span = f"{format_tick(low)} to {format_tick(high)} from black to white (exponent {COLOUR_EXPONENT:g})"
         words = f"True colour ({shown}), {_named(quantity)} {span}, one stretch for all"
         return Rendering("colour", rgb, (low,) * 3, (high,) * 3, COLOUR_EXPONENT, False, words)
     values = _shown(sample[:, :1], quantity)
@@ -81,7 +81,8 @@ def choose_rendering(sample: FloatArray, *, bands: Sequence[str], sensor_name: s
     unit = " dB" if quantity.is_power or quantity.is_db else ""
     exponent = COLOUR_EXPONENT if quantity is Quantity.AMPLITUDE else 1.0
     lifted = f" (exponent {exponent:g})" if exponent != 1 else ""
-    words = f"Grey ({names[0]}), {_named(quantity)} {tick_text(low)} to {tick_text(high)}{unit} from black to white{lifted}, one stretch for all"
+    span = f"{format_tick(low)} to {format_tick(high)}{unit} from black to white{lifted}"
+    words = f"Grey ({names[0]}), {_named(quantity)} {span}, one stretch for all"
     return Rendering("grey", (0,), (low,), (high,), exponent, quantity.is_power, words)
 
 
@@ -96,13 +97,13 @@ def stretch(values: FloatArray, *, low: float, high: float) -> tuple[float, floa
     return (a, b) if b > a else (a - 0.5, a + 0.5)
 
 
-def render(tile: FloatArray, rendering: Rendering) -> npt.NDArray[np.uint8]:
+def render_tile(tile: FloatArray, rendering: Rendering) -> npt.NDArray[np.uint8]:
     """[H, W, 4] uint8 RGBA of one tile [C, H, W]; alpha 0 where a channel shown is NaN."""
     if tile.ndim != 3:
         raise UserError(f"a tile to draw has the axes band, y, x, got {tile.ndim} axes: pass one tile at a time")
     picked = tile[list(rendering.channels)].astype(np.float32)
     if rendering.decibel:
-        picked = decibel(picked)
+        picked = convert_to_decibel(picked)
     if rendering.kind == "ratio":
         picked = np.stack([picked[0], picked[1], picked[0] - picked[1]])
     low = np.asarray(rendering.low, np.float32)[:, None, None]
@@ -115,7 +116,7 @@ def render(tile: FloatArray, rendering: Rendering) -> npt.NDArray[np.uint8]:
     return np.moveaxis(np.rint(rgba).astype(np.uint8), 0, -1)
 
 
-def data_uri(rgba: npt.NDArray[np.uint8], *, side_px: int = SIDE_PX) -> str:
+def encode_picture(rgba: npt.NDArray[np.uint8], *, side_px: int = SIDE_PX) -> str:
     """A WebP of the picture as a `data:` URI, halved until it is at most `side_px` wide and high."""
     opaque = bool((rgba[..., 3] == 255).all())
     picture = Image.fromarray(np.ascontiguousarray(rgba[..., :3] if opaque else rgba))
@@ -129,7 +130,7 @@ def data_uri(rgba: npt.NDArray[np.uint8], *, side_px: int = SIDE_PX) -> str:
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def decibel(power: FloatArray) -> FloatArray:
+def convert_to_decibel(power: FloatArray) -> FloatArray:
     """10 log10 of linear power, `FLOOR_DB` where it is not positive, NaN kept."""
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.where(power > 0, 10 * np.log10(power), np.where(np.isnan(power), np.nan, FLOOR_DB))
@@ -152,7 +153,7 @@ def _ratio(names: list[str], quantity: Quantity, sample: FloatArray) -> Renderin
 
 
 def _shown(values: FloatArray, quantity: Quantity) -> FloatArray:
-    return decibel(values) if quantity.is_power else values
+    return convert_to_decibel(values) if quantity.is_power else values
 
 
 def _minus(value: float) -> str:

@@ -1,0 +1,82 @@
+"""Leaderboards to keep: Markdown and HTML to read, CSV to compute with, figures of studies beside and inside them."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Sequence
+
+from eo_ssl.evaluation import Row
+from eo_ssl.reporting.leaderboard_tables import (
+    ScoreTable,
+    group_rows,
+    is_of_grid,
+    rank_against_best,
+    sort_best_first,
+    tabulate_scores,
+)
+from eo_ssl.reporting.published_scores import find_published_score
+from eo_ssl.reporting.study_figures import StudyFigure, draw_studies
+from eo_ssl.reporting.templating import render_template
+
+_COLUMNS = (
+    "task encoder protocol amount metric value low high against_best n_train n_test n_blocks eval_seeds seed "
+    "pretraining_seeds pooling quantity input_px split interval notes encoder_fingerprint task_fingerprint published"
+)
+
+
+def render_leaderboard(rows: Sequence[Row], comparisons: Sequence[Row]) -> dict[str, bytes]:
+    """Return everything there is to read, by file name: tables in three formats, and the figures of studies as SVG."""
+    studies = ([row for row in rows if not row["reference"] or is_of_grid(row) is grid] for grid in (True, False))
+    figures = [figure for study in studies for figure in draw_studies(study, comparisons)]
+    tables = {
+        "leaderboard.md": format_markdown(rows, comparisons).encode(),
+        "leaderboard.html": render_leaderboard_page(rows, comparisons, figures=figures).encode(),
+        "leaderboard.csv": format_csv(rows, comparisons).encode(),
+    }
+    return tables | {f"{figure.name}.svg": figure.svg for figure in figures}
+
+
+def format_csv(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
+    """Return every row, one line each, best first within its task, protocol and amount."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_COLUMNS.split())
+    for group in group_rows(rows):
+        standing = rank_against_best(group, comparisons)
+        for row in sort_best_first(group):
+            made = {"published": find_published_score(row), "against_best": standing.get(row["encoder"], "")}
+            told = row | made | {"notes": " | ".join(row["notes"])}
+            writer.writerow([told[field] for field in _COLUMNS.split()])
+    return out.getvalue()
+
+
+def format_markdown(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
+    """Return a table per task, protocol and amount, best first, and one per encoder under other inputs."""
+    tasks, footnotes = tabulate_scores(rows, comparisons)
+    lines: list[str] = []
+    for task in tasks:
+        lines += [f"{task.words}\n", *(f"> {note}\n" for note in task.notes)]
+        lines += [f"### {table.title}\n\n{table.words}\n\n{_format_table(table)}" for table in task.tables]
+    lines += [f"[{number}] {note}\n" for number, note in enumerate(footnotes, 1)]
+    return "\n".join(lines)
+
+
+def _format_table(table: ScoreTable) -> str:
+    head, *body = table.cells
+    marked = [
+        [" ".join([name, *(f"[{mark}]" for mark in marks)]), *others]
+        for (name, *others), marks in zip(body, table.marks, strict=True)
+    ]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (head, *marked)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:], ""])
+
+
+def render_leaderboard_page(
+    rows: Sequence[Row], comparisons: Sequence[Row], *, figures: Sequence[StudyFigure] = ()
+) -> str:
+    """Return the same tables as a self-contained HTML page, under ``figures``."""
+    tasks, footnotes = tabulate_scores(rows, comparisons)
+    pictures = [(figure.alt, base64.b64encode(figure.svg).decode()) for figure in figures]
+    return render_template("leaderboard.html", tasks=tasks, footnotes=footnotes, pictures=pictures)

@@ -1,0 +1,151 @@
+"""Trainings of encoders: curves from the log, key numbers and settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eo_ssl.reporting.charts import MOST_POINTS, Chart, Series, draw_lines
+from eo_ssl.reporting.formatting import flatten_config, format_duration, format_number, format_title
+from eo_ssl.reporting.products import FinishedProduct, read_lines, read_list
+from eo_ssl.reporting.svg import render_svg
+
+# key in log.jsonl -> title, y label, caption, log y, y from zero
+CURVES: dict[str, tuple[str, str, str, bool, bool]] = {
+    "loss": (
+        "Loss",
+        "loss",
+        "The training objective. Comparable within one run, not between objectives.",
+        False,
+        False,
+    ),
+    "rankme": (
+        "RankMe",
+        "effective rank",
+        "Effective rank of a batch of features (Garrido et al. 2023). A fall towards 1 is collapse.",
+        False,
+        True,
+    ),
+    "feature_std": (
+        "Feature spread",
+        "mean std",
+        "Mean standard deviation of the features over a batch. Near zero, all tiles look alike to the encoder.",
+        False,
+        True,
+    ),
+    "knn_accuracy": (
+        "Online kNN",
+        "accuracy",
+        "Nearest-neighbour accuracy while training; a monitor, not a result.",
+        False,
+        False,
+    ),
+    "lr": ("Learning rate", "learning rate", "Schedule in optimizer steps.", False, True),
+    "images_per_s": (
+        "Speed",
+        "tiles per second",
+        "Tiles through the whole training step, monitors left out.",
+        False,
+        True,
+    ),
+    "pool": ("Pool", "tiles", "Tiles that the sampler may draw from; it changes at each pruning event.", False, True),
+}
+SUMMARY_WORDS = {
+    "objective": "Objective",
+    "parameters": "Parameters",
+    "tiles": "Training tiles",
+    "steps": "Optimizer steps",
+    "presentations": "Tiles presented",
+    "loss_first": "First loss",
+    "loss_last": "Last loss",
+    "rankme": "RankMe at the end",
+    "feature_std": "Feature spread at the end",
+    "knn_accuracy": "Online kNN at the end",
+    "images_per_s": "Images per second",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One encoder's training."""
+
+    name: str
+    "folder name"
+    anchor: str
+    "id in the page"
+    facts: tuple[tuple[str, str], ...]
+    "key numbers"
+    figures: tuple[Chart, ...]
+    "curves"
+    config: tuple[tuple[str, str], ...]
+    "resolved settings, flattened"
+    note: str
+    "what is missing, said plainly"
+
+
+def describe_trainings(encoders: Sequence[FinishedProduct]) -> list[Training]:
+    """One view per `pretrain` product."""
+    return [_training(encoder, i) for i, encoder in enumerate(encoders)]
+
+
+def _training(encoder: FinishedProduct, position: int) -> Training:
+    log = read_lines(encoder.path / "log.jsonl")
+    events = read_list(encoder.path / "pruning" / "events.json")
+    manifest = encoder.manifest
+    known = [key for key in SUMMARY_WORDS if key in manifest.summary]
+    keys = [*known, *(key for key in manifest.summary if key not in SUMMARY_WORDS)]
+    facts = [
+        (SUMMARY_WORDS.get(k, format_title(k)), format_number(manifest.summary[k]))
+        for k in keys
+        if _is_small(manifest.summary[k])
+    ]
+    facts += [("Wall time", format_duration(manifest.wall_s)), ("Seed", format_number(manifest.seed))]
+    steps = _event_steps(log, events)
+    figures = tuple(figure for key in CURVES if (figure := draw_curve(log, key, marks=steps, name=encoder.name)))
+    return Training(
+        name=encoder.name,
+        anchor=f"training-{position + 1}",
+        facts=tuple(facts),
+        figures=figures,
+        config=tuple(flatten_config(manifest.config)),
+        note="" if log else "There is no log.jsonl in this folder, hence no curves.",
+    )
+
+
+def draw_curve(log: Sequence[dict[str, Any]], key: str, *, marks: tuple[float, ...], name: str) -> Chart | None:
+    """The curve of a key over the steps; None where the log does not have it, or `pool` and `lr` never change."""
+    points = [(float(r["step"]), float(r[key])) for r in log if _is_number(r.get(key)) and _is_number(r.get("step"))]
+    if not points or (key in ("pool", "lr") and len({y for _, y in points}) == 1):
+        return None
+    title, label, caption, log_y, zero = CURVES[key]
+    x, y = zip(*points, strict=True)
+    ends = [f"{format_number(y[i])} at step {x[i]:.0f}" for i in (0, -1)]
+    alt = f"{title} of {name} over {len(x)} logged steps, from {' to '.join(ends)}"
+    if marks:
+        caption += " Dashed: pruning events."
+    if len(x) > MOST_POINTS:
+        caption += f" Each point is the mean of {math.ceil(len(x) / MOST_POINTS)} logged steps."
+    figure = draw_lines(
+        [Series(title, x, y)], x_label="optimizer step", y_label=label, log_y=log_y, zero_y=zero, events=marks
+    )
+    return Chart(render_svg(figure, alt=alt), title, caption)
+
+
+def _event_steps(log: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]) -> tuple[float, ...]:
+    """Optimizer steps of the events that changed the pool; the log says how many tiles a step presents."""
+    per_step = next((r["presentations"] / r["step"] for r in log if r.get("presentations") and r.get("step")), None)
+    if per_step is None:
+        return ()
+    return tuple(
+        float(e["presentations"]) / per_step for e in events if e.get("presentations") and not e.get("postponed")
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_small(value: object) -> bool:
+    return isinstance(value, str | int | float | bool) and len(str(value)) <= 60
