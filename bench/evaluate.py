@@ -16,15 +16,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from eo_ssl.encoder import TrainedEncoder
-from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.draws import Amount, draw
-from eo_ssl.evaluation.extraction import features_of
-from eo_ssl.evaluation.features import extract
-from eo_ssl.evaluation.knn import neighbours
-from eo_ssl.evaluation.linear import standardiser
-from eo_ssl.evaluation.protocols import answer
+from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
+from eo_ssl.evaluation.features import extract_features
+from eo_ssl.evaluation.knn import find_neighbours
+from eo_ssl.evaluation.linear import fit_standardiser
+from eo_ssl.evaluation.protocols import predict_frozen
 from eo_ssl.evaluation.splits import Fold
-from eo_ssl.evaluation.studies import Grid
+from eo_ssl.evaluation.studies import VariantGrid
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.models import Vit
 from eo_ssl.preprocessing import Preprocessing
@@ -98,7 +97,9 @@ def features_vs_forward(rng: np.random.Generator) -> dict[str, Any]:
                 made.features(batch)
 
     forward()
-    times = [(seconds(lambda: extract(made, images, batch_size=BATCH)), seconds(forward)) for _ in range(PAIRS)]
+    times = [
+        (seconds(lambda: extract_features(made, images, batch_size=BATCH)), seconds(forward)) for _ in range(PAIRS)
+    ]
     note = f"ViT-Ti/8, {IMAGES} images 13 x {SIZE} x {SIZE} through the whole contract, {IMAGES / statistics.median(t for t, _ in times):.0f} images/s"
     return row("evaluate/features-vs-forward", "bare forward pass of normalised batches", times, note)
 
@@ -114,14 +115,14 @@ def grid_forwards(rng: np.random.Generator) -> dict[str, Any]:
         passed[0] += len(x)
         return forward(self, x, **named)
 
-    grid = Grid.of([SIZE, 96], None, ["contract", "torchvision", "torchvision-no-antialias", "kornia"])
-    cells = grid.departures(Candidate("ours", made, made.architecture, 0))
+    grid = VariantGrid.of([SIZE, 96], None, ["contract", "torchvision", "torchvision-no-antialias", "kornia"])
+    cells = grid.expand(TrainedCandidate("ours", made))
     inputs = {c.encoder(task, task.folds[0]).preprocessing.effective(SIZE, SIZE) for c in cells}
     TrainedEncoder.features = counted  # type: ignore[method-assign,assignment]
     try:
         with tempfile.TemporaryDirectory() as cache:
             for cell in cells:
-                features_of(cell, task, cache=Path(cache))
+                cell.features(task, cache=Path(cache))
     finally:
         TrainedEncoder.features = forward  # type: ignore[method-assign]
     distinct = len(inputs) * len(images)
@@ -140,7 +141,7 @@ def knn_vs_faiss(rng: np.random.Generator) -> dict[str, Any]:
         return index.search(test, K)
 
     def ours() -> Any:
-        return neighbours(train, test, k=K)
+        return find_neighbours(train, test, k=K)
 
     same = float((np.sort(ours()) == np.sort(reference()[1])).mean())
     times = [(seconds(ours), seconds(reference)) for _ in range(PAIRS)]
@@ -167,11 +168,11 @@ def probe_vs_sklearn(rng: np.random.Generator) -> dict[str, Any]:
     found: list[float] = []
 
     def ours() -> None:
-        answers = answer(task, [x], drawn, protocol="linear", amount=Amount(), seed=0)
+        answers = predict_frozen(task, [x], drawn, protocol="linear", amount=Amount(), seed=0)
         found.append(float((answers[0] == y[fold.test]).mean()))
 
     def reference() -> None:
-        shift, scale = standardiser(x[:count])
+        shift, scale = fit_standardiser(x[:count])
         LogisticRegression(max_iter=5000).fit((x[:count] - shift) / scale, y[:count])
 
     times = [(seconds(ours), seconds(reference)) for _ in range(PAIRS)]

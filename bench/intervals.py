@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from eo_ssl.evaluation.intervals import Bootstrap
-from eo_ssl.evaluation.metrics import Answers, Measured, Metric, measure
+from eo_ssl.evaluation.task_metrics import Measured, Metric, PredictionArray, measure
 
 RARE = (
     ((0.9, 0.5, 0.5), (500, 1, 1)),
@@ -17,7 +17,7 @@ RARE = (
     ((0.9, 0.8, 0.8, 0.6), (1122, 499, 144, 8)),
 )
 """Shares of right answers, and test items, of each class."""
-Generate = Callable[[np.random.Generator, int], tuple[Answers, Answers]]
+Generate = Callable[[np.random.Generator, int], tuple[PredictionArray, PredictionArray]]
 
 
 def of_rare_classes(cases: int = 400) -> None:
@@ -38,18 +38,18 @@ def of_rare_classes(cases: int = 400) -> None:
         )
 
 
-def _answered(rng: np.random.Generator, truth: Answers, shares: tuple[float, ...]) -> Measured:
+def _answered(rng: np.random.Generator, truth: PredictionArray, shares: tuple[float, ...]) -> Measured:
     right = rng.random(len(truth)) < np.array(shares)[truth]
     return measure("balanced_accuracy", np.where(right, truth, (truth + 1) % len(shares))[None], truth)
 
 
-def precision(rng: np.random.Generator, n: int) -> tuple[Answers, Answers]:
+def precision(rng: np.random.Generator, n: int) -> tuple[PredictionArray, PredictionArray]:
     """19 labels, ten of which hold for 2 % of the images."""
     truth = (rng.random((n, 19)) < np.r_[np.full(3, 0.4), np.full(6, 0.1), np.full(10, 0.02)]).astype(np.int64)
     return (rng.normal(size=(n, 19)) + 1.2 * truth)[None], truth
 
 
-def overlap(rng: np.random.Generator, n: int) -> tuple[Answers, Answers]:
+def overlap(rng: np.random.Generator, n: int) -> tuple[PredictionArray, PredictionArray]:
     """Six classes of pixels in 100 down to 3 % of the images."""
     counts = np.zeros((n, 6, 6), dtype=np.int64)
     for image in counts:
@@ -61,7 +61,7 @@ def overlap(rng: np.random.Generator, n: int) -> tuple[Answers, Answers]:
     return counts[None], np.zeros((n, 0))
 
 
-def explained(rng: np.random.Generator, n: int) -> tuple[Answers, Answers]:
+def explained(rng: np.random.Generator, n: int) -> tuple[PredictionArray, PredictionArray]:
     """Values of which 5 % lie six times as far."""
     truth = rng.normal(size=n) * np.where(rng.random(n) < 0.05, 6, 1)
     return (truth + 0.7 * rng.normal(size=n))[None], truth

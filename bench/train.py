@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from eo_ssl.models import VitConfig
 from eo_ssl.objectives import Mae, MaeConfig
 from eo_ssl.pretraining import OptimizerConfig
-from eo_ssl.pretraining.module import parameter_groups
+from eo_ssl.pretraining.module import group_parameters
 
 ARCHITECTURE = VitConfig("vit_tiny_patch16_224", img_size=64, in_chans=13, patch_size=8)
 CONFIG = MaeConfig(mask_ratio=0.75, norm="patch", decoder_dim=256, decoder_depth=4, decoder_heads=8)
@@ -87,7 +87,7 @@ def run() -> Iterator[dict[str, Any]]:
 def _stepper(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
     config = OptimizerConfig()
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, weight_decay=config.weight_decay), lr=1e-4, betas=config.betas, fused=True
+        group_parameters(model, weight_decay=config.weight_decay), lr=1e-4, betas=config.betas, fused=True
     )
 
     def step() -> None:

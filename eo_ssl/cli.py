@@ -130,7 +130,7 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
     parser.add_argument(
         "--config",
         action=ShippedConfig,
-        help="YAML file or shipped name: " + (", ".join(shipped_configs(command)) or "none yet"),
+        help="YAML file or shipped name: " + (", ".join(list_shipped_configs(command)) or "none yet"),
     )
     positional = command in _POSITIONAL
     parser.add_function_arguments(workflow, as_positional=positional, fail_untyped=True)
@@ -197,16 +197,16 @@ def _sentence(parser: Any, message: str) -> str:
     return f"{text.rstrip('.')} (see `{parser.prog} --help`)"
 
 
-def config_folder() -> Path:
+def find_config_folder() -> Path:
     """Return the folder of the shipped configurations."""
     from eo_ssl.cards import find_shipped_folder
 
     return find_shipped_folder("configs")
 
 
-def shipped_configs(command: str) -> tuple[str, ...]:
+def list_shipped_configs(command: str) -> tuple[str, ...]:
     """Return the names of the configurations shipped for ``command``."""
-    return tuple(sorted(path.stem for path in (config_folder() / command).glob("*.yaml")))
+    return tuple(sorted(path.stem for path in (find_config_folder() / command).glob("*.yaml")))
 
 
 def find_config(command: str, name: str) -> Path:
@@ -218,10 +218,10 @@ def find_config(command: str, name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    shipped = config_folder() / command / f"{name}.yaml"
+    shipped = find_config_folder() / command / f"{name}.yaml"
     if shipped.is_file():
         return shipped
-    names = shipped_configs(command)
+    names = list_shipped_configs(command)
     raise UserError(
         f"expected a YAML file or one of the shipped configurations of {command} ({', '.join(names) or 'none'}), got {name!r}{nearest(name, names)}"
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from eo_ssl.evaluation.features import Source
+from eo_ssl.evaluation.sources import ImageSource
 from eo_ssl.evaluation.tasks import Task
 
 
-def images(source: Source, positions: list[int] | None = None) -> np.ndarray:
+def images(source: ImageSource, positions: list[int] | None = None) -> np.ndarray:
     rows = np.arange(len(source)) if positions is None else np.array(positions)
     out = np.empty((len(rows), *source.shape), dtype=np.float32)
     source.read(rows.astype(np.int64), out)

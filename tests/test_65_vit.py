@@ -9,7 +9,7 @@ import timm
 import torch
 
 from eo_ssl.errors import UserError
-from eo_ssl.models import BackboneConfig, View, Vit, VitBackbone, sincos_positions, split_patches
+from eo_ssl.models import BackboneConfig, View, Vit, VitBackbone, make_sincos_positions, split_patches
 from tiles import BANDS
 
 TINY = Vit(patch_size=8, depth=2)
@@ -110,7 +110,7 @@ def test_patches_are_cut_where_an_index_loop_cuts_them():
 
 
 def test_sincos_positions_follow_the_formula_and_are_distinct():
-    code = sincos_positions((3, 5), 16)
+    code = make_sincos_positions((3, 5), 16)
     assert torch.equal(code[0, 0], torch.zeros(16))
     row, col = 2, 3
     omega = 10_000.0 ** -(torch.arange(4, dtype=torch.float64) / 4)
@@ -173,4 +173,4 @@ def test_refusals():
         with pytest.raises(UserError, match=said):
             Vit(**wrong)
     with pytest.raises(UserError, match="multiple of 4, got 10"):
-        sincos_positions((2, 2), 10)
+        make_sincos_positions((2, 2), 10)

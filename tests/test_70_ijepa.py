@@ -8,8 +8,8 @@ import torch
 from eo_ssl.errors import UserError
 from eo_ssl.models import Vit
 from eo_ssl.objectives import IJepa, Step
-from eo_ssl.objectives.block_masks import BlockMaskConfig, block_size, draw_blocks
-from eo_ssl.objectives.ijepa import IJepaObjective, feature_loss
+from eo_ssl.objectives.block_masks import BlockMaskConfig, compute_block_size, draw_blocks
+from eo_ssl.objectives.ijepa import IJepaObjective, compute_feature_loss
 from tiles import BANDS, holes, make_batch, train_briefly, training_tiles
 
 
@@ -72,10 +72,10 @@ def test_scale_and_aspect_are_drawn_independently():
 
 
 def test_block_sizes_follow_share_and_aspect():
-    assert block_size((16, 16), scale=0.25, aspect=1.0) == (8, 8)
-    assert block_size((16, 16), scale=0.25, aspect=4.0) == (16, 4)
-    assert block_size((4, 4), scale=1.0, aspect=1.0) == (4, 4)
-    assert block_size((4, 4), scale=0.01, aspect=1.0) == (1, 1)
+    assert compute_block_size((16, 16), scale=0.25, aspect=1.0) == (8, 8)
+    assert compute_block_size((16, 16), scale=0.25, aspect=4.0) == (16, 4)
+    assert compute_block_size((4, 4), scale=1.0, aspect=1.0) == (4, 4)
+    assert compute_block_size((4, 4), scale=0.01, aspect=1.0) == (1, 1)
 
 
 def test_teacher_follows_the_recurrence_with_momentum_linear_in_steps():
@@ -109,8 +109,8 @@ def test_teacher_gets_no_gradient_stays_in_evaluation_mode_and_is_the_embedder()
 def test_loss_is_smooth_l1_over_the_patches_that_count():
     prediction, wanted = torch.zeros(1, 1, 3, 4), torch.tensor([0.5, 3.0, 100.0]).view(1, 1, 3, 1).expand(1, 1, 3, 4)
     weight = torch.tensor([1.0, 1.0, 0.0]).view(1, 1, 3)
-    assert float(feature_loss(prediction, wanted, weight)) == pytest.approx((0.5 * 0.5**2 + (3.0 - 0.5)) / 2)
-    assert float(feature_loss(prediction, wanted, torch.zeros(1, 1, 3))) == 0
+    assert float(compute_feature_loss(prediction, wanted, weight)) == pytest.approx((0.5 * 0.5**2 + (3.0 - 0.5)) / 2)
+    assert float(compute_feature_loss(prediction, wanted, torch.zeros(1, 1, 3))) == 0
 
 
 def test_targets_are_the_teachers_features_normalised_over_their_channels():

@@ -9,7 +9,7 @@ import torch
 from eo_ssl.errors import UserError
 from eo_ssl.models import ResNet, Vit, split_patches, take_patches
 from eo_ssl.objectives import Mae
-from eo_ssl.objectives.mae import MaeObjective, masked_loss, normalise_patches
+from eo_ssl.objectives.mae import MaeObjective, compute_masked_loss, normalise_patches
 from tiles import BANDS, holes, make_batch, train_briefly, training_tiles
 
 ENCODER = Vit(patch_size=8, depth=2)
@@ -40,7 +40,9 @@ def test_loss_equals_a_numpy_loop(norm, rng):
             normalised = (values - values.mean()) / np.sqrt(variance + 1e-6)
             total += ((prediction[b, m, bands][seen] - normalised) ** 2).sum()
             count += len(values)
-    got = masked_loss(*(torch.from_numpy(x) for x in (prediction, np.where(valid, target, 0), valid)), norm=norm)
+    got = compute_masked_loss(
+        *(torch.from_numpy(x) for x in (prediction, np.where(valid, target, 0), valid)), norm=norm
+    )
     assert float(got) == pytest.approx(total / count, rel=1e-9)
 
 
@@ -50,7 +52,7 @@ def test_with_nothing_missing_it_is_the_papers_loss():
     joint = target.flatten(2)
     joint = (joint - joint.mean(-1, keepdim=True)) / (joint.var(-1, keepdim=True) + 1e-6).sqrt()
     wanted = ((prediction.flatten(2) - joint) ** 2).mean(-1).mean()
-    got = masked_loss(prediction, target, torch.ones_like(target, dtype=torch.bool), norm="patch")
+    got = compute_masked_loss(prediction, target, torch.ones_like(target, dtype=torch.bool), norm="patch")
     torch.testing.assert_close(got, wanted)
 
 
@@ -60,10 +62,13 @@ def test_perfect_prediction_costs_nothing_and_zero_prediction_costs_the_variance
     )
     valid = torch.ones_like(target, dtype=torch.bool)
     assert (
-        float(masked_loss(normalise_patches(target, valid, norm="patch_band"), target, valid, norm="patch_band")) == 0
+        float(
+            compute_masked_loss(normalise_patches(target, valid, norm="patch_band"), target, valid, norm="patch_band")
+        )
+        == 0
     )
     # an unbiased variance of one over n pixels leaves a mean square of (n - 1) / n
-    zero = masked_loss(torch.zeros_like(target), target, valid, norm="patch_band")
+    zero = compute_masked_loss(torch.zeros_like(target), target, valid, norm="patch_band")
     assert float(zero) == pytest.approx(63 / 64, rel=1e-3)
 
 
@@ -120,7 +125,9 @@ def test_what_is_predicted_does_not_depend_on_hidden_pixels():
     objective(make_batch(changed, seed=11))
     assert torch.equal(seen[0], seen[1])
     target = take_patches(split_patches(image, 8), hidden)
-    wanted = masked_loss(seen[0].view_as(target), target, torch.ones_like(target, dtype=torch.bool), norm="patch_band")
+    wanted = compute_masked_loss(
+        seen[0].view_as(target), target, torch.ones_like(target, dtype=torch.bool), norm="patch_band"
+    )
     assert torch.equal(objective(make_batch(image, seed=11))["loss"], wanted)
 
 

@@ -24,7 +24,7 @@ from eo_ssl.encoder import (
 )
 from eo_ssl.encoder.protocol import measure_output_range
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidates import candidates
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.models import BackboneConfig, ResNet, View, Vit
 from eo_ssl.preprocessing import Preprocessing
@@ -89,7 +89,7 @@ def test_one_encoder_under_two_names_is_not_two_candidates(tmp_path: Path) -> No
     for name in ("a", "b"):
         save(tmp_path / name)
     with pytest.raises(UserError, match="expected different encoders, got equal ones"):
-        candidates([str(tmp_path / name / ENCODER_FILE) for name in ("a", "b")])
+        load_candidates([str(tmp_path / name / ENCODER_FILE) for name in ("a", "b")])
 
 
 @pytest.mark.parametrize("name", WEIGHT_FREE)

@@ -17,7 +17,7 @@ from eo_ssl.encoder import Encoder, ExternalEncoder, derive_contract, load_encod
 from eo_ssl.encoder.specs import is_spec, parse_spec
 from eo_ssl.encoder.torchgeo_weights import find_weights, read_hub_state
 from eo_ssl.errors import UserError
-from eo_ssl.models import seeded_init
+from eo_ssl.models import seed_weights
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
 
@@ -60,7 +60,7 @@ def hub(tmp_path: Path) -> Any:
 )
 def test_cached_weights_give_the_features_of_torchgeos_own_loader(hub: Path, member: str, builder: Any) -> None:
     weights: Any = find_weights(member)
-    with seeded_init(5):
+    with seed_weights(5):
         stand_in = builder(in_chans=weights.meta["in_chans"]) if "Swin" not in member else builder()
         if "Swin" in member:
             stand_in.features[0][0] = torch.nn.Conv2d(9, 96, kernel_size=4, stride=4)
@@ -219,7 +219,7 @@ def test_weights_that_belong_to_one_size_say_so() -> None:
 def test_timms_models_answer_as_timm_does(name: str) -> None:
     size = 64 if "224" not in name else 224
     encoder = load(f"timm:{name}@random", preprocessing=contract(size), seed=2)
-    with seeded_init(2):
+    with seed_weights(2):
         theirs: Any = timm.create_model(name, num_classes=0).eval()
     x = batch(3, size)
     with torch.inference_mode():
@@ -255,7 +255,7 @@ def test_any_bands_reach_a_timm_model_by_name() -> None:
 
 
 def test_weights_of_a_timm_model_come_from_a_file(tmp_path: Path) -> None:
-    with seeded_init(9):
+    with seed_weights(9):
         theirs: Any = timm.create_model("resnet18", num_classes=7)
     file = tmp_path / "model.safetensors"
     safetensors.torch.save_file(theirs.state_dict(), file)

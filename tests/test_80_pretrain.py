@@ -19,12 +19,12 @@ from eo_ssl.pretraining import (
     Pretraining,
     TileSource,
     ViewMaker,
-    feature_std,
+    measure_feature_std,
     rank_me,
 )
-from eo_ssl.pretraining.augmentation import apply_gain, random_crop, random_symmetry, resize_whole
-from eo_ssl.pretraining.module import lr_share, parameter_groups, weight_decay_at
-from eo_ssl.pretraining.sampler import block_shuffle
+from eo_ssl.pretraining.augmentation import apply_gain, crop_randomly, resize_whole, turn_randomly
+from eo_ssl.pretraining.module import compute_lr_share, compute_weight_decay, group_parameters
+from eo_ssl.pretraining.sampler import shuffle_blocks
 from eo_ssl.sensors import Quantity
 from runs import BATCH, FakeReader, FakeStream, make_loader, make_objective, preprocessing
 
@@ -33,7 +33,7 @@ from runs import BATCH, FakeReader, FakeStream, make_loader, make_objective, pre
 
 @pytest.mark.parametrize(("n", "block", "buffer"), [(10, 4, 100), (1000, 16, 64), (1003, 16, 50), (1, 1, 1)])
 def test_block_shuffle_is_a_permutation_whose_buffers_touch_few_blocks(n, block, buffer):
-    order = block_shuffle(n, np.random.default_rng(0), block=block, buffer=buffer)
+    order = shuffle_blocks(n, np.random.default_rng(0), block=block, buffer=buffer)
     assert np.array_equal(np.sort(order), np.arange(n))
     if n > buffer:
         for start in range(0, n, buffer):
@@ -43,7 +43,7 @@ def test_block_shuffle_is_a_permutation_whose_buffers_touch_few_blocks(n, block,
 
 def test_a_pool_within_the_buffer_is_shuffled_uniformly():
     rng = np.random.default_rng(0)
-    place = np.stack([np.argsort(block_shuffle(6, rng)) for _ in range(6000)])
+    place = np.stack([np.argsort(shuffle_blocks(6, rng)) for _ in range(6000)])
     counts = np.stack([np.bincount(place[:, i], minlength=6) for i in range(6)])
     assert counts.min() > 850 and counts.max() < 1150  # 1000 expected, sigma 29
 
@@ -189,7 +189,7 @@ def _views(image: torch.Tensor, valid: torch.Tensor, *specs: ViewSpec, seed: int
 
 def test_symmetries_move_pixels_and_validity_together_and_all_eight_occur():
     image = torch.arange(16.0).view(1, 1, 4, 4).repeat(400, 1, 1, 1)
-    got, valid = random_symmetry(image, image > 5, rng=torch.Generator().manual_seed(0))
+    got, valid = turn_randomly(image, image > 5, rng=torch.Generator().manual_seed(0))
     square = image[0, 0]
     known = {tuple(torch.rot90(s, k, (0, 1)).flatten().tolist()) for s in (square, square.T) for k in range(4)}
     counts = {}
@@ -204,7 +204,7 @@ def test_crop_of_a_ramp_is_the_ramp_of_the_window_and_nodata_does_not_bleed():
     axis = (torch.arange(16.0) + 0.5) / 16
     image = axis.view(1, 1, 1, 16).expand(64, 2, 16, 16).contiguous()
     whole = torch.ones_like(image, dtype=torch.bool)
-    got, valid = random_crop(image, whole, scale=(0.3, 0.6), rng=torch.Generator().manual_seed(0))
+    got, valid = crop_randomly(image, whole, scale=(0.3, 0.6), rng=torch.Generator().manual_seed(0))
     inner = got[:, :, :, 2:-2]  # away from the border, where the edge pixel repeats
     slope = inner[..., 1:] - inner[..., :-1]
     assert valid.all() and (slope - slope.mean(-1, keepdim=True)).abs().max() < 1e-4  # linear stays linear
@@ -212,7 +212,7 @@ def test_crop_of_a_ramp_is_the_ramp_of_the_window_and_nodata_does_not_bleed():
     assert share.min() > math.sqrt(0.3 * 3 / 4) - 0.02 and share.max() <= 1.0
     holes = whole.clone()
     holes[:, :, 5:9, 5:9] = False
-    poisoned, known = random_crop(
+    poisoned, known = crop_randomly(
         torch.where(holes, image, torch.tensor(1e6)), holes, scale=(0.3, 0.6), rng=torch.Generator().manual_seed(0)
     )
     assert poisoned.abs().max() <= 1.0 and not known.all()
@@ -342,22 +342,22 @@ def test_a_person_changes_fields_of_views_by_the_name_of_their_group():
 
 def test_learning_rate_warms_up_and_falls_along_a_cosine_in_steps():
     config = OptimizerConfig(warmup_steps=10, lr_start=0.1, lr_end=0.01)
-    shares = [lr_share(step, total=110, config=config) for step in range(111)]
+    shares = [compute_lr_share(step, total=110, config=config) for step in range(111)]
     np.testing.assert_allclose(shares[:10], 0.1 + 0.9 * np.arange(1, 11) / 10)
     np.testing.assert_allclose(shares[10:], 0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * np.arange(101) / 100)))
 
 
 def test_weight_decay_follows_its_cosine():
     config = OptimizerConfig(weight_decay=0.04, weight_decay_end=0.4)
-    assert weight_decay_at(0, total=100, config=config) == pytest.approx(0.04)
-    assert weight_decay_at(50, total=100, config=config) == pytest.approx(0.22)
-    assert weight_decay_at(100, total=100, config=config) == pytest.approx(0.4)
-    assert weight_decay_at(70, total=100, config=OptimizerConfig(weight_decay=0.05)) == 0.05
+    assert compute_weight_decay(0, total=100, config=config) == pytest.approx(0.04)
+    assert compute_weight_decay(50, total=100, config=config) == pytest.approx(0.22)
+    assert compute_weight_decay(100, total=100, config=config) == pytest.approx(0.4)
+    assert compute_weight_decay(70, total=100, config=OptimizerConfig(weight_decay=0.05)) == 0.05
 
 
 def test_biases_norms_and_tokens_do_not_decay():
     objective = make_objective("mae")
-    decayed, free = (group["params"] for group in parameter_groups(objective, weight_decay=0.1))
+    decayed, free = (group["params"] for group in group_parameters(objective, weight_decay=0.1))
     names = {id(parameter): name for name, parameter in objective.named_parameters()}
     assert {names[id(p)] for p in free} == {
         name
@@ -393,5 +393,5 @@ def test_rank_me_counts_directions_of_planted_spectra(rng):
 
 
 def test_feature_std_is_zero_for_one_point_and_one_for_noise(rng):
-    assert feature_std(np.ones((50, 8), np.float32)) == pytest.approx(0, abs=1e-9)
-    assert feature_std(rng.normal(size=(4000, 64)).astype(np.float32)) == pytest.approx(1, abs=0.02)
+    assert measure_feature_std(np.ones((50, 8), np.float32)) == pytest.approx(0, abs=1e-9)
+    assert measure_feature_std(rng.normal(size=(4000, 64)).astype(np.float32)) == pytest.approx(1, abs=0.02)

@@ -17,7 +17,7 @@ from eo_ssl.cli import main, parse
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
-from eo_ssl.models import Backbone, ResNet, Vit, seeded_init
+from eo_ssl.models import Backbone, ResNet, Vit, seed_weights
 from eo_ssl.objectives import Batch, IJepa, Mae, Method, Objective, SimClr, ViewSpec
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest, pretrain
@@ -44,7 +44,7 @@ class ToyDistillationObjective(Objective):
 
     def __init__(self, encoders: Mapping[str, Backbone], method: ToyDistillation, seed: int) -> None:
         super().__init__(encoders)
-        with seeded_init(seed):
+        with seed_weights(seed):
             self.map = torch.nn.Linear(self.encoder.dim, method.width)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

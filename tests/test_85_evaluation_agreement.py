@@ -12,11 +12,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from torchgeo.models import RCF
 
 from eo_ssl.encoder.weight_free import FilterFeatures
-from eo_ssl.evaluation.benchmarks import benchmark_task
-from eo_ssl.evaluation.candidates import candidates
+from eo_ssl.evaluation.benchmarks import load_benchmark
 from eo_ssl.evaluation.draws import Amount, draw
-from eo_ssl.evaluation.extraction import features_of
-from eo_ssl.evaluation.protocols import answer
+from eo_ssl.evaluation.protocols import predict_frozen
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.tasks import Task
 from worlds.benchmarks import make_eurosat
 from worlds.benchmarks.eurosat import EUROSAT_BANDS, EUROSAT_CLASSES, EUROSAT_FOLDER
@@ -31,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def task(root: Path) -> Task:
-    return benchmark_task("eurosat", root)
+    return load_benchmark("eurosat", root)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +57,14 @@ def independent(features: dict[str, np.ndarray], splits: dict[str, Split], task:
 
 def ours(task: Task, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predictions of ours, and features of training and test images."""
-    x = features_of(candidates([name], seed=3)[0], task).x
+    x = load_candidates([name], seed=3)[0].features(task)
     drawn = draw(task, Amount(), draws=1, seed=0)
     fold = task.folds[0]
-    return answer(task, x, drawn, protocol="knn5", amount=Amount(), seed=0)[0], x[0][fold.train], x[0][fold.test]
+    return (
+        predict_frozen(task, x, drawn, protocol="knn5", amount=Amount(), seed=0)[0],
+        x[0][fold.train],
+        x[0][fold.test],
+    )
 
 
 def check(
@@ -91,7 +94,7 @@ def test_image_statistics(task: Task, splits: dict[str, Split]) -> None:
 def test_random_convolutional_features(task: Task, splits: dict[str, Split], name: str) -> None:
     """Filters are ours (`test_75_encoder_empirical` derives them anew), responses and neighbours are others'."""
     model = RCF(in_channels=13, features=512, kernel_size=3, bias=-1.0, seed=3)
-    encoder = candidates([name], seed=3)[0].encoder(task, task.folds[0])
+    encoder = load_candidates([name], seed=3)[0].encoder(task, task.folds[0])
     assert isinstance(encoder, FilterFeatures)
     order = [encoder.preprocessing.bands.index(band) for band in EUROSAT_BANDS]
     model.weights.copy_(encoder.weights[:, order])  # theirs takes the bands as the files have them

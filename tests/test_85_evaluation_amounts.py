@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.draws import Amount, draw, short
+from eo_ssl.evaluation.draws import Amount, describe_shortage, draw
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.sensors import Quantity
@@ -75,14 +75,19 @@ def test_the_fraction_that_is_named_takes_a_sample() -> None:
 
 def test_classes_that_are_short_are_said_and_taken_whole() -> None:
     task = task_with((30, 20, 4, 9))
-    assert short(task, Amount(shots=4)) == short(task, Amount()) == short(task, Amount(fraction=0.5)) == ()
-    assert short(task, Amount(shots=5)) == (
+    assert (
+        describe_shortage(task, Amount(shots=4))
+        == describe_shortage(task, Amount())
+        == describe_shortage(task, Amount(fraction=0.5))
+        == ()
+    )
+    assert describe_shortage(task, Amount(shots=5)) == (
         "1 of 4 classes have fewer than 5 training samples (4), all of which are taken",
     )
-    assert short(task, Amount(shots=25)) == (
+    assert describe_shortage(task, Amount(shots=25)) == (
         "3 of 4 classes have fewer than 25 training samples (4 to 20), all of which are taken",
     )
-    assert short(task, Amount(fraction=0.05)) == (
+    assert describe_shortage(task, Amount(fraction=0.05)) == (
         "2 of 4 classes have too few training samples (4 to 9) for 5 %: one of each is taken",
     )
     (rows,) = draw(task, Amount(fraction=0.05), draws=1, seed=0)[0]
@@ -91,10 +96,12 @@ def test_classes_that_are_short_are_said_and_taken_whole() -> None:
 
 def test_folds_are_counted_one_by_one() -> None:
     task = task_with((10, 10), (10, 3))
-    assert short(task, Amount(shots=10)) == (
+    assert describe_shortage(task, Amount(shots=10)) == (
         "1 of 4 classes (over all folds) have fewer than 10 training samples (3), all of which are taken",
     )
-    assert short(task_with((5, 0), (5, 5)), Amount(shots=5)) == ()  # a class that a fold does not teach lacks nothing
+    assert (
+        describe_shortage(task_with((5, 0), (5, 5)), Amount(shots=5)) == ()
+    )  # a class that a fold does not teach lacks nothing
 
 
 def test_draws_of_one_and_the_same_samples_are_one_draw() -> None:

@@ -13,13 +13,13 @@ from eo_ssl.cards import load_card
 from eo_ssl.encoder import load_encoder, save_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation import linear
-from eo_ssl.evaluation.candidates import candidates, train_contract
 from eo_ssl.evaluation.draws import Amount, draw
-from eo_ssl.evaluation.extraction import features_of
-from eo_ssl.evaluation.features import extract
-from eo_ssl.evaluation.protocols import answer
+from eo_ssl.evaluation.features import extract_features
+from eo_ssl.evaluation.protocols import predict_frozen
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
+from eo_ssl.evaluation.training_statistics import make_train_contract
 from eo_ssl.models import Vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
@@ -76,7 +76,7 @@ def two_classes(rng: np.random.Generator, n: int = 80) -> Task:
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_features_are_the_bare_forward_pass_in_order(rng: np.random.Generator, batch_size: int) -> None:
     encoder, source = load_encoder("imagestats", preprocessing=contract()), images(rng)
-    found = extract(encoder, source, batch_size=batch_size)
+    found = extract_features(encoder, source, batch_size=batch_size)
     prepared, _ = contract()(torch.from_numpy(source.x), bands=source.bands, quantity=TOA, sensor=source.sensor)
     np.testing.assert_allclose(found.x, encoder.features(prepared).numpy(), rtol=1e-6)
     assert [i for part in source.reads for i in part] == list(range(23))
@@ -87,7 +87,7 @@ def test_what_was_not_measured_does_not_enter_the_statistics(rng: np.random.Gene
     source.x[2:, :, :, 10:] = np.nan
     source.x[4, 1] = np.nan
     p = contract()
-    found = extract(load_encoder("imagestats", preprocessing=p), source).x
+    found = extract_features(load_encoder("imagestats", preprocessing=p), source).x
     scaled = (source.x - np.reshape(p.mean, (1, 3, 1, 1))) / np.reshape(p.std, (1, 3, 1, 1))
     v = np.ma.masked_invalid(scaled.reshape(6, 3, -1))
     oracle = np.ma.concatenate([v.mean(axis=2), v.std(axis=2, ddof=1), v.max(axis=2), v.min(axis=2)], axis=1)
@@ -97,15 +97,15 @@ def test_what_was_not_measured_does_not_enter_the_statistics(rng: np.random.Gene
 def test_cache_answers_for_the_same_encoder_and_images_only(rng: np.random.Generator, tmp_path: Path) -> None:
     source = images(rng)
     encoder = load_encoder("rcf", preprocessing=contract())
-    first = extract(encoder, source, cache=tmp_path)
+    first = extract_features(encoder, source, cache=tmp_path)
     reads = len(source.reads)
-    again = extract(encoder, source, cache=tmp_path)
+    again = extract_features(encoder, source, cache=tmp_path)
     assert np.array_equal(first.x, again.x) and len(source.reads) == reads
-    extract(load_encoder("rcf", preprocessing=contract(), seed=1), source, cache=tmp_path)
+    extract_features(load_encoder("rcf", preprocessing=contract(), seed=1), source, cache=tmp_path)
     assert len(source.reads) > reads
     (tmp_path / f"{first.fingerprint}.npz").write_bytes(b"PK\x03\x04 not a zip")
     with pytest.raises(UserError, match="remove the file and run again"):
-        extract(encoder, source, cache=tmp_path)
+        extract_features(encoder, source, cache=tmp_path)
 
 
 def test_collapsed_to_nan_is_refused(rng: np.random.Generator, tmp_path: Path) -> None:
@@ -114,25 +114,25 @@ def test_collapsed_to_nan_is_refused(rng: np.random.Generator, tmp_path: Path) -
     backbone.network.norm.weight.data[0] = torch.nan
     save_encoder(tmp_path, backbone, preprocessing=made, provenance={})
     with pytest.raises(UserError, match="got NaN or infinity in 23 of 23 images"):
-        extract(load_encoder(tmp_path / "encoder.safetensors"), images(rng))
+        extract_features(load_encoder(tmp_path / "encoder.safetensors"), images(rng))
 
 
 def test_a_refusal_in_the_middle_stops_the_reader(rng: np.random.Generator) -> None:
     source = images(rng)
     source.x[10:] *= 10000
     with pytest.raises(UserError, match="scale and offset once"):
-        extract(load_encoder("imagestats", preprocessing=contract()), source, batch_size=4)
+        extract_features(load_encoder("imagestats", preprocessing=contract()), source, batch_size=4)
 
 
 def test_normalisation_sees_training_images_only(rng: np.random.Generator) -> None:
     task = two_classes(rng)
     source = task.sources[0]
-    before = train_contract(task, task.folds[0])
+    before = make_train_contract(task, task.folds[0])
     train = source.x[task.folds[0].train].astype(np.float64)  # type: ignore[attr-defined]
     np.testing.assert_allclose(before.mean, train.mean(axis=(0, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(before.std, train.std(axis=(0, 2, 3)), rtol=1e-5)
     source.x[task.folds[0].test] += 1.0  # type: ignore[attr-defined]
-    assert train_contract(task, task.folds[0]) == before
+    assert make_train_contract(task, task.folds[0]) == before
 
 
 def test_a_fold_looks_at_its_own_images_only(rng: np.random.Generator) -> None:
@@ -140,9 +140,9 @@ def test_a_fold_looks_at_its_own_images_only(rng: np.random.Generator) -> None:
     rows, none = np.arange(20), np.empty(0, np.int64)
     folds = (Fold(rows[2:9], rows[[10, 14, 19]], none), Fold(rows[11:18], rows[[0, 3]], rows[[1]]))
     task = Task("two sources", (first, second), rows % 2, ("a", "b"), rows, folds, "two folds", "accuracy")
-    one = candidates(["imagestats"])[0]
-    for fold, found in zip(folds, features_of(one, task).x, strict=True):
-        every = np.concatenate([extract(one.encoder(task, fold), source).x for source in (first, second)])
+    one = load_candidates(["imagestats"])[0]
+    for fold, found in zip(folds, one.features(task), strict=True):
+        every = np.concatenate([extract_features(one.encoder(task, fold), source).x for source in (first, second)])
         used = np.unique(np.concatenate([fold.train, fold.test, fold.validation]))
         np.testing.assert_array_equal(found[used], every[used])
         assert np.isnan(np.delete(found, used, axis=0)).all()
@@ -156,7 +156,7 @@ def test_power_is_normalised_in_decibel(rng: np.random.Generator) -> None:
     task = Task(
         "sar", (source,), rows % 2, ("a", "b"), rows, (Fold(rows[:20], rows[20:], rows[:0]),), "halves", "accuracy"
     )
-    found = train_contract(task, task.folds[0])
+    found = make_train_contract(task, task.folds[0])
     decibel = 10 * np.log10(power[:20].astype(np.float64))
     np.testing.assert_allclose(found.mean, np.nanmean(decibel, axis=(0, 2, 3)), rtol=1e-5)
     assert found.convert == ("gamma0->gamma0_db",) and found.quantity is Quantity.GAMMA0
@@ -165,13 +165,13 @@ def test_power_is_normalised_in_decibel(rng: np.random.Generator) -> None:
 def test_standardised_statistics_do_not_care_about_units_and_raw_ones_do(rng: np.random.Generator) -> None:
     # Any positive affine map per band leaves kNN on standardised image statistics alone.
     task = two_classes(rng, 120)
-    base = features_of(candidates(["imagestats"])[0], task).x[0]
+    base = load_candidates(["imagestats"])[0].features(task)[0]
     gain, offset = np.tile([9.0, 0.1, 1.0], 4), np.tile([2.0, -1.0, 0.0], 4)
     gain_only = np.arange(12) // 3 == 1  # a standard deviation has a gain but no offset
     other = (base * gain + np.where(gain_only, 0.0, offset)).astype(np.float32)
     drawn = draw(task, Amount(shots=10), draws=3, seed=0)
     same, different = (
-        [answer(task, [x], drawn, protocol=protocol, amount=Amount(shots=10), seed=0) for x in (base, other)]
+        [predict_frozen(task, [x], drawn, protocol=protocol, amount=Amount(shots=10), seed=0) for x in (base, other)]
         for protocol in ("knn5-standardised", "knn5")
     )  # type: ignore[misc]
     assert np.array_equal(*same) and not np.array_equal(*different)
@@ -195,7 +195,7 @@ def eurosats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
 def test_eurosat_in_three_band_orders_gives_the_same_bits(
     eurosats: dict[str, tuple[Path, tuple[str, ...]]], tmp_path: Path
 ) -> None:
-    from eo_ssl.evaluation.benchmarks import benchmark_task
+    from eo_ssl.evaluation.benchmarks import load_benchmark
 
     bands = ("B02", "B03", "B04", "B08", "B8A", "B11", "B12")
     wanted = replace(contract(64), bands=bands, mean=(0.1,) * 7, std=(0.05,) * 7)
@@ -205,40 +205,40 @@ def test_eurosat_in_three_band_orders_gives_the_same_bits(
     encoders.append(load_encoder(tmp_path / "vit" / "encoder.safetensors"))
     card = load_card("eurosat")
     tasks = {
-        name: benchmark_task("eurosat", root, card=replace(card, bands=order))
+        name: load_benchmark("eurosat", root, card=replace(card, bands=order))
         for name, (root, order) in eurosats.items()
     }
     for encoder in encoders:
-        found = {name: extract(encoder, task.sources[0]).x for name, task in tasks.items()}
+        found = {name: extract_features(encoder, task.sources[0]).x for name, task in tasks.items()}
         for x in found.values():
             assert np.array_equal(x, found["as published"]), encoder.name
     # And the names matter: read by position, the shuffled files give other features.
-    wrong = benchmark_task("eurosat", eurosats["reversed"][0], card=card)
-    assert not np.array_equal(extract(encoders[0], wrong.sources[0]).x, found["as published"])
+    wrong = load_benchmark("eurosat", eurosats["reversed"][0], card=card)
+    assert not np.array_equal(extract_features(encoders[0], wrong.sources[0]).x, found["as published"])
     reflectance = np.empty((2, 13, 64, 64), np.float32)
     tasks["as published"].sources[0].read(np.array([0, 44]), reflectance)
     assert 0 < np.median(reflectance) < 1  # DN / 10,000
 
 
 def test_eurosat_keeps_torchgeos_splits_and_learns(eurosats: dict[str, tuple[Path, tuple[str, ...]]]) -> None:
-    from eo_ssl.evaluation.benchmarks import benchmark_task
+    from eo_ssl.evaluation.benchmarks import load_benchmark
 
     root, _ = eurosats["as published"]
-    task = benchmark_task("eurosat", root)
+    task = load_benchmark("eurosat", root)
     fold = task.folds[0]
     assert (len(fold.train), len(fold.validation), len(fold.test)) == (30, 10, 10) and len(task.class_names) == 10
     assert "60/20/20" in task.split
-    x = features_of(candidates(["imagestats"])[0], task).x
+    x = load_candidates(["imagestats"])[0].features(task)
     drawn = draw(task, Amount(), draws=5, seed=0)
-    answers = answer(task, x, drawn, protocol="linear", amount=Amount(), seed=0)
+    answers = predict_frozen(task, x, drawn, protocol="linear", amount=Amount(), seed=0)
     assert answers.shape == (1, 10) and (answers == task.labels[fold.test]).mean() > 0.3  # ten classes
     assert linear.PENALTIES[0] < 1 < linear.PENALTIES[-1]
 
 
 def test_eurosat_absent_says_where_it_comes_from(tmp_path: Path) -> None:
-    from eo_ssl.evaluation.benchmarks import benchmark_task
+    from eo_ssl.evaluation.benchmarks import load_benchmark
 
     with pytest.raises(UserError, match=r"eurosat-train\.txt.*sentinel_2/tif.*get it from torchgeo\.datasets\.EuroSAT"):
-        benchmark_task("eurosat", tmp_path)
+        load_benchmark("eurosat", tmp_path)
     with pytest.raises(UserError, match="use the card eurosat"):
-        benchmark_task("eurosat", tmp_path, card=load_card("mstar_soc"))
+        load_benchmark("eurosat", tmp_path, card=load_card("mstar_soc"))

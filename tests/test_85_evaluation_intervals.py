@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import binomtest
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.intervals import Bootstrap, verdict
-from eo_ssl.evaluation.metrics import shares
+from eo_ssl.evaluation.intervals import Bootstrap, decide_verdict
+from eo_ssl.evaluation.task_metrics import measure_shares
 
 
 class Shares:
@@ -18,14 +18,14 @@ class Shares:
         self.boot, self.strata = Bootstrap(blocks, **more), strata  # type: ignore[arg-type]
 
     def interval(self, right: np.ndarray):
-        return self.boot.interval(shares(right.astype(float), self.strata))
+        return self.boot.interval(measure_shares(right.astype(float), self.strata))
 
     def compare(self, a: np.ndarray, b: np.ndarray):
-        return self.boot.compare(*(shares(right.astype(float), self.strata) for right in (a, b)))
+        return self.boot.compare(*(measure_shares(right.astype(float), self.strata) for right in (a, b)))
 
     def verdict(self, a: np.ndarray, b: np.ndarray) -> str:
         found = self.compare(a, b)
-        return verdict(found, found.p)
+        return decide_verdict(found, found.p)
 
 
 def bootstrap(
@@ -122,7 +122,7 @@ def test_a_class_that_lives_in_one_scene_does_not_shift_the_interval() -> None:
     assert found.low <= found.value == 0.5 <= found.high
     mixed = np.random.default_rng(3).random((1, 80)) < np.where(labels == 0, 0.6, 0.2)
     low, high = (getattr(bootstrap(80, per_block=20, labels=labels).interval(mixed), side) for side in ("low", "high"))
-    value = shares(mixed.astype(float), labels).value
+    value = measure_shares(mixed.astype(float), labels).value
     assert low < value < high
 
 

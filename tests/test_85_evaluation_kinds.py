@@ -11,13 +11,20 @@ from sklearn.metrics import average_precision_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidates import Candidate, candidates
 from eo_ssl.evaluation.draws import Amount, draw
-from eo_ssl.evaluation.extraction import features_of
-from eo_ssl.evaluation.methods import check_methods, of_kind
-from eo_ssl.evaluation.protocols import answer
-from eo_ssl.evaluation.results import judge
-from eo_ssl.evaluation.settings import Computing, Settings
+from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
+from eo_ssl.evaluation.features import Computing
+from eo_ssl.evaluation.predictions import Settings
+from eo_ssl.evaluation.protocols import (
+    FROZEN,
+    PROTOCOLS,
+    NeighbourVote,
+    check_protocols,
+    list_protocols,
+    predict_frozen,
+)
+from eo_ssl.evaluation.result_rows import judge
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.tuning import Tuning
@@ -71,9 +78,11 @@ def masked(rng: np.random.Generator) -> Task:
 
 def test_neighbours_of_labels_and_values_are_scikit_learns(rng: np.random.Generator) -> None:
     for task, oracle in ((labelled(rng), KNeighborsClassifier(5)), (measured(rng), KNeighborsRegressor(5))):
-        x = features_of(candidates(["imagestats"])[0], task).x
+        x = load_candidates(["imagestats"])[0].features(task)
         fold = task.folds[0]
-        found = answer(task, x, draw(task, Amount(), draws=1, seed=0), protocol="knn5", amount=Amount(), seed=0)[0]
+        found = predict_frozen(
+            task, x, draw(task, Amount(), draws=1, seed=0), protocol="knn5", amount=Amount(), seed=0
+        )[0]
         oracle.fit(x[0][fold.train], task.labels[fold.train])
         if task.kind == "regression":
             expected = oracle.predict(x[0][fold.test])
@@ -85,10 +94,10 @@ def test_neighbours_of_labels_and_values_are_scikit_learns(rng: np.random.Genera
 @pytest.mark.parametrize("kind", ["multilabel", "regression"])
 def test_every_frozen_protocol_sees_what_is_planted(rng: np.random.Generator, tmp_path: Path, kind: str) -> None:
     task = labelled(rng) if kind == "multilabel" else measured(rng)
-    frozen = [name for name in of_kind(task.kind) if name not in ("finetune", "lora")]
+    frozen = [name for name in list_protocols(task.kind) if name not in ("finetune", "lora")]
     settings = Settings.of(frozen, kind=task.kind, shots=[0], fractions=[0.5], draws=3, seed=0)
     rows, comparisons = judge(
-        task, candidates(["imagestats", "random_init"]), settings, tmp_path, computing=Computing()
+        task, load_candidates(["imagestats", "random_init"]), settings, tmp_path, computing=Computing()
     )
     assert len(rows) == 2 * 5 * 2 and len(comparisons) == 5 * 2
     truth = task.labels[task.tested]
@@ -101,7 +110,11 @@ def test_every_frozen_protocol_sees_what_is_planted(rng: np.random.Generator, tm
     assert chance < 0.6 and min(row["value"] for row in rows) > (chance if kind == "multilabel" else -1.0)
     done: list[int] = []
     again = judge(
-        task, candidates(["imagestats", "random_init"]), settings, tmp_path, computing=Computing(progress=done.append)
+        task,
+        load_candidates(["imagestats", "random_init"]),
+        settings,
+        tmp_path,
+        computing=Computing(progress=done.append),
     )
     assert again == (rows, comparisons) and not done
 
@@ -109,8 +122,8 @@ def test_every_frozen_protocol_sees_what_is_planted(rng: np.random.Generator, tm
 def test_a_ridge_row_is_its_closed_form(rng: np.random.Generator, tmp_path: Path) -> None:
     task = measured(rng)
     settings = Settings.of(["linear"], kind="regression", shots=[0], draws=1, seed=0)
-    ((row,), _) = judge(task, candidates(["imagestats"]), settings, tmp_path, computing=Computing())
-    x, fold = features_of(candidates(["imagestats"])[0], task).x[0], task.folds[0]
+    ((row,), _) = judge(task, load_candidates(["imagestats"]), settings, tmp_path, computing=Computing())
+    x, fold = load_candidates(["imagestats"])[0].features(task)[0], task.folds[0]
     mean, std = x[fold.train].mean(axis=0), x[fold.train].std(axis=0)
     train, test = ((x[rows] - mean) / std for rows in (fold.train, fold.test))
     scores = []
@@ -143,46 +156,60 @@ def test_two_sensors_are_judged_by_both_encoders(rng: np.random.Generator, tmp_p
     settings = Settings.of(["knn5-standardised"], shots=[0], draws=1, seed=0)
     value = {}
     for name, task in (("one", one), ("both", both)):
-        ((row,), _) = judge(task, candidates(["imagestats"]), settings, tmp_path, computing=Computing())
+        ((row,), _) = judge(task, load_candidates(["imagestats"]), settings, tmp_path, computing=Computing())
         value[name] = row["value"]
     assert value["one"] < 0.7 < 0.95 < value["both"] and row["bands"] == ["B02", "B03", "B04", "B08", "VV", "VH"]
     assert one.fingerprint != both.fingerprint and one.kept is not both.kept
-    ((mixed, _), _) = judge(both, candidates(["imagestats+rcf"]), settings, tmp_path, computing=Computing())
+    ((mixed, _), _) = judge(both, load_candidates(["imagestats+rcf"]), settings, tmp_path, computing=Computing())
     assert mixed["encoder"] == "imagestats+rcf" and mixed["value"] > 0.9
     ours = vit()
     with pytest.raises(
         UserError,
         match=r"each of the two sensors of both, got ours; join two by \+, in the order sentinel2_l1c\+sentinel1_rtc",
     ):
-        features_of(Candidate("ours", ours, ours.architecture, 0), both)
+        TrainedCandidate("ours", ours).features(both)
     with pytest.raises(UserError, match="has one sensor, got imagestats\\+rcf"):
-        features_of(candidates(["imagestats+rcf"])[0], one)
+        load_candidates(["imagestats+rcf"])[0].features(one)
 
 
 def test_masks_are_judged_by_heads_and_not_by_neighbours(rng: np.random.Generator, tmp_path: Path) -> None:
     task, ours = masked(rng), vit()
     quick = Tuning(steps=60, rates=(1e-2,), augment="none", selection="last", batch_size=8)
     settings = Settings.of(["seg-linear"], kind="segmentation", shots=[0], draws=1, seed=0, tuning=quick)
-    compared = (Candidate("ours", ours, ours.architecture, 0), *candidates(["imagestats"]))
+    compared = (TrainedCandidate("ours", ours), *load_candidates(["imagestats"]))
     rows, comparisons = judge(task, compared, settings, tmp_path, computing=Computing())
     assert [row["encoder"] for row in rows] == ["ours"] and not comparisons  # statistics have no maps to put a head on
     assert rows[0]["value"] > 0.8 and rows[0]["n_test"] == 24 and "1 x 1 convolution" in rows[0]["protocol_words"]
     with pytest.raises(UserError, match=r"for a segmentation task out of seg-linear.*got 'knn5'"):
-        check_methods(["knn5"], "segmentation")
+        check_protocols(["knn5"], "segmentation")
     with pytest.raises(UserError, match=r"for a classification task out of .*got 'seg-dpt'"):
-        check_methods(["seg-dpt"], "classification")
+        check_protocols(["seg-dpt"], "classification")
 
 
 def test_fine_tuning_stands_beside_frozen_protocols(rng: np.random.Generator, tmp_path: Path) -> None:
     task, ours = planted(rng, 64), vit()
     quick = Tuning(steps=80, rates=(1e-3,), augment="none", selection="last", batch_size=16, drop_path=0.0)
     settings = Settings.of(["knn5", "finetune", "lora"], shots=[0], draws=1, seed=0, tuning=quick)
-    compared = (Candidate("ours", ours, ours.architecture, 0), *candidates(["imagestats"]))
+    compared = (TrainedCandidate("ours", ours), *load_candidates(["imagestats"]))
     rows, _ = judge(task, compared, settings, tmp_path, computing=Computing())
     found = {(row["encoder"], row["protocol"]): row for row in rows}
     assert set(found) == {("ours", "knn5"), ("imagestats", "knn5"), ("ours", "finetune"), ("ours", "lora")}
     assert found["ours", "finetune"]["value"] > 0.9 and found["ours", "lora"]["value"] > 0.9
     assert len({row["encoder_fingerprint"] for key, row in found.items() if key[0] == "ours"}) == 1
+
+
+def test_a_new_protocol_is_one_entry_of_the_table(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for table in (FROZEN, PROTOCOLS):
+        monkeypatch.setitem(table, "knn1", NeighbourVote(name="knn1", k=1))  # type: ignore[arg-type]
+    task = planted(rng, 60)
+    settings = Settings.of(["knn1"], shots=[0], draws=1, seed=0)
+    ((row,), _) = judge(task, load_candidates(["imagestats"]), settings, tmp_path, computing=Computing())
+    (x,), fold = load_candidates(["imagestats"])[0].features(task), task.folds[0]
+    oracle = KNeighborsClassifier(1).fit(x[fold.train], task.labels[fold.train])
+    assert row["value"] == oracle.score(x[fold.test], task.labels[fold.test])
+    assert row["protocol_words"].startswith("k nearest neighbours, k = min(1, samples), L2")
 
 
 def test_tasks_check_what_they_are_made_of(rng: np.random.Generator) -> None:

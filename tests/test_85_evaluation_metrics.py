@@ -11,8 +11,8 @@ from sklearn.metrics import average_precision_score, r2_score
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.intervals import Bootstrap, holm, verdict
-from eo_ssl.evaluation.metrics import measure
+from eo_ssl.evaluation.intervals import Bootstrap, correct_by_holm, decide_verdict
+from eo_ssl.evaluation.task_metrics import measure
 
 N, K = 60, 4
 
@@ -128,7 +128,7 @@ def test_terms_of_a_draw_sum_to_its_own_luck(rng: np.random.Generator) -> None:
 
 def test_a_family_of_comparisons_is_corrected() -> None:
     # By hand: sorted 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1, each at least its predecessor.
-    assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02])
+    assert correct_by_holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02])
     rng, false = np.random.default_rng(5), 0
     blocks, families = np.arange(300), 100
     boot = Bootstrap(blocks, draws=1, seed=1, replicates=400)
@@ -138,7 +138,8 @@ def test_a_family_of_comparisons_is_corrected() -> None:
         measured = [measure("accuracy", one, truth) for one in equals]
         pairs = [boot.compare(a, b) for i, a in enumerate(measured) for b in measured[i + 1 :]]
         false += any(
-            verdict(pair, p) != "not separable" for pair, p in zip(pairs, holm([c.p for c in pairs]), strict=True)
+            decide_verdict(pair, p) != "not separable"
+            for pair, p in zip(pairs, correct_by_holm([c.p for c in pairs]), strict=True)
         )
     assert false / families <= 0.1  # 5 % of families, and the luck of a hundred
 

@@ -9,8 +9,8 @@ import numpy as np
 import pyproj
 import pytest
 
-from eo_ssl.evaluation.benchmarks import benchmark_task
-from eo_ssl.evaluation.neighbours import beside_training, warned
+from eo_ssl.evaluation.benchmarks import load_benchmark
+from eo_ssl.evaluation.spatial_leakage import measure_spatial_leakage, note_spatial_leakage
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from planted import planted
@@ -29,28 +29,28 @@ def board(rng: np.random.Generator, train: np.ndarray, *, gap: float = 0.0) -> T
 def test_a_chessboard_leaks_everywhere_and_halves_along_the_cut(rng: np.random.Generator) -> None:
     columns = np.tile(np.arange(8), (8, 1))
     chess = (columns + columns.T) % 2 == 0
-    assert beside_training(board(rng, chess)) == 1.0
-    assert beside_training(board(rng, columns < 4)) == pytest.approx(8 / 32)
-    assert beside_training(board(rng, columns < 4, gap=0.4)) == pytest.approx(8 / 32)
-    assert beside_training(board(rng, columns < 4, gap=0.6)) == 0.0
+    assert measure_spatial_leakage(board(rng, chess)) == 1.0
+    assert measure_spatial_leakage(board(rng, columns < 4)) == pytest.approx(8 / 32)
+    assert measure_spatial_leakage(board(rng, columns < 4, gap=0.4)) == pytest.approx(8 / 32)
+    assert measure_spatial_leakage(board(rng, columns < 4, gap=0.6)) == 0.0
 
 
 def test_the_warning_is_a_note(rng: np.random.Generator) -> None:
     columns = np.tile(np.arange(8), (8, 1))
-    said = warned(board(rng, columns < 4))
+    said = note_spatial_leakage(board(rng, columns < 4))
     assert (
         said.notes[-1]
         == "25 % of the test tiles have a training tile beside them: this split says little of other places"
     )
     quiet = board(rng, columns < 4, gap=2.0)
-    assert warned(quiet) is quiet and warned(planted(rng)).notes == ()
+    assert note_spatial_leakage(quiet) is quiet and note_spatial_leakage(planted(rng)).notes == ()
     lost = replace(quiet, places=np.full((64, 4), np.nan))
-    assert beside_training(lost) == 0.0
+    assert measure_spatial_leakage(lost) == 0.0
 
 
 def test_eurosat_knows_where_its_patches_lie(tmp_path: Path) -> None:
     root = make_eurosat(tmp_path, per_class=4)
-    task = benchmark_task("eurosat", root)
+    task = load_benchmark("eurosat", root)
     assert task.places is not None
     geod = pyproj.Geod(ellps="WGS84")
     for left, bottom, right, top in task.places[::7]:
@@ -59,4 +59,4 @@ def test_eurosat_knows_where_its_patches_lie(tmp_path: Path) -> None:
         assert 640 <= wide < 700 and 640 <= high < 700  # 64 pixels of 10 m, and the corners of a turned square
     # Patches moved onto their neighbours' ground are seen to be beside them.
     moved = replace(task, places=np.repeat(task.places[:1], len(task.labels), axis=0))
-    assert beside_training(task) == 0.0 and beside_training(moved) == 1.0
+    assert measure_spatial_leakage(task) == 0.0 and measure_spatial_leakage(moved) == 1.0

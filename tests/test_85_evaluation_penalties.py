@@ -10,9 +10,10 @@ import pytest
 
 from eo_ssl.evaluation import linear, sgd
 from eo_ssl.evaluation.draws import Amount
-from eo_ssl.evaluation.protocols import Protocol, answer, describe
+from eo_ssl.evaluation.protocols import PROTOCOLS, predict_frozen
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Kind, Task
+from eo_ssl.evaluation.tuning import Tuning
 from eo_ssl.sensors import Quantity
 
 TRAIN, VALIDATION, TEST = (np.arange(a, b) for a, b in ((0, 150), (150, 200), (200, 300)))
@@ -55,8 +56,8 @@ def planted(rng: np.random.Generator, kind: Kind) -> tuple[np.ndarray, np.ndarra
     return x, labels[kind]
 
 
-def answered(task: Task, x: np.ndarray, protocol: Protocol = "linear") -> np.ndarray:
-    found: np.ndarray = answer(task, [x], [[TRAIN]], protocol=protocol, amount=Amount(), seed=0)[0]
+def answered(task: Task, x: np.ndarray, protocol: str = "linear") -> np.ndarray:
+    found: np.ndarray = predict_frozen(task, [x], [[TRAIN]], protocol=protocol, amount=Amount(), seed=0)[0]
     return found
 
 
@@ -101,8 +102,8 @@ def test_a_split_that_tells_options_apart_still_chooses(rng: np.random.Generator
 
 
 @pytest.mark.parametrize(("protocol", "name"), [("linear", "C"), ("linear-sgd", "rate")])
-def test_the_words_name_what_is_taken_where_nothing_was_chosen(protocol: Protocol, name: str) -> None:
+def test_the_words_name_what_is_taken_where_nothing_was_chosen(protocol: str, name: str) -> None:
     value = {"C": "1", "rate": "0.01"}[name]
     for amount in (Amount(), Amount(shots=5), Amount(fraction=0.5)):
-        words = describe(protocol, kind="classification", amount=amount, has_validation=True)
+        words = PROTOCOLS[protocol].describe(kind="classification", amount=amount, has_validation=True, tuning=Tuning())
         assert f"{name} chosen " in words and words.endswith(f"({value} where all score alike there)")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from eo_ssl.evaluation.perturbations import Perturbation, PerturbedSource, perturbations
+from eo_ssl.evaluation.perturbations import Perturbation, PerturbedSource, list_perturbations
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
 
@@ -53,7 +53,7 @@ def tried(
         images.read(np.arange(len(x)), out)
         return out
 
-    return {one.name: made(one) for one in perturbations(source, contract, seed=3)}
+    return {one.name: made(one) for one in list_perturbations(source, contract, seed=3)}
 
 
 def test_decibels_change_as_the_power_they_stand_for() -> None:

@@ -21,33 +21,28 @@ def clusters(
     return (spread * centres[y] + rng.normal(size=(n, dim))).astype(np.float32), y.astype(np.int64)
 
 
-@pytest.mark.parametrize("engine", ["faiss", "torch"])
 @pytest.mark.parametrize("k", [1, 5, 20])
-def test_knn_is_scikit_learns(rng: np.random.Generator, engine: str, k: int) -> None:
+def test_knn_is_scikit_learns(rng: np.random.Generator, k: int) -> None:
     x, y = clusters(rng, 700, 24, 6)
     test, _ = clusters(rng, 1500, 24, 6)
     oracle = KNeighborsClassifier(k, algorithm="brute").fit(x.astype(np.float64), y)
     assert np.array_equal(
-        knn.neighbours(x, test, k=k, engine=engine), oracle.kneighbors(test.astype(np.float64), return_distance=False)
+        knn.find_neighbours(x, test, k=k), oracle.kneighbors(test.astype(np.float64), return_distance=False)
     )
-    assert np.array_equal(knn.predict(x, y, test, k=k, engine=engine), oracle.predict(test.astype(np.float64)))
+    assert np.array_equal(knn.predict(x, y, test, k=k), oracle.predict(test.astype(np.float64)))
 
 
-@pytest.mark.parametrize("engine", ["faiss", "torch"])
-def test_knn_survives_the_rounding_of_float32(rng: np.random.Generator, engine: str) -> None:
+def test_knn_survives_the_rounding_of_float32(rng: np.random.Generator) -> None:
     # A large common offset drowns a plain |a|^2 - 2ab + |b|^2, and many training rows lie within its rounding of each other.
     x = (1000 + 1e-3 * rng.normal(size=(600, 16))).astype(np.float32)
     test = (1000 + 1e-3 * rng.normal(size=(200, 16))).astype(np.float32)
     distance = np.square(test[:, None].astype(np.float64) - x[None]).sum(axis=2)
-    assert np.array_equal(
-        knn.neighbours(x, test, k=5, engine=engine), np.argsort(distance, axis=1, kind="stable")[:, :5]
-    )
+    assert np.array_equal(knn.find_neighbours(x, test, k=5), np.argsort(distance, axis=1, kind="stable")[:, :5])
 
 
-@pytest.mark.parametrize("engine", ["faiss", "torch"])
-def test_knn_orders_equal_distances_by_row(engine: str) -> None:
+def test_knn_orders_equal_distances_by_row() -> None:
     x = np.repeat(np.arange(4, dtype=np.float32), 30)[:, None]  # thirty copies of each
-    found = knn.neighbours(x, np.array([[2.0], [0.2]], dtype=np.float32), k=5, engine=engine)
+    found = knn.find_neighbours(x, np.array([[2.0], [0.2]], dtype=np.float32), k=5)
     assert found.tolist() == [[60, 61, 62, 63, 64], [0, 1, 2, 3, 4]]
 
 
@@ -99,7 +94,7 @@ def test_standardising_is_a_choice_and_forgives_constants(rng: np.random.Generat
     standard = [linear.fit(v, y)[0].predict(v) for v in (x, scaled)]
     plain = [linear.fit(v, y, standardise=False)[0].predict(v) for v in (x, scaled)]
     assert np.array_equal(*standard) and not np.array_equal(*plain)
-    assert linear.standardiser(x)[1][2] == 1.0
+    assert linear.fit_standardiser(x)[1][2] == 1.0
 
 
 def test_probe_knows_only_classes_it_saw(rng: np.random.Generator) -> None:
@@ -123,7 +118,7 @@ def test_probe_refusals(rng: np.random.Generator) -> None:
 
 def test_cosine_neighbours_are_those_of_a_loop(rng: np.random.Generator) -> None:
     train, test = rng.normal(size=(50, 6)).astype(np.float32), rng.normal(size=(9, 6)).astype(np.float32)
-    rows, weights = knn.similar(train, test, k=7)
+    rows, weights = knn.find_similar(train, test, k=7)
     for query, found, weight in zip(test, rows, weights, strict=True):
         cosine = [float(query @ one / np.linalg.norm(query) / np.linalg.norm(one)) for one in train]
         order = np.argsort(cosine)[::-1][:7]

@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from eo_ssl.evaluation.intervals import Bootstrap, Comparison, Interval
-from eo_ssl.evaluation.metrics import measure
-from eo_ssl.evaluation.rarity import freedom, unseen
+from eo_ssl.evaluation.intervals import (
+    Bootstrap,
+    Comparison,
+    Interval,
+    estimate_degrees_of_freedom,
+    estimate_small_class_variance,
+)
+from eo_ssl.evaluation.task_metrics import measure
 
 
 def truth_of(counts: tuple[int, ...]) -> np.ndarray:
@@ -74,7 +79,7 @@ def test_many_items_show_their_variance_themselves(rng: np.random.Generator) -> 
     right = (rng.random(4000) < 0.6).astype(float)
     strata = np.zeros(4000, dtype=np.int64)
     terms = (right - right.mean()) / 4000
-    lacking, _ = unseen(strata, np.arange(4000), terms, np.array([right.mean()]), paired=False)
+    lacking, _ = estimate_small_class_variance(strata, np.arange(4000), terms, np.array([right.mean()]), paired=False)
     assert lacking < 0.002 * right.var() / 4000
 
 
@@ -88,9 +93,9 @@ def test_freedom_is_that_of_the_variance_it_stands_for() -> None:
         assert 2 / (kurtosis / n - (n - 3) / (n * (n - 1))) == pytest.approx(wanted, rel=0.06)
     few = np.zeros(n)
     few[0] = 1.0
-    assert freedom(few) < 2.2  # one block carries all
-    assert freedom(np.array([1.0, 2.0])) == 1.0
-    assert freedom(np.linspace(-1, 1, n)) == n - 1
+    assert estimate_degrees_of_freedom(few) < 2.2  # one block carries all
+    assert estimate_degrees_of_freedom(np.array([1.0, 2.0])) == 1.0
+    assert estimate_degrees_of_freedom(np.linspace(-1, 1, n)) == n - 1
 
 
 def test_a_perfect_score_that_is_no_share_has_no_interval() -> None:

@@ -16,12 +16,14 @@ from safetensors.torch import save_file
 
 from eo_ssl.encoder import save_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.admission import admitted
-from eo_ssl.evaluation.candidates import Candidate, candidates
-from eo_ssl.evaluation.intervals import holm
-from eo_ssl.evaluation.results import judge
-from eo_ssl.evaluation.settings import Computing, Settings
-from eo_ssl.evaluation.studies import Grid, study_of
+from eo_ssl.evaluation.compatibility import check_compatibility
+from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
+from eo_ssl.evaluation.features import Computing
+from eo_ssl.evaluation.intervals import correct_by_holm
+from eo_ssl.evaluation.predictions import Settings
+from eo_ssl.evaluation.result_rows import judge
+from eo_ssl.evaluation.seeds import load_candidates
+from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.evaluation.tuning import Tuning
 from eo_ssl.manifest import require
 from eo_ssl.models import Vit
@@ -167,7 +169,7 @@ def test_an_encoder_of_the_same_name_from_elsewhere_is_no_newer_one(rng: np.rand
             next(backbone.network.parameters()).add_(seed)
         save_encoder(tmp_path / parent / "encoder", backbone, preprocessing=contract(), provenance={})
         paths.append(str(tmp_path / parent / "encoder" / "encoder.safetensors"))
-    first, second = (candidates([path]) for path in paths)
+    first, second = (load_candidates([path]) for path in paths)
     assert first[0].name == second[0].name
     judge(task, first, ALL, tmp_path / "o", computing=Computing())
     with pytest.raises(
@@ -176,20 +178,20 @@ def test_an_encoder_of_the_same_name_from_elsewhere_is_no_newer_one(rng: np.rand
     ):
         judge(task, second, ALL, tmp_path / "o", computing=Computing())
     assert len(list((tmp_path / "o").rglob("*.npz"))) == 1 and not (tmp_path / "o" / "superseded").exists()
-    rows, _ = judge(task, candidates([f"simclr={paths[1]}"]), ALL, tmp_path / "o", computing=Computing())
+    rows, _ = judge(task, load_candidates([f"simclr={paths[1]}"]), ALL, tmp_path / "o", computing=Computing())
     assert {row["encoder"] for row in rows} == {first[0].name, "simclr"}
 
 
 def test_a_trained_encoder_that_was_trained_again(rng: np.random.Generator, tmp_path: Path) -> None:
     task = planted(rng, 60)
-    grid = Grid.of(None, ["zscore"], None)
+    grid = VariantGrid.of(None, ["zscore"], None)
     for seed in (0, 1):
         ours = vit()
         with torch.no_grad():
             next(ours.parameters()).add_(seed)
-        one = Candidate("ours", ours, ours.architecture, 0)
-        compared = study_of((one,), task, "grid" if not seed else "compare", grid=grid, seed=0)
-        rows, _ = judge(task, (*compared, *candidates(["imagestats"])), ALL, tmp_path, computing=Computing())
+        one = TrainedCandidate("ours", ours)
+        compared = expand_study((one,), task, "grid" if not seed else "compare", grid=grid, seed=0)
+        rows, _ = judge(task, (*compared, *load_candidates(["imagestats"])), ALL, tmp_path, computing=Computing())
     assert [row["encoder"] for row in rows] == [
         "ours",
         "imagestats",
@@ -228,31 +230,31 @@ def test_a_refused_run_leaves_no_folder(evaluate: Callable[..., None], tmp_path:
 def test_masks_need_a_network_and_who_has_none_is_named(rng: np.random.Generator) -> None:
     task, ours = masked(rng), vit()
     settings = Settings.of(["seg-linear"], kind="segmentation", shots=[0], draws=1, seed=0)
-    free = candidates(["imagestats", "rcf"])
+    free = load_candidates(["imagestats", "rcf"])
     with pytest.raises(
         UserError, match=r"with a network to train for seg-linear, got imagestats, rcf; add a trained one"
     ):
-        admitted(task, free, settings)
-    found = admitted(task, (Candidate("ours", ours, ours.architecture, 0), *free), settings)
+        check_compatibility(task, free, settings)
+    found = check_compatibility(task, (TrainedCandidate("ours", ours), *free), settings)
     assert found.notes[-1] == "seg-linear: without imagestats, rcf, which have no network to train"
     assert found.fingerprint == task.fingerprint  # a note decides nothing
     both = Settings.of(["knn5", "finetune"], shots=[0], draws=1, seed=0)
-    assert admitted(planted(rng, 40), free, both).notes[-1].startswith("finetune: without imagestats, rcf")
-    assert not admitted(planted(rng, 40), free, ALL).notes
+    assert check_compatibility(planted(rng, 40), free, both).notes[-1].startswith("finetune: without imagestats, rcf")
+    assert not check_compatibility(planted(rng, 40), free, ALL).notes
 
 
 def test_holm_counts_what_differs_once(rng: np.random.Generator, tmp_path: Path) -> None:
     # Sizes that are the contract's own, resizers where nothing is resized: 17 departures of 5 inputs were 17 comparisons.
     task = planted(rng, 80)
-    grid = Grid.of([16, 24], ["contract", "divide"], ["contract", "torchvision", "kornia"])
+    grid = VariantGrid.of([16, 24], ["contract", "divide"], ["contract", "torchvision", "kornia"])
     ours = vit()
-    one = Candidate("ours", ours, ours.architecture, 0)
-    compared = study_of((one,), task, "grid", grid=grid, seed=0)
+    one = TrainedCandidate("ours", ours)
+    compared = expand_study((one,), task, "grid", grid=grid, seed=0)
     rows, comparisons = judge(task, compared, ALL, tmp_path, computing=Computing(cache=tmp_path / "f"))
     inputs = {row["encoder"]: row["inputs"] for row in rows}
     distinct = {inputs[c["b"]]: c["p"] for c in comparisons if inputs[c["b"]] != inputs["ours"]}
     assert len(comparisons) == 17 and {c["family"] for c in comparisons} == {len(distinct)} and len(distinct) == 5
-    corrected = dict(zip(distinct, holm(list(distinct.values())), strict=True))
+    corrected = dict(zip(distinct, correct_by_holm(list(distinct.values())), strict=True))
     for one_pair in comparisons:
         same = inputs[one_pair["b"]] == inputs["ours"]
         assert one_pair["p_holm"] == (1.0 if same else corrected[inputs[one_pair["b"]]])

@@ -12,12 +12,13 @@ import pytest
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidates import candidates
-from eo_ssl.evaluation.intervals import holm
-from eo_ssl.evaluation.mstar import mstar_task
+from eo_ssl.evaluation.features import Computing
+from eo_ssl.evaluation.intervals import correct_by_holm
+from eo_ssl.evaluation.mstar import make_mstar_task
+from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.protocols import check_protocols
-from eo_ssl.evaluation.results import judge
-from eo_ssl.evaluation.settings import Computing, Settings
+from eo_ssl.evaluation.result_rows import judge
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.manifest import require
 from eo_ssl.scene import list_products
 from eo_ssl.workflows.evaluate import main
@@ -25,9 +26,9 @@ from fake_corpora import chips
 
 
 def test_rows_say_everything_and_a_second_run_computes_nothing(rng: np.random.Generator, tmp_path: Path) -> None:
-    task = mstar_task(chips(rng, 48)[0], clutter=chips(np.random.default_rng(20261121), 48)[1])  # type: ignore[arg-type]
+    task = make_mstar_task(chips(rng, 48)[0], clutter=chips(np.random.default_rng(20261121), 48)[1])  # type: ignore[arg-type]
     compared, settings = (
-        candidates(["imagestats", "rcf"]),
+        load_candidates(["imagestats", "rcf"]),
         Settings.of(("knn5", "linear"), shots=(1, 5), draws=5, seed=0),
     )
     done: list[int] = []
@@ -52,7 +53,7 @@ def test_rows_say_everything_and_a_second_run_computes_nothing(rng: np.random.Ge
         c["verdict"] for c in size
     }  # the size of the chip tells more
     assert {c["family"] for c in comparisons} == {len(comparisons)}  # of all tables, not of each
-    assert [c["p_holm"] for c in comparisons] == holm([c["p"] for c in comparisons])
+    assert [c["p_holm"] for c in comparisons] == correct_by_holm([c["p"] for c in comparisons])
     done.clear()
     (next((tmp_path / "rows").iterdir())).unlink()  # killed before its last row
     assert judge(task, compared, settings, tmp_path, computing=computing) == (rows, comparisons) and sum(done) <= 48
@@ -64,7 +65,7 @@ def test_other_clutter_is_another_task_and_another_row(rng: np.random.Generator,
     # Crops ingested again behind an unchanged stream of chips must not leave the old control in the table.
     part, settings = chips(rng, 48)[0], Settings.of(("knn5",), shots=(1,), draws=2, seed=0)
     first, second = (
-        mstar_task(part, clutter=chips(np.random.default_rng(seed), 48)[1])  # type: ignore[arg-type]
+        make_mstar_task(part, clutter=chips(np.random.default_rng(seed), 48)[1])  # type: ignore[arg-type]
         for seed in (1, 2)
     )
     assert first.fingerprint != second.fingerprint
@@ -80,11 +81,11 @@ def test_other_clutter_is_another_task_and_another_row(rng: np.random.Generator,
 
 
 def test_protocols_by_name() -> None:
-    assert check_protocols(["linear", "knn5"]) == ("knn5", "linear")
+    assert check_protocols(["linear", "knn5"], "classification") == ("knn5", "linear")
     with pytest.raises(UserError, match="did you mean 'linear'"):
-        check_protocols(["liner"])
+        check_protocols(["liner"], "classification")
     with pytest.raises(UserError, match="each protocol once"):
-        check_protocols(["knn5", "knn5"])
+        check_protocols(["knn5", "knn5"], "classification")
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ import pytest
 
 from eo_ssl.encoder import save_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidates import candidates
+from eo_ssl.evaluation.features import Computing
 from eo_ssl.evaluation.intervals import Bootstrap
-from eo_ssl.evaluation.metrics import Measured, Runs, measure
-from eo_ssl.evaluation.recipes import parse_entry
-from eo_ssl.evaluation.results import judge
-from eo_ssl.evaluation.settings import Computing, Settings
-from eo_ssl.evaluation.studies import Grid, study_of
+from eo_ssl.evaluation.predictions import Settings
+from eo_ssl.evaluation.result_rows import judge
+from eo_ssl.evaluation.seeds import load_candidates, parse_entry
+from eo_ssl.evaluation.studies import VariantGrid, expand_study
+from eo_ssl.evaluation.task_metrics import Measured, Runs, measure
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.reporting.leaderboard import format_csv, format_markdown, render_leaderboard_page
 from planted import planted, vit
@@ -162,7 +162,7 @@ def test_an_encoder_and_its_departure_share_the_luck_of_their_seeds(rng: np.rand
 def test_a_recipe_is_one_line_everywhere(rng: np.random.Generator, saved: Saved, tmp_path: Path) -> None:
     folders = [saved(f"s{seed}", seed) for seed in range(3)]
     task = planted(rng, 60)
-    compared = candidates([f"mae={','.join(folders)}", saved("other", 7), "random=random_init@0,random_init@1"])
+    compared = load_candidates([f"mae={','.join(folders)}", saved("other", 7), "random=random_init@0,random_init@1"])
     assert [one.name for one in compared] == ["mae", "other", "random"]
     out, done = tmp_path / "out", list[int]()
     computing = Computing(cache=tmp_path / "f", progress=done.append)
@@ -174,7 +174,8 @@ def test_a_recipe_is_one_line_everywhere(rng: np.random.Generator, saved: Saved,
     assert mae["notes"] == ["3 pretraining runs (seeds 0, 1, 2): their spread is in the interval"]
     assert [run["seed"] for run in mae["runs"]] == [0, 1, 2] and "runs" not in other
     alone = [
-        judge(task, candidates([folder]), QUICK, tmp_path / "alone", computing=computing)[0][0] for folder in folders
+        judge(task, load_candidates([folder]), QUICK, tmp_path / "alone", computing=computing)[0][0]
+        for folder in folders
     ]
     assert [run["value"] for run in mae["runs"]] == pytest.approx([row["value"] for row in alone], abs=1e-12)
     assert [run["encoder_fingerprint"] for run in mae["runs"]] == [row["encoder_fingerprint"] for row in alone]
@@ -190,7 +191,7 @@ def test_a_recipe_is_one_line_everywhere(rng: np.random.Generator, saved: Saved,
     (line,) = [line for line in csv.DictReader(format_csv(rows, comparisons).splitlines()) if line["encoder"] == "mae"]
     assert line["pretraining_seeds"] == "3" and float(line["value"]) == mae["value"]
     done.clear()
-    again = candidates(
+    again = load_candidates(
         [f"mae={','.join(reversed(folders))}", str(tmp_path / "other"), "random=random_init@1,random_init@0"]
     )
     assert judge(task, again, QUICK, out, computing=computing) == (rows, comparisons) and not done
@@ -199,7 +200,7 @@ def test_a_recipe_is_one_line_everywhere(rng: np.random.Generator, saved: Saved,
 
 def test_a_killed_run_keeps_the_seeds_it_finished(rng: np.random.Generator, saved: Saved, tmp_path: Path) -> None:
     folders, task, done = [saved(f"s{seed}", seed) for seed in range(2)], planted(rng, 60), list[int]()
-    recipe = candidates([f"mae={','.join(folders)}"])
+    recipe = load_candidates([f"mae={','.join(folders)}"])
     computing = Computing(progress=done.append)
     first = judge(task, recipe, QUICK, tmp_path / "out", computing=computing)
     for path in ((tmp_path / "out" / "rows").iterdir(), list((tmp_path / "out" / "answers").iterdir())[:1]):
@@ -212,7 +213,7 @@ def test_a_killed_run_keeps_the_seeds_it_finished(rng: np.random.Generator, save
 def test_one_named_run_is_the_run(rng: np.random.Generator, saved: Saved, tmp_path: Path) -> None:
     folder, task = saved("s0", 0), planted(rng, 60)
     rows = [
-        judge(task, candidates([text, "rcf"]), QUICK, tmp_path / text[:3], computing=Computing())
+        judge(task, load_candidates([text, "rcf"]), QUICK, tmp_path / text[:3], computing=Computing())
         for text in (folder, f"mae={folder}")
     ]
     plain, named = (json.dumps(one).replace('"mae"', '"s0"') for one in rows)
@@ -221,8 +222,8 @@ def test_one_named_run_is_the_run(rng: np.random.Generator, saved: Saved, tmp_pa
 
 def test_the_grid_of_a_recipe(rng: np.random.Generator, saved: Saved, tmp_path: Path) -> None:
     task = planted(rng, 60)
-    recipe = candidates([f"mae={saved('s0', 0)},{saved('s1', 1)}"])
-    compared = study_of(recipe, task, "grid", grid=Grid.of([16], ["contract", "zscore"], None), seed=0)
+    recipe = load_candidates([f"mae={saved('s0', 0)},{saved('s1', 1)}"])
+    compared = expand_study(recipe, task, "grid", grid=VariantGrid.of([16], ["contract", "zscore"], None), seed=0)
     rows, comparisons = judge(task, compared, QUICK, tmp_path / "out", computing=Computing())
     assert [(row["encoder"], row["pretraining_seeds"], len(row["runs"])) for row in rows] == [
         ("mae", 2, 2), ("mae | contract's size, zscore", 2, 2), ("mae | 16 px, contract", 2, 2), ("mae | 16 px, zscore", 2, 2),
@@ -230,7 +231,7 @@ def test_the_grid_of_a_recipe(rng: np.random.Generator, saved: Saved, tmp_path: 
     alike = comparisons[1]  # 16 px is the contract's own size: what the seeds differ in cancels
     assert (alike["b"], alike["difference"], alike["low"], alike["high"]) == ("mae | 16 px, contract", 0.0, 0.0, 0.0)
     assert "| mae | " in format_markdown(rows, comparisons) and "mae: planted" in format_markdown(rows, comparisons)
-    blurred = study_of(recipe, task, "robustness", grid=Grid(()), seed=0)
+    blurred = expand_study(recipe, task, "robustness", grid=VariantGrid(), seed=0)
     (gain,) = [one for one in blurred if one.name == "mae | gain"]
     assert len(judge(task, [gain], QUICK, tmp_path / "gain", computing=Computing())[0][0]["runs"]) == 2
 
@@ -251,20 +252,20 @@ def test_runs_that_differ_in_more_than_their_seed_are_refused(saved: Saved) -> N
         (f"{saved('s1', 1)}+rcf", "each of as many sensors, got rcf;"),
     ):
         with pytest.raises(UserError, match=words):
-            candidates([f"mae={first},{other}"])
+            load_candidates([f"mae={first},{other}"])
     same = saved("moved", 3, inputs={"corpus renamed": "abc"}, training={"precision": "auto", "log_every": 5})
-    assert len(candidates([f"{first},{same}"])[0].runs) == 2
+    assert len(load_candidates([f"{first},{same}"])[0].runs) == 2
     with pytest.raises(UserError, match="each once"):
-        candidates([f"mae={first},{same}", first])
+        load_candidates([f"mae={first},{same}", first])
     with pytest.raises(UserError, match="equal ones"):
-        candidates([f"{first},{saved('copy', 0)}"])
+        load_candidates([f"{first},{saved('copy', 0)}"])
     with pytest.raises(UserError, match="a name of its own for each encoder, got mae, mae"):
-        candidates([f"mae={first}", f"mae={same}"])
+        load_candidates([f"mae={first}", f"mae={same}"])
     with pytest.raises(UserError, match="a name that is no other encoder's for s0, got rcf"):
-        candidates([f"rcf={first},{same}"])
+        load_candidates([f"rcf={first},{same}"])
     with pytest.raises(UserError, match="differ in their seed, got seed 0 in rcf and rcf@0"):
-        candidates(["rcf,rcf@0"])
+        load_candidates(["rcf,rcf@0"])
     with pytest.raises(UserError, match="got 'imagestats@1'"):
-        candidates(["imagestats@1"])
+        load_candidates(["imagestats@1"])
     with pytest.raises(UserError, match=r"which say configuration and seed, got none in timm"):
-        candidates([f"{first},timm:resnet18@random?contract=imagenet&sensor=sentinel2_l1c&white=0.36"])
+        load_candidates([f"{first},timm:resnet18@random?contract=imagenet&sensor=sentinel2_l1c&white=0.36"])

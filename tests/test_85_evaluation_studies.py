@@ -14,32 +14,32 @@ from torch import Tensor
 
 from eo_ssl.encoder import ImageStats, RandomFeatures, TrainedEncoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidates import Candidate, candidates
-from eo_ssl.evaluation.extraction import features_of, images
-from eo_ssl.evaluation.features import extract
-from eo_ssl.evaluation.perturbations import PerturbedSource, perturbations
-from eo_ssl.evaluation.results import judge
-from eo_ssl.evaluation.settings import Computing, Settings
+from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
+from eo_ssl.evaluation.features import Computing, extract_features
+from eo_ssl.evaluation.perturbations import PerturbedSource, list_perturbations
+from eo_ssl.evaluation.predictions import Settings
+from eo_ssl.evaluation.preprocessing_variants import NORMALISATIONS, PreprocessingVariant
+from eo_ssl.evaluation.result_rows import judge
+from eo_ssl.evaluation.revisits import Revisit
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.splits import Fold
-from eo_ssl.evaluation.studies import Grid, study_of
+from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.trainstats import TrainStats, train_stats
-from eo_ssl.evaluation.treatments import NORMALISATIONS, Treatment
-from eo_ssl.evaluation.twins import Twin
+from eo_ssl.evaluation.training_statistics import TrainStats, compute_train_stats
 from eo_ssl.reporting.leaderboard import format_csv, format_markdown, render_leaderboard_page
 from eo_ssl.reporting.published_scores import find_published_score
 from planted import BANDS, GAMMA0, TOA, Images, contract, planted, vit
 
 
-def prepared(treatment: Treatment, stats: TrainStats, x: np.ndarray, **changes: object) -> np.ndarray:
-    made = treatment.of(contract(**changes), stats)
+def prepared(variant: PreprocessingVariant, stats: TrainStats, x: np.ndarray, **changes: object) -> np.ndarray:
+    made = variant.apply(contract(**changes), stats)
     return made(torch.from_numpy(x), bands=BANDS, quantity=TOA, sensor="sentinel2_l1c")[0].numpy()
 
 
 def test_normalisations_are_their_formulae(rng: np.random.Generator) -> None:
     task = planted(rng)
     train = task.sources[0].x[:60]  # type: ignore[attr-defined]
-    stats = train_stats(task, task.folds[0].train, BANDS, percentiles=True)
+    stats = compute_train_stats(task, task.folds[0].train, BANDS, percentiles=True)
     x = task.sources[0].x[60:64]  # type: ignore[attr-defined]
 
     def per_band(function) -> np.ndarray:  # type: ignore[no-untyped-def]
@@ -62,7 +62,7 @@ def test_normalisations_are_their_formulae(rng: np.random.Generator) -> None:
     assert set(expected) == set(NORMALISATIONS)
     for name, values in expected.items():
         atol = 2e-3 if name == "percentile" else 2e-5  # percentiles are read off a histogram
-        np.testing.assert_allclose(prepared(Treatment(normalisation=name), stats, x), values, atol=atol)  # type: ignore[arg-type]
+        np.testing.assert_allclose(prepared(PreprocessingVariant(normalisation=name), stats, x), values, atol=atol)  # type: ignore[arg-type]
 
 
 def test_statistics_are_of_training_images_in_the_final_quantity(rng: np.random.Generator) -> None:
@@ -72,7 +72,7 @@ def test_statistics_are_of_training_images_in_the_final_quantity(rng: np.random.
     fold = Fold(rows[:20], rows[20:], rows[:0])
     source = Images(power, ("VV", "VH"), "sentinel1_rtc", GAMMA0)
     task = Task("sar", (source,), rows % 2, ("a", "b"), rows, (fold,), "halves", "accuracy")
-    found = train_stats(task, fold.train, ("VH", "VV"), convert=("gamma0->gamma0_db",), percentiles=True)
+    found = compute_train_stats(task, fold.train, ("VH", "VV"), convert=("gamma0->gamma0_db",), percentiles=True)
     decibel = 10 * np.log10(power[:20, ::-1].astype(np.float64))
     for name, oracle in (("mean", np.nanmean), ("std", np.nanstd), ("low", np.nanmin), ("high", np.nanmax)):
         np.testing.assert_allclose(getattr(found, name), oracle(decibel, axis=(0, 2, 3)), rtol=1e-5)
@@ -85,13 +85,13 @@ def test_statistics_are_of_training_images_in_the_final_quantity(rng: np.random.
 def test_statistics_of_test_images_are_refused(rng: np.random.Generator) -> None:
     task = planted(rng)
     with pytest.raises(UserError, match="statistics of test or validation images never enter"):
-        train_stats(task, np.concatenate([task.folds[0].train, task.folds[0].test[:1]]), BANDS)
+        compute_train_stats(task, np.concatenate([task.folds[0].train, task.folds[0].test[:1]]), BANDS)
 
 
 @pytest.mark.parametrize("size", [24, 8])
 def test_resizers_are_those_of_the_libraries(rng: np.random.Generator, size: int) -> None:
     task = planted(rng)
-    stats = train_stats(task, task.folds[0].train, BANDS)
+    stats = compute_train_stats(task, task.folds[0].train, BANDS)
     x = task.sources[0].x[:3]  # type: ignore[attr-defined]
     image = torch.from_numpy(x)
     library: dict[str, Tensor] = {
@@ -100,7 +100,7 @@ def test_resizers_are_those_of_the_libraries(rng: np.random.Generator, size: int
         "kornia": kornia.augmentation.Resize((size, size))(image),
     }
     for name, expected in library.items():
-        found = prepared(Treatment(size, "divide", name), stats, x)  # type: ignore[arg-type]
+        found = prepared(PreprocessingVariant(size, "divide", name), stats, x)  # type: ignore[arg-type]
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
     assert not torch.allclose(library["kornia"], library["torchvision"], atol=1e-3)  # they are not the same thing
 
@@ -122,9 +122,9 @@ def test_the_grid_finds_what_was_planted_and_runs_each_distinct_input_once(
     monkeypatch.setattr(
         TrainedEncoder, "features", lambda self, x, valid=None: passes.append(len(x)) or forward(self, x, valid=valid)
     )
-    plain = Candidate("ours", ours, ours.architecture, 0)
-    grid = Grid.of([16, 24], ["contract", "divide", "zscore"], None)
-    compared = study_of((plain,), task, "grid", grid=grid, seed=0)
+    plain = TrainedCandidate("ours", ours)
+    grid = VariantGrid.of([16, 24], ["contract", "divide", "zscore"], None)
+    compared = expand_study((plain,), task, "grid", grid=grid, seed=0)
     assert len(compared) == 9  # the contract itself, and 3 sizes x 3 normalisations but the contract's own
     settings = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
     rows, comparisons = judge(task, compared, settings, tmp_path, computing=Computing(cache=tmp_path / "f"))
@@ -143,7 +143,7 @@ def test_the_grid_finds_what_was_planted_and_runs_each_distinct_input_once(
 
 def test_perturbations_are_what_they_say(rng: np.random.Generator) -> None:
     source = Images(rng.uniform(0.1, 0.4, size=(6, 4, 8, 8)).astype(np.float32))
-    tried = {one.name: one for one in perturbations(source, contract())}
+    tried = {one.name: one for one in list_perturbations(source, contract())}
 
     def image(name: str, positions: list[int]) -> np.ndarray:
         out = np.empty((len(positions), 4, 8, 8), np.float32)
@@ -168,7 +168,7 @@ def test_perturbations_are_what_they_say(rng: np.random.Generator) -> None:
     assert len(prints) == len(tried) and source.fingerprint not in prints
     sar = {
         one.name: one
-        for one in perturbations(Images(source.x[:, :2], ("VV", "VH"), "sentinel1_rtc", GAMMA0), contract())
+        for one in list_perturbations(Images(source.x[:, :2], ("VV", "VH"), "sentinel1_rtc", GAMMA0), contract())
     }
     assert "offset +0.1" not in sar and "speckle" in sar
     out = np.ones((1, 2, 64, 64), np.float32)
@@ -180,7 +180,7 @@ def test_perturbations_are_what_they_say(rng: np.random.Generator) -> None:
 
 def test_robustness_sees_what_hurts_and_what_does_not(rng: np.random.Generator, tmp_path: Path) -> None:
     task = planted(rng)
-    compared = study_of(candidates(["imagestats"]), task, "robustness", grid=Grid(()), seed=0)
+    compared = expand_study(load_candidates(["imagestats"]), task, "robustness", grid=VariantGrid(), seed=0)
     settings = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
     rows, comparisons = judge(task, compared, settings, tmp_path, computing=Computing(cache=tmp_path / "f"))
     values = {row["encoder"].partition(" | ")[2] or "untouched": row["value"] for row in rows}
@@ -199,30 +199,30 @@ def test_robustness_sees_what_hurts_and_what_does_not(rng: np.random.Generator, 
 def test_the_same_ground_again_stands_among_the_perturbations(rng: np.random.Generator) -> None:
     task = planted(rng)
     other = Images(task.sources[0].x[::-1].copy())  # type: ignore[attr-defined]
-    twin = Twin("season", "the same ground, of all tiles", other, 1.0)  # type: ignore[arg-type]
-    plain, *tried = study_of(
-        candidates(["imagestats"]), replace(task, twins=((twin,),)), "robustness", grid=Grid(()), seed=0
+    revisit = Revisit("season", "the same ground, of all tiles", other, 1.0)  # type: ignore[arg-type]
+    plain, *tried = expand_study(
+        load_candidates(["imagestats"]), replace(task, revisits=((revisit,),)), "robustness", grid=VariantGrid(), seed=0
     )
     (season,) = [one for one in tried if one.name == "imagestats | other season"]
-    fold, clean = task.folds[0], features_of(plain, task).x[0]
-    seen = features_of(season, replace(task, twins=((twin,),))).x[0]
+    fold, clean = task.folds[0], plain.features(task)[0]
+    seen = season.features(replace(task, revisits=((revisit,),)))[0]
     encoder = plain.encoder(task, fold)
     assert np.array_equal(seen[fold.train], clean[fold.train])
-    np.testing.assert_allclose(seen[fold.test], extract(encoder, other).x[fold.test], rtol=1e-6)
+    np.testing.assert_allclose(seen[fold.test], extract_features(encoder, other).x[fold.test], rtol=1e-6)
     assert not [
         one
-        for one in study_of(candidates(["imagestats"]), task, "robustness", grid=Grid(()), seed=0)
+        for one in expand_study(load_candidates(["imagestats"]), task, "robustness", grid=VariantGrid(), seed=0)
         if "other" in one.name
     ]
 
 
 def test_only_test_images_are_perturbed(rng: np.random.Generator) -> None:
     task = planted(rng)
-    plain, *others = study_of(candidates(["imagestats"]), task, "robustness", grid=Grid(()), seed=0)
-    clean = features_of(plain, task).x[0]
+    plain, *others = expand_study(load_candidates(["imagestats"]), task, "robustness", grid=VariantGrid(), seed=0)
+    clean = plain.features(task)[0]
     fold = task.folds[0]
     for one in others:
-        x = features_of(one, task).x[0]
+        x = one.features(task)[0]
         assert np.array_equal(x[fold.train], clean[fold.train]), one.name
         assert not np.array_equal(x[fold.test], clean[fold.test]), one.name
     assert others[0].note.startswith("test images perturbed: reflectance + 0.1")
@@ -233,41 +233,41 @@ def test_the_bar_ends_where_it_was_said_to_end(rng: np.random.Generator) -> None
     rows = np.arange(40)
     folds = (Fold(rows[:20], rows[20:], rows[:0]), Fold(rows[20:], rows[:20], rows[:0]))
     both = replace(task, partners=task.sources)
-    compared = candidates(["imagestats", "timm:resnet18@random?contract=imagenet&sensor=sentinel2_l1c&white=0.36"])
+    compared = load_candidates(["imagestats", "timm:resnet18@random?contract=imagenet&sensor=sentinel2_l1c&white=0.36"])
     for of in (task, replace(task, folds=folds), both, replace(both, folds=folds)):
-        tried = compared if not of.partners else candidates(["imagestats", "imagestats+rcf"])
+        tried = compared if not of.partners else load_candidates(["imagestats", "imagestats+rcf"])
         study = "compare" if of.partners else "robustness"
-        for one in study_of(tried, of, study, grid=Grid(()), seed=0):  # type: ignore[arg-type]
+        for one in expand_study(tried, of, study, grid=VariantGrid(), seed=0):  # type: ignore[arg-type]
             done.clear()
-            features_of(one, of, progress=done.append)
-            assert sum(done) == images(one, of), one.name
+            one.features(of, Computing(progress=done.append))
+            assert sum(done) == one.count_images(of), one.name
 
 
 def test_a_foreign_network_may_take_the_training_images_statistics(rng: np.random.Generator, tmp_path: Path) -> None:
     task = planted(rng, 60)
     name = "timm:resnet18@random?contract=training"
-    (one,) = candidates([name], seed=4)
+    (one,) = load_candidates([name], seed=4)
     encoder = one.encoder(task, task.folds[0])
-    stats = train_stats(task, task.folds[0].train, BANDS)
+    stats = compute_train_stats(task, task.folds[0].train, BANDS)
     np.testing.assert_allclose(encoder.preprocessing.mean, stats.mean)
-    assert encoder.preprocessing.bands == BANDS and (one.pretraining_seeds, one.of_each_fold) == (0, True)
+    assert encoder.preprocessing.bands == BANDS and (one.pretraining_seeds, one.parts[0].per_fold) == (0, True)
     settings = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
-    compared = study_of((one,), task, "grid", grid=Grid.of([32], ["divide"], None), seed=0)
+    compared = expand_study((one,), task, "grid", grid=VariantGrid.of([32], ["divide"], None), seed=0)
     rows, _ = judge(task, compared, settings, tmp_path, computing=Computing())
     assert [row["reference"] for row in rows] == ["", name, name] and "training images" in rows[0]["notes"][0]
     with pytest.raises(UserError, match=r"or that of a task's training images by \?contract=training"):
-        candidates(["timm:resnet18@random"])
+        load_candidates(["timm:resnet18@random"])
 
 
 def test_departures_of_weight_free_encoders_follow_the_fold(rng: np.random.Generator) -> None:
     task = planted(rng)
     for made in (ImageStats, RandomFeatures):
-        stats = train_stats(task, task.folds[0].train, BANDS)
-        treated = Treatment(normalisation="zscore").of(contract(), stats)
-        found = extract(made(treated), task.sources[0]).x
+        stats = compute_train_stats(task, task.folds[0].train, BANDS)
+        treated = PreprocessingVariant(normalisation="zscore").apply(contract(), stats)
+        found = extract_features(made(treated), task.sources[0]).x
         name = {"ImageStats": "imagestats", "RandomFeatures": "rcf"}[made.__name__]
-        one = replace(candidates([name])[0], treatment=Treatment(normalisation="zscore"))
-        np.testing.assert_allclose(features_of(one, task).x[0], found, rtol=1e-5, atol=1e-6)
+        _, one = VariantGrid.of(None, ["zscore"], None).expand(load_candidates([name])[0])
+        np.testing.assert_allclose(one.features(task)[0], found, rtol=1e-5, atol=1e-6)
 
 
 def test_published_values_stand_beside_the_rows_they_belong_to() -> None:
@@ -297,8 +297,8 @@ def test_published_values_stand_beside_the_rows_they_belong_to() -> None:
 
 def test_names_that_do_not_exist() -> None:
     with pytest.raises(UserError, match="did you mean 'zscore'"):
-        Treatment(normalisation="zscor")  # type: ignore[arg-type]
+        PreprocessingVariant(normalisation="zscor")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="did you mean 'kornia'"):
-        Grid.of(None, None, ["korna"])
+        VariantGrid.of(None, None, ["korna"])
     with pytest.raises(UserError, match="at least 1 px"):
-        Grid.of([0], None, None)
+        VariantGrid.of([0], None, None)

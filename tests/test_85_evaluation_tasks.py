@@ -9,22 +9,22 @@ import pytest
 
 from eo_ssl.corpus import Stream
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation import twins
-from eo_ssl.evaluation.features import CorpusSource
-from eo_ssl.evaluation.splits import Fold, Places, divide, sites
-from eo_ssl.evaluation.tasks import corpus_task
+from eo_ssl.evaluation import revisits
+from eo_ssl.evaluation.sources import CorpusSource
+from eo_ssl.evaluation.splits import Fold, SampleLocations, divide, group_sites
+from eo_ssl.evaluation.tasks import make_corpus_task
 from eo_ssl.sensors import Quantity
 from fake_corpora import L5, S2, TOA, FakeCorpus, tiles
 
 
-def places(products: list[str], boxes: list[tuple[float, float, float, float]]) -> Places:
-    return Places(np.array(products), np.array(boxes, dtype=np.float64), np.zeros((len(products), 4)))
+def places(products: list[str], boxes: list[tuple[float, float, float, float]]) -> SampleLocations:
+    return SampleLocations(np.array(products), np.array(boxes, dtype=np.float64), np.zeros((len(products), 4)))
 
 
 def test_overlapping_products_are_one_site() -> None:
     # a and c overlap only through b; d is elsewhere; e has no georeference; two tiles of b lie apart.
     nan = (np.nan,) * 4
-    found = sites(
+    found = group_sites(
         places(
             ["e", "a", "b", "b", "c", "d"],
             [nan, (0, 0, 2, 2), (1, 1, 2, 2), (3, 3, 4, 4), (3.5, 3.5, 6, 6), (9, 9, 10, 10)],
@@ -49,7 +49,7 @@ def test_single_site_is_cut_with_a_strip(flat: bool) -> None:
     y, x = (v.ravel() for v in np.mgrid[0:8, 0:12])
     boxes = np.stack([x, y, x + 1, y + 1], axis=1).astype(float)
     nan = np.full_like(boxes, np.nan)
-    division = divide(Places(np.array(["p"] * 96), *((boxes, boxes) if flat else (nan, 8 * boxes))))
+    division = divide(SampleLocations(np.array(["p"] * 96), *((boxes, boxes) if flat else (nan, 8 * boxes))))
     assert sorted(np.concatenate([fold.test for fold in division.folds])) == list(range(96))
     for fold in division.folds:
         gap = np.abs(x[fold.train][:, None] - x[fold.test][None]).min()
@@ -74,13 +74,13 @@ def scenes(rng: np.random.Generator) -> list[tuple[FakeCorpus, str]]:
 
 def test_cross_sensor_task_by_translated_names(rng: np.random.Generator) -> None:
     parts = scenes(rng)
-    task = corpus_task(parts, name="scenes", sensor="sentinel2_l1c", held_out="all")  # type: ignore[arg-type]
+    task = make_corpus_task(parts, name="scenes", sensor="sentinel2_l1c", held_out="all")  # type: ignore[arg-type]
     assert {source.bands for source in task.sources} == {S2.bands} and len(task.labels) == 78
     assert len(task.folds) == 2 and "leave one of 2 sites out" in task.split
     assert any("1 test tiles left out" in note for note in task.notes) and "only here" in task.class_names
     assert any("named as sentinel2_l1c" in note for note in task.notes)
     with pytest.raises(UserError, match="expected one sensor in task scenes"):
-        corpus_task(parts, name="scenes", held_out="all")  # type: ignore[arg-type]
+        make_corpus_task(parts, name="scenes", held_out="all")  # type: ignore[arg-type]
 
 
 def test_generated_data_are_said_to_be(rng: np.random.Generator) -> None:
@@ -91,7 +91,7 @@ def test_generated_data_are_said_to_be(rng: np.random.Generator) -> None:
             for i, v in enumerate(labels)
         ]
         part = FakeCorpus().add(S2, tiles(rng, S2, labels), rows)
-        said.append([note for note in corpus_task([part], name="t", held_out="all").notes if "generated" in note])  # type: ignore[list-item]
+        said.append([note for note in make_corpus_task([part], name="t", held_out="all").notes if "generated" in note])  # type: ignore[list-item]
     assert len(said[0]) == 1 and said[1] == []
 
 
@@ -106,7 +106,7 @@ def test_twins_are_the_same_ground_at_another_time_or_from_the_other_side(rng: n
     rows = [{**row, "product_id": f"p{i % 2}", "label": 0, "label_name": "a"} for i, row in enumerate(rows)]
     radar = Stream("sentinel1_rtc", Quantity.GAMMA0, ("VV", "VH"), 10.0, 8)
     corpus, stream = FakeCorpus().add(radar, rng.random((7, 2, 8, 8)), rows)
-    table = corpus.index(stream, columns=list(twins.COLUMNS))
+    table = corpus.index(stream, columns=list(revisits.COLUMNS))
     source = CorpusSource(
         corpus.stream(stream), np.arange(7), "sentinel1_rtc", Quantity.GAMMA0, ("VV", "VH"), 10.0, (2, 8, 8), "x"
     )  # type: ignore[arg-type]
@@ -114,14 +114,14 @@ def test_twins_are_the_same_ground_at_another_time_or_from_the_other_side(rng: n
     def tested(count: int) -> list[Fold]:
         return [Fold(np.empty(0, dtype=np.int64), np.arange(count), np.empty(0, dtype=np.int64))]
 
-    season, orbit = twins.twins_of(source, table, tested(7))
+    season, orbit = revisits.find_revisits(source, table, tested(7))
     assert season.source.rows.tolist() == [2, 0, 0, 3, 4, 5, 6]  # six months apart, then five; a month is no season
     assert orbit.source.rows.tolist() == [1, 2, 1, 4, 3, 5, 6]  # the nearest in time from the other side
     assert "43 % of the test tiles" in season.about and season.source.fingerprint != source.fingerprint
     optical = replace(source, sensor="sentinel2_l1c", quantity=TOA)
-    assert [twin.name for twin in twins.twins_of(optical, table, tested(7))] == ["season"]
+    assert [revisit.name for revisit in revisits.find_revisits(optical, table, tested(7))] == ["season"]
     some = replace(source, rows=np.array([1, 4]))
-    assert twins.twins_of(some, table, tested(2))[0].source.rows.tolist() == [
+    assert revisits.find_revisits(some, table, tested(2))[0].source.rows.tolist() == [
         0,
         4,
     ]  # also a tile that is not of the task
@@ -134,21 +134,21 @@ def test_tiles_that_pretraining_saw_are_not_tested(rng: np.random.Generator) -> 
         for i, v in enumerate(labels)
     ]
     part = corpus.add(S2, tiles(rng, S2, labels), rows)
-    unseen = corpus_task([part], name="t")  # type: ignore[list-item]
+    unseen = make_corpus_task([part], name="t")  # type: ignore[list-item]
     assert set(unseen.tested) == set(range(20, 60)) and all(set(fold.train) <= set(range(20)) for fold in unseen.folds)
-    assert len(corpus_task([part], name="t", held_out="all").tested) == 60  # type: ignore[list-item]
+    assert len(make_corpus_task([part], name="t", held_out="all").tested) == 60  # type: ignore[list-item]
     for row in rows:
         row["split"] = "train"
     with pytest.raises(UserError, match="choose held_out = all"):
-        corpus_task([part], name="t")  # type: ignore[list-item]
+        make_corpus_task([part], name="t")  # type: ignore[list-item]
 
 
 def test_corpus_task_refusals(rng: np.random.Generator) -> None:
     parts = scenes(rng)[:1]
     with pytest.raises(UserError, match="expected at least two classes"):
-        corpus_task(parts, name="t", classes=["dark"])  # type: ignore[arg-type]
+        make_corpus_task(parts, name="t", classes=["dark"])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="expected classes out of the labels dark, got 'water'"):
-        corpus_task(parts, name="t", classes=["dark", "water"])  # type: ignore[arg-type]
+        make_corpus_task(parts, name="t", classes=["dark", "water"])  # type: ignore[arg-type]
 
 
 def test_classes_that_never_share_two_sites_are_refused_in_a_sentence(rng: np.random.Generator) -> None:
@@ -156,4 +156,4 @@ def test_classes_that_never_share_two_sites_are_refused_in_a_sentence(rng: np.ra
     rows = [{"product_id": f"p{v}", "label": int(v), "label_name": str(v), "split": "test"} for v in labels]
     part = FakeCorpus().add(S2, tiles(rng, S2, labels), rows)
     with pytest.raises(UserError, match="expected training and test samples in every fold of task t"):
-        corpus_task([part], name="t", held_out="all")  # type: ignore[list-item]
+        make_corpus_task([part], name="t", held_out="all")  # type: ignore[list-item]

@@ -13,7 +13,7 @@ from scipy.io import loadmat, savemat
 from benchmark_reading import images, sizes
 from eo_ssl.cards import load_card
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks import benchmark_task
+from eo_ssl.evaluation.benchmarks import load_benchmark
 from eo_ssl.sensors import Quantity, translate_bands
 from worlds.benchmarks import make_resisc45, make_sat6, make_treesatai, make_ucmerced
 from worlds.benchmarks.aerial import SAT6_CLASSES
@@ -33,7 +33,7 @@ def sat6(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_treesatai_gives_torchgeos_numbers_under_torchgeos_names(trees: Path, variant: str) -> None:
     from torchgeo.datasets import TreeSatAI
 
-    task = benchmark_task("treesatai", trees, variant=variant)
+    task = load_benchmark("treesatai", trees, variant=variant)
     (source,) = task.sources
     by_sensor = getattr(TreeSatAI, "all_bands_dict", TreeSatAI.all_bands)  # renamed in TorchGeo 0.10
     spelled = ["NIR" if name == "IR" else name for name in by_sensor[variant]]
@@ -52,11 +52,11 @@ def test_treesatai_gives_torchgeos_numbers_under_torchgeos_names(trees: Path, va
 
 
 def test_treesatai_bands_stand_by_resolution(trees: Path) -> None:
-    source = benchmark_task("treesatai", trees).sources[0]
+    source = load_benchmark("treesatai", trees).sources[0]
     mean = dict(zip(source.bands, images(source).mean(axis=(0, 2, 3)), strict=True))
     assert source.bands[-2:] == ("B01", "B09") and source.quantity is Quantity.BOA_REFLECTANCE
     assert mean["B01"] < 0.1 < 0.15 < min(mean["B08"], mean["B8A"], mean["B09"])  # leaves
-    aerial = benchmark_task("treesatai", trees, variant="aerial").sources[0]
+    aerial = load_benchmark("treesatai", trees, variant="aerial").sources[0]
     bright = dict(zip(aerial.bands, images(aerial).mean(axis=(0, 2, 3)), strict=True))
     assert bright["NIR"] > 1.5 * max(bright["R"], bright["G"], bright["B"]) and aerial.quantity is Quantity.DN
     assert translate_bands(["R", "G", "B", "NIR"], source="aerial_rgb", target="sentinel2_l2a") == (
@@ -81,22 +81,22 @@ def test_treesatai_in_another_layout_is_refused(trees: Path, tmp_path: Path) -> 
     for name in ("train_filenames.lst", "test_filenames.lst"):
         (tmp_path / name).write_text((trees / name).read_text())
     with pytest.raises(UserError, match=r"no labels/TreeSatBA_v9_60m_multi_labels\.json; get it from torchgeo"):
-        benchmark_task("treesatai", tmp_path)
+        load_benchmark("treesatai", tmp_path)
     labels = json.loads((trees / "labels/TreeSatBA_v9_60m_multi_labels.json").read_text())
     (tmp_path / "labels").mkdir()
     file = tmp_path / "labels/TreeSatBA_v9_60m_multi_labels.json"
     file.write_text(json.dumps({name: [["Bambusa", 1.0]] for name in labels}))
     with pytest.raises(UserError, match=r"expected genera out of Abies.*got Bambusa"):
-        benchmark_task("treesatai", tmp_path)
+        load_benchmark("treesatai", tmp_path)
     file.write_text(json.dumps(labels))
     (tmp_path / "s2" / "60m").parent.mkdir()
     (tmp_path / "s2" / "60m").symlink_to(trees / "aerial" / "60m")
     with pytest.raises(UserError, match=r"expected images \[12, 6, 6\] of 60 m.*got \[4, 304, 304\]"):
-        benchmark_task("treesatai", tmp_path)
+        load_benchmark("treesatai", tmp_path)
 
 
 def test_sat6_keeps_band_class_and_patch_together(sat6: Path) -> None:
-    task = benchmark_task("sat6", sat6)
+    task = load_benchmark("sat6", sat6)
     (source,) = task.sources
     assert sizes(task) == (24, 0, 6) and source.bands == ("R", "G", "B", "NIR") and task.class_names == SAT6_CLASSES
     arrays = loadmat(str(sat6 / "sat-6-full.mat"))
@@ -119,16 +119,16 @@ def test_sat6_in_another_layout_is_refused(sat6: Path, tmp_path: Path) -> None:
     }
     savemat(tmp_path / "sat-6-full.mat", four)
     with pytest.raises(UserError, match=r"got .*train_y \[4, 24\]; fetch SAT-6, not SAT-4"):
-        benchmark_task("sat6", tmp_path)
+        load_benchmark("sat6", tmp_path)
     (tmp_path / "sat-6-full.mat").write_bytes(b"MATLAB 7.3 MAT-file")
     with pytest.raises(UserError, match="expected a MATLAB file"):
-        benchmark_task("sat6", tmp_path)
+        load_benchmark("sat6", tmp_path)
     savemat(
         tmp_path / "sat-6-full.mat",
         {name: arrays[name] for name in ("train_x", "test_x", "test_y")} | {"train_y": arrays["train_y"] * 2},
     )
     with pytest.raises(UserError, match="expected one class out of six"):
-        benchmark_task("sat6", tmp_path)
+        load_benchmark("sat6", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_colour_images_are_torchgeos(name: str, make: object, reader: str, tmp_p
     import torchgeo.datasets
 
     root = make(tmp_path / name, seed=4, per_class=5)  # type: ignore[operator]
-    task = benchmark_task(name, root)
+    task = load_benchmark(name, root)
     (source,) = task.sources
     assert sizes(task) == (9, 3, 3) and source.bands == ("R", "G", "B") and source.quantity is Quantity.DN
     ours, position = images(source), 0
@@ -157,13 +157,13 @@ def test_a_list_of_images_that_are_not_there_is_refused(tmp_path: Path) -> None:
     root = make_resisc45(tmp_path / "resisc45", seed=4, per_class=5)
     (root / "NWPU-RESISC45" / "airport" / "airport_001.jpg").unlink()
     with pytest.raises(UserError, match=r"expected the 9 images that .*resisc45-train\.txt lists, got 8"):
-        benchmark_task("resisc45", root)
+        load_benchmark("resisc45", root)
     for path in (root / "NWPU-RESISC45" / "airport").iterdir():
         path.unlink()
     with pytest.raises(UserError, match=r"got none of airport in resisc45-train\.txt; none of airport in resisc45-val"):
-        benchmark_task("resisc45", root)
+        load_benchmark("resisc45", root)
 
 
 def test_a_card_of_another_band_set_is_refused(sat6: Path) -> None:
     with pytest.raises(UserError, match=r"expected a card of sat6-all .*use the card sat6"):
-        benchmark_task("sat6", sat6, card=replace(load_card("sat6"), bands=("R", "G", "B")))
+        load_benchmark("sat6", sat6, card=replace(load_card("sat6"), bands=("R", "G", "B")))

@@ -14,7 +14,7 @@ from eo_ssl.diagnosis.cardcheck import check_card, check_statistics, is_generate
 from eo_ssl.diagnosis.examination import examine
 from eo_ssl.diagnosis.findings import Finding
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks import benchmark_task
+from eo_ssl.evaluation.benchmarks import load_benchmark
 from eo_ssl.evaluation.tasks import Task
 from worlds.benchmarks import EUROSAT_BANDS, make_eurosat, make_sat6, make_so2sat
 
@@ -30,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def card(root: Path) -> Card:
     """The shipped card with the statistics of the generated training images, computed here from the stored numbers."""
     plain = replace(load_card("eurosat"), statistics=None)
-    task = benchmark_task("eurosat", root, card=plain)
+    task = load_benchmark("eurosat", root, card=plain)
     stored = pixels(task, task.folds[0].train) * 10_000
     mean, std = stored.mean(axis=(0, 2, 3)), stored.std(axis=(0, 2, 3))
     return replace(
@@ -45,7 +45,7 @@ def pixels(task: Task, rows: np.ndarray) -> np.ndarray:
 
 
 def found(root: Path, card: Card) -> list[Finding]:
-    task = benchmark_task("eurosat", root, card=card)
+    task = load_benchmark("eurosat", root, card=card)
     return [
         item
         for item in check_card(card, task.sources[0], positions=task.folds[0].train)
@@ -55,7 +55,7 @@ def found(root: Path, card: Card) -> list[Finding]:
 
 def test_a_right_card_raises_nothing(root: Path, card: Card) -> None:
     assert found(root, card) == []
-    findings = check_card(card, benchmark_task("eurosat", root, card=card).sources[0])
+    findings = check_card(card, load_benchmark("eurosat", root, card=card).sources[0])
     assert {item.kind: item.outcome for item in findings} | {"offset": ""} == {
         "nodata": "fine", "constant": "fine", "duplicate": "fine", "scale": "fine", "order": "fine", "offset": "", "metadata": "fine",
     }  # fmt: skip
@@ -94,7 +94,7 @@ def test_wrong_statistics_are_found_and_put_right(root: Path, card: Card) -> Non
     assert card.statistics is not None
     mean, std = card.statistics.mean, card.statistics.std
     order = [EUROSAT_BANDS.index(band) for band in SPECTRAL]
-    task = benchmark_task("eurosat", root, card=card)
+    task = load_benchmark("eurosat", root, card=card)
     within = (pixels(task, task.folds[0].train) * 10_000).std(axis=(2, 3)).mean(axis=0)
     planted = {
         "stand in another order than the bands: B01, B02, B03, B04, B05, B06, B07, B08, B8A, B09": statistics(
@@ -129,7 +129,7 @@ def test_wrong_statistics_are_found_and_put_right(root: Path, card: Card) -> Non
 def test_some_bands_of_a_card_are_checked_alone(root: Path, card: Card) -> None:
     assert card.statistics is not None
     mean, std = list(card.statistics.mean), card.statistics.std
-    rgb = benchmark_task("eurosat", root, variant="rgb", card=card).sources[0]
+    rgb = load_benchmark("eurosat", root, variant="rgb", card=card).sources[0]
     assert [item.outcome for item in check_card(card, rgb) if item.kind == "metadata"] == ["fine"]
     mean[EUROSAT_BANDS.index("B03")] += 2 * std[EUROSAT_BANDS.index("B03")]
     (finding,) = [item for item in check_card(statistics(card, mean=tuple(mean)), rgb) if item.outcome == "suspect"]
@@ -139,13 +139,13 @@ def test_some_bands_of_a_card_are_checked_alone(root: Path, card: Card) -> None:
 def test_a_white_roof_is_no_fill(tmp_path: Path) -> None:
     root = make_sat6(tmp_path / "sat6", seed=5, per_class=5)
     card = load_card("sat6")
-    source = benchmark_task("sat6", root).sources[0]
+    source = load_benchmark("sat6", root).sources[0]
     source.files.parts[0][:12, :12, :, :] = 255  # type: ignore[attr-defined]
     assert not [item for item in check_card(card, source) if item.outcome in ("wrong", "suspect")]
 
 
 def test_statistics_that_cannot_be_judged_say_why(root: Path, card: Card) -> None:
-    task = benchmark_task("eurosat", root, card=card)
+    task = load_benchmark("eurosat", root, card=card)
     few = check_card(card, task.sources[0], positions=task.folds[0].train[:5])
     assert [item.sentence for item in few if item.kind == "metadata"] == [
         "5 images say too little about the statistics of a set"
@@ -157,7 +157,7 @@ def test_statistics_that_cannot_be_judged_say_why(root: Path, card: Card) -> Non
 
 
 def test_files_that_the_card_does_not_describe_are_a_finding(root: Path, card: Card) -> None:
-    task = benchmark_task("eurosat", root, card=card)
+    task = load_benchmark("eurosat", root, card=card)
     source = replace(
         task.sources[0], card=replace(card, bands=EUROSAT_BANDS[:12]), bands=EUROSAT_BANDS[:12], shape=(12, 64, 64)
     )  # type: ignore[type-var]
@@ -171,7 +171,7 @@ def test_so2sat_divided_again_and_its_polarisations_exchanged(tmp_path: Path) ->
     optical, radar = (replace(load_card(name), statistics=None) for name in ("so2sat_s2", "so2sat_s1"))
 
     def wrong(card: Card, variant: str) -> dict[str, Finding]:
-        source = benchmark_task("so2sat", root, variant=variant, card=card).sources[0]
+        source = load_benchmark("so2sat", root, variant=variant, card=card).sources[0]
         return {item.kind: item for item in check_card(card, source) if item.outcome in ("wrong", "suspect")}
 
     assert wrong(optical, "random") == {} and wrong(radar, "random-s1") == {}
@@ -183,7 +183,7 @@ def test_so2sat_divided_again_and_its_polarisations_exchanged(tmp_path: Path) ->
 
 def test_statistics_of_a_published_set_are_not_overwritten_by_those_of_a_few_images(root: Path, card: Card) -> None:
     shipped = load_card("eurosat")
-    task = benchmark_task("eurosat", root)
+    task = load_benchmark("eurosat", root)
     (finding,) = [item for item in check_card(shipped, task.sources[0], count=20) if item.kind == "metadata"]
     assert finding.outcome == "suspect" and finding.remedy == {}
     assert "are not those of the 20 of 80 images looked at: so few prove nothing" in finding.sentence
@@ -191,14 +191,14 @@ def test_statistics_of_a_published_set_are_not_overwritten_by_those_of_a_few_ima
 
 def test_generated_images_are_compared_with_bands_and_units_but_not_with_published_statistics(root: Path) -> None:
     assert is_generated(root) and not is_generated(root / "ds")
-    shipped, source = load_card("eurosat"), benchmark_task("eurosat", root).sources[0]
+    shipped, source = load_card("eurosat"), load_benchmark("eurosat", root).sources[0]
     findings = {item.kind: item for item in check_card(shipped, source, generated=True)}
     assert findings["metadata"].outcome == "cannot tell" and "generated images" in findings["metadata"].sentence
     assert {findings[kind].outcome for kind in ("scale", "order", "nodata")} == {"fine"}
     wrong = replace(shipped, scale=1.0)
     found = {
         item.kind: item.outcome
-        for item in check_card(wrong, benchmark_task("eurosat", root, card=wrong).sources[0], generated=True)
+        for item in check_card(wrong, load_benchmark("eurosat", root, card=wrong).sources[0], generated=True)
     }
     assert found["scale"] == "wrong"  # what does not need a satellite is still found
     assert [item.kind for item in check_card(replace(shipped, statistics=None), source, generated=True)].count(

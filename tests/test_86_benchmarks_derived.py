@@ -16,7 +16,7 @@ from benchmark_reading import images, sizes
 from eo_ssl.cards import load_card
 from eo_ssl.diagnosis.cardcheck import check_card
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks import benchmark_task
+from eo_ssl.evaluation.benchmarks import load_benchmark
 from eo_ssl.evaluation.benchmarks.geobench import KEYS, MEuroSat
 from eo_ssl.sensors import Quantity, sensor
 from worlds.benchmarks import EUROSAT_BANDS, make_bigearthnet_v1, make_eurosat_sar, make_m_eurosat
@@ -36,7 +36,7 @@ def m_eurosat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_bigearthnet_v1_agrees_with_torchgeo_where_torchgeo_is_right(bigearthnet: Path) -> None:
     from torchgeo.datasets import BigEarthNet
 
-    task = benchmark_task("bigearthnet_v1", bigearthnet, variant="both")
+    task = load_benchmark("bigearthnet_v1", bigearthnet, variant="both")
     optical, radar = task.sources[0], task.partners[0]
     assert sizes(task) == (3, 1, 1) and task.class_names == tuple(BigEarthNet.class_sets[19])
     s2, s1, position = images(optical) * 10_000, images(radar), 0
@@ -63,17 +63,17 @@ def test_bigearthnet_v1_in_another_layout_is_refused(bigearthnet: Path, tmp_path
     for split in ("train", "val", "test"):
         (tmp_path / f"bigearthnet-{split}.csv").write_text((bigearthnet / f"bigearthnet-{split}.csv").read_text())
     with pytest.raises(UserError, match=r"got no BigEarthNet-v1\.0/S2A_MSIL2A.*get it from torchgeo"):
-        benchmark_task("bigearthnet_v1", tmp_path)
+        load_benchmark("bigearthnet_v1", tmp_path)
     (tmp_path / "bigearthnet-val.csv").write_text("S2A_MSIL2A_20170613T101031_0_45\n")
     with pytest.raises(UserError, match=r"expected lines 'Sentinel-2 patch,Sentinel-1 patch'"):
-        benchmark_task("bigearthnet_v1", tmp_path)
+        load_benchmark("bigearthnet_v1", tmp_path)
 
 
 def test_eurosat_sar_is_in_decibel_and_numbers_classes_as_torchgeo(tmp_path: Path) -> None:
     from torchgeo.datasets import CopernicusBenchEuroSATS1, EuroSAT  # noqa: F401
 
     root = make_eurosat_sar(tmp_path / "sar", seed=6, per_class=3)
-    task = benchmark_task("eurosat_sar", root)
+    task = load_benchmark("eurosat_sar", root)
     (source,) = task.sources
     assert source.bands == ("VV", "VH") == CopernicusBenchEuroSATS1.all_bands and sizes(task) == (10, 10, 10)
     ours, position = images(source), 0
@@ -88,18 +88,18 @@ def test_eurosat_sar_is_in_decibel_and_numbers_classes_as_torchgeo(tmp_path: Pat
     assert min(level, key=level.__getitem__) == "SeaLake" and max(level, key=level.__getitem__) == "Industrial"
     assert source.quantity is Quantity.SIGMA0_DB and list(task.class_names) != sorted(task.class_names)
     linear = replace(load_card("eurosat_sar"), quantity=Quantity.SIGMA0)
-    findings = check_card(linear, benchmark_task("eurosat_sar", root, card=linear).sources[0])
+    findings = check_card(linear, load_benchmark("eurosat_sar", root, card=linear).sources[0])
     assert [(item.kind, item.remedy) for item in findings if item.outcome == "wrong"] == [
         ("unit", {"quantity": "sigma0_db"})
     ]
     assert not [item for item in check_card(load_card("eurosat_sar"), source) if item.outcome in ("wrong", "suspect")]
     (root / "eurosat_s1/all_imgs/Forest/Forest_1.tif").unlink()
     with pytest.raises(UserError, match=r"no eurosat_s1/all_imgs/Forest/Forest_1\.tif; get it from torchgeo"):
-        benchmark_task("eurosat_sar", root)
+        load_benchmark("eurosat_sar", root)
 
 
 def test_m_eurosat_names_planes_by_what_they_are(m_eurosat: Path) -> None:
-    task = benchmark_task("m_eurosat", m_eurosat)
+    task = load_benchmark("m_eurosat", m_eurosat)
     (source,) = task.sources
     assert sizes(task) == (10, 10, 10) and source.bands == EUROSAT_BANDS == MEuroSat.all_band_names
     ours = images(source)
@@ -128,10 +128,10 @@ def test_m_eurosat_names_planes_by_what_they_are(m_eurosat: Path) -> None:
 
 def test_m_eurosat_read_by_the_names_of_its_arrays_is_found_out(m_eurosat: Path) -> None:
     card = load_card("m_eurosat")
-    (source,) = benchmark_task("m_eurosat", m_eurosat).sources
+    (source,) = load_benchmark("m_eurosat", m_eurosat).sources
     assert [item.kind for item in check_card(card, source) if item.outcome in ("wrong", "suspect")] == []
     trusting = replace(card, bands=sensor("sentinel2_l1c").band_names)
-    (wrong,) = benchmark_task("m_eurosat", m_eurosat, card=trusting).sources
+    (wrong,) = load_benchmark("m_eurosat", m_eurosat, card=trusting).sources
     (finding,) = [item for item in check_card(trusting, wrong) if item.outcome in ("wrong", "suspect")]
     assert finding.kind == "order" and tuple(finding.remedy["bands"]) == card.bands
 
@@ -156,9 +156,9 @@ def test_m_eurosat_opens_no_pickle_and_allows_dates_in_names(m_eurosat: Path, tm
             for key in old:
                 new[f"{key}_2018-05-01"] = old[key][:]
             new.attrs["pickle"] = str(pickle.dumps(Explosive()))
-    task = benchmark_task("m_eurosat", tmp_path)
+    task = load_benchmark("m_eurosat", tmp_path)
     assert sizes(task) == (8, 0, 2)
-    every = images(benchmark_task("m_eurosat", m_eurosat).sources[0])
+    every = images(load_benchmark("m_eurosat", m_eurosat).sources[0])
     np.testing.assert_array_equal(images(task.sources[0]), every[:10])
 
 
@@ -168,13 +168,13 @@ def test_m_eurosat_in_another_layout_is_refused(m_eurosat: Path, tmp_path: Path)
     (base / "label_map.json").write_text(json.dumps({"Forest": ["a"], "River": ["b"]}))
     (base / "default_partition.json").write_text(json.dumps({"train": ["a"], "valid": [], "test": ["c"]}))
     with pytest.raises(UserError, match=r"expected a class in label_map\.json for every sample.*got none for c"):
-        benchmark_task("m_eurosat", tmp_path)
+        load_benchmark("m_eurosat", tmp_path)
     (base / "default_partition.json").write_text(json.dumps({"train": ["a"], "valid": [], "test": ["b"]}))
     with pytest.raises(UserError, match=r"got no a\.hdf5; get it from github"):
-        benchmark_task("m_eurosat", tmp_path)
+        load_benchmark("m_eurosat", tmp_path)
     for sample in "ab":
         with h5py.File(base / f"{sample}.hdf5", "w") as file:
             file["01 - VH.Real"] = np.zeros((32, 32))
-    task = benchmark_task("m_eurosat", tmp_path)
+    task = load_benchmark("m_eurosat", tmp_path)
     with pytest.raises(UserError, match=r"expected the arrays '01 - Coastal aerosol'.*got 01 - VH\.Real \(1\)"):
         images(task.sources[0], [0])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks import benchmark_task
+from eo_ssl.evaluation.benchmarks import load_benchmark
 from worlds.benchmarks import EUROSAT_CLASSES, make_eurosat, make_resisc45, make_ucmerced
 from worlds.benchmarks.eurosat import EUROSAT_FOLDER
 
@@ -29,7 +29,7 @@ def test_a_list_of_one_class_is_not_an_absent_split(eurosat: Path) -> None:
         keep(eurosat / f"eurosat-{split}.txt", lambda line: line.startswith("Forest"))
     said = "got none of AnnualCrop, HerbaceousVegetation, Highway and 6 more in eurosat-train.txt; none of AnnualCrop"
     with pytest.raises(UserError, match=re.escape(said)) as error:
-        benchmark_task("eurosat", eurosat)
+        load_benchmark("eurosat", eurosat)
     assert "each of the 10 classes in every split" in str(error.value) and "no train split" not in str(error.value)
 
 
@@ -38,25 +38,25 @@ def test_a_class_without_a_test_image_is_named(eurosat: Path) -> None:
     with pytest.raises(
         UserError, match=r"got none of Pasture, River in eurosat-test\.txt; the copy is incomplete, get"
     ):
-        benchmark_task("eurosat", eurosat)
+        load_benchmark("eurosat", eurosat)
 
 
 def test_images_that_are_listed_but_not_there_are_none(eurosat: Path) -> None:
     for path in (eurosat / EUROSAT_FOLDER / "SeaLake").glob("*.tif"):
         path.unlink()
     with pytest.raises(UserError, match=r"none of SeaLake in eurosat-train\.txt; none of SeaLake in eurosat-val\.txt"):
-        benchmark_task("eurosat", eurosat)
+        load_benchmark("eurosat", eurosat)
 
 
 def test_what_is_absent_is_still_called_so(eurosat: Path) -> None:
     assert len(EUROSAT_CLASSES) == 10
     (eurosat / "eurosat-val.txt").unlink()
     with pytest.raises(UserError, match=r"got no eurosat-val\.txt; get it from"):
-        benchmark_task("eurosat", eurosat)
+        load_benchmark("eurosat", eurosat)
     shutil.rmtree(eurosat / EUROSAT_FOLDER)
     (eurosat / "eurosat-val.txt").write_text("Forest_1.jpg\n")
     with pytest.raises(UserError, match=r"got no folder of a class in ds/images/remote_sensing"):
-        benchmark_task("eurosat", eurosat)
+        load_benchmark("eurosat", eurosat)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_colour_images_of_no_class_are_named_too(
     name: str, make: Callable[..., Path], lists: str, tmp_path: Path
 ) -> None:
     root = make(tmp_path / name, seed=2, per_class=3)
-    lost = benchmark_task(name, root).class_names[1]
+    lost = load_benchmark(name, root).class_names[1]
     keep(root / lists.format("val"), lambda line: not re.fullmatch(rf"{lost}_?\d+\.\w+", line))
     with pytest.raises(UserError, match=rf"got none of {lost} in {lists.format('val')}; the copy is incomplete"):
-        benchmark_task(name, root)
+        load_benchmark(name, root)

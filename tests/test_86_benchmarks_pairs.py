@@ -13,7 +13,7 @@ import rasterio
 
 from benchmark_reading import images, sizes
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks import benchmark_task
+from eo_ssl.evaluation.benchmarks import load_benchmark
 from eo_ssl.evaluation.tasks import MaskedSource
 from eo_ssl.sensors import Quantity
 from worlds.benchmarks import make_bigearthnet_v2, make_sen1floods11
@@ -35,7 +35,7 @@ def floods(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_bigearthnet_v2_gives_torchgeos_optical_pixels_and_labels(bigearthnet: Path) -> None:
     from torchgeo.datasets import BigEarthNetV2
 
-    task = benchmark_task("bigearthnet_v2", bigearthnet)
+    task = load_benchmark("bigearthnet_v2", bigearthnet)
     assert (
         task.kind == "multilabel" and task.metric == "micro_ap" and task.class_names == tuple(BigEarthNetV2.class_set)
     )
@@ -59,7 +59,7 @@ def test_bigearthnet_v2_gives_torchgeos_optical_pixels_and_labels(bigearthnet: P
 def test_bigearthnet_v2_backscatter_is_not_rounded_nor_exchanged(bigearthnet: Path) -> None:
     from torchgeo.datasets import BigEarthNetV2
 
-    task = benchmark_task("bigearthnet_v2", bigearthnet, variant="s1")
+    task = load_benchmark("bigearthnet_v2", bigearthnet, variant="s1")
     source = task.sources[0]
     assert source.bands == ("VV", "VH") and source.quantity is Quantity.SIGMA0_DB
     ours = images(source, [0])[0]
@@ -76,8 +76,8 @@ def test_bigearthnet_v2_backscatter_is_not_rounded_nor_exchanged(bigearthnet: Pa
 
 
 def test_bigearthnet_v2_both_pairs_the_same_ground_in_blocks_of_tiles(bigearthnet: Path) -> None:
-    both = benchmark_task("bigearthnet_v2", bigearthnet, variant="both")
-    s1, s2 = (benchmark_task("bigearthnet_v2", bigearthnet, variant=variant) for variant in ("s1", "s2"))
+    both = load_benchmark("bigearthnet_v2", bigearthnet, variant="both")
+    s1, s2 = (load_benchmark("bigearthnet_v2", bigearthnet, variant=variant) for variant in ("s1", "s2"))
     assert both.sources[0].fingerprint == s2.sources[0].fingerprint
     assert [source.fingerprint for source in both.partners] == [s1.sources[0].fingerprint]
     table = pq.read_table(bigearthnet / "metadata.parquet").to_pydict()
@@ -97,14 +97,14 @@ def test_bigearthnet_v2_in_another_layout_is_refused(bigearthnet: Path, tmp_path
     with pytest.raises(
         UserError, match=r"metadata\.parquet, BigEarthNet-S2/.*got no metadata\.parquet; get it from torchgeo"
     ):
-        benchmark_task("bigearthnet_v2", tmp_path)
+        load_benchmark("bigearthnet_v2", tmp_path)
     table = pq.read_table(bigearthnet / "metadata.parquet")
     pq.write_table(table.drop_columns(["s1_name"]), tmp_path / "metadata.parquet")
     with pytest.raises(UserError, match="got none of s1_name"):
-        benchmark_task("bigearthnet_v2", tmp_path)
+        load_benchmark("bigearthnet_v2", tmp_path)
     pq.write_table(table, tmp_path / "metadata.parquet")
     with pytest.raises(UserError, match="got no BigEarthNet-S2"):
-        benchmark_task("bigearthnet_v2", tmp_path)
+        load_benchmark("bigearthnet_v2", tmp_path)
     names = pa.array([["Arable land"], *([["Ploughed land"]] * (len(table) - 1))])
     pq.write_table(
         table.set_column(table.schema.get_field_index("labels"), "labels", names), tmp_path / "metadata.parquet"
@@ -112,10 +112,10 @@ def test_bigearthnet_v2_in_another_layout_is_refused(bigearthnet: Path, tmp_path
     for name in ("BigEarthNet-S2", "BigEarthNet-S1"):
         (tmp_path / name).symlink_to(bigearthnet / name)
     with pytest.raises(UserError, match=r"expected the 19 labels of BigEarthNet.*'Ploughed land'"):
-        benchmark_task("bigearthnet_v2", tmp_path)
+        load_benchmark("bigearthnet_v2", tmp_path)
     pq.write_table(table.filter(pa.compute.not_equal(table["split"], "test")), tmp_path / "metadata.parquet")
     with pytest.raises(UserError, match="got none of test"):
-        benchmark_task("bigearthnet_v2", tmp_path)
+        load_benchmark("bigearthnet_v2", tmp_path)
 
 
 def test_bigearthnet_v2_bands_of_another_resolution_are_refused(bigearthnet: Path, tmp_path: Path) -> None:
@@ -126,14 +126,14 @@ def test_bigearthnet_v2_bands_of_another_resolution_are_refused(bigearthnet: Pat
     ):
         for path in (tmp_path / "copy").rglob(f"*_{band}.tif"):
             path.write_bytes(path.with_name(path.name.replace(band, source)).read_bytes())
-        task = benchmark_task("bigearthnet_v2", tmp_path / "copy")
+        task = load_benchmark("bigearthnet_v2", tmp_path / "copy")
         with pytest.raises(UserError, match=says):
             images(task.sources[0], [0])
         shutil.rmtree(tmp_path / "copy")
         shutil.copytree(bigearthnet, tmp_path / "copy")
     next(iter((tmp_path / "copy").rglob("*_B8A.tif"))).unlink()
     with pytest.raises(UserError, match=r"expected a readable raster at .*_B8A\.tif"):
-        images(benchmark_task("bigearthnet_v2", tmp_path / "copy").sources[0])
+        images(load_benchmark("bigearthnet_v2", tmp_path / "copy").sources[0])
 
 
 # Sen1Floods11
@@ -146,7 +146,7 @@ def stored_flood(root: Path, chip: str, kind: str) -> np.ndarray:
 
 @pytest.mark.parametrize("variant", ["both", "bolivia-both"])
 def test_sen1floods11_gives_images_and_masks_of_the_lists(floods: Path, variant: str) -> None:
-    task = benchmark_task("sen1floods11", floods, variant=variant)
+    task = load_benchmark("sen1floods11", floods, variant=variant)
     lists = ["train", "valid", "bolivia" if "bolivia" in variant else "test"]
     chips = [
         line.split("_S1Hand")[0]
@@ -172,7 +172,7 @@ def test_sen1floods11_gives_images_and_masks_of_the_lists(floods: Path, variant:
 
 
 def test_sen1floods11_blocks_are_events_and_bolivia_is_apart(floods: Path) -> None:
-    shared, apart = (benchmark_task("sen1floods11", floods, variant=variant) for variant in ("s1", "bolivia-s1"))
+    shared, apart = (load_benchmark("sen1floods11", floods, variant=variant) for variant in ("s1", "bolivia-s1"))
     assert len(np.unique(shared.blocks)) == 4 and "every event is on all sides" in shared.split
     assert len(np.unique(apart.blocks)) == len(apart.blocks) and "Bolivia" in apart.split
     assert shared.fingerprint != apart.fingerprint
@@ -182,14 +182,14 @@ def test_sen1floods11_in_another_layout_is_refused(floods: Path, tmp_path: Path)
     with pytest.raises(
         UserError, match=r"flood_\{train,valid,test,bolivia\}_data.csv.*got no flood_train_data.csv; get it from github"
     ):
-        benchmark_task("sen1floods11", tmp_path)
+        load_benchmark("sen1floods11", tmp_path)
     shutil.copytree(floods, tmp_path / "copy")
     (mask,) = (tmp_path / "copy").rglob("Ghana_1000_LabelHand.tif")
     with rasterio.open(mask, "r+") as file:
         file.write(np.full((1, 32, 32), 255, np.int16))
-    task = benchmark_task("sen1floods11", tmp_path / "copy")
+    task = load_benchmark("sen1floods11", tmp_path / "copy")
     with pytest.raises(UserError, match=r"expected classes -1, 0 and 1.*got \[255\]"):
         task.sources[0].read_masks(np.arange(16), np.empty((16, 32, 32), np.int64))  # type: ignore[attr-defined]
     mask.unlink()
     with pytest.raises(UserError, match=r"no Ghana_1000_LabelHand\.tif, which a list names"):
-        benchmark_task("sen1floods11", tmp_path / "copy")
+        load_benchmark("sen1floods11", tmp_path / "copy")

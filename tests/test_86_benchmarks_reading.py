@@ -11,10 +11,9 @@ import pytest
 
 from eo_ssl.cards import load_card
 from eo_ssl.diagnosis.sampled_windows import list_products
-from eo_ssl.evaluation.benchmarks import BENCHMARKS, benchmark_task
-from eo_ssl.evaluation.candidates import candidates
-from eo_ssl.evaluation.extraction import features_of
-from eo_ssl.workflows.evaluate import Name
+from eo_ssl.evaluation import TaskName
+from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
+from eo_ssl.evaluation.seeds import load_candidates
 from worlds import benchmarks as made
 from worlds.benchmarks import make_eurosat
 
@@ -47,20 +46,20 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def test_every_benchmark_can_be_generated_and_asked_for() -> None:
     assert set(MAKE) == set(BENCHMARKS)
-    assert set(BENCHMARKS) <= set(get_args(Name))
+    assert set(BENCHMARKS) <= set(get_args(TaskName))
 
 
 @pytest.mark.parametrize("name", list(BENCHMARKS))
 def test_every_variant_can_be_evaluated(name: str, roots: Callable[[str], Path]) -> None:
     prints = set()
     for variant in BENCHMARKS[name].variants:
-        task = benchmark_task(name, roots(name), variant=variant)
+        task = load_benchmark(name, roots(name), variant=variant)
         assert task.name == f"{name}-{variant}" and len(task.split) > 20
         prints.add(task.fingerprint)
         (fold,) = task.folds
         every = np.concatenate([fold.train, fold.validation, fold.test])
         assert np.array_equal(np.sort(every), np.arange(len(task.labels)))  # each image in one part
-        assert benchmark_task(name, roots(name), variant=variant).fingerprint == task.fingerprint
+        assert load_benchmark(name, roots(name), variant=variant).fingerprint == task.fingerprint
         for partner in task.partners:
             assert len(partner) == len(task.labels)
     assert len(prints) == len(BENCHMARKS[name].variants)  # no two share their cached results
@@ -85,7 +84,7 @@ def test_cards_that_name_a_reader_of_products_are_read_by_it_to_the_same_pixels(
 ) -> None:
     card = load_card(BENCHMARKS[name].cards[variant][0])
     assert card.reader in ("raster", "band_folder")
-    (source,) = benchmark_task(name, roots(name), variant=variant).sources
+    (source,) = load_benchmark(name, roots(name), variant=variant).sources
     files = source.files  # type: ignore[attr-defined]
     path = (getattr(files, "folders", ()) or getattr(files, "paths", ()) or [Path(files.splits[0].files[0])])[0]
     products = [item for item in list_products(card, roots(name)) if item.product_id.endswith(path.stem)]
@@ -105,8 +104,8 @@ def test_statistics_of_pixels_tell_the_classes(
     name: str, variant: str, least: float, roots: Callable[[str], Path]
 ) -> None:
     # The label of an image is that image's: nearest neighbours in the statistics of its own pixels find it far above chance.
-    task = benchmark_task(name, roots(name), variant=variant)
-    x = features_of(candidates(["imagestats"])[0], task).x[0]
+    task = load_benchmark(name, roots(name), variant=variant)
+    x = load_candidates(["imagestats"])[0].features(task)[0]
     x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
     (fold,) = task.folds
     near = ((x[fold.test][:, None] - x[fold.train][None]) ** 2).sum(axis=2).argmin(axis=1)

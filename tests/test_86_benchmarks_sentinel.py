@@ -14,13 +14,13 @@ import rasterio
 from benchmark_reading import images, sizes
 from eo_ssl.cards import load_card
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks import BENCHMARKS, benchmark_task
-from eo_ssl.evaluation.features import Source
+from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
+from eo_ssl.evaluation.sources import ImageSource
 from eo_ssl.sensors import Quantity
 from worlds.benchmarks import EUROSAT_BANDS, add_spatial_lists, make_eurosat, make_so2sat
 
 
-def plane(source: Source, band: str, position: int) -> np.ndarray:
+def plane(source: ImageSource, band: str, position: int) -> np.ndarray:
     return images(source, [position])[0, source.bands.index(band)]
 
 
@@ -41,7 +41,7 @@ def so2sat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_eurosat_gives_torchgeos_pixels_under_their_names(eurosat: Path, variant: str) -> None:
     from torchgeo.datasets import EuroSAT, EuroSATSpatial
 
-    task = benchmark_task("eurosat", eurosat, variant=variant)
+    task = load_benchmark("eurosat", eurosat, variant=variant)
     reader = EuroSAT if variant == "ms" else EuroSATSpatial
     theirs = [reader(str(eurosat), split=split) for split in ("train", "val", "test")]
     assert sizes(task) == tuple(map(len, theirs)) == (30, 10, 10)
@@ -59,7 +59,7 @@ def test_eurosat_gives_torchgeos_pixels_under_their_names(eurosat: Path, variant
 
 
 def test_eurosat_splits_differ_and_say_so(eurosat: Path) -> None:
-    random, spatial = (benchmark_task("eurosat", eurosat, variant=one) for one in ("ms", "spatial"))
+    random, spatial = (load_benchmark("eurosat", eurosat, variant=one) for one in ("ms", "spatial"))
     assert random.name == "eurosat-ms" and spatial.name == "eurosat-spatial"
     assert "at random" in random.split and "longitude" in spatial.split and random.fingerprint != spatial.fingerprint
     names = [
@@ -79,7 +79,7 @@ def test_eurosat_splits_differ_and_say_so(eurosat: Path) -> None:
 def test_eurosat_rgb_is_red_green_blue_by_name(eurosat: Path) -> None:
     from torchgeo.datasets import EuroSAT
 
-    (source,) = benchmark_task("eurosat", eurosat, variant="rgb").sources
+    (source,) = load_benchmark("eurosat", eurosat, variant="rgb").sources
     assert source.bands == ("B04", "B03", "B02") == EuroSAT.rgb_bands
     sample = EuroSAT(str(eurosat), split="train", bands=EuroSAT.rgb_bands)[7]["image"].numpy()
     np.testing.assert_allclose(images(source, [7])[0], sample / 10_000, rtol=1e-6)
@@ -88,9 +88,9 @@ def test_eurosat_rgb_is_red_green_blue_by_name(eurosat: Path) -> None:
 def test_eurosat_b8a_stands_last_and_a_card_in_spectral_order_is_wrong_on_these_files(eurosat: Path) -> None:
     card = load_card("eurosat")
     assert card.bands[-1] == "B8A"
-    right = benchmark_task("eurosat", eurosat).sources[0]
+    right = load_benchmark("eurosat", eurosat).sources[0]
     spectral = (*EUROSAT_BANDS[:8], "B8A", *EUROSAT_BANDS[8:12])
-    wrong = benchmark_task("eurosat", eurosat, card=replace(card, bands=spectral)).sources[0]
+    wrong = load_benchmark("eurosat", eurosat, card=replace(card, bands=spectral)).sources[0]
     assert right.fingerprint != wrong.fingerprint
     np.testing.assert_array_equal(plane(wrong, "B8A", 0), plane(right, "B09", 0))  # what a reader by position gets
     assert not np.allclose(plane(right, "B8A", 0), plane(right, "B09", 0))
@@ -104,7 +104,7 @@ def test_eurosat_incomplete_or_of_three_bands_is_refused(eurosat: Path, tmp_path
     kept = gone.read_bytes()
     gone.unlink()  # TorchGeo leaves it out without a word
     with pytest.raises(UserError, match=r"expected the 30 images that .*eurosat-train\.txt lists, got 29"):
-        benchmark_task("eurosat", tmp_path / "rgb")
+        load_benchmark("eurosat", tmp_path / "rgb")
     gone.write_bytes(kept)
     for path in (tmp_path / "rgb").rglob("*.tif"):
         with rasterio.open(path) as file:
@@ -112,7 +112,7 @@ def test_eurosat_incomplete_or_of_three_bands_is_refused(eurosat: Path, tmp_path
         with rasterio.open(path, "w", **{**profile, "count": 3}) as file:
             file.write(pixels)
     with pytest.raises(UserError, match=r"expected EuroSAT images \[13, 64, 64\].*got \[3, 64, 64\].*13-band files"):
-        benchmark_task("eurosat", tmp_path / "rgb")
+        load_benchmark("eurosat", tmp_path / "rgb")
 
 
 # So2Sat
@@ -127,7 +127,7 @@ def test_so2sat_gives_torchgeos_pixels_and_never_divides(
 ) -> None:
     from torchgeo.datasets import So2Sat
 
-    task = benchmark_task("so2sat", so2sat, variant=variant)
+    task = load_benchmark("so2sat", so2sat, variant=variant)
     splits = ("train", "validation", "test") if version == "2" else ("train", "test")
     theirs = [
         So2Sat(str(so2sat), version=version, split=split, bands=So2Sat.BAND_SETS["s2"], checksum=False)
@@ -147,7 +147,7 @@ def test_so2sat_gives_torchgeos_pixels_and_never_divides(
 
 
 def test_so2sat_versions_are_tasks_of_their_own(so2sat: Path) -> None:
-    tasks = [benchmark_task("so2sat", so2sat, variant=variant) for variant in ("random", "block", "culture10", "v2")]
+    tasks = [load_benchmark("so2sat", so2sat, variant=variant) for variant in ("random", "block", "culture10", "v2")]
     assert len({task.fingerprint for task in tasks}) == len({task.split for task in tasks}) == 4
     assert not len(tasks[0].folds[0].validation) and len(tasks[3].folds[0].validation)
     assert all("not comparable" in task.notes[0] for task in tasks)
@@ -156,7 +156,7 @@ def test_so2sat_versions_are_tasks_of_their_own(so2sat: Path) -> None:
 def test_so2sat_radar_is_named_by_polarisation(so2sat: Path) -> None:
     from torchgeo.datasets import So2Sat
 
-    task = benchmark_task("so2sat", so2sat, variant="random-both")
+    task = load_benchmark("so2sat", so2sat, variant="random-both")
     (radar,) = task.partners
     assert radar.bands == ("VH", "VV") and radar.quantity is Quantity.SIGMA0 and len(radar) == len(task.sources[0])
     theirs = So2Sat(str(so2sat), version="3_random", split="train", bands=So2Sat.BAND_SETS["s1"], checksum=False)
@@ -168,12 +168,12 @@ def test_so2sat_radar_is_named_by_polarisation(so2sat: Path) -> None:
     # The intensity is that of the complex numbers of the same polarisation before the filter.
     vh = np.array([(theirs[i]["image"].numpy()[:2] ** 2).sum(0).mean() for i in range(len(theirs))])
     assert np.corrcoef(np.log(vh), np.log(images(radar)[: len(theirs), 0].mean(axis=(1, 2))))[0, 1] > 0.9
-    alone = benchmark_task("so2sat", so2sat, variant="random-s1")
+    alone = load_benchmark("so2sat", so2sat, variant="random-s1")
     assert alone.sources[0].fingerprint == radar.fingerprint and alone.sources[0].sensor == "sentinel1_grd"
 
 
 def test_so2sat_reads_any_positions(so2sat: Path) -> None:
-    source = benchmark_task("so2sat", so2sat, variant="v2").sources[0]
+    source = load_benchmark("so2sat", so2sat, variant="v2").sources[0]
     every = images(source)
     for positions in ([0, 1, 2], [16, 17, 18, 33, 34, 35], [50, 3, 4, 3], []):
         np.testing.assert_array_equal(images(source, positions), every[positions])
@@ -183,7 +183,7 @@ def test_so2sat_in_another_layout_is_refused(so2sat: Path, tmp_path: Path) -> No
     with pytest.raises(
         UserError, match=r"so2sat-block at .*sen1, sen2, label.*no block/training\.h5; get it from mediatum"
     ):
-        benchmark_task("so2sat", tmp_path, variant="block")
+        load_benchmark("so2sat", tmp_path, variant="block")
     (tmp_path / "random").mkdir()
     for name in ("training.h5", "testing.h5"):
         with h5py.File(so2sat / "random" / name) as good, h5py.File(tmp_path / "random" / name, "w") as bad:
@@ -192,10 +192,10 @@ def test_so2sat_in_another_layout_is_refused(so2sat: Path, tmp_path: Path) -> No
     with pytest.raises(
         UserError, match=r"expected sen1 \[n, 32, 32, 8\].*got label \[34, 17\], sen2 \[34, 32, 32, 3\]"
     ):
-        benchmark_task("so2sat", tmp_path, variant="random")
+        load_benchmark("so2sat", tmp_path, variant="random")
     (tmp_path / "random" / "training.h5").write_bytes(b"not an archive")
     with pytest.raises(UserError, match="expected an HDF5 file"):
-        benchmark_task("so2sat", tmp_path, variant="random")
+        load_benchmark("so2sat", tmp_path, variant="random")
     (tmp_path / "random" / "training.h5").unlink()
     with (
         h5py.File(tmp_path / "random" / "training.h5", "w") as bad,
@@ -203,7 +203,7 @@ def test_so2sat_in_another_layout_is_refused(so2sat: Path, tmp_path: Path) -> No
     ):
         bad["sen1"], bad["sen2"], bad["label"] = good["sen1"][:], good["sen2"][:], np.full((34, 17), 0.5)
     with pytest.raises(UserError, match="expected one class out of 17 for each patch"):
-        benchmark_task("so2sat", tmp_path, variant="random")
+        load_benchmark("so2sat", tmp_path, variant="random")
 
 
 # All
@@ -211,15 +211,15 @@ def test_so2sat_in_another_layout_is_refused(so2sat: Path, tmp_path: Path) -> No
 
 def test_unknown_names_and_foreign_cards_are_refused(eurosat: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'eurosat'"):
-        benchmark_task("eurosta", eurosat)
+        load_benchmark("eurosta", eurosat)
     with pytest.raises(
         UserError, match=r"expected a variant of eurosat out of ms, rgb, spatial.*did you mean 'spatial'"
     ):
-        benchmark_task("eurosat", eurosat, variant="spatail")
+        load_benchmark("eurosat", eurosat, variant="spatail")
     with pytest.raises(UserError, match="use the card eurosat"):
-        benchmark_task("eurosat", eurosat, card=load_card("mstar_soc"))
+        load_benchmark("eurosat", eurosat, card=load_card("mstar_soc"))
     with pytest.raises(UserError, match="use the card so2sat_s2"):
-        benchmark_task("so2sat", eurosat, card=load_card("eurosat"))
+        load_benchmark("so2sat", eurosat, card=load_card("eurosat"))
 
 
 @pytest.mark.parametrize("name", list(BENCHMARKS))
@@ -227,7 +227,7 @@ def test_an_absent_benchmark_says_where_it_is_to_be_had_and_how_it_is_laid_out(n
     known = BENCHMARKS[name]
     for variant in known.variants:
         with pytest.raises(UserError) as caught:
-            benchmark_task(name, tmp_path / "none", variant=variant)
+            load_benchmark(name, tmp_path / "none", variant=variant)
         assert known.layout in str(caught.value) and known.origin in str(caught.value)
 
 

@@ -24,7 +24,8 @@ from eo_ssl.embedding import EMBEDDINGS, Embeddings, TileSettings, embed_tiles, 
 from eo_ssl.embedding.table import build_schema, build_table, extract_vectors
 from eo_ssl.encoder import EmpiricalFeatures
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import corpus_source, extract
+from eo_ssl.evaluation.features import extract_features
+from eo_ssl.evaluation.sources import open_corpus_source
 from eo_ssl.manifest import file_sha256, require
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sample import ArchiveSpec, make_archive
@@ -58,7 +59,7 @@ def optical(corpus: Path) -> str:
 def test_every_number_is_that_of_the_forward_pass(corpus: Path, encoder: Path, tmp_path: Path) -> None:
     opened, name = Corpus.open(corpus), optical(corpus)
     model = prepare_encoder(str(encoder))
-    expected = extract(model, corpus_source(opened, name), batch_size=8).x
+    expected = extract_features(model, open_corpus_source(opened, name), batch_size=8).x
     for part_tiles in (8, 20, 10_000):  # 20 is rounded up to whole batches
         out = tmp_path / str(part_tiles)
         settings = TileSettings(batch_size=8, part_tiles=part_tiles)

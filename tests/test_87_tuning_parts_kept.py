@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidates import Candidate, candidates
+from eo_ssl.evaluation.compatibility import estimate_training_cost
 from eo_ssl.evaluation.draws import draw
-from eo_ssl.evaluation.methods import trained_answers
-from eo_ssl.evaluation.results import judge
-from eo_ssl.evaluation.settings import Computing, Settings
+from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
+from eo_ssl.evaluation.features import Computing
+from eo_ssl.evaluation.predictions import Settings, predict_trained
+from eo_ssl.evaluation.result_rows import judge
+from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.tuning import Tuning, predict_tuned, prediction, training, work_of
-from eo_ssl.evaluation.workload import training_ahead
+from eo_ssl.evaluation.tuning import Tuning, estimate_fold_cost, fitting, predict_tuned, prediction
 from tuned_tasks import classes, masked, vit
 
 SHORT = Tuning(steps=4, rates=(3e-4, 1e-3), batch_size=8)
@@ -27,12 +28,12 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The rate of every optimizer step that is taken."""
     taken: list[float] = []
 
-    class Counted(training.Descent):
+    class Counted(fitting.LayerwiseAdamW):
         def step(self, loss: Any) -> None:
             taken.append(self._rate)
             super().step(loss)
 
-    monkeypatch.setattr(training, "Descent", Counted)
+    monkeypatch.setattr(fitting, "LayerwiseAdamW", Counted)
     return taken
 
 
@@ -52,22 +53,22 @@ def test_the_work_that_is_said_is_the_work_that_is_done(
 ) -> None:
     counted: list[int] = []
     fold = task.folds[0]
-    said = work_of(task, fold, fold.train, protocol=protocol, config=config)
+    said = estimate_fold_cost(task, fold, fold.train, protocol=protocol, config=config)
     predict_tuned(task, fold, vit(), fold.train, protocol=protocol, config=config, progress=counted.append)
     assert (said.steps, said.images) == (len(steps), sum(counted))
 
 
 def test_an_evaluation_says_all_of_its_work_before_it_starts(steps: list[float], tmp_path: Path) -> None:
     task, counted, made = classes(40, test=8), list[int](), vit()
-    compared = (Candidate("ours", made, made.architecture, 0), *candidates(["imagestats"]))
+    compared = (TrainedCandidate("ours", made), *load_candidates(["imagestats"]))
     settings = Settings.of(["finetune", "lora"], shots=[2, 0], draws=3, seed=0, tuning=SHORT)
-    ahead = training_ahead(task, compared, settings)
+    ahead = estimate_training_cost(task, compared, settings)
     judge(task, compared[:1], settings, tmp_path, computing=Computing(progress=counted.append))
     assert (ahead.steps, ahead.images) == (len(steps), sum(counted))
     assert ahead.trainings == 2 * (3 + 1) * 3  # two protocols; three draws and the whole; two rates and the last
-    assert ahead.words.startswith("96 steps in 24 trainings, ")
+    assert ahead.label.startswith("96 steps in 24 trainings, ")
     knn = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
-    assert training_ahead(task, compared, knn).steps == 0
+    assert estimate_training_cost(task, compared, knn).steps == 0
 
 
 class Stopped(Exception):
@@ -79,15 +80,13 @@ def test_a_stopped_run_goes_on_from_the_trainings_it_has(
     validation: int, steps: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, made = classes(40, test=8, validation=validation), vit()
-    one = Candidate("ours", made, made.architecture, 0)
+    one = TrainedCandidate("ours", made)
     settings = Settings.of(["finetune"], shots=[0 if validation else 5], draws=2, seed=0, tuning=SHORT)
     drawn = draw(task, settings.amounts[0], draws=2, seed=0)
 
     def run(parts: Path | None) -> np.ndarray:
         steps.clear()
-        return trained_answers(
-            task, one, drawn, method="finetune", config=SHORT, device="cpu", progress=None, parts=parts
-        )
+        return predict_trained(task, one, drawn, protocol="finetune", config=SHORT, computing=Computing(), parts=parts)
 
     whole = run(None)
     all_steps = len(steps)

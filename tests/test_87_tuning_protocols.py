@@ -10,12 +10,13 @@ import torch
 
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.metrics import measure
+from eo_ssl.evaluation.draws import Amount
+from eo_ssl.evaluation.task_metrics import measure
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.tuning import TUNED, Tuning, describe, predict_tuned
-from eo_ssl.evaluation.tuning.batches import Feed
+from eo_ssl.evaluation.tuning import TUNED, Tuning, predict_tuned
+from eo_ssl.evaluation.tuning.fitting import TrainingJob, fit, predict
 from eo_ssl.evaluation.tuning.network import make_network
-from eo_ssl.evaluation.tuning.training import Job, answers, fit
+from eo_ssl.evaluation.tuning.task_loader import TaskLoader
 from tuned_tasks import Planted, TinyCnn, classes, contract, images, labels_of_bands, masked, means, vit
 
 QUICK = Tuning(steps=40, batch_size=16, rates=(2e-3,), decoder_width=16, lora_rank=4, lora_alpha=8.0)
@@ -85,12 +86,14 @@ def test_equal_seeds_give_equal_bits_and_nobodys_state_changes() -> None:
     before = (encoder.fingerprint, encoder.training, [p.requires_grad for p in encoder.parameters()])
     torch.manual_seed(11)
     state = torch.random.get_rng_state()
-    network = fit(Job(task, encoder, "finetune", config), task.folds[0].train, rate=1e-3).network
+    network = fit(TrainingJob(task, encoder, TUNED["finetune"], config), task.folds[0].train, rate=1e-3).network
     assert torch.equal(state, torch.random.get_rng_state())
     torch.manual_seed(12)
-    again = fit(Job(task, encoder, "finetune", config), task.folds[0].train, rate=1e-3).network
+    again = fit(TrainingJob(task, encoder, TUNED["finetune"], config), task.folds[0].train, rate=1e-3).network
     other = fit(
-        Job(task, encoder, "finetune", dataclasses.replace(config, seed=1)), task.folds[0].train, rate=1e-3
+        TrainingJob(task, encoder, TUNED["finetune"], dataclasses.replace(config, seed=1)),
+        task.folds[0].train,
+        rate=1e-3,
     ).network
     weights, repeated = network.state_dict(), again.state_dict()
     assert all(torch.equal(weights[name], repeated[name]) for name in weights)
@@ -104,7 +107,9 @@ def test_equal_seeds_give_equal_bits_and_nobodys_state_changes() -> None:
 def test_a_frozen_encoder_keeps_every_bit_under_a_decoder(make: object) -> None:
     task, encoder = masked(12, test=4), make()  # type: ignore[operator]
     network = fit(
-        Job(task, encoder, "seg-upernet", dataclasses.replace(QUICK, steps=4)), task.folds[0].train, rate=1e-2
+        TrainingJob(task, encoder, TUNED["seg-upernet"], dataclasses.replace(QUICK, steps=4)),
+        task.folds[0].train,
+        rate=1e-2,
     ).network
     kept, frozen = network.encoder.state_dict(), encoder.state_dict()
     assert all(torch.equal(kept[name], frozen[name]) for name in frozen)  # batch statistics too
@@ -113,8 +118,8 @@ def test_a_frozen_encoder_keeps_every_bit_under_a_decoder(make: object) -> None:
 def test_lora_begins_with_features_standardised_as_a_linear_probes_are() -> None:
     # What images share is large beside what tells them apart: a norm over each vector alone would hide the difference.
     task, encoder = classes(24, test=8), vit()
-    (batch,) = Feed(task, encoder.preprocessing, "cpu").batches([np.arange(16)])
-    network = make_network(encoder, batch, protocol="lora", config=QUICK, outputs=3).train()
+    (batch,) = TaskLoader(task, encoder.preprocessing, "cpu").batches([np.arange(16)])
+    network = make_network(encoder, batch, protocol=TUNED["lora"], config=QUICK, outputs=3).train()
     features = encoder.features(batch.image).detach().numpy()
     seen = network.head[0](network.seen(batch.image, batch.valid)).detach().numpy()  # type: ignore[index]
     np.testing.assert_allclose(seen, (features - features.mean(axis=0)) / features.std(axis=0), atol=2e-3)
@@ -123,7 +128,7 @@ def test_lora_begins_with_features_standardised_as_a_linear_probes_are() -> None
 def test_lora_trains_factors_and_head_alone() -> None:
     task, encoder = classes(24, test=8), vit()
     network = fit(
-        Job(task, encoder, "lora", dataclasses.replace(QUICK, steps=4)), task.folds[0].train, rate=1e-2
+        TrainingJob(task, encoder, TUNED["lora"], dataclasses.replace(QUICK, steps=4)), task.folds[0].train, rate=1e-2
     ).network
     before, after = encoder.state_dict(), network.encoder.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -156,12 +161,12 @@ def test_validation_chooses_the_rate_that_learns() -> None:
 
 def test_the_best_state_on_the_validation_split_is_kept() -> None:
     task = classes(112, validation=16)
-    job = Job(task, vit(), "finetune", QUICK)
+    job = TrainingJob(task, vit(), TUNED["finetune"], QUICK)
     fold = task.folds[0]
     fitted = fit(job, fold.train, rate=2e-3, chosen_by=fold.validation)
     last = fit(job, fold.train, rate=2e-3)
     found = [
-        task.labels[fold.validation] == answers(job, one.network, one.objective, fold.validation)
+        task.labels[fold.validation] == predict(job, one.network, one.criterion, fold.validation)
         for one in (fitted, last)
     ]
     assert fitted.score == pytest.approx(found[0].mean())
@@ -185,7 +190,10 @@ def test_progress_counts_images_and_mixed_precision_is_asked_for() -> None:
     assert sum(counted) == 3 * 8 + 8
     mixed = answered(task, vit(), "finetune", dataclasses.replace(config, precision="bfloat16"))
     assert plain.shape == mixed.shape
-    jobs = [Job(task, vit(), "finetune", dataclasses.replace(config, precision=one)) for one in ("float32", "bfloat16")]
+    jobs = [
+        TrainingJob(task, vit(), TUNED["finetune"], dataclasses.replace(config, precision=one))
+        for one in ("float32", "bfloat16")
+    ]
     first, second = (fit(job, task.folds[0].train, rate=1e-3).network.state_dict()["head.1.weight"] for job in jobs)
     assert not torch.equal(first, second) and torch.allclose(first, second, atol=0.02)
 
@@ -248,6 +256,10 @@ def test_words_say_everything_that_decides_a_number() -> None:
         "finetune": {"layer_decay": 0.7, "drop_path": 0.0}, "lora": {"lora_rank": 2, "lora_alpha": 3.0}, "seg-linear": {"class_weights": "balanced"},
         "seg-upernet": {"decoder_width": 8}, "seg-dpt": {"decoder_width": 8}, "seg-finetune": {"finetuned_decoder": "dpt", "layer_decay": 0.7},
     }  # fmt: skip
+
+    def describe(protocol: str, tuning: Tuning) -> str:
+        return TUNED[protocol].describe(kind="classification", amount=Amount(), has_validation=False, tuning=tuning)
+
     for protocol in TUNED:
         plain = describe(protocol, Tuning())
         for field, changed in {**changes, **own[protocol]}.items():

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eo_ssl.evaluation.candidates import Candidate, candidates
-from eo_ssl.evaluation.extraction import about
-from eo_ssl.evaluation.neighbours import warned
-from eo_ssl.evaluation.results import judge
-from eo_ssl.evaluation.settings import Computing, Settings
+from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
+from eo_ssl.evaluation.features import Computing
+from eo_ssl.evaluation.predictions import Settings
+from eo_ssl.evaluation.result_rows import judge
+from eo_ssl.evaluation.seeds import load_candidates
+from eo_ssl.evaluation.spatial_leakage import note_spatial_leakage
 from eo_ssl.evaluation.splits import Fold
-from eo_ssl.evaluation.studies import Grid, study_of
+from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.reporting.leaderboard import format_csv, format_markdown, render_leaderboard, render_leaderboard_page
 from eo_ssl.reporting.study_figures import draw_studies
 from planted import contract, planted, vit
@@ -35,13 +36,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     rng = np.random.default_rng(3)
     task = planted(rng, 80)
     place = np.stack([np.arange(80) % 40, np.arange(80) // 40], axis=1) * 0.01
-    task = warned(replace(task, places=np.concatenate([place, place + 0.01], axis=1)))
+    task = note_spatial_leakage(replace(task, places=np.concatenate([place, place + 0.01], axis=1)))
     ours = vit()
-    one = Candidate("ours", ours, ours.architecture, 0)
-    compared = study_of((one,), task, "grid", grid=Grid.of([16, 24], ["contract", "zscore"], None), seed=0)
+    one = TrainedCandidate("ours", ours)
+    compared = expand_study((one,), task, "grid", grid=VariantGrid.of([16, 24], ["contract", "zscore"], None), seed=0)
     settings = Settings.of(["knn5", "linear"], shots=[10, 2, 0], draws=2, seed=0)
     folder = tmp_path_factory.mktemp("leaderboard")
-    return judge(task, (*compared, *candidates(["imagestats", "rcf"])), settings, folder, computing=Computing())
+    return judge(task, (*compared, *load_candidates(["imagestats", "rcf"])), settings, folder, computing=Computing())
 
 
 def tables(text: str) -> list[list[list[str]]]:
@@ -154,10 +155,10 @@ def test_figures_lie_beside_and_inside(found: Found, tmp_path: Path) -> None:
 
 
 def test_both_studies_of_an_encoder_share_a_folder(rng: np.random.Generator, tmp_path: Path) -> None:
-    task, free = planted(rng, 40), candidates(["imagestats"])
+    task, free = planted(rng, 40), load_candidates(["imagestats"])
     settings = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
     for study in ("grid", "robustness"):
-        compared = study_of(free, task, study, grid=Grid.of([24], ["contract"], None), seed=0)  # type: ignore[arg-type]
+        compared = expand_study(free, task, study, grid=VariantGrid.of([24], ["contract"], None), seed=0)  # type: ignore[arg-type]
         rows, comparisons = judge(task, compared, settings, tmp_path, computing=Computing(cache=tmp_path / "f"))
     made = render_leaderboard(rows, comparisons)
     assert {name for name in made if name.endswith(".svg")} == {"grid.svg", "robustness.svg"}
@@ -176,7 +177,7 @@ def test_the_side_that_an_encoder_is_given(rng: np.random.Generator) -> None:
         blocks=whole,
         folds=(Fold(whole[:40], whole[40:], whole[:0]),),
     )
-    resized = Candidate("ours", ours, ours.architecture, 0)
+    resized = TrainedCandidate("ours", ours)
     native = replace(resized, trained=ours.with_preprocessing(contract(resize="native")))
-    sides = [about(one, task).input_px for one in (resized, native) for task in (small, wide, mixed)]
+    sides = [one.describe(task).input_px for one in (resized, native) for task in (small, wide, mixed)]
     assert sides == [16, 16, 16, 16, 24, None]

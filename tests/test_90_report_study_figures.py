@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from eo_ssl.evaluation.treatments import NORMALISATIONS, RESIZERS
+from eo_ssl.evaluation.preprocessing_variants import NORMALISATIONS, RESIZERS
 from eo_ssl.reporting.study_figures import draw_grid, draw_robustness, draw_studies
 
 Planted = tuple[list[dict[str, Any]], list[dict[str, Any]]]

@@ -6,7 +6,7 @@ import torch
 
 from eo_ssl.models import View
 from eo_ssl.objectives import Batch, Objective, Step
-from eo_ssl.pretraining.monitors import feature_std
+from eo_ssl.pretraining.monitors import measure_feature_std
 
 BANDS = ("B02", "B03", "B04", "B08", "B11")
 
@@ -57,7 +57,7 @@ def train_briefly(
         losses.append(float(loss.detach()))
     with torch.no_grad():
         features = objective.eval().embed(make_batch(image).views["tile"][0])
-    return sum(losses[:3]) / 3, sum(losses[-3:]) / 3, feature_std(features.numpy())
+    return sum(losses[:3]) / 3, sum(losses[-3:]) / 3, measure_feature_std(features.numpy())
 
 
 def holes(shape: torch.Size, *, patch: int, seed: int = 0) -> torch.Tensor:

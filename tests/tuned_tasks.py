@@ -12,7 +12,7 @@ import torch
 from eo_ssl.encoder import EncoderBase, TrainedEncoder
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.models import Vit, seeded_init
+from eo_ssl.models import Vit, seed_weights
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
 
@@ -61,7 +61,7 @@ class TinyCnn(EncoderBase):
 
     def __init__(self, preprocessing: Preprocessing, *, seed: int = 0) -> None:
         super().__init__("tiny_cnn", preprocessing, {})
-        with seeded_init(seed):
+        with seed_weights(seed):
             self.model = timm.create_model("test_resnet", in_chans=len(preprocessing.bands), num_classes=0)
         self.eval()
 

@@ -17,7 +17,7 @@ from eo_ssl.curation import Context, Hierarchical, Selector, curate, resolve_kee
 from eo_ssl.embedding import choose_stream, prepare_encoder
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
-from eo_ssl.evaluation.features import CorpusSource, corpus_source, extract
+from eo_ssl.evaluation import CorpusSource, extract_features, open_corpus_source
 from eo_ssl.manifest import open_product
 
 
@@ -81,7 +81,7 @@ def main(
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
-        embeddings = _embed(model, corpus_source(opened, name, rows=rows), batch_size, console)
+        embeddings = _embed(model, open_corpus_source(opened, name, rows=rows), batch_size, console)
         with console.status(f"choosing from {len(rows)} tiles"):
             selection = curate(embeddings, keep, np.random.default_rng(seed), method=method, context=context)
         report = selection.report
@@ -114,4 +114,4 @@ def _rows(
 def _embed(model: Encoder, source: CorpusSource, batch_size: int, console: Console) -> npt.NDArray[np.float32]:
     with Progress(console=console, transient=True, disable=bool(os.environ.get("EO_SSL_QUIET"))) as bars:
         task = bars.add_task(f"embedding {len(source)} tiles with {model.name}", total=len(source))
-        return extract(model, source, batch_size=batch_size, progress=lambda done: bars.advance(task, done)).x
+        return extract_features(model, source, batch_size=batch_size, progress=lambda done: bars.advance(task, done)).x

@@ -89,9 +89,9 @@ def _examined(path: str, card: str, root: Path) -> list[diagnosis.Examination]:
 
 def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> list[diagnosis.Examination]:
     """Compare the cards of a benchmark with training images of its files."""
-    from eo_ssl.evaluation.benchmarks import benchmark_task  # torch and TorchGeo take seconds to import
+    from eo_ssl.evaluation import load_benchmark  # torch and TorchGeo take seconds to import
 
-    task = benchmark_task(benchmark, root, variant=variant, card=load_card(card) if card else None)
+    task = load_benchmark(benchmark, root, variant=variant, card=load_card(card) if card else None)
     sources: tuple[Any, ...] = (*task.sources, *task.partners)  # each with its card, which is not of the protocol
     checked: dict[str, Any] = {"positions": task.folds[0].train, "generated": diagnosis.is_generated(root)}
     return [

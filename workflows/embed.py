@@ -14,6 +14,7 @@ from eo_ssl.cards import Card, load_card
 from eo_ssl.corpus import Corpus, discard_leftovers, select_rows
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
+from eo_ssl.evaluation import choose_device
 from eo_ssl.fingerprints import file_sha256, fingerprint
 from eo_ssl.manifest import measure_peak_mb, open_product
 from eo_ssl.scene import Product, is_link
@@ -62,7 +63,7 @@ def main(
         seed: of random weights.
         overwrite: replace embeddings made with another configuration.
     """
-    runs_on = embedding.choose_device(device)
+    runs_on = choose_device(device)
     if card is not None:
         _refuse("scenes", split=split, where=where, snapshot=snapshot)
         settings = embedding.SceneSettings(

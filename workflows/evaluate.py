@@ -1,4 +1,4 @@
-"""``eo-ssl evaluate``: encoders, baselines and controls on one task, each number with its interval, each pair with a verdict."""
+"""``eo-ssl evaluate``: encoders, baselines and controls on one task, with intervals and paired comparisons."""
 
 from __future__ import annotations
 
@@ -7,33 +7,43 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.evaluation.admission import admitted
-from eo_ssl.evaluation.benchmarks import BENCHMARKS
-from eo_ssl.evaluation.candidates import Candidate, candidates
-from eo_ssl.evaluation.catalogue import Choice, Name, named_task
-from eo_ssl.evaluation.extraction import images
-from eo_ssl.evaluation.folders import Folder
-from eo_ssl.evaluation.methods import DEFAULT, trains
-from eo_ssl.evaluation.mstar import SHOTS
-from eo_ssl.evaluation.neighbours import warned
-from eo_ssl.evaluation.results import SUPERSEDED, judge
-from eo_ssl.evaluation.settings import Computing, Settings
-from eo_ssl.evaluation.studies import Grid, Study, study_of
-from eo_ssl.evaluation.tasks import HeldOut, Task
-from eo_ssl.evaluation.tuning import Tuning
-from eo_ssl.evaluation.workload import training_ahead
+from eo_ssl.evaluation import (
+    BENCHMARKS,
+    DEFAULT,
+    PROTOCOLS,
+    SHOTS,
+    SUPERSEDED,
+    Candidate,
+    Computing,
+    HeldOut,
+    ResultsFolder,
+    Settings,
+    Study,
+    Task,
+    TaskName,
+    TaskOptions,
+    Tuning,
+    VariantGrid,
+    check_compatibility,
+    choose_device,
+    estimate_training_cost,
+    expand_study,
+    judge,
+    load_candidates,
+    note_spatial_leakage,
+    open_task,
+)
 from eo_ssl.manifest import Clock
 from eo_ssl.reporting import print_results, render_leaderboard
 
 
 def main(
     encoders: list[str],
-    task: Name,
+    task: TaskName,
     data: Path,
     out: Path,
     name: str | None = None,
@@ -62,25 +72,31 @@ def main(
     """Judge encoders on a task with kNN and linear probes, with intervals and paired comparisons.
 
     Args:
-        encoders: folders of trained encoders, weights of others (torchgeo:ENUM.MEMBER, timm:NAME?contract=..., remoteclip:FILE), and names of
-            weight-free ones (imagestats, rcf, rcf_zca, random_init, random_resnet50; rcf@3 for seed 3); NAME=FOLDER,FOLDER,FOLDER for
-            one recipe pretrained with several seeds, which are resampled too; two joined by + for a task of two sensors.
-        task: corpus (labels in a corpus, places held out), mstar_soc (few shots, with controls), or a published benchmark in its own layout.
+        encoders: folders of trained encoders, weights of others (torchgeo:ENUM.MEMBER, timm:NAME?contract=...,
+            remoteclip:FILE), and names of weight-free ones (imagestats, rcf, rcf_zca, random_init, random_resnet50;
+            rcf@3 for seed 3); NAME=FOLDER,FOLDER,FOLDER for one recipe pretrained with several seeds, which are
+            resampled too; two joined by + for a task of two sensors.
+        task: corpus (labels in a corpus, places held out), mstar_soc (few shots, with controls), or a published
+            benchmark in its own layout.
         data: the corpus, or the root folder of the benchmark.
         out: folder that receives the results; one that has results of the same task and seed is added to.
         name: of the task in the results; default: that of the data folder or the task.
         streams: streams of the corpus to use; default: its only one (mstar_soc: its only one but the 128-px crops).
         clutter: mstar_soc: corpus with 128-px crops of the same chips for the clutter control; default: data.
-        sensor: corpus: name the bands of all streams as those of this sensor by their common names, to judge an encoder on another sensor.
+        sensor: corpus: name the bands of all streams as those of this sensor by their common names, to judge an encoder
+            on another sensor.
         classes: corpus: label names to tell apart; default: all.
-        held_out: corpus: test only tiles outside the corpus's training split, or, for a corpus nothing was trained on, all.
+        held_out: corpus: test only tiles outside the corpus's training split, or, for a corpus nothing was trained on,
+            all.
         variant: benchmark: bands, sensor or split, such as rgb or spatial of eurosat; default: the first.
         card: benchmark: card that says what the bands of the files are; default: the shipped one.
-        protocols: knn5, knn5-standardised, knn20-cosine, linear, linear-sgd on frozen features, finetune, lora; of masks seg-linear, seg-upernet,
-            seg-dpt, seg-finetune; default: knn5, knn5-standardised and linear, or seg-linear.
+        protocols: knn5, knn5-standardised, knn20-cosine, linear, linear-sgd on frozen features, finetune, lora; of
+            masks seg-linear, seg-upernet, seg-dpt, seg-finetune; default: knn5, knn5-standardised and linear, or
+            seg-linear.
         shots: training samples per class, 0 for all; default: mstar_soc 1 5 10 20, else all.
         fractions: shares of the training samples, such as 0.01 0.1, beside or instead of shots.
-        study: compare encoders; grid: each encoder under its contract against other sizes and normalisations; robustness: on perturbed test images.
+        study: compare encoders; grid: each encoder under its contract against other sizes and normalisations;
+            robustness: on perturbed test images.
         sizes: grid: sides in pixels that images are brought to beside the contract's.
         normalisations: grid: out of contract, zscore, divide, minmax, percentile, imagenet; default: all.
         resizers: grid: out of contract, torchvision, torchvision-no-antialias, kornia; default: contract.
@@ -93,11 +109,11 @@ def main(
         overwrite: remove results of another task, seed, number of draws or tuning.
     """
     started = Clock()
-    plain = candidates(encoders, seed=seed)
-    choice = Choice(name, streams, clutter, sensor, classes, held_out, variant, card)
-    chosen = warned(named_task(task, data, choice))
-    grid = Grid.of(sizes, normalisations, resizers)
-    compared = study_of(plain, chosen, study, grid=grid, seed=seed)
+    plain = load_candidates(encoders, seed=seed)
+    options = TaskOptions(name, streams, clutter, sensor, classes, held_out, variant, card)
+    chosen = note_spatial_leakage(open_task(task, data, options))
+    grid = VariantGrid.of(sizes, normalisations, resizers)
+    compared = expand_study(plain, chosen, study, grid=grid, seed=seed)
     default = () if fractions else SHOTS if task == "mstar_soc" else (0,)
     settings = Settings.of(
         protocols or DEFAULT[chosen.kind],
@@ -108,38 +124,34 @@ def main(
         draws=draws,
         seed=seed,
     )
-    chosen = admitted(chosen, compared, settings)
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    inputs = {name: weights for one in plain for name, weights in one.weights.items()}
+    chosen = check_compatibility(chosen, compared, settings)
+    inputs = {name: weights for candidate in plain for name, weights in candidate.weights.items()}
     if task not in BENCHMARKS:
         inputs["corpus"] = Corpus.open(data).manifest().fingerprint
-    folder = Folder.begin(out, chosen, settings, inputs=inputs, overwrite=overwrite)
+    where = choose_device(device)
+    folder = ResultsFolder.open(out, chosen, settings, inputs=inputs, overwrite=overwrite, started=started)
     kept = cache or (out / "features" if study != "compare" else None)  # equal inputs of a grid are encoded once
-    _run(chosen, compared, settings, folder, Computing(batch_size, kept, where), started)
+    _run(chosen, compared, settings, folder, Computing(batch_size, kept, where))
 
 
 def _run(
-    task: Task,
-    compared: Sequence[Candidate],
-    settings: Settings,
-    folder: Folder,
-    computing: Computing,
-    started: Clock,
+    task: Task, compared: Sequence[Candidate], settings: Settings, folder: ResultsFolder, computing: Computing
 ) -> None:
     """Judge, print and finish ``folder``; a finished one is printed again and left alone."""
-    console, aside = Console(), Console(stderr=True)
-    ahead, frozen = training_ahead(task, compared, settings), not all(map(trains, settings.protocols))
+    console, aside, started = Console(), Console(stderr=True), folder.product.started
+    ahead = estimate_training_cost(task, compared, settings)
     if ahead.steps:
-        aside.print(f"to train, at most: {ahead.words}", soft_wrap=True)
+        aside.print(f"to train, at most: {ahead.label}", soft_wrap=True)
     with Progress(console=aside, transient=True) as progress:
-        total = ahead.images + (sum(images(one, task) for one in compared) if frozen else 0)
+        frozen = not all(PROTOCOLS[name].trains for name in settings.protocols)
+        total = ahead.images + (sum(candidate.count_images(task) for candidate in compared) if frozen else 0)
         bar = progress.add_task("training" if ahead.steps else "features", total=total)
         counted = dataclasses.replace(computing, progress=lambda count: progress.advance(bar, count))
         rows, comparisons = judge(task, compared, settings, folder.path, computing=counted)
     print_results(console, task, rows, comparisons)
     if (folder.path / SUPERSEDED).is_dir():
         console.print(f"note: {folder.path / SUPERSEDED} holds results of weights that were replaced", soft_wrap=True)
-    if not folder.finish(task, rows, comparisons, render=render_leaderboard, started=started):
+    if not folder.finish(task, rows, comparisons, render=render_leaderboard):
         console.print(f"nothing to do: {folder.path} holds these results already")
         return
     console.print(f"{len(rows)} results in {started.wall_s:.0f} s: {folder.path}")

@@ -134,14 +134,13 @@ def _train(
     data: TrainingData, config: PretrainConfig, out: Path, *, ahead: bool, running: dict[str, Any], overwrite: bool
 ) -> None:
     """Check everything, then train, save and sign the encoder."""
-    console, contracts = Console(), data.items.contracts
-    processes: Processes = running["processes"]
+    console, contracts, processes = Console(), data.items.contracts, running["processes"]
     maker = ViewMaker(config.views, contracts, dates=data.items.dates)
     module = Pretraining(
         config.build_objective(contracts), lr=config.lr, steps=config.steps, optimizer=config.optimizer
     )
-    share = processes.share(config.batch_size)
-    sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=processes.world)
+    share, world = processes.share(config.batch_size), processes.world
+    sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=world)
     loader = ItemLoader(data.items, sampler, steps=config.steps, accumulate=processes.accumulate, ahead=ahead)
     with open_product(
         out, stage="pretrain", config=config.resolved(data), inputs=data.inputs, overwrite=overwrite

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from eo_ssl.embedding.covariance import Covariance
 from eo_ssl.embedding.inputs import (
-    choose_device,
     choose_stream,
     find_scenes,
     name_maps,
@@ -30,7 +29,6 @@ __all__ = [
     "TileSettings",
     "check_scene",
     "check_tiles",
-    "choose_device",
     "choose_stream",
     "embed_scene",
     "embed_tiles",

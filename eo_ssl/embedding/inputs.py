@@ -126,21 +126,6 @@ def choose_stream(corpus: Corpus, name: str | None) -> str:
     return chosen
 
 
-def choose_device(device: str) -> str:
-    """Return the torch device for auto, cpu or cuda.
-
-    Raises:
-        UserError: cuda where torch finds no GPU.
-    """
-    expect(
-        device != "cuda" or torch.cuda.is_available(),
-        expected="a GPU for --device cuda",
-        got="none that torch can use",
-        remedy="leave --device out",
-    )
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-
-
 def find_scenes(place: str, card: Card) -> tuple[Product, ...]:
     """Return the scenes that ``card`` finds at ``place``, in the order of their ids.
 

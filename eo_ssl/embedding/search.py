@@ -17,7 +17,7 @@ from eo_ssl.embedding.table import Matrix, Rows, extract_vectors, read_provenanc
 from eo_ssl.embedding.tiles import EMBEDDINGS
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError, expect
-from eo_ssl.evaluation.knn import neighbours
+from eo_ssl.evaluation import knn
 from eo_ssl.manifest import Manifest, require
 
 Distance = Literal["cosine", "l2"]
@@ -185,7 +185,7 @@ def find_nearest(
 def _search_part(x: Matrix, query: Matrix, *, k: int, distance: Distance) -> tuple[Rows, np.ndarray[Any, Any]]:
     """Rows of ``x`` [n, D] nearest to ``query`` and their distances, float64."""
     if distance == "l2":
-        rows = neighbours(x, query[None], k=min(k, len(x)))[0]
+        rows = knn.find_neighbours(x, query[None], k=min(k, len(x)))[0]
         return rows, np.linalg.norm(x[rows].astype(np.float64) - query, axis=1)
     lengths = np.linalg.norm(x.astype(np.float64), axis=1)
     wide = query.astype(np.float64)
@@ -195,7 +195,7 @@ def _search_part(x: Matrix, query: Matrix, *, k: int, distance: Distance) -> tup
         return np.arange(min(k, len(x)), dtype=np.int64), np.ones(min(k, len(x)))
     unit = (x[some] / lengths[some, None]).astype(np.float32)
     aim = (wide / length).astype(np.float32)
-    rows = neighbours(unit, aim[None], k=min(k, len(unit)))[0]
+    rows = knn.find_neighbours(unit, aim[None], k=min(k, len(unit)))[0]
     # Half the squared distance on the unit sphere is 1 - cosine, without the cancellation: copies are at exactly 0.
     distances = 0.5 * np.square(unit[rows].astype(np.float64) - aim).sum(axis=1)
     return np.concatenate([some[rows], none[:k]]), np.concatenate([distances, np.ones(len(none[:k]))])

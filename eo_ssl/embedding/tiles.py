@@ -24,7 +24,7 @@ from eo_ssl.corpus import Corpus
 from eo_ssl.embedding.table import Rows, Stored, build_schema, build_table, open_writer
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError, expect
-from eo_ssl.evaluation.features import CorpusSource, Part, corpus_source, extract
+from eo_ssl.evaluation import CorpusSource, SourceSubset, extract_features, open_corpus_source
 from eo_ssl.fingerprints import file_sha256
 
 EMBEDDINGS = "embeddings.parquet"
@@ -74,8 +74,8 @@ def check_tiles(encoder: Encoder, corpus: Corpus, stream: str, *, row: int, sett
         fitting = [name for name, known in corpus.streams.items() if known.sensor == wanted]
         remedy = f"name {' or '.join(fitting)} with --stream" if fitting else "embed a corpus of that sensor"
         raise UserError(f"expected a stream of {wanted} for {encoder.name}, got {stream} of {given}; {remedy}")
-    tile = Part(corpus_source(corpus, stream), np.array([row]))
-    extract(encoder, tile, batch_size=1, device=settings.device)
+    tile = SourceSubset(open_corpus_source(corpus, stream), np.array([row]))
+    extract_features(encoder, tile, batch_size=1, device=settings.device)
 
 
 def describe(encoder: Encoder, corpus: Corpus, stream: str) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def embed_tiles(
     """
     final = out / EMBEDDINGS
     if not final.is_file():
-        source = corpus_source(corpus, stream)
+        source = open_corpus_source(corpus, stream)
         form = build_schema(encoder.dim, stored=settings.stored, about=describe(encoder, corpus, stream))
         starts = range(0, len(rows), settings.step)
         paths = [out / _PARTS / f"{number:06d}.parquet" for number in range(len(starts))]
@@ -161,7 +161,7 @@ def _write_part(
     settings: TileSettings,
 ) -> None:
     corpus, stream, source = where
-    x = extract(encoder, Part(source, rows), batch_size=settings.batch_size, device=settings.device).x
+    x = extract_features(encoder, SourceSubset(source, rows), batch_size=settings.batch_size, device=settings.device).x
     made = build_table(corpus, stream, rows, x, form=form)
     with write_beside(path) as temporary:
         with open_writer(temporary, form) as file:

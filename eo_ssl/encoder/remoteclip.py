@@ -19,7 +19,7 @@ from eo_ssl.encoder.rgb_contract import make_rgb_contract
 from eo_ssl.encoder.specs import ExternalSpec
 from eo_ssl.encoder.torchgeo_weights import read_tensors
 from eo_ssl.errors import UserError
-from eo_ssl.models import seeded_init
+from eo_ssl.models import seed_weights
 from eo_ssl.preprocessing import Preprocessing
 
 TOWERS = {
@@ -68,7 +68,7 @@ def load_remoteclip(
             " three"
         )
     architecture, dim = TOWERS[tower]
-    with seeded_init(seed):
+    with seed_weights(seed):
         model: Any = timm.create_model(architecture, pretrained=False, num_classes=dim)
     origin: dict[str, Any] = {"source": f"RemoteCLIP {tower}", "publication": "https://arxiv.org/abs/2306.11029"}
     if state is None:

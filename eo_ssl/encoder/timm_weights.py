@@ -12,7 +12,7 @@ from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.rgb_contract import make_rgb_contract
 from eo_ssl.encoder.specs import ExternalSpec
 from eo_ssl.errors import UserError, nearest
-from eo_ssl.models import seeded_init
+from eo_ssl.models import seed_weights
 from eo_ssl.preprocessing import Interpolation, Preprocessing
 
 _KERNELS: dict[str, Interpolation] = {"bilinear": "bilinear", "bicubic": "bicubic"}
@@ -45,7 +45,7 @@ def load_timm(spec: ExternalSpec, *, preprocessing: Preprocessing | None = None,
     contract = _contract(spec, preprocessing)
     origin: dict[str, Any] = {"source": spec.text, "contract": spec.options.get("contract", "given by the caller")}
     if spec.random:
-        with seeded_init(seed):
+        with seed_weights(seed):
             model = timm.create_model(spec.name, pretrained=False, in_chans=len(contract.bands), num_classes=0)
         origin |= {"weights": "random", "seed": seed}
     else:

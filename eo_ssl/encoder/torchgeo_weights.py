@@ -17,7 +17,7 @@ from eo_ssl.encoder.contracts import PublishedContract, derive_contract
 from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.specs import ExternalSpec
 from eo_ssl.errors import UserError, nearest
-from eo_ssl.models import seeded_init
+from eo_ssl.models import seed_weights
 from eo_ssl.preprocessing import Preprocessing, parse_conversion
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _network(weights: WeightsEnum, *, seed: int) -> tuple[nn.Module, str]:
     _check_supported(weights)
     enum, meta = type(weights).__name__, weights.meta
     channels = meta["in_chans"]
-    with seeded_init(seed):
+    with seed_weights(seed):
         if enum in _TIMM:
             name, options = _TIMM[enum], {"img_size": meta["img_size"]} if "img_size" in meta else {}
             return timm.create_model(name, pretrained=False, in_chans=channels, num_classes=0, **options), name

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from eo_ssl.encoder.protocol import EncoderBase
 from eo_ssl.errors import UserError
-from eo_ssl.models import seeded_init
+from eo_ssl.models import seed_weights
 from eo_ssl.preprocessing import Preprocessing
 
 _RCF_BATCH = 16  # images convolved at once: 256 maps of 64 x 64 float32 are 4 MB per image
@@ -154,7 +154,7 @@ class RandomResNet(EncoderBase):
     def __init__(self, preprocessing: Preprocessing, *, seed: int = 0) -> None:
         super().__init__("random_resnet50", preprocessing, {"weights": "random", "seed": seed})
         self.model: Any
-        with seeded_init(seed):
+        with seed_weights(seed):
             self.model = timm.create_model(
                 "resnet50", pretrained=False, in_chans=len(preprocessing.bands), num_classes=0
             )

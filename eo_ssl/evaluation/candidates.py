@@ -1,127 +1,122 @@
-"""Candidates: the encoders that are compared on a task, trained ones as they are, weight-free ones normalised by training images."""
+"""Candidates: the encoders that are compared on a task, each with its features, its identity and its note.
+
+A trained encoder is used as it is, one without weights is normalised by the training images of each fold. A pair for
+two sensors, runs that differ in their seed, another preprocessing and perturbed test images are candidates around
+candidates (`seeds`, `input_variants`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import zip_longest
-from pathlib import Path
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
+from torch import nn
 
-from eo_ssl.encoder import (
-    ENCODER_FILE,
-    FITTED,
-    WEIGHT_FREE,
-    Encoder,
-    TrainedEncoder,
-    is_spec,
-    load_encoder,
-    strip_task_contract,
-)
-from eo_ssl.errors import UserError
-from eo_ssl.evaluation.perturbations import Perturbation
-from eo_ssl.evaluation.recipes import check_alike, check_seeds, parse_entry, pretraining_seed
+from eo_ssl.encoder import Encoder
+from eo_ssl.errors import expect
+from eo_ssl.evaluation.features import ON_CPU, Computing
+from eo_ssl.evaluation.sources import Matrix, Rows, SourceSubset
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.trainstats import contract_order, train_stats
-from eo_ssl.evaluation.treatments import Treatment
-from eo_ssl.models import BackboneConfig
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.sensors import Quantity
+from eo_ssl.evaluation.training_statistics import check_scale
+from eo_ssl.manifest import fingerprint
 
-BASELINES = (*WEIGHT_FREE, *FITTED)
-"""Encoders that nobody trained, by name."""
-_FITTING = 1024  # training images that the patches of a fitted encoder are cut out of
+Wrap = Callable[["SingleCandidate"], "SingleCandidate"]
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One encoder to compare, or one recipe of which several runs differ in their seed."""
+class Description:
+    """Fingerprint, quantity, bands, pooling and notes of a candidate on a task."""
+
+    fingerprint: str
+    "of the encoder (all its folds, all its runs)"
+    quantity: str
+    bands: tuple[str, ...]
+    pooling: str
+    "how a feature vector is made; empty where there is one way only"
+    notes: tuple[str, ...]
+    input_px: int | None = None
+    "side of what the encoder is given, pixels; None where images of the task, or of its sensors, differ in it"
+
+    def relabel(self, note: str, identity: Sequence[str]) -> Description:
+        """Return the same of other images, or of more runs: with their own fingerprint and first note."""
+        return replace(self, fingerprint=fingerprint(list(identity)), notes=(note, *self.notes[1:]))
+
+
+@dataclass(frozen=True)
+class Candidate(ABC):
+    """An encoder, a pair of encoders, several seeds or a control: one name in the results."""
 
     name: str
     "unique among the candidates"
-    trained: Encoder | None
-    "None for a weight-free encoder, which is made for each fold"
-    architecture: BackboneConfig | None
-    "of random_init"
-    seed: int
-    "of random weights"
-    source: str = ""
-    "what it is made of: a path, a spec, or the name of a weight-free one"
-    second: Candidate | None = None
-    "encoder of the second sensor, for a task with partners; a weight-free one serves both"
-    treatment: Treatment | None = None
-    "departure from the contract; None for none"
-    perturbation: Perturbation | None = None
-    "what is done to the test images; None for nothing"
-    reference: str = ""
-    "name of the same encoder under its contract on untouched images, with which alone a departure is compared"
-    repeats: tuple[Candidate, ...] = ()
-    "all runs of the recipe, by seed, the first of which stands here; none where there is one only"
+    baseline: str = field(default="", kw_only=True)
+    """name of the same candidate on unchanged input, with which alone a variant is compared; empty for one that is
+    no variant"""
+
+    @property
+    @abstractmethod
+    def note(self) -> str:
+        """What must be said beside a number of this candidate."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[SingleCandidate, ...]:
+        """The encoder, or one for each of two sensors; those of the first run where there are several."""
 
     @property
     def runs(self) -> tuple[Candidate, ...]:
-        """Every run by itself, used as this candidate is."""
-        used = [replace(one, treatment=self.treatment, perturbation=self.perturbation) for one in self.repeats]
-        return tuple(used) or (self,)
-
-    def encoder(self, task: Task, fold: Fold) -> Encoder:
-        """Return the encoder to use in ``fold``: a weight-free one is normalised by the fold's training images alone."""
-        found = self._plain(task, fold)
-        if self.treatment is None:
-            return found
-        contract = found.preprocessing
-        percentiles = self.treatment.normalisation == "percentile"
-        stats = train_stats(task, fold.train, contract.bands, convert=contract.convert, percentiles=percentiles)
-        treated = self.treatment.of(contract, stats)
-        if treated.resize == "to_size" and treated.size_px != contract.size_px:
-            found = found.at_size(treated.size_px)
-        return found.with_preprocessing(treated)
-
-    def _plain(self, task: Task, fold: Fold) -> Encoder:
-        """Under its own contract."""
-        if self.trained is not None:
-            return self.trained
-        contract = train_contract(task, fold)
-        fits = self.architecture is not None and (len(self.architecture.bands), self.architecture.size_px) == (
-            len(contract.bands),
-            contract.size_px,
-        )
-        foreign = strip_task_contract(self.source)
-        if foreign is not None:
-            return load_encoder(foreign, preprocessing=contract, seed=self.seed)
-        return load_encoder(
-            self.source,
-            preprocessing=contract,
-            architecture=self.architecture if fits and self.source == "random_init" else None,
-            seed=self.seed,
-            images=_some(task, fold, contract, seed=self.seed) if self.source in FITTED else None,
-        )
+        """Every training of the recipe by itself."""
+        return (self,)
 
     @property
-    def departure(self) -> dict[str, Any] | None:
-        """What differs from the contract and from untouched images, as plain values."""
-        if self.perturbation is not None:
-            return {"perturbation": self.perturbation.name, "about": self.perturbation.about}
-        return None if self.treatment is None else asdict(self.treatment)
+    def input_variant(self) -> dict[str, Any] | None:
+        """What differs from the contract and from untouched images, as plain values; None for nothing."""
+        return None
+
+    @abstractmethod
+    def describe(self, task: Task) -> Description:
+        """Return what stands beside a number on ``task``, without features.
+
+        Raises:
+            UserError: more encoders than the task has sensors, or fewer, or images that an encoder refuses.
+        """
+
+    @abstractmethod
+    def features(self, task: Task, computing: Computing = ON_CPU) -> tuple[Matrix, ...]:
+        """Return the features of the images of ``task`` for each fold, [n, D] float32; NaN where it has no use."""
+
+    @abstractmethod
+    def count_images(self, task: Task) -> int:
+        """Return the number of images that `features` reports as finished, over all runs."""
+
+    @abstractmethod
+    def vary(self, label: str, wrap: Wrap) -> Candidate:
+        """Return this candidate with each single encoder wrapped, named after the ``label`` of what is changed."""
+
+    def identity(self, task: Task) -> str:
+        """Return a fingerprint of the weights on ``task``, whatever is done to the input.
+
+        A name is no such thing: another file may come to lie at its path.
+        """
+        keys = [part.weights_key for part in self.parts]
+        return self._describe_plain(task).fingerprint if None in keys else fingerprint(keys)
+
+    def _describe_plain(self, task: Task) -> Description:
+        """What stands beside a number of unchanged input."""
+        return self.describe(task)
 
     @property
-    def of_each_fold(self) -> bool:
-        """Whether the training images of a fold decide the features, so that each fold needs a pass of its own."""
-        by_contract = self.treatment is None or self.treatment.normalisation in ("contract", "divide")
-        return self.trained is None or not by_contract
+    def seed(self) -> int:
+        """Of the weights."""
+        return self.parts[0].seed
 
     @property
     def pretrained(self) -> bool:
         """Whether somebody trained the weights."""
-        if self.trained is None:
-            return strip_task_contract(self.source) is not None and "@random" not in self.source
-        return self.trained.provenance.get("weights") != "random"
+        return self.parts[0].pretrained
 
     @property
     def pretraining_seeds(self) -> int:
@@ -129,177 +124,193 @@ class Candidate:
         return len(self.runs) if self.pretrained else 0
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        """Of the weights of each run, where there are several."""
-        return tuple(one.of_seed for one in self.repeats)
-
-    @property
-    def of_seed(self) -> int:
-        """Seed of the weights."""
-        return self.seed if self.trained is None else pretraining_seed(self.name, self.trained)
+    def origins(self) -> list[str]:
+        """What all runs are made of: paths, specs and names."""
+        return [part.plain.origin for run in self.runs for part in run.parts]
 
     @property
     def weights(self) -> dict[str, str]:
         """Fingerprints of the trained weights by what they are called in a manifest."""
         named = {}
         for run in self.runs:
-            name = f"{self.name}, {run.name}" if self.repeats else self.name
-            for place, one in ((name, run), (f"{name}, second sensor", run.second)):
-                if one is not None and one.trained is not None:
-                    named[place] = one.trained.fingerprint
+            name = f"{self.name}, {run.name}" if len(self.runs) > 1 else self.name
+            for place, part in zip((name, f"{name}, second sensor"), run.parts, strict=False):
+                if isinstance(part.weights_key, str):
+                    named[place] = part.weights_key
         return named
+
+    def encoder(self, task: Task, fold: Fold) -> Encoder:
+        """Return the (first) encoder to use in ``fold``."""
+        return self.parts[0].encoder(task, fold)
+
+    def has_network(self, task: Task) -> bool:
+        """Whether there is a network to train."""
+        return isinstance(getattr(self.encoder(task, task.folds[0]), "model", None), nn.Module)
+
+    def fingerprint_inputs(self, task: Task) -> str:
+        """Return a fingerprint of network and prepared images: equal ones are answered alike by a trained protocol."""
+        prints = []
+        for fold in task.folds if self.parts[0].per_fold else task.folds[:1]:
+            encoder = self.encoder(task, fold)
+            contracts = [encoder.preprocessing.effective(*source.shape[1:]) for source in task.sources]
+            prints.append([encoder.with_preprocessing(contract).fingerprint for contract in contracts])
+        return fingerprint(prints)
+
+
+@dataclass(frozen=True)
+class SingleCandidate(Candidate):
+    """One encoder, which looks at one sensor at a time."""
+
+    origin: str = field(default="", kw_only=True)
+    "what it is made of: a path, a spec, or the name of one without weights"
+
+    @property
+    def parts(self) -> tuple[SingleCandidate, ...]:
+        """Itself."""
+        return (self,)
+
+    @property
+    def plain(self) -> SingleCandidate:
+        """The encoder on unchanged input."""
+        return self
+
+    @property
+    @abstractmethod
+    def weights_key(self) -> Any | None:
+        """What tells its weights from others: a fingerprint of trained ones, None for those loaded for each task."""
+
+    @property
+    def made_for_task(self) -> bool:
+        """Whether its contract is made of the task's own training images."""
+        return False
+
+    @property
+    def per_fold(self) -> bool:
+        """Whether the training images of a fold decide the features, so that each fold needs a pass of its own."""
+        return self.made_for_task
+
+    @abstractmethod
+    def encoder(self, task: Task, fold: Fold) -> Encoder:
+        """Return the encoder to use in ``fold``; of the task it may know the fold's training images alone."""
+
+    def describe(self, task: Task) -> Description:
+        """Return what stands beside a number on ``task``."""
+        if task.partners:
+            return self._for_both(task).describe(task)
+        encoders = [self.encoder(task, fold) for fold in (task.folds if self.per_fold else task.folds[:1])]
+        contract, prints = encoders[0].preprocessing, [encoder.fingerprint for encoder in encoders]
+        if self.pretrained and self.input_variant is None:
+            check_scale(task, task.folds[0].train, contract)
+        notes, (low, high) = [self.note], contract.gsd_m
+        outside = sorted({source.gsd_m for source in task.sources if not low <= source.gsd_m <= high})
+        if outside:
+            sizes = ", ".join(f"{gsd:g}" for gsd in outside)
+            notes.append(f"pixel size {sizes} m lies outside the {low:g} ... {high:g} m of its training")
+        whole = prints[0] if len(prints) == 1 else fingerprint(prints)
+        pooling = str(getattr(encoders[0], "pooling", ""))
+        sides = {contract.effective(*source.shape[1:]).size_px for source in task.sources}
+        side = sides.pop() if len(sides) == 1 else None
+        return Description(whole, contract.quantity.value, contract.bands, pooling, tuple(notes), side)
+
+    def features(self, task: Task, computing: Computing = ON_CPU) -> tuple[Matrix, ...]:
+        """Return the features of the images: one pass, or one per fold where its training images decide them."""
+        if task.partners:
+            return self._for_both(task).features(task, computing)
+        self.describe(task)  # refuses what does not fit first
+        x = []
+        for fold, used in zip(task.folds, self._passes(task), strict=False):  # one pass may serve all folds
+            encoder = self.encoder(task, fold)
+            rows = np.full((len(task.labels), encoder.dim), np.nan, dtype=np.float32)  # NaN: nobody may ask for them
+            for source, (first, positions) in zip(task.sources, used, strict=True):
+                rows[first + positions] = computing.extract(encoder, SourceSubset(source, positions))
+            x.append(rows)
+        return tuple(x) if len(x) == len(task.folds) else (x[0],) * len(task.folds)
+
+    def count_images(self, task: Task) -> int:
+        """Return the number of images of all passes."""
+        if task.partners:
+            return self._for_both(task).count_images(task)
+        return sum(len(rows) for used in self._passes(task) for _, rows in used)
+
+    def vary(self, label: str, wrap: Wrap) -> Candidate:
+        """Return this encoder wrapped."""
+        return replace(wrap(self), name=f"{self.name} | {label}", baseline=self.name)
+
+    def _passes(self, task: Task) -> list[list[tuple[int, Rows]]]:
+        """For each pass and source: place of its first image in the task, and positions of the images that are used."""
+        of_folds = [np.concatenate([fold.train, fold.test, fold.validation]) for fold in task.folds]
+        return [task.by_source(rows) for rows in (of_folds if self.per_fold else [np.concatenate(of_folds)])]
+
+    def _for_both(self, task: Task) -> SensorPair:
+        """The same encoder for both sensors of ``task``, which only one that is made of its images can be."""
+        expect(
+            self.made_for_task,
+            expected=f"an encoder for each of the two sensors of {task.name}",
+            got=self.name,
+            remedy=f"join two by +, in the order {task.sources[0].sensor}+{task.partners[0].sensor}",
+        )
+        return SensorPair(self.name, self, self)
+
+
+@dataclass(frozen=True)
+class SensorPair(Candidate):
+    """Two encoders for the two sensors of a task: their features stand one after the other."""
+
+    first: SingleCandidate
+    second: SingleCandidate
+
+    @property
+    def parts(self) -> tuple[SingleCandidate, ...]:
+        """Both."""
+        return self.first, self.second
 
     @property
     def note(self) -> str:
-        """What must be said beside a number of this candidate."""
-        if self.perturbation is not None:
-            return f"test images perturbed: {self.perturbation.about}"
-        if self.treatment is not None and self.treatment != Treatment():
-            return f"not as its contract says: {self.treatment.words}"
-        if strip_task_contract(self.source) is not None:
-            return "normalised by the training images, whatever its weights were trained with"
-        seeds = ", ".join(map(str, self.seeds))
-        if self.pretrained and self.repeats:
-            return f"{len(self.runs)} pretraining runs (seeds {seeds}): their spread is in the interval"
-        if self.pretrained:
-            return "one pretraining run: its spread over seeds is not in the interval"
-        if self.trained is not None:
-            return "random weights of this architecture behind the contract of its weights"
-        if self.source == "imagestats":
-            return "normalised by the training images"
-        if self.repeats:
-            return f"{len(self.runs)} draws of random weights (seeds {seeds}), normalised by the training images"
-        return f"one draw of random weights (seed {self.seed}), normalised by the training images"
+        """That of the first."""
+        return self.first.note
 
+    @property
+    def input_variant(self) -> dict[str, Any] | None:
+        """That of the first."""
+        return self.first.input_variant
 
-def candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidate, ...]:
-    """Return the candidates named by folders, weights files, specs or weight-free names, in the order given.
-
-    ``random_init`` takes the architecture of the first trained encoder where that fits, so that training alone is compared. Two names
-    joined by ``+`` are the encoders of the two sensors of a task with partners; runs joined by commas differ in their seed alone and
-    are one candidate, as in ``mae=runs/0,runs/1`` or ``random=rcf@0,rcf@1`` (``recipes.parse_entry``).
-
-    Raises:
-        UserError: none, one twice, an encoder that cannot be loaded, or runs that differ in more than their seed.
-    """
-    entries = [parse_entry(text) for text in encoders]
-    runs = [run for entry in entries for run in entry.runs]
-    if not runs or len(set(runs)) < len(runs):
-        raise UserError(
-            f"expected encoders, each once, got {', '.join(encoders) or 'none'}; give folders, torchgeo: or timm: weights, or {', '.join(BASELINES)}"
-        )
-    loaded = {
-        name: load_encoder(name, seed=seed) if is_spec(name) else load_encoder(name)
-        for name in dict.fromkeys(name for run in runs for name in run)
-        if _drawn(name) is None and strip_task_contract(name) is None
-    }
-    if len({one.fingerprint for one in loaded.values()}) < len(loaded):
-        raise UserError(f"expected different encoders, got equal ones among {', '.join(loaded)}; give each once")
-    architecture = next((one.architecture for one in loaded.values() if isinstance(one, TrainedEncoder)), None)
-    names = [one.name for one in loaded.values()]
-
-    def made(name: str) -> Candidate:
-        trained = loaded.get(name)
-        if trained is None:
-            source, drawn = _drawn(name) or (name, None)
-            return Candidate(name, None, architecture, seed if drawn is None else drawn, source)
-        ambiguous = names.count(trained.name) > 1 or trained.name in BASELINES
-        path = str(Path(name).parent if name.endswith(ENCODER_FILE) else name)
-        return Candidate(
-            path if ambiguous else trained.name, trained, architecture, seed, name if is_spec(name) else path
+    def describe(self, task: Task) -> Description:
+        """Return what stands beside a number of both."""
+        one, two = self._tasks(task)
+        first, second = self.first.describe(one), self.second.describe(two)
+        return Description(
+            fingerprint([first.fingerprint, second.fingerprint]),
+            f"{first.quantity} and {second.quantity}",
+            (*first.bands, *second.bands),
+            " and ".join(dict.fromkeys((first.pooling, second.pooling))),
+            tuple(dict.fromkeys((*first.notes, *second.notes, "features of two sensors, one after the other"))),
         )
 
-    found = [_recipe(entry.name, [[made(name) for name in run] for run in entry.runs]) for entry in entries]
-    shown = [one.name for one in found]
-    if len(set(shown)) < len(shown):
-        raise UserError(f"expected a name of its own for each encoder, got {', '.join(shown)}; write NAME=FOLDER")
-    return tuple(found)
+    def features(self, task: Task, computing: Computing = ON_CPU) -> tuple[Matrix, ...]:
+        """Return the features of both sensors, one after the other."""
+        self.describe(task)
+        one, two = self._tasks(task)
+        pairs = zip(self.first.features(one, computing), self.second.features(two, computing), strict=True)
+        return tuple(np.concatenate(pair, axis=1) for pair in pairs)
 
+    def count_images(self, task: Task) -> int:
+        """Return the images of both sensors."""
+        one, two = self._tasks(task)
+        return self.first.count_images(one) + self.second.count_images(two)
 
-def _recipe(name: str | None, runs: Sequence[Sequence[Candidate]]) -> Candidate:
-    """One candidate of runs that differ in their seed; each run is one encoder, or one for each of two sensors."""
-    if len(runs) > 1:
-        for same in zip_longest(*runs):
-            _check_runs(same)
-    joined = [
-        replace(run[0], name="+".join(one.name for one in run), second=run[1] if len(run) > 1 else None) for run in runs
-    ]
-    if len(joined) > 1:
-        joined.sort(key=lambda run: run.of_seed)
-    shown = name or ",".join(run.name for run in joined)
-    if shown in BASELINES and joined[0].source != shown:
-        raise UserError(f"expected a name that is no other encoder's for {joined[0].name}, got {shown}; choose another")
-    return replace(joined[0], name=shown, repeats=tuple(joined) if len(joined) > 1 else ())
+    def vary(self, label: str, wrap: Wrap) -> Self:
+        """Return the pair with its first encoder wrapped."""
+        return replace(self, name=f"{self.name} | {label}", baseline=self.name, first=wrap(self.first))
 
+    def _describe_plain(self, task: Task) -> Description:
+        return replace(self, first=self.first.plain, second=self.second.plain).describe(task)
 
-def _check_runs(runs: Sequence[Candidate | None]) -> None:
-    """Refuse runs that differ in more than their seed."""
-    found = [run for run in runs if run is not None]
-    trained = {run.name: run.trained for run in found if run.trained is not None}
-    sources = {run.source for run in found}
-    if len(trained) == len(runs):
-        seeds = {name: pretraining_seed(name, encoder) for name, encoder in trained.items()}
-        check_alike(trained)
-        check_seeds(seeds)
-    elif len(found) == len(runs) and len(sources) == 1 and sources <= set(BASELINES):
-        check_seeds({run.name: run.seed for run in found})
-    else:
-        names = ", ".join(run.name for run in found)
-        raise UserError(
-            f"expected runs of one recipe, each of as many sensors, got {names}; give them as encoders of their own, with a space between"
+    def _tasks(self, task: Task) -> tuple[Task, Task]:
+        """The task of each sensor alone."""
+        expect(
+            task.partners,
+            expected=f"one encoder for {task.name}, which has one sensor",
+            got=self.name,
+            remedy="name encoders one by one",
         )
-
-
-def _drawn(name: str) -> tuple[str, int | None] | None:
-    """A weight-free encoder and the seed of its random weights, where ``name@seed`` gives one; None for an encoder with weights."""
-    source, at, seed = name.partition("@")
-    if source not in BASELINES or (at and (not seed.isdecimal() or source == "imagestats")):
-        return None
-    return source, int(seed) if at else None
-
-
-def _some(task: Task, fold: Fold, contract: Preprocessing, *, seed: int) -> Tensor:
-    """Training images of ``fold``, prepared, to cut patches out of: [n, C, H, W]."""
-    chosen = np.random.default_rng(seed).permutation(fold.train)[:_FITTING]
-    parts = []
-    for source, (_, own) in zip(task.sources, task.by_source(chosen), strict=True):
-        if len(own):
-            image = torch.empty((len(own), *source.shape), dtype=torch.float32)
-            source.read(own, image.numpy())
-            parts.append(contract(image, bands=source.bands, quantity=source.quantity, sensor=source.sensor)[0])
-    return torch.cat(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    sensor: str
-    quantity: Quantity
-    bands: tuple[str, ...]
-    gsd_m: float
-    size_px: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Stats:
-    quantity: Quantity
-    mean: npt.NDArray[np.float64]
-    std: npt.NDArray[np.float64]
-
-
-def train_contract(task: Task, fold: Fold) -> Preprocessing:
-    """Return a contract from the training images of ``fold``: mean and standard deviation per band, power in dB.
-
-    Test images never enter; bands that are constant or never valid in training are left out.
-    """
-    first, bands = task.sources[0], contract_order(task)
-    convert = (f"{first.quantity.value}->{first.quantity.in_db.value}",) if first.quantity.is_power else ()
-    found = train_stats(task, fold.train, bands, convert=convert)
-    usable = [
-        i for i in range(len(bands)) if found.count[i] > 0 and found.std[i] > 1e-6 * abs(found.mean[i])
-    ]  # rounding
-    gsd = [source.gsd_m for source in task.sources]
-    contract = Preprocessing.of_stream(
-        _Stream(first.sensor, first.quantity, tuple(bands[i] for i in usable), min(gsd), first.shape[1]),
-        _Stats(first.quantity.in_db_if_power, found.mean[usable], found.std[usable]),
-    )
-    return replace(contract, gsd_m=(min(gsd), max(gsd)))
+        return task.sensor_tasks

@@ -1,4 +1,4 @@
-"""How many training samples, and which ones: few shots per class, or a share of them, drawn again and again."""
+"""Draws of training samples: few shots per class, or a share of them, several times."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import Rows
+from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much of the training split teaches; neither field: all of it."""
+    """Amount of training samples: shots, a fraction, or all where neither is set."""
 
     shots: int | None = None
     "samples per class"
@@ -45,10 +45,10 @@ class Amount:
 
 
 def draw(task: Task, amount: Amount, *, draws: int, seed: int) -> list[list[Rows]]:
-    """Return the training positions of each draw and fold, ascending: ``amount`` without replacement, or all (then one draw).
+    """Return the training positions of each draw and fold, ascending: ``amount`` without replacement, or all.
 
-    A class with fewer samples than shots gives what it has; a fraction takes at least one sample of a class (`short`). Draws of one
-    and the same samples are one draw.
+    A class with fewer samples than shots gives what it has; a fraction takes at least one sample of a class
+    (`describe_shortage`). Draws of one and the same samples are one draw.
 
     Raises:
         UserError: no draw, shots where an image has no single class, or an amount that no class has.
@@ -59,7 +59,8 @@ def draw(task: Task, amount: Amount, *, draws: int, seed: int) -> list[list[Rows
         return [[fold.train for fold in task.folds]]
     if amount.shots is not None and task.kind != "classification":
         raise UserError(
-            f"expected a fraction for the {task.kind} task {task.name}, whose images have no single class, got {amount.shots} shots; use --fractions"
+            f"expected a fraction for the {task.kind} task {task.name}, whose images have no single class, got "
+            f"{amount.shots} shots; use --fractions"
         )
     _check_amount(task, amount)
     labels = _classes(task)
@@ -72,18 +73,18 @@ def draw(task: Task, amount: Amount, *, draws: int, seed: int) -> list[list[Rows
             rng = np.random.default_rng([*key, number, index])
             ordered = fold.train[np.argsort(rank[fold.train], kind="stable")]
             classes = [ordered[labels[ordered] == label] for label in range(int(labels.max()) + 1)]
-            of_folds.append(np.sort(np.concatenate([_taken(rows, amount, rng) for rows in classes])))
+            of_folds.append(np.sort(np.concatenate([_take(rows, amount, rng) for rows in classes])))
         chosen.setdefault(b"|".join(rows.tobytes() for rows in of_folds), of_folds)
     return list(chosen.values())
 
 
-def short(task: Task, amount: Amount) -> tuple[str, ...]:
+def describe_shortage(task: Task, amount: Amount) -> tuple[str, ...]:
     """Return what must be said beside a number where some classes cannot give ``amount``; nothing where all can.
 
     Classes are counted in each fold that has training samples of them.
     """
     counts = [] if amount.whole else _counts(task)
-    lacking = [count for count in counts if _asked(amount, count) < (amount.shots or 1)]
+    lacking = [count for count in counts if _count_taken(amount, count) < (amount.shots or 1)]
     if not lacking:
         return ()
     of = f"{len(lacking)} of {len(counts)} classes" + (" (over all folds)" if len(task.folds) > 1 else "")
@@ -107,24 +108,25 @@ def _counts(task: Task) -> list[int]:
 def _check_amount(task: Task, amount: Amount) -> None:
     """Refuse an amount that no class has: its name would be that of another amount."""
     most = max(_counts(task))
-    asked = _asked(amount, most)
-    if amount.shots is not None and asked < amount.shots:
+    most_taken = _count_taken(amount, most)
+    if amount.shots is not None and most_taken < amount.shots:
         raise UserError(
-            f"expected at most {most} shots for {task.name}, the training samples of its largest class, got {amount.shots}; give fewer, or 0 for all"
+            f"expected at most {most} shots for {task.name}, the training samples of its largest class, got "
+            f"{amount.shots}; give fewer, or 0 for all"
         )
-    if amount.fraction is not None and asked < 1:
+    if amount.fraction is not None and most_taken < 1:
         each = "its largest class" if task.kind == "classification" else "the task"
         raise UserError(
-            f"expected a fraction that takes a sample of {task.name}, got {amount.fraction:g} of the {most} training samples of {each}; "
-            f"give {1 / most:.2g} or more"
+            f"expected a fraction that takes a sample of {task.name}, got {amount.fraction:g} of the {most} training "
+            f"samples of {each}; give {1 / most:.2g} or more"
         )
 
 
-def _asked(amount: Amount, count: int) -> int:
+def _count_taken(amount: Amount, count: int) -> int:
     """Samples out of ``count`` that the amount asks for, as far as they are there."""
     return min(amount.shots, count) if amount.shots is not None else round((amount.fraction or 0) * count)
 
 
-def _taken(rows: Rows, amount: Amount, rng: np.random.Generator) -> Rows:
+def _take(rows: Rows, amount: Amount, rng: np.random.Generator) -> Rows:
     shuffled: Rows = rng.permutation(rows)
-    return shuffled[: max(1, _asked(amount, len(rows)))]
+    return shuffled[: max(1, _count_taken(amount, len(rows)))]

@@ -69,7 +69,7 @@ class Probe(Linear):
         return predicted
 
 
-def standardiser(x: Matrix) -> tuple[Floats, Floats]:
+def fit_standardiser(x: Matrix) -> tuple[Floats, Floats]:
     """Return mean and standard deviation per column, float64 [D]; a column that is constant is divided by 1."""
     wide = x.astype(np.float64)
     scale = wide.std(axis=0)
@@ -81,8 +81,8 @@ def standardiser(x: Matrix) -> tuple[Floats, Floats]:
 def fit(x: Matrix, y: Labels, *, penalties: Sequence[float] = (1.0,), standardise: bool = True) -> list[Probe]:
     """Return one probe per penalty, in the order given.
 
-    Each minimises ``C * sum_i cross_entropy_i + |W|^2 / 2`` over weights and free biases (two classes: the binomial form).
-    Penalties are visited from strong to weak, each from the solution before it.
+    Each minimises ``C * sum_i cross_entropy_i + |W|^2 / 2`` over weights and free biases (two classes: the binomial
+    form). Penalties are visited from strong to weak, each from the solution before it.
 
     Args:
         x: [n, D] float32.
@@ -95,11 +95,12 @@ def fit(x: Matrix, y: Labels, *, penalties: Sequence[float] = (1.0,), standardis
     """
     if not len(x) or len(x) != len(y):
         raise UserError(
-            f"expected as many labels as samples and at least one, got {len(x)} samples and {len(y)} labels; check the task's split"
+            f"expected as many labels as samples and at least one, got {len(x)} samples and {len(y)} labels; check "
+            "the task's split"
         )
     if min(penalties) <= 0:
         raise UserError(f"expected penalties C above 0, got {tuple(penalties)}; remove the others")
-    shift, scale = standardiser(x) if standardise else (np.zeros(x.shape[1]), np.ones(x.shape[1]))
+    shift, scale = fit_standardiser(x) if standardise else (np.zeros(x.shape[1]), np.ones(x.shape[1]))
     classes = np.unique(y)
     if len(classes) == 1:
         return [Probe(np.zeros((1, x.shape[1])), np.zeros(1), shift, scale, c, classes) for c in penalties]
@@ -116,7 +117,8 @@ def fit(x: Matrix, y: Labels, *, penalties: Sequence[float] = (1.0,), standardis
                     model.fit(data, y)
             except ConvergenceWarning as error:
                 raise UserError(
-                    f"expected the linear probe to converge at C = {penalty:g}, got none in {_ITERATIONS} steps; standardise"
+                    f"expected the linear probe to converge at C = {penalty:g}, got none in {_ITERATIONS} steps; "
+                    "standardise"
                 ) from error
         weight, bias = model.coef_ @ basis if basis is not None else model.coef_.copy(), model.intercept_.copy()
         if len(classes) == 2:  # one row of scores for the second class
@@ -138,7 +140,7 @@ def _compact(data: Floats) -> tuple[Floats, Floats | None]:
 
 
 def fit_labels(x: Matrix, y: npt.NDArray[np.uint8], *, penalties: Sequence[float] = (1.0,)) -> list[Scorer]:
-    """Return one scorer per penalty: for each label a logistic regression of its own (`fit`), scores before the sigmoid.
+    """Return one scorer per penalty: a logistic regression for each label (`fit`), scores before the sigmoid.
 
     Args:
         x: [n, D] float32.
@@ -156,7 +158,7 @@ def fit_labels(x: Matrix, y: npt.NDArray[np.uint8], *, penalties: Sequence[float
                 weight[index, label], bias[index, label] = probe.weight[1], probe.bias[1]
             else:
                 bias[index, label] = _CERTAIN if probe.classes[0] else -_CERTAIN
-    shift, scale = standardiser(x)
+    shift, scale = fit_standardiser(x)
     return [Scorer(weight[i], bias[i], shift, scale, penalty) for i, penalty in enumerate(penalties)]
 
 
@@ -168,7 +170,7 @@ def fit_values(x: Matrix, y: Matrix, *, penalties: Sequence[float] = (1.0,)) -> 
         y: [n] float32.
         penalties: values of C.
     """
-    shift, scale = standardiser(x)
+    shift, scale = fit_standardiser(x)
     data = (x - shift) / scale
     fitted = []
     for penalty in penalties:

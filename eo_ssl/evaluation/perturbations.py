@@ -1,4 +1,4 @@
-"""What may go wrong between training and use, done on purpose to the test images: how far does an encoder's answer hold?"""
+"""Perturbations of test images: offset, gain, noise, speckle, a missing band, half the resolution, a crop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from eo_ssl.evaluation.features import Derived, Matrix, Rows, Source
+from eo_ssl.evaluation.sources import DerivedSource, ImageSource, Matrix, Rows, read_images
 from eo_ssl.manifest import fingerprint
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
@@ -15,7 +15,7 @@ from eo_ssl.sensors import Quantity
 Pixels = Callable[[Matrix, Rows], None]
 """Changes images [n, C, H, W] in place, given their positions."""
 OFFSET = 0.1
-"""1,000 numbers of 1e-4: the offset of Sentinel-2's processing baselines from 04.00 on, forgotten or subtracted twice."""
+"""1,000 numbers of 1e-4: the offset of Sentinel-2's baselines from 04.00 on, forgotten or subtracted twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class Perturbation:
     "band that is not given"
     crop_px: int | None = None
     "side of the centre that is given alone"
-    instead: tuple[Source, ...] = ()
+    instead: tuple[ImageSource, ...] = ()
     "images taken in place of those of each source; none for the same"
 
 
 @dataclass(frozen=True, slots=True)
-class PerturbedSource(Derived):
+class PerturbedSource(DerivedSource):
     """Images of another source with one perturbation; their tags stay, since nobody noticed."""
 
     perturbation: Perturbation
@@ -68,20 +68,19 @@ class PerturbedSource(Derived):
         if crop is None:
             self.source.read(positions, out)
         else:
-            whole = np.empty((len(out), *self.source.shape), dtype=np.float32)
-            self.source.read(positions, whole)
+            whole = read_images(self.source, positions).numpy()
             top, left = ((side - crop) // 2 for side in whole.shape[2:])
             out[...] = whole[:, :, top : top + crop, left : left + crop]
         if self.perturbation.pixels is not None:
             self.perturbation.pixels(out, positions)
 
 
-def perturbations(source: Source, contract: Preprocessing, *, seed: int = 0) -> tuple[Perturbation, ...]:
+def list_perturbations(source: ImageSource, contract: Preprocessing, *, seed: int = 0) -> tuple[Perturbation, ...]:
     """Return what can be tried on images like those of ``source`` for an encoder with ``contract``.
 
-    All: gain (10 %; of radar 1 dB, Sentinel-1's absolute accuracy), noise (of radar speckle of 5 looks), each of several bands missing
-    in turn and filled with its mean, half the resolution, and the centre alone, half the input size. Reflectance: also the offset of
-    baseline 04 left in or subtracted twice.
+    All: gain (10 %; of radar 1 dB, Sentinel-1's absolute accuracy), noise (of radar speckle of 5 looks), each of
+    several bands missing in turn and filled with its mean, half the resolution, and the centre alone, half the input
+    size. Reflectance: also the offset of baseline 04 left in or subtracted twice.
     """
     quantity, found = source.quantity, []
     if quantity.is_reflectance:

@@ -1,4 +1,4 @@
-"""Linear probe by stochastic gradient descent, as self-supervised encoders are mostly reported: one head per learning rate, all at once."""
+"""Linear probe by stochastic gradient descent: one head per learning rate, all trained at once."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.linear import Floats, Matrix, Scorer, standardiser
+from eo_ssl.evaluation.linear import Floats, Matrix, Scorer, fit_standardiser
+from eo_ssl.evaluation.tuning.optimisation import scale_rate
 
 RATES = tuple(10.0 ** (power / 2) for power in range(-8, 1))
-"""Learning rates for a batch of 256: 1e-4 ... 1, as the sweep of Oquab et al. 2023 (DINOv2, arXiv 2304.07193, appendix B.3) spans."""
+"""Learning rates for a batch of 256: 1e-4 ... 1, the sweep of Oquab et al. 2023 (DINOv2, arXiv 2304.07193, B.3)."""
 EPOCHS = 100
 BATCH = 256
 MOMENTUM = 0.9
@@ -25,10 +26,11 @@ _STEPS = 1000  # at least: few samples make short epochs
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is fitted."""
+    """Loss and number of outputs."""
 
     kind: str
-    "`classification` (cross entropy), `multilabel` (binary cross entropy of each label) or `regression` (squared error)"
+    """`classification` (cross entropy), `multilabel` (binary cross entropy of each label) or `regression` (squared
+    error)"""
     outputs: int
     "number of classes or labels; 1 for a regression"
 
@@ -36,8 +38,8 @@ class Problem:
 def fit(x: Matrix, y: npt.NDArray[Any], problem: Problem, *, rates: Sequence[float] = RATES, seed: int) -> list[Scorer]:
     """Return one scorer per learning rate, on features standardised by these samples.
 
-    SGD with momentum 0.9, no weight decay, cosine decay to 0 over 100 epochs (at least 1,000 steps). Every head sees the same batches;
-    the heads are independent, so one pass trains them all.
+    SGD with momentum 0.9, no weight decay, cosine decay to 0 over 100 epochs (at least 1,000 steps). Every head sees
+    the same batches; the heads are independent, so one pass trains them all.
 
     Args:
         x: [n, D] float32.
@@ -51,9 +53,10 @@ def fit(x: Matrix, y: npt.NDArray[Any], problem: Problem, *, rates: Sequence[flo
     """
     if not len(x) or len(x) != len(y):
         raise UserError(
-            f"expected as many labels as samples and at least one, got {len(x)} samples and {len(y)} labels; check the task's split"
+            f"expected as many labels as samples and at least one, got {len(x)} samples and {len(y)} labels; check "
+            "the task's split"
         )
-    shift, scale = standardiser(x)
+    shift, scale = fit_standardiser(x)
     centre, spread = (float(y.mean()), float(y.std()) or 1.0) if problem.kind == "regression" else (0.0, 1.0)
     data = torch.from_numpy(((x - shift) / scale).astype(np.float32))
     target = torch.from_numpy((y - centre) / spread if problem.kind == "regression" else np.ascontiguousarray(y))
@@ -71,7 +74,7 @@ def fit(x: Matrix, y: npt.NDArray[Any], problem: Problem, *, rates: Sequence[flo
         sample = functional.pad(data[rows], (0, 1), value=1.0)  # [b, D + 1]
         residual = _residual(torch.einsum("bd,lkd->lbk", sample, weight), target[rows], problem)  # [L, b, K]
         velocity.mul_(MOMENTUM).add_(torch.einsum("lbk,bd->lkd", residual, sample), alpha=1 / batch)
-        weight.sub_(step_of * velocity * (0.5 + 0.5 * float(np.cos(np.pi * step / steps))))
+        weight.sub_(step_of * velocity * scale_rate(step, steps=steps, warmup=0.0))
     solved: Floats = weight.double().numpy() * spread
     solved[..., -1] += centre
     return [Scorer(one[:, :-1], one[:, -1], shift, scale, rate) for one, rate in zip(solved, rates, strict=True)]

@@ -1,7 +1,8 @@
-"""Which places teach and which are tested: never random neighbours.
+"""Spatial splits into training and test: whole sites, never random neighbours.
 
-Products whose footprints overlap are one site. Few sites are left out one at a time, many in five groups; a single site is cut in two
-halves with a strip between them. What is resampled together for an interval is a site, or a cell of a single site.
+Products whose footprints overlap are one site. Few sites are left out one at a time, many in five groups; a single site
+is cut in two halves with a strip between them. What is resampled together for an interval is a site, or a cell of a
+single site.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Division:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where n samples lie."""
+class SampleLocations:
+    """Product, box and offset of n samples."""
 
     product: npt.NDArray[np.str_]
     "[n] product id"
@@ -53,7 +54,7 @@ class Places:
     "[n, 4] left, top, right, bottom in pixels of the product"
 
 
-def divide(places: Places) -> Division:
+def divide(places: SampleLocations) -> Division:
     """Return folds over sites for samples at ``places``; each sample is tested in at most one fold.
 
     Raises:
@@ -63,7 +64,7 @@ def divide(places: Places) -> Division:
         raise UserError(
             f"expected at least two labelled samples to divide, got {len(places.product)}; ingest labelled products"
         )
-    site = sites(places)
+    site = group_sites(places)
     count = int(site.max()) + 1
     everything = np.arange(len(site), dtype=np.int64)
     empty = np.empty(0, dtype=np.int64)
@@ -80,7 +81,7 @@ def divide(places: Places) -> Division:
     )
 
 
-def sites(places: Places) -> Rows:
+def group_sites(places: SampleLocations) -> Rows:
     """Return the site of each sample, int64 [n], numbered by first appearance."""
     names, first, product = np.unique(places.product, return_index=True, return_inverse=True)
     boxes = np.full((len(names), 4), np.nan)
@@ -113,7 +114,7 @@ def _balanced(sizes: Rows, groups: int) -> Rows:
     return group
 
 
-def _halves(places: Places) -> Division:
+def _halves(places: SampleLocations) -> Division:
     """Two folds, one half of the site each, without the training tiles that lie within a tile's width of the cut."""
     flat = np.isfinite(places.box).all()
     box = places.box if flat else places.offset
@@ -132,5 +133,8 @@ def _halves(places: Places) -> Division:
     )
     cell = np.minimum((CELLS * (centre - centre.min(axis=0)) / np.maximum(extent, 1e-12)).astype(np.int64), CELLS - 1)
     where = ("longitude", "latitude") if flat else ("column", "row")
-    words = f"one site: halves by {where[axis]}, each tested once, training tiles within a tile of the cut left out; blocks are {CELLS} x {CELLS} cells"
+    words = (
+        f"one site: halves by {where[axis]}, each tested once, training tiles within a tile of the cut left out; "
+        f"blocks are {CELLS} x {CELLS} cells"
+    )
     return Division(folds, (cell[:, 1] * CELLS + cell[:, 0]).astype(np.int64), words)

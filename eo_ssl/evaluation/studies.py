@@ -1,91 +1,101 @@
-"""Studies of an encoder against its contract: the size x normalisation grid (Corley et al. 2024, arXiv 2305.13456) and perturbed test images."""
+"""Studies: the size x normalisation grid of a contract (Corley et al. 2024, arXiv 2305.13456) and robustness."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Literal
 
 import numpy as np
 
-from eo_ssl.errors import UserError
-from eo_ssl.evaluation.candidates import Candidate
-from eo_ssl.evaluation.perturbations import Perturbation, perturbations
+from eo_ssl.errors import expect
+from eo_ssl.evaluation.candidates import Candidate, SingleCandidate
+from eo_ssl.evaluation.input_variants import PerturbedCandidate, PreprocessedCandidate
+from eo_ssl.evaluation.perturbations import Perturbation, list_perturbations
+from eo_ssl.evaluation.preprocessing_variants import NORMALISATIONS, PreprocessingVariant
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.treatments import NORMALISATIONS, Treatment
 
 Study = Literal["compare", "grid", "robustness"]
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """Which sizes, normalisations and resizers are tried, every one with every other."""
+class VariantGrid:
+    """Sizes, normalisations and resizers to try, every one with every other."""
 
-    treatments: tuple[Treatment, ...]
+    variants: tuple[PreprocessingVariant, ...] = ()
 
     @classmethod
     def of(
         cls, sizes: Sequence[int] | None, normalisations: Sequence[str] | None, resizers: Sequence[str] | None
-    ) -> Grid:
+    ) -> VariantGrid:
         """Return the grid; None: the contract's size, all normalisations, the contract's resizer.
 
         Raises:
             UserError: a name that does not exist.
         """
         chosen: list[Any] = [[None, *(sizes or ())], normalisations or NORMALISATIONS, resizers or ("contract",)]
-        return cls(tuple(Treatment(*one) for one in product(*chosen)))
+        return cls(tuple(PreprocessingVariant(*values) for values in product(*chosen)))
 
-    def departures(self, candidate: Candidate) -> tuple[Candidate, ...]:
-        """Return ``candidate`` under its contract, then under each treatment."""
-        others = [
-            replace(candidate, name=f"{candidate.name} | {one.words}", treatment=one, reference=candidate.name)
-            for one in self.treatments
-            if one != Treatment()
-        ]
-        return (candidate, *others)
+    def expand(self, candidate: Candidate) -> tuple[Candidate, ...]:
+        """Return ``candidate`` under its contract, then under each variant of it."""
+        tried = [variant for variant in self.variants if variant != PreprocessingVariant()]
+        return (candidate, *(candidate.vary(variant.name, partial(_preprocess, variant)) for variant in tried))
 
 
-def perturbed(candidate: Candidate, task: Task, *, seed: int) -> tuple[Candidate, ...]:
-    """Return ``candidate`` on untouched images, then under each perturbation of the test images."""
-    contract = candidate.encoder(task, task.folds[0]).preprocessing
-    tried = (*perturbations(task.sources[0], contract, seed=seed), *again(task))
-    others = [
-        replace(candidate, name=f"{candidate.name} | {one.name}", perturbation=one, reference=candidate.name)
-        for one in tried
-    ]
-    return (candidate, *others)
-
-
-def again(task: Task) -> tuple[Perturbation, ...]:
-    """Return the perturbations that show the same ground again (`twins`), where every source has such tiles."""
-    names = [name for name in ("season", "orbit") if all(name in [twin.name for twin in own] for own in task.twins)]
-    found = []
-    for name in names if task.twins else ():
-        chosen = [next(twin for twin in own if twin.name == name) for own in task.twins]
-        about = "; ".join(dict.fromkeys(twin.about for twin in chosen))
-        tested = [len(positions) for _, positions in task.by_source(task.tested)]
-        share = np.average([twin.share for twin in chosen], weights=tested)
-        shown = f"other {name}" if share == 1 else f"other {name} ({100 * share:.0f} % of the tiles)"
-        found.append(Perturbation(shown, about, instead=tuple(twin.source for twin in chosen)))
-    return tuple(found)
-
-
-def study_of(
-    compared: Sequence[Candidate], task: Task, study: Study, *, grid: Grid, seed: int
+def expand_study(
+    compared: Sequence[Candidate], task: Task, study: Study, *, grid: VariantGrid, seed: int
 ) -> tuple[Candidate, ...]:
-    """Return what is judged: the candidates, or each of them followed by its departures.
+    """Return what is judged: the candidates, or each of them followed by its variants.
 
     Raises:
-        UserError: robustness on masks, whose heads are trained and would be trained anew for each perturbation.
+        UserError: robustness on masks, whose heads are trained and would be trained anew for each perturbation, or on
+            two sensors.
     """
     if study == "compare":
         return tuple(compared)
-    if study == "robustness" and task.kind == "segmentation":
-        raise UserError(
-            f"expected a task of classes, labels or values for the study robustness, got {task.name}, a task of masks; its studies are "
-            "compare and grid"
-        )
     if study == "grid":
-        return tuple(variant for candidate in compared for variant in grid.departures(candidate))
-    return tuple(variant for candidate in compared for variant in perturbed(candidate, task, seed=seed))
+        return tuple(variant for candidate in compared for variant in grid.expand(candidate))
+    expect(
+        task.kind != "segmentation",
+        expected="a task of classes, labels or values for the study robustness",
+        got=f"{task.name}, a task of masks",
+        remedy="its studies are compare and grid",
+    )
+    expect(
+        not task.partners,
+        expected="a task of one sensor for a study of perturbations",
+        got=task.name,
+        remedy="choose a variant with one",
+    )
+    return tuple(variant for candidate in compared for variant in _perturb(candidate, task, seed=seed))
+
+
+def list_revisit_perturbations(task: Task) -> tuple[Perturbation, ...]:
+    """Return the perturbations that show the same ground again (`revisits`), where every source has such tiles."""
+    names = [name for name in ("season", "orbit") if all(name in [r.name for r in own] for own in task.revisits)]
+    perturbations = []
+    for name in names if task.revisits else ():
+        chosen = [next(revisit for revisit in own if revisit.name == name) for own in task.revisits]
+        about = "; ".join(dict.fromkeys(revisit.about for revisit in chosen))
+        tested = [len(positions) for _, positions in task.by_source(task.tested)]
+        share = np.average([revisit.share for revisit in chosen], weights=tested)
+        shown = f"other {name}" if share == 1 else f"other {name} ({100 * share:.0f} % of the tiles)"
+        perturbations.append(Perturbation(shown, about, instead=tuple(revisit.source for revisit in chosen)))
+    return tuple(perturbations)
+
+
+def _perturb(candidate: Candidate, task: Task, *, seed: int) -> tuple[Candidate, ...]:
+    """The candidate on untouched images, then under each perturbation of the test images."""
+    contract = candidate.encoder(task, task.folds[0]).preprocessing
+    tried = (*list_perturbations(task.sources[0], contract, seed=seed), *list_revisit_perturbations(task))
+    return (candidate, *(candidate.vary(one.name, partial(_perturb_single, one)) for one in tried))
+
+
+def _preprocess(variant: PreprocessingVariant, base: SingleCandidate) -> SingleCandidate:
+    return PreprocessedCandidate(base.name, base, variant)
+
+
+def _perturb_single(perturbation: Perturbation, base: SingleCandidate) -> SingleCandidate:
+    return PerturbedCandidate(base.name, base, perturbation)

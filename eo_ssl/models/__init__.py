@@ -13,10 +13,10 @@ from eo_ssl.models.backbone import (
     Tokens,
     View,
     require_maskable,
-    seeded_init,
+    seed_weights,
 )
 from eo_ssl.models.patches import split_patches, take_patches
-from eo_ssl.models.positions import sincos_positions
+from eo_ssl.models.positions import make_sincos_positions
 from eo_ssl.models.resnet import ResNet, ResNetBackbone
 from eo_ssl.models.vit import Vit, VitBackbone
 
@@ -36,8 +36,8 @@ __all__ = [
     "Vit",
     "VitBackbone",
     "require_maskable",
-    "seeded_init",
-    "sincos_positions",
+    "seed_weights",
+    "make_sincos_positions",
     "split_patches",
     "take_patches",
 ]

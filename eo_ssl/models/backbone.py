@@ -209,7 +209,7 @@ def check_fields(values: Mapping[str, Any], known: Sequence[str], *, title: str)
 
 
 @contextmanager
-def seeded_init(seed: int) -> Iterator[None]:
+def seed_weights(seed: int) -> Iterator[None]:
     """Draw initial weights from `seed` inside the block and leave torch's global generator as it was.
 
     timm and torch initialise from the global generator only, so it is borrowed, not used.

@@ -10,7 +10,7 @@ from eo_ssl.errors import UserError
 WAVELENGTH_BASE = 10_000.0  # 1; base of the geometric series of wavelengths (Vaswani et al. 2017, section 3.5)
 
 
-def sincos_positions(grid: tuple[int, int], dim: int, *, prefix: int = 1) -> Tensor:
+def make_sincos_positions(grid: tuple[int, int], dim: int, *, prefix: int = 1) -> Tensor:
     """Position codes of a grid of patches, the row in the first half of the channels and the column in the second.
 
     Each half holds sin and cos of the coordinate at dim/4 wavelengths (Vaswani et al. 2017, section 3.5, applied to

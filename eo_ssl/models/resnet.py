@@ -18,7 +18,7 @@ from eo_ssl.models.backbone import (
     Tokens,
     View,
     check_fields,
-    seeded_init,
+    seed_weights,
 )
 
 _FIELDS = ("timm_name", "img_size", "in_chans")  # of an encoder's file
@@ -93,7 +93,7 @@ def _make_network(name: str, *, in_chans: int, seed: int) -> TimmResNet:
         got=f"'{name}'{nearest(name, names)}",
         remedy="timm.list_models() names them",
     )
-    with seeded_init(seed):
+    with seed_weights(seed):
         model: Any = timm.create_model(name, pretrained=False, in_chans=in_chans, num_classes=0)
     expect(
         isinstance(model, TimmResNet),

@@ -22,10 +22,10 @@ from eo_ssl.models.backbone import (
     Tokens,
     View,
     check_fields,
-    seeded_init,
+    seed_weights,
 )
 from eo_ssl.models.patches import split_patches, take_patches
-from eo_ssl.models.positions import sincos_positions
+from eo_ssl.models.positions import make_sincos_positions
 
 _FIELDS = ("timm_name", "img_size", "in_chans", "patch_size", "depth", "position")  # of an encoder's file
 
@@ -120,7 +120,7 @@ def _make_network(model: Vit, *, in_chans: int, size_px: int, seed: int) -> Visi
     )
     sizes: dict[str, Any] = {"img_size": size_px, "patch_size": model.patch_size, "in_chans": in_chans}
     depth: dict[str, Any] = {} if model.depth is None else {"depth": model.depth}
-    with seeded_init(seed):
+    with seed_weights(seed):
         try:
             network = timm.create_model(model.name, pretrained=False, num_classes=0, **sizes, **depth)
         except TypeError as error:
@@ -138,7 +138,7 @@ def _make_network(model: Vit, *, in_chans: int, size_px: int, seed: int) -> Visi
         codes = cast(Tensor, found.pos_embed)
         prefix, side = 0 if found.no_embed_class else found.num_prefix_tokens, size_px // model.patch_size
         with torch.no_grad():
-            codes.copy_(sincos_positions((side, side), found.embed_dim, prefix=prefix))
+            codes.copy_(make_sincos_positions((side, side), found.embed_dim, prefix=prefix))
         codes.requires_grad_(False)
     return found
 

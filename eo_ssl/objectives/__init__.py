@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from eo_ssl.objectives.base import Method, Objective, Teacher, list_methods
-from eo_ssl.objectives.parts import all_mean
+from eo_ssl.objectives.parts import mean_over_processes
 from eo_ssl.objectives.step import Batch, Step, derive_seed
 from eo_ssl.objectives.views import ViewSpec, override_views
 
@@ -33,7 +33,7 @@ __all__ = [
     "Step",
     "Teacher",
     "ViewSpec",
-    "all_mean",
+    "mean_over_processes",
     "derive_seed",
     "list_methods",
     "override_views",

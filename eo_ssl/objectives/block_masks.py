@@ -41,7 +41,7 @@ class BlockMaskConfig:
             raise UserError(f"target_aspect must be an increasing pair above 0, got ({low}, {high})")
 
 
-def block_size(grid: tuple[int, int], *, scale: float, aspect: float) -> tuple[int, int]:
+def compute_block_size(grid: tuple[int, int], *, scale: float, aspect: float) -> tuple[int, int]:
     """Rows and columns of a block that covers about the share `scale` of the grid, each at least 1 and at most the side.
 
     A block of the full height or width is allowed: it can then only sit at offset 0.
@@ -75,13 +75,13 @@ def draw_blocks(
     """
     height, width = grid
     low, high = config.target_scale
-    rows, cols = block_size(grid, scale=_uniform(low, high, rng), aspect=_uniform(*config.target_aspect, rng))
+    rows, cols = compute_block_size(grid, scale=_uniform(low, high, rng), aspect=_uniform(*config.target_aspect, rng))
     if rows * cols >= height * width:
         raise UserError(
             f"a target block of {rows} x {cols} patches leaves no context on a {height} x {width} grid:"
             " use smaller patches or a smaller target_scale"
         )
-    context_size = block_size(grid, scale=_uniform(*config.context_scale, rng), aspect=1.0)
+    context_size = compute_block_size(grid, scale=_uniform(*config.context_scale, rng), aspect=1.0)
     wanted = min(config.min_context, height * width // 4)
     origin = torch.zeros(batch, config.n_targets, 2, dtype=torch.int64)  # top, left of each target
     context = torch.zeros(batch, height, width, dtype=torch.bool)

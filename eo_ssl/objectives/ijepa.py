@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import UserError
-from eo_ssl.models import Backbone, MaskableBackbone, View, require_maskable, seeded_init, split_patches, take_patches
+from eo_ssl.models import Backbone, MaskableBackbone, View, require_maskable, seed_weights, split_patches, take_patches
 from eo_ssl.objectives.base import Method, Objective, Teacher
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
 from eo_ssl.objectives.parts import Predictor, check_narrow, mean_of_valid, take_only_view
@@ -59,7 +59,7 @@ class IJepaObjective(Objective):
         super().__init__({"tile": encoder})
         self.method, self.grid, self.patch_px = method, encoder.grid, encoder.patch_px
         self.teacher = Teacher(encoder)
-        with seeded_init(seed):
+        with seed_weights(seed):
             self.predictor = Predictor(
                 encoder.dim,
                 encoder.grid,
@@ -85,7 +85,7 @@ class IJepaObjective(Objective):
         prediction = self.predictor(encoder.visible(view, context), context, targets)  # [B, n, T, D]
         wanted = take_patches(self.target_features(view), targets.flatten(1)).reshape(prediction.shape)  # [B, n, T, D]
         weight = take_patches(seen, targets.flatten(1)).reshape(targets.shape).to(prediction.dtype)  # [B, n, T]
-        return {"loss": feature_loss(prediction, wanted, weight)}
+        return {"loss": compute_feature_loss(prediction, wanted, weight)}
 
     @torch.no_grad()
     def target_features(self, view: View) -> Tensor:
@@ -98,7 +98,7 @@ class IJepaObjective(Objective):
         self.teacher.follow(self.encoder, momentum=step.linear(self.method.momentum, 1.0))
 
 
-def feature_loss(prediction: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+def compute_feature_loss(prediction: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
     """Smooth-L1 with beta 1 (Assran et al. 2023, appendix A.1), mean over weighted patches and channels.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eo_ssl.errors import UserError
-from eo_ssl.models import Backbone, MaskableBackbone, require_maskable, seeded_init, split_patches, take_patches
+from eo_ssl.models import Backbone, MaskableBackbone, require_maskable, seed_weights, split_patches, take_patches
 from eo_ssl.objectives.base import Method, Objective
 from eo_ssl.objectives.parts import Predictor, check_narrow, mean_of_valid, take_only_view
 from eo_ssl.objectives.step import Batch
@@ -66,7 +66,7 @@ class MaeObjective(Objective):
             raise UserError(
                 f"mask_ratio {method.mask_ratio} hides no patch of a {rows} x {cols} grid: use smaller patches"
             )
-        with seeded_init(seed):
+        with seed_weights(seed):
             self.decoder = Predictor(
                 encoder.dim,
                 encoder.grid,
@@ -86,7 +86,7 @@ class MaeObjective(Objective):
         prediction = self.decoder(tokens, keep, hidden[:, None])[:, 0]  # [B, M, C*p*p]
         target = take_patches(split_patches(view.pixels, self.patch_px), hidden)  # [B, M, C, p*p]
         valid = take_patches(split_patches(view.valid, self.patch_px), hidden)  # [B, M, C, p*p]
-        return {"loss": masked_loss(prediction.reshape(target.shape), target, valid, norm=self.method.norm)}
+        return {"loss": compute_masked_loss(prediction.reshape(target.shape), target, valid, norm=self.method.norm)}
 
     def draw_mask(self, batch: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Visible and hidden patches of each tile, a uniform random split: [B, K] and [B, M] int64."""
@@ -114,7 +114,9 @@ def normalise_patches(target: Tensor, valid: Tensor, *, norm: Literal["patch_ban
     return centred / (variance + VARIANCE_FLOOR).sqrt()
 
 
-def masked_loss(prediction: Tensor, target: Tensor, valid: Tensor, *, norm: Literal["patch_band", "patch"]) -> Tensor:
+def compute_masked_loss(
+    prediction: Tensor, target: Tensor, valid: Tensor, *, norm: Literal["patch_band", "patch"]
+) -> Tensor:
     """Mean squared error over the valid pixels; patches without any count for nothing.
 
     With no missing pixel this is the loss of He et al. 2022, equation in section 3 (mean over hidden patches).

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from eo_ssl.errors import UserError, expect
-from eo_ssl.models import MaskableBackbone, Tokens, View, sincos_positions, take_patches
+from eo_ssl.models import MaskableBackbone, Tokens, View, make_sincos_positions, take_patches
 from eo_ssl.objectives.step import Batch
 
 
@@ -27,7 +27,7 @@ class Predictor(nn.Module):
         self.blocks = nn.Sequential(*[Block(width, heads, mlp_ratio=4.0, qkv_bias=True) for _ in range(depth)])
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, out)
-        self.register_buffer("positions", sincos_positions(grid, width, prefix=0), persistent=False)
+        self.register_buffer("positions", make_sincos_positions(grid, width, prefix=0), persistent=False)
         self.positions: Tensor  # [1, N, width]
 
     def forward(self, tokens: Tokens, context: Tensor, targets: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def all_mean(x: Tensor) -> Tensor:
+def mean_over_processes(x: Tensor) -> Tensor:
     """Mean of a tensor over all processes, without gradient; the identity in one process."""
     if not _distributed():
         return x
@@ -118,7 +118,7 @@ def mean_of_valid(error: Tensor, weight: Tensor) -> Tensor:
         error: any shape.
         weight: the same shape, 1 where it counts and 0 elsewhere.
     """
-    total = all_mean(weight.sum())
+    total = mean_over_processes(weight.sum())
     world = torch.distributed.get_world_size() if _distributed() else 1
     return (error * weight).sum() / total.clamp(min=1 / world)
 

@@ -12,7 +12,7 @@ from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor
 
 from eo_ssl.errors import UserError
-from eo_ssl.models import Backbone, View, seeded_init
+from eo_ssl.models import Backbone, View, seed_weights
 from eo_ssl.objectives.base import Method, Objective
 from eo_ssl.objectives.parts import gather
 from eo_ssl.objectives.step import Batch
@@ -60,7 +60,7 @@ class SimClrObjective(Objective):
             raise UserError(
                 f"expected encoders of one width in front of one projector, got {sorted(widths)}: choose one architecture"
             )
-        with seeded_init(seed):
+        with seed_weights(seed):
             self.projector = SimCLRProjectionHead(self.encoder.dim, method.hidden_dim, method.output_dim)
         self.nt_xent = NTXentLoss(temperature=method.temperature)
 

@@ -6,7 +6,7 @@ from eo_ssl.pretraining.fit import FitConfig, fit
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import OptimizerConfig, Pretraining
-from eo_ssl.pretraining.monitors import LabelledProbe, feature_std, make_probe, rank_me
+from eo_ssl.pretraining.monitors import LabelledProbe, make_probe, measure_feature_std, rank_me
 from eo_ssl.pretraining.pretrain_config import PretrainConfig
 from eo_ssl.pretraining.processes import LoggerName, Precision, Processes
 from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
@@ -14,7 +14,7 @@ from eo_ssl.pretraining.sampler import ItemSampler, count_steps
 from eo_ssl.pretraining.saving import save_encoders
 from eo_ssl.pretraining.tile_source import TileSource
 from eo_ssl.pretraining.training_data import DataSelection, TrainingData, open_training_data
-from eo_ssl.pretraining.views import ItemBatch, ViewMaker
+from eo_ssl.pretraining.view_maker import ItemBatch, ViewMaker
 
 __all__ = [
     "DataSelection",
@@ -40,7 +40,7 @@ __all__ = [
     "TrainingData",
     "ViewMaker",
     "count_steps",
-    "feature_std",
+    "measure_feature_std",
     "fit",
     "make_probe",
     "open_training_data",

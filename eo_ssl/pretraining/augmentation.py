@@ -35,7 +35,7 @@ def apply_gain(image: Tensor, gain: Tensor, contract: Preprocessing) -> Tensor:
     return gain * image + (gain - 1) * mean / std
 
 
-def random_symmetry(image: Tensor, valid: Tensor, *, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def turn_randomly(image: Tensor, valid: Tensor, *, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """One of the eight symmetries of the square for each tile: [B, C, S, S] twice, pixels moved, never changed."""
     for chosen, turn in zip(torch.rand(3, image.shape[0], generator=rng) < 0.5, _TURNS, strict=True):
         where = chosen.to(image.device).view(-1, 1, 1, 1)
@@ -43,7 +43,7 @@ def random_symmetry(image: Tensor, valid: Tensor, *, rng: torch.Generator) -> tu
     return image, valid
 
 
-def random_crop(
+def crop_randomly(
     image: Tensor, valid: Tensor, *, scale: tuple[float, float], rng: torch.Generator, size_px: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """A random part of each tile, bilinearly resized, weighing measured pixels only.

@@ -9,12 +9,12 @@ import lightning.pytorch as pl
 
 from eo_ssl.manifest import explain_os_error, sync_folder
 from eo_ssl.objectives import Batch
-from eo_ssl.pretraining.module import as_pretraining
+from eo_ssl.pretraining.module import require_pretraining
 
 SUFFIX = ".ckpt"
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
+def find_latest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint with the most steps in `folder`, or None; names are zero-padded, so they sort by step."""
     found = sorted(folder.glob(f"step_*{SUFFIX}"))
     return found[-1] if found else None
@@ -34,7 +34,7 @@ class AtomicCheckpoint(pl.callbacks.Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         """Save where a checkpoint is due; the last step is the encoder's, not a checkpoint's."""
-        module, step = as_pretraining(pl_module), trainer.global_step
+        module, step = require_pretraining(pl_module), trainer.global_step
         if module.stepped and step % self.every == 0 and step < module.steps:
             self.save(trainer, step)
 

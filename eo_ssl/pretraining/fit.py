@@ -16,14 +16,14 @@ import torch
 
 from eo_ssl.errors import UserError, expect
 from eo_ssl.objectives import Teacher
-from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, latest_checkpoint
+from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, find_latest_checkpoint
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import Pretraining
 from eo_ssl.pretraining.monitors import LabelledProbe, Monitors
 from eo_ssl.pretraining.processes import LoggerName, Processes, make_loggers
 from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
 from eo_ssl.pretraining.run_log import ProgressLine, RunLog, summarise
-from eo_ssl.pretraining.views import ViewMaker
+from eo_ssl.pretraining.view_maker import ViewMaker
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")  # words of torch for a lost process
 
@@ -104,7 +104,7 @@ def fit(
         got=f"{type(whole).__name__}, whose teacher would be sharded at other places than its student",
         remedy="use --strategy ddp",
     )
-    resume = latest_checkpoint(folder / "checkpoints")
+    resume = find_latest_checkpoint(folder / "checkpoints")
     with warnings.catch_warnings(), _explain_lost_process(processes):
         # A teacher stays in evaluation mode on purpose.
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")

@@ -15,7 +15,7 @@ from torch import Tensor
 from eo_ssl.objectives import Batch, Step, derive_seed
 from eo_ssl.pretraining.items import Items
 from eo_ssl.pretraining.sampler import ItemSampler, Rows
-from eo_ssl.pretraining.views import ItemBatch, ViewMaker
+from eo_ssl.pretraining.view_maker import ItemBatch, ViewMaker
 
 
 class ItemLoader:

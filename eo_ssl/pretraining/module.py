@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from eo_ssl.errors import UserError
 from eo_ssl.models import View
-from eo_ssl.objectives import Batch, Objective, Step, all_mean
+from eo_ssl.objectives import Batch, Objective, Step, mean_over_processes
 
 TOKENS = ("cls_token", "reg_token", "pos_embed", "mask_token")  # parameters that are inputs, not maps
 
@@ -51,7 +51,7 @@ class OptimizerConfig:
             raise UserError(f"lr_start and lr_end are shares of the peak, got {self.lr_start} and {self.lr_end}")
 
 
-def lr_share(step: int, *, total: int, config: OptimizerConfig) -> float:
+def compute_lr_share(step: int, *, total: int, config: OptimizerConfig) -> float:
     """Learning rate of the step after `step` finished ones, as a share of its peak.
 
     Linear warm-up, then half a cosine (Loshchilov and Hutter 2017, equation 5, one cycle).
@@ -62,14 +62,14 @@ def lr_share(step: int, *, total: int, config: OptimizerConfig) -> float:
     return config.lr_end + (1 - config.lr_end) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def weight_decay_at(step: int, *, total: int, config: OptimizerConfig) -> float:
+def compute_weight_decay(step: int, *, total: int, config: OptimizerConfig) -> float:
     """Weight decay of the step after `step` finished ones: constant, or along half a cosine to its end."""
     if config.weight_decay_end is None:
         return config.weight_decay
     return Step(step, total, seed=0).cosine(config.weight_decay, config.weight_decay_end)
 
 
-def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+def group_parameters(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
     """Trained parameters in two groups: matrices and kernels decay; biases, norms and tokens do not."""
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     free = [p for name, p in trained if p.ndim <= 1 or name.rsplit(".", 1)[-1] in TOKENS]
@@ -111,19 +111,19 @@ class Pretraining(pl.LightningModule):
         """Loss of the batch."""
         self.step, self.stepped = batch.step, False
         results: dict[str, Tensor] = self.objective(batch)
-        self.last = {name: all_mean(value.detach()) for name, value in results.items()}
+        self.last = {name: mean_over_processes(value.detach()) for name, value in results.items()}
         return results["loss"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW in one fused kernel and its learning rate per step."""
-        groups = parameter_groups(self.objective, weight_decay=self.config.weight_decay)
+        groups = group_parameters(self.objective, weight_decay=self.config.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.config.betas, fused=True)
-        schedule = LambdaLR(optimizer, lambda step: lr_share(step, total=self.steps, config=self.config))
+        schedule = LambdaLR(optimizer, lambda step: compute_lr_share(step, total=self.steps, config=self.config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the weight decay of this step."""
-        decay = weight_decay_at(self.global_step, total=self.steps, config=self.config)
+        decay = compute_weight_decay(self.global_step, total=self.steps, config=self.config)
         self.trainer.optimizers[0].param_groups[0]["weight_decay"] = decay
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -135,7 +135,7 @@ class Pretraining(pl.LightningModule):
 
     def lr_at(self, step: int) -> float:
         """Learning rate of the step after `step` finished ones."""
-        return self.lr * lr_share(step, total=self.steps, config=self.config)
+        return self.lr * compute_lr_share(step, total=self.steps, config=self.config)
 
     @torch.no_grad()
     def embed(self, views: Sequence[View]) -> Tensor:
@@ -154,7 +154,7 @@ class Pretraining(pl.LightningModule):
         return torch.cat(features, dim=1).float().cpu()
 
 
-def as_pretraining(module: pl.LightningModule) -> Pretraining:
+def require_pretraining(module: pl.LightningModule) -> Pretraining:
     """The module under its own type; the callbacks of this room serve no other."""
     if not isinstance(module, Pretraining):
         raise TypeError(f"expected eo_ssl's Pretraining module, got {type(module).__name__}")

@@ -16,7 +16,7 @@ from eo_ssl.evaluation import knn
 from eo_ssl.models import View
 from eo_ssl.objectives import Batch
 from eo_ssl.pretraining.loader import ItemLoader
-from eo_ssl.pretraining.module import Pretraining, as_pretraining
+from eo_ssl.pretraining.module import Pretraining, require_pretraining
 from eo_ssl.pretraining.run_log import RunLog
 from eo_ssl.pretraining.sampler import Rows
 
@@ -82,12 +82,12 @@ class Monitors(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         """Look, where a look is due."""
-        module, step = as_pretraining(pl_module), trainer.global_step
+        module, step = require_pretraining(pl_module), trainer.global_step
         if not module.stepped or not (step % self.every == 0 or step == module.steps):
             return
         with self.run_log.paused():
             features = embed_rows(module, self.loader, self.rows)
-            values = {"rankme": rank_me(features), "feature_std": feature_std(features)}
+            values = {"rankme": rank_me(features), "feature_std": measure_feature_std(features)}
             if self.probe is not None:
                 values["knn_accuracy"] = self._accuracy(module, self.probe)
         self.run_log.note(**values)
@@ -115,7 +115,7 @@ def embed_rows(
         transient=True,
         disable=len(rows) < LONG_ROWS or rank > 0,
     )
-    mine = [module.embed(whole_views(loader, rows[at : at + size], module.device)) for at in shown]
+    mine = [module.embed(make_whole_views(loader, rows[at : at + size], module.device)) for at in shown]
     if world == 1:
         return torch.cat(mine).numpy()
     return _gather_batches(mine, starts, size=size, n=len(rows), device=module.device).numpy()
@@ -133,7 +133,7 @@ def _gather_batches(mine: list[Tensor], starts: range, *, size: int, n: int, dev
     return whole[:n].cpu()
 
 
-def whole_views(loader: ItemLoader, rows: Rows, device: torch.device) -> list[View]:
+def make_whole_views(loader: ItemLoader, rows: Rows, device: torch.device) -> list[View]:
     """Items as they are, without augmentation: a view of each date of each stream."""
     return [
         View(image[:, date].to(device), valid[:, date].to(device), loader.items.contracts[stream].bands, stream)
@@ -152,7 +152,7 @@ def rank_me(features: npt.NDArray[np.float32]) -> float:
     return float(torch.exp(-(share * share.log()).sum()))
 
 
-def feature_std(features: npt.NDArray[np.float32]) -> float:
+def measure_feature_std(features: npt.NDArray[np.float32]) -> float:
     """Mean standard deviation of the channels of features [n, D] on the unit sphere, times sqrt(D).
 
     0 when all tiles have one feature, near 1 when features spread evenly (Chen and He 2021, section 4.1).

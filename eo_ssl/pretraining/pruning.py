@@ -20,7 +20,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.manifest import fingerprint, replace
 from eo_ssl.objectives import Batch
 from eo_ssl.pretraining.loader import ItemLoader
-from eo_ssl.pretraining.module import Pretraining, as_pretraining
+from eo_ssl.pretraining.module import Pretraining, require_pretraining
 from eo_ssl.pretraining.monitors import embed_rows
 from eo_ssl.pretraining.run_log import RunLog
 from eo_ssl.pretraining.sampler import Rows
@@ -88,13 +88,13 @@ class DynamicPruning(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prune where an event is due before the first step."""
-        self._prune(trainer, as_pretraining(pl_module))
+        self._prune(trainer, require_pretraining(pl_module))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         """Prune where an event is due after this step; none after the last, which nothing would be trained on."""
-        module = as_pretraining(pl_module)
+        module = require_pretraining(pl_module)
         if module.stepped and trainer.global_step < module.steps:
             self._prune(trainer, module)
 
@@ -116,7 +116,7 @@ class DynamicPruning(pl.Callback):
             pool = self.loader.sampler.pool
             embeddings = embed_rows(module, self.loader, self.everything, title="pruning")
             if trainer.is_global_zero:
-                context = changed(self.context, encoder_fingerprint=embedder_fingerprint(module))
+                context = changed(self.context, encoder_fingerprint=fingerprint_embedders(module))
                 pool, report = self.schedule.update(
                     embeddings, self.everything, presentations=presentations, context=context
                 )
@@ -136,7 +136,7 @@ class DynamicPruning(pl.Callback):
         replace(self.folder / "events.json", json.dumps(self.reports, indent=1).encode())
 
 
-def embedder_fingerprint(module: Pretraining) -> str:
+def fingerprint_embedders(module: Pretraining) -> str:
     """Sha256 (hex) over the weights that embed at this moment, which no file holds."""
     embedders = module.objective.embedders
     tensors = {

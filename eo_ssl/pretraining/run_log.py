@@ -20,7 +20,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.manifest import replace
 from eo_ssl.objectives import Batch
 from eo_ssl.pretraining.loader import ItemLoader
-from eo_ssl.pretraining.module import as_pretraining
+from eo_ssl.pretraining.module import require_pretraining
 
 
 class RunLog(pl.Callback):
@@ -65,7 +65,7 @@ class RunLog(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         """Account for the step, and write a line where one is due."""
-        module, step = as_pretraining(pl_module), trainer.global_step
+        module, step = require_pretraining(pl_module), trainer.global_step
         self._losses.append(module.last["loss"])
         self._images += self.loader.sampler.global_batch
         if not module.stepped or not (self._notes or step % self.every == 0 or step == module.steps):
@@ -133,7 +133,7 @@ class ProgressLine(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the line."""
         self.task = self.progress.add_task(
-            "", total=as_pretraining(pl_module).steps, completed=trainer.global_step, loss=float("nan")
+            "", total=require_pretraining(pl_module).steps, completed=trainer.global_step, loss=float("nan")
         )
         self.progress.start()
 
@@ -144,7 +144,7 @@ class ProgressLine(pl.Callback):
         if self.progress.disable:
             return  # fetching the loss would only stall a GPU
         self.progress.update(
-            self.task, completed=trainer.global_step, loss=float(as_pretraining(pl_module).last["loss"])
+            self.task, completed=trainer.global_step, loss=float(require_pretraining(pl_module).last["loss"])
         )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

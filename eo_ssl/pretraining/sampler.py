@@ -16,7 +16,7 @@ BUFFER_ROWS = 16_384  # rows mixed completely; a pool up to this size is shuffle
 Rows = npt.NDArray[np.int64]
 
 
-def block_shuffle(n: int, rng: np.random.Generator, *, block: int = BLOCK_ROWS, buffer: int = BUFFER_ROWS) -> Rows:
+def shuffle_blocks(n: int, rng: np.random.Generator, *, block: int = BLOCK_ROWS, buffer: int = BUFFER_ROWS) -> Rows:
     """A permutation of 0..n-1: blocks of neighbours in random order, then all rows of each buffer mixed.
 
     Args:
@@ -98,7 +98,7 @@ class ItemSampler:
         """Rows of this rank's current batch: int64 [batch_size]; asking twice gives the same."""
         if self._order is None or self._order[0] != self.epoch:
             rng = np.random.default_rng([self.seed, self.epoch])
-            self._order = self.epoch, self.pool[block_shuffle(len(self.pool), rng)]
+            self._order = self.epoch, self.pool[shuffle_blocks(len(self.pool), rng)]
         start = self.step * self.global_batch + self.rank * self.batch_size
         return self._order[1][start : start + self.batch_size]
 

@@ -7,7 +7,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from eo_ssl.evaluation.results import Row
+from eo_ssl.evaluation import Row
 from eo_ssl.reporting.leaderboard_tables import (
     ScoreTable,
     group_rows,

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from eo_ssl.evaluation.metrics import METRIC_WORDS
-from eo_ssl.evaluation.results import Row
+from eo_ssl.evaluation import METRIC_WORDS, Row
 from eo_ssl.reporting.formatting import describe_place
 from eo_ssl.reporting.published_scores import SOURCE, find_published_score
 

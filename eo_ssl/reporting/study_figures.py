@@ -17,9 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from eo_ssl.evaluation.metrics import METRIC_WORDS
-from eo_ssl.evaluation.results import Row
-from eo_ssl.evaluation.treatments import NORMALISATIONS, RESIZERS, Normalisation, Resizer
+from eo_ssl.evaluation import METRIC_WORDS, NORMALISATIONS, RESIZERS, Normalisation, Resizer, Row
 from eo_ssl.reporting.figure_layout import STUDY_STYLE, FigureLayout
 from eo_ssl.reporting.formatting import describe_place, trim_middle
 from eo_ssl.reporting.svg import save_svg, use_style

@@ -8,9 +8,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from eo_ssl.evaluation.metrics import METRIC_WORDS
-from eo_ssl.evaluation.results import Row
-from eo_ssl.evaluation.tasks import Task
+from eo_ssl.evaluation import METRIC_WORDS, Row, Task
 from eo_ssl.reporting.leaderboard_tables import tabulate_input_variants
 
 

@@ -4,9 +4,9 @@ A public testing API: ``make_archive`` writes raw products as an archive deliver
 them: land cover, reflectance, backscatter, clouds, saturated pixels and planted duplicates.
 """
 
-from eo_ssl.sample.product_plans import ProductPlan
+from eo_ssl.sample.product_plans import PlannedAcquisition
 from eo_ssl.sample.sample_archive import make_archive
 from eo_ssl.sample.spec import SITES, ArchiveSpec
 from eo_ssl.sample.truth import Duplicate, ProductTruth, Truth
 
-__all__ = ["SITES", "ArchiveSpec", "Duplicate", "ProductPlan", "ProductTruth", "Truth", "make_archive"]
+__all__ = ["SITES", "ArchiveSpec", "Duplicate", "PlannedAcquisition", "ProductTruth", "Truth", "make_archive"]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from eo_ssl.landcover import CLASS_NAMES, CLOUD, S2_BANDS, WAVELENGTH_UM, Bytes, compute_greenness, tabulate
 from eo_ssl.sample.fields import Floats, average_blocks, blur, draw_fractal, draw_smooth_noise, repeat_pixels
 from eo_ssl.sample.landscape import Landscape, vote_majority
-from eo_ssl.sample.product_plans import ProductPlan
+from eo_ssl.sample.product_plans import PlannedAcquisition
 from eo_ssl.sample.spec import COARSEST, PIXEL_M, SITES
 from eo_ssl.sensors import sensor
 
@@ -43,7 +43,9 @@ class OpticalScene:
     "[y, x] at 20 m"
 
 
-def render_optical(seed: int, land: Landscape, product: ProductPlan, *, saturated: int, noise_key: int) -> OpticalScene:
+def render_optical(
+    seed: int, land: Landscape, product: PlannedAcquisition, *, saturated: int, noise_key: int
+) -> OpticalScene:
     """Return the scene of a product; copies of a product share all but, for near duplicates, ``noise_key``.
 
     Args:
@@ -100,7 +102,7 @@ def quantise_band(scene: OpticalScene, band: str, *, offset: int) -> npt.NDArray
     return np.asarray(numbers, dtype=np.uint16)
 
 
-def compute_illumination(land: Landscape, product: ProductPlan) -> Floats:
+def compute_illumination(land: Landscape, product: PlannedAcquisition) -> Floats:
     """Return the light that falls on each pixel relative to flat ground, [y, x] float32 in 0.6-1.4.
 
     Cosine of the angle between the sun and the normal of the slope over that of flat ground (Lambert), at half strength
@@ -113,7 +115,7 @@ def compute_illumination(land: Landscape, product: ProductPlan) -> Floats:
     return np.asarray(np.clip(1.0 + 0.5 * (ratio - 1.0), 0.6, 1.4), dtype=np.float32)
 
 
-def _season(product: ProductPlan) -> int:
+def _season(product: PlannedAcquisition) -> int:
     """Return the day of the year of the vegetation; a near duplicate differs by noise alone, not by growth."""
     return product.day - (5 if product.copy == "near" else 0)
 
@@ -126,7 +128,7 @@ def _surface(index: int, land: Landscape, green: Floats) -> Floats:
     return np.asarray(mixture * (1.0 + position * land.tilt), dtype=np.float32)
 
 
-def _clouds(air: np.random.Generator, product: ProductPlan, size_px: int) -> tuple[Floats, Floats]:
+def _clouds(air: np.random.Generator, product: PlannedAcquisition, size_px: int) -> tuple[Floats, Floats]:
     """Return cloud and shadow opacity, [y, x] float32 in 0-1; the shadow is the cloud moved away from the sun."""
     far = FARTHEST_SHADOW_PX
     field = draw_fractal(air, size_px + 2 * far, slope=1.6, finest_px=3.0)
@@ -144,7 +146,7 @@ def _clouds(air: np.random.Generator, product: ProductPlan, size_px: int) -> tup
     return cloud, moved * (1.0 - cloud)
 
 
-def project_shadow(product: ProductPlan, height_m: float) -> tuple[int, int]:
+def project_shadow(product: PlannedAcquisition, height_m: float) -> tuple[int, int]:
     """Return how far a shadow lies to the right of and below its cloud, whole 10 m pixels."""
     zenith, azimuth = np.radians(product.sun_zenith_deg), np.radians(product.sun_azimuth_deg)
     length = min(height_m * np.tan(zenith) / PIXEL_M, FARTHEST_SHADOW_PX)

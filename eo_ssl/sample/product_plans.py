@@ -19,7 +19,7 @@ FOLDERS = {"sentinel2_l2a": "s2_l2a", "sentinel1_rtc": "s1_rtc"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProductPlan:
+class PlannedAcquisition:
     """One product as planned."""
 
     product_id: str
@@ -61,9 +61,9 @@ class ProductPlan:
         return datetime.fromisoformat(self.datetime).timetuple().tm_yday
 
 
-def plan_archive(seed: int, spec: ArchiveSpec) -> tuple[ProductPlan, ...]:
+def plan_archive(seed: int, spec: ArchiveSpec) -> tuple[PlannedAcquisition, ...]:
     """Return all products of an archive, sorted by product id."""
-    planned: list[ProductPlan] = []
+    planned: list[PlannedAcquisition] = []
     for number, name in enumerate(spec.sensors):
         rng = np.random.default_rng([seed, _STREAM, number])
         make = _optical if name == "sentinel2_l2a" else _radar
@@ -80,7 +80,7 @@ def _moment(spec: ArchiveSpec, site_index: int, date_index: int, *, year: int, l
     return noon + timedelta(minutes=round(60 * (local_hour - longitude / 15.0)))
 
 
-def _optical(rng: np.random.Generator, spec: ArchiveSpec, site_index: int, date_index: int) -> ProductPlan:
+def _optical(rng: np.random.Generator, spec: ArchiveSpec, site_index: int, date_index: int) -> PlannedAcquisition:
     site = SITES[site_index]
     baseline = spec.baselines[(site_index + date_index) % len(spec.baselines)]
     year = 2023 if get_baseline_offset(baseline) else 2021
@@ -89,7 +89,7 @@ def _optical(rng: np.random.Generator, spec: ArchiveSpec, site_index: int, date_
     zenith, azimuth = locate_sun(when, *locate_centre(site, spec.size_px))
     # Skies are either fairly clear or fairly full: a U-shaped draw with the mean asked for.
     cover = rng.beta(0.6, 0.6 * (1 / spec.cloud_cover - 1)) if spec.cloud_cover else 0.0
-    return ProductPlan(
+    return PlannedAcquisition(
         product_id=_optical_id(site.name, when, baseline, orbit, 1),
         sensor="sentinel2_l2a",
         site=site.name,
@@ -109,13 +109,13 @@ def _optical_id(site: str, when: datetime, baseline: str, orbit: int, version: i
     return f"S2_L2A_{site}_{when:%Y%m%dT%H%M%S}_N{baseline.replace('.', '')}_R{orbit:03d}_V{version}"
 
 
-def _radar(rng: np.random.Generator, spec: ArchiveSpec, site_index: int, date_index: int) -> ProductPlan:
+def _radar(rng: np.random.Generator, spec: ArchiveSpec, site_index: int, date_index: int) -> PlannedAcquisition:
     site = SITES[site_index]
     ascending = (date_index + site_index // 2) % 2 == 0
     year = 2021 + 2 * ((site_index + date_index) % 2)
     when = _moment(spec, site_index, date_index, year=year, local_hour=18.0 if ascending else 6.0) + timedelta(days=1)
     orbit = _ORBITS[site.southern][1] + 7 * ascending
-    return ProductPlan(
+    return PlannedAcquisition(
         product_id=f"S1_RTC_{site.name}_{when:%Y%m%dT%H%M%S}_R{orbit:03d}{'A' if ascending else 'D'}_V1",
         sensor="sentinel1_rtc",
         site=site.name,
@@ -131,7 +131,9 @@ def _radar(rng: np.random.Generator, spec: ArchiveSpec, site_index: int, date_in
     )
 
 
-def _with_copies(rng: np.random.Generator, spec: ArchiveSpec, originals: list[ProductPlan]) -> list[ProductPlan]:
+def _with_copies(
+    rng: np.random.Generator, spec: ArchiveSpec, originals: list[PlannedAcquisition]
+) -> list[PlannedAcquisition]:
     """Return ``originals`` and their copies; what is copied is clear enough to survive a cloud filter."""
     optical = originals[0].sensor == "sentinel2_l2a"
     order = [int(index) for index in rng.permutation(len(originals))]
@@ -150,7 +152,7 @@ def _with_copies(rng: np.random.Generator, spec: ArchiveSpec, originals: list[Pr
     return result
 
 
-def _copy(original: ProductPlan, copy: Copy, spec: ArchiveSpec) -> ProductPlan:
+def _copy(original: PlannedAcquisition, copy: Copy, spec: ArchiveSpec) -> PlannedAcquisition:
     identifier = f"{original.product_id[:-1]}2"  # the version at the end
     if copy == "reprocessed":
         later = next(

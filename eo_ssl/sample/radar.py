@@ -10,7 +10,7 @@ import numpy.typing as npt
 from eo_ssl.landcover import CLASS_NAMES, compute_greenness, tabulate
 from eo_ssl.sample.fields import Floats, blur, draw_smooth_noise
 from eo_ssl.sample.landscape import Landscape
-from eo_ssl.sample.product_plans import ProductPlan
+from eo_ssl.sample.product_plans import PlannedAcquisition
 from eo_ssl.sample.spec import SITES
 
 POLARISATIONS = ("VV", "VH")
@@ -32,7 +32,7 @@ class RadarScene:
     "with speckle, NaN beyond the edge of the swath; what is stored"
 
 
-def render_radar(seed: int, land: Landscape, product: ProductPlan, *, looks: float) -> RadarScene:
+def render_radar(seed: int, land: Landscape, product: PlannedAcquisition, *, looks: float) -> RadarScene:
     """Return the scene of a product.
 
     Speckle of L looks multiplies the expected power by a gamma variate of shape L and mean 1, so that variance / mean^2
@@ -57,7 +57,7 @@ def render_radar(seed: int, land: Landscape, product: ProductPlan, *, looks: flo
     )
 
 
-def _mean_db(scene: np.random.Generator, land: Landscape, product: ProductPlan) -> dict[str, Floats]:
+def _mean_db(scene: np.random.Generator, land: Landscape, product: PlannedAcquisition) -> dict[str, Floats]:
     """Return the expected gamma0 in dB per polarisation, [y, x] float32."""
     green = compute_greenness(
         land.classes, land.shift_days, day=product.day, southern=SITES[product.site_index].southern

@@ -17,7 +17,7 @@ from eo_ssl.manifest import open_product
 from eo_ssl.sample.geotiff import build_transform, encode_geotiff
 from eo_ssl.sample.landscape import make_landscape
 from eo_ssl.sample.optical import FACTOR, NODATA_DN, QUANTIFICATION, OpticalScene, quantise_band
-from eo_ssl.sample.product_plans import ProductPlan, plan_archive
+from eo_ssl.sample.product_plans import PlannedAcquisition, plan_archive
 from eo_ssl.sample.radar import POLARISATIONS, RadarScene
 from eo_ssl.sample.spec import SITES, ArchiveSpec
 from eo_ssl.sample.truth import TRUTH, ProductTruth, Truth, describe_product, render_product
@@ -63,7 +63,7 @@ def make_archive(folder: Path, *, seed: int = 0, spec: ArchiveSpec = DEFAULT_SPE
     return truth
 
 
-def write_product(folder: Path, seed: int, spec: ArchiveSpec, plan: ProductPlan) -> ProductTruth:
+def write_product(folder: Path, seed: int, spec: ArchiveSpec, plan: PlannedAcquisition) -> ProductTruth:
     """Write one product, its side-car last, and return what is true of it; files that are there already are kept."""
     place, target = SITES[plan.site_index], folder / plan.folder
     scene = render_product(seed, spec, plan)
@@ -90,7 +90,7 @@ def write_product(folder: Path, seed: int, spec: ArchiveSpec, plan: ProductPlan)
     return describe_product(plan, scene, spec)
 
 
-def _sidecar(plan: ProductPlan, scene: OpticalScene | RadarScene, spec: ArchiveSpec) -> dict[str, Any]:
+def _sidecar(plan: PlannedAcquisition, scene: OpticalScene | RadarScene, spec: ArchiveSpec) -> dict[str, Any]:
     """Return what a real product says of itself; which copies were planted is told in ``truth.json`` alone."""
     common = {key: getattr(plan, key) for key in ("product_id", "sensor", "datetime", "orbit", "site")}
     if isinstance(scene, RadarScene):

@@ -17,7 +17,7 @@ from eo_ssl.landcover import CLASS_NAMES, CLASSES, S2_BANDS, UNKNOWN, Bytes
 from eo_ssl.sample.fields import Floats, repeat_pixels
 from eo_ssl.sample.landscape import count_class_pixels, make_landscape
 from eo_ssl.sample.optical import FACTOR, OpticalScene, render_optical
-from eo_ssl.sample.product_plans import ProductPlan
+from eo_ssl.sample.product_plans import PlannedAcquisition
 from eo_ssl.sample.radar import POLARISATIONS, RadarScene, render_radar
 from eo_ssl.sample.spec import COARSEST, SITES, ArchiveSpec
 
@@ -30,7 +30,7 @@ Scene = TypeVar("Scene", OpticalScene, RadarScene)
 class ProductTruth:
     """One product and what was put into it."""
 
-    acquisition: ProductPlan
+    acquisition: PlannedAcquisition
     cloud_fraction: float
     "share of the pixels with data whose scene class is 8 or 9 (20 m); 0 for radar"
     shadow_fraction: float
@@ -87,7 +87,8 @@ class Truth:
         """Return the truth that `to_json` wrote."""
         spec = {key: _tupled(entry) for key, entry in value["spec"].items()}
         products = tuple(
-            ProductTruth(**{**entry, "acquisition": ProductPlan(**entry["acquisition"])}) for entry in value["products"]
+            ProductTruth(**{**entry, "acquisition": PlannedAcquisition(**entry["acquisition"])})
+            for entry in value["products"]
         )
         return cls(value["seed"], ArchiveSpec(**spec), products)
 
@@ -207,7 +208,7 @@ class Truth:
 
 
 @lru_cache(maxsize=2)  # a product is asked for band by band
-def render_product(seed: int, spec: ArchiveSpec, plan: ProductPlan) -> OpticalScene | RadarScene:
+def render_product(seed: int, spec: ArchiveSpec, plan: PlannedAcquisition) -> OpticalScene | RadarScene:
     """Return the scene of a planned product: a pure function of its arguments."""
     land = make_landscape(seed, spec, plan.site_index)
     if plan.sensor == "sentinel1_rtc":
@@ -215,7 +216,7 @@ def render_product(seed: int, spec: ArchiveSpec, plan: ProductPlan) -> OpticalSc
     return render_optical(seed, land, plan, saturated=spec.saturated, noise_key=1 if plan.copy == "near" else 0)
 
 
-def describe_product(plan: ProductPlan, scene: OpticalScene | RadarScene, spec: ArchiveSpec) -> ProductTruth:
+def describe_product(plan: PlannedAcquisition, scene: OpticalScene | RadarScene, spec: ArchiveSpec) -> ProductTruth:
     """Return the entry of a rendered product."""
     if isinstance(scene, RadarScene):
         beyond = float(np.isnan(scene.observed["VV"]).mean())

@@ -13,8 +13,8 @@ import torch
 from eo_ssl.cli import main
 from eo_ssl.encoder import load_encoder, save_encoder
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks import benchmark_task
-from eo_ssl.evaluation.trainstats import train_stats
+from eo_ssl.evaluation.benchmarks import load_benchmark
+from eo_ssl.evaluation.training_statistics import compute_train_stats
 from eo_ssl.models import Vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity, sensor
@@ -101,9 +101,9 @@ def test_bands_without_names(contract: Preprocessing) -> None:
 
 
 def test_statistics_of_the_test_split(eurosat: Path) -> None:
-    task = benchmark_task("eurosat", eurosat)
+    task = load_benchmark("eurosat", eurosat)
     with pytest.raises(UserError, match="statistics of test or validation images never enter"):
-        train_stats(task, np.arange(len(task.labels)), BANDS)
+        compute_train_stats(task, np.arange(len(task.labels)), BANDS)
 
 
 def test_an_encoder_without_a_contract(refused: Callable[..., str], eurosat: Path, ours: Path, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Public benchmarks as tasks: bands by name, physical quantity, the split in words, read in the layout in which each is published."""
+"""Public benchmarks as tasks: bands by name, physical quantity, the published split, the published layout of files."""
 
-from eo_ssl.evaluation.benchmarks.registry import BENCHMARKS, Benchmark, benchmark_task
+from eo_ssl.evaluation.benchmarks.registry import BENCHMARKS, Benchmark, load_benchmark
 
-__all__ = ["BENCHMARKS", "Benchmark", "benchmark_task"]
+__all__ = ["BENCHMARKS", "Benchmark", "load_benchmark"]

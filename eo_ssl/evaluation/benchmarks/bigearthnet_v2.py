@@ -1,9 +1,9 @@
-"""BigEarthNet v2 (reBEN, Clasen et al., arXiv 2407.03653): 19 labels on 1.2 km patches of Sentinel-2 L2A and Sentinel-1.
+"""BigEarthNet v2 (reBEN, Clasen et al., arXiv 2407.03653): 19 labels on 1.2 km of Sentinel-2 L2A and Sentinel-1.
 
-TorchGeo's class names the splits, the folders and the classes. Its pixels are not used, for two reasons that a test shows: it reads
-backscatter in dB as whole numbers, and it stacks VH before VV, the alphabetical order of the files, under documentation that says
-(VV, VH). Here each band is read from the file that bears its name; 20 and 60 m bands come to 10 m by bilinear interpolation (GDAL), as
-TorchGeo does it, but are not rounded.
+TorchGeo's class names the splits, the folders and the classes. Its pixels are not used, for two reasons that a test
+shows: it reads backscatter in dB as whole numbers, and it stacks VH before VV, the alphabetical order of the files,
+under documentation that says (VV, VH). Here each band is read from the file that bears its name; 20 and 60 m bands come
+to 10 m by bilinear interpolation (GDAL), as TorchGeo does it, but are not rounded.
 """
 
 from __future__ import annotations
@@ -18,9 +18,16 @@ from torchgeo.datasets import BigEarthNetV2
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import Stored, card_source, consecutive, gathered, numbered, read_planes
+from eo_ssl.evaluation.benchmarks.images import (
+    Stored,
+    gather_images,
+    make_card_source,
+    make_consecutive_fold,
+    number_names,
+    read_planes,
+)
 from eo_ssl.evaluation.benchmarks.request import Request
-from eo_ssl.evaluation.features import Rows
+from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import file_sha256
 from eo_ssl.sensors import sensor
@@ -48,7 +55,7 @@ class BandFolders:
 
     def stored(self, positions: Rows) -> Stored:
         """Return the patches at ``positions``, [n, bands, 120, 120], all bands at 10 m."""
-        return gathered(lambda at: self._patch(self.folders[at]), positions.tolist())
+        return gather_images(lambda at: self._patch(self.folders[at]), positions.tolist())
 
     def _patch(self, folder: Path) -> Stored:
         planes = [
@@ -58,7 +65,7 @@ class BandFolders:
         return np.stack(planes).astype(np.float32, copy=False)
 
 
-def band_folders(folders: tuple[Path, ...], card: Card) -> BandFolders:
+def make_band_folders(folders: tuple[Path, ...], card: Card) -> BandFolders:
     """Return the patches in ``folders`` with the bands of ``card``, each at the resolution of its sensor."""
     known = sensor(card.sensor)
     return BandFolders(folders, card.bands, tuple(round(known.band(name).gsd_m / card.gsd_m) for name in card.bands))
@@ -83,15 +90,28 @@ def load(request: Request) -> Task:
         if not folders[0].is_dir():
             raise request.absent(f"no {folders[0].relative_to(request.root)}")
         content = [kind, file_sha256(request.root / BigEarthNetV2.dir_file_names["metadata"])]
-        sources.append(card_source(band_folders(folders, card), card, size=(SIZE_PX, SIZE_PX), content=content))
+        sources.append(
+            make_card_source(make_band_folders(folders, card), card, size=(SIZE_PX, SIZE_PX), content=content)
+        )
     counts = [table["split"].count(split) for split in SPLITS]
-    fold = consecutive(*counts, names=table["patch_id"])
+    fold = make_consecutive_fold(*counts, names=table["patch_id"])
     tiles = [_tile(name) for name in table["patch_id"]]
     return Task(
-        request.name, (sources[0],), _labels(table["labels"], class_names, request), class_names, numbered(tiles), (fold,), SPLIT, "micro_ap",
-        ("not comparable with BigEarthNet v1, whose labels, patches and split differ", "20 and 60 m bands brought to 10 m by bilinear interpolation"),
-        kind="multilabel", partners=tuple(sources[1:]),
-    )  # fmt: skip
+        request.name,
+        (sources[0],),
+        _labels(table["labels"], class_names, request),
+        class_names,
+        number_names(tiles),
+        (fold,),
+        SPLIT,
+        "micro_ap",
+        (
+            "not comparable with BigEarthNet v1, whose labels, patches and split differ",
+            "20 and 60 m bands brought to 10 m by bilinear interpolation",
+        ),
+        kind="multilabel",
+        partners=tuple(sources[1:]),
+    )
 
 
 def _table(request: Request) -> dict[str, list[str]]:
@@ -104,7 +124,8 @@ def _table(request: Request) -> dict[str, list[str]]:
         lacking = [name for name in COLUMNS if name not in schema.names]
         if lacking:
             raise UserError(
-                f"expected the columns {', '.join(COLUMNS)} in {path}, got none of {', '.join(lacking)}; fetch the table of version 2"
+                f"expected the columns {', '.join(COLUMNS)} in {path}, got none of {', '.join(lacking)}; fetch the "
+                "table of version 2"
             )
         columns: dict[str, list[str]] = pq.read_table(path, columns=list(COLUMNS)).to_pydict()
     except (ArrowException, OSError) as error:
@@ -115,7 +136,8 @@ def _table(request: Request) -> dict[str, list[str]]:
     absent = [split for split in SPLITS if split not in columns["split"]]
     if absent:
         raise UserError(
-            f"expected patches of the splits {', '.join(SPLITS)} in {path}, got none of {', '.join(absent)}; fetch the whole table"
+            f"expected patches of the splits {', '.join(SPLITS)} in {path}, got none of {', '.join(absent)}; fetch "
+            "the whole table"
         )
     return {name: [column[row] for row in order] for name, column in columns.items()}
 
@@ -128,7 +150,8 @@ def _labels(given: list[str], class_names: tuple[str, ...], request: Request) ->
         for name in names:
             if name not in place:
                 raise UserError(
-                    f"expected the 19 labels of BigEarthNet in {request.root}, got {name!r}; fetch the table of version 2"
+                    f"expected the 19 labels of BigEarthNet in {request.root}, got {name!r}; fetch the table of "
+                    "version 2"
                 )
             labels[row, place[name]] = 1
     return labels

@@ -1,4 +1,4 @@
-"""EuroSAT (Helber et al. 2019, arXiv 1709.00029) read by TorchGeo's own class, its bands named by the card, not by position."""
+"""EuroSAT (Helber et al. 2019, arXiv 1709.00029) read by TorchGeo's own class, its bands named by the card."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torchgeo.datasets import DatasetNotFoundError, EuroSAT, EuroSATSpatial
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.coverage import incomplete
 from eo_ssl.evaluation.benchmarks.images import (
     TorchGeoImages,
-    card_source,
     check_complete,
-    consecutive,
-    raster_places,
-    raster_shape,
+    explain_incomplete,
+    make_card_source,
+    make_consecutive_fold,
+    read_raster_boxes,
+    read_raster_shape,
 )
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
@@ -25,8 +25,14 @@ from eo_ssl.fingerprints import file_sha256
 SIZE_PX = 64
 SPLITS = ("train", "val", "test")
 RGB = ("B04", "B03", "B02")
-RANDOM = "TorchGeo's lists (Neumann et al. 2019), 60/20/20 at random: neighbouring patches are on both sides; blocks are patches"
-SPATIAL = "TorchGeo's EuroSATSpatial, 60/20/20 by longitude: train, validation and test are separate strips; blocks are patches"
+RANDOM = (
+    "TorchGeo's lists (Neumann et al. 2019), 60/20/20 at random: neighbouring patches are on both sides; blocks "
+    "are patches"
+)
+SPATIAL = (
+    "TorchGeo's EuroSATSpatial, 60/20/20 by longitude: train, validation and test are separate strips; blocks are "
+    "patches"
+)
 
 
 def load(request: Request) -> Task:
@@ -43,36 +49,45 @@ def load(request: Request) -> Task:
         try:
             datasets.append(reader(root=str(request.root), split=split, bands=EuroSAT.all_band_names, download=False))
         except (DatasetNotFoundError, FileNotFoundError) as error:
-            raise incomplete(request, lists, request.root / reader.base_dir) from error
+            raise explain_incomplete(request, lists, request.root / reader.base_dir) from error
         check_complete(request.root / reader.split_filenames[split], len(datasets[-1]))
     paths = [Path(path) for dataset in datasets for path, _ in dataset.samples]
     labels = np.array([label for dataset in datasets for _, label in dataset.samples], dtype=np.int64)
     names: tuple[str, ...] = tuple(datasets[0].classes)
     if any(tuple(dataset.classes) != names for dataset in datasets):
         raise UserError(
-            f"expected the same classes in all splits of EuroSAT at {request.root}, got different ones; the copy is incomplete, get it from {request.origin}"
+            f"expected the same classes in all splits of EuroSAT at {request.root}, got different ones; the copy is "
+            f"incomplete, get it from {request.origin}"
         )
     _check_planes(paths[0], request.card)
-    source = card_source(
+    source = make_card_source(
         TorchGeoImages(tuple(datasets)),
         request.card,
         size=(SIZE_PX, SIZE_PX),
         content=[[path.name, file_sha256(path)] for path in paths],
         wanted=RGB if request.variant.endswith("rgb") else None,
     )
-    fold = consecutive(*(len(dataset) for dataset in datasets), names=[path.name for path in paths])
+    fold = make_consecutive_fold(*(len(dataset) for dataset in datasets), names=[path.name for path in paths])
     others = "80/20 or random" if spatial else "80/20 or spatial"
     return Task(
-        request.name, (source,), labels, names, np.arange(len(labels), dtype=np.int64), (fold,), SPATIAL if spatial else RANDOM, "accuracy",
-        (f"not comparable with {others} splits of EuroSAT",), places=raster_places(paths),
-    )  # fmt: skip
+        request.name,
+        (source,),
+        labels,
+        names,
+        np.arange(len(labels), dtype=np.int64),
+        (fold,),
+        SPATIAL if spatial else RANDOM,
+        "accuracy",
+        (f"not comparable with {others} splits of EuroSAT",),
+        places=read_raster_boxes(paths),
+    )
 
 
 def _check_planes(path: Path, card: Card) -> None:
     """Refuse files of the RGB release or of another size before TorchGeo picks planes that are not there."""
-    found = raster_shape(path)
+    found = read_raster_shape(path)
     if found != (len(card.bands), SIZE_PX, SIZE_PX):
         raise UserError(
-            f"expected EuroSAT images {[len(card.bands), SIZE_PX, SIZE_PX]} (card {card.name}), got {list(found)} in {path.name}; "
-            "use the 13-band files (EuroSATallBands)"
+            f"expected EuroSAT images {[len(card.bands), SIZE_PX, SIZE_PX]} (card {card.name}), got {list(found)} in "
+            f"{path.name}; use the 13-band files (EuroSATallBands)"
         )

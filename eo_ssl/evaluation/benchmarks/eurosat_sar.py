@@ -1,4 +1,4 @@
-"""EuroSAT-SAR (Wang et al., arXiv 2310.18653): Sentinel-1 on the patches of EuroSAT, read by TorchGeo's class of Copernicus-Bench."""
+"""EuroSAT-SAR (Wang et al., arXiv 2310.18653): Sentinel-1 on the patches of EuroSAT, from Copernicus-Bench."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import numpy as np
 from torchgeo.datasets import CopernicusBenchEuroSATS1, DatasetNotFoundError
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import TorchGeoImages, card_source, consecutive, raster_shape
+from eo_ssl.evaluation.benchmarks.images import (
+    TorchGeoImages,
+    make_card_source,
+    make_consecutive_fold,
+    read_raster_shape,
+)
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import file_sha256
 
 SIZE_PX = 64
-SPLIT = "lists of Copernicus-Bench, those of EuroSAT, 60/20/20 at random: neighbouring patches are on both sides; blocks are patches"
+SPLIT = (
+    "lists of Copernicus-Bench, those of EuroSAT, 60/20/20 at random: neighbouring patches are on both sides; "
+    "blocks are patches"
+)
 
 
 def load(request: Request) -> Task:
@@ -40,16 +48,24 @@ def load(request: Request) -> Task:
     for path in paths:
         if not path.is_file():
             raise request.absent(f"no {path.relative_to(request.root)}")
-    shape, wanted = raster_shape(paths[0]), (len(request.card.bands), SIZE_PX, SIZE_PX)
+    shape, wanted = read_raster_shape(paths[0]), (len(request.card.bands), SIZE_PX, SIZE_PX)
     if shape != wanted:
         raise UserError(
-            f"expected images {list(wanted)} (card {request.card.name}), got {list(shape)} in {paths[0].name}; use EuroSAT-SAR"
+            f"expected images {list(wanted)} (card {request.card.name}), got {list(shape)} in {paths[0].name}; use "
+            "EuroSAT-SAR"
         )
     content = [[path.name, file_sha256(path)] for path in paths]
-    source = card_source(TorchGeoImages(tuple(datasets)), request.card, size=wanted[1:], content=content)
+    source = make_card_source(TorchGeoImages(tuple(datasets)), request.card, size=wanted[1:], content=content)
     labels = np.array([classes.index(kind) for kind in found], dtype=np.int64)
-    fold = consecutive(*(len(dataset) for dataset in datasets), names=names)
+    fold = make_consecutive_fold(*(len(dataset) for dataset in datasets), names=names)
     return Task(
-        request.name, (source,), labels, classes, np.arange(len(labels), dtype=np.int64), (fold,), SPLIT, "accuracy",
+        request.name,
+        (source,),
+        labels,
+        classes,
+        np.arange(len(labels), dtype=np.int64),
+        (fold,),
+        SPLIT,
+        "accuracy",
         ("classes are numbered in another order than those of EuroSAT",),
-    )  # fmt: skip
+    )

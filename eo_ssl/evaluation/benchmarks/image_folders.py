@@ -1,4 +1,4 @@
-"""Colour images in one folder per class: UC Merced (Yang and Newsam 2010) and RESISC45 (Cheng et al. 2017), read by TorchGeo."""
+"""Colour images, a folder per class: UC Merced (Yang and Newsam 2010), RESISC45 (Cheng et al. 2017), by TorchGeo."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import numpy as np
 from torchgeo.datasets import RESISC45, DatasetNotFoundError, UCMerced
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.coverage import incomplete
-from eo_ssl.evaluation.benchmarks.images import TorchGeoImages, card_source, check_complete, consecutive
+from eo_ssl.evaluation.benchmarks.images import (
+    TorchGeoImages,
+    check_complete,
+    explain_incomplete,
+    make_card_source,
+    make_consecutive_fold,
+)
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import file_sha256
@@ -46,7 +51,7 @@ _FOLDERS = {
 
 
 class Rgb:
-    """What TorchGeo's readers of colour images give: red, green, blue."""
+    """Bands of TorchGeo's readers of colour images: red, green, blue."""
 
     all_band_names = ("R", "G", "B")
 
@@ -66,17 +71,18 @@ def load(request: Request) -> Task:
         try:
             datasets.append(folder.reader(root=str(request.root), split=split, download=False))
         except (DatasetNotFoundError, FileNotFoundError) as error:
-            raise incomplete(request, list(lists.values()), request.root / folder.images) from error
+            raise explain_incomplete(request, list(lists.values()), request.root / folder.images) from error
         check_complete(path, len(datasets[-1]))
     names: tuple[str, ...] = tuple(datasets[0].classes)
     if any(tuple(dataset.classes) != names for dataset in datasets):
         raise UserError(
-            f"expected the same classes in all splits of {request.name} at {request.root}, got different ones; the copy is incomplete, fetch it again"
+            f"expected the same classes in all splits of {request.name} at {request.root}, got different ones; the "
+            "copy is incomplete, fetch it again"
         )
     paths = [Path(path) for dataset in datasets for path, _ in dataset.samples]
     labels = np.array([label for dataset in datasets for _, label in dataset.samples], dtype=np.int64)
     content = [[path.name, file_sha256(path)] for path in paths]
-    source = card_source(TorchGeoImages(tuple(datasets)), request.card, size=(SIZE_PX, SIZE_PX), content=content)
-    fold = consecutive(*(len(dataset) for dataset in datasets), names=[path.name for path in paths])
+    source = make_card_source(TorchGeoImages(tuple(datasets)), request.card, size=(SIZE_PX, SIZE_PX), content=content)
+    fold = make_consecutive_fold(*(len(dataset) for dataset in datasets), names=[path.name for path in paths])
     blocks = np.arange(len(labels), dtype=np.int64)
     return Task(request.name, (source,), labels, names, blocks, (fold,), SPLIT, "accuracy", (folder.note,))

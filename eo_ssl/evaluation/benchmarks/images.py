@@ -1,4 +1,4 @@
-"""Images of a benchmark: stored numbers from its files, named and scaled by its card, and the parts that every task is made of."""
+"""Images of a benchmark: stored numbers, named and scaled by its card, and the parts that every task is made of."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ import rasterio
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioIOError
 from rasterio.warp import transform_bounds
+from torch.utils.data import ConcatDataset
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import Matrix, Rows
+from eo_ssl.evaluation.benchmarks.request import Request
+from eo_ssl.evaluation.sources import Matrix, Rows
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.sensors import Quantity, sensor
 
 Stored = npt.NDArray[Any]
 Masks = Callable[[Rows, Rows], None]
+_NAMED = 3  # classes of a split that a sentence names
 _THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -68,12 +71,13 @@ class CardSource:
         return len(self.files)
 
     def read(self, positions: Rows, out: Matrix) -> None:
-        """Fill ``out`` [n, C, H, W] with physical values at ``positions``, NaN where the card or the file says invalid."""
+        """Fill ``out`` [n, C, H, W] with physical values at ``positions``, NaN where card or file say invalid."""
         stored = self.files.stored(positions)
         whole = (len(positions), len(self.card.bands), *self.shape[1:])
         if stored.shape != whole:
             raise UserError(
-                f"expected images {list(whole[1:])} of the bands {', '.join(self.card.bands)} (card {self.card.name}), got {list(stored.shape[1:])}; "
+                f"expected images {list(whole[1:])} of the bands {', '.join(self.card.bands)} (card "
+                f"{self.card.name}), got {list(stored.shape[1:])}; "
                 "fetch the files of that layout or name the card that describes these"
             )
         planes = [self.card.bands.index(band) for band in self.bands]
@@ -100,7 +104,7 @@ class MaskedCardSource(CardSource):
         self.masks(positions, out)
 
 
-def chosen_bands(card: Card, wanted: Sequence[str] | None) -> tuple[str, ...]:
+def choose_bands(card: Card, wanted: Sequence[str] | None) -> tuple[str, ...]:
     """Return the bands of a task by name: all of the card's in file order, or those wanted.
 
     Raises:
@@ -117,9 +121,15 @@ def chosen_bands(card: Card, wanted: Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-def card_source(
-    files: Files, card: Card, *, size: tuple[int, int], content: object, wanted: Sequence[str] | None = None, masks: Masks | None = None
-) -> CardSource:  # fmt: skip
+def make_card_source(
+    files: Files,
+    card: Card,
+    *,
+    size: tuple[int, int],
+    content: object,
+    wanted: Sequence[str] | None = None,
+    masks: Masks | None = None,
+) -> CardSource:
     """Return the images of ``files`` as the card declares them.
 
     Args:
@@ -130,7 +140,7 @@ def card_source(
         wanted: bands of the task; None for all in file order.
         masks: fills class indices, for segmentation.
     """
-    bands = chosen_bands(card, wanted)
+    bands = choose_bands(card, wanted)
     identity = fingerprint([card.to_json(), bands, content])
     shape = (len(bands), *size)
     if masks is None:
@@ -138,7 +148,7 @@ def card_source(
     return MaskedCardSource(files, card, bands, shape, identity, masks)
 
 
-def consecutive(train: int, validation: int, test: int, *, names: Sequence[object] | None) -> Fold:
+def make_consecutive_fold(train: int, validation: int, test: int, *, names: Sequence[object] | None) -> Fold:
     """Return the fold of images that stand split after split: train, validation, test.
 
     Args:
@@ -156,13 +166,14 @@ def consecutive(train: int, validation: int, test: int, *, names: Sequence[objec
             ends = ("train", train), ("validation", train + validation), ("test", train + validation + test)
             first, second = (next(split for split, end in ends if one < end) for one in (seen[name], at))
             raise UserError(
-                f"expected each image in one split, got {name} in {first} and again in {second}; fetch the lists of the splits again"
+                f"expected each image in one split, got {name} in {first} and again in {second}; fetch the lists of "
+                "the splits again"
             )
     parts = np.split(np.arange(train + validation + test, dtype=np.int64), [train, train + validation])
     return Fold(parts[0], parts[2], parts[1])
 
 
-def numbered(names: Sequence[str]) -> Rows:
+def number_names(names: Sequence[str]) -> Rows:
     """Return equal numbers for equal names, int64 [n]: the blocks of a bootstrap."""
     return np.unique(np.array(names, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
 
@@ -183,13 +194,15 @@ def read_planes(path: Path, *, planes: int, size: tuple[int, int] | None = None,
         with rasterio.open(path) as file:
             if file.count != planes:
                 raise UserError(
-                    f"expected {planes} bands in {path}, got {file.count}; this is another version of the data set, fetch the one that the card describes"
+                    f"expected {planes} bands in {path}, got {file.count}; this is another version of the data set, "
+                    "fetch the one that the card describes"
                 )
             own = (file.height * times, file.width * times)
             if size is not None and size != own:
                 wanted = [size[0] // times, size[1] // times]
                 raise UserError(
-                    f"expected {wanted} pixels in {path}, got {[file.height, file.width]}; this is another version of the data set, fetch it again"
+                    f"expected {wanted} pixels in {path}, got {[file.height, file.width]}; this is another version of "
+                    "the data set, fetch it again"
                 )
             if size is None or times == 1:
                 return np.asarray(file.read())
@@ -201,7 +214,7 @@ def read_planes(path: Path, *, planes: int, size: tuple[int, int] | None = None,
         ) from error
 
 
-def raster_shape(path: Path) -> tuple[int, int, int]:
+def read_raster_shape(path: Path) -> tuple[int, int, int]:
     """Return bands, height and width of a raster.
 
     Raises:
@@ -228,7 +241,7 @@ class Rasters:
 
     def stored(self, positions: Rows) -> Stored:
         """Return the images at ``positions``."""
-        return gathered(lambda at: read_planes(self.paths[at], planes=self.planes), positions.tolist())
+        return gather_images(lambda at: read_planes(self.paths[at], planes=self.planes), positions.tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,27 +256,22 @@ class TorchGeoImages:
 
     def stored(self, positions: Rows) -> Stored:
         """Return the images at ``positions``, [n, planes of the file, H, W] float32, numbers of the files."""
-        starts = np.cumsum([0, *(len(split) for split in self.splits)])
-
-        def image(at: int) -> Stored:
-            part = int(np.searchsorted(starts, at, side="right")) - 1
-            return np.asarray(self.splits[part][at - int(starts[part])]["image"].numpy())
-
-        return gathered(image, positions.tolist())
+        joined: ConcatDataset[Any] = ConcatDataset(self.splits)
+        return gather_images(lambda at: np.asarray(joined[at]["image"].numpy()), positions.tolist())
 
 
-def gathered(read: Callable[[int], Stored], numbers: Sequence[int]) -> Stored:
-    """Return what ``read`` gives for each of ``numbers`` as one array, read by several threads: small files wait for the disk."""
+def gather_images(read: Callable[[int], Stored], numbers: Sequence[int]) -> Stored:
+    """Return what ``read`` gives for each of ``numbers`` as one array; threads read, since small files wait."""
 
     def one(number: int) -> Stored:
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # or GDAL lists the folder at every open
             return read(number)
 
     with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="eo-ssl-images") as pool:
-        return stacked(list(pool.map(one, numbers)))
+        return stack_images(list(pool.map(one, numbers)))
 
 
-def stacked(images: list[Stored]) -> Stored:
+def stack_images(images: list[Stored]) -> Stored:
     """Return images of one size as one array.
 
     Raises:
@@ -272,7 +280,8 @@ def stacked(images: list[Stored]) -> Stored:
     sizes = sorted({image.shape for image in images})
     if len(sizes) > 1:
         raise UserError(
-            f"expected images of one size, got {', '.join(str(list(size)) for size in sizes[:3])}; the copy is damaged, fetch it again"
+            f"expected images of one size, got {', '.join(str(list(size)) for size in sizes[:3])}; the copy is "
+            "damaged, fetch it again"
         )
     return np.stack(images)
 
@@ -283,7 +292,7 @@ def list_lines(path: Path) -> list[str]:
 
 
 def check_complete(path: Path, found: int) -> None:
-    """Refuse a split of which images are absent: TorchGeo leaves them out without a word, and the number is that of another test.
+    """Refuse a split of which images are absent: TorchGeo leaves them out silently, which makes another test.
 
     Raises:
         UserError: fewer images than lines in the list.
@@ -295,7 +304,7 @@ def check_complete(path: Path, found: int) -> None:
         )
 
 
-def raster_places(paths: Sequence[Path]) -> npt.NDArray[np.float64]:
+def read_raster_boxes(paths: Sequence[Path]) -> npt.NDArray[np.float64]:
     """Return xmin, ymin, xmax, ymax of each raster in degrees, float64 [n, 4]; NaN for one without georeference."""
 
     def place(path: Path) -> tuple[float, float, float, float]:
@@ -306,3 +315,34 @@ def raster_places(paths: Sequence[Path]) -> npt.NDArray[np.float64]:
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return np.array(list(pool.map(place, paths)), dtype=np.float64).reshape(-1, 4)
+
+
+def explain_incomplete(request: Request, lists: Sequence[Path], images: Path) -> UserError:
+    """Return the error that says what is missing: a list, the images, or those of a class in a split.
+
+    Args:
+        request: what is read.
+        lists: files that name the images of each split, in the order of the splits.
+        images: folder with one folder per class.
+    """
+    absent = [path.name for path in lists if not path.is_file()]
+    if absent:
+        return request.absent(f"no {', '.join(absent)}")
+    folders = sorted(path for path in images.iterdir() if path.is_dir()) if images.is_dir() else []
+    if not folders:
+        return request.absent(f"no folder of a class in {images.relative_to(request.root)}")
+    # Lists may name another format than the files have, so that names count without their suffix.
+    there = {folder.name: {path.stem for path in folder.iterdir()} for folder in folders}
+    lacking = []
+    for path in lists:
+        listed = {Path(line).stem for line in list_lines(path)}
+        without = [name for name, stems in there.items() if not stems & listed]
+        if without:
+            more = f" and {len(without) - _NAMED} more" if len(without) > _NAMED else ""
+            lacking.append(f"none of {', '.join(without[:_NAMED])}{more} in {path.name}")
+    if not lacking:
+        return request.absent(f"images in {images.relative_to(request.root)} that cannot be read")
+    return UserError(
+        f"expected an image of each of the {len(folders)} classes in every split of {request.name} at {request.root}, "
+        f"got {'; '.join(lacking)}; the copy is incomplete, get it from {request.origin}"
+    )

@@ -1,4 +1,4 @@
-"""Which benchmarks there are, in which variants, which cards describe them, and where they are to be had."""
+"""The table of benchmarks: variants, cards, origin and layout of each."""
 
 from __future__ import annotations
 
@@ -46,14 +46,17 @@ _EUROSAT = (
     "ds/images/remote_sensing/otherDatasets/sentinel_2/tif/<class>/<class>_<n>.tif"
 )
 _SO2SAT = (
-    "random/, block/ and culture_10/ with training.h5 and testing.h5, or training.h5, validation.h5 and testing.h5 of version 2, "
-    "each with the keys sen1, sen2, label"
+    "random/, block/ and culture_10/ with training.h5 and testing.h5, or training.h5, validation.h5 and testing.h5 of "
+    "version 2, each with the keys sen1, sen2, label"
 )
 _BEN1 = (
-    "bigearthnet-train.csv, bigearthnet-val.csv, bigearthnet-test.csv, BigEarthNet-v1.0/<patch>/<patch>_B02.tif ... and "
-    "BigEarthNet-S1-v1.0/<patch>/<patch>_VV.tif, _VH.tif, each folder with a JSON file of labels"
+    "bigearthnet-train.csv, bigearthnet-val.csv, bigearthnet-test.csv, BigEarthNet-v1.0/<patch>/<patch>_B02.tif ... "
+    "and BigEarthNet-S1-v1.0/<patch>/<patch>_VV.tif, _VH.tif, each folder with a JSON file of labels"
 )
-_BEN2 = "metadata.parquet, BigEarthNet-S2/<product>/<patch>/<patch>_B02.tif ... and BigEarthNet-S1/<product>/<patch>/<patch>_VV.tif, _VH.tif"
+_BEN2 = (
+    "metadata.parquet, BigEarthNet-S2/<product>/<patch>/<patch>_B02.tif ... and "
+    "BigEarthNet-S1/<product>/<patch>/<patch>_VV.tif, _VH.tif"
+)
 _FLOODS = (
     "v1.1/splits/flood_handlabeled/flood_{train,valid,test,bolivia}_data.csv and "
     "v1.1/data/flood_events/HandLabeled/{S1Hand,S2Hand,LabelHand}/<event>_<n>_*.tif"
@@ -66,21 +69,35 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark(
             "eurosat",
             "eurosat",
-            {"ms": ("eurosat",), "rgb": ("eurosat",), "spatial": ("eurosat_spatial",), "spatial-rgb": ("eurosat_spatial",)},
+            {
+                "ms": ("eurosat",),
+                "rgb": ("eurosat",),
+                "spatial": ("eurosat_spatial",),
+                "spatial-rgb": ("eurosat_spatial",),
+            },
             "torchgeo.datasets.EuroSAT(root, download=True) or EuroSATSpatial, or github.com/phelber/EuroSAT",
             _EUROSAT,
         ),
         Benchmark(
             "so2sat",
             "so2sat",
-            {f"{split}{part}": cards for split in ("random", "culture10", "block", "v2") for part, cards in _SO2SAT_CARDS.items()},
-            "mediatum.ub.tum.de/1613658 (version 3) or mediatum.ub.tum.de/1483140 (version 2); see torchgeo.datasets.So2Sat",
+            {
+                f"{split}{part}": cards
+                for split in ("random", "culture10", "block", "v2")
+                for part, cards in _SO2SAT_CARDS.items()
+            },
+            "mediatum.ub.tum.de/1613658 (version 3) or mediatum.ub.tum.de/1483140 (version 2); see "
+            "torchgeo.datasets.So2Sat",
             _SO2SAT,
         ),
         Benchmark(
             "bigearthnet_v2",
             "bigearthnet_v2",
-            {"s2": ("bigearthnet_v2_s2",), "s1": ("bigearthnet_v2_s1",), "both": ("bigearthnet_v2_s2", "bigearthnet_v2_s1")},
+            {
+                "s2": ("bigearthnet_v2_s2",),
+                "s1": ("bigearthnet_v2_s1",),
+                "both": ("bigearthnet_v2_s2", "bigearthnet_v2_s1"),
+            },
             "torchgeo.datasets.BigEarthNetV2(root, download=True) or bigearth.net",
             _BEN2,
         ),
@@ -88,8 +105,12 @@ BENCHMARKS: dict[str, Benchmark] = {
             "sen1floods11",
             "sen1floods11",
             {
-                "s2": ("sen1floods11_s2",), "s1": ("sen1floods11_s1",), "both": ("sen1floods11_s2", "sen1floods11_s1"),
-                "bolivia": ("sen1floods11_s2",), "bolivia-s1": ("sen1floods11_s1",), "bolivia-both": ("sen1floods11_s2", "sen1floods11_s1"),
+                "s2": ("sen1floods11_s2",),
+                "s1": ("sen1floods11_s1",),
+                "both": ("sen1floods11_s2", "sen1floods11_s1"),
+                "bolivia": ("sen1floods11_s2",),
+                "bolivia-s1": ("sen1floods11_s1",),
+                "bolivia-both": ("sen1floods11_s2", "sen1floods11_s1"),
             },
             "github.com/cloudtostreet/Sen1Floods11 (bucket sen1floods11, folder v1.1)",
             _FLOODS,
@@ -99,9 +120,12 @@ BENCHMARKS: dict[str, Benchmark] = {
             "treesatai",
             {"s2": ("treesatai_s2",), "aerial": ("treesatai_aerial",)},
             "torchgeo.datasets.TreeSatAI(root, download=True) or zenodo.org/records/6780578",
-            "train_filenames.lst, test_filenames.lst, labels/TreeSatBA_v9_60m_multi_labels.json, s2/60m/*.tif and aerial/60m/*.tif",
+            "train_filenames.lst, test_filenames.lst, labels/TreeSatBA_v9_60m_multi_labels.json, s2/60m/*.tif and "
+            "aerial/60m/*.tif",
         ),
-        Benchmark("sat6", "sat6", {"all": ("sat6",)}, "the authors' page of SAT-4 and SAT-6 (DeepSat)", "sat-6-full.mat"),
+        Benchmark(
+            "sat6", "sat6", {"all": ("sat6",)}, "the authors' page of SAT-4 and SAT-6 (DeepSat)", "sat-6-full.mat"
+        ),
         Benchmark(
             "resisc45",
             "image_folders",
@@ -114,12 +138,17 @@ BENCHMARKS: dict[str, Benchmark] = {
             "image_folders",
             {"rgb": ("ucmerced",)},
             "torchgeo.datasets.UCMerced(root, download=True)",
-            "uc_merced-train.txt, uc_merced-val.txt, uc_merced-test.txt and UCMerced_LandUse/Images/<class>/<class><n>.tif",
+            "uc_merced-train.txt, uc_merced-val.txt, uc_merced-test.txt and "
+            "UCMerced_LandUse/Images/<class>/<class><n>.tif",
         ),
         Benchmark(
             "bigearthnet_v1",
             "bigearthnet_v1",
-            {"s2": ("bigearthnet_v1_s2",), "s1": ("bigearthnet_v1_s1",), "both": ("bigearthnet_v1_s2", "bigearthnet_v1_s1")},
+            {
+                "s2": ("bigearthnet_v1_s2",),
+                "s1": ("bigearthnet_v1_s1",),
+                "both": ("bigearthnet_v1_s2", "bigearthnet_v1_s1"),
+            },
             "torchgeo.datasets.BigEarthNet(root, download=True) or bigearth.net",
             _BEN1,
         ),
@@ -128,7 +157,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             "eurosat_sar",
             {"s1": ("eurosat_sar",)},
             "torchgeo.datasets.CopernicusBenchEuroSATS1(root, download=True)",
-            "eurosat_s1/eurosat-train.txt, eurosat-val.txt, eurosat-test.txt and eurosat_s1/all_imgs/<class>/<class>_<n>.tif",
+            "eurosat_s1/eurosat-train.txt, eurosat-val.txt, eurosat-test.txt and "
+            "eurosat_s1/all_imgs/<class>/<class>_<n>.tif",
         ),
         Benchmark(
             "m_eurosat",
@@ -138,22 +168,22 @@ BENCHMARKS: dict[str, Benchmark] = {
             "classification_v1.0/m-eurosat/ with label_map.json, default_partition.json and <sample>.hdf5",
         ),
     )
-}  # fmt: skip
+}
 
 
-def benchmark_task(name: str, root: Path, *, variant: str | None = None, card: Card | None = None) -> Task:
+def load_benchmark(name: str, root: Path, *, variant: str | None = None, card: Card | None = None) -> Task:
     """Return a published benchmark as a task.
 
     Args:
         name: out of `BENCHMARKS`.
         root: folder of the data set in its own layout.
         variant: band set, sensor or split; None for the first of the benchmark.
-        card: says what the bands of the images are, in file order, and their scale; None for the shipped one. The partner sensor of a
-            variant with two keeps the shipped card.
+        card: says what the bands of the images are, in file order, and their scale; None for the shipped one. The
+            partner sensor of a variant with two keeps the shipped card.
 
     Raises:
-        UserError: no such benchmark or variant, a card of another data set, no such data at ``root`` (the sentence says where it comes
-            from and which layout it has), or files in another layout.
+        UserError: no such benchmark or variant, a card of another data set, no such data at ``root`` (the sentence says
+            where it comes from and which layout it has), or files in another layout.
     """
     if name not in BENCHMARKS:
         raise UserError(f"expected a benchmark out of {', '.join(BENCHMARKS)}, got {name!r}{nearest(name, BENCHMARKS)}")
@@ -161,7 +191,8 @@ def benchmark_task(name: str, root: Path, *, variant: str | None = None, card: C
     chosen = known.variants[0] if variant is None else variant
     if chosen not in known.cards:
         raise UserError(
-            f"expected a variant of {name} out of {', '.join(known.variants)}, got {chosen!r}{nearest(chosen, known.variants)}"
+            f"expected a variant of {name} out of {', '.join(known.variants)}, got "
+            f"{chosen!r}{nearest(chosen, known.variants)}"
         )
     cards = [load_card(one) for one in known.cards[chosen]]
     if card is not None:
@@ -169,8 +200,10 @@ def benchmark_task(name: str, root: Path, *, variant: str | None = None, card: C
         same = (card.reader, card.loader, card.sensor) == (shipped.reader, shipped.loader, shipped.sensor)
         if not same or sorted(card.bands) != sorted(shipped.bands):
             raise UserError(
-                f"expected a card of {name}-{chosen} (sensor {shipped.sensor}, loader {shipped.loader or shipped.reader}, bands {', '.join(shipped.bands)}), "
-                f"got {card.name} ({card.sensor}, {card.loader or card.reader}, {', '.join(card.bands)}); use the card {shipped.name}"
+                f"expected a card of {name}-{chosen} (sensor {shipped.sensor}, loader "
+                f"{shipped.loader or shipped.reader}, bands {', '.join(shipped.bands)}), "
+                f"got {card.name} ({card.sensor}, {card.loader or card.reader}, {', '.join(card.bands)}); use the "
+                f"card {shipped.name}"
             )
         cards[0] = card
     request = Request(f"{name}-{chosen}", Path(root), chosen, tuple(cards), known.origin, known.layout)

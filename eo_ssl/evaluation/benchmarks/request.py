@@ -1,4 +1,4 @@
-"""What a loader is asked for, and how it says that a data set is not there."""
+"""Request for one variant of a benchmark, and the error for a data set that is not there."""
 
 from __future__ import annotations
 

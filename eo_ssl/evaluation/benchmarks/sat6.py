@@ -1,4 +1,4 @@
-"""SAT-6 (Basu et al. 2015, 10.1145/2820783.2820816): six land covers on 28 x 28 aerial patches, from the published MATLAB file."""
+"""SAT-6 (Basu et al. 2015, 10.1145/2820783.2820816): six land covers on 28 x 28 aerial patches, a MATLAB file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from scipy.io import loadmat, whosmat
 from scipy.io.matlab import MatReadError
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import Stored, card_source, consecutive
+from eo_ssl.evaluation.benchmarks.images import Stored, make_card_source, make_consecutive_fold
 from eo_ssl.evaluation.benchmarks.request import Request
-from eo_ssl.evaluation.features import Rows
+from eo_ssl.evaluation.sources import Rows, locate_rows
 from eo_ssl.evaluation.tasks import Task
 
 FILE = "sat-6-full.mat"
@@ -39,11 +39,9 @@ class Arrays:
 
     def stored(self, positions: Rows) -> Stored:
         """Return the patches at ``positions``, [n, 4, 28, 28] uint8."""
-        bound = self.parts[0].shape[3]
         out = np.empty((len(positions), 4, SIZE_PX, SIZE_PX), dtype=np.uint8)
-        for number, part in enumerate(self.parts):
-            mine = (positions >= bound) == bool(number)
-            out[mine] = np.moveaxis(part[..., positions[mine] - number * bound], (3, 2), (0, 1))
+        for number, places, own in locate_rows([part.shape[3] for part in self.parts], positions):
+            out[places] = np.moveaxis(self.parts[number][..., own], (3, 2), (0, 1))
         return out
 
 
@@ -67,7 +65,8 @@ def load(request: Request) -> Task:
         if len(images) != 4 or images[:3] != (SIZE_PX, SIZE_PX, 4) or labels != (len(CLASS_NAMES), images[3]):
             raise UserError(
                 f"expected {split}_x [28, 28, 4, n] and {split}_y [6, n] in {path}, got "
-                f"{', '.join(f'{name} {list(shape)}' for name, shape in sorted(found.items())) or 'nothing'}; fetch SAT-6, not SAT-4"
+                f"{', '.join(f'{name} {list(shape)}' for name, shape in sorted(found.items())) or 'nothing'}; fetch "
+                "SAT-6, not SAT-4"
             )
     arrays = loadmat(str(path), variable_names=["train_x", "train_y", "test_x", "test_y"])
     onehot = np.concatenate([arrays["train_y"], arrays["test_y"]], axis=1)
@@ -76,9 +75,16 @@ def load(request: Request) -> Task:
     labels = onehot.argmax(axis=0).astype(np.int64)
     parts = (arrays["train_x"], arrays["test_x"])
     content = [path.stat().st_size, labels.tolist()]
-    source = card_source(Arrays(parts), request.card, size=(SIZE_PX, SIZE_PX), content=content)
-    fold = consecutive(parts[0].shape[3], 0, parts[1].shape[3], names=None)
+    source = make_card_source(Arrays(parts), request.card, size=(SIZE_PX, SIZE_PX), content=content)
+    fold = make_consecutive_fold(parts[0].shape[3], 0, parts[1].shape[3], names=None)
     return Task(
-        request.name, (source,), labels, CLASS_NAMES, np.arange(len(labels), dtype=np.int64), (fold,), SPLIT, "accuracy",
+        request.name,
+        (source,),
+        labels,
+        CLASS_NAMES,
+        np.arange(len(labels), dtype=np.int64),
+        (fold,),
+        SPLIT,
+        "accuracy",
         ("near its ceiling: statistics of pixels alone reach 99.6 %",),
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""Sen1Floods11 v1.1 (Bonafilia et al., CVPR-W 2020): water on 512 x 512 hand-labelled chips of Sentinel-1 and Sentinel-2.
+"""Sen1Floods11 v1.1 (Bonafilia et al., CVPR-W 2020): water on hand-labelled chips of Sentinel-1 and Sentinel-2.
 
 TorchGeo has no class for it: GeoTIFFs and the lists of the publication are read directly.
 """
@@ -13,15 +13,15 @@ import numpy as np
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks.images import (
     Rasters,
-    card_source,
-    consecutive,
     list_lines,
-    numbered,
-    raster_shape,
+    make_card_source,
+    make_consecutive_fold,
+    number_names,
     read_planes,
+    read_raster_shape,
 )
 from eo_ssl.evaluation.benchmarks.request import Request
-from eo_ssl.evaluation.features import Rows
+from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.tasks import IGNORED, Task
 from eo_ssl.fingerprints import file_sha256
 
@@ -30,8 +30,14 @@ UNLABELLED = -1
 LISTS = {"train": "flood_train_data.csv", "validation": "flood_valid_data.csv", "test": "flood_test_data.csv"}
 BOLIVIA = "flood_bolivia_data.csv"
 SPLITS = {
-    False: "Sen1Floods11 v1.1 hand-labelled lists, about 60/20/20 at random over chips: every event is on all sides; blocks are flood events",
-    True: "Sen1Floods11 v1.1: train and validation lists of ten events, tested on the event Bolivia, which no list holds; blocks are chips",
+    False: (
+        "Sen1Floods11 v1.1 hand-labelled lists, about 60/20/20 at random over chips: every event is on all sides; "
+        "blocks are flood events"
+    ),
+    True: (
+        "Sen1Floods11 v1.1: train and validation lists of ten events, tested on the event Bolivia, which no list "
+        "holds; blocks are chips"
+    ),
 }
 
 
@@ -47,8 +53,8 @@ class LabelRasters:
             stored = read_planes(self.paths[at], planes=1)[0]
             if stored.shape != target.shape or not np.isin(stored, (UNLABELLED, 0, 1)).all():
                 raise UserError(
-                    f"expected classes -1, 0 and 1 on {list(target.shape)} pixels in {self.paths[at]}, got {np.unique(stored)[:5].tolist()} "
-                    f"on {list(stored.shape)}; fetch the labels of version 1.1"
+                    f"expected classes -1, 0 and 1 on {list(target.shape)} pixels in {self.paths[at]}, got "
+                    f"{np.unique(stored)[:5].tolist()} on {list(stored.shape)}; fetch the labels of version 1.1"
                 )
             target[...] = np.where(stored == UNLABELLED, IGNORED, stored)
 
@@ -83,13 +89,22 @@ def load(request: Request) -> Task:
     sources = []
     for paths, card in zip(images, request.cards, strict=True):
         content = [[path.name, file_sha256(path)] for path in (*paths, *labels)]
-        size = raster_shape(paths[0])[1:]
+        size = read_raster_shape(paths[0])[1:]
         files = Rasters(paths, len(card.bands))
-        sources.append(card_source(files, card, size=size, content=content, masks=masks))
-    fold = consecutive(*counts, names=chips)
+        sources.append(make_card_source(files, card, size=size, content=content, masks=masks))
+    fold = make_consecutive_fold(*counts, names=chips)
     events = [chip.rpartition("_")[0] for chip in chips]
-    blocks = np.arange(len(chips), dtype=np.int64) if bolivia else numbered(events)
+    blocks = np.arange(len(chips), dtype=np.int64) if bolivia else number_names(events)
     return Task(
-        request.name, (sources[0],), np.zeros((len(chips), 0), dtype=np.int64), CLASS_NAMES, blocks, (fold,), SPLITS[bolivia], "miou",
-        ("hand labels only; the weak labels of the publication are not used",), kind="segmentation", partners=tuple(sources[1:]),
-    )  # fmt: skip
+        request.name,
+        (sources[0],),
+        np.zeros((len(chips), 0), dtype=np.int64),
+        CLASS_NAMES,
+        blocks,
+        (fold,),
+        SPLITS[bolivia],
+        "miou",
+        ("hand labels only; the weak labels of the publication are not used",),
+        kind="segmentation",
+        partners=tuple(sources[1:]),
+    )

@@ -1,7 +1,8 @@
-"""So2Sat LCZ42 (Zhu et al. 2020, 10.1109/MGRS.2020.2964708): 17 local climate zones on 32 x 32 patches of Sentinel-1 and Sentinel-2.
+"""So2Sat LCZ42 (Zhu et al. 2020, 10.1109/MGRS.2020.2964708): 17 local climate zones, Sentinel-1 and Sentinel-2.
 
-TorchGeo's class names the files and the bands. Its items are not used: each opens the file anew, reads both sensors and has no names
-for the radar channels; runs of patches are read from the same arrays instead, and a test holds both against each other.
+TorchGeo's class names the files and the bands. Its items are not used: each opens the file anew, reads both sensors and
+has no names for the radar channels; runs of patches are read from the same arrays instead, and a test holds both
+against each other.
 """
 
 from __future__ import annotations
@@ -15,23 +16,33 @@ import numpy as np
 from torchgeo.datasets import So2Sat
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import CardSource, Stored, card_source, consecutive
+from eo_ssl.evaluation.benchmarks.images import CardSource, Stored, make_card_source, make_consecutive_fold
 from eo_ssl.evaluation.benchmarks.request import Request
-from eo_ssl.evaluation.features import Rows
+from eo_ssl.evaluation.sources import Rows, locate_rows
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import fingerprint
 
 SIZE_PX = 32
 VERSIONS = {"random": "3_random", "culture10": "3_culture_10", "block": "3_block", "v2": "2"}
 SPLITS = {
-    "random": "So2Sat version 3 random: 80/20 at random inside each city, neighbours on both sides; no validation; blocks are patches",
-    "culture10": "So2Sat version 3 culture-10: 42 cities train, 10 cities of other cultural zones test; no validation; blocks are patches",
+    "random": (
+        "So2Sat version 3 random: 80/20 at random inside each city, neighbours on both sides; no validation; "
+        "blocks are patches"
+    ),
+    "culture10": (
+        "So2Sat version 3 culture-10: 42 cities train, 10 cities of other cultural zones test; no validation; "
+        "blocks are patches"
+    ),
     "block": "So2Sat version 3 block: every city cut 80/20 in space; no validation; blocks are patches",
-    "v2": "So2Sat version 2: 42 cities train, western half of 10 other cities validation, eastern half test; blocks are patches",
+    "v2": (
+        "So2Sat version 2: 42 cities train, western half of 10 other cities validation, eastern half test; blocks "
+        "are patches"
+    ),
 }
 RADAR_CHANNELS = {"VH": 4, "VV": 5}
-"""Place in sen1 of what can be named as a backscatter: the intensities after the refined Lee filter. The others are the real and
-imaginary parts of VH and VV before the filter (0-3) and of the element off the diagonal of their covariance (6, 7)."""
+"""Place in sen1 of what can be named as a backscatter: intensities after the refined Lee filter. Others are the real
+and imaginary parts of VH and VV before the filter (0-3) and of the element off the diagonal of their covariance (6,
+7)."""
 
 
 class _Array:
@@ -72,19 +83,13 @@ class H5Patches:
         return sum(self.sizes)
 
     def stored(self, positions: Rows) -> Stored:
-        """Return the patches at ``positions``, [n, channels, 32, 32] float32; neighbours in a file are read together."""
-        starts = np.cumsum([0, *self.sizes])
+        """Return patches at ``positions``, [n, channels, 32, 32] float32; neighbours in a file are read together."""
         out = np.empty((len(positions), len(self.channels), SIZE_PX, SIZE_PX), dtype=np.float32)
-        part = np.searchsorted(starts, positions, side="right") - 1
-        breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(part) != 0)) + 1
-        for run in np.split(np.arange(len(positions)), breaks):
-            if not len(run):
-                continue
-            number = int(part[run[0]])
-            first = int(positions[run[0]] - starts[number])
+        for number, places, own in locate_rows(self.sizes, positions):
             with h5py.File(self.paths[number], "r") as file:
-                block = file[self.key][first : first + len(run)]
-            out[run] = np.moveaxis(block[..., list(self.channels)], 3, 1)
+                for run in np.split(np.arange(len(own)), np.flatnonzero(np.diff(own) != 1) + 1):
+                    block = file[self.key][int(own[run[0]]) : int(own[run[-1]]) + 1]
+                    out[places[run]] = np.moveaxis(block[..., list(self.channels)], 3, 1)
         return out
 
 
@@ -114,15 +119,29 @@ def load(request: Request) -> Task:
     sources: list[CardSource] = []
     for kind, card in zip(kinds, request.cards, strict=True):
         images = H5Patches(paths, sizes, kind.key, kind.channels)
-        sources.append(card_source(images, card, size=(SIZE_PX, SIZE_PX), content=fingerprint([kind.key, content])))
+        sources.append(
+            make_card_source(images, card, size=(SIZE_PX, SIZE_PX), content=fingerprint([kind.key, content]))
+        )
     train, test = sizes[0], sizes[-1]
-    fold = consecutive(train, sizes[1] if len(sizes) == 3 else 0, test, names=None)
+    fold = make_consecutive_fold(train, sizes[1] if len(sizes) == 3 else 0, test, names=None)
     every = np.concatenate(labels)
     return Task(
-        request.name, (sources[0],), every, tuple(So2Sat.classes), np.arange(len(every), dtype=np.int64), (fold,), SPLITS[split], "accuracy",
-        ("splits of So2Sat are not comparable with one another: statistics of pixels alone reach 91 % at random and 48 % on unseen cities",),
+        request.name,
+        (sources[0],),
+        every,
+        tuple(So2Sat.classes),
+        np.arange(len(every), dtype=np.int64),
+        (fold,),
+        SPLITS[split],
+        "accuracy",
+        (
+            (
+                "splits of So2Sat are not comparable with one another: statistics of pixels alone reach 91 % at "
+                "random and 48 % on unseen cities"
+            ),
+        ),
         partners=tuple(sources[1:]),
-    )  # fmt: skip
+    )
 
 
 def _labels(path: Path) -> Rows:
@@ -136,7 +155,8 @@ def _labels(path: Path) -> Rows:
             ) != 1:
                 raise UserError(
                     f"expected sen1 [n, 32, 32, 8], sen2 [n, 32, 32, 10] and label [n, 17] in {path}, got "
-                    f"{', '.join(f'{key} {list(shape)}' for key, shape in sorted(found.items())) or 'nothing'}; fetch the file of So2Sat again"
+                    f"{', '.join(f'{key} {list(shape)}' for key, shape in sorted(found.items())) or 'nothing'}; fetch "
+                    "the file of So2Sat again"
                 )
             onehot = np.asarray(file["label"][:])
     except OSError as error:

@@ -1,7 +1,7 @@
-"""TreeSatAI (Ahlswede et al. 2023, 10.5194/essd-15-681-2023): 15 tree genera on 60 m plots, Sentinel-2 and aerial colour infrared.
+"""TreeSatAI (Ahlswede et al. 2023, 10.5194/essd-15-681-2023): 15 tree genera, Sentinel-2 and aerial infrared.
 
-TorchGeo's class names the lists, the files and the classes; its images are the files' numbers, which are read here one sensor at a
-time. The radar images are not offered: nothing at hand says whether they are sigma0 or gamma0.
+TorchGeo's class names the lists, the files and the classes; its images are the files' numbers, which are read here one
+sensor at a time. The radar images are not offered: nothing at hand says whether they are sigma0 or gamma0.
 """
 
 from __future__ import annotations
@@ -12,14 +12,23 @@ import numpy as np
 from torchgeo.datasets import TreeSatAI
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.benchmarks.images import Rasters, card_source, consecutive, list_lines, raster_shape
+from eo_ssl.evaluation.benchmarks.images import (
+    Rasters,
+    list_lines,
+    make_card_source,
+    make_consecutive_fold,
+    read_raster_shape,
+)
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import file_sha256
 
 SIZE_PX = {"s2": (6, 6), "aerial": (304, 304)}
 LABELS = "labels/TreeSatBA_v9_60m_multi_labels.json"
-SPLIT = "TreeSatAI's own lists, 90/10; no validation; blocks are patches: the files do not say which of them neighbour each other"
+SPLIT = (
+    "TreeSatAI's own lists, 90/10; no validation; blocks are patches: the files do not say which of them "
+    "neighbour each other"
+)
 
 
 def load(request: Request) -> Task:
@@ -42,7 +51,8 @@ def load(request: Request) -> Task:
         genera = [genus for genus, _ in known.get(name, ())]
         if not genera or not set(genera) <= set(classes):
             raise UserError(
-                f"expected genera out of {', '.join(classes)} for {name} in {labels_path}, got {', '.join(genera) or 'none'}; fetch labels.zip again"
+                f"expected genera out of {', '.join(classes)} for {name} in {labels_path}, got "
+                f"{', '.join(genera) or 'none'}; fetch labels.zip again"
             )
         labels[row, [classes.index(genus) for genus in genera]] = 1
     folder = request.root / request.variant / "60m"
@@ -50,15 +60,24 @@ def load(request: Request) -> Task:
     absent = next((path for path in paths if not path.is_file()), None)
     if absent is not None:
         raise request.absent(f"no {absent.relative_to(request.root)}")
-    shape, wanted = raster_shape(paths[0]), (len(request.card.bands), *SIZE_PX[request.variant])
+    shape, wanted = read_raster_shape(paths[0]), (len(request.card.bands), *SIZE_PX[request.variant])
     if shape != wanted:
         raise UserError(
-            f"expected images {list(wanted)} of 60 m in {folder}, got {list(shape)}; use the 60 m patches that the card describes"
+            f"expected images {list(wanted)} of 60 m in {folder}, got {list(shape)}; use the 60 m patches that the "
+            "card describes"
         )
     content = [request.variant, files, *(file_sha256(path) for path in (*lists.values(), labels_path))]
-    source = card_source(Rasters(paths, len(request.card.bands)), request.card, size=wanted[1:], content=content)
-    fold = consecutive(len(names["train"]), 0, len(names["test"]), names=files)
+    source = make_card_source(Rasters(paths, len(request.card.bands)), request.card, size=wanted[1:], content=content)
+    fold = make_consecutive_fold(len(names["train"]), 0, len(names["test"]), names=files)
     return Task(
-        request.name, (source,), labels, classes, np.arange(len(files), dtype=np.int64), (fold,), SPLIT, "micro_ap",
-        ("genera at their own share of a plot count alike: a label is present or not",), kind="multilabel",
-    )  # fmt: skip
+        request.name,
+        (source,),
+        labels,
+        classes,
+        np.arange(len(files), dtype=np.int64),
+        (fold,),
+        SPLIT,
+        "micro_ap",
+        ("genera at their own share of a plot count alike: a label is present or not",),
+        kind="multilabel",
+    )

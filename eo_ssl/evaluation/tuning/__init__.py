@@ -1,9 +1,18 @@
-"""Trained protocols: an encoder, or a head on its maps, is fitted to a task by gradient descent, and the test items are answered."""
+"""Trained protocols: an encoder, or a head on its maps, is fitted to a task, and the test items are predicted."""
 
 from __future__ import annotations
 
-from eo_ssl.evaluation.tuning.choices import KINDS, TUNED, Tuned, Tuning, check_tuned, describe
 from eo_ssl.evaluation.tuning.prediction import predict_tuned
-from eo_ssl.evaluation.tuning.work import Work, work_of
+from eo_ssl.evaluation.tuning.training_cost import TrainingCost, estimate_fold_cost
+from eo_ssl.evaluation.tuning.tuning_config import TUNED, VECTOR_KINDS, TunedProtocol, Tuning, check_tuned
 
-__all__ = ["KINDS", "TUNED", "Tuned", "Tuning", "Work", "check_tuned", "describe", "predict_tuned", "work_of"]
+__all__ = [
+    "TUNED",
+    "TrainingCost",
+    "TunedProtocol",
+    "VECTOR_KINDS",
+    "Tuning",
+    "check_tuned",
+    "estimate_fold_cost",
+    "predict_tuned",
+]

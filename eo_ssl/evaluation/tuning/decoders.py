@@ -1,4 +1,4 @@
-"""Decoders from feature maps to the logits of a mask: linear, UPerNet and DPT, the last two of segmentation-models-pytorch."""
+"""Decoders from feature maps to the logits of a mask: linear, UPerNet and DPT (segmentation-models-pytorch)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eo_ssl.evaluation.tuning.choices import Decoder
-from eo_ssl.evaluation.tuning.maps import DEPTHS, Maps
+from eo_ssl.evaluation.tuning.feature_maps import DEPTHS, Maps
+from eo_ssl.evaluation.tuning.tuning_config import Decoder
 
 
 class LinearDecoder(nn.Module):
-    """A linear map of every position (1 x 1 convolution) after batch normalisation, as Oquab et al. 2023 (DINOv2, code)."""
+    """A 1 x 1 convolution after batch normalisation, as Oquab et al. 2023 (DINOv2, code)."""
 
     def __init__(self, example: Maps, *, classes: int) -> None:
         super().__init__()
@@ -33,8 +33,8 @@ class LinearDecoder(nn.Module):
 class UPerNet(nn.Module):
     """Pyramid pooling and a feature pyramid (Xiao et al. 2018, arXiv 1807.10221).
 
-    The maps of a plain transformer have one size: the shallow ones are enlarged four and two times by transposed convolutions, the
-    deepest is halved, as Bao et al. 2022 (BEiT) and He et al. 2022 (MAE) do.
+    The maps of a plain transformer have one size: the shallow ones are enlarged four and two times by transposed
+    convolutions, the deepest is halved, as Bao et al. 2022 (BEiT) and He et al. 2022 (MAE) do.
     """
 
     def __init__(self, example: Maps, *, classes: int, width: int) -> None:
@@ -56,10 +56,11 @@ class UPerNet(nn.Module):
 
 
 class Dpt(nn.Module):
-    """Dense prediction transformer (Ranftl et al. 2021, arXiv 2103.13413), the class token concatenated to every position.
+    """Dense prediction transformer (Ranftl et al. 2021, arXiv 2103.13413), the class token beside every position.
 
-    The decoder doubles a map and adds it to the next, which fails on maps of odd sides (120 pixels in patches of 8). Maps are brought
-    to sides that double first: a transformer's grid to an even one, a residual network's stages to 8, 4, 2 and 1 times the deepest.
+    The decoder doubles a map and adds it to the next, which fails on maps of odd sides (120 pixels in patches of 8).
+    Maps are brought to sides that double first: a transformer's grid to an even one, a residual network's stages to 8,
+    4, 2 and 1 times the deepest.
     """
 
     def __init__(self, example: Maps, *, classes: int, width: int) -> None:
@@ -69,7 +70,7 @@ class Dpt(nn.Module):
         prefixed = example.prefix[0] is not None
         self.decoder = DPTDecoder(
             encoder_out_channels=channels,
-            # Only ratios of the sides count here: logits are resized to the mask afterwards, so a patch of 14 is as good as one of 16.
+            # Only ratios of the sides count: logits are resized to the mask, so a patch of 14 is as good as one of 16.
             encoder_output_strides=(16,) * DEPTHS if self.plain else (4, 8, 16, 32),
             encoder_has_prefix_tokens=prefixed,
             readout="cat" if prefixed else "ignore",
@@ -86,7 +87,7 @@ class Dpt(nn.Module):
             sides = [(rows + rows % 2, columns + columns % 2)] * DEPTHS
         else:
             sides = [(rows << power, columns << power) for power in range(DEPTHS - 1, -1, -1)]
-        aligned = [resized(one, side) for one, side in zip(given.maps, sides, strict=True)]
+        aligned = [resize_maps(one, side) for one, side in zip(given.maps, sides, strict=True)]
         logits: Tensor = self.head(self.decoder(aligned, list(given.prefix)))
         return logits
 
@@ -99,8 +100,8 @@ def make_decoder(decoder: Decoder, example: Maps, *, classes: int, width: int) -
     return made(example, classes=classes, width=width)
 
 
-def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return [B, D, h, w] at another size, bilinear with the edges of the images together; as it is where the size fits."""
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return [B, D, h, w] at another size, bilinear, edges of the images together; as it is where it fits."""
     if tuple(maps.shape[-2:]) == size:
         return maps
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)

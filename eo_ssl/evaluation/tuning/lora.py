@@ -1,7 +1,7 @@
-"""LoRA: a change of low rank beside the frozen query and value projections of a transformer (Hu et al. 2022, arXiv 2106.09685).
+"""LoRA: a change of low rank beside frozen query and value projections (Hu et al. 2022, arXiv 2106.09685).
 
-timm fuses query, key and value into one matrix. Query and value get factors of their own, as in the paper; the ready-made layers of
-the `peft` library would adapt the fused matrix as a whole, with one A for all three.
+timm fuses query, key and value into one matrix. Query and value get factors of their own, as in the paper; the
+ready-made layers of the `peft` library would adapt the fused matrix as a whole, with one A for all three.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def merge(model: nn.Module) -> None:
 
 
 def _fused(holder: nn.Module) -> bool:
-    """Whether the attention calls one layer for query, key and value; BEiT's takes the layer's weights and never calls it."""
+    """Whether attention calls one layer for query, key and value; BEiT's takes its weights and never calls it."""
     layer = getattr(holder, "qkv", None)
     called = getattr(holder, "q_bias", None) is None
     return called and isinstance(layer, nn.Linear) and layer.out_features == 3 * layer.in_features

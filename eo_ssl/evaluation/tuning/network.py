@@ -1,4 +1,4 @@
-"""Networks that are trained: a copy of an encoder with a head for vectors or a decoder for masks."""
+"""Networks to train: a copy of an encoder with a head for vectors or a decoder for masks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.encoder import Encoder
-from eo_ssl.errors import UserError
+from eo_ssl.errors import expect
 from eo_ssl.evaluation.tuning import lora
-from eo_ssl.evaluation.tuning.batches import Batch
-from eo_ssl.evaluation.tuning.choices import Decoder, Tuned, Tuning
 from eo_ssl.evaluation.tuning.decoders import make_decoder
-from eo_ssl.evaluation.tuning.maps import Maps, check_maps, four_maps, last_map, network_input
-from eo_ssl.evaluation.tuning.optimisation import Group, head_groups, layer_groups, stochastic_depth
+from eo_ssl.evaluation.tuning.feature_maps import (
+    Maps,
+    check_maps,
+    compute_four_maps,
+    compute_last_map,
+    prepare_network_input,
+)
+from eo_ssl.evaluation.tuning.optimisation import Group, add_stochastic_depth, group_head, group_layers
+from eo_ssl.evaluation.tuning.task_loader import TaskBatch
+from eo_ssl.evaluation.tuning.tuning_config import Decoder, TunedProtocol, Tuning
 
 
 class Network(nn.Module):
     """A copy of an encoder, and the head that `make_network` puts on it."""
 
-    def __init__(self, encoder: Encoder, protocol: Tuned, *, decoder: Decoder | None) -> None:
+    def __init__(self, encoder: Encoder, protocol: TunedProtocol, *, decoder: Decoder | None) -> None:
         super().__init__()
         copied: Any = copy.deepcopy(encoder)
         self.encoder: Any = copied
@@ -34,17 +40,17 @@ class Network(nn.Module):
     @property
     def tuned(self) -> bool:
         """Whether all weights of the encoder are trained."""
-        return self.protocol in ("finetune", "seg-finetune")
+        return self.protocol.adapts == "all"
 
     def train(self, mode: bool = True) -> Network:
-        """Set training mode; an encoder whose own weights are frozen stays in evaluation mode, its batch statistics with it."""
+        """Set training mode; a frozen encoder stays in evaluation mode, its batch statistics with it."""
         super().train(mode)
         self.encoder.train(mode and self.tuned)
         return self
 
     def forward(self, image: Tensor, valid: Tensor) -> Tensor:
         """Input of the contract [B, C, H, W] and its validity -> [B, K], or logits of masks [B, K, h, w]."""
-        trained_inside = self.tuned or self.protocol == "lora"
+        trained_inside = self.protocol.adapts != "head"
         with nullcontext() if trained_inside else torch.no_grad():
             seen = self.seen(image, valid)
         answered: Tensor = self.head(seen)
@@ -55,16 +61,16 @@ class Network(nn.Module):
         if self.decoder is None:
             features: Tensor = self.encoder.features(image, valid=valid)
             return features
-        maps = last_map if self.decoder == "linear" else four_maps
-        return maps(self.encoder.model, network_input(self.encoder, image))
+        maps = compute_last_map if self.decoder == "linear" else compute_four_maps
+        return maps(self.encoder.model, prepare_network_input(self.encoder, image))
 
     def groups(self, config: Tuning) -> list[Group]:
         """Return the parameters that are trained, with their share of the rate."""
-        found = head_groups(self.head, weight_decay=config.weight_decay)
+        found = group_head(self.head, weight_decay=config.weight_decay)
         if self.tuned:
             decay = {"weight_decay": config.weight_decay, "layer_decay": config.layer_decay}
-            return found + layer_groups(self.encoder.model, **decay)
-        return found + head_groups(self.encoder, weight_decay=config.weight_decay)  # none but those of LoRA
+            return found + group_layers(self.encoder.model, **decay)
+        return found + group_head(self.encoder, weight_decay=config.weight_decay)  # none but those of LoRA
 
     def changing(self) -> set[str]:
         """Return the names in the state of everything that training changes: trained parameters and statistics."""
@@ -72,7 +78,9 @@ class Network(nn.Module):
         return set(self.state_dict()) - frozen
 
 
-def make_network(encoder: Encoder, example: Batch, *, protocol: Tuned, config: Tuning, outputs: int) -> Network:
+def make_network(
+    encoder: Encoder, example: TaskBatch, *, protocol: TunedProtocol, config: Tuning, outputs: int
+) -> Network:
     """Return a network to train, its new weights drawn from torch's global generator.
 
     Args:
@@ -86,7 +94,7 @@ def make_network(encoder: Encoder, example: Batch, *, protocol: Tuned, config: T
         UserError: an encoder without a network, or a network that the protocol cannot use.
     """
     check_network(encoder)
-    decoder = config.decoder(protocol) if protocol.startswith("seg-") else None
+    decoder = protocol.choose_decoder(config)
     network = Network(encoder, protocol, decoder=decoder).to(example.image.device).eval()
     model = network.encoder.model
     if decoder is not None:
@@ -95,17 +103,17 @@ def make_network(encoder: Encoder, example: Batch, *, protocol: Tuned, config: T
     with torch.no_grad():
         features: Tensor = network.encoder.features(image, valid=valid)  # refuses an input of another size in words
         seen = network.seen(image, valid)
-    if isinstance(seen, Maps):
-        network.head = make_decoder(config.decoder(protocol), seen, classes=outputs, width=config.decoder_width)
+    if decoder is not None and isinstance(seen, Maps):
+        network.head = make_decoder(decoder, seen, classes=outputs, width=config.decoder_width)
     else:
-        network.head = _linear_head(features.shape[1], outputs, of_batch=protocol == "lora")
-    if protocol == "lora":
+        network.head = _linear_head(features.shape[1], outputs, of_batch=protocol.adapts == "lora")
+    if protocol.adapts == "lora":
         lora.insert(model, rank=config.lora_rank, alpha=config.lora_alpha)
     if network.tuned:
         given: Any = encoder
         for name, parameter in given.model.named_parameters():
             model.get_parameter(name).requires_grad_(parameter.requires_grad)  # fixed position codes stay as they are
-        stochastic_depth(model, rate=config.drop_path)
+        add_stochastic_depth(model, rate=config.drop_path)
     return network.to(image.device)
 
 
@@ -115,18 +123,20 @@ def check_network(encoder: Encoder) -> None:
     Raises:
         UserError: features that are computed without one.
     """
-    if not isinstance(encoder, nn.Module) or not isinstance(getattr(encoder, "model", None), nn.Module):
-        raise UserError(
-            f"expected an encoder with a network to train, got {encoder.name}, whose features are computed without one; "
-            "judge it with knn5 or linear, or train random_init or random_resnet50"
-        )
+    expect(
+        isinstance(encoder, nn.Module) and isinstance(getattr(encoder, "model", None), nn.Module),
+        expected="an encoder with a network to train",
+        got=f"{encoder.name}, whose features are computed without one",
+        remedy="judge it with knn5 or linear, or train random_init or random_resnet50",
+    )
 
 
 def _linear_head(width: int, outputs: int, *, of_batch: bool) -> nn.Module:
     """A norm and a linear map with small initial weights.
 
-    The norm is over each image's vector where all weights are tuned, and over the batch where most are frozen and what tells images
-    apart may be small beside what they share (He et al. 2022, code of fine-tuning and appendix A.1 on linear probing).
+    The norm is over each image's vector where all weights are tuned, and over the batch where most are frozen and what
+    tells images apart may be small beside what they share (He et al. 2022, code of fine-tuning and appendix A.1 on
+    linear probing).
     """
     linear = nn.Linear(width, outputs)
     nn.init.trunc_normal_(linear.weight, std=0.01)

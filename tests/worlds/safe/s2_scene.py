@@ -13,7 +13,7 @@ import numpy.typing as npt
 from eo_ssl.sample.fields import Floats, average_blocks, draw_fractal, draw_smooth_noise, repeat_pixels
 from eo_ssl.sample.landscape import make_landscape
 from eo_ssl.sample.optical import QUANTIFICATION, SATURATED_BANDS, SATURATED_DN, render_optical
-from eo_ssl.sample.product_plans import ProductPlan, locate_sun
+from eo_ssl.sample.product_plans import PlannedAcquisition, locate_sun
 from eo_ssl.sample.spec import COARSEST, ArchiveSpec
 from eo_ssl.sensors import sensor
 from worlds.safe.s2_spec import GSD_M, S2SafeSpec
@@ -59,7 +59,7 @@ def make_part(spec: S2SafeSpec) -> Part:
 def _part(seed: int, size: int, when: str, tile: str, cover: float, veil: bool, saturated: int) -> Part:
     spec = S2SafeSpec(seed=seed, size_px=size, datetime=when, tile=tile)
     zenith, azimuth = measure_sun(spec)
-    product = ProductPlan(
+    product = PlannedAcquisition(
         product_id="",
         sensor="sentinel2_l2a",
         site="harbour",

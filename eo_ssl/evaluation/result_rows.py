@@ -1,7 +1,7 @@
-"""Results: one row per task, encoder, protocol and amount of training samples, and the paired comparisons of all encoders.
+"""Result rows: one per task, encoder, protocol and amount of training samples; paired comparisons of all encoders.
 
-A folder holds the rows of one task and seed, and what each encoder answered beside them: a row that exists is not computed again, and
-encoders judged at different times are compared on the same draws and items.
+A folder holds the rows of one task and seed, and what each encoder answered beside them: a row that exists is not
+computed again, and encoders judged at different times are compared on the same draws and items.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.answers import FORMAT as FORMAT
-from eo_ssl.evaluation.answers import Asked, damaged, read_answers
-from eo_ssl.evaluation.candidates import Candidate
-from eo_ssl.evaluation.draws import Amount, draw, short
-from eo_ssl.evaluation.extraction import Extracted, about
-from eo_ssl.evaluation.intervals import REPLICATES, Bootstrap, Comparison, Interval, holm, verdict
-from eo_ssl.evaluation.methods import METHODS, trains, words
-from eo_ssl.evaluation.metrics import Measured, Runs, measure
-from eo_ssl.evaluation.settings import Computing, Settings
-from eo_ssl.evaluation.tasks import Control, Task
+from eo_ssl.evaluation.candidates import Candidate, Description
+from eo_ssl.evaluation.draws import Amount, describe_shortage, draw
+from eo_ssl.evaluation.encoder_candidates import ControlCandidate
+from eo_ssl.evaluation.features import Computing
+from eo_ssl.evaluation.intervals import REPLICATES, Bootstrap, Comparison, Interval, correct_by_holm, decide_verdict
+from eo_ssl.evaluation.predictions import FORMAT as FORMAT
+from eo_ssl.evaluation.predictions import PredictionRun, Predictions, Settings, locate_predictions
+from eo_ssl.evaluation.protocols import PROTOCOLS
+from eo_ssl.evaluation.task_metrics import Measured, Runs, measure
+from eo_ssl.evaluation.tasks import Task
 from eo_ssl.manifest import canonical_json, commit, fingerprint
 
 Row = dict[str, Any]
@@ -40,10 +40,11 @@ SUPERSEDED = "superseded"
 def judge(
     task: Task, compared: Sequence[Candidate], settings: Settings, folder: Path, *, computing: Computing
 ) -> tuple[list[Row], list[Row]]:
-    """Judge candidates and the task's controls, write their rows, and return all rows of ``folder`` and all comparisons.
+    """Judge candidates and the task's controls, write their rows, and return all rows of ``folder`` and comparisons.
 
-    Each finished row is ``folder/rows/<hash>.json``. Rows of the same task and seed that are there already stand beside those that are
-    asked for, and are compared with them; rows of an encoder that has other weights by now go to ``folder/superseded``.
+    Each finished row is ``folder/rows/<hash>.json``. Rows of the same task and seed that are there already stand beside
+    those that are asked for, and are compared with them; rows of an encoder that has other weights by now go to
+    ``folder/superseded``.
 
     Raises:
         UserError: an encoder refuses the task's images or has the name of another one, or a row on disk is damaged.
@@ -56,19 +57,19 @@ def judge(
             bootstraps[count] = Bootstrap(task.blocks[task.tested], draws=count, seed=settings.seed)
         return bootstraps[count]
 
-    asked: list[Candidate | Control] = [*compared, *task.controls]
-    everyone = [_Described(task, one, settings, computing) for one in asked]
-    _check_names(everyone, _rows(folder, task, settings.seed).values())
-    for described in everyone:
-        missing = [place for place in described.places if not described.finished(folder, place)]
-        for run in described.runs:  # the features of one run are held at a time
+    controls = (ControlCandidate(control.name, control) for control in task.controls)
+    judged = [_Judged(task, candidate, settings, computing) for candidate in (*compared, *controls)]
+    _check_names(judged, _read_rows(folder, task, settings.seed).values())
+    for candidate in judged:
+        missing = [place for place in candidate.places if not candidate.finished(folder, place)]
+        for run in candidate.runs:  # the features of one run are held at a time
             for protocol, amount in missing:
-                run.answers(folder, protocol, amount, drawn=draws[amount])
+                run.predict(folder, protocol, amount, drawn=draws[amount])
             run.x = ()
         for place in missing:
-            described.write(folder, place, bootstrap(len(draws[place[1]])))
-    rows = _current(folder, everyone)
-    rows.sort(key=lambda row: _order(row, everyone))
+            candidate.write(folder, place, bootstrap(len(draws[place[1]])))
+    rows = _read_current(folder, judged)
+    rows.sort(key=lambda row: _order(row, judged))
     pairs = [
         pair
         for _, group in groupby(rows, key=_place)
@@ -78,40 +79,33 @@ def judge(
 
 
 @dataclass
-class _Described:
+class _Judged:
     """One candidate or control on the task, in words and numbers."""
 
     task: Task
-    one: Candidate | Control
+    candidate: Candidate
     settings: Settings
     computing: Computing
 
     @cached_property
-    def about(self) -> Extracted:
+    def description(self) -> Description:
         """What stands beside every number."""
-        return about(self.one, self.task)
+        return self.candidate.describe(self.task)
 
     @cached_property
-    def runs(self) -> list[Asked]:
-        """What is asked, one after the other."""
-        runs = self.one.runs if isinstance(self.one, Candidate) else (self.one,)
-        return [Asked(self.task, run, self.settings, self.computing) for run in runs]
+    def runs(self) -> list[PredictionRun]:
+        """What is judged, one after the other."""
+        return [PredictionRun(self.task, run, self.settings, self.computing) for run in self.candidate.runs]
 
     @property
     def root(self) -> str:
         """Name of the encoder, whatever is done to its input."""
-        return (isinstance(self.one, Candidate) and self.one.reference) or self.one.name
-
-    @property
-    def given(self) -> list[str]:
-        """What the encoder was made of."""
-        runs = [run.one for run in self.runs if isinstance(run.one, Candidate)]
-        return [part.source for run in runs for part in (run, run.second) if part is not None]
+        return self.candidate.baseline or self.candidate.name
 
     @cached_property
     def weights(self) -> str:
         """Of all runs."""
-        return _joined([run.weights for run in self.runs])
+        return _joined([run.identity for run in self.runs])
 
     @cached_property
     def places(self) -> list[Place]:
@@ -119,24 +113,30 @@ class _Described:
         return [
             (protocol, amount)
             for protocol in self.settings.protocols
-            if all(run.can(protocol) for run in self.runs)
+            if all(run.applies(protocol) for run in self.runs)
             for amount in self.settings.amounts
         ]
 
     def finished(self, folder: Path, place: Place) -> bool:
-        """Whether the row is there, with the answers it rests on."""
-        answers = [folder / "answers" / f"{run.key(*place)}.npz" for run in self.runs]
-        return all(path.is_file() for path in (self._path(folder, place), *answers))
+        """Whether the row is there, with the predictions it rests on."""
+        predictions = [locate_predictions(folder, run.key(*place)).path for run in self.runs]
+        return all(path.is_file() for path in (self._path(folder, place), *predictions))
 
     def _path(self, folder: Path, place: Place) -> Path:
-        key = fingerprint([self.one.name, *(run.key(*place) for run in self.runs)])[:32]
+        key = fingerprint([self.candidate.name, *(run.key(*place) for run in self.runs)])[:32]
         return folder / "rows" / f"{key}.json"
 
     def write(self, folder: Path, place: Place, bootstrap: Bootstrap) -> None:
-        """Write the row from the answers of all runs."""
+        """Write the row from the predictions of all runs."""
         keys = [run.key(*place) for run in self.runs]
-        inputs = _joined([read_answers(folder, key).inputs for key in keys])
-        rests = {"answers": keys, "inputs": inputs, "weights": self.weights, "root": self.root, "given": self.given}
+        inputs = _joined([Predictions.read(folder, key).inputs for key in keys])
+        rests = {
+            "answers": keys,
+            "inputs": inputs,
+            "weights": self.weights,
+            "root": self.root,
+            "given": self.candidate.origins,
+        }
         measured = _measured(self.task, folder, {**rests, "metric": self.task.metric})
         row = self._row(*place, measured=measured, bootstrap=bootstrap) | rests
         data = json.dumps(json.loads(canonical_json(row)), indent=1, sort_keys=True)
@@ -144,19 +144,19 @@ class _Described:
 
     def _row(self, protocol: str, amount: Amount, *, measured: Measured, bootstrap: Bootstrap) -> Row:
         """Everything that is to be known of one number."""
-        task, one, settings, extracted = self.task, self.one, self.settings, self.about
+        task, candidate, settings, description = self.task, self.candidate, self.settings, self.description
         interval = bootstrap.interval(measured)
         taught = [len(rows) for rows in draw(task, amount, draws=1, seed=0)[0]]
         has_validation = any(len(fold.validation) for fold in task.folds)
         return {
             "task": task.name,
-            "encoder": one.name,
-            "reference": one.reference if isinstance(one, Candidate) else "",
-            "departure": one.departure if isinstance(one, Candidate) else None,
-            "encoder_fingerprint": extracted.fingerprint,
+            "encoder": candidate.name,
+            "reference": candidate.baseline,
+            "departure": candidate.input_variant,
+            "encoder_fingerprint": description.fingerprint,
             "protocol": protocol,
-            "protocol_words": words(
-                protocol, kind=task.kind, amount=amount, has_validation=has_validation, config=settings.tuning
+            "protocol_words": PROTOCOLS[protocol].describe(
+                kind=task.kind, amount=amount, has_validation=has_validation, tuning=settings.tuning
             ),
             "shots": amount.shots,
             "fraction": amount.fraction,
@@ -171,36 +171,36 @@ class _Described:
             "n_blocks": bootstrap.n_blocks,
             "eval_seeds": bootstrap.draws,
             "seed": settings.seed,
-            "pretraining_seeds": one.pretraining_seeds if isinstance(one, Candidate) else 0,
+            "pretraining_seeds": candidate.pretraining_seeds,
             "split": task.split,
-            "quantity": extracted.quantity,
-            "bands": list(extracted.bands),
-            "pooling": extracted.pooling,
-            "input_px": extracted.input_px,
-            "tuning": asdict(settings.tuning) if trains(protocol) else None,
+            "quantity": description.quantity,
+            "bands": list(description.bands),
+            "pooling": description.pooling,
+            "input_px": description.input_px,
+            "tuning": asdict(settings.tuning) if PROTOCOLS[protocol].trains else None,
             "classes": list(task.class_names),
-            "notes": [*task.notes, *extracted.notes, *short(task, amount)],
+            "notes": [*task.notes, *description.notes, *describe_shortage(task, amount)],
             "task_fingerprint": task.fingerprint,
         } | self._by_run(measured)
 
     def _resampled(self, amount: Amount, bootstrap: Bootstrap) -> str:
         """What is resampled together with the test items, in words."""
         drawn = "one training set" if amount.whole else f"{bootstrap.draws} draws of training samples"
-        if not isinstance(self.one, Candidate) or not self.one.repeats:
+        if len(self.runs) < 2:
             return drawn
-        kind = "pretraining seeds" if self.one.pretrained else "seeds of random weights"
+        kind = "pretraining seeds" if self.candidate.pretrained else "seeds of random weights"
         return f"{len(self.runs)} {kind}, {drawn}"
 
     def _by_run(self, measured: Measured) -> Row:
         """What each run of a recipe reached alone; nothing where there is one."""
-        if not isinstance(self.one, Candidate) or not self.one.repeats:
+        if len(self.runs) < 2:
             return {}
         by_run = measured.terms.reshape(len(self.runs), -1, measured.terms.shape[1])  # [S, D, n]
         values = measured.value + by_run.sum(axis=2).mean(axis=1)
         return {
             "runs": [
-                {"seed": seed, "encoder_fingerprint": about(run, self.task).fingerprint, "value": value}
-                for run, seed, value in zip(self.one.runs, self.one.seeds, values.tolist(), strict=True)
+                {"seed": run.seed, "encoder_fingerprint": run.describe(self.task).fingerprint, "value": value}
+                for run, value in zip(self.candidate.runs, values.tolist(), strict=True)
             ]
         }
 
@@ -211,39 +211,38 @@ def _joined(prints: Sequence[str]) -> str:
 
 
 def _measured(task: Task, folder: Path, row: Row) -> Measured:
-    """The metric over all runs; an encoder and its departures are of the same runs."""
-    answers = [read_answers(folder, key).answers for key in row["answers"]]
-    runs = Runs(len(answers), row["root"])
-    return measure(row["metric"], np.concatenate(answers), task.labels[task.tested], runs=runs)
+    """The metric over all runs; an encoder and its variants are of the same runs."""
+    predictions = [Predictions.read(folder, key).values for key in row["answers"]]
+    runs = Runs(len(predictions), row["root"])
+    return measure(row["metric"], np.concatenate(predictions), task.labels[task.tested], runs=runs)
 
 
-def _rows(folder: Path, task: Task, seed: int) -> dict[Path, Row]:
+def _read_rows(folder: Path, task: Task, seed: int) -> dict[Path, Row]:
     """All rows of a task and seed."""
     found = {path: _read(path) for path in sorted((folder / "rows").glob("*.json"))}
     return {p: row for p, row in found.items() if (row["task_fingerprint"], row["seed"]) == (task.fingerprint, seed)}
 
 
-def _check_names(asked: Sequence[_Described], rows: Iterable[Row]) -> None:
+def _check_names(judged: Sequence[_Judged], rows: Iterable[Row]) -> None:
     """Refuse an encoder with the name of another one that comes from elsewhere."""
-    named = {one.root: one for one in asked}
+    named = {candidate.root: candidate for candidate in judged}
     for row in rows:
-        one = named.get(row["root"])
-        if (
-            one is not None
-            and set(row["given"]).isdisjoint(one.given or row["given"])
-            and row["weights"] != one.weights
-        ):
+        judged_now = named.get(row["root"])
+        if judged_now is None or row["weights"] == judged_now.weights:
+            continue
+        origins = judged_now.candidate.origins
+        if set(row["given"]).isdisjoint(origins or row["given"]):
             raise UserError(
-                f"expected a name of its own for {', '.join(one.given)}, got {one.root}, of which there are results from "
-                f"{', '.join(row['given'])}; write NAME={one.given[0]}"
+                f"expected a name of its own for {', '.join(origins)}, got {row['root']}, of which there are results "
+                f"from {', '.join(row['given'])}; write NAME={origins[0]}"
             )
 
 
-def _current(folder: Path, asked: Sequence[_Described]) -> list[Row]:
+def _read_current(folder: Path, judged: Sequence[_Judged]) -> list[Row]:
     """All rows of the task and seed; those of an encoder, by name, that has other weights now are put aside."""
-    weights = {one.root: one.weights for one in asked}
+    weights = {candidate.root: candidate.weights for candidate in judged}
     rows = []
-    for path, row in _rows(folder, asked[0].task, asked[0].settings.seed).items() if asked else ():
+    for path, row in _read_rows(folder, judged[0].task, judged[0].settings.seed).items() if judged else ():
         if weights.get(row["root"], row["weights"]) == row["weights"]:
             rows.append(row)
         else:
@@ -253,14 +252,14 @@ def _current(folder: Path, asked: Sequence[_Described]) -> list[Row]:
 
 
 def _place(row: Row) -> tuple[Any, ...]:
-    """What rows that may be compared have in common, in the order of tables: shots, shares, all."""
+    """Key that rows which may be compared have in common, in the order of tables: shots, shares, all."""
     amount = row["shots"] is None, row["fraction"] is None, row["shots"] or 0, row["fraction"] or 0.0
-    return METHODS.index(row["protocol"]), *amount, row["eval_seeds"], canonical_json(row["tuning"])
+    return list(PROTOCOLS).index(row["protocol"]), *amount, row["eval_seeds"], canonical_json(row["tuning"])
 
 
-def _order(row: Row, asked: Sequence[_Described]) -> tuple[Any, ...]:
-    """Rows of a place: encoders that are asked for, in their order, then the others; each followed by its departures."""
-    roots, names = [one.root for one in asked], [one.one.name for one in asked]
+def _order(row: Row, judged: Sequence[_Judged]) -> tuple[Any, ...]:
+    """Rows of a place: candidates of this evaluation in their order, then the others; each followed by its variants."""
+    roots, names = [one.root for one in judged], [one.candidate.name for one in judged]
     at, own = (
         listed.index(name) if name in listed else len(listed)
         for listed, name in ((roots, row["root"]), (names, row["encoder"]))
@@ -274,14 +273,17 @@ def _interval_words(interval: Interval, bootstrap: Bootstrap, drawn: str) -> str
     if interval.low is None:
         return "none: all answers alike, nothing to resample"
     if interval.value in (0.0, 1.0):
-        return f"95% exact binomial bound over {bootstrap.n_blocks} blocks of test items: all answers alike, nothing to resample"
+        return (
+            f"95% exact binomial bound over {bootstrap.n_blocks} blocks of test items: all answers alike, nothing "
+            "to resample"
+        )
     return (
         f"95% bootstrap ({REPLICATES} replicates) over {drawn} and {bootstrap.n_blocks} blocks of test items together"
     )
 
 
 def _pairs(group: Sequence[tuple[Row, Measured]], bootstrap: Callable[[int], Bootstrap]) -> list[Pair]:
-    """Paired comparisons of all rows of one place: encoders with each other, departures with what they depart from."""
+    """Paired comparisons of all rows of one place: encoders with each other, variants with their baseline."""
     return [
         (a, b, bootstrap(a["eval_seeds"]).compare(first, second))
         for (a, first), (b, second) in combinations(group, 2)
@@ -296,14 +298,14 @@ def _corrected(pairs: Sequence[Pair]) -> list[Row]:
     """
     sides = [(_place(a), frozenset((a["inputs"], b["inputs"]))) for a, b, _ in pairs]
     distinct = {side: paired.p for side, (*_, paired) in zip(sides, pairs, strict=True) if len(side[1]) > 1}
-    chances = dict(zip(distinct, holm(list(distinct.values())), strict=True))
+    chances = dict(zip(distinct, correct_by_holm(list(distinct.values())), strict=True))
     return [
         {key: a[key] for key in ("task", "protocol", "shots", "fraction", "amount", "metric")}
         | {"a": a["encoder"], "b": b["encoder"]}
         | {"difference": paired.difference, "low": paired.low, "high": paired.high, "p": paired.p}
         | {
             "p_holm": chances.get(side, paired.p),
-            "verdict": verdict(paired, chances.get(side)),
+            "verdict": decide_verdict(paired, chances.get(side)),
             "family": len(distinct),
         }
         for side, (a, b, paired) in zip(sides, pairs, strict=True)
@@ -314,5 +316,7 @@ def _read(path: Path) -> Row:
     try:
         row: Row = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise damaged(path, error) from error
+        raise UserError(
+            f"expected a finished result in {path}, got {type(error).__name__}; remove the results folder and run again"
+        ) from error
     return row

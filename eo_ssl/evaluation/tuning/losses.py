@@ -1,4 +1,4 @@
-"""What a network is trained for and what it answers, by kind of task."""
+"""Losses of trained protocols and what their networks predict, by kind of task."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import Rows
-from eo_ssl.evaluation.metrics import measure
+from eo_ssl.evaluation.sources import Rows
+from eo_ssl.evaluation.task_metrics import PredictionArray, measure
 from eo_ssl.evaluation.tasks import IGNORED, Kind, Task
-from eo_ssl.evaluation.tuning.batches import Feed, in_order
-from eo_ssl.evaluation.tuning.choices import ClassWeights
-from eo_ssl.evaluation.tuning.decoders import resized
-
-Answered = npt.NDArray[Any]
+from eo_ssl.evaluation.tuning.decoders import resize_maps
+from eo_ssl.evaluation.tuning.task_loader import TaskLoader, split_in_order
+from eo_ssl.evaluation.tuning.tuning_config import ClassWeights
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
+class TuningLoss:
     """Loss and answers of one kind of task."""
 
     kind: Kind
@@ -44,7 +42,7 @@ class Objective:
 
         Args:
             logits: [B, K], or [B, K, h, w] float32, which are resized to the mask.
-            target: as in `Batch`.
+            target: as in `TaskBatch`.
         """
         logits = logits.float()
         if self.kind == "classification":
@@ -53,17 +51,18 @@ class Objective:
             return functional.binary_cross_entropy_with_logits(logits, target)
         if self.kind == "regression":
             return functional.mse_loss(logits[:, 0], (target - self.centre) / self.spread)
-        logits = resized(logits, (target.shape[-2], target.shape[-1]))
+        logits = resize_maps(logits, (target.shape[-2], target.shape[-1]))
         summed = functional.cross_entropy(logits, target, weight=self.weights, ignore_index=IGNORED, reduction="sum")
         asked = target[target != IGNORED]
         total = asked.numel() if self.weights is None else float(self.weights[asked].sum())
         return summed / total if total else summed
 
-    def answer(self, logits: Tensor, target: Tensor) -> Answered:
-        """Return the answers of a batch.
+    def predict(self, logits: Tensor, target: Tensor) -> PredictionArray:
+        """Return the predictions of a batch.
 
         Returns:
-            classification: int64 [b]; multilabel: float32 scores [b, K]; regression: float32 [b] in the unit of the task;
+            classification: int64 [b]; multilabel: float32 scores [b, K]; regression: float32 [b] in the unit of the
+                task;
             segmentation: int64 [b, K, K] pixels by truth and prediction, ignored ones left out.
         """
         logits = logits.float()
@@ -73,10 +72,12 @@ class Objective:
             return logits.cpu().numpy()
         if self.kind == "regression":
             return (logits[:, 0] * self.spread + self.centre).cpu().numpy()
-        return confusion(resized(logits, (target.shape[-2], target.shape[-1])).argmax(dim=1), target, self.outputs)
+        return count_confusion(
+            resize_maps(logits, (target.shape[-2], target.shape[-1])).argmax(dim=1), target, self.outputs
+        )
 
-    def score(self, task: Task, rows: Rows, answers: Answered) -> float:
-        """Return the task's metric of ``answers`` on ``rows``, the worst where they are not finite or the metric is undefined there."""
+    def score(self, task: Task, rows: Rows, answers: PredictionArray) -> float:
+        """Return the task's metric of ``answers`` on ``rows``, the worst where not finite or undefined."""
         if not len(answers) or not np.isfinite(answers).all():
             return -np.inf
         truth = task.labels[rows]
@@ -89,13 +90,13 @@ class Objective:
         return measure(task.metric, answers[None], truth).value
 
 
-def make_objective(feed: Feed, rows: Rows, *, class_weights: ClassWeights, batch_size: int) -> Objective:
-    """Return the objective of the feed's task, scaled and weighted by the samples ``rows`` that teach.
+def make_loss(loader: TaskLoader, rows: Rows, *, class_weights: ClassWeights, batch_size: int) -> TuningLoss:
+    """Return the loss of the loader's task, scaled and weighted by the samples ``rows`` that teach.
 
     Raises:
         UserError: samples to teach with that have no value, or no pixel that may be asked.
     """
-    task = feed.task
+    task = loader.task
     outputs = max(1, len(task.class_names))
     if task.kind == "regression":
         taught = task.labels[rows].astype(np.float64)
@@ -103,19 +104,19 @@ def make_objective(feed: Feed, rows: Rows, *, class_weights: ClassWeights, batch
             raise UserError(
                 f"expected finite values to learn in {task.name}, got NaN or infinity; leave those images out"
             )
-        return Objective(task.kind, 1, float(taught.mean()), float(taught.std()) or 1.0)
+        return TuningLoss(task.kind, 1, float(taught.mean()), float(taught.std()) or 1.0)
     if task.kind != "segmentation" or class_weights == "none":
-        return Objective(task.kind, outputs)
-    pixels = pixel_counts(feed.masks(in_order(rows, size=batch_size)), outputs)
+        return TuningLoss(task.kind, outputs)
+    pixels = count_pixels(loader.masks(split_in_order(rows, size=batch_size)), outputs)
     if not pixels.any():
         raise UserError(f"expected labelled pixels among the training masks of {task.name}, got none; check the split")
     present = pixels > 0
     weights = np.zeros(outputs, dtype=np.float32)
     weights[present] = pixels.sum() / (present.sum() * pixels[present])
-    return Objective(task.kind, outputs, weights=torch.from_numpy(weights).to(feed.device))
+    return TuningLoss(task.kind, outputs, weights=torch.from_numpy(weights).to(loader.device))
 
 
-def pixel_counts(masks: Sequence[Tensor] | Any, classes: int) -> npt.NDArray[np.int64]:
+def count_pixels(masks: Sequence[Tensor] | Any, classes: int) -> npt.NDArray[np.int64]:
     """Return the pixels of each class in all ``masks``, int64 [K]; ignored ones are left out."""
     total = np.zeros(classes, dtype=np.int64)
     for mask in masks:
@@ -123,7 +124,7 @@ def pixel_counts(masks: Sequence[Tensor] | Any, classes: int) -> npt.NDArray[np.
     return total
 
 
-def confusion(predicted: Tensor, truth: Tensor, classes: int) -> npt.NDArray[np.int64]:
+def count_confusion(predicted: Tensor, truth: Tensor, classes: int) -> npt.NDArray[np.int64]:
     """Return the pixels of each image by true and predicted class, int64 [B, K, K]; ignored ones are left out.
 
     Args:

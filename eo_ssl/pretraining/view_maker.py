@@ -14,7 +14,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.models import View
 from eo_ssl.objectives import Batch, Step, ViewSpec, derive_seed
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.pretraining.augmentation import apply_gain, random_crop, random_symmetry, resize_whole
+from eo_ssl.pretraining.augmentation import apply_gain, crop_randomly, resize_whole, turn_randomly
 
 GEOMETRY, RADIOMETRY = 0, 1  # kinds of random numbers of a view; an aligned view shares the first
 
@@ -91,11 +91,11 @@ class ViewMaker:
         geometry = _generator(batch.step, "aligned" if spec.aligned else name, index, GEOMETRY)
         side = spec.size_px(contract.size_px)
         if spec.crop is not None:
-            image, valid = random_crop(image, valid, scale=spec.crop, size_px=side, rng=geometry)
+            image, valid = crop_randomly(image, valid, scale=spec.crop, size_px=side, rng=geometry)
         elif side != contract.size_px:
             image, valid = resize_whole(image, valid, size_px=side)
         if spec.flips:
-            image, valid = random_symmetry(image, valid, rng=geometry)
+            image, valid = turn_randomly(image, valid, rng=geometry)
         image = _change_radiometry(image, spec, contract, _generator(batch.step, name, index, RADIOMETRY))
         image = torch.where(valid, image, image.new_zeros(()))
         return View(image, valid, contract.bands, stream, gsd_m=contract.gsd_m[0])

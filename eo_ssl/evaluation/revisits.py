@@ -1,4 +1,4 @@
-"""The same ground seen again: in another season, or by a radar from the other side, to ask whether an encoder still knows it."""
+"""Revisits: tiles of the same ground in another season, or by a radar from the other orbit direction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eo_ssl.evaluation.features import CorpusSource, Rows
+from eo_ssl.evaluation.sources import CorpusSource, Rows
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.manifest import fingerprint
 
@@ -20,7 +20,7 @@ _DEGREES = 1e-6  # a tenth of a metre: windows of one grid at one place
 
 
 @dataclass(frozen=True, slots=True)
-class Twin:
+class Revisit:
     """For each tested image of a source another one of the same ground, or itself where there is none."""
 
     name: str
@@ -44,11 +44,13 @@ class _Tested:
 Rank = Callable[[npt.NDArray[np.int64], npt.NDArray[np.str_], int], npt.NDArray[np.float64]]
 
 
-def twins_of(source: CorpusSource, table: pa.Table, folds: Sequence[Fold], *, first: int = 0) -> tuple[Twin, ...]:
-    """Return the twins that the stream of ``source`` holds: `season` for optics and radar, `orbit` for radar; none that no image has.
+def find_revisits(
+    source: CorpusSource, table: pa.Table, folds: Sequence[Fold], *, first: int = 0
+) -> tuple[Revisit, ...]:
+    """Return the revisits in the stream of ``source``: `season` for optics and radar, `orbit` for radar, if any.
 
-    A twin carries the label of the tile it stands in for, which is the one that is scored, and neither teaches nor validates in the
-    fold that tests the tile, where it would be found itself.
+    A revisit carries the label of the tile it stands in for, which is the one that is scored, and neither teaches nor
+    validates in the fold that tests the tile, where it would be found itself.
 
     Args:
         source: rows of a stream.
@@ -69,12 +71,12 @@ def twins_of(source: CorpusSource, table: pa.Table, folds: Sequence[Fold], *, fi
         if share:
             mark = fingerprint([source.fingerprint, name, rows.tolist()])
             about = f"{words} and of the same label, of {100 * share:.0f} % of the test tiles; the others as they are"
-            found.append(Twin(name, about, replace(source, rows=rows, fingerprint=mark), share))
+            found.append(Revisit(name, about, replace(source, rows=rows, fingerprint=mark), share))
     return tuple(found)
 
 
 def _tested(rows: Rows, folds: Sequence[Fold], first: int) -> list[_Tested]:
-    """Which images of the source are tested, fold after fold."""
+    """Images of the source that are tested, fold after fold."""
 
     def own(positions: Rows) -> Rows:
         return positions[(positions >= first) & (positions < first + len(rows))] - first
@@ -87,7 +89,7 @@ def _tested(rows: Rows, folds: Sequence[Fold], first: int) -> list[_Tested]:
 
 
 def _partners(rows: Rows, table: pa.Table, tested: Sequence[_Tested], rank: Rank) -> Rows:
-    """Row of the best twin of each tested row, the row itself where there is none, and for others."""
+    """Row of the best revisit of each tested row, the row itself where there is none, and for others."""
     boxes = np.stack([table[name].to_numpy().astype(np.float64) for name in COLUMNS[:4]], axis=1)
     known = np.isfinite(boxes).all(axis=1)
     keys = np.round(np.where(known[:, None], boxes, 0.0) / _DEGREES).astype(np.int64)

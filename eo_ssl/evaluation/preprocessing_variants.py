@@ -1,4 +1,4 @@
-"""Deliberate departures from an encoder's contract, in size, normalisation and resizing, to measure what they cost (Corley et al. 2024, arXiv 2305.13456)."""
+"""Preprocessing variants: other sizes, normalisations, resizers than a contract's (Corley et al., arXiv 2305.13456)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eo_ssl.errors import UserError, nearest
-from eo_ssl.evaluation.trainstats import TrainStats
+from eo_ssl.evaluation.training_statistics import TrainStats
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.preprocessing.interpolation import Interpolation
 from eo_ssl.sensors import sensor
@@ -28,8 +28,8 @@ _IMAGENET = {"red": (0.485, 0.229), "green": (0.456, 0.224), "blue": (0.406, 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Treatment:
-    """What is done to images instead of, or as, the contract says."""
+class PreprocessingVariant:
+    """Size, normalisation and resizing in place of the contract's."""
 
     size_px: int | None = None
     "side the images are brought to; None: the contract's"
@@ -48,18 +48,18 @@ class Treatment:
             raise UserError(f"expected a size of at least 1 px, got {self.size_px}; give a positive number")
 
     @property
-    def words(self) -> str:
+    def name(self) -> str:
         """For a table."""
         size = "contract's size" if self.size_px is None else f"{self.size_px} px"
         how = "" if self.resizer == "contract" else f" by {self.resizer}"
         return f"{size}{how}, {self.normalisation}"
 
-    def of(self, contract: Preprocessing, stats: TrainStats) -> Preprocessing:
-        """Return ``contract`` with this treatment; ``stats`` are of the task's training images, in the order of its bands.
+    def apply(self, contract: Preprocessing, stats: TrainStats) -> Preprocessing:
+        """Return ``contract`` with this variant; ``stats`` of the training images are in the order of its bands.
 
-        Normalisations, per band: `zscore` (x - mean) / std of the training images; `divide` leaves physical values, as division of
-        Sentinel-2 numbers by 10,000 does; `minmax` (x - min) / (max - min); `percentile` the same between the 2nd and 98th
-        percentiles, clipped; `imagenet` ImageNet's statistics on values brought to 0 ... 1.
+        Normalisations, per band: `zscore` (x - mean) / std of the training images; `divide` leaves physical values, as
+        division of Sentinel-2 numbers by 10,000 does; `minmax` (x - min) / (max - min); `percentile` the same between
+        the 2nd and 98th percentiles, clipped; `imagenet` ImageNet's statistics on values brought to 0 ... 1.
 
         Raises:
             UserError: bands that are constant in training.
@@ -70,7 +70,8 @@ class Treatment:
             constant = [band for band, s in zip(contract.bands, scale, strict=True) if not s > 0]
             if constant:
                 raise UserError(
-                    f"expected bands that vary in training for the normalisation {self.normalisation}, got constant {', '.join(constant)}; leave it out"
+                    f"expected bands that vary in training for the normalisation {self.normalisation}, got constant "
+                    f"{', '.join(constant)}; leave it out"
                 )
             changed = replace(changed, mean=tuple(shift.tolist()), std=tuple(scale.tolist()), clip=clip)
         if self.resizer != "contract":
@@ -84,7 +85,7 @@ _Clip = tuple[tuple[float, float], ...] | None
 
 
 def _affine(name: Normalisation, contract: Preprocessing, stats: TrainStats) -> tuple[Floats, Floats, _Clip]:
-    """What is subtracted, what is divided by, and the bounds applied first, per band [C]."""
+    """Shift, scale and the bounds applied first, per band [C]."""
     zero, one = np.zeros(len(contract.bands)), np.ones(len(contract.bands))
     if name == "zscore":
         return stats.mean, stats.std, None

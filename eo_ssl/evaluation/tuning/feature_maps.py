@@ -15,7 +15,7 @@ DEPTHS = 4  # a decoder takes maps of four depths (Xiao et al. 2018, UPerNet; Ra
 
 @dataclass(frozen=True, slots=True)
 class Maps:
-    """What a decoder sees of a batch."""
+    """Feature maps of a batch, and the tokens beside them."""
 
     maps: tuple[Tensor, ...]
     "[B, D, h, w] float32 each, from shallow to deep"
@@ -23,22 +23,23 @@ class Maps:
     "[B, P, D] class and register tokens beside each map, None where the network has none"
 
 
-def network_input(encoder: Encoder, x: Tensor) -> Tensor:
-    """Return what an encoder's network gets of the contract's output [B, C, H, W]: zeros are added for channels without a band."""
+def prepare_network_input(encoder: Encoder, x: Tensor) -> Tensor:
+    """Return what a network gets of the contract's output [B, C, H, W]: zeros for channels without a band."""
     return encoder.seen(x) if isinstance(encoder, ExternalEncoder) else x
 
 
-def last_map(model: nn.Module, x: Tensor) -> Maps:
+def compute_last_map(model: nn.Module, x: Tensor) -> Maps:
     """Return the deepest map alone, after the network's last norm: a transformer's patch tokens on their grid."""
     network: Any = model
     (found,) = network.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
     return Maps((found,), (None,))
 
 
-def four_maps(model: nn.Module, x: Tensor) -> Maps:
+def compute_four_maps(model: nn.Module, x: Tensor) -> Maps:
     """Return the maps at four depths: of evenly spaced blocks where all have one size, else of the last four stages.
 
-    Of twelve blocks these are the outputs of the 3rd, 6th, 9th and 12th; a transformer of fewer than four blocks gives some twice.
+    Of twelve blocks these are the outputs of the 3rd, 6th, 9th and 12th; a transformer of fewer than four blocks gives
+    some twice.
     """
     network: Any = model
     reductions = _reductions(model)
@@ -63,13 +64,13 @@ def check_maps(encoder: Encoder, model: nn.Module) -> None:
     reductions = _reductions(model)
     if not hasattr(model, "forward_intermediates") or not (len(set(reductions)) == 1 or len(reductions) >= DEPTHS):
         raise UserError(
-            f"expected a timm network with maps at {DEPTHS} depths for a segmentation, got {encoder.name} ({type(model).__name__}); "
-            "give a vision transformer or a residual network"
+            f"expected a timm network with maps at {DEPTHS} depths for a segmentation, got {encoder.name} "
+            f"({type(model).__name__}); give a vision transformer or a residual network"
         )
     if isinstance(encoder, ExternalEncoder) and encoder.readout.window_px is not None:
         raise UserError(
-            f"expected an encoder that sees whole images for a segmentation, got {encoder.name}, which sees the central {encoder.readout.window_px} px; "
-            f"take `at_size({encoder.readout.window_px})` of it"
+            f"expected an encoder that sees whole images for a segmentation, got {encoder.name}, which sees the "
+            f"central {encoder.readout.window_px} px; take `at_size({encoder.readout.window_px})` of it"
         )
 
 

@@ -1,8 +1,8 @@
 """Metrics of a test, each with what every item contributes to it, so that one bootstrap serves them all.
 
-To first order a metric that is a smooth function of sums over items moves by a sum of *terms*, one per item (Taylor linearisation;
-Woodruff 1971, JASA 66:411; Deville 1999, Survey Methodology 25:193). Resampling the terms costs nothing, and differences of terms are
-the paired comparison of two encoders.
+To first order a metric that is a smooth function of sums over items moves by a sum of *terms*, one per item (Taylor
+linearisation; Woodruff 1971, JASA 66:411; Deville 1999, Survey Methodology 25:193). Resampling the terms costs nothing,
+and differences of terms are the paired comparison of two encoders.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from eo_ssl.errors import UserError
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Answers = npt.NDArray[Any]
-"""What an encoder answered, [draws, items, ...]: see `measure`."""
+PredictionArray = npt.NDArray[Any]
+"""Predictions of an encoder, [draws, items, ...]: see `measure`."""
 Metric = Literal["accuracy", "balanced_accuracy", "micro_ap", "miou", "r2"]
 METRIC_WORDS: dict[Metric, str] = {
     "accuracy": "accuracy",
@@ -46,8 +46,8 @@ class Measured:
     value: float
     "mean over the draws, and over the runs"
     terms: Floats
-    """[runs * draws, items], run after run; the terms of a row sum to its own value minus the mean, and the terms of an item say how much
-    it lifts the value"""
+    """[runs * draws, items], run after run; the terms of a row sum to its own value minus the mean, those of an item
+    say how much it lifts the value"""
     strata: Ints
     "[items]: classes that weigh alike, all 0 where items do"
     least: float
@@ -57,12 +57,13 @@ class Measured:
     runs: Runs = Runs()
 
 
-def measure(metric: Metric, answers: Answers, truth: Answers, *, runs: Runs = Runs()) -> Measured:
+def measure(metric: Metric, answers: PredictionArray, truth: PredictionArray, *, runs: Runs = Runs()) -> Measured:
     """Return ``metric`` of what was answered on the test items.
 
     Args:
-        metric: `accuracy` weighs items equally, `balanced_accuracy` classes; `micro_ap` is the average precision of all (item, class)
-            pairs together; `miou` the mean over classes of intersection over union of all pixels; `r2` the share of variance explained.
+        metric: `accuracy` weighs items equally, `balanced_accuracy` classes; `micro_ap` is the average precision of all
+            (item, class) pairs together; `miou` the mean over classes of intersection over union of all pixels; `r2`
+            the share of variance explained.
         answers: accuracies: [D, n] int64 classes; micro_ap: [D, n, K] scores; miou: [D, n, K, K] pixel counts, truth by
             prediction, ignored pixels left out; r2: [D, n] values.
         truth: accuracies: [n] int64 classes; micro_ap: [n, K] 0 or 1; miou: unused; r2: [n] values.
@@ -73,7 +74,8 @@ def measure(metric: Metric, answers: Answers, truth: Answers, *, runs: Runs = Ru
     """
     if answers.ndim < 2 or not answers.shape[0] or not answers.shape[1]:
         raise UserError(
-            f"expected answers of at least one draw on at least one test item, got {list(answers.shape)}; check the task"
+            f"expected answers of at least one draw on at least one test item, got {list(answers.shape)}; check the "
+            "task"
         )
     if metric != "miou" and len(truth) != answers.shape[1]:
         raise UserError(
@@ -81,7 +83,7 @@ def measure(metric: Metric, answers: Answers, truth: Answers, *, runs: Runs = Ru
         )
     if metric in ("accuracy", "balanced_accuracy"):
         strata = np.zeros(len(truth), dtype=np.int64) if metric == "accuracy" else truth.astype(np.int64)
-        return replace(shares((answers == truth).astype(np.float64), strata), runs=runs)
+        return replace(measure_shares((answers == truth).astype(np.float64), strata), runs=runs)
     options: dict[Metric, Callable[..., tuple[float, Floats]]] = {
         "micro_ap": _average_precision,
         "miou": _mean_iou,
@@ -94,7 +96,7 @@ def measure(metric: Metric, answers: Answers, truth: Answers, *, runs: Runs = Ru
     return Measured(value, np.stack(terms) + share, np.zeros(answers.shape[1], dtype=np.int64), least, runs=runs)
 
 
-def shares(right: Floats, strata: Ints) -> Measured:
+def measure_shares(right: Floats, strata: Ints) -> Measured:
     """Return the mean over strata [n] of the share of right answers [D, n] (1 right, 0 wrong)."""
     strata = np.unique(strata, return_inverse=True)[1].astype(np.int64)
     counts = np.bincount(strata).astype(np.float64)  # [K]
@@ -106,8 +108,9 @@ def shares(right: Floats, strata: Ints) -> Measured:
 def _average_precision(scores: Floats, truth: Ints) -> tuple[float, Floats]:
     """Area under precision over recall of all pairs, a step function as in scikit-learn, and the terms of the items.
 
-    AP = sum over positives i of TP_i / N_i / P, where N_i counts the pairs that score at least as high as i, TP_i the positives among
-    them and P all positives. A pair j enters its own summand and N and TP of every positive that scores no higher.
+    AP = sum over positives i of TP_i / N_i / P, where N_i counts the pairs that score at least as high as i, TP_i the
+    positives among them and P all positives. A pair j enters its own summand and N and TP of every positive that scores
+    no higher.
     """
     positive = truth.astype(bool).ravel()
     total = float(positive.sum())
@@ -129,7 +132,7 @@ def _average_precision(scores: Floats, truth: Ints) -> tuple[float, Floats]:
     return value, terms
 
 
-def _mean_iou(confusion: Ints, _: Answers) -> tuple[float, Floats]:
+def _mean_iou(confusion: Ints, _: PredictionArray) -> tuple[float, Floats]:
     """Mean over the classes that occur, in truth or prediction, and the terms of the items."""
     counts = confusion.astype(np.float64)  # [n, K, K]
     hit = np.diagonal(counts, axis1=1, axis2=2)  # [n, K]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from eo_ssl.errors import UserError
-from eo_ssl.evaluation.features import Rows, Source
+from eo_ssl.evaluation.sources import ImageSource, Rows, read_images
+from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.preprocessing import Preprocessing, apply_conversion
-from eo_ssl.sensors import sensor
+from eo_ssl.sensors import Quantity, sensor
 
 Floats = npt.NDArray[np.float64]
 _BATCH = 256  # images read at once
@@ -37,7 +38,7 @@ class TrainStats:
     "98th percentile, likewise"
 
 
-def train_stats(
+def compute_train_stats(
     task: Task, train: Rows, bands: Sequence[str], *, convert: Sequence[str] = (), percentiles: bool = False
 ) -> TrainStats:
     """Return the statistics of the images ``train`` of ``task``.
@@ -54,7 +55,8 @@ def train_stats(
     """
     if not any(np.isin(train, fold.train).all() for fold in task.folds):
         raise UserError(
-            f"expected images that a fold of task {task.name} trains with, got others; statistics of test or validation images never enter"
+            f"expected images that a fold of task {task.name} trains with, got others; statistics of test or "
+            "validation images never enter"
         )
     key = (train.tobytes(), tuple(bands), tuple(convert), percentiles)
     if key not in task.kept:  # every encoder of a fold asks for the same
@@ -64,7 +66,7 @@ def train_stats(
 
 
 def check_scale(task: Task, train: Rows, contract: Preprocessing) -> None:
-    """Compare some training images with those that ``contract`` was made of: a scale applied twice shows in no single dark image.
+    """Compare some training images with those ``contract`` was made of: a scale applied twice shows in no dark image.
 
     Raises:
         UserError: their brightest pixel is far below the training means, or power is called decibels.
@@ -74,7 +76,7 @@ def check_scale(task: Task, train: Rows, contract: Preprocessing) -> None:
     if not bands or (source.sensor, source.quantity) != (contract.sensor, contract.quantity):
         return  # refused by the contract itself, in its own words
     some = train[np.unique(np.linspace(0, len(train) - 1, _SOME).astype(np.int64))]
-    stats = train_stats(task, some, bands)
+    stats = compute_train_stats(task, some, bands)
     ends = torch.from_numpy(np.stack([stats.low, stats.high])).float()[:, :, None, None]  # [2, C, 1, 1]
     known = torch.isfinite(ends)
     contract.check_scale(torch.where(known, ends, 0.0), known)
@@ -97,7 +99,7 @@ def _computed(parts: Sequence[_Part], bands: int, convert: Sequence[str], percen
     return TrainStats(count, total / known, std, low, high, p02, p98)
 
 
-_Part = tuple[Source, Rows, list[int]]
+_Part = tuple[ImageSource, Rows, list[int]]
 
 
 def _parts(task: Task, train: Rows, bands: Sequence[str]) -> Iterator[_Part]:
@@ -108,8 +110,8 @@ def _parts(task: Task, train: Rows, bands: Sequence[str]) -> Iterator[_Part]:
         absent = [band for band in bands if band not in have]
         if absent or source.quantity != first.quantity:
             raise UserError(
-                f"expected the same bands and quantity in all sources of task {task.name}, got one without {', '.join(absent) or first.quantity.value}; "
-                "choose streams that agree"
+                f"expected the same bands and quantity in all sources of task {task.name}, got one without "
+                f"{', '.join(absent) or first.quantity.value}; choose streams that agree"
             )
         yield source, positions, [have.index(band) for band in bands]
 
@@ -119,9 +121,7 @@ def _values(parts: Sequence[_Part], convert: Sequence[str]) -> Iterator[Tensor]:
     for source, positions, order in parts:
         for start in range(0, len(positions), _BATCH):
             part = positions[start : start + _BATCH]
-            out = torch.empty((len(part), *source.shape), dtype=torch.float32)
-            source.read(part, out.numpy())
-            values = out[:, order]
+            values = read_images(source, part)[:, order]
             invalid = ~torch.isfinite(values)
             for name in convert:
                 values = apply_conversion(values, name)
@@ -143,6 +143,41 @@ def _percentiles(parts: Sequence[_Part], convert: Sequence[str], low: Floats, hi
     return found[0], found[1]
 
 
-def contract_order(task: Task) -> tuple[str, ...]:
+def list_task_bands(task: Task) -> tuple[str, ...]:
     """Return the bands of the task by canonical name, in the order of its first source."""
     return sensor(task.sources[0].sensor).resolve_all(task.sources[0].bands)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    sensor: str
+    quantity: Quantity
+    bands: tuple[str, ...]
+    gsd_m: float
+    size_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Stats:
+    quantity: Quantity
+    mean: npt.NDArray[np.float64]
+    std: npt.NDArray[np.float64]
+
+
+def make_train_contract(task: Task, fold: Fold) -> Preprocessing:
+    """Return a contract from the training images of ``fold``: mean and standard deviation per band, power in dB.
+
+    Test images never enter; bands that are constant or never valid in training are left out.
+    """
+    first, bands = task.sources[0], list_task_bands(task)
+    convert = (f"{first.quantity.value}->{first.quantity.in_db.value}",) if first.quantity.is_power else ()
+    found = compute_train_stats(task, fold.train, bands, convert=convert)
+    usable = [
+        i for i in range(len(bands)) if found.count[i] > 0 and found.std[i] > 1e-6 * abs(found.mean[i])
+    ]  # rounding
+    gsd = [source.gsd_m for source in task.sources]
+    contract = Preprocessing.of_stream(
+        _Stream(first.sensor, first.quantity, tuple(bands[i] for i in usable), min(gsd), first.shape[1]),
+        _Stats(first.quantity.in_db_if_power, found.mean[usable], found.std[usable]),
+    )
+    return replace(contract, gsd_m=(min(gsd), max(gsd)))

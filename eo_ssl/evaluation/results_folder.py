@@ -1,0 +1,100 @@
+"""A folder of results of one task and seed, added to by further commands, its tables made anew of all rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eo_ssl.evaluation.predictions import Settings
+from eo_ssl.evaluation.protocols import PROTOCOLS
+from eo_ssl.evaluation.result_rows import FORMAT, Row
+from eo_ssl.evaluation.tasks import Task
+from eo_ssl.manifest import MANIFEST, UNFINISHED, Clock, OpenProduct, canonical_json, fingerprint, plan, replace
+
+Render = Callable[[Sequence[Row], Sequence[Row]], dict[str, bytes]]
+"""Makes files to read, such as leaderboards and figures, out of rows and comparisons: their content by file name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsFolder:
+    """Results of one task and seed."""
+
+    product: OpenProduct
+    """its configuration is what all rows have in common, None where no row depends on it yet; its inputs are task
+    and weights by name"""
+
+    @property
+    def path(self) -> Path:
+        """Of the folder."""
+        return self.product.folder
+
+    @classmethod
+    def open(
+        cls, path: Path, task: Task, settings: Settings, *, inputs: Mapping[str, str], overwrite: bool, started: Clock
+    ) -> ResultsFolder:
+        """Return the folder at ``path``, new or with the results it has.
+
+        Raises:
+            UserError: it holds results of another task, split, seed, number of draws or recipe of training (removed
+                with ``overwrite``), or something else.
+        """
+        trains = any(PROTOCOLS[name].trains for name in settings.protocols)
+        wanted: dict[str, Any] = {
+            "task": task.name,
+            "seed": settings.seed,
+            "draws": None if all(amount.whole for amount in settings.amounts) else settings.draws,
+            "tuning": asdict(settings.tuning) if trains else None,
+            "format": FORMAT,
+        }
+        wanted = json.loads(canonical_json(wanted))
+        record = _read_record(path)
+        there, before = record.get("config", {}), record.get("inputs", {})
+        # What only one of the two depends on binds neither.
+        free = {key: there[key] for key in wanted if key in there and None in (wanted[key], there[key])}
+        if overwrite and (wanted | free != there or before.get("task") != task.fingerprint):
+            free, before = {}, {}
+        known = {**before, "task": task.fingerprint}
+        state = plan(path, stage="evaluate", config=wanted | free, inputs=known, overwrite=overwrite)
+        kept = {key: value for key, value in free.items() if wanted[key] is None}
+        return cls(OpenProduct(path, "evaluate", wanted | kept, {**known, **inputs}, state, started))
+
+    def finish(self, task: Task, rows: Sequence[Row], comparisons: Sequence[Row], *, render: Render) -> bool:
+        """Write comparisons, what ``render`` makes of all rows, and the manifest; False where they are there."""
+        content = fingerprint(sorted(canonical_json(row) for row in rows))
+        if (self.path / MANIFEST).is_file() and _read_record(self.path).get("fingerprint") == content:
+            return False
+        written = render(rows, comparisons)
+        written["comparisons.json"] = json.dumps(comparisons, indent=1, sort_keys=True).encode()
+        for name, data in written.items():
+            replace(self.path / name, data)
+        for figure in self.path.glob("*.svg"):  # of fewer rows, under another name
+            if figure.name not in written:
+                figure.unlink()
+        distinct = {key: list(dict.fromkeys(str(row[key]) for row in rows)) for key in ("root", "protocol", "amount")}
+        summary = {
+            "task": task.name,
+            "rows": len(rows),
+            "encoders": distinct["root"],
+            "protocols": distinct["protocol"],
+            "amounts": distinct["amount"],
+            "test_items": len(task.tested),
+            "classes": len(task.class_names),
+            "split": task.split,
+        }
+        self.product.sign(content, seed=self.product.config["seed"], summary=summary)
+        return True
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """The manifest that an evaluation left at ``path``; nothing where something else did, which `plan` refuses."""
+    for name in (MANIFEST, UNFINISHED):
+        if (path / name).is_file():
+            try:
+                record = json.loads((path / name).read_bytes())
+            except (OSError, ValueError):
+                return {}
+            return record if isinstance(record, dict) and record.get("stage") == "evaluate" else {}
+    return {}
