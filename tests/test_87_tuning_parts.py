@@ -113,7 +113,7 @@ def test_lora_starts_as_the_frozen_network_bit_for_bit_and_trains_its_factors_al
     assert torch.equal(encoder.features(x), plain.features(x))
     encoder.features(x).square().sum().backward()
     graded = {name for name, p in encoder.named_parameters() if p.grad is not None}
-    assert graded == {f"backbone.network.blocks.{i}.attn.qkv.{ab}" for i in range(3) for ab in "ab"}
+    assert graded == {f"model.blocks.{i}.attn.qkv.{ab}" for i in range(3) for ab in "ab"}
     # rank x (in + out) for query and value of each block of width 64
     assert sum(p.numel() for p in trained) == 3 * 2 * 4 * (64 + 64)
 

@@ -132,9 +132,9 @@ def test_lora_trains_factors_and_head_alone() -> None:
     ).network
     before, after = encoder.state_dict(), network.encoder.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {f"backbone.network.blocks.{number}.attn.qkv.weight" for number in range(2)}
+    assert changed == {f"model.blocks.{number}.attn.qkv.weight" for number in range(2)}
     middle = slice(64, 128)  # keys
-    assert torch.equal(*(one["backbone.network.blocks.1.attn.qkv.weight"][middle] for one in (before, after)))
+    assert torch.equal(*(one["model.blocks.1.attn.qkv.weight"][middle] for one in (before, after)))
 
 
 def test_test_items_decide_nothing() -> None:
