@@ -12,7 +12,7 @@ from torch import nn
 
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
-from eo_ssl.evaluation.array_files import ArrayFile
+from eo_ssl.evaluation.npz_files import ArrayFile
 from eo_ssl.evaluation.sources import ImageSource, Matrix, read_ahead
 from eo_ssl.manifest import fingerprint
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from eo_ssl.errors import expect
-from eo_ssl.evaluation.array_files import ArrayFile, Arrays
 from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.draws import Amount
 from eo_ssl.evaluation.features import Computing
 from eo_ssl.evaluation.input_variants import PerturbedCandidate
+from eo_ssl.evaluation.npz_files import ArrayFile, Arrays
 from eo_ssl.evaluation.protocols import FROZEN, PROTOCOLS, check_protocols, predict_frozen
 from eo_ssl.evaluation.sources import Matrix, Rows
 from eo_ssl.evaluation.task_metrics import PredictionArray

@@ -11,8 +11,8 @@ import numpy as np
 
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
-from eo_ssl.evaluation.array_files import ArrayFile, Arrays
 from eo_ssl.evaluation.linear import choose_penalty
+from eo_ssl.evaluation.npz_files import ArrayFile, Arrays
 from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.task_metrics import PredictionArray
