@@ -9,7 +9,7 @@ import json
 import sys
 from importlib import import_module
 
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 
 DEFAULT = ("load", "open", "ingest", "train", "evaluate")
 GROUPS = (*DEFAULT, "robustness", "pairs")
@@ -22,7 +22,7 @@ def main() -> None:
             raise SystemExit(
                 str(
                     UserError(
-                        f"expected benchmark groups out of {', '.join(GROUPS)}, got {group!r}{nearest(group, GROUPS)}"
+                        f"expected benchmark groups out of {', '.join(GROUPS)}, got {group!r}{suggest_nearest(group, GROUPS)}"
                     )
                 )
             )

@@ -17,7 +17,7 @@ import numpy as np
 
 from eo_ssl.corpus import Encoding, Stream, index, snapshots
 from eo_ssl.corpus.store import LocalStore
-from eo_ssl.fingerprints import canonical_json
+from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.sensors import Quantity, sensor
 
 FRAGMENTS, ROWS, RUNS = 10_000, 1_000, 5
@@ -52,7 +52,7 @@ def corpus(root: Path, *, fragments: int = FRAGMENTS, rows: int = ROWS) -> list[
         number=1, fingerprint="0" * 64, streams={STREAM.name: STREAM.to_json()}, statistics={STREAM.name: []},
         fragments=[asdict(entry) for entry in entries],
     )  # fmt: skip
-    LocalStore(root).create("snapshots/000001.json", canonical_json(asdict(snapshot)).encode())
+    LocalStore(root).create("snapshots/000001.json", dump_canonical_json(asdict(snapshot)).encode())
     return entries
 
 

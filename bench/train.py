@@ -14,13 +14,16 @@ from lightly.models.modules import MaskedVisionTransformerTIMM
 from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
 from torch import Tensor, nn
 
-from eo_ssl.models import VitConfig
-from eo_ssl.objectives import Mae, MaeConfig
+from eo_ssl.models import View, Vit
+from eo_ssl.objectives import Batch, Mae, Step
 from eo_ssl.pretraining import OptimizerConfig
 from eo_ssl.pretraining.module import group_parameters
+from eo_ssl.sensors import sensor
 
-ARCHITECTURE = VitConfig("vit_tiny_patch16_224", img_size=64, in_chans=13, patch_size=8)
-CONFIG = MaeConfig(mask_ratio=0.75, norm="patch", decoder_dim=256, decoder_depth=4, decoder_heads=8)
+SIZE_PX = 64
+BANDS = sensor("sentinel2_l1c").band_names
+ARCHITECTURE = Vit("vit_tiny_patch16_224", patch_size=8)
+CONFIG = Mae(mask_ratio=0.75, norm="patch", decoder_dim=256, decoder_depth=4, decoder_heads=8)
 BATCH, PAIRS = 32, 7
 
 
@@ -30,9 +33,7 @@ class LightlyMae(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         a = ARCHITECTURE
-        vit = timm.create_model(
-            a.timm_name, img_size=a.img_size, patch_size=a.patch_size, in_chans=a.in_chans, num_classes=0
-        )
+        vit = timm.create_model(a.name, img_size=SIZE_PX, patch_size=a.patch_size, in_chans=len(BANDS), num_classes=0)
         self.backbone = MaskedVisionTransformerTIMM(vit=vit)
         self.length = self.backbone.sequence_length
         width = CONFIG.decoder_dim
@@ -43,7 +44,7 @@ class LightlyMae(nn.Module):
             depth=CONFIG.decoder_depth,
             num_heads=CONFIG.decoder_heads,
         )
-        self.head = nn.Linear(width, a.in_chans * a.patch_size**2)
+        self.head = nn.Linear(width, len(BANDS) * a.patch_size**2)
 
     def forward(self, image: Tensor) -> Tensor:
         keep, mask = utils.random_token_mask(
@@ -60,9 +61,10 @@ class LightlyMae(nn.Module):
 
 def run() -> Iterator[dict[str, Any]]:
     """One row: median seconds per step of both, measured alternately in this process."""
-    image = torch.randn(BATCH, ARCHITECTURE.in_chans, 64, 64, generator=torch.Generator().manual_seed(0))
-    ours, theirs = Mae(ARCHITECTURE, CONFIG), LightlyMae()
-    batch = {"image": image, "valid": torch.ones_like(image, dtype=torch.bool), "row": torch.arange(BATCH), "seed": 0}
+    image = torch.randn(BATCH, len(BANDS), SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(0))
+    ours, theirs = CONFIG.build({"tile": ARCHITECTURE.build(BANDS, SIZE_PX, 0)}, 1), LightlyMae()
+    view = View(image, torch.ones_like(image, dtype=torch.bool), BANDS)
+    batch = Batch({"tile": [view]}, torch.arange(BATCH), Step(0, 1, 0))
     first = _stepper(ours, lambda: ours(batch)["loss"])
     second = _stepper(theirs, lambda: theirs(image))
     first(), second()  # warm up: memory, oneDNN

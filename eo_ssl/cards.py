@@ -16,7 +16,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.layouts import STRICT
 from eo_ssl.layouts import ArrayLayout as ArrayLayout
 from eo_ssl.layouts import Chips as Chips
@@ -141,7 +141,7 @@ class Card:
         if self.reader not in READERS:
             raise UserError(
                 f"expected the reader of card {self.name} out of {', '.join(READERS)}, got {self.reader!r}"
-                f"{nearest(self.reader, READERS)}"
+                f"{suggest_nearest(self.reader, READERS)}"
             )
         known = sensor(self.sensor)
         object.__setattr__(self, "bands", known.resolve_all(self.bands))
@@ -198,7 +198,7 @@ _CARD = TypeAdapter(Card)
 
 
 @cache
-def card_folder() -> Path:
+def find_card_folder() -> Path:
     """Return the folder of the shipped cards: beside the package in a checkout, inside it in an installed wheel."""
     return find_shipped_folder("datasets")
 
@@ -214,7 +214,7 @@ def find_shipped_folder(name: str) -> Path:
 
 def list_cards() -> tuple[str, ...]:
     """Return the names of the shipped cards."""
-    return tuple(sorted(path.stem for path in card_folder().glob("*.yaml")))
+    return tuple(sorted(path.stem for path in find_card_folder().glob("*.yaml")))
 
 
 class _Strict(yaml.SafeLoader):
@@ -237,11 +237,11 @@ def load_card(name_or_path: str | Path) -> Card:
             quantity.
     """
     text = str(name_or_path)
-    path = Path(text) if text.endswith((".yaml", ".yml")) else card_folder() / f"{text}.yaml"
+    path = Path(text) if text.endswith((".yaml", ".yml")) else find_card_folder() / f"{text}.yaml"
     if not path.is_file():
         raise UserError(
             f"expected a card out of {', '.join(list_cards())} or a YAML file, got "
-            f"{text!r}{nearest(text, list_cards())}"
+            f"{text!r}{suggest_nearest(text, list_cards())}"
         )
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
@@ -249,7 +249,7 @@ def load_card(name_or_path: str | Path) -> Card:
         raise UserError(f"expected YAML in {path}, got {str(error).splitlines()[0]}; correct the file") from error
     if not isinstance(value, dict):
         raise UserError(
-            f"expected keys and values in {path}, got {type(value).__name__}; see the shipped cards in {card_folder()}"
+            f"expected keys and values in {path}, got {type(value).__name__}; see the shipped cards in {find_card_folder()}"
         )
     try:
         return _CARD.validate_python({"name": path.stem, **value})
@@ -261,7 +261,7 @@ def _sentence(path: Path, error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "unexpected_keyword_argument":
-        close = nearest(str(first["loc"][-1]), Card.__dataclass_fields__)
+        close = suggest_nearest(str(first["loc"][-1]), Card.__dataclass_fields__)
         return f"expected known keys in card {path}, got {where!r}{close}"
     if first["type"] in ("missing", "missing_argument"):
         return f"expected card {path} to have the key {where!r}, got none; add it"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from eo_ssl import __version__
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.registered import find_choices, name_classes, shorten, spell_classes, spell_names
 
 COMMANDS = {
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if command not in COMMANDS:
             raise UserError(
-                f"expected a command out of {', '.join(COMMANDS)}, got {command!r}{nearest(command, COMMANDS)}"
+                f"expected a command out of {', '.join(COMMANDS)}, got {command!r}{suggest_nearest(command, COMMANDS)}"
             )
         status = run_command(command, rest)
     except KeyboardInterrupt:
@@ -193,7 +193,7 @@ def _sentence(parser: Any, message: str) -> str:
     )
     if stranger and stranger[1].split("=")[0] not in known:
         name = stranger[1].split("=")[0]
-        return f"expected a known option, got {name!r}{nearest(name, known)} (see `{parser.prog} --help`)"
+        return f"expected a known option, got {name!r}{suggest_nearest(name, known)} (see `{parser.prog} --help`)"
     return f"{text.rstrip('.')} (see `{parser.prog} --help`)"
 
 
@@ -223,7 +223,7 @@ def find_config(command: str, name: str) -> Path:
         return shipped
     names = list_shipped_configs(command)
     raise UserError(
-        f"expected a YAML file or one of the shipped configurations of {command} ({', '.join(names) or 'none'}), got {name!r}{nearest(name, names)}"
+        f"expected a YAML file or one of the shipped configurations of {command} ({', '.join(names) or 'none'}), got {name!r}{suggest_nearest(name, names)}"
     )
 
 

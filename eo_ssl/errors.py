@@ -29,7 +29,7 @@ def expect(condition: object, *, expected: str, got: object, remedy: str) -> Non
         raise UserError(f"expected {expected}, got {got}; {remedy}")
 
 
-def nearest(name: str, options: Iterable[str]) -> str:
+def suggest_nearest(name: str, options: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest of ``options``, or an empty string when none is close."""
     by_lower = {option.lower(): option for option in options}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)

@@ -20,7 +20,7 @@ The key of caches over files.
 """
 
 
-def canonical_json(value: object) -> str:
+def dump_canonical_json(value: object) -> str:
     """Return the one JSON text of ``value``: sorted keys, no spaces, dataclasses and paths as plain values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain, allow_nan=False)
 
@@ -43,10 +43,10 @@ def _plain(value: object) -> object:
 
 def fingerprint(value: object) -> str:
     """Return the sha256 (hex) of the canonical JSON of ``value``."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return hashlib.sha256(dump_canonical_json(value).encode()).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
+def compute_sha256(path: Path) -> str:
     """Return the sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -86,4 +86,4 @@ def hash_file(path: Path) -> str:
 
 @lru_cache(maxsize=8192)
 def _sha256(identity: FileIdentity) -> str:
-    return file_sha256(Path(identity[0]))
+    return compute_sha256(Path(identity[0]))

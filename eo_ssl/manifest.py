@@ -27,8 +27,8 @@ from eo_ssl.commits import replace as replace
 from eo_ssl.commits import sync_folder as sync_folder
 from eo_ssl.commits import write_beside as write_beside
 from eo_ssl.errors import UserError, expect
-from eo_ssl.fingerprints import canonical_json as canonical_json
-from eo_ssl.fingerprints import file_sha256 as file_sha256
+from eo_ssl.fingerprints import compute_sha256 as compute_sha256
+from eo_ssl.fingerprints import dump_canonical_json as dump_canonical_json
 from eo_ssl.fingerprints import fingerprint as fingerprint
 
 SCHEMA_VERSION = 2
@@ -118,7 +118,7 @@ def plan(
         UserError: the folder holds something made with another configuration or input, and ``overwrite`` was not asked
             for, or what this command did not make, which is never removed.
     """
-    wanted = {"stage": stage, "config": json.loads(canonical_json(config)), "inputs": dict(inputs)}
+    wanted = {"stage": stage, "config": json.loads(dump_canonical_json(config)), "inputs": dict(inputs)}
     for name, answer in ((MANIFEST, "done"), (UNFINISHED, "resume")):
         there = _read_json(folder / name)
         if there is None:
@@ -146,7 +146,7 @@ def plan(
             got="a folder with other files",
             remedy="give another output folder",
         )
-    commit(folder / UNFINISHED, canonical_json(wanted).encode())
+    commit(folder / UNFINISHED, dump_canonical_json(wanted).encode())
     return "new"
 
 
@@ -262,7 +262,7 @@ def describe(
     """Return the manifest of a product that was begun at ``started`` and is now complete."""
     return Manifest(
         stage=stage,
-        config=json.loads(canonical_json(config)),
+        config=json.loads(dump_canonical_json(config)),
         inputs=dict(inputs),
         fingerprint=product,
         packages=list_package_versions(),
@@ -272,7 +272,7 @@ def describe(
         peak_mb=round(measure_peak_mb(), 1),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        summary=json.loads(canonical_json(summary or {})),
+        summary=json.loads(dump_canonical_json(summary or {})),
     )
 
 

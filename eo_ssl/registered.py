@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 
 Choices = Mapping[str, Mapping[str, type]]
 """By option: the registered classes by their short names."""
@@ -58,7 +58,7 @@ def require_name(option: str, name: object, choices: Choices) -> type:
     """
     known = choices[option]
     if not isinstance(name, str) or name not in known:
-        raise UserError(f"expected {option} out of {', '.join(known)}, got {name!r}{nearest(str(name), known)}")
+        raise UserError(f"expected {option} out of {', '.join(known)}, got {name!r}{suggest_nearest(str(name), known)}")
     return known[name]
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 
 FLOOR_DB = -50.0  # dB; power at or below 1e-5 (also the small negatives left by noise removal) is shown as this
 
@@ -154,8 +154,8 @@ class Sensor:
         for band in self.bands:
             if key in _spellings(band):
                 return band.name
-        known = ", ".join(self.band_names)
-        raise UserError(f"expected a band of {self.name} ({known}), got {name!r}{nearest(name, self.band_names)}")
+        known, hint = ", ".join(self.band_names), suggest_nearest(name, self.band_names)
+        raise UserError(f"expected a band of {self.name} ({known}), got {name!r}{hint}")
 
     def resolve_all(self, names: Iterable[str]) -> tuple[str, ...]:
         """Resolve several names, in their order; the same band twice is refused.
@@ -324,7 +324,7 @@ def sensor(name: str) -> Sensor:
         UserError: naming the nearest sensor.
     """
     if name not in SENSORS:
-        raise UserError(f"expected a sensor out of {', '.join(SENSORS)}, got {name!r}{nearest(name, SENSORS)}")
+        raise UserError(f"expected a sensor out of {', '.join(SENSORS)}, got {name!r}{suggest_nearest(name, SENSORS)}")
     return SENSORS[name]
 
 

@@ -16,7 +16,7 @@ import pytest
 from eo_ssl import commits
 from eo_ssl.commits import commit, write_beside
 from eo_ssl.errors import UserError
-from eo_ssl.fingerprints import canonical_json, fingerprint
+from eo_ssl.fingerprints import dump_canonical_json, fingerprint
 from eo_ssl.manifest import Clock, finish, open_product, plan, require
 
 
@@ -37,7 +37,7 @@ def make(folder: Path, config: dict[str, object], **inputs: str) -> None:
 def test_fingerprint_depends_on_values_not_on_order() -> None:
     assert fingerprint({"a": 1, "b": (1, 2)}) == fingerprint({"b": [1, 2], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 1.5})
-    assert canonical_json({"path": Path("x/y")}) == '{"path":"x/y"}'
+    assert dump_canonical_json({"path": Path("x/y")}) == '{"path":"x/y"}'
 
 
 def test_commit_creates_once_and_tells_the_loser(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from eo_ssl.corpus import Corpus, Encoding, IngestConfig, Stream, index, ingest, snapshots
 from eo_ssl.corpus.store import LocalStore, open_store
-from eo_ssl.fingerprints import canonical_json
+from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.sensors import Quantity, sensor
 from fake_scenes import scenes
 
@@ -87,7 +87,7 @@ def test_ten_million_rows_open_in_little_memory(tmp_path: Path) -> None:
         number=1, fingerprint="0" * 64, streams={stream.name: stream.to_json()}, statistics={stream.name: []},
         fragments=[asdict(entry) for entry in entries],
     )  # fmt: skip
-    open_store(tmp_path).create("snapshots/000001.json", canonical_json(asdict(snapshot)).encode())
+    open_store(tmp_path).create("snapshots/000001.json", dump_canonical_json(asdict(snapshot)).encode())
     script = (
         "import re, sys; from pathlib import Path; from eo_ssl.corpus import Corpus; corpus = Corpus.open(sys.argv[1]);"
         "status = Path('/proc/self/status').read_text();"  # ru_maxrss would count the process that started this one

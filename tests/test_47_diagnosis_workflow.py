@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eo_ssl.cards import card_folder
+from eo_ssl.cards import find_card_folder
 from eo_ssl.cli import main
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows.ingest import main as ingest
@@ -35,7 +35,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def changed(card: str, folder: Path, **keys: object) -> str:
     """Path of a copy of a shipped card with other values."""
-    content = yaml.safe_load((card_folder() / f"{card}.yaml").read_text()) | keys
+    content = yaml.safe_load((find_card_folder() / f"{card}.yaml").read_text()) | keys
     path = folder / f"{card}.yaml"
     path.write_text(yaml.safe_dump(content))
     return str(path)
@@ -55,7 +55,7 @@ def test_the_sample_archive_is_clean_and_its_corpus_too(archive: Path, tmp_path:
 def test_a_corpus_with_a_forgotten_scale_or_bands_in_another_order_is_wrong(
     archive: Path, tmp_path: Path, capsys
 ) -> None:
-    content = yaml.safe_load((card_folder() / "sample_s2_l2a.yaml").read_text())
+    content = yaml.safe_load((find_card_folder() / "sample_s2_l2a.yaml").read_text())
     files = {**content["files"], "B8A": "B09.tif", "B09": "B11.tif", "B11": "B12.tif", "B12": "B8A.tif"}
     card = changed("sample_s2_l2a", tmp_path, files=files)
     ingest([card], archive, tmp_path / "c", size_px=48, min_valid=0.0, dask="synchronous")
@@ -121,7 +121,7 @@ def test_chips_are_left_unjudged(real_data: Path, capsys) -> None:
 
 
 def test_wrong_offsets_give_the_lines_for_the_card(real_data: Path, tmp_path: Path, capsys) -> None:
-    content = yaml.safe_load((card_folder() / "terramesh_s2l1c.yaml").read_text())
+    content = yaml.safe_load((find_card_folder() / "terramesh_s2l1c.yaml").read_text())
     card = changed("terramesh_s2l1c", tmp_path, offset_by_file=dict.fromkeys(content["offset_by_file"], 0))
     assert main(["doctor", str(real_data), "--card", card]) == 1
     printed = capsys.readouterr().out

@@ -26,7 +26,7 @@ from eo_ssl.encoder import EmpiricalFeatures
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import extract_features
 from eo_ssl.evaluation.sources import open_corpus_source
-from eo_ssl.manifest import file_sha256, require
+from eo_ssl.manifest import compute_sha256, require
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows.embed import main
@@ -108,7 +108,7 @@ def test_the_file_says_what_made_it_and_whose_the_data_are(corpus: Path, encoder
     assert {one["licence"] for one in made.about["licences"]} == {one["licence"] for one in opened.licences()}
     manifest = require(tmp_path / "e", "embed")
     assert manifest.inputs == {"encoder": model.fingerprint, "corpus": opened.fingerprint}
-    assert manifest.fingerprint == file_sha256(tmp_path / "e" / EMBEDDINGS)
+    assert manifest.fingerprint == compute_sha256(tmp_path / "e" / EMBEDDINGS)
     geo = json.loads(pq.read_schema(tmp_path / "e" / EMBEDDINGS).metadata[b"geo"])
     assert geo["version"] == "1.1.0" and geo["columns"]["geometry"]["covering"]["bbox"]["xmin"] == ["bbox", "xmin"]
     assert pq.read_schema(tmp_path / "e" / EMBEDDINGS).field("embedding").type == pa.list_(
@@ -203,7 +203,7 @@ def test_a_killed_run_repeats_at_most_one_part_and_gives_the_same_file(
     assert embedded[0] == 1  # the check of one tile
     assert sum(embedded[1:]) == max(0, count - 16 * len(finished))  # what was finished is not made again
     main(str(encoder), str(corpus), tmp_path / "whole", stream=name, batch_size=8)
-    assert file_sha256(out / EMBEDDINGS) == file_sha256(tmp_path / "whole" / EMBEDDINGS)
+    assert compute_sha256(out / EMBEDDINGS) == compute_sha256(tmp_path / "whole" / EMBEDDINGS)
     assert sorted(path.name for path in out.iterdir()) == [EMBEDDINGS, "manifest.json"]
 
 

@@ -18,7 +18,7 @@ from eo_ssl import diagnosis
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import expect
-from eo_ssl.fingerprints import canonical_json
+from eo_ssl.fingerprints import dump_canonical_json
 
 _COLOURS = {"wrong": "red", "suspect": "yellow", "cannot tell": "cyan", "fine": "green"}
 _NAMED = 6  # products of one finding that are named
@@ -103,7 +103,7 @@ def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> lis
 def _machine(root: Path, as_json: bool) -> int:
     facts, missing = diagnosis.describe_machine(root)
     if as_json:
-        print(canonical_json({**facts, "missing": missing}))
+        print(dump_canonical_json({**facts, "missing": missing}))
         return int(bool(missing))
     table = Table(title="eo-ssl doctor", show_header=False)
     for name, value in facts.items():

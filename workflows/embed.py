@@ -15,7 +15,7 @@ from eo_ssl.corpus import Corpus, discard_leftovers, select_rows
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation import choose_device
-from eo_ssl.fingerprints import file_sha256, fingerprint
+from eo_ssl.fingerprints import compute_sha256, fingerprint
 from eo_ssl.manifest import measure_peak_mb, open_product
 from eo_ssl.scene import Product, is_link
 
@@ -139,7 +139,7 @@ def _scenes(
         for scene, name in zip(products, scenes, strict=True):
             if not (out / name).is_file():
                 _map(model, scene, card, out / name, settings, console)
-            files[name] = file_sha256(out / name)
+            files[name] = compute_sha256(out / name)
         owed = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")} | {"card": card.name}
         summary = {"files": files, "dim": model.dim, "scenes": scenes, **place, "licences": [owed]}
         product.sign(fingerprint(files), summary=summary)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from eo_ssl.commits import replace
 from eo_ssl.errors import UserError
-from eo_ssl.fingerprints import canonical_json
+from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.manifest import Clock
 from eo_ssl.sample import make_archive
 
@@ -43,7 +43,7 @@ def main(
         make_archive(folder, seed=sample_seed)
     names = {"out": str(out), "data": str(folder)}
     resolved = [(command, _fill(options or {}, names)) for stage in stages for command, options in stage.items()]
-    if "{data}" in canonical_json(stages) and not folder.is_dir():
+    if "{data}" in dump_canonical_json(stages) and not folder.is_dir():
         raise UserError(
             f"expected the input data in {folder}, got no such folder; set EO_SSL_DATA or give --data FOLDER"
         )
@@ -52,7 +52,7 @@ def main(
             continue
         console.rule(f"[bold]{number}/{len(resolved)} {command}[/bold] {Path(str(options.get('out', ''))).name}")
         rows.append(_stage(command, options, out / "logs" / f"{number:02d}-{command}.yaml"))
-        replace(out / "stages.json", canonical_json(rows).encode())
+        replace(out / "stages.json", dump_canonical_json(rows).encode())
     _print(console, rows, started)
     report = next((row for row in reversed(rows) if row["command"] == "report"), None)
     if report:

@@ -30,7 +30,7 @@ from eo_ssl.corpus.shards import FileMark, PartWriter, WriteError, pack
 from eo_ssl.corpus.statistics import BandStats, CodeCounter, merge_strata
 from eo_ssl.corpus.store import Store
 from eo_ssl.errors import UserError
-from eo_ssl.fingerprints import canonical_json
+from eo_ssl.fingerprints import dump_canonical_json
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -165,7 +165,7 @@ def _write_part(plan: ProductPlan, folder: Path, rows: list[dict[str, Any]], cou
     stats = counter.statistics(baseline=facts.processing_baseline, orbit=facts.orbit)
     try:
         index.write(folder / "rows.parquet", [index.build_table(rows)])
-        (folder / "statistics.json").write_text(canonical_json([part.to_json() for part in stats]))
+        (folder / "statistics.json").write_text(dump_canonical_json([part.to_json() for part in stats]))
     except UserError as error:
         raise WriteError(str(error)) from error
     except OSError as error:
@@ -230,7 +230,7 @@ def _pack(build: FragmentBuild, parts: Sequence[CutResult]) -> FragmentManifest:
     check_fault("between-index-and-statistics")
     rows = np.concatenate([np.empty((0, 48), np.uint8), *(index.hash_rows(table) for table in ordered if len(table))])
     (made / index.DIGESTS).write_bytes(index.sort_digests(rows).data)
-    (made / "statistics.json").write_text(canonical_json([part.to_json() for part in stats]))
+    (made / "statistics.json").write_text(dump_canonical_json([part.to_json() for part in stats]))
     counts = _sum_counts(parts)
     manifest = FragmentManifest(
         name=plan.fragment,

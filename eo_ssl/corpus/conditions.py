@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eo_ssl.corpus import index
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 
 if TYPE_CHECKING:
     from eo_ssl.corpus.corpus_view import Corpus
@@ -55,7 +55,7 @@ class Condition:
         column, operator, value = match.groups()
         if column not in index.SCHEMA.names:
             raise UserError(
-                f"expected a column of the index in {text!r}, got {column!r}{nearest(column, index.SCHEMA.names)}"
+                f"expected a column of the index in {text!r}, got {column!r}{suggest_nearest(column, index.SCHEMA.names)}"
             )
         kind = index.SCHEMA.field(column).type
         if pa.types.is_string(kind):

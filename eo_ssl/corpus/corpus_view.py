@@ -18,7 +18,7 @@ from eo_ssl.corpus.reader import StreamReader
 from eo_ssl.corpus.statistics import BandStats
 from eo_ssl.corpus.store import LocalStore, Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.manifest import MANIFEST, Manifest
 from eo_ssl.sensors import Quantity
 
@@ -91,7 +91,7 @@ class Corpus:
         if name not in self.streams:
             raise UserError(
                 f"expected a stream of {self.store} out of {', '.join(self.streams)}, got "
-                f"{name!r}{nearest(name, self.streams)}"
+                f"{name!r}{suggest_nearest(name, self.streams)}"
             )
         return self.streams[name]
 
@@ -132,7 +132,7 @@ class Corpus:
         unknown = [name for name in columns or () if name not in index.SCHEMA.names]
         if unknown:
             raise UserError(
-                f"expected columns of the index, got {unknown[0]!r}{nearest(unknown[0], index.SCHEMA.names)}"
+                f"expected columns of the index, got {unknown[0]!r}{suggest_nearest(unknown[0], index.SCHEMA.names)}"
             )
         chosen = None if columns is None else list(columns)
         if rows is None:

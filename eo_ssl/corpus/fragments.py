@@ -36,7 +36,7 @@ from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.shards import FileMark
 from eo_ssl.corpus.store import LocalStore, Store
 from eo_ssl.errors import UserError
-from eo_ssl.fingerprints import canonical_json, file_sha256, fingerprint
+from eo_ssl.fingerprints import compute_sha256, dump_canonical_json, fingerprint
 from eo_ssl.manifest import SCHEMA_VERSION, check_schema
 
 FRAGMENT = "fragment.json"
@@ -196,11 +196,11 @@ def commit_fragment(
     files = {}
     for path in paths:
         name = path.relative_to(folder).as_posix()
-        mark = known.get(name) or FileMark(path.stat().st_size, file_sha256(path))
+        mark = known.get(name) or FileMark(path.stat().st_size, compute_sha256(path))
         files[name] = {"size": mark.size, "sha256": mark.sha256}
     content = "" if isinstance(store, LocalStore) else fingerprint(files)[:16]
     full = FragmentManifest(**{**asdict(manifest), "files": files, "content": content})
-    data = canonical_json(asdict(full)).encode()
+    data = dump_canonical_json(asdict(full)).encode()
     if isinstance(store, LocalStore):
         for path in paths:
             _sync(path)

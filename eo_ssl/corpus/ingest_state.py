@@ -10,7 +10,7 @@ from typing import Any
 from eo_ssl.corpus.snapshots import Snapshot
 from eo_ssl.corpus.store import Store
 from eo_ssl.errors import expect
-from eo_ssl.fingerprints import canonical_json
+from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, UNFINISHED, Clock, describe
 
 STAGE = "ingest"
@@ -94,7 +94,7 @@ def mark_unfinished(store: Store, before: IngestState, settings: Settings, input
         "inputs": {**before.inputs, **inputs},
         "schema_version": SCHEMA_VERSION,
     }
-    store.replace(UNFINISHED, canonical_json(begun).encode())
+    store.replace(UNFINISHED, dump_canonical_json(begun).encode())
 
 
 def write_manifest(store: Store, snapshot: Snapshot, *, clock: Clock, seed: int, summary: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from eo_ssl.corpus.statistics import BandStats, merge_strata
 from eo_ssl.corpus.store import Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError
-from eo_ssl.fingerprints import canonical_json
+from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, check_schema
 
 FOLDER = "snapshots"
@@ -181,7 +181,7 @@ def publish(store: Store, change: Change) -> Snapshot:
             inputs=inputs,
         )
         check_fault("before-snapshot")
-        if store.create(_key(snapshot.number), canonical_json(asdict(snapshot)).encode()):
+        if store.create(_key(snapshot.number), dump_canonical_json(asdict(snapshot)).encode()):
             return snapshot
 
 

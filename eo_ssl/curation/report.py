@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class CurationReport:
         """
         names = [field.name for field in fields(cls)]
         for key in set(value) - set(names):
-            meant = nearest(key, names)
+            meant = suggest_nearest(key, names)
             raise UserError(
                 f"expected a curation report, got the unknown key {key!r}{meant}; write it again with this version"
             )

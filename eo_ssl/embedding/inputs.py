@@ -16,7 +16,7 @@ from torch import Tensor
 from eo_ssl.cards import Card, load_card
 from eo_ssl.corpus import Corpus, select_rows
 from eo_ssl.encoder import FITTED, WEIGHT_FREE, Encoder, load_encoder
-from eo_ssl.errors import UserError, expect, nearest
+from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.layouts import Stac
 from eo_ssl.manifest import MANIFEST, UNFINISHED
@@ -121,7 +121,7 @@ def choose_stream(corpus: Corpus, name: str | None) -> str:
         chosen in known,
         expected=f"one of the {len(known)} streams of {corpus.root} ({', '.join(known)})",
         got=chosen or "none",
-        remedy=f"name one with --stream{nearest(chosen, known)}",
+        remedy=f"name one with --stream{suggest_nearest(chosen, known)}",
     )
     return chosen
 

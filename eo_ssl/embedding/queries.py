@@ -14,7 +14,7 @@ import torch
 from eo_ssl.embedding.search import Embeddings
 from eo_ssl.embedding.table import Matrix
 from eo_ssl.encoder import Encoder
-from eo_ssl.errors import UserError, expect, nearest
+from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.scene import Product
 from eo_ssl.sensors import Quantity, convert
 
@@ -86,7 +86,7 @@ def _query_window(table: Embeddings, product: str, row: int, col: int) -> Query:
     )
     raise UserError(
         f"expected one of the {len(names)} products of the table, got "
-        f"{product!r}{nearest(product, names) or '; see its column `product_id`'}"
+        f"{product!r}{suggest_nearest(product, names) or '; see its column `product_id`'}"
     )
 
 

@@ -15,7 +15,7 @@ import shapely
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import canonical_json
+from eo_ssl.manifest import dump_canonical_json
 
 Matrix = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -87,7 +87,7 @@ def build_schema(dim: int, *, stored: Stored, about: Mapping[str, Any]) -> pa.Sc
             pa.field("bbox", pa.struct([pa.field(name, pa.float64()) for name in _BOUNDS])),
             pa.field("embedding", pa.list_(pa.field("element", numbers, nullable=False), dim), nullable=False),
         ],
-        metadata={b"geo": json.dumps(_GEO).encode(), ABOUT: canonical_json(about).encode()},
+        metadata={b"geo": json.dumps(_GEO).encode(), ABOUT: dump_canonical_json(about).encode()},
     )
 
 

@@ -25,7 +25,7 @@ from eo_ssl.embedding.table import Rows, Stored, build_schema, build_table, open
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation import CorpusSource, SourceSubset, extract_features, open_corpus_source
-from eo_ssl.fingerprints import file_sha256
+from eo_ssl.fingerprints import compute_sha256
 
 EMBEDDINGS = "embeddings.parquet"
 _PARTS = "parts"
@@ -143,7 +143,7 @@ def embed_tiles(
                     part = pq.read_table(path).cast(form)
                     joined.write_table(part, row_group_size=max(part.num_rows, 1))
             commit(final, temporary)
-    return file_sha256(final)
+    return compute_sha256(final)
 
 
 def remove_parts(out: Path) -> None:

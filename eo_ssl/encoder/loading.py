@@ -18,7 +18,7 @@ from eo_ssl.encoder.timm_weights import load_timm
 from eo_ssl.encoder.torchgeo_weights import load_torchgeo
 from eo_ssl.encoder.trained import TrainedEncoder
 from eo_ssl.encoder.weight_free import ImageStats, RandomFeatures, RandomResNet
-from eo_ssl.errors import UserError, expect, nearest
+from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.manifest import require
 from eo_ssl.models import BackboneConfig, Vit
 from eo_ssl.preprocessing import Preprocessing
@@ -85,7 +85,7 @@ def load_encoder(
     expect(
         path.exists(),
         expected=f"an encoder folder or one of {', '.join(known)}",
-        got=f"{name!r}{nearest(name, known)}",
+        got=f"{name!r}{suggest_nearest(name, known)}",
         remedy="give the folder that `eo-ssl pretrain` wrote",
     )
     expect(

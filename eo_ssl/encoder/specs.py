@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import parse_qsl
 
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 
 _COMMON = ("size", "pooling")
 OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -70,14 +70,14 @@ def parse_spec(source: str) -> ExternalSpec:
     options = dict(parse_qsl(query, keep_blank_values=True))
     if route not in OPTIONS or not name:
         raise UserError(
-            f"expected {', '.join(f'{known}:NAME' for known in OPTIONS)}, got {source!r}{nearest(route, OPTIONS)};"
+            f"expected {', '.join(f'{known}:NAME' for known in OPTIONS)}, got {source!r}{suggest_nearest(route, OPTIONS)};"
             " name the encoder"
         )
     for option in options:
         if option not in OPTIONS[route]:
             raise UserError(
                 f"expected options out of {', '.join(OPTIONS[route])} for {route}, got"
-                f" {option!r}{nearest(option, OPTIONS[route])}; leave it out"
+                f" {option!r}{suggest_nearest(option, OPTIONS[route])}; leave it out"
             )
     return ExternalSpec(route, name, random, MappingProxyType(options))
 

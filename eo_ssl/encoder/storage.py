@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from eo_ssl.encoder.protocol import hash_tensors
 from eo_ssl.encoder.trained import TrainedEncoder, check_fit, describe_identity
 from eo_ssl.errors import UserError, expect
-from eo_ssl.manifest import canonical_json, commit
+from eo_ssl.manifest import commit, dump_canonical_json
 from eo_ssl.models import FAMILIES, Backbone, BackboneConfig
 from eo_ssl.preprocessing import Preprocessing
 
@@ -45,9 +45,9 @@ def save_encoder(
     architecture = {"family": config.model.family, "pooling": config.model.pooling, "config": config.to_json()}
     metadata = {
         "format": str(FORMAT),
-        "architecture": canonical_json(architecture),
-        "preprocessing": canonical_json(preprocessing.to_json()),
-        "provenance": canonical_json(provenance),
+        "architecture": dump_canonical_json(architecture),
+        "preprocessing": dump_canonical_json(preprocessing.to_json()),
+        "provenance": dump_canonical_json(provenance),
     }
     path = Path(folder) / ENCODER_FILE
     saved = hash_tensors(tensors, describe_identity(config, preprocessing))

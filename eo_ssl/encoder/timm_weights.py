@@ -11,7 +11,7 @@ from eo_ssl.encoder.adapters import get_input_px, resize_input
 from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.rgb_contract import make_rgb_contract
 from eo_ssl.encoder.specs import ExternalSpec
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.models import seed_weights
 from eo_ssl.preprocessing import Interpolation, Preprocessing
 
@@ -40,7 +40,7 @@ def load_timm(spec: ExternalSpec, *, preprocessing: Preprocessing | None = None,
     known = timm.list_models()
     if base not in known:
         raise UserError(
-            f"expected a model of timm, got {spec.name!r}{nearest(base, known)}; timm.list_models() names them"
+            f"expected a model of timm, got {spec.name!r}{suggest_nearest(base, known)}; timm.list_models() names them"
         )
     contract = _contract(spec, preprocessing)
     origin: dict[str, Any] = {"source": spec.text, "contract": spec.options.get("contract", "given by the caller")}

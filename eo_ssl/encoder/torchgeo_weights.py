@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from eo_ssl.encoder.contracts import PublishedContract, derive_contract
 from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.specs import ExternalSpec
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.models import seed_weights
 from eo_ssl.preprocessing import Preprocessing, parse_conversion
 
@@ -64,11 +64,13 @@ def find_weights(name: str) -> WeightsEnum:
     if enum not in enums:
         raise UserError(
             "expected weights of TorchGeo such as ResNet50_Weights.SENTINEL2_ALL_MOCO, got"
-            f" {name!r}{nearest(enum, enums)}"
+            f" {name!r}{suggest_nearest(enum, enums)}"
         )
     if member not in enums[enum].__members__:
         known = list(enums[enum].__members__)
-        raise UserError(f"expected a member of {enum} ({', '.join(known)}), got {member!r}{nearest(member, known)}")
+        raise UserError(
+            f"expected a member of {enum} ({', '.join(known)}), got {member!r}{suggest_nearest(member, known)}"
+        )
     weights: WeightsEnum = enums[enum][member]
     return weights
 

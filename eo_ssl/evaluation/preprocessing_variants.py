@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.evaluation.training_statistics import TrainStats
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.preprocessing.interpolation import Interpolation
@@ -42,7 +42,7 @@ class PreprocessingVariant:
             value = getattr(self, field)
             if value not in options:
                 raise UserError(
-                    f"expected a {field} out of {', '.join(options)}, got {value!r}{nearest(value, options)}"
+                    f"expected a {field} out of {', '.join(options)}, got {value!r}{suggest_nearest(value, options)}"
                 )
         if self.size_px is not None and self.size_px < 1:
             raise UserError(f"expected a size of at least 1 px, got {self.size_px}; give a positive number")

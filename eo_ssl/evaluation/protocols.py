@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.errors import expect, nearest
+from eo_ssl.errors import expect, suggest_nearest
 from eo_ssl.evaluation import knn, linear, sgd
 from eo_ssl.evaluation.draws import Amount
 from eo_ssl.evaluation.sources import Matrix, Rows
@@ -220,7 +220,7 @@ def check_protocols(names: Sequence[str], kind: Kind) -> tuple[str, ...]:
             name in known,
             expected=f"protocols for a {kind} task out of {', '.join(known)}",
             got=repr(name),
-            remedy=nearest(name, known).removeprefix("; ") or "choose out of those",
+            remedy=suggest_nearest(name, known).removeprefix("; ") or "choose out of those",
         )
     expect(
         names and len(set(names)) == len(names),

@@ -27,7 +27,7 @@ from eo_ssl.evaluation.predictions import PredictionRun, Predictions, Settings, 
 from eo_ssl.evaluation.protocols import PROTOCOLS
 from eo_ssl.evaluation.task_metrics import Measured, Runs, measure
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.manifest import canonical_json, commit, fingerprint
+from eo_ssl.manifest import commit, dump_canonical_json, fingerprint
 
 Row = dict[str, Any]
 Place = tuple[str, Amount]
@@ -139,7 +139,7 @@ class _Judged:
         }
         measured = _measured(self.task, folder, {**rests, "metric": self.task.metric})
         row = self._row(*place, measured=measured, bootstrap=bootstrap) | rests
-        data = json.dumps(json.loads(canonical_json(row)), indent=1, sort_keys=True)
+        data = json.dumps(json.loads(dump_canonical_json(row)), indent=1, sort_keys=True)
         commit(self._path(folder, place), data.encode())
 
     def _row(self, protocol: str, amount: Amount, *, measured: Measured, bootstrap: Bootstrap) -> Row:
@@ -254,7 +254,7 @@ def _read_current(folder: Path, judged: Sequence[_Judged]) -> list[Row]:
 def _place(row: Row) -> tuple[Any, ...]:
     """Key that rows which may be compared have in common, in the order of tables: shots, shares, all."""
     amount = row["shots"] is None, row["fraction"] is None, row["shots"] or 0, row["fraction"] or 0.0
-    return list(PROTOCOLS).index(row["protocol"]), *amount, row["eval_seeds"], canonical_json(row["tuning"])
+    return list(PROTOCOLS).index(row["protocol"]), *amount, row["eval_seeds"], dump_canonical_json(row["tuning"])
 
 
 def _order(row: Row, judged: Sequence[_Judged]) -> tuple[Any, ...]:

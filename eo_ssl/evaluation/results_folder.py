@@ -12,7 +12,7 @@ from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.protocols import PROTOCOLS
 from eo_ssl.evaluation.result_rows import FORMAT, Row
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.manifest import MANIFEST, UNFINISHED, Clock, OpenProduct, canonical_json, fingerprint, plan, replace
+from eo_ssl.manifest import MANIFEST, UNFINISHED, Clock, OpenProduct, dump_canonical_json, fingerprint, plan, replace
 
 Render = Callable[[Sequence[Row], Sequence[Row]], dict[str, bytes]]
 """Makes files to read, such as leaderboards and figures, out of rows and comparisons: their content by file name."""
@@ -49,7 +49,7 @@ class ResultsFolder:
             "tuning": asdict(settings.tuning) if trains else None,
             "format": FORMAT,
         }
-        wanted = json.loads(canonical_json(wanted))
+        wanted = json.loads(dump_canonical_json(wanted))
         record = _read_record(path)
         there, before = record.get("config", {}), record.get("inputs", {})
         # What only one of the two depends on binds neither.
@@ -63,7 +63,7 @@ class ResultsFolder:
 
     def finish(self, task: Task, rows: Sequence[Row], comparisons: Sequence[Row], *, render: Render) -> bool:
         """Write comparisons, what ``render`` makes of all rows, and the manifest; False where they are there."""
-        content = fingerprint(sorted(canonical_json(row) for row in rows))
+        content = fingerprint(sorted(dump_canonical_json(row) for row in rows))
         if (self.path / MANIFEST).is_file() and _read_record(self.path).get("fingerprint") == content:
             return False
         written = render(rows, comparisons)

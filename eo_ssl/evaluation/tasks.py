@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.evaluation.revisits import COLUMNS as REVISIT_COLUMNS
 from eo_ssl.evaluation.revisits import Revisit, find_revisits
 from eo_ssl.evaluation.sources import ImageSource, Matrix, Rows, locate_rows, open_corpus_source, rename_bands
@@ -251,7 +251,7 @@ def _class_names(table: pa.Table, wanted: Sequence[str] | None, *, task: str) ->
     for one in wanted or ():
         if one not in names:
             raise UserError(
-                f"expected classes out of the labels {', '.join(names) or 'none'}, got {one!r}{nearest(one, names)}"
+                f"expected classes out of the labels {', '.join(names) or 'none'}, got {one!r}{suggest_nearest(one, names)}"
             )
     if len(names) < 2:
         raise UserError(

@@ -30,7 +30,7 @@ from eo_ssl.export.torchgeo_checkpoints import (
 )
 from eo_ssl.export.torchgeo_naming import find_torchgeo_name, resize_for_torchgeo
 from eo_ssl.export.weights_enum import describe_weights, make_weights_files
-from eo_ssl.manifest import Manifest, commit, file_sha256, fingerprint, open_product, require
+from eo_ssl.manifest import Manifest, commit, compute_sha256, fingerprint, open_product, require
 
 STAGE = "export"
 _UNSTATED = "not stated"
@@ -103,7 +103,7 @@ def export(encoder: Encoder, out: Path, *, options: Options | None = None) -> Bu
             if not (out / name).exists():  # of a killed export, made of the same
                 commit(out / name, make())
             names.append(name)
-        digests = {name: file_sha256(out / name) for name in sorted(names)}
+        digests = {name: compute_sha256(out / name) for name in sorted(names)}
         manifest = product.sign(fingerprint(digests), summary={**configurations.facts, "files": digests})
     return Bundle(out, manifest, made=True)
 

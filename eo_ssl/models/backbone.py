@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.errors import UserError, expect, nearest
+from eo_ssl.errors import UserError, expect, suggest_nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ def check_fields(values: Mapping[str, Any], known: Sequence[str], *, title: str)
         expect(
             key in known,
             expected=f"the fields {', '.join(known)} of a {title}",
-            got=f"'{key}'{nearest(key, known)}",
+            got=f"'{key}'{suggest_nearest(key, known)}",
             remedy="remove or rename it",
         )
 

@@ -10,7 +10,7 @@ import timm
 from timm.models.resnet import ResNet as TimmResNet
 from torch import Tensor
 
-from eo_ssl.errors import expect, nearest
+from eo_ssl.errors import expect, suggest_nearest
 from eo_ssl.models.backbone import (
     Architecture,
     Backbone,
@@ -90,7 +90,7 @@ def _make_network(name: str, *, in_chans: int, seed: int) -> TimmResNet:
     expect(
         name in names,
         expected="the name of a timm residual network",
-        got=f"'{name}'{nearest(name, names)}",
+        got=f"'{name}'{suggest_nearest(name, names)}",
         remedy="timm.list_models() names them",
     )
     with seed_weights(seed):

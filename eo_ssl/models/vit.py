@@ -14,7 +14,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from eo_ssl.errors import UserError, expect, nearest
+from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.models.backbone import (
     Architecture,
     BackboneConfig,
@@ -115,7 +115,7 @@ def _make_network(model: Vit, *, in_chans: int, size_px: int, seed: int) -> Visi
     expect(
         model.name in names,
         expected="the name of a timm vision transformer",
-        got=f"'{model.name}'{nearest(model.name, names)}",
+        got=f"'{model.name}'{suggest_nearest(model.name, names)}",
         remedy="timm.list_models() names them",
     )
     sizes: dict[str, Any] = {"img_size": size_px, "patch_size": model.patch_size, "in_chans": in_chans}

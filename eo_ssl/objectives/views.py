@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
@@ -67,10 +67,12 @@ def override_views(
     fields = [field.name for field in dataclasses.fields(ViewSpec)]
     for name, values in (changes or {}).items():
         if name not in views:
-            raise UserError(f"expected views out of {', '.join(views)}, got '{name}'{nearest(name, views)}")
+            raise UserError(f"expected views out of {', '.join(views)}, got '{name}'{suggest_nearest(name, views)}")
         for key in values:
             if key not in fields:
-                raise UserError(f"expected fields of a view ({', '.join(fields)}), got '{key}'{nearest(key, fields)}")
+                raise UserError(
+                    f"expected fields of a view ({', '.join(fields)}), got '{key}'{suggest_nearest(key, fields)}"
+                )
         try:
             views[name] = dataclasses.replace(views[name], **values)
         except TypeError as error:

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from eo_ssl.errors import UserError, expect, nearest
+from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.manifest import fingerprint
 from eo_ssl.preprocessing.channels import choose_bands, order_channels
 from eo_ssl.preprocessing.conversion import apply_conversion, parse_conversion
@@ -344,4 +344,4 @@ class Preprocessing:
 
 def _check_choice(what: str, value: str, options: Sequence[str]) -> None:
     if value not in options:
-        raise UserError(f"expected {what} out of {', '.join(options)}, got {value!r}{nearest(value, options)}")
+        raise UserError(f"expected {what} out of {', '.join(options)}, got {value!r}{suggest_nearest(value, options)}")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.manifest import Manifest, require
 from eo_ssl.pairing import read_pairs
 from eo_ssl.preprocessing import Preprocessing
@@ -251,7 +251,7 @@ def _named_streams(corpora: list[Corpus], wanted: Sequence[str] | None) -> Named
     for name in wanted or ():
         if name not in names:
             raise UserError(
-                f"expected streams out of {', '.join(names) or 'no corpus'}, got '{name}'{nearest(name, names)}"
+                f"expected streams out of {', '.join(names) or 'no corpus'}, got '{name}'{suggest_nearest(name, names)}"
             )
     idle = [str(corpus.root) for corpus in corpora if wanted is not None and not set(wanted) & set(corpus.streams)]
     if idle:

@@ -11,7 +11,7 @@ import numpy as np
 
 from eo_ssl.commits import commit
 from eo_ssl.errors import expect
-from eo_ssl.fingerprints import file_sha256, fingerprint
+from eo_ssl.fingerprints import compute_sha256, fingerprint
 from eo_ssl.landcover import S2_BANDS, UNKNOWN
 from eo_ssl.manifest import open_product
 from eo_ssl.sample.geotiff import build_transform, encode_geotiff
@@ -56,7 +56,7 @@ def make_archive(folder: Path, *, seed: int = 0, spec: ArchiveSpec = DEFAULT_SPE
         products = [write_product(folder, seed, spec, plan) for plan in plans]
         truth = Truth(seed, spec, tuple(sorted(products, key=lambda product: product.product_id)))
         commit(folder / TRUTH, json.dumps(truth.to_json(), indent=1).encode())
-        files = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.glob("s*/*/*"))}
+        files = {str(path.relative_to(folder)): compute_sha256(path) for path in sorted(folder.glob("s*/*/*"))}
         copies = len(truth.duplicates)
         summary = {"products": len(products), "files": len(files), "shares": truth.shares, "copies": copies}
         archive.sign(fingerprint(files), seed=seed, summary=summary)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.errors import expect, nearest
+from eo_ssl.errors import expect, suggest_nearest
 from eo_ssl.landcover import CLASS_NAMES
 
 COARSEST = 6  # 60 m pixels are six 10 m pixels wide
@@ -105,7 +105,10 @@ class ArchiveSpec:
         classes = f"classes out of {', '.join(CLASS_NAMES)}"
         for name, share in self.shares:
             expect(
-                name in CLASS_NAMES, expected=classes, got=repr(name), remedy=f"correct it{nearest(name, CLASS_NAMES)}"
+                name in CLASS_NAMES,
+                expected=classes,
+                got=repr(name),
+                remedy=f"correct it{suggest_nearest(name, CLASS_NAMES)}",
             )
             expect(
                 share > 0, expected="positive shares", got=f"{share} for {name}", remedy="leave the class out instead"

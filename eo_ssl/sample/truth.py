@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.errors import UserError, expect, nearest
+from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.landcover import CLASS_NAMES, CLASSES, S2_BANDS, UNKNOWN, Bytes
 from eo_ssl.sample.fields import Floats, repeat_pixels
 from eo_ssl.sample.landscape import count_class_pixels, make_landscape
@@ -134,13 +134,13 @@ class Truth:
             if product.product_id == product_id.rpartition("/")[2]:
                 return product
         known = [product.product_id for product in self.products]
-        raise UserError(f"expected a product of this archive, got {product_id!r}{nearest(product_id, known)}")
+        raise UserError(f"expected a product of this archive, got {product_id!r}{suggest_nearest(product_id, known)}")
 
     def class_map(self, site: str) -> Bytes:
         """Return the land cover of a place at 10 m, [y, x] uint8, values of `classes`."""
         names = [place.name for place in SITES[: self.spec.sites]]
         if site not in names:
-            raise UserError(f"expected a place out of {', '.join(names)}, got {site!r}{nearest(site, names)}")
+            raise UserError(f"expected a place out of {', '.join(names)}, got {site!r}{suggest_nearest(site, names)}")
         return make_landscape(self.seed, self.spec, names.index(site)).classes.copy()
 
     def label(self, product_id: str) -> Bytes:
@@ -166,7 +166,9 @@ class Truth:
             planes = [repeat_pixels(scene.reflectance[name], FACTOR[name]) for name in S2_BANDS]
             return np.stack(planes).astype(np.float32)
         if band not in S2_BANDS:
-            raise UserError(f"expected a band out of {', '.join(S2_BANDS)}, got {band!r}{nearest(band, S2_BANDS)}")
+            raise UserError(
+                f"expected a band out of {', '.join(S2_BANDS)}, got {band!r}{suggest_nearest(band, S2_BANDS)}"
+            )
         return scene.reflectance[band].copy()
 
     def scene_classes(self, product_id: str) -> Bytes:

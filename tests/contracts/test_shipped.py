@@ -86,10 +86,10 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     assert "eo-ssl <command>" in shown.stdout
     code = """
 import eo_ssl, eo_ssl.workflows.doctor as doctor
-from eo_ssl.cards import card_folder, list_cards, load_card
+from eo_ssl.cards import find_card_folder, list_cards, load_card
 from eo_ssl.cli import list_shipped_configs
 from eo_ssl.sample import make_archive
-print(eo_ssl.__file__, doctor.__file__, card_folder(), sep="\\n")
+print(eo_ssl.__file__, doctor.__file__, find_card_folder(), sep="\\n")
 assert [load_card(name).name for name in list_cards()] == list(list_cards()) and len(list_cards()) > 10
 assert {"demo", "real-sample"} <= set(list_shipped_configs("run"))
 """

@@ -14,7 +14,7 @@ import rasterio
 import yaml
 
 from eo_ssl import commits
-from eo_ssl.cards import card_folder
+from eo_ssl.cards import find_card_folder
 from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import UserError
@@ -37,7 +37,7 @@ def card(tmp_path: Path) -> Callable[..., str]:
     """A copy of the sample card with some keys changed (None removes one)."""
 
     def write(**changes: object) -> str:
-        keys = {**yaml.safe_load((card_folder() / "sample_s2_l2a.yaml").read_text()), **changes}
+        keys = {**yaml.safe_load((find_card_folder() / "sample_s2_l2a.yaml").read_text()), **changes}
         path = tmp_path / "card.yaml"
         path.write_text(yaml.safe_dump({key: value for key, value in keys.items() if value is not None}))
         return str(path)

@@ -23,7 +23,7 @@ from eo_ssl.evaluation.benchmarks.images import (
 )
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.fingerprints import file_sha256
+from eo_ssl.fingerprints import compute_sha256
 
 CLASS_NAMES = tuple(BigEarthNet.class_sets[19])
 _FULL = {name: number for number, name in enumerate(BigEarthNet.class_sets[43])}
@@ -60,7 +60,7 @@ def load(request: Request) -> Task:
         folders[kind] = tuple(root / pair[kind == "s1"] for pair in pairs)
         if not folders[kind][0].is_dir():
             raise request.absent(f"no {folders[kind][0].relative_to(request.root)}")
-        content = [kind, *(file_sha256(path) for path in lists)]
+        content = [kind, *(compute_sha256(path) for path in lists)]
         sources.append(
             make_card_source(make_band_folders(folders[kind], card), card, size=(SIZE_PX, SIZE_PX), content=content)
         )

@@ -29,7 +29,7 @@ from eo_ssl.evaluation.benchmarks.images import (
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.fingerprints import file_sha256
+from eo_ssl.fingerprints import compute_sha256
 from eo_ssl.sensors import sensor
 
 SIZE_PX = 120
@@ -89,7 +89,7 @@ def load(request: Request) -> Task:
         folders = tuple(root / _product(name, kind) / name for name in patches)
         if not folders[0].is_dir():
             raise request.absent(f"no {folders[0].relative_to(request.root)}")
-        content = [kind, file_sha256(request.root / BigEarthNetV2.dir_file_names["metadata"])]
+        content = [kind, compute_sha256(request.root / BigEarthNetV2.dir_file_names["metadata"])]
         sources.append(
             make_card_source(make_band_folders(folders, card), card, size=(SIZE_PX, SIZE_PX), content=content)
         )

@@ -20,7 +20,7 @@ from eo_ssl.evaluation.benchmarks.images import (
 )
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.fingerprints import file_sha256
+from eo_ssl.fingerprints import compute_sha256
 
 SIZE_PX = 64
 SPLITS = ("train", "val", "test")
@@ -64,7 +64,7 @@ def load(request: Request) -> Task:
         TorchGeoImages(tuple(datasets)),
         request.card,
         size=(SIZE_PX, SIZE_PX),
-        content=[[path.name, file_sha256(path)] for path in paths],
+        content=[[path.name, compute_sha256(path)] for path in paths],
         wanted=RGB if request.variant.endswith("rgb") else None,
     )
     fold = make_consecutive_fold(*(len(dataset) for dataset in datasets), names=[path.name for path in paths])

@@ -14,7 +14,7 @@ from eo_ssl.evaluation.benchmarks.images import (
 )
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.fingerprints import file_sha256
+from eo_ssl.fingerprints import compute_sha256
 
 SIZE_PX = 64
 SPLIT = (
@@ -54,7 +54,7 @@ def load(request: Request) -> Task:
             f"expected images {list(wanted)} (card {request.card.name}), got {list(shape)} in {paths[0].name}; use "
             "EuroSAT-SAR"
         )
-    content = [[path.name, file_sha256(path)] for path in paths]
+    content = [[path.name, compute_sha256(path)] for path in paths]
     source = make_card_source(TorchGeoImages(tuple(datasets)), request.card, size=wanted[1:], content=content)
     labels = np.array([classes.index(kind) for kind in found], dtype=np.int64)
     fold = make_consecutive_fold(*(len(dataset) for dataset in datasets), names=names)

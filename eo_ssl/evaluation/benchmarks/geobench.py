@@ -18,7 +18,7 @@ from eo_ssl.evaluation.benchmarks.images import Stored, make_card_source, make_c
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.fingerprints import file_sha256
+from eo_ssl.fingerprints import compute_sha256
 
 SIZE_PX = 64
 FOLDER = "m-eurosat"
@@ -118,7 +118,7 @@ def load(request: Request) -> Task:
     if absent is not None:
         raise request.absent(f"no {absent.name}")
     labels = np.array([of[name] for name in names], dtype=np.int64)
-    content = [[path.name, file_sha256(path)] for path in paths]
+    content = [[path.name, compute_sha256(path)] for path in paths]
     source = make_card_source(GeoBenchSamples(paths), request.card, size=(SIZE_PX, SIZE_PX), content=content)
     fold = make_consecutive_fold(*(len(partition.get(split, [])) for split in ("train", "valid", "test")), names=names)
     return Task(

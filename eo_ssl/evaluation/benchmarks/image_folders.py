@@ -19,7 +19,7 @@ from eo_ssl.evaluation.benchmarks.images import (
 )
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.fingerprints import file_sha256
+from eo_ssl.fingerprints import compute_sha256
 
 SIZE_PX = 256
 SPLIT = "TorchGeo's lists (Neumann et al. 2019), 60/20/20 at random; blocks are images"
@@ -81,7 +81,7 @@ def load(request: Request) -> Task:
         )
     paths = [Path(path) for dataset in datasets for path, _ in dataset.samples]
     labels = np.array([label for dataset in datasets for _, label in dataset.samples], dtype=np.int64)
-    content = [[path.name, file_sha256(path)] for path in paths]
+    content = [[path.name, compute_sha256(path)] for path in paths]
     source = make_card_source(TorchGeoImages(tuple(datasets)), request.card, size=(SIZE_PX, SIZE_PX), content=content)
     fold = make_consecutive_fold(*(len(dataset) for dataset in datasets), names=[path.name for path in paths])
     blocks = np.arange(len(labels), dtype=np.int64)

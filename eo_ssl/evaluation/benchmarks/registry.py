@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eo_ssl.cards import Card, load_card
-from eo_ssl.errors import UserError, nearest
+from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.evaluation.benchmarks.request import Request
 
 if TYPE_CHECKING:  # TorchGeo takes seconds to import, which a list of names need not pay
@@ -186,13 +186,15 @@ def load_benchmark(name: str, root: Path, *, variant: str | None = None, card: C
             where it comes from and which layout it has), or files in another layout.
     """
     if name not in BENCHMARKS:
-        raise UserError(f"expected a benchmark out of {', '.join(BENCHMARKS)}, got {name!r}{nearest(name, BENCHMARKS)}")
+        raise UserError(
+            f"expected a benchmark out of {', '.join(BENCHMARKS)}, got {name!r}{suggest_nearest(name, BENCHMARKS)}"
+        )
     known = BENCHMARKS[name]
     chosen = known.variants[0] if variant is None else variant
     if chosen not in known.cards:
         raise UserError(
             f"expected a variant of {name} out of {', '.join(known.variants)}, got "
-            f"{chosen!r}{nearest(chosen, known.variants)}"
+            f"{chosen!r}{suggest_nearest(chosen, known.variants)}"
         )
     cards = [load_card(one) for one in known.cards[chosen]]
     if card is not None:

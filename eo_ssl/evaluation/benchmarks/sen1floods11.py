@@ -23,7 +23,7 @@ from eo_ssl.evaluation.benchmarks.images import (
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.tasks import IGNORED, Task
-from eo_ssl.fingerprints import file_sha256
+from eo_ssl.fingerprints import compute_sha256
 
 CLASS_NAMES = ("not water", "water")
 UNLABELLED = -1
@@ -88,7 +88,7 @@ def load(request: Request) -> Task:
     masks = LabelRasters(labels)
     sources = []
     for paths, card in zip(images, request.cards, strict=True):
-        content = [[path.name, file_sha256(path)] for path in (*paths, *labels)]
+        content = [[path.name, compute_sha256(path)] for path in (*paths, *labels)]
         size = read_raster_shape(paths[0])[1:]
         files = Rasters(paths, len(card.bands))
         sources.append(make_card_source(files, card, size=size, content=content, masks=masks))

@@ -21,7 +21,7 @@ from eo_ssl.evaluation.benchmarks.images import (
 )
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.fingerprints import file_sha256
+from eo_ssl.fingerprints import compute_sha256
 
 SIZE_PX = {"s2": (6, 6), "aerial": (304, 304)}
 LABELS = "labels/TreeSatBA_v9_60m_multi_labels.json"
@@ -66,7 +66,7 @@ def load(request: Request) -> Task:
             f"expected images {list(wanted)} of 60 m in {folder}, got {list(shape)}; use the 60 m patches that the "
             "card describes"
         )
-    content = [request.variant, files, *(file_sha256(path) for path in (*lists.values(), labels_path))]
+    content = [request.variant, files, *(compute_sha256(path) for path in (*lists.values(), labels_path))]
     source = make_card_source(Rasters(paths, len(request.card.bands)), request.card, size=wanted[1:], content=content)
     fold = make_consecutive_fold(len(names["train"]), 0, len(names["test"]), names=files)
     return Task(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from eo_ssl.errors import UserError, expect, nearest
+from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.evaluation.draws import Amount
 from eo_ssl.evaluation.tasks import Kind
 
@@ -77,7 +77,7 @@ class Tuning:
             value = getattr(self, field)
             if value not in options:
                 raise UserError(
-                    f"expected {field} out of {', '.join(options)}, got {value!r}{nearest(str(value), options)}"
+                    f"expected {field} out of {', '.join(options)}, got {value!r}{suggest_nearest(str(value), options)}"
                 )
         for field in ("epochs", "batch_size", "lora_rank", "decoder_width"):
             if getattr(self, field) < 1:
@@ -160,7 +160,7 @@ def check_tuned(name: str, kind: Kind) -> TunedProtocol:
         name in TUNED,
         expected=f"a trained protocol out of {', '.join(TUNED)}",
         got=repr(name),
-        remedy=nearest(name, TUNED).removeprefix("; ") or "choose one of them",
+        remedy=suggest_nearest(name, TUNED).removeprefix("; ") or "choose one of them",
     )
     protocol = TUNED[name]
     expect(

@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from eo_ssl.cards import ArrayLayout, Card
 from eo_ssl.errors import UserError, expect
 from eo_ssl.scene.acquisition import read_acquisition
-from eo_ssl.scene.array.array_files import SUFFIXES, read_array_shape, read_dates, read_netcdf_grid, read_part
+from eo_ssl.scene.array.array_store import SUFFIXES, read_array_shape, read_dates, read_netcdf_grid, read_part
 from eo_ssl.scene.band_stack import check_gsd, convert_classes
 from eo_ssl.scene.file_patterns import find_extras, list_readable, match_paths, name_product
 from eo_ssl.scene.grids import make_grid

@@ -16,7 +16,7 @@ import requests
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
-from eo_ssl.fingerprints import canonical_json
+from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.layouts import Stac
 from eo_ssl.scene.gdal_files import describe_error
 from eo_ssl.scene.product import Listing, Product, make_damaged_product
@@ -58,7 +58,7 @@ def list_products(card: Card, root: Path) -> Listing:
             "datetime or query"
         )
     for entry in kept[: card.stac.limit]:
-        text = canonical_json({key: value for key, value in entry.item.items() if key != "links"})
+        text = dump_canonical_json({key: value for key, value in entry.item.items() if key != "links"})
         source, acquisition = StacItem(card, text, entry.base), read_acquisition(card, entry.item)
         products.append(Product(f"{card.name}/{entry.place}", card, "cube", acquisition, source))
     return products, [(f"{card.name}/{place}", reason) for place, reason in dropped]
@@ -126,7 +126,7 @@ def _checked(item: Any, *, base: str, name: str) -> ListedItem | DamagedSource:
     try:
         if not problem:
             read_datetime(item)
-            canonical_json(item).encode()
+            dump_canonical_json(item).encode()
             return ListedItem(item, base)
     except (UserError, UnicodeEncodeError) as error:
         problem = str(error)

@@ -11,7 +11,7 @@ from affine import Affine
 
 from eo_ssl.commits import commit
 from eo_ssl.errors import expect
-from eo_ssl.fingerprints import file_sha256, fingerprint
+from eo_ssl.fingerprints import compute_sha256, fingerprint
 from eo_ssl.landcover import CLASS_NAMES, S2_BANDS, Bytes, tabulate
 from eo_ssl.manifest import open_product
 from eo_ssl.sample.fields import Floats, average_blocks, blur, draw_parcels, draw_smooth_noise, repeat_pixels
@@ -79,7 +79,7 @@ def make_eurosat(folder: Path, *, seed: int = 0, per_class: int = 10, bands_orde
             for number in range(1, per_class + 1):
                 path = EUROSAT_FOLDER / name / f"{name}_{number}.tif"
                 commit(folder / path, _encode_chip(seed, label, number, order))
-                digests[str(path)] = file_sha256(folder / path)
+                digests[str(path)] = compute_sha256(folder / path)
         for split, numbers in splits.items():
             # The lists name the RGB files, and files count from 1.
             lines = [f"{name}_{number + 1}.jpg\n" for name in EUROSAT_CLASSES for number in numbers]
