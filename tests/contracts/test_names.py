@@ -20,7 +20,8 @@ WORDS = """
     release remove rename render reopen reorder repair repeat replace report require resample rescale reserve reset reshape resize
     resolve restore resume retry reverse rotate round run sample save scale scan score search select send serve set shard shift show
     shrink shuffle sign simulate skip smooth solve sort span split spread stack stage standardise start state stop store stream
-    stretch strip subset substitute subtract suggest sum summarise survey swap spell seed shorten override fingerprint dump sync tabulate tag take tell test thin tile to track
+    stretch strip subset substitute subtract suggest sum summarise survey swap spell seed shorten override fingerprint dump
+    sync tabulate tag take tell test thin tile to track
     train transform translate transpose trim turn unite unmix unpack update upsample use validate verify view vote warn weigh whiten
     wrap write zero
     """
