@@ -19,6 +19,7 @@ from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus, IngestConfig, compare_corpora, ingest, provenance, select_rows
 from eo_ssl.corpus.conditions import Condition
 from eo_ssl.corpus.stac_collection import build_collection
+from eo_ssl.curation import Random
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import SCHEMA_VERSION, require
 from eo_ssl.reporting import collect_report, render_report
@@ -293,7 +294,7 @@ def test_a_condition_that_cannot_be_meant_is_refused(text: str, words: str) -> N
 def test_curation_chooses_among_the_rows_that_meet_the_conditions(tmp_path: Path, rng: np.random.Generator) -> None:
     corpus = run(scenes(rng, 3), tmp_path / "c")
     wanted = select_rows(corpus, STREAM, ["cloud_fraction<0.3", "split==train"])
-    options = {"method": "random", "keep": 1.0, "split": "train", "where": ["cloud_fraction<0.3"]}
+    options = {"method": Random(scaling="zscore"), "keep": 1.0, "split": "train", "where": ["cloud_fraction<0.3"]}
     curate(tmp_path / "c", tmp_path / "subset", stream=STREAM, **options)
     assert 0 < len(wanted) < 36 and require(tmp_path / "subset", "curate").summary["rows"] == len(wanted)
     assert require(tmp_path / "subset", "curate").config["where"] == ["cloud_fraction<0.3"]
