@@ -60,7 +60,7 @@ class Placed(PatchMeans):
 
 def vit(seed: int = 0, **changes: Any) -> TrainedEncoder:
     normal = contract(mean=(0.1, 0.1, 0.1), std=(0.05, 0.05, 0.05), **changes)
-    return TrainedEncoder(Vit(patch_size=PATCH, depth=1).build(BANDS, SIDE, seed), normal, name="vit")
+    return TrainedEncoder(Vit(patch_size=PATCH, depth=1).build(normal.bands, SIDE, seed), normal, name="vit")
 
 
 def save_vit(folder: Path, *, seed: int = 0, **changes: Any) -> Path:

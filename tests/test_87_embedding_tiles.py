@@ -196,8 +196,8 @@ def test_a_killed_run_repeats_at_most_one_part_and_gives_the_same_file(
     from eo_ssl.embedding import tiles
 
     embedded: list[int] = []
-    real = tiles.extract
-    monkeypatch.setattr(tiles, "extract", lambda e, s, **k: (embedded.append(len(s)), real(e, s, **k))[1])
+    real = tiles.extract_features
+    monkeypatch.setattr(tiles, "extract_features", lambda e, s, **k: (embedded.append(len(s)), real(e, s, **k))[1])
     monkeypatch.setattr("eo_ssl.embedding.TileSettings", lambda *a, **k: TileSettings(*a, part_tiles=16, **k))
     main(str(encoder), str(corpus), out, stream=name, batch_size=8)
     assert embedded[0] == 1  # the check of one tile
