@@ -39,13 +39,10 @@ Curation keeps a balanced, diverse subset and says what was left out and why.
 An encoder carries its preprocessing, which takes bands by name and refuses a wrong unit. Of a trained one give the
 folder; statistics of the image are a baseline without weights.
 
-    >>> import torch
     >>> statistics = corpus.statistics(name)
     >>> encoder = eo_ssl.load_encoder("imagestats", preprocessing=eo_ssl.Preprocessing.of_stream(stream, statistics))
-    >>> x, valid = encoder.preprocessing(
-    ...     torch.from_numpy(tiles), bands=stream.bands, quantity=stream.quantity, sensor=stream.sensor
-    ... )
-    >>> encoder.features(x, valid=valid).shape == (3, encoder.dim)
+    >>> features = encoder(tiles, bands=stream.bands, quantity=stream.quantity, sensor=stream.sensor)
+    >>> features.shape == (3, encoder.dim)
     True
 
 Then `pretrain` trains an encoder on corpus and subset, `evaluate` judges it with intervals beside such baselines, and
