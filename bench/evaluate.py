@@ -73,17 +73,36 @@ def row(name: str, reference: str, times: list[tuple[float, float]], note: str) 
     mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
     ratios = [a / b for a, b in times]
     return {
-        "name": name, "value": mine, "unit": "s", "reference": reference, "reference_value": theirs,
-        "ratio": statistics.median(ratios), "ratios": [round(r, 3) for r in ratios], "pairs": len(times), "note": note,
-    }  # fmt: skip
+        "name": name,
+        "value": mine,
+        "unit": "s",
+        "reference": reference,
+        "reference_value": theirs,
+        "ratio": statistics.median(ratios),
+        "ratios": [round(r, 3) for r in ratios],
+        "pairs": len(times),
+        "note": note,
+    }
 
 
 def encoder() -> TrainedEncoder:
     """ViT-Ti/8 for 13 bands of 64 px with random weights."""
     contract = Preprocessing(
-        sensor="sentinel2_l1c", quantity=Quantity.TOA_REFLECTANCE, bands=BANDS, convert=(), range=(-0.2, 2.0), clip=None, mean=(0.2,) * 13,
-        std=(0.1,) * 13, size_px=SIZE, gsd_m=(10.0, 10.0), resize="to_size", interpolation="bilinear", antialias=True, missing="refuse",
-    )  # fmt: skip
+        sensor="sentinel2_l1c",
+        quantity=Quantity.TOA_REFLECTANCE,
+        bands=BANDS,
+        convert=(),
+        range=(-0.2, 2.0),
+        clip=None,
+        mean=(0.2,) * 13,
+        std=(0.1,) * 13,
+        size_px=SIZE,
+        gsd_m=(10.0, 10.0),
+        resize="to_size",
+        interpolation="bilinear",
+        antialias=True,
+        missing="refuse",
+    )
     return TrainedEncoder(Vit(patch_size=8).build(BANDS, SIZE, 0), contract)
 
 
@@ -127,9 +146,15 @@ def grid_forwards(rng: np.random.Generator) -> dict[str, Any]:
         TrainedEncoder.features = forward  # type: ignore[method-assign]
     distinct = len(inputs) * len(images)
     return {
-        "name": "evaluate/grid-forwards", "value": passed[0], "unit": "images encoded", "reference": "images x distinct inputs",
-        "reference_value": distinct, "ratio": passed[0] / distinct, "pairs": 1, "note": f"{len(cells)} cells, {len(inputs)} distinct inputs",
-    }  # fmt: skip
+        "name": "evaluate/grid-forwards",
+        "value": passed[0],
+        "unit": "images encoded",
+        "reference": "images x distinct inputs",
+        "reference_value": distinct,
+        "ratio": passed[0] / distinct,
+        "pairs": 1,
+        "note": f"{len(cells)} cells, {len(inputs)} distinct inputs",
+    }
 
 
 def knn_vs_faiss(rng: np.random.Generator) -> dict[str, Any]:

@@ -119,8 +119,12 @@ def series(rng: Rng, path: Path) -> str:
     values = match[1].split()
     how = ("reversed", "short", "long", "hole", "one huge")[rng.integers(5)]
     changed = {
-        "reversed": values[::-1], "short": values[:-1], "long": values * 3, "hole": [*values[:-1], "NaN"], "one huge": ["1e308", *values[1:]],
-    }[how]  # fmt: skip
+        "reversed": values[::-1],
+        "short": values[:-1],
+        "long": values * 3,
+        "hole": [*values[:-1], "NaN"],
+        "one huge": ["1e308", *values[1:]],
+    }[how]
     path.write_text(text[: match.start(1)] + " ".join(changed) + text[match.end(1) :], encoding="utf-8")
     return f"list {how}"
 
@@ -196,10 +200,15 @@ def text_json(rng: Rng, path: Path) -> str:
     """Not JSON, or not in UTF-8."""
     content = path.read_bytes()
     how = ("utf-16", "latin", "constant", "twice", "bytes")[rng.integers(5)]
-    path.write_bytes({
-        "utf-16": content.decode().encode("utf-16"), "latin": content.replace(b'": "', b'": "\xe9\xff', 1), "constant": b'{"a": NaN}',
-        "twice": content + content, "bytes": rng.bytes(200),
-    }[how])  # fmt: skip
+    path.write_bytes(
+        {
+            "utf-16": content.decode().encode("utf-16"),
+            "latin": content.replace(b'": "', b'": "\xe9\xff', 1),
+            "constant": b'{"a": NaN}',
+            "twice": content + content,
+            "bytes": rng.bytes(200),
+        }[how]
+    )
     return how
 
 
@@ -281,13 +290,27 @@ def sized(rng: Rng, path: Path) -> str:
 
 
 XML: dict[str, Callable[[Rng, Path], str]] = {
-    "entity bomb": entities, "external entity": external, "document type": doctype, "wrong encoding": encoding, "UTF-16": wide,
-    "deep nesting": nested, "impossible number": number, "damaged list": series, "missing element": missing, "swapped children": swapped,
+    "entity bomb": entities,
+    "external entity": external,
+    "document type": doctype,
+    "wrong encoding": encoding,
+    "UTF-16": wide,
+    "deep nesting": nested,
+    "impossible number": number,
+    "damaged list": series,
+    "missing element": missing,
+    "swapped children": swapped,
     "70 MB": large,
-}  # fmt: skip
+}
 JSON: dict[str, Callable[[Rng, Path], str]] = {
-    "replaced value": value, "missing key": without, "deep nesting": nested_json, "no JSON": text_json,
-}  # fmt: skip
+    "replaced value": value,
+    "missing key": without,
+    "deep nesting": nested_json,
+    "no JSON": text_json,
+}
 RASTER: dict[str, Callable[[Rng, Path], str]] = {
-    "huge": huge, "VRT": virtual, "side file": aside, "other raster": sized,
-}  # fmt: skip
+    "huge": huge,
+    "VRT": virtual,
+    "side file": aside,
+    "other raster": sized,
+}

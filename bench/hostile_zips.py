@@ -140,6 +140,16 @@ def nul(rng: Rng, path: Path) -> str:
 
 
 ALL: dict[str, Callable[[Rng, Path], str]] = {
-    "names outside": outside, "double names": twice, "symbolic link": link, "bomb": bomb, "false size": claimed, "false packed size": packed,
-    "encrypted": locked, "false method": method, "overlap": moved, "70,000 members": crowd, "no zip": nothing, "NUL in a name": nul,
-}  # fmt: skip
+    "names outside": outside,
+    "double names": twice,
+    "symbolic link": link,
+    "bomb": bomb,
+    "false size": claimed,
+    "false packed size": packed,
+    "encrypted": locked,
+    "false method": method,
+    "overlap": moved,
+    "70,000 members": crowd,
+    "no zip": nothing,
+    "NUL in a name": nul,
+}

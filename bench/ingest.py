@@ -130,10 +130,16 @@ def row(name: str, reference: str, measured: tuple[list[float], list[float]], no
     mine, theirs = measured
     ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
     return {
-        "name": name, "value": statistics.median(mine), "unit": "s per product", "reference": reference,
-        "reference_value": statistics.median(theirs), "ratio": statistics.median(ratios), "ratios": [round(r, 3) for r in ratios],
-        "pairs": PAIRS, "note": note,
-    }  # fmt: skip
+        "name": name,
+        "value": statistics.median(mine),
+        "unit": "s per product",
+        "reference": reference,
+        "reference_value": statistics.median(theirs),
+        "ratio": statistics.median(ratios),
+        "ratios": [round(r, 3) for r in ratios],
+        "pairs": PAIRS,
+        "note": note,
+    }
 
 
 def peak_mb(folder: Path, out: Path) -> float:

@@ -30,9 +30,16 @@ from worlds.safe import S1GrdSpec, S1WvSpec, S2SafeSpec, make_s1_grd_safe, make_
 
 SIZE_PX = 32
 POINTS = (
-    "after-temp-write", "before-fsync", "after-link", "between-index-and-statistics", "inside-task", "before-snapshot",
-    "before-put", "after-put", "inside-upload",
-)  # fmt: skip
+    "after-temp-write",
+    "before-fsync",
+    "after-link",
+    "between-index-and-statistics",
+    "inside-task",
+    "before-snapshot",
+    "before-put",
+    "after-put",
+    "inside-upload",
+)
 OF_STORE = ("before-put", "after-put", "inside-upload")
 CONFIG = IngestConfig(size_px=SIZE_PX, edge="pad", min_valid=0.0)
 
@@ -41,7 +48,14 @@ def make_archives(folder: Path, *, seed: int) -> None:
     """Sentinel-2 of both levels and two baselines each, Sentinel-1 ground range and wave mode."""
     kinds = (("L1C", "02.04"), ("L1C", "05.09"), ("L2A", "03.01"), ("L2A", "04.00"))
     for number, (level, baseline) in enumerate(kinds):
-        spec = S2SafeSpec(level=level, baseline=baseline, seed=seed + number, size_px=120, complete=False, tile=("32TQM", "32TPM")[number % 2])  # type: ignore[arg-type]  # fmt: skip
+        spec = S2SafeSpec(
+            level=level,
+            baseline=baseline,
+            seed=seed + number,
+            size_px=120,
+            complete=False,
+            tile=("32TQM", "32TPM")[number % 2],
+        )  # type: ignore[arg-type]
         make_s2_safe(folder, spec, zipped=number % 2 == 0)
     make_s1_grd_safe(folder, S1GrdSpec(lines=120, samples=140, border_px=4, seed=seed))
     make_s1_wv_safe(folder, S1WvSpec(vignettes=4, extent_m=2000.0, seed=seed), zipped=True)
@@ -87,9 +101,13 @@ class Victims:
     def __init__(self, folder: Path, archive: Path) -> None:
         self._answer, self._archive = folder / "answer.json", archive
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "bench.kills"], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "bench.kills"],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
     def run(
         self, out: str, client: str, *, point: str = "", log: Path | None = None, after_s: float | None = None
@@ -253,10 +271,18 @@ def run(folder: Path, *, kills: int, seed: int) -> Iterator[dict[str, Any]]:
 
 def _line(client: str, seed: int, tally: Tally) -> dict[str, Any]:
     return {
-        "name": f"kills/{client}", "seed": seed, "kills": tally.kills, "points": dict(sorted(tally.at_points.items())), "random": tally.at_random,
-        "of resumed runs": tally.again, "corpora": tally.corpora, "lost": tally.lost, "doubled": tally.doubled, "changed": tally.changed,
+        "name": f"kills/{client}",
+        "seed": seed,
+        "kills": tally.kills,
+        "points": dict(sorted(tally.at_points.items())),
+        "random": tally.at_random,
+        "of resumed runs": tally.again,
+        "corpora": tally.corpora,
+        "lost": tally.lost,
+        "doubled": tally.doubled,
+        "changed": tally.changed,
         "unreadable": tally.unreadable,
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -54,9 +54,18 @@ def written(root: Path, codec: str, patches: np.ndarray[Any, Any]) -> StreamRead
     pack(folder / f"{STREAM.name}.zarr", layout, [(parts, writer.shards, rest)])
     shutil.rmtree(parts)
     entry = FragmentEntry(
-        name=codec, product_id="bench", kind="cube", card="bench", stream=STREAM.name, rows=len(patches),
-        tiles_per_shard=layout.tiles_per_shard, codec=codec, encoding=ENCODING.to_json(), counts={}, nbytes=0,
-    )  # fmt: skip
+        name=codec,
+        product_id="bench",
+        kind="cube",
+        card="bench",
+        stream=STREAM.name,
+        rows=len(patches),
+        tiles_per_shard=layout.tiles_per_shard,
+        codec=codec,
+        encoding=ENCODING.to_json(),
+        counts={},
+        nbytes=0,
+    )
     return StreamReader(root, STREAM, [entry])
 
 
@@ -193,12 +202,22 @@ def against_geotiff(root: Path, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def line(
-    name: str, measured: tuple[float, float, float], tiles: int, note: str,
-    *, reference: str = "NumPy memmap, same conversion and normalisation",
-) -> dict[str, Any]:  # fmt: skip
+    name: str,
+    measured: tuple[float, float, float],
+    tiles: int,
+    note: str,
+    *,
+    reference: str = "NumPy memmap, same conversion and normalisation",
+) -> dict[str, Any]:
     """Return a line of the table."""
     ours, theirs, ratio = measured
     return {
-        "name": f"load/{name}", "value": ours / tiles * 1000, "unit": "s per 1000 patches", "reference": reference,
-        "reference_value": theirs / tiles * 1000, "ratio": ratio, "pairs": PAIRS, "note": note,
-    }  # fmt: skip
+        "name": f"load/{name}",
+        "value": ours / tiles * 1000,
+        "unit": "s per 1000 patches",
+        "reference": reference,
+        "reference_value": theirs / tiles * 1000,
+        "ratio": ratio,
+        "pairs": PAIRS,
+        "note": note,
+    }

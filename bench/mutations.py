@@ -24,9 +24,18 @@ from bench.subjects import Subject
 
 Rng = np.random.Generator
 _KINDS = {
-    ".xml": "xml", ".safe": "xml", ".gml": "xml", ".jp2": "jp2", ".tif": "tiff", ".tiff": "tiff", ".json": "json",
-    ".zarray": "json", ".zattrs": "json", ".zgroup": "json", ".zip": "zip",
-}  # fmt: skip
+    ".xml": "xml",
+    ".safe": "xml",
+    ".gml": "xml",
+    ".jp2": "jp2",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".json": "json",
+    ".zarray": "json",
+    ".zattrs": "json",
+    ".zgroup": "json",
+    ".zip": "zip",
+}
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,9 @@ def other(rng: Rng, path: Path) -> str:
 
 _RASTER = {"flip": flip, "cut": cut, **hostile_files.RASTER}
 _SEALED: dict[str, dict[str, Callable[[Rng, Path], str]]] = {
-    "xml": hostile_files.XML, "json": hostile_files.JSON, "jp2": _RASTER, "tiff": _RASTER,
-}  # fmt: skip
+    "xml": hostile_files.XML,
+    "json": hostile_files.JSON,
+    "jp2": _RASTER,
+    "tiff": _RASTER,
+}
 PICKLED = Mutation("sealed pickle codec", "json", True, hostile_files.pickled)

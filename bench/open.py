@@ -42,16 +42,27 @@ def corpus(root: Path, *, fragments: int = FRAGMENTS, rows: int = ROWS) -> list[
     counts = {"planned": rows, "kept": rows, "invalid": 0, "cloudy": 0}
     entries = [
         snapshots.FragmentEntry(
-            name=f"{number:032x}", product_id=f"archive/S2A_MSIL2A_20200715T101031_N0214_R022_T32TQM_{number:06d}", kind="cube",
-            card="archive", stream=STREAM.name, rows=rows, tiles_per_shard=256, codec="lz4", encoding=encoding, counts=counts,
+            name=f"{number:032x}",
+            product_id=f"archive/S2A_MSIL2A_20200715T101031_N0214_R022_T32TQM_{number:06d}",
+            kind="cube",
+            card="archive",
+            stream=STREAM.name,
+            rows=rows,
+            tiles_per_shard=256,
+            codec="lz4",
+            encoding=encoding,
+            counts=counts,
             nbytes=50_000 * rows,
         )
         for number in range(fragments)
-    ]  # fmt: skip
+    ]
     snapshot = snapshots.Snapshot(
-        number=1, fingerprint="0" * 64, streams={STREAM.name: STREAM.to_json()}, statistics={STREAM.name: []},
+        number=1,
+        fingerprint="0" * 64,
+        streams={STREAM.name: STREAM.to_json()},
+        statistics={STREAM.name: []},
         fragments=[asdict(entry) for entry in entries],
-    )  # fmt: skip
+    )
     LocalStore(root).create("snapshots/000001.json", dump_canonical_json(asdict(snapshot)).encode())
     return entries
 

@@ -106,13 +106,27 @@ def summed(what: str, first: list[Images], second: list[Images], tiles: int) -> 
 
 
 def _row(
-    what: str, tiles: int, chance: list[Shift], related: int, told: int, errors: list[float], pixels: int = BOUNDS.min_pixels
-) -> Row:  # fmt: skip
+    what: str,
+    tiles: int,
+    chance: list[Shift],
+    related: int,
+    told: int,
+    errors: list[float],
+    pixels: int = BOUNDS.min_pixels,
+) -> Row:
     middle, most = np.percentile(errors, [50, 95]) if errors else (np.nan, np.nan)
     return Row(
-        what, tiles, int(np.median([shift.pixels for shift in chance])), len(chance), max(shift.score for shift in chance),
-        sum(is_told(shift, pixels) for shift in chance), related, told / related, float(middle), float(most),
-    )  # fmt: skip
+        what,
+        tiles,
+        int(np.median([shift.pixels for shift in chance])),
+        len(chance),
+        max(shift.score for shift in chance),
+        sum(is_told(shift, pixels) for shift in chance),
+        related,
+        told / related,
+        float(middle),
+        float(most),
+    )
 
 
 def series() -> list[tuple[Images, Images]]:
@@ -141,9 +155,15 @@ def dates(pixels: int) -> Row:
         return estimator.estimate()
 
     chance = [
-        summed_dates(places[a][0], np.stack([np.rot90(image[:, ::mirror], turn, (1, 2)) for image in places[b][1][:number]]))
-        for a in range(len(places)) for b in range(len(places)) if a != b for turn in range(4) for mirror in (1, -1)
-    ]  # fmt: skip
+        summed_dates(
+            places[a][0], np.stack([np.rot90(image[:, ::mirror], turn, (1, 2)) for image in places[b][1][:number]])
+        )
+        for a in range(len(places))
+        for b in range(len(places))
+        if a != b
+        for turn in range(4)
+        for mirror in (1, -1)
+    ]
     told, related, errors = 0, 0, []
     for radar, optical in places:
         own = summed_dates(radar, optical)
@@ -184,8 +204,9 @@ def main() -> None:
         )
         print(
             f"| {row.what} | {row.tiles} | {row.pixels:,} | {row.unrelated} | {row.largest:.1f} | {row.false_alarms} "
-            f"| {row.related} | {row.told:.0%} {errors}", flush=True,
-        )  # fmt: skip
+            f"| {row.related} | {row.told:.0%} {errors}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

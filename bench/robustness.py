@@ -21,8 +21,19 @@ from bench.subjects import make_subjects
 
 INGEST_EVERY = 5
 VERDICTS = (
-    "listing", "dropped", "checksum", "reading", "equal", "pixels", "metadata", "gone", "unworded", "crash", "hang", "executed",
-)  # fmt: skip
+    "listing",
+    "dropped",
+    "checksum",
+    "reading",
+    "equal",
+    "pixels",
+    "metadata",
+    "gone",
+    "unworded",
+    "crash",
+    "hang",
+    "executed",
+)
 
 
 def run() -> Iterator[dict[str, Any]]:
@@ -42,8 +53,12 @@ def mutated(folder: Path, *, seed: int, count: int) -> Iterator[dict[str, Any]]:
     for trial, outcome in zip(planned, trials.run(planned, folder / "trials", seed=seed), strict=True):
         name = f"mutation/{outcome.number:03d}"
         yield {
-            "name": name, "seed": seed, "ingested": trial.through_ingest, "violation": outcome.violation, **asdict(outcome),
-        }  # fmt: skip
+            "name": name,
+            "seed": seed,
+            "ingested": trial.through_ingest,
+            "violation": outcome.violation,
+            **asdict(outcome),
+        }
 
 
 def tables(rows: list[dict[str, Any]]) -> str:

@@ -65,9 +65,11 @@ def _safe(folder: Path, name: str, card: Card, make: Callable[[Path, int], Any],
 
 def _sentinel2(folder: Path, seed: int) -> list[Subject]:
     cases = {
-        "s2-l1c-folder": ("L1C", "02.04", False), "s2-l1c-zip": ("L1C", "05.09", True),
-        "s2-l2a-folder": ("L2A", "04.00", False), "s2-l2a-zip": ("L2A", "03.01", True),
-    }  # fmt: skip
+        "s2-l1c-folder": ("L1C", "02.04", False),
+        "s2-l1c-zip": ("L1C", "05.09", True),
+        "s2-l2a-folder": ("L2A", "04.00", False),
+        "s2-l2a-zip": ("L2A", "03.01", True),
+    }
     found = []
     for name, (level, baseline, zipped) in cases.items():
 
@@ -127,13 +129,16 @@ def _zarr(folder: Path, seed: int) -> list[Subject]:
         stamps = np.array(["2020-11-16", "2020-02-01", "2020-05-01", "2020-08-01"], dtype="datetime64[ns]")
         centres = np.arange(CROP_PX) * 10.0 + 5.0
         variables: dict[str, Any] = {
-            "bands": (("sample", "time", "band", "y", "x"), rng.integers(1100, 6000, (2, 4, 12, CROP_PX, CROP_PX)).astype(np.int16)),
+            "bands": (
+                ("sample", "time", "band", "y", "x"),
+                rng.integers(1100, 6000, (2, 4, 12, CROP_PX, CROP_PX)).astype(np.int16),
+            ),
             "cloud_mask": (("sample", "time", "y", "x"), rng.integers(0, 6, (2, 4, CROP_PX, CROP_PX)).astype(np.uint8)),
             "crs": ("sample", np.full(2, 32632)),
             "time_": (("sample", "time"), np.tile(stamps, (2, 1))),
             "x_": (("sample", "x"), np.tile(500_000.0 + centres, (2, 1))),
             "y_": (("sample", "y"), np.tile(5_000_000.0 - centres, (2, 1))),
-        }  # fmt: skip
+        }
         coords = {"band": list(S2_BANDS), "sample": [f"{number}00000{k}" for k in range(2)], "time": np.arange(4)}
         encoding = {"bands": {"chunks": (2, 1, 12, CROP_PX, CROP_PX), "_FillValue": None}}
         with warnings.catch_warnings():
@@ -157,8 +162,14 @@ def _without_doubles(path: Path) -> None:
 def _geotiff(folder: Path, seed: int) -> list[Subject]:
     root = folder / "geotiff-json"
     spec = ArchiveSpec(
-        sites=2, dates=1, size_px=SIZE_PX, sensors=("sentinel2_l2a",), exact_duplicates=0, near_duplicates=0, reprocessed=0
-    )  # fmt: skip
+        sites=2,
+        dates=1,
+        size_px=SIZE_PX,
+        sensors=("sentinel2_l2a",),
+        exact_duplicates=0,
+        near_duplicates=0,
+        reprocessed=0,
+    )
     make_archive(root, seed=seed, spec=spec)
     victim = min(path.name for path in (root / "s2_l2a").iterdir())
     return [Subject("geotiff-json", load_card("sample_s2_l2a"), root, f"s2_l2a/{victim}", victim, "")]
@@ -203,17 +214,31 @@ def _write_item(folder: Path, rng: np.random.Generator, title: str, *, summed: b
         radiometry = {"raster:bands": [{"nodata": 0, "data_type": "uint16", "scale": 1e-4, "offset": -0.1}]}
         digest = hashlib.sha256((folder / f"{band}.tif").read_bytes()).hexdigest()
         assets[key] = {
-            "href": f"./{band}.tif", "type": "image/tiff; application=geotiff; profile=cloud-optimized", "roles": ["data"],
-            "proj:shape": [side, side], "proj:transform": [gsd, 0, left, 0, -gsd, top],
-            **({} if classes else radiometry), **({"file:checksum": f"1220{digest}"} if summed else {}),
-        }  # fmt: skip
+            "href": f"./{band}.tif",
+            "type": "image/tiff; application=geotiff; profile=cloud-optimized",
+            "roles": ["data"],
+            "proj:shape": [side, side],
+            "proj:transform": [gsd, 0, left, 0, -gsd, top],
+            **({} if classes else radiometry),
+            **({"file:checksum": f"1220{digest}"} if summed else {}),
+        }
     ring = [[10.2, 45.9], [10.4, 45.9], [10.4, 46.1], [10.2, 46.1], [10.2, 45.9]]
     properties = {
-        "datetime": "2023-06-01T10:16:11.024000Z", "platform": "sentinel-2a", "proj:epsg": 32632, "s2:processing_baseline": "05.09",
+        "datetime": "2023-06-01T10:16:11.024000Z",
+        "platform": "sentinel-2a",
+        "proj:epsg": 32632,
+        "s2:processing_baseline": "05.09",
         "grid:code": f"MGRS-{title[4:9]}",
-    }  # fmt: skip
+    }
     item = {
-        "type": "Feature", "stac_version": "1.0.0", "id": title, "collection": "sentinel-2-l2a", "bbox": [10.2, 45.9, 10.4, 46.1],
-        "geometry": {"type": "Polygon", "coordinates": [ring]}, "links": [], "assets": assets, "properties": properties,
-    }  # fmt: skip
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": title,
+        "collection": "sentinel-2-l2a",
+        "bbox": [10.2, 45.9, 10.4, 46.1],
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "links": [],
+        "assets": assets,
+        "properties": properties,
+    }
     (folder / "item.json").write_text(json.dumps(item))

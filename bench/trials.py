@@ -31,8 +31,15 @@ MEMORY = 6 * 2**30  # bytes of address space
 CONFIG = IngestConfig(size_px=CROP_PX, edge="pad", min_valid=0.0)
 CAUGHT = ("listing", "dropped", "checksum", "reading")
 AGAIN = (
-    "flip", "impossible number", "replaced value", "damaged list", "missing element", "cut", "missing key", "swapped children",
-)  # fmt: skip
+    "flip",
+    "impossible number",
+    "replaced value",
+    "damaged list",
+    "missing element",
+    "cut",
+    "missing key",
+    "swapped children",
+)
 LARGEST = 10_000_000  # values; the sound products have a fiftieth of it
 Reading = dict[str, str]
 
@@ -117,8 +124,17 @@ def run(trials: Sequence[Trial], folder: Path, *, seed: int) -> Iterator[Outcome
                 verdict = "executed"
             is_guarded = guarded(trial.subject, trial.mutation, file, place)
             yield Outcome(
-                trial.number, trial.subject.name, trial.mutation.kind, trial.mutation.name, file, done, is_guarded, verdict, detail, others
-            )  # fmt: skip
+                trial.number,
+                trial.subject.name,
+                trial.mutation.kind,
+                trial.mutation.name,
+                file,
+                done,
+                is_guarded,
+                verdict,
+                detail,
+                others,
+            )
             shutil.rmtree(place)
     finally:
         worker.close()

@@ -20,16 +20,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from eo_ssl.commits import check_fault as check_fault
-from eo_ssl.commits import commit as commit
-from eo_ssl.commits import explain_os_error as explain_os_error
-from eo_ssl.commits import replace as replace
-from eo_ssl.commits import sync_folder as sync_folder
-from eo_ssl.commits import write_beside as write_beside
+from eo_ssl.commits import commit, replace
 from eo_ssl.errors import UserError, expect
-from eo_ssl.fingerprints import compute_sha256 as compute_sha256
-from eo_ssl.fingerprints import dump_canonical_json as dump_canonical_json
-from eo_ssl.fingerprints import fingerprint as fingerprint
+from eo_ssl.fingerprints import dump_canonical_json
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"

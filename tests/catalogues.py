@@ -33,9 +33,13 @@ def write_cog(path: Path, values: np.ndarray, *, gsd: float = 10, block: int = 1
 
 def asset(path: Path | str, shape: tuple[int, ...], gsd: float, **more: Any) -> dict[str, Any]:
     return {
-        "href": str(path), "type": COG, "roles": ["data"], "proj:shape": list(shape),
-        "proj:transform": [gsd, 0, LEFT, 0, -gsd, TOP], **more,
-    }  # fmt: skip
+        "href": str(path),
+        "type": COG,
+        "roles": ["data"],
+        "proj:shape": list(shape),
+        "proj:transform": [gsd, 0, LEFT, 0, -gsd, TOP],
+        **more,
+    }
 
 
 def item(
@@ -45,10 +49,21 @@ def item(
     west, south, east, north = BOX
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     return {
-        "type": "Feature", "stac_version": "1.0.0", "id": name, "collection": "sentinel-2-l2a", "bbox": BOX,
-        "geometry": {"type": "Polygon", "coordinates": [ring]}, "links": [], "assets": assets or {},
-        "properties": {"datetime": "2023-06-01T10:16:11.024000Z", "platform": "sentinel-2a", "proj:epsg": EPSG, **properties},
-    }  # fmt: skip
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": name,
+        "collection": "sentinel-2-l2a",
+        "bbox": BOX,
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "links": [],
+        "assets": assets or {},
+        "properties": {
+            "datetime": "2023-06-01T10:16:11.024000Z",
+            "platform": "sentinel-2a",
+            "proj:epsg": EPSG,
+            **properties,
+        },
+    }
 
 
 def scene(folder: Path, rng: np.random.Generator, *, size: int = 192) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -78,9 +93,18 @@ def card(catalog: str = "item.json", *, bands: tuple[str, ...] = ("B02", "B05", 
         key: changes.pop(key) for key in ("collections", "bbox", "datetime", "query", "limit", "sign") if key in changes
     }
     values: dict[str, Any] = {
-        "name": "stac_set", "title": "t", "sensor": "sentinel2_l2a", "reader": "stac", "bands": bands, "gsd_m": 10.0,
-        "quantity": Quantity.BOA_REFLECTANCE, "resampling": {"default": "bilinear"}, "licence": "l", "attribution": "a", "source": "s",
-    }  # fmt: skip
+        "name": "stac_set",
+        "title": "t",
+        "sensor": "sentinel2_l2a",
+        "reader": "stac",
+        "bands": bands,
+        "gsd_m": 10.0,
+        "quantity": Quantity.BOA_REFLECTANCE,
+        "resampling": {"default": "bilinear"},
+        "licence": "l",
+        "attribution": "a",
+        "source": "s",
+    }
     return Card(**{**values, **changes}, stac=Stac(catalog=catalog, **named))
 
 

@@ -24,9 +24,21 @@ BOA = Quantity.BOA_REFLECTANCE
 def contract(**changes: Any) -> Preprocessing:
     """Of a small optical encoder that changes no value: mean 0, deviation 1."""
     fields: dict[str, Any] = dict(  # noqa: C408
-        sensor="sentinel2_l2a", quantity=BOA, bands=BANDS, convert=(), range=BOA.plausible, clip=None, mean=(0.0,) * 3, std=(1.0,) * 3,
-        size_px=SIDE, gsd_m=(10.0, 10.0), resize="to_size", interpolation="bilinear", antialias=True, missing="refuse",
-    )  # fmt: skip
+        sensor="sentinel2_l2a",
+        quantity=BOA,
+        bands=BANDS,
+        convert=(),
+        range=BOA.plausible,
+        clip=None,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        size_px=SIDE,
+        gsd_m=(10.0, 10.0),
+        resize="to_size",
+        interpolation="bilinear",
+        antialias=True,
+        missing="refuse",
+    )
     return Preprocessing(**{**fields, **changes})
 
 

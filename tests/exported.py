@@ -31,10 +31,21 @@ PROVENANCE = {
 def radar(size_px: int = 64, **changes: Any) -> Preprocessing:
     """A contract that converts power to decibel."""
     fields: dict[str, Any] = {
-        "sensor": "sentinel1_rtc", "quantity": Quantity.GAMMA0, "bands": ("VV", "VH"), "convert": ("gamma0->gamma0_db",),
-        "range": Quantity.GAMMA0.plausible, "clip": None, "mean": (-11.0, -18.0), "std": (4.0, 5.0), "size_px": size_px,
-        "gsd_m": (10.0, 10.0), "resize": "to_size", "interpolation": "bilinear", "antialias": True, "missing": "refuse",
-    }  # fmt: skip
+        "sensor": "sentinel1_rtc",
+        "quantity": Quantity.GAMMA0,
+        "bands": ("VV", "VH"),
+        "convert": ("gamma0->gamma0_db",),
+        "range": Quantity.GAMMA0.plausible,
+        "clip": None,
+        "mean": (-11.0, -18.0),
+        "std": (4.0, 5.0),
+        "size_px": size_px,
+        "gsd_m": (10.0, 10.0),
+        "resize": "to_size",
+        "interpolation": "bilinear",
+        "antialias": True,
+        "missing": "refuse",
+    }
     return Preprocessing(**{**fields, **changes})
 
 
@@ -42,10 +53,21 @@ def optical(size_px: int = 64, bands: tuple[str, ...] = ("B02", "B03", "B04", "B
     """A contract of top-of-atmosphere reflectance, other means for every band."""
     count, toa = len(bands), Quantity.TOA_REFLECTANCE
     fields: dict[str, Any] = {
-        "sensor": "sentinel2_l1c", "quantity": toa, "bands": bands, "convert": (), "range": toa.plausible, "clip": None,
-        "mean": tuple(0.1 + 0.03 * i for i in range(count)), "std": tuple(0.05 + 0.01 * i for i in range(count)), "size_px": size_px,
-        "gsd_m": (10.0, 10.0), "resize": "to_size", "interpolation": "bilinear", "antialias": True, "missing": "refuse",
-    }  # fmt: skip
+        "sensor": "sentinel2_l1c",
+        "quantity": toa,
+        "bands": bands,
+        "convert": (),
+        "range": toa.plausible,
+        "clip": None,
+        "mean": tuple(0.1 + 0.03 * i for i in range(count)),
+        "std": tuple(0.05 + 0.01 * i for i in range(count)),
+        "size_px": size_px,
+        "gsd_m": (10.0, 10.0),
+        "resize": "to_size",
+        "interpolation": "bilinear",
+        "antialias": True,
+        "missing": "refuse",
+    }
     return Preprocessing(**{**fields, **changes})
 
 

@@ -17,10 +17,26 @@ L5 = Stream("landsat5_tm", TOA, ("B1", "B2", "B3", "B4", "B5", "B7"), 30.0, 8)
 CHIP = Stream("sar_chip", Quantity.AMPLITUDE, ("SAR",), 0.3, 64)
 CROP = Stream("sar_chip", Quantity.AMPLITUDE, ("SAR",), 0.3, 128)
 DEFAULTS: dict[str, Any] = {
-    "product_id": "p", "row_off": 0, "col_off": 0, "height": 8, "width": 8, "xmin": None, "ymin": None, "xmax": None, "ymax": None, "label": 0,
-    "label_name": "", "split": "train", "benchmark_split": "", "source": "", "source_width_px": None, "source_height_px": None,
-    "month": None, "orbit": "", "attribution": "",
-}  # fmt: skip
+    "product_id": "p",
+    "row_off": 0,
+    "col_off": 0,
+    "height": 8,
+    "width": 8,
+    "xmin": None,
+    "ymin": None,
+    "xmax": None,
+    "ymax": None,
+    "label": 0,
+    "label_name": "",
+    "split": "train",
+    "benchmark_split": "",
+    "source": "",
+    "source_width_px": None,
+    "source_height_px": None,
+    "month": None,
+    "orbit": "",
+    "attribution": "",
+}
 TYPES = {
     "xmin": pa.float64(),
     "ymin": pa.float64(),
@@ -78,10 +94,17 @@ def chips(rng: np.random.Generator, n: int = 120) -> tuple[tuple[FakeCorpus, str
     wide[..., :16] += 0.1 * labels[:, None, None, None]  # beyond the centre 80 px
     wide[..., 40:88, 40:88] += rng.random((n, 1, 48, 48))
     rows = [
-        {"product_id": "batch", "source": f"chip{i}", "label": int(v), "label_name": "abc"[v], "source_width_px": 128 + 10 * int(v), "source_height_px": 128,
-         "benchmark_split": "train" if i < n // 2 else "test"}
+        {
+            "product_id": "batch",
+            "source": f"chip{i}",
+            "label": int(v),
+            "label_name": "abc"[v],
+            "source_width_px": 128 + 10 * int(v),
+            "source_height_px": 128,
+            "benchmark_split": "train" if i < n // 2 else "test",
+        }
         for i, v in enumerate(labels)
-    ]  # fmt: skip
+    ]
     order = rng.permutation(n)  # another corpus has another row order
     return corpus.add(CHIP, wide[..., 32:96, 32:96], rows), FakeCorpus().add(
         CROP, wide[order], [rows[i] for i in order]

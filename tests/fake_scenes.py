@@ -23,10 +23,19 @@ UNKNOWN = Acquisition("", "", "", 0.0)
 
 def card(name: str = "fake", **changes: Any) -> Card:
     base = {
-        "name": name, "title": "fake", "sensor": "sentinel2_l2a", "reader": "raster", "files": "*.tif", "bands": ("B02", "B03", "B04"),
-        "quantity": "boa_reflectance", "gsd_m": 10.0, "licence": "CC0", "attribution": "nobody", "source": "memory",
+        "name": name,
+        "title": "fake",
+        "sensor": "sentinel2_l2a",
+        "reader": "raster",
+        "files": "*.tif",
+        "bands": ("B02", "B03", "B04"),
+        "quantity": "boa_reflectance",
+        "gsd_m": 10.0,
+        "licence": "CC0",
+        "attribution": "nobody",
+        "source": "memory",
         "labels": Labels(source="label", classes={0: "water", 1: "forest", 2: "crop"}, purity=0.6),
-    }  # fmt: skip
+    }
     merged = {**base, **changes}
     return Card(**{**merged, "quantity": Quantity(merged["quantity"])})
 
@@ -69,10 +78,18 @@ class FakeProduct:
             raise RuntimeError("strip 7 is rotten")
         variables = {"image": (("band", "y", "x"), self.image)} | {k: (("y", "x"), v) for k, v in self.layers.items()}
         attrs = {
-            "sensor": self.card.sensor, "quantity": self.card.quantity.value, "product_id": self.product_id,
-            "datetime": self.acquisition.datetime, "processing_baseline": self.acquisition.processing_baseline, "orbit": self.acquisition.orbit,
-            "gsd_m": self.card.gsd_m, "licence": "CC0", "attribution": "nobody", "source": f"{self.product_id}.tif", **self.where,
-        }  # fmt: skip
+            "sensor": self.card.sensor,
+            "quantity": self.card.quantity.value,
+            "product_id": self.product_id,
+            "datetime": self.acquisition.datetime,
+            "processing_baseline": self.acquisition.processing_baseline,
+            "orbit": self.acquisition.orbit,
+            "gsd_m": self.card.gsd_m,
+            "licence": "CC0",
+            "attribution": "nobody",
+            "source": f"{self.product_id}.tif",
+            **self.where,
+        }
         cube = xr.Dataset(variables, coords={"band": list(self.card.bands)}, attrs=attrs)
         if self.blocks:
             cube["image"].encoding["preferred_chunks"] = {"y": self.blocks[0], "x": self.blocks[1]}
@@ -126,9 +143,18 @@ class FakeChips:
             values[:, image[0] == 255] = np.nan
             size = image.shape[-1]
             yield Chip(
-                image=values, valid=np.isfinite(values).all(axis=0), name=name, sha256=hashlib.sha256(image.tobytes()).hexdigest(),
-                label=label, label_name=f"class{label}", split=split, width_px=size + 9, height_px=size + 3, row_off=1, col_off=4,
-            )  # fmt: skip
+                image=values,
+                valid=np.isfinite(values).all(axis=0),
+                name=name,
+                sha256=hashlib.sha256(image.tobytes()).hexdigest(),
+                label=label,
+                label_name=f"class{label}",
+                split=split,
+                width_px=size + 9,
+                height_px=size + 3,
+                row_off=1,
+                col_off=4,
+            )
 
 
 def reflectance(rng: np.random.Generator, *, height: int, width: int, bands: int = 3) -> np.ndarray:

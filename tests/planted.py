@@ -55,9 +55,21 @@ def planted(rng: np.random.Generator, n: int = 120, size: int = 16) -> Task:
 
 def contract(**changes: object) -> Preprocessing:
     fields = {
-        "sensor": "sentinel2_l1c", "quantity": TOA, "bands": BANDS, "convert": (), "range": TOA.plausible, "clip": None, "mean": (0.2,) * 4, "std": (0.1,) * 4,
-        "size_px": 16, "gsd_m": (10.0, 10.0), "resize": "to_size", "interpolation": "bilinear", "antialias": True, "missing": "refuse",
-    }  # fmt: skip
+        "sensor": "sentinel2_l1c",
+        "quantity": TOA,
+        "bands": BANDS,
+        "convert": (),
+        "range": TOA.plausible,
+        "clip": None,
+        "mean": (0.2,) * 4,
+        "std": (0.1,) * 4,
+        "size_px": 16,
+        "gsd_m": (10.0, 10.0),
+        "resize": "to_size",
+        "interpolation": "bilinear",
+        "antialias": True,
+        "missing": "refuse",
+    }
     return Preprocessing(**{**fields, **changes})  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from eo_ssl.curation import DynamicConfig, DynamicSchedule, Hierarchical, Readiness
-from eo_ssl.manifest import fingerprint
+from eo_ssl.fingerprints import fingerprint
 from eo_ssl.models import Vit
 from eo_ssl.objectives import IJepa, Mae, Method, Objective, SimClr, ViewSpec
 from eo_ssl.preprocessing import Preprocessing

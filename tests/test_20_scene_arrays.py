@@ -15,9 +15,18 @@ from eo_ssl.errors import UserError
 from eo_ssl.scene import Product, list_products
 
 FIELDS = {
-    "title": "synthetic", "licence": "Apache-2.0", "attribution": "made in a test", "source": "a test", "sensor": "sentinel2_l2a", "reader": "array",
-    "bands": ["B8A", "B04"], "quantity": "boa_reflectance", "gsd_m": 20.0, "scale": 1e-4, "nodata": 0,
-}  # fmt: skip
+    "title": "synthetic",
+    "licence": "Apache-2.0",
+    "attribution": "made in a test",
+    "source": "a test",
+    "sensor": "sentinel2_l2a",
+    "reader": "array",
+    "bands": ["B8A", "B04"],
+    "quantity": "boa_reflectance",
+    "gsd_m": 20.0,
+    "scale": 1e-4,
+    "nodata": 0,
+}
 
 
 def listed(folder: Path, **changes: Any) -> tuple[Product, ...]:
@@ -53,9 +62,14 @@ def test_mask_and_labels_in_the_archive_and_beside_it(tmp_path: Path, rng: np.ra
     np.savez(tmp_path / "a.npz", img=image, msk=kinds)
     np.save(tmp_path / "cover.npy", kinds[..., 0])
     (product,) = listed(
-        tmp_path, files="a.npz", scale=1.0, nodata=None, array={"dims": "yxb", "key": "img"},
-        mask={"source": "msk", "classes": {"cloud": [4], "shadow": [0]}}, labels={"source": "cover.npy", "classes": {1: "water", 3: "land"}},
-    )  # fmt: skip
+        tmp_path,
+        files="a.npz",
+        scale=1.0,
+        nodata=None,
+        array={"dims": "yxb", "key": "img"},
+        mask={"source": "msk", "classes": {"cloud": [4], "shadow": [0]}},
+        labels={"source": "cover.npy", "classes": {1: "water", 3: "land"}},
+    )
     cube = product.open()
     np.testing.assert_array_equal(cube["cloud"].values, kinds[..., 0] == 4)
     np.testing.assert_array_equal(cube["shadow"].values, kinds[..., 0] == 0)

@@ -20,12 +20,25 @@ from eo_ssl.errors import UserError
 from eo_ssl.scene import ProductList, list_products
 
 FIELDS = {
-    "title": "synthetic", "licence": "Apache-2.0", "attribution": "made in a test", "source": "a test", "sensor": "sar_chip", "reader": "chips",
-    "bands": ["SAR"], "quantity": "amplitude", "gsd_m": 0.3,
-}  # fmt: skip
+    "title": "synthetic",
+    "licence": "Apache-2.0",
+    "attribution": "made in a test",
+    "source": "a test",
+    "sensor": "sar_chip",
+    "reader": "chips",
+    "bands": ["SAR"],
+    "quantity": "amplitude",
+    "gsd_m": 0.3,
+}
 CHIPS = {
-    "archive": "chips.tar", "manifest": "all.csv", "path_column": "path", "label_column": "class", "split_column": "split", "crop_px": 8, "undersized": "drop",
-}  # fmt: skip
+    "archive": "chips.tar",
+    "manifest": "all.csv",
+    "path_column": "path",
+    "label_column": "class",
+    "split_column": "split",
+    "crop_px": 8,
+    "undersized": "drop",
+}
 
 
 def png(pixels: np.ndarray) -> bytes:

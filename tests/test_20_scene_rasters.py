@@ -42,12 +42,27 @@ def write(path: Path, values: np.ndarray, *, gsd: float = 10.0, crs: str | None 
 
 def folder_card(folder: Path, **changes: Any) -> Card:
     fields = {
-        "sensor": "sentinel2_l2a", "reader": "band_folder", "folder": "scenes/*", "bands": ["B11", "B02", "B01"], "quantity": "boa_reflectance",
-        "files": {"B02": "B02.tif", "B11": "B11.tif", "B01": "B01.tif"}, "gsd_m": 10.0, "scale": 1e-4, "nodata": 0,
+        "sensor": "sentinel2_l2a",
+        "reader": "band_folder",
+        "folder": "scenes/*",
+        "bands": ["B11", "B02", "B01"],
+        "quantity": "boa_reflectance",
+        "files": {"B02": "B02.tif", "B11": "B11.tif", "B01": "B01.tif"},
+        "gsd_m": 10.0,
+        "scale": 1e-4,
+        "nodata": 0,
         "resampling": {"default": "bilinear", "B11": "nearest"},
-        "metadata": {"file": "product.json", "datetime": "when", "processing_baseline": "facts.baseline", "offset": "facts.offset"},
-        "mask": {"source": "SCL.tif", "classes": {"nodata": [0], "saturated": [1], "shadow": [3], "cloud": [8, 9, 10], "snow": [11]}},
-    }  # fmt: skip
+        "metadata": {
+            "file": "product.json",
+            "datetime": "when",
+            "processing_baseline": "facts.baseline",
+            "offset": "facts.offset",
+        },
+        "mask": {
+            "source": "SCL.tif",
+            "classes": {"nodata": [0], "saturated": [1], "shadow": [3], "cloud": [8, 9, 10], "snow": [11]},
+        },
+    }
     return card(folder, **(fields | changes))
 
 
@@ -223,9 +238,17 @@ def test_the_files_own_nodata_and_saturation_are_seen(tmp_path: Path) -> None:
     values[0, 0, 0], values[1, 2, 2], values[1, 3, 3] = 7, 0, 65535
     write(tmp_path / "scene.tif", values, nodata=7)
     made = card(
-        tmp_path, sensor="sentinel2_l1c", reader="raster", files="*.tif", bands=["B04", "B03"], quantity="toa_reflectance", gsd_m=10.0, scale=1e-4,
-        nodata=0, dtype_max=65535,
-    )  # fmt: skip
+        tmp_path,
+        sensor="sentinel2_l1c",
+        reader="raster",
+        files="*.tif",
+        bands=["B04", "B03"],
+        quantity="toa_reflectance",
+        gsd_m=10.0,
+        scale=1e-4,
+        nodata=0,
+        dtype_max=65535,
+    )
     cube = list_products(made, tmp_path).products[0].open()
     assert np.argwhere(np.isnan(cube["image"].values)).tolist() == [[0, 2, 2], [1, 0, 0]]  # B03 first: canonical order
     assert np.argwhere(cube["saturated"].values).tolist() == [[3, 3]]
@@ -235,9 +258,17 @@ def radar(folder: Path, values: np.ndarray, **changes: Any) -> Card:
     write(folder / "burst_A_20240105T010203_VV.tif", values[0], nodata=float("nan"))
     write(folder / "burst_A_20240105T010203_VH.tif", values[1], nodata=float("nan"))
     fields = {
-        "sensor": "sentinel1_rtc", "reader": "raster", "files": "*.tif", "bands": ["VV", "VH"], "quantity": "gamma0", "gsd_m": 10.0,
-        "group": {"pattern": r"(?P<product>burst_(?P<orbit>[A-Z])_(?P<datetime>\d+T\d+))_(?P<band>V[VH])", "datetime_format": "%Y%m%dT%H%M%S"},
-    }  # fmt: skip
+        "sensor": "sentinel1_rtc",
+        "reader": "raster",
+        "files": "*.tif",
+        "bands": ["VV", "VH"],
+        "quantity": "gamma0",
+        "gsd_m": 10.0,
+        "group": {
+            "pattern": r"(?P<product>burst_(?P<orbit>[A-Z])_(?P<datetime>\d+T\d+))_(?P<band>V[VH])",
+            "datetime_format": "%Y%m%dT%H%M%S",
+        },
+    }
     return card(folder, **(fields | changes))
 
 
@@ -267,9 +298,16 @@ def test_two_dates_in_one_file_are_two_products(tmp_path: Path, rng: np.random.G
     values = rng.integers(300, 3000, (4, 8, 8)).astype(np.uint16)
     write(tmp_path / "stack.tif", values)
     made = card(
-        tmp_path, sensor="sentinel2_l2a", reader="raster", files="stack.tif", bands=["B04", "B03"], quantity="boa_reflectance", gsd_m=10.0, scale=1e-4,
+        tmp_path,
+        sensor="sentinel2_l2a",
+        reader="raster",
+        files="stack.tif",
+        bands=["B04", "B03"],
+        quantity="boa_reflectance",
+        gsd_m=10.0,
+        scale=1e-4,
         layers={"spring": [1, 2], "autumn": [3, 4]},
-    )  # fmt: skip
+    )
     autumn, spring = list_products(made, tmp_path).products
     assert (autumn.product_id, spring.product_id) == ("set/stack/autumn", "set/stack/spring")
     np.testing.assert_allclose(autumn.open()["image"].values, values[[3, 2]] * 1e-4, rtol=1e-6)
@@ -282,9 +320,16 @@ def test_labels_beside_the_image_follow_its_grid(tmp_path: Path, rng: np.random.
     cover = rng.integers(0, 5, (4, 4)).astype(np.uint8)
     write(tmp_path / "cover" / "a.tif", cover, gsd=20.0)
     made = card(
-        tmp_path, sensor="sentinel2_l2a", reader="raster", files="image/*.tif", bands=["B04"], quantity="boa_reflectance", gsd_m=10.0, scale=1e-4,
+        tmp_path,
+        sensor="sentinel2_l2a",
+        reader="raster",
+        files="image/*.tif",
+        bands=["B04"],
+        quantity="boa_reflectance",
+        gsd_m=10.0,
+        scale=1e-4,
         labels={"source": "../cover/{stem}.tif", "classes": {1: "water", 4: "crop"}},
-    )  # fmt: skip
+    )
     label = list_products(made, tmp_path).products[0].open()["label"].values
     fine = np.repeat(np.repeat(cover, 2, axis=0), 2, axis=1)
     np.testing.assert_array_equal(label, np.where(np.isin(fine, (1, 4)), fine.astype(int), -1))

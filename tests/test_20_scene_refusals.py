@@ -20,9 +20,18 @@ from eo_ssl.errors import UserError
 from eo_ssl.scene import Product, check_cube, list_products
 
 RASTER = {
-    "title": "synthetic", "licence": "Apache-2.0", "attribution": "made in a test", "source": "a test", "sensor": "sentinel2_l1c", "reader": "raster",
-    "files": "*.tif", "bands": ["B02", "B03"], "quantity": "toa_reflectance", "gsd_m": 10.0, "scale": 1e-4,
-}  # fmt: skip
+    "title": "synthetic",
+    "licence": "Apache-2.0",
+    "attribution": "made in a test",
+    "source": "a test",
+    "sensor": "sentinel2_l1c",
+    "reader": "raster",
+    "files": "*.tif",
+    "bands": ["B02", "B03"],
+    "quantity": "toa_reflectance",
+    "gsd_m": 10.0,
+    "scale": 1e-4,
+}
 FOLDER = RASTER | {
     "reader": "band_folder",
     "folder": "scene",
@@ -242,9 +251,19 @@ def test_an_all_nodata_product_is_seen_by_its_valid_fraction(tmp_path: Path) -> 
 
 def good_cube() -> xr.Dataset:
     attrs = {
-        "sensor": "sentinel2_l1c", "quantity": "toa_reflectance", "product_id": "p", "datetime": "", "processing_baseline": "", "orbit": "", "crs": "",
-        "gsd_m": 10.0, "transform": (), "licence": "", "attribution": "", "source": "",
-    }  # fmt: skip
+        "sensor": "sentinel2_l1c",
+        "quantity": "toa_reflectance",
+        "product_id": "p",
+        "datetime": "",
+        "processing_baseline": "",
+        "orbit": "",
+        "crs": "",
+        "gsd_m": 10.0,
+        "transform": (),
+        "licence": "",
+        "attribution": "",
+        "source": "",
+    }
     image = np.zeros((2, 4, 5), dtype=np.float32)
     flags = np.zeros((4, 5), dtype=bool)
     coordinates = {"band": ["B02", "B8A"], "y": np.arange(4.0), "x": np.arange(5.0)}

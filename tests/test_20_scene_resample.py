@@ -116,9 +116,14 @@ def test_equals_gdal_where_all_is_valid(rng: np.random.Generator, method: str, g
     values = rng.normal(0.3, 0.1, source.shape).astype(np.float32)
     expected = np.zeros(target.shape, dtype=np.float32)
     reproject(
-        values, expected, resampling=gdal, src_crs=UTM, dst_crs=UTM,
-        src_transform=source.affine, dst_transform=target.affine,
-    )  # fmt: skip
+        values,
+        expected,
+        resampling=gdal,
+        src_crs=UTM,
+        dst_crs=UTM,
+        src_transform=source.affine,
+        dst_transform=target.affine,
+    )
     inner = (slice(3, -3), slice(3, -3))  # at the border GDAL shortens its kernel, we repeat the edge
     np.testing.assert_allclose(whole(values, source, target, method)[inner], expected[inner], rtol=1e-5)
 

@@ -66,18 +66,31 @@ def test_the_formula_with_numbers_by_hand(tmp_path: Path) -> None:
     """B02 with -1000 and B03 with -500, over 20000: (1234 - 1000) / 20000 = 0.0117; 0 and 65535 are no reflectance."""
     truth = make_s2_safe(tmp_path, S2SafeSpec(level="L1C", baseline="04.00", size_px=SIZE, edge=False, saturated=0))
     unlisted(truth.path)
-    edit(truth.path / "MTD_MSIL1C.xml", (
-        ("<QUANTIFICATION_VALUE unit=\"none\">10000<", "<QUANTIFICATION_VALUE unit=\"none\">20000<"),
-        ("<RADIO_ADD_OFFSET band_id=\"2\">-1000<", "<RADIO_ADD_OFFSET band_id=\"2\">-500<"),
-    ))  # fmt: skip
+    edit(
+        truth.path / "MTD_MSIL1C.xml",
+        (
+            ('<QUANTIFICATION_VALUE unit="none">10000<', '<QUANTIFICATION_VALUE unit="none">20000<'),
+            ('<RADIO_ADD_OFFSET band_id="2">-1000<', '<RADIO_ADD_OFFSET band_id="2">-500<'),
+        ),
+    )
     stored = np.full((SIZE, SIZE), 3000, dtype=np.uint16)
     stored[0, :5] = [0, 65535, 1234, 1000, 21000]
     for band in ("B02", "B03"):
         (file,) = truth.path.glob(f"GRANULE/*/IMG_DATA/*_{band}.jp2")
         with rasterio.open(file) as old:
             place = {"crs": old.crs, "transform": old.transform}
-        with rasterio.open(file, "w", driver="JP2OpenJPEG", width=SIZE, height=SIZE, count=1, dtype="uint16",
-                           QUALITY="100", REVERSIBLE="YES", **place) as new:  # fmt: skip
+        with rasterio.open(
+            file,
+            "w",
+            driver="JP2OpenJPEG",
+            width=SIZE,
+            height=SIZE,
+            count=1,
+            dtype="uint16",
+            QUALITY="100",
+            REVERSIBLE="YES",
+            **place,
+        ) as new:
             new.write(stored, 1)
     cube = opened(truth, bands=["B02", "B03"])
     nan = np.nan
@@ -144,8 +157,20 @@ def test_a_band_is_taken_at_the_sensors_own_resolution(made: dict[tuple[str, str
     names = sorted(
         Path(name).stem.rsplit("_", 2)[1:] for name in source.files() if "/IMG_DATA/" in name and "_SCL_" not in name
     )
-    assert names == [["B01", "60m"], ["B02", "10m"], ["B03", "10m"], ["B04", "10m"], ["B05", "20m"], ["B06", "20m"], ["B07", "20m"],
-                     ["B08", "10m"], ["B09", "60m"], ["B11", "20m"], ["B12", "20m"], ["B8A", "20m"]]  # fmt: skip
+    assert names == [
+        ["B01", "60m"],
+        ["B02", "10m"],
+        ["B03", "10m"],
+        ["B04", "10m"],
+        ["B05", "20m"],
+        ["B06", "20m"],
+        ["B07", "20m"],
+        ["B08", "10m"],
+        ["B09", "60m"],
+        ["B11", "20m"],
+        ["B12", "20m"],
+        ["B8A", "20m"],
+    ]
 
 
 def everything(product: Product) -> dict[str, np.ndarray]:
@@ -243,8 +268,17 @@ def test_real_previews_keep_their_values_in_a_safe_product(real_data: Path, tmp_
     unlisted(truth.path)
     metres = 109_800 / 687
     (tile,) = truth.path.glob("GRANULE/*/MTD_TL.xml")
-    edit(tile, tuple((f"<{axis}DIM>{sign}{gsd}<", f"<{axis}DIM>{sign}{metres!r}<") for axis, sign in (("X", ""), ("Y", "-")) for gsd in (10, 20, 60))
-         + tuple((f">{SIZE * 10 // gsd}</N{side}", f">687</N{side}") for side in ("ROWS", "COLS") for gsd in (10, 20, 60)))  # fmt: skip
+    edit(
+        tile,
+        tuple(
+            (f"<{axis}DIM>{sign}{gsd}<", f"<{axis}DIM>{sign}{metres!r}<")
+            for axis, sign in (("X", ""), ("Y", "-"))
+            for gsd in (10, 20, 60)
+        )
+        + tuple(
+            (f">{SIZE * 10 // gsd}</N{side}", f">687</N{side}") for side in ("ROWS", "COLS") for gsd in (10, 20, 60)
+        ),
+    )
     for file in truth.path.glob("GRANULE/*/IMG_DATA/*_B*.jp2"):
         file.write_bytes((source / f"{file.stem[-3:]}.jp2").read_bytes())
     for mask in truth.path.glob("GRANULE/*/QI_DATA/MSK_CLOUDS*"):

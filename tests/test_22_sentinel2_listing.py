@@ -91,10 +91,14 @@ ONE = '<RADIO_ADD_OFFSET band_id="3">-1000</RADIO_ADD_OFFSET>'
         ("<PROCESSING_LEVEL>Level-1C<", "<PROCESSING_LEVEL>Level-1B<", "Level-1C or Level-2A"),
         ("<IMAGE_FILE>GRANULE/", "<IMAGE_FILE>../../etc/", "images below GRANULE"),
         ("<IMAGE_FILE>GRANULE/", "<IMAGE_FILE>GRANULE/../", "images below GRANULE"),
-        ("<n1:General_Info>", "<n1:General_Info><Granule granuleIdentifier='second'/>", "expected one tile in .*, got 2"),
+        (
+            "<n1:General_Info>",
+            "<n1:General_Info><Granule granuleIdentifier='second'/>",
+            "expected one tile in .*, got 2",
+        ),
         ("<DATATAKE_SENSING_START>2022", "<DATATAKE_SENSING_START>20x2", "ISO 8601"),
     ],
-)  # fmt: skip
+)
 def test_values_that_cannot_be_are_refused_in_one_sentence(product: Path, old: str, new: str, message: str) -> None:
     edit(product / "MTD_MSIL1C.xml", ((old, new),))
     listed = only(card_of("L1C"), product.parent)  # listing goes on; opening tells
@@ -138,8 +142,14 @@ def test_level_2a_of_issue_14_2_spells_its_elements_differently(tmp_path: Path) 
     truth = make_s2_safe(tmp_path, S2SafeSpec(level="L2A", baseline="02.06", size_px=SIZE))
     expected = metadata(truth.path)
     unlisted(truth.path)
-    edit(truth.path / "MTD_MSIL2A.xml", (("IMAGE_FILE>", "IMAGE_FILE_2A>"), ("BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE"),
-                                         ("Product_Organisation", "L2A_Product_Organisation")))  # fmt: skip
+    edit(
+        truth.path / "MTD_MSIL2A.xml",
+        (
+            ("IMAGE_FILE>", "IMAGE_FILE_2A>"),
+            ("BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE"),
+            ("Product_Organisation", "L2A_Product_Organisation"),
+        ),
+    )
     assert metadata(truth.path) == expected
     assert expected.quantification == 10000.0
 
@@ -155,10 +165,13 @@ def test_products_of_the_other_level_are_left_out_by_name(tmp_path: Path) -> Non
         list_products(card_of("L2A", files="S2?_MSIL1C*"), tmp_path)
 
 
-@pytest.mark.parametrize("name", [
-    "S2A_OPER_MTD_SAFL1C_PDMC_20160905T104813_R002_V20160905T005712_20160905T010424.xml",  # as ESA called it
-    "MTD_MSIL1C.xml",  # renamed
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "S2A_OPER_MTD_SAFL1C_PDMC_20160905T104813_R002_V20160905T005712_20160905T010424.xml",  # as ESA called it
+        "MTD_MSIL1C.xml",  # renamed
+    ],
+)
 def test_old_products_of_several_tiles_are_refused_with_a_remedy(product: Path, name: str) -> None:
     old = product.parent / "S2A_OPER_PRD_MSIL1C_PDMC_20160905T104813_R002.SAFE"
     (old / "GRANULE" / "S2A_OPER_MSI_L1C_TL_SGS__20160905T073438_A006291_T53HLA_N02.04").mkdir(parents=True)

@@ -89,14 +89,38 @@ def test_snow_is_the_third_layer_of_the_raster(made: dict[tuple[str, str], S2Saf
     (path,) = truth.path.glob("GRANULE/*/QI_DATA/MSK_CLASSI_B00.jp2")
     layers = np.zeros((3, SIZE // 6, SIZE // 6), dtype=np.uint8)
     layers[0, 2, 3], layers[1, 4, 5], layers[2, 6, 7] = 1, 1, 1
-    with rasterio.open(path, "w", driver="JP2OpenJPEG", width=20, height=20, count=3, dtype="uint8", crs="EPSG:32632",
-                       transform=truth.spec.transform(60), QUALITY="100", REVERSIBLE="YES", YCBCR420="NO", YCC="NO") as file:  # fmt: skip
+    with rasterio.open(
+        path,
+        "w",
+        driver="JP2OpenJPEG",
+        width=20,
+        height=20,
+        count=3,
+        dtype="uint8",
+        crs="EPSG:32632",
+        transform=truth.spec.transform(60),
+        QUALITY="100",
+        REVERSIBLE="YES",
+        YCBCR420="NO",
+        YCC="NO",
+    ) as file:
         file.write(layers)
     found = cube(truth)
     np.testing.assert_array_equal(found["cloud"].values, repeated((layers[0] | layers[1]).astype(bool), 6))
     np.testing.assert_array_equal(found["snow"].values, repeated(layers[2].astype(bool), 6))
-    with rasterio.open(path, "w", driver="JP2OpenJPEG", width=20, height=20, count=1, dtype="uint8", crs="EPSG:32632",
-                       transform=truth.spec.transform(60), QUALITY="100", REVERSIBLE="YES") as file:  # fmt: skip
+    with rasterio.open(
+        path,
+        "w",
+        driver="JP2OpenJPEG",
+        width=20,
+        height=20,
+        count=1,
+        dtype="uint8",
+        crs="EPSG:32632",
+        transform=truth.spec.transform(60),
+        QUALITY="100",
+        REVERSIBLE="YES",
+    ) as file:
         file.write(layers[:1])
     with pytest.raises(UserError, match=r"expected 3 layers \(opaque cloud, cirrus, snow\).* got 1"):
         cube(truth)
@@ -184,12 +208,18 @@ SQUARE = [(700_000.0, 4_700_000.0), (700_500.0, 4_700_000.0), (700_500.0, 4_699_
         (gml(FEATURE.format(kind="OPAQUE", rings=ring("exterior", SQUARE)), crs="32633"), "polygons in EPSG:32632"),
         (gml(FEATURE.format(kind="SHADOW", rings=ring("exterior", SQUARE))), "OPAQUE or CIRRUS in .*, got SHADOW"),
         (gml(FEATURE.format(kind="OPAQUE", rings=ring("exterior", SQUARE[:3]))), "at least four points"),
-        (gml(FEATURE.format(kind="OPAQUE", rings=ring("exterior", [(float("nan"), 1.0), *SQUARE]))), "finite coordinates"),
-        (gml(FEATURE.format(kind="OPAQUE", rings=ring("exterior", SQUARE).replace("700000.0", "70000O.0"))), "finite coordinates"),
+        (
+            gml(FEATURE.format(kind="OPAQUE", rings=ring("exterior", [(float("nan"), 1.0), *SQUARE]))),
+            "finite coordinates",
+        ),
+        (
+            gml(FEATURE.format(kind="OPAQUE", rings=ring("exterior", SQUARE).replace("700000.0", "70000O.0"))),
+            "finite coordinates",
+        ),
         (gml(FEATURE.format(kind="OPAQUE", rings="")), "one outline per polygon"),
         ("<eop:Mask>", "expected XML"),
     ],
-)  # fmt: skip
+)
 def test_hostile_and_damaged_polygons_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         cube(with_polygons(tmp_path, text))

@@ -48,10 +48,14 @@ def _plain(longitude: float, latitude: float) -> GeolocationGrid:
 @pytest.mark.parametrize(
     ("longitude", "latitude", "crs"),
     [
-        (8.8, 47.0, "EPSG:32632"), (-71.0, -33.0, "EPSG:32719"), (179.7, 10.0, "EPSG:32660"), (-179.9, 10.0, "EPSG:32601"),
-        (20.0, 86.0, "EPSG:5041"), (20.0, -86.0, "EPSG:5042"),
+        (8.8, 47.0, "EPSG:32632"),
+        (-71.0, -33.0, "EPSG:32719"),
+        (179.7, 10.0, "EPSG:32660"),
+        (-179.9, 10.0, "EPSG:32601"),
+        (20.0, 86.0, "EPSG:5041"),
+        (20.0, -86.0, "EPSG:5042"),
     ],
-)  # fmt: skip
+)
 def test_zone_of_the_centre_and_back(longitude: float, latitude: float, crs: str) -> None:
     grid = _plain(longitude, latitude)
     assert choose_crs(grid) == crs
@@ -150,9 +154,17 @@ def test_real_pixels_lie_where_gdal_warps_them(real_data: Path) -> None:
     part = make_grid(300, 300, (a, b, c + 80_000.0, d, e, f - 60_000.0), way.crs)
     theirs = np.full(part.shape, np.nan, dtype=np.float32)
     reproject(
-        power, theirs, gcps=gcps, src_crs="EPSG:4326", dst_crs=way.crs, dst_transform=part.affine,
-        dst_nodata=np.nan, resampling=Resampling.bilinear, SRC_METHOD="GCP_TPS", tolerance=0.0,
-    )  # fmt: skip
+        power,
+        theirs,
+        gcps=gcps,
+        src_crs="EPSG:4326",
+        dst_crs=way.crs,
+        dst_transform=part.affine,
+        dst_nodata=np.nan,
+        resampling=Resampling.bilinear,
+        SRC_METHOD="GCP_TPS",
+        tolerance=0.0,
+    )
     places = way.image_positions(part, np.arange(300) + 0.5, np.arange(300) + 0.5)
     ours = sample_bilinear(lambda rows, columns: power[slice(*rows), slice(*columns)], *places, shape=stored.shape)
     both = np.isfinite(ours) & np.isfinite(theirs)

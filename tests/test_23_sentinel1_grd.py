@@ -85,10 +85,13 @@ def test_the_formula_with_numbers(tmp_path: Path) -> None:
         text = path.read_text()
         first, rest = text.split(f"<{tag} ", 1)
         count = int(rest.split('"')[1])
-        path.write_text(first + "".join(
-            f'<{tag} count="{count}">{" ".join([value] * count)}</{tag}>' + part.split(f"</{tag}>", 1)[1]
-            for part in rest.split(f"<{tag} ")
-        ))  # fmt: skip
+        path.write_text(
+            first
+            + "".join(
+                f'<{tag} count="{count}">{" ".join([value] * count)}</{tag}>' + part.split(f"</{tag}>", 1)[1]
+                for part in rest.split(f"<{tag} ")
+            )
+        )
         relisted(truth.path, path)
     path = truth.path / str(radar.image.noise)
     text = path.read_text()
@@ -214,8 +217,18 @@ def test_water_at_the_noise_is_no_border(tmp_path: Path, rng: np.random.Generato
     power = noise * rng.gamma(4.4, 1 / 4.4, (600, 700))  # nothing but thermal noise
     power[:, :40] = 9.0
     path = tmp_path / "dn.tif"
-    with rasterio.open(path, "w", driver="GTiff", height=600, width=700, count=1, dtype="uint16", photometric="MINISBLACK", gcps=[
-        rasterio.control.GroundControlPoint(0, 0, 8, 47)], crs="EPSG:4326") as file:  # fmt: skip
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=600,
+        width=700,
+        count=1,
+        dtype="uint16",
+        photometric="MINISBLACK",
+        gcps=[rasterio.control.GroundControlPoint(0, 0, 8, 47)],
+        crs="EPSG:4326",
+    ) as file:
         file.write(np.rint(np.sqrt(power)).astype(np.uint16), 1)
     border = measure_border(
         path,
@@ -283,10 +296,12 @@ def test_pixels_coarser_than_the_card_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tag", "value", "words"),
     [
-        ("longitude", "1.500000000000000e+02", "geolocation grid that fits"), ("latitude", "9.900000000000000e+03", "on the globe"),
-        ("latitude", "inf", "finite numbers"), ("pixel", "7", "a full geolocation grid"),
+        ("longitude", "1.500000000000000e+02", "geolocation grid that fits"),
+        ("latitude", "9.900000000000000e+03", "on the globe"),
+        ("latitude", "inf", "finite numbers"),
+        ("pixel", "7", "a full geolocation grid"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_geolocation_grid_is_refused(tmp_path: Path, tag: str, value: str, words: str) -> None:
     truth = make_s1_grd_safe(tmp_path, OLD)
     for path in (truth.path / "annotation").glob("*.xml"):
@@ -383,9 +398,10 @@ def test_what_is_not_wanted_is_left_out_and_what_is_damaged_stays(tmp_path: Path
     found, dropped = list_grd_products(_card(), tmp_path)
     assert sorted(product.source.name for product in found if product.source) == [copy.stem, damaged.stem]
     assert sorted(reason for _, reason in dropped) == [
-        "a product of type SLC, not GRD", f"a second copy, in {copy.stem}.zip",
+        "a product of type SLC, not GRD",
+        f"a second copy, in {copy.stem}.zip",
         "has HH, HV, and card s1_safe_grd wants VV, VH",
-    ]  # fmt: skip
+    ]
     (broken,) = (product for product in found if product.source and product.source.name == damaged.stem)
     for call in (broken.open, broken.checksum):
         with pytest.raises(UserError, match="expected a zip file"):

@@ -42,9 +42,19 @@ HEIGHT_M = 210.0
 
 def _card(*, gsd_m: float = 10.0, **radar: Any) -> Card:
     return Card(
-        name="grd", title="", sensor="sentinel1_grd", reader="sentinel1_grd_safe", bands=("VV",), quantity=Quantity.GAMMA0,
-        gsd_m=gsd_m, licence="", attribution="", source="", files="*", radar=Radar(geocoding="terrain", **radar),
-    )  # fmt: skip
+        name="grd",
+        title="",
+        sensor="sentinel1_grd",
+        reader="sentinel1_grd_safe",
+        bands=("VV",),
+        quantity=Quantity.GAMMA0,
+        gsd_m=gsd_m,
+        licence="",
+        attribution="",
+        source="",
+        files="*",
+        radar=Radar(geocoding="terrain", **radar),
+    )
 
 
 def _write(path: Path, grid: GeoBox, heights: np.ndarray, *, nodata: float | None = None) -> Path:

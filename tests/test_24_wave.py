@@ -36,9 +36,19 @@ def _card(
     quantity: Quantity = Quantity.SIGMA0,
 ) -> Card:
     return Card(
-        name="wave", title="", sensor="sentinel1_wv", reader="sentinel1_wv_safe", bands=bands, quantity=quantity, gsd_m=50.0, licence="",
-        attribution="", source="", files="*", vignettes=Vignettes(crop_px=crop_px, remove_noise=remove_noise),
-    )  # fmt: skip
+        name="wave",
+        title="",
+        sensor="sentinel1_wv",
+        reader="sentinel1_wv_safe",
+        bands=bands,
+        quantity=quantity,
+        gsd_m=50.0,
+        licence="",
+        attribution="",
+        source="",
+        files="*",
+        vignettes=Vignettes(crop_px=crop_px, remove_noise=remove_noise),
+    )
 
 
 def _product(folder: Path, card: Card | None = None) -> Product:
@@ -158,8 +168,10 @@ def test_speckle_averages_to_the_truth_without_the_noise(tmp_path: Path) -> None
     for chip, noisy, vignette in zip(quiet, loud, truth.vignettes, strict=True):
         along, across = _ground(vignette)
         looks = 50.0**2 / (along[-1] / len(along)) / (across[-1] / len(across))
-        middle = [np.interp(50 * (start + np.arange(SIZE) + 0.5), edges, np.arange(len(edges)) - 0.5)
-                  for start, edges in ((chip.row_off, along), (chip.col_off, across))]  # fmt: skip
+        middle = [
+            np.interp(50 * (start + np.arange(SIZE) + 0.5), edges, np.arange(len(edges)) - 0.5)
+            for start, edges in ((chip.row_off, along), (chip.col_off, across))
+        ]
         ratio = chip.image[0].astype(np.float64) / vignette.sigma0(*middle)
         assert ratio.mean() == pytest.approx(1, abs=0.015)
         table = vignette.tables.calibration_at(middle[0], middle[1])

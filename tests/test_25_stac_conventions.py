@@ -174,9 +174,22 @@ def _assets(**keys: dict[str, Any]) -> dict[str, Any]:
 
 JP2 = {"type": "image/jp2"}
 EARTH_SEARCH = _assets(
-    blue={}, blue__jp2=JP2, coastal={}, coastal__jp2=JP2, rededge1={}, nir={}, nir08={}, nir09={}, swir16={}, scl={}, scl__jp2=JP2,
-    visual={"eo:bands": [{"name": "red"}, {"name": "green"}, {"name": "blue"}]}, thumbnail={"roles": ["thumbnail"]}, aot={}, wvp={},
-)  # fmt: skip
+    blue={},
+    blue__jp2=JP2,
+    coastal={},
+    coastal__jp2=JP2,
+    rededge1={},
+    nir={},
+    nir08={},
+    nir09={},
+    swir16={},
+    scl={},
+    scl__jp2=JP2,
+    visual={"eo:bands": [{"name": "red"}, {"name": "green"}, {"name": "blue"}]},
+    thumbnail={"roles": ["thumbnail"]},
+    aot={},
+    wvp={},
+)
 PLANETARY = _assets(B01={}, B02={}, B05={}, B08={}, B8A={}, B09={}, B11={}, SCL={}, AOT={}, preview={}, visual={})
 WANTED = {
     "B01": "coastal",
@@ -201,10 +214,14 @@ def test_names_of_both_catalogues_resolve() -> None:
 
 def test_odd_keys_resolve_by_their_description_and_the_key_goes_first() -> None:
     odd = _assets(
-        image_a={"eo:bands": [{"name": "B8A", "common_name": "nir08"}]}, image_b={"bands": [{"eo:common_name": "swir22"}]},
-        both={"eo:bands": [{"name": "B02"}, {"name": "B03"}]}, B04={"eo:bands": [{"name": "B12"}]},
-        small={"roles": ["overview"], "eo:bands": [{"name": "B11"}]}, B07_20m={"gsd": 20}, B07_60m={"gsd": 60},
-    )  # fmt: skip
+        image_a={"eo:bands": [{"name": "B8A", "common_name": "nir08"}]},
+        image_b={"bands": [{"eo:common_name": "swir22"}]},
+        both={"eo:bands": [{"name": "B02"}, {"name": "B03"}]},
+        B04={"eo:bands": [{"name": "B12"}]},
+        small={"roles": ["overview"], "eo:bands": [{"name": "B11"}]},
+        B07_20m={"gsd": 20},
+        B07_60m={"gsd": 60},
+    )
     places = {
         band: assets.find_asset(card(), item(assets=odd), "/c.json", band=band).place
         for band in ("B8A", "B12", "B04", "B07")
@@ -228,10 +245,13 @@ def test_assets_that_nothing_tells_apart_are_refused() -> None:
 @pytest.mark.parametrize(
     ("href", "base"),
     [
-        ("s3://bucket/B02.tif", "/c.json"), ("/etc/passwd", ""), ("file:///etc/passwd", "https://example.org/c.json"),
-        ("B02.tif", ""), ("ftp://example.org/B02.tif", "/c.json"),
+        ("s3://bucket/B02.tif", "/c.json"),
+        ("/etc/passwd", ""),
+        ("file:///etc/passwd", "https://example.org/c.json"),
+        ("B02.tif", ""),
+        ("ftp://example.org/B02.tif", "/c.json"),
     ],
-)  # fmt: skip
+)
 def test_places_this_reader_does_not_go_to(href: str, base: str) -> None:
     with pytest.raises(UserError, match=r"expected a file or an http"):
         assets.find_asset(card(), item(assets={"blue": {"href": href}}), base, band="B02")
@@ -289,9 +309,10 @@ def _processed(
 ) -> ListedItem:
     compact = baseline.replace(".", "")
     said = {
-        BASE: baseline, "s2:product_uri": f"S2A_MSIL2A_20230601T101601_N{compact}_R065_T{tile}_{made}.SAFE",
+        BASE: baseline,
+        "s2:product_uri": f"S2A_MSIL2A_20230601T101601_N{compact}_R065_T{tile}_{made}.SAFE",
         "s2:datastrip_id": f"S2A_OPER_MSI_L2A_DS_2APS_{made}_S{strip}_N{baseline}",
-    }  # fmt: skip
+    }
     return ListedItem(item(name, **said), "")
 
 
@@ -311,12 +332,18 @@ def test_the_newest_processing_of_each_sensing_stays_and_the_rest_is_reported(rn
             ("again", "half", "tile"),
             (
                 ("sentinel-2-l2a/again", "listed twice"),
-                ("sentinel-2-l2a/late", "processing baseline 02.12 of a sensing that sentinel-2-l2a/again has in 05.10"),
-                ("sentinel-2-l2a/new", "generated 20240301T000000, and sentinel-2-l2a/again of the same sensing and baseline 20240501T000000"),
+                (
+                    "sentinel-2-l2a/late",
+                    "processing baseline 02.12 of a sensing that sentinel-2-l2a/again has in 05.10",
+                ),
+                (
+                    "sentinel-2-l2a/new",
+                    "generated 20240301T000000, and sentinel-2-l2a/again of the same sensing and baseline 20240501T000000",
+                ),
                 ("sentinel-2-l2a/old", "processing baseline 02.12 of a sensing that sentinel-2-l2a/again has in 05.10"),
             ),
         )
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

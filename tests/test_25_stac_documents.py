@@ -130,9 +130,25 @@ def test_items_of_any_nonsense_are_refused_in_words_or_read(tmp_path: Path, rng:
     )
     places = list(_places(whole))
     nonsense: list[Any] = [
-        None, 5, -1, "x", "", [], {}, [1], [None], [[1]], {"a": 1}, 1e308, True, "\ud800", [{}],
-        [{"name": 5, "scale": 0, "offset": "x", "nodata": []}], [{"scale": 0, "offset": -0.1}], [{"scale": "nan"}],
-    ]  # fmt: skip
+        None,
+        5,
+        -1,
+        "x",
+        "",
+        [],
+        {},
+        [1],
+        [None],
+        [[1]],
+        {"a": 1},
+        1e308,
+        True,
+        "\ud800",
+        [{}],
+        [{"name": 5, "scale": 0, "offset": "x", "nodata": []}],
+        [{"scale": 0, "offset": -0.1}],
+        [{"scale": "nan"}],
+    ]
     known = card(
         "items.json", bbox=(10.0, 45.0, 11.0, 47.0), datetime="2023-06-01", query={"eo:cloud_cover": {"lt": 20}}
     )
@@ -178,9 +194,12 @@ def _radar_item(folder: Path, power: dict[str, np.ndarray], *, name: str = "S1A_
         write_cog(folder / f"iw-{key}.rtc.tiff", values, nodata=None)
         assets[key] = {"href": f"iw-{key}.rtc.tiff", "roles": ["data"], **bands}
     properties = {
-        "platform": "SENTINEL-1A", "sat:orbit_state": "ascending", "sar:instrument_mode": "IW", "proj:shape": [64, 64],
+        "platform": "SENTINEL-1A",
+        "sat:orbit_state": "ascending",
+        "sar:instrument_mode": "IW",
+        "proj:shape": [64, 64],
         "proj:transform": [10.0, 0.0, 600000.0, 0.0, -10.0, 5100000.0, 0.0, 0.0, 1.0],
-    }  # fmt: skip
+    }
     write(folder / "item.json", {**item(name, assets=assets, **properties), "collection": "sentinel-1-rtc"})
 
 

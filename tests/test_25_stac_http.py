@@ -201,9 +201,11 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("no rustac beside this Python: install the extra dev")
     items = []
     for name, day, baseline, cover in (
-        ("S2A_c", "2023-06-03", "05.09", 5.0), ("S2A_a", "2023-06-01", "05.09", 50.0),
-        ("S2A_b_old", "2023-06-02", "02.14", 5.0), ("S2A_b", "2023-06-02", "05.10", 5.0),
-    ):  # fmt: skip
+        ("S2A_c", "2023-06-03", "05.09", 5.0),
+        ("S2A_a", "2023-06-01", "05.09", 50.0),
+        ("S2A_b_old", "2023-06-02", "02.14", 5.0),
+        ("S2A_b", "2023-06-02", "05.10", 5.0),
+    ):
         uri = f"S2A_MSIL2A_{day.replace('-', '')}T101601_N{baseline.replace('.', '')}_R065_T32TPS_{day.replace('-', '')}T150000"
         said = item(name, **{BASE: baseline, "eo:cloud_cover": cover, "s2:product_uri": uri})
         said["properties"]["datetime"] = f"{day}T10:16:11Z"
@@ -214,8 +216,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     process = subprocess.Popen(
         [program, "serve", "--addr", address, "--create-collections", str(file)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         for _ in range(100):
             try:
@@ -265,9 +268,13 @@ def test_what_an_api_is_asked_and_that_its_answer_is_filtered_again(server: Serv
     search = {"rel": "search", "href": f"{server.url}/api/search", "type": "application/geo+json", "method": "POST"}
     root = {"rel": "root", "href": f"{server.url}/api", "type": "application/json"}
     server.answers["/api"] = {
-        "type": "Catalog", "id": "api", "stac_version": "1.0.0", "description": "d", "conformsTo": conforms,
+        "type": "Catalog",
+        "id": "api",
+        "stac_version": "1.0.0",
+        "description": "d",
+        "conformsTo": conforms,
         "links": [root, search],
-    }  # fmt: skip
+    }
     clear, cloudy = (item(f"S2A_{cover}", **{BASE: "05.09", "eo:cloud_cover": cover}) for cover in (10, 90))
     server.answers["/api/search"] = {"type": "FeatureCollection", "features": [cloudy, clear], "links": []}
     wanted = card(f"{server.url}/api", query={"eo:cloud_cover": {"lt": 20}}, datetime="2023-06-01", limit=5)

@@ -54,13 +54,19 @@ def test_coarser_bands_are_resampled_as_gdal_does_it(tile: tuple[Path, dict[str,
             out = np.empty((SIZE, SIZE), dtype=np.float32)
             with rasterio.open(root / "2023" / "tile" / "B02.tif") as blue:
                 reproject(
-                    source, out, src_transform=file.transform, src_crs=file.crs, dst_transform=blue.transform,
-                    dst_crs=file.crs, resampling=method,
-                )  # fmt: skip
+                    source,
+                    out,
+                    src_transform=file.transform,
+                    src_crs=file.crs,
+                    dst_transform=blue.transform,
+                    dst_crs=file.crs,
+                    resampling=method,
+                )
         np.testing.assert_allclose(ds["image"].sel(band=band).values[inside], out[inside], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(
-        ds["image"].sel(band="B09").values[6:], np.kron((stored["B09"].astype(np.float32) - 1000) * np.float32(1e-4), np.ones((6, 6)))[6:]
-    )  # fmt: skip
+        ds["image"].sel(band="B09").values[6:],
+        np.kron((stored["B09"].astype(np.float32) - 1000) * np.float32(1e-4), np.ones((6, 6)))[6:],
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,9 +101,12 @@ def test_a_product_pickles_into_another_process(tile: tuple[Path, dict[str, Any]
         "print(hashlib.sha256(product.open()['image'].values.tobytes()).hexdigest(), product.checksum())"
     )
     found = subprocess.run(
-        [sys.executable, "-c", code, str(root / "product.pickle")], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code, str(root / "product.pickle")],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert found.stdout.split() == [hashlib.sha256(ds["image"].values.tobytes()).hexdigest(), product.checksum()]
 
 

@@ -27,9 +27,11 @@ from eo_ssl.scene import UnreadableChip, list_products
 from eo_ssl.scene.ssl4eo.lmdb_records import parse_plain_tuple, read_modality
 
 SCENES = {  # in alphabetical order the autumn of 2020 comes last, in time it comes first
-    "20210620T100031_20210620T100031_T32TQM": 7, "20210101T100031_20210101T100031_T32TQM": 3, "20201005T100031_20201005T100031_T32TQM": 1,
+    "20210620T100031_20210620T100031_T32TQM": 7,
+    "20210101T100031_20210101T100031_T32TQM": 3,
+    "20201005T100031_20201005T100031_T32TQM": 1,
     "20210321T100031_20210321T100031_T32TQM": 5,
-}  # fmt: skip
+}
 
 
 def small(name: str, **samples: Any) -> Any:
@@ -51,9 +53,16 @@ def write_folders(root: Path, ids: tuple[str, ...]) -> None:
                 side = 24 // factor
                 values = np.full((1, side, side), 1000 * base + 10 * number + int(place), dtype=np.uint16)
                 with rasterio.open(
-                    folder / f"{band}.tif", "w", driver="GTiff", height=side, width=side, count=1, dtype="uint16", crs="EPSG:32632",
+                    folder / f"{band}.tif",
+                    "w",
+                    driver="GTiff",
+                    height=side,
+                    width=side,
+                    count=1,
+                    dtype="uint16",
+                    crs="EPSG:32632",
                     transform=Affine(10 * factor, 0, 500000, 0, -10 * factor, 5000000),
-                ) as file:  # fmt: skip
+                ) as file:
                     file.write(values)
 
 
@@ -314,8 +323,15 @@ def test_a_corpus_leaves_out_a_hostile_record_alone_and_says_so(tmp_path: Path, 
 
 @pytest.mark.parametrize(
     "record",
-    [(b"abcd", (1, 1, 2)), (b"abc", (1, 1, 1, 2)), (b"abcd", (1, 1, -2, -2)), (b"abcd", (1, 1, 1.0, 4)), (b"a" * 32, (1, 1, 2, 2)), (b"abcd",)],
-)  # fmt: skip
+    [
+        (b"abcd", (1, 1, 2)),
+        (b"abc", (1, 1, 1, 2)),
+        (b"abcd", (1, 1, -2, -2)),
+        (b"abcd", (1, 1, 1.0, 4)),
+        (b"a" * 32, (1, 1, 2, 2)),
+        (b"abcd",),
+    ],
+)
 def test_a_record_whose_bytes_do_not_fill_its_shape_is_refused(record: tuple[Any, ...]) -> None:
     with pytest.raises(UserError, match="in here"):
         read_modality(record, "s2c", name="here")

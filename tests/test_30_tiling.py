@@ -58,8 +58,13 @@ def test_shift_reaches_every_pixel_with_whole_tiles(height: int, width: int, siz
 
 def test_windows_are_ordered_row_by_row() -> None:
     assert plan_native(5, 4, size_px=2, edge="pad").tolist() == [
-        [0, 0, 2, 2], [0, 2, 2, 2], [2, 0, 2, 2], [2, 2, 2, 2], [4, 0, 1, 2], [4, 2, 1, 2],
-    ]  # fmt: skip
+        [0, 0, 2, 2],
+        [0, 2, 2, 2],
+        [2, 0, 2, 2],
+        [2, 2, 2, 2],
+        [4, 0, 1, 2],
+        [4, 2, 1, 2],
+    ]
 
 
 def test_an_image_smaller_than_a_tile_has_tiles_only_with_pad() -> None:

@@ -63,10 +63,19 @@ def write(root: Path, dtype: str, codec: str) -> tuple[list[FragmentEntry], np.n
         everything += [whole for whole, _ in order] + [rest for _, rest in order]
         entries.append(
             FragmentEntry(
-                name=f"f{number}", product_id=f"p{number}", kind="cube", card="c", stream=stream.name, rows=rows, codec=codec,
-                tiles_per_shard=layout.tiles_per_shard, encoding=encoding.to_json(), counts={}, nbytes=0,
+                name=f"f{number}",
+                product_id=f"p{number}",
+                kind="cube",
+                card="c",
+                stream=stream.name,
+                rows=rows,
+                codec=codec,
+                tiles_per_shard=layout.tiles_per_shard,
+                encoding=encoding.to_json(),
+                counts={},
+                nbytes=0,
             )
-        )  # fmt: skip
+        )
     return entries, np.concatenate(everything)
 
 
@@ -226,9 +235,18 @@ def test_tiles_equal_to_the_fill_value_are_stored_too(tmp_path: Path) -> None:
     writer.close()
     pack(tmp_path / "fragments" / "f0" / f"{layout.stream.name}.zarr", layout, [(place, [], 3)])
     entry = FragmentEntry(
-        name="f0", product_id="p", kind="cube", card="c", stream=layout.stream.name, rows=3, codec="lz4", tiles_per_shard=4,
-        encoding=layout.encoding.to_json(), counts={}, nbytes=0,
-    )  # fmt: skip
+        name="f0",
+        product_id="p",
+        kind="cube",
+        card="c",
+        stream=layout.stream.name,
+        rows=3,
+        codec="lz4",
+        tiles_per_shard=4,
+        encoding=layout.encoding.to_json(),
+        counts={},
+        nbytes=0,
+    )
     assert np.isnan(StreamReader(tmp_path, layout.stream, [entry]).read([0, 1, 2])).all()
 
 

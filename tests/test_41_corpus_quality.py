@@ -181,8 +181,14 @@ def test_limits_leave_tiles_out_and_say_why(tmp_path: Path, rng: np.random.Gener
         [FakeProduct("fake/0", card(), image, masks)], out=tmp_path / "d", config=config, client="synchronous"
     )
     assert report.counts == {
-        "planned": 5, "kept": 0, "invalid": 0, "cloudy": 1, "shadowed": 1, "snowy": 1, "saturated": 2,
-    }  # fmt: skip
+        "planned": 5,
+        "kept": 0,
+        "invalid": 0,
+        "cloudy": 1,
+        "shadowed": 1,
+        "snowy": 1,
+        "saturated": 2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -238,10 +244,22 @@ class FakeWave:
             around = ((-0.06, -0.05), (0.06, -0.05), (0.06, 0.05), (-0.06, 0.05))
             corners = tuple((((lon + dx + 180) % 360) - 180, lat + dy) for dx, dy in around)
             yield Chip(
-                image=image, valid=np.isfinite(image[0]), name=f"{k:03d}", sha256=f"{k:064x}", label=-1, label_name="", split="", width_px=70,
-                height_px=71, row_off=3, col_off=3, datetime=when, mode="WV1" if k % 2 else "WV2", incidence_deg=None if k == 0 else 23.8,
+                image=image,
+                valid=np.isfinite(image[0]),
+                name=f"{k:03d}",
+                sha256=f"{k:064x}",
+                label=-1,
+                label_name="",
+                split="",
+                width_px=70,
+                height_px=71,
+                row_off=3,
+                col_off=3,
+                datetime=when,
+                mode="WV1" if k % 2 else "WV2",
+                incidence_deg=None if k == 0 else 23.8,
                 footprint=corners,
-            )  # fmt: skip
+            )
 
 
 def test_vignettes_keep_power_place_time_mode_and_angle(tmp_path: Path) -> None:
@@ -265,8 +283,9 @@ def test_vignettes_keep_power_place_time_mode_and_angle(tmp_path: Path) -> None:
     shape = shapely.from_wkb(rows[2]["geometry"])
     assert shape.geom_type == "MultiPolygon" and shape.area == pytest.approx(0.012)
     assert sorted((key.month, int(m.count[0])) for key, m in corpus.statistics(name).strata.items()) == [
-        (5, 64**2 - 1), (6, 2 * (64**2 - 1)),
-    ]  # fmt: skip
+        (5, 64**2 - 1),
+        (6, 2 * (64**2 - 1)),
+    ]
     may = corpus.statistics(name).where(month=5)
     np.testing.assert_allclose(may.mean, [np.nanmean(tiles[0].astype(np.float64))], rtol=1e-6)
 

@@ -30,8 +30,14 @@ CONFIG = IngestConfig(size_px=16, min_valid=0.5, shares=(1.0, 0.0, 0.0))
 STREAM = "s2_boa_b02b03b04_10m_16px"
 RADAR_STREAM = "s1rtc_gamma0_vvvh_10m_16px"
 RADAR = card(
-    "radar", sensor="sentinel1_rtc", bands=("VV", "VH"), quantity="gamma0", labels=None, licence="CC BY-NC 4.0", attribution="somebody"
-)  # fmt: skip
+    "radar",
+    sensor="sentinel1_rtc",
+    bands=("VV", "VH"),
+    quantity="gamma0",
+    labels=None,
+    licence="CC BY-NC 4.0",
+    attribution="somebody",
+)
 
 
 def run(products: list, out: Path, config: IngestConfig = CONFIG) -> Corpus:
@@ -66,8 +72,9 @@ def test_a_corpus_of_the_schema_before_is_still_read(old: Path) -> None:
     assert np.isfinite(corpus.stream(STREAM).read(np.arange(12))).any()
     assert {key.month for key in corpus.statistics(STREAM).strata} == {0}
     assert [(item["card"], item["tiles"], item["licence"], item["non_commercial"]) for item in corpus.licences()] == [
-        ("fake", 12, "CC0", False), ("radar", 4, "CC BY-NC 4.0", True),
-    ]  # fmt: skip
+        ("fake", 12, "CC0", False),
+        ("radar", 4, "CC BY-NC 4.0", True),
+    ]
     known = corpus.provenance(RADAR_STREAM, 3)
     assert known["terms"]["non_commercial"] and known["made_with"]["schema_version"] == 1
 
@@ -104,8 +111,12 @@ def test_a_tile_knows_all_that_made_it(tmp_path: Path, rng: np.random.Generator,
         np.testing.assert_allclose(tile, np.minimum(source, 3.2767), atol=0.51e-4)  # the window is where the pixels are
         assert known["made_with"]["config"] == CONFIG.to_json() and known["made_with"]["card"] == "fake"
         assert known["terms"] == {
-            "licence": "CC0", "non_commercial": False, "attribution": "nobody", "source": "memory", "citation": "",
-        }  # fmt: skip
+            "licence": "CC0",
+            "non_commercial": False,
+            "attribution": "nobody",
+            "source": "memory",
+            "citation": "",
+        }
     made = known["made_with"]["code"]
     assert (
         made == provenance.identify_code()
@@ -142,11 +153,19 @@ def test_the_commit_is_read_without_git(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("licence", "restricted"),
     [
-        ("CC BY-NC 4.0", True), ("CC-BY-NC-SA-4.0", True), ("cc by-nc-nd 3.0 igo", True), ("free for non-commercial use", True),
-        ("Noncommercial research only", True), ("CC BY 4.0", False), ("CC BY-SA 4.0: keep the share-alike note", False), ("CC0", False),
-        ("Apache-2.0", False), ("NCSA", False), ("Copernicus Sentinel data: free, full and open", False),
+        ("CC BY-NC 4.0", True),
+        ("CC-BY-NC-SA-4.0", True),
+        ("cc by-nc-nd 3.0 igo", True),
+        ("free for non-commercial use", True),
+        ("Noncommercial research only", True),
+        ("CC BY 4.0", False),
+        ("CC BY-SA 4.0: keep the share-alike note", False),
+        ("CC0", False),
+        ("Apache-2.0", False),
+        ("NCSA", False),
+        ("Copernicus Sentinel data: free, full and open", False),
     ],
-)  # fmt: skip
+)
 def test_non_commercial_licences_are_known_by_their_words(licence: str, restricted: bool) -> None:
     assert is_non_commercial(licence) is restricted
     assert card(licence=licence).non_commercial is restricted
@@ -171,9 +190,12 @@ def test_one_non_commercial_source_flags_the_corpus(tmp_path: Path, rng: np.rand
     assert build_collection(free)["license"] == "CC0" and not build_collection(free)["eo_ssl:non_commercial"]
     corpus = run([radar(rng)], tmp_path / "c")
     described = corpus.describe()
-    assert described["non_commercial"] and [(i["card"], i["tiles"], i["non_commercial"]) for i in described["licences"]] == [
-        ("fake", 24, False), ("radar", 4, True),
-    ]  # fmt: skip
+    assert described["non_commercial"] and [
+        (i["card"], i["tiles"], i["non_commercial"]) for i in described["licences"]
+    ] == [
+        ("fake", 24, False),
+        ("radar", 4, True),
+    ]
     assert require(tmp_path / "c", "ingest").summary["non_commercial"] == ["radar"]
     said = json.loads((tmp_path / "c" / "collection.json").read_text())
     assert said["eo_ssl:non_commercial"] and said["license"] == "other"
@@ -238,8 +260,12 @@ def test_differences_are_those_that_were_planted(tmp_path: Path, rng: np.random.
     found = compare_corpora(one, two, batch=batch)
     assert not found["same"]
     assert found["streams"][STREAM]["tiles"] == {
-        "equal": 10, "only_in_first": 12, "only_in_second": 12, "other_pixels": 1, "other_quality": 1,
-    }  # fmt: skip
+        "equal": 10,
+        "only_in_first": 12,
+        "only_in_second": 12,
+        "other_pixels": 1,
+        "other_quality": 1,
+    }
     rows = found["streams"][STREAM]["rows"]
     (pixels,), (quality,) = rows["other_pixels"], rows["other_quality"]
     table = one.index(STREAM).to_pylist()
@@ -330,8 +356,9 @@ def test_inspect_shows_verifies_and_compares_a_corpus(tmp_path: Path, rng: np.ra
     assert status == 0 and tile["tile_id"] == rows[5]["tile_id"].hex()
     assert main(["inspect", folder, "--row", "5"]) == 2  # two streams
     assert shown(capsys, folder, "--verify") == (
-        0, {"snapshot": 2, "fingerprint": Corpus.open(folder).fingerprint, "damaged": "nothing"},
-    )  # fmt: skip
+        0,
+        {"snapshot": 2, "fingerprint": Corpus.open(folder).fingerprint, "damaged": "nothing"},
+    )
     status, found = shown(capsys, folder, "--snapshot", "1", "--diff_snapshot", "2")
     assert status == 1 and found["streams"][STREAM]["tiles"] == {"equal": 12, "only_in_second": 12}
     assert shown(capsys, folder, "--diff", folder)[0] == 0

@@ -77,16 +77,27 @@ def test_ten_million_rows_open_in_little_memory(tmp_path: Path) -> None:
     stream = Stream("sentinel2_l2a", Quantity.BOA_REFLECTANCE, sensor("sentinel2_l2a").band_names, 10.0, 64)
     entries = [
         snapshots.FragmentEntry(
-            name=f"{number:032x}", product_id=f"archive/product_{number:060d}", kind="cube", card="archive", stream=stream.name,
-            rows=1000, tiles_per_shard=256, codec="lz4", encoding=Encoding("int16", 1e-4).to_json(),
-            counts={"planned": 1000, "kept": 1000, "invalid": 0, "cloudy": 0}, nbytes=1,
+            name=f"{number:032x}",
+            product_id=f"archive/product_{number:060d}",
+            kind="cube",
+            card="archive",
+            stream=stream.name,
+            rows=1000,
+            tiles_per_shard=256,
+            codec="lz4",
+            encoding=Encoding("int16", 1e-4).to_json(),
+            counts={"planned": 1000, "kept": 1000, "invalid": 0, "cloudy": 0},
+            nbytes=1,
         )
         for number in range(10_000)
-    ]  # fmt: skip
+    ]
     snapshot = snapshots.Snapshot(
-        number=1, fingerprint="0" * 64, streams={stream.name: stream.to_json()}, statistics={stream.name: []},
+        number=1,
+        fingerprint="0" * 64,
+        streams={stream.name: stream.to_json()},
+        statistics={stream.name: []},
         fragments=[asdict(entry) for entry in entries],
-    )  # fmt: skip
+    )
     open_store(tmp_path).create("snapshots/000001.json", dump_canonical_json(asdict(snapshot)).encode())
     script = (
         "import re, sys; from pathlib import Path; from eo_ssl.corpus import Corpus; corpus = Corpus.open(sys.argv[1]);"

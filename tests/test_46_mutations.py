@@ -72,8 +72,13 @@ def test_a_change_that_no_checksum_sees_counts_as_one() -> None:
         for verdict in ("checksum", "equal", "pixels", "metadata", "crash", "hang", "unworded", "gone", "executed")
     }
     assert {key for key, violation in seen.items() if not violation} == {
-        (True, "checksum"), (True, "equal"), (False, "checksum"), (False, "equal"), (False, "pixels"), (False, "metadata"),
-    }  # fmt: skip
+        (True, "checksum"),
+        (True, "equal"),
+        (False, "checksum"),
+        (False, "equal"),
+        (False, "pixels"),
+        (False, "metadata"),
+    }
     assert trials.Outcome(guarded=False, verdict="checksum", **{**base, "others": "lost"}).violation == "lost"
 
 

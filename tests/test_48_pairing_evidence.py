@@ -130,7 +130,9 @@ def test_real_scenes_of_two_levels_fit_and_a_planted_shift_is_found_as_by_brute_
         with rasterio.open(real_data / "terramesh_examples" / level / f"{site}.tif") as file:
             levels.append(file.read(band).astype(np.float32))
     rows, cols = np.meshgrid(np.fft.fftfreq(224), np.fft.fftfreq(224), indexing="ij")
-    planted = np.real(np.fft.ifft2(np.fft.fft2(levels[1]) * np.exp(-2j * np.pi * (1.4 * rows - 2.3 * cols)))).astype(np.float32)  # fmt: skip
+    planted = np.real(np.fft.ifft2(np.fft.fft2(levels[1]) * np.exp(-2j * np.pi * (1.4 * rows - 2.3 * cols)))).astype(
+        np.float32
+    )
     for second, truth in ((levels[1], (0.0, 0.0)), (planted, (1.4, -2.3))):
         estimator = ShiftEstimator(64)
         for top in (16, 80, 144):

@@ -72,16 +72,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     land = ground(5)
     rng = np.random.default_rng(0)
     optical = [
-        FakeProduct(f"o{k}", card("optical", labels=None), np.stack([0.2 + 0.03 * (k + 1) * land] * 3).astype(np.float32),
-                    acquisition=Acquisition(date, "05.09", "descending", 0.0))
+        FakeProduct(
+            f"o{k}",
+            card("optical", labels=None),
+            np.stack([0.2 + 0.03 * (k + 1) * land] * 3).astype(np.float32),
+            acquisition=Acquisition(date, "05.09", "descending", 0.0),
+        )
         for k, date in enumerate(("2023-06-01T10:00:00Z", "2023-09-01T10:00:00Z"))
-    ]  # fmt: skip
+    ]
     radar = []
-    for k, (date, orbit, shift) in enumerate((
-        ("2023-06-03T06:00:00Z", "ascending", (0.0, 0.0)),
-        ("2023-09-02T06:00:00Z", "ascending", (2.5, -1.5)),
-        ("2023-12-01T06:00:00Z", "descending", (0.0, 0.0)),
-    )):  # fmt: skip
+    for k, (date, orbit, shift) in enumerate(
+        (
+            ("2023-06-03T06:00:00Z", "ascending", (0.0, 0.0)),
+            ("2023-09-02T06:00:00Z", "ascending", (2.5, -1.5)),
+            ("2023-12-01T06:00:00Z", "descending", (0.0, 0.0)),
+        )
+    ):
         power = 0.1 * np.exp(-0.5 * moved(land, *shift)) * rng.gamma(4.4, 1 / 4.4, (2, *land.shape))
         radar.append(
             FakeProduct(f"r{k}", radar_card(), power.astype(np.float32), acquisition=Acquisition(date, "", orbit, 0.0))

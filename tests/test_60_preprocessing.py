@@ -24,17 +24,34 @@ TOA = Quantity.TOA_REFLECTANCE
 
 def contract(**changes: object) -> Preprocessing:
     fields = {
-        "sensor": "sentinel2_l1c", "quantity": TOA, "bands": BANDS, "convert": (), "range": TOA.plausible, "clip": None, "mean": MEAN, "std": STD, "size_px": 8,
-        "gsd_m": (10.0, 10.0), "resize": "to_size", "interpolation": "bilinear", "antialias": True, "missing": "refuse",
-    }  # fmt: skip
+        "sensor": "sentinel2_l1c",
+        "quantity": TOA,
+        "bands": BANDS,
+        "convert": (),
+        "range": TOA.plausible,
+        "clip": None,
+        "mean": MEAN,
+        "std": STD,
+        "size_px": 8,
+        "gsd_m": (10.0, 10.0),
+        "resize": "to_size",
+        "interpolation": "bilinear",
+        "antialias": True,
+        "missing": "refuse",
+    }
     return Preprocessing(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 def sar(**changes: object) -> Preprocessing:
     fields = {
-        "sensor": "sentinel1_rtc", "quantity": Quantity.GAMMA0, "bands": ("VV", "VH"), "convert": ("gamma0->gamma0_db",), "range": Quantity.GAMMA0.plausible,
-        "mean": (-11.0, -18.0), "std": (4.0, 4.5),
-    }  # fmt: skip
+        "sensor": "sentinel1_rtc",
+        "quantity": Quantity.GAMMA0,
+        "bands": ("VV", "VH"),
+        "convert": ("gamma0->gamma0_db",),
+        "range": Quantity.GAMMA0.plausible,
+        "mean": (-11.0, -18.0),
+        "std": (4.0, 4.5),
+    }
     return contract(**{**fields, **changes})
 
 
@@ -204,7 +221,10 @@ def test_a_dark_band_alone_does_not_condemn_a_batch(rng: np.random.Generator) ->
     ("change", "message"),
     [
         (lambda x: {"x": x * 10000, "quantity": None}, "apply the product's scale and offset once"),
-        (lambda x: {"x": x * 10000}, "apply the product's scale and offset once"),  # a tag does not make numbers plausible
+        (
+            lambda x: {"x": x * 10000},
+            "apply the product's scale and offset once",
+        ),  # a tag does not make numbers plausible
         (lambda x: {"x": x / 10000, "quantity": None}, "scaled twice"),  # So2Sat is reflectance already; / 10000 again
         (lambda x: {"x": x, "quantity": Quantity.DN}, "expected toa_reflectance, got dn"),
         (lambda x: {"x": x, "quantity": Quantity.BOA_REFLECTANCE}, "expected toa_reflectance, got boa_reflectance"),
@@ -216,7 +236,7 @@ def test_a_dark_band_alone_does_not_condemn_a_batch(rng: np.random.Generator) ->
         (lambda x: {"x": x[0]}, "one name per channel"),
         (lambda x: {"x": (x * 10000).to(torch.int16)}, "floating-point"),
     ],
-)  # fmt: skip
+)
 def test_refuses(rng: np.random.Generator, change, message: str) -> None:
     with pytest.raises(UserError, match=message):
         call(contract(), **change(image(rng)))
@@ -266,7 +286,7 @@ def test_a_few_outliers_are_data(rng: np.random.Generator) -> None:
         ({"convert": ("gamma0->gamma0_db",)}, "starts from toa_reflectance"),
         ({"convert": ("to dB",)}, "such as gamma0->gamma0_db"),
     ],
-)  # fmt: skip
+)
 def test_refuses_a_contract_that_contradicts_itself(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         contract(**changes)

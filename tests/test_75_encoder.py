@@ -38,9 +38,21 @@ BANDS = ("B02", "B03", "B04")
 def contract(size_px: int = 16, **changes: object) -> Preprocessing:
     toa = Quantity.TOA_REFLECTANCE
     fields = dict(  # noqa: C408
-        sensor="sentinel2_l1c", quantity=toa, bands=BANDS, convert=(), range=toa.plausible, clip=None, mean=(0.1, 0.1, 0.1), std=(0.05, 0.05, 0.05),
-        size_px=size_px, gsd_m=(10.0, 10.0), resize="to_size", interpolation="bilinear", antialias=True, missing="refuse",
-    )  # fmt: skip
+        sensor="sentinel2_l1c",
+        quantity=toa,
+        bands=BANDS,
+        convert=(),
+        range=toa.plausible,
+        clip=None,
+        mean=(0.1, 0.1, 0.1),
+        std=(0.05, 0.05, 0.05),
+        size_px=size_px,
+        gsd_m=(10.0, 10.0),
+        resize="to_size",
+        interpolation="bilinear",
+        antialias=True,
+        missing="refuse",
+    )
     return Preprocessing(**{**fields, **changes})  # type: ignore[arg-type]
 
 

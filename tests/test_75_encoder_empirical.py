@@ -21,9 +21,21 @@ def contract(bands: int = 4) -> Preprocessing:
     toa = Quantity.TOA_REFLECTANCE
     names = ("B02", "B03", "B04", "B08")[:bands]
     return Preprocessing(
-        sensor="sentinel2_l1c", quantity=toa, bands=names, convert=(), range=toa.plausible, clip=None, mean=(0.1,) * bands, std=(0.1,) * bands,
-        size_px=20, gsd_m=(10.0, 10.0), resize="to_size", interpolation="bilinear", antialias=True, missing="refuse",
-    )  # fmt: skip
+        sensor="sentinel2_l1c",
+        quantity=toa,
+        bands=names,
+        convert=(),
+        range=toa.plausible,
+        clip=None,
+        mean=(0.1,) * bands,
+        std=(0.1,) * bands,
+        size_px=20,
+        gsd_m=(10.0, 10.0),
+        resize="to_size",
+        interpolation="bilinear",
+        antialias=True,
+        missing="refuse",
+    )
 
 
 def textures(n: int = 30, bands: int = 4) -> Tensor:

@@ -25,9 +25,21 @@ from eo_ssl.sensors import Quantity
 def contract(size_px: int = 32, bands: tuple[str, ...] = ("B02", "B03", "B04")) -> Preprocessing:
     toa = Quantity.TOA_REFLECTANCE
     return Preprocessing(
-        sensor="sentinel2_l1c", quantity=toa, bands=bands, convert=(), range=toa.plausible, clip=None, mean=(0.1,) * len(bands),
-        std=(0.05,) * len(bands), size_px=size_px, gsd_m=(10.0, 10.0), resize="to_size", interpolation="bilinear", antialias=True, missing="refuse",
-    )  # fmt: skip
+        sensor="sentinel2_l1c",
+        quantity=toa,
+        bands=bands,
+        convert=(),
+        range=toa.plausible,
+        clip=None,
+        mean=(0.1,) * len(bands),
+        std=(0.05,) * len(bands),
+        size_px=size_px,
+        gsd_m=(10.0, 10.0),
+        resize="to_size",
+        interpolation="bilinear",
+        antialias=True,
+        missing="refuse",
+    )
 
 
 def load(source: str, **options: Any) -> ExternalEncoder:

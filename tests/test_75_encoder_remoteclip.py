@@ -26,9 +26,13 @@ def clip_tower(rng: torch.Generator, *, width: int, layers: int, patch: int, out
         return torch.randn(shape, generator=rng) * 0.05
 
     state = {
-        "visual.class_embedding": draw(width), "visual.positional_embedding": draw((224 // patch) ** 2 + 1, width), "visual.proj": draw(width, out),
-        "visual.conv1.weight": draw(width, 3, patch, patch), "logit_scale": draw(), "positional_embedding": draw(77, 16),
-    }  # fmt: skip
+        "visual.class_embedding": draw(width),
+        "visual.positional_embedding": draw((224 // patch) ** 2 + 1, width),
+        "visual.proj": draw(width, out),
+        "visual.conv1.weight": draw(width, 3, patch, patch),
+        "logit_scale": draw(),
+        "positional_embedding": draw(77, 16),
+    }
     for norm in ("ln_pre", "ln_post"):
         state |= {f"visual.{norm}.weight": 1 + draw(width), f"visual.{norm}.bias": draw(width)}
     for i in range(layers):
@@ -36,11 +40,15 @@ def clip_tower(rng: torch.Generator, *, width: int, layers: int, patch: int, out
         for norm in ("ln_1", "ln_2"):
             state |= {f"{base}{norm}.weight": 1 + draw(width), f"{base}{norm}.bias": draw(width)}
         state |= {
-            f"{base}attn.in_proj_weight": draw(3 * width, width), f"{base}attn.in_proj_bias": draw(3 * width),
-            f"{base}attn.out_proj.weight": draw(width, width), f"{base}attn.out_proj.bias": draw(width),
-            f"{base}mlp.c_fc.weight": draw(4 * width, width), f"{base}mlp.c_fc.bias": draw(4 * width),
-            f"{base}mlp.c_proj.weight": draw(width, 4 * width), f"{base}mlp.c_proj.bias": draw(width),
-        }  # fmt: skip
+            f"{base}attn.in_proj_weight": draw(3 * width, width),
+            f"{base}attn.in_proj_bias": draw(3 * width),
+            f"{base}attn.out_proj.weight": draw(width, width),
+            f"{base}attn.out_proj.bias": draw(width),
+            f"{base}mlp.c_fc.weight": draw(4 * width, width),
+            f"{base}mlp.c_fc.bias": draw(4 * width),
+            f"{base}mlp.c_proj.weight": draw(width, 4 * width),
+            f"{base}mlp.c_proj.bias": draw(width),
+        }
     return state
 
 
@@ -59,9 +67,22 @@ def clip_image_features(s: dict[str, Tensor], x: Tensor, *, heads: int, layers: 
         b = f"transformer.resblocks.{i}."
         n = norm(b + "ln_1", t)
         attended, _ = functional.multi_head_attention_forward(
-            n, n, n, width, heads, v[b + "attn.in_proj_weight"], v[b + "attn.in_proj_bias"], None, None, False, 0.0,
-            v[b + "attn.out_proj.weight"], v[b + "attn.out_proj.bias"], training=False, need_weights=False,
-        )  # fmt: skip
+            n,
+            n,
+            n,
+            width,
+            heads,
+            v[b + "attn.in_proj_weight"],
+            v[b + "attn.in_proj_bias"],
+            None,
+            None,
+            False,
+            0.0,
+            v[b + "attn.out_proj.weight"],
+            v[b + "attn.out_proj.bias"],
+            training=False,
+            need_weights=False,
+        )
         t = t + attended
         hidden = functional.gelu(
             functional.linear(norm(b + "ln_2", t), v[b + "mlp.c_fc.weight"], v[b + "mlp.c_fc.bias"])
@@ -159,9 +180,26 @@ def clip_resnet_features(s: dict[str, Tensor], x: Tensor) -> Tensor:
     weights = {key: v[f"attnpool.{key}_proj.weight"] for key in "qkvc"}
     biases = torch.cat([v[f"attnpool.{key}_proj.bias"] for key in "qkv"])
     pooled, _ = functional.multi_head_attention_forward(
-        rows[:1], rows, rows, 2048, 32, None, biases, None, None, False, 0.0, weights["c"], v["attnpool.c_proj.bias"], training=False,
-        need_weights=False, use_separate_proj_weight=True, q_proj_weight=weights["q"], k_proj_weight=weights["k"], v_proj_weight=weights["v"],
-    )  # fmt: skip
+        rows[:1],
+        rows,
+        rows,
+        2048,
+        32,
+        None,
+        biases,
+        None,
+        None,
+        False,
+        0.0,
+        weights["c"],
+        v["attnpool.c_proj.bias"],
+        training=False,
+        need_weights=False,
+        use_separate_proj_weight=True,
+        q_proj_weight=weights["q"],
+        k_proj_weight=weights["k"],
+        v_proj_weight=weights["v"],
+    )
     return pooled[0]
 
 

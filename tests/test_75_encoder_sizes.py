@@ -30,9 +30,21 @@ NAMES = (
 def contract(size_px: int = 32, **changes: Any) -> Preprocessing:
     toa = Quantity.TOA_REFLECTANCE
     fields = dict(  # noqa: C408
-        sensor="sentinel2_l1c", quantity=toa, bands=("B02", "B03", "B04"), convert=(), range=toa.plausible, clip=None, mean=(0.1, 0.2, 0.3),
-        std=(0.05, 0.05, 0.05), size_px=size_px, gsd_m=(10.0, 10.0), resize="to_size", interpolation="bilinear", antialias=True, missing="refuse",
-    )  # fmt: skip
+        sensor="sentinel2_l1c",
+        quantity=toa,
+        bands=("B02", "B03", "B04"),
+        convert=(),
+        range=toa.plausible,
+        clip=None,
+        mean=(0.1, 0.2, 0.3),
+        std=(0.05, 0.05, 0.05),
+        size_px=size_px,
+        gsd_m=(10.0, 10.0),
+        resize="to_size",
+        interpolation="bilinear",
+        antialias=True,
+        missing="refuse",
+    )
     return Preprocessing(**{**fields, **changes})
 
 

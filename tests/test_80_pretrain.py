@@ -229,9 +229,15 @@ def test_gain_is_a_gain_in_physical_units():
     gain = torch.tensor([0.5, 1.0, 1.3]).view(1, 3, 1, 1).expand(5, 3, 1, 1)
     torch.testing.assert_close(apply_gain((physical - mean) / std, gain, contract) * std + mean, gain * physical)
     radar = dataclasses.replace(
-        contract, sensor="sentinel1_rtc", quantity=Quantity.GAMMA0, bands=("VV", "VH"), convert=("gamma0->gamma0_db",),
-        range=Quantity.GAMMA0.plausible, mean=(-10.0, -17.0), std=(3.0, 4.0),
-    )  # fmt: skip
+        contract,
+        sensor="sentinel1_rtc",
+        quantity=Quantity.GAMMA0,
+        bands=("VV", "VH"),
+        convert=("gamma0->gamma0_db",),
+        range=Quantity.GAMMA0.plausible,
+        mean=(-10.0, -17.0),
+        std=(3.0, 4.0),
+    )
     decibel, two = 10 * physical[:, :2].log10(), gain[:, :2]
     mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (radar.mean, radar.std))
     got = apply_gain((decibel - mean) / std, two, radar) * std + mean

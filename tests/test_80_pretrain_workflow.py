@@ -199,11 +199,21 @@ def test_refusals_by_name_leave_nothing_behind(corpora, tmp_path):
 def test_the_command_line_takes_nested_options_and_prunes(corpora, tmp_path):
     out = tmp_path / "encoder"
     options = {
-        "corpus": corpora["s2"], "out": out, "bands": "[B02,B03]", "objective": "SimClr", "objective.temperature": 0.2,
-        "steps": 6, "batch_size": 8, "model.depth": 1,
-        "prune.warmup": 16, "prune.interval": 16, "prune.keep": 0.6, "prune.readiness.threshold": 0, "training.monitor_every": 6,
+        "corpus": corpora["s2"],
+        "out": out,
+        "bands": "[B02,B03]",
+        "objective": "SimClr",
+        "objective.temperature": 0.2,
+        "steps": 6,
+        "batch_size": 8,
+        "model.depth": 1,
+        "prune.warmup": 16,
+        "prune.interval": 16,
+        "prune.keep": 0.6,
+        "prune.readiness.threshold": 0,
+        "training.monitor_every": 6,
         "views": "{tile: {gain: 0.1, crop: [0.6, 1.0]}}",
-    }  # fmt: skip
+    }
     assert command_line(["pretrain", *(f"--{key}={value}" for key, value in options.items())]) == 0
     events = json.loads((out / "pruning" / "events.json").read_text())
     assert [event["presentations"] for event in events] == [16, 32]

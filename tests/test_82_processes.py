@@ -127,9 +127,15 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "batch_size": 8,
         "devices": 2,
         "device": "cpu",
-        "prune": {"warmup": 80, "interval": 160, "keep": 0.6, "method": {"levels": [4], "n_resample": 1}, "readiness": {"threshold": 0.0}},
+        "prune": {
+            "warmup": 80,
+            "interval": 160,
+            "keep": 0.6,
+            "method": {"levels": [4], "n_resample": 1},
+            "readiness": {"threshold": 0.0},
+        },
         "training": {"checkpoint_every": 5, "log_every": 1, "monitor_every": 20, "monitor_tiles": 16},
-    }  # fmt: skip
+    }
     (root / "c.yaml").write_text(yaml.safe_dump(options))
     return root / "c.yaml"
 

@@ -55,9 +55,21 @@ class Images:
 
 def contract(size_px: int = 16) -> Preprocessing:
     return Preprocessing(
-        sensor="sentinel2_l1c", quantity=TOA, bands=("B02", "B03", "B04"), convert=(), range=TOA.plausible, clip=None, mean=(0.1, 0.2, 0.3),
-        std=(0.05, 0.05, 0.05), size_px=size_px, gsd_m=(10.0, 10.0), resize="to_size", interpolation="bilinear", antialias=True, missing="refuse",
-    )  # fmt: skip
+        sensor="sentinel2_l1c",
+        quantity=TOA,
+        bands=("B02", "B03", "B04"),
+        convert=(),
+        range=TOA.plausible,
+        clip=None,
+        mean=(0.1, 0.2, 0.3),
+        std=(0.05, 0.05, 0.05),
+        size_px=size_px,
+        gsd_m=(10.0, 10.0),
+        resize="to_size",
+        interpolation="bilinear",
+        antialias=True,
+        missing="refuse",
+    )
 
 
 def images(rng: np.random.Generator, n: int = 23, size: int = 16) -> Images:

@@ -63,8 +63,14 @@ def test_draws_alone_give_students_interval() -> None:
 
 @pytest.mark.parametrize(
     ("draws", "blocks", "per_block", "draw_sd", "block_sd", "least"),
-    [(1, 200, 1, 0.0, 0.0, 0.93), (5, 200, 1, 0.1, 0.0, 0.91), (1, 30, 10, 0.0, 0.1, 0.91), (5, 30, 10, 0.05, 0.1, 0.92), (1, 3, 100, 0.0, 0.1, 0.86)],
-)  # fmt: skip
+    [
+        (1, 200, 1, 0.0, 0.0, 0.93),
+        (5, 200, 1, 0.1, 0.0, 0.91),
+        (1, 30, 10, 0.0, 0.1, 0.91),
+        (5, 30, 10, 0.05, 0.1, 0.92),
+        (1, 3, 100, 0.0, 0.1, 0.86),
+    ],
+)
 def test_coverage_on_simulated_answers(
     draws: int, blocks: int, per_block: int, draw_sd: float, block_sd: float, least: float
 ) -> None:

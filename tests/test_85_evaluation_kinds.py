@@ -41,8 +41,16 @@ def labelled(rng: np.random.Generator) -> Task:
     rows = np.arange(160)
     fold = Fold(rows[:80], rows[120:], rows[80:120])
     return Task(
-        "labels", (Images(x.astype(np.float32)),), truth, ("blue", "near infrared", "coin"), rows, (fold,), "thirds", "micro_ap", kind="multilabel"
-    )  # fmt: skip
+        "labels",
+        (Images(x.astype(np.float32)),),
+        truth,
+        ("blue", "near infrared", "coin"),
+        rows,
+        (fold,),
+        "thirds",
+        "micro_ap",
+        kind="multilabel",
+    )
 
 
 def measured(rng: np.random.Generator) -> Task:
@@ -71,9 +79,16 @@ def masked(rng: np.random.Generator) -> Task:
         image[3, row : row + 8, col : col + 8] += 0.3
     rows = np.arange(48)
     return Task(
-        "masks", (Masked(x.astype(np.float32)),), np.empty((48, 0), np.int64), ("dark", "bright"), rows, (Fold(rows[:24], rows[24:], rows[:0]),),
-        "halves", "miou", kind="segmentation",
-    )  # fmt: skip
+        "masks",
+        (Masked(x.astype(np.float32)),),
+        np.empty((48, 0), np.int64),
+        ("dark", "bright"),
+        rows,
+        (Fold(rows[:24], rows[24:], rows[:0]),),
+        "halves",
+        "miou",
+        kind="segmentation",
+    )
 
 
 def test_neighbours_of_labels_and_values_are_scikit_learns(rng: np.random.Generator) -> None:

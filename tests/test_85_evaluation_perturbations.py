@@ -42,9 +42,21 @@ def tried(
     """Each perturbation's images."""
     low, high = quantity.plausible
     contract = Preprocessing(
-        sensor=sensor, quantity=quantity, bands=bands, convert=(), range=(low, high), clip=None, mean=(0.0,) * len(bands),
-        std=(1.0,) * len(bands), size_px=16, gsd_m=(10.0, 10.0), resize="to_size", interpolation="bilinear", antialias=True, missing="refuse",
-    )  # fmt: skip
+        sensor=sensor,
+        quantity=quantity,
+        bands=bands,
+        convert=(),
+        range=(low, high),
+        clip=None,
+        mean=(0.0,) * len(bands),
+        std=(1.0,) * len(bands),
+        size_px=16,
+        gsd_m=(10.0, 10.0),
+        resize="to_size",
+        interpolation="bilinear",
+        antialias=True,
+        missing="refuse",
+    )
     source = Images(x, sensor, quantity, bands)
 
     def made(one: Perturbation) -> np.ndarray:

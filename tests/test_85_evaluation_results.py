@@ -108,9 +108,13 @@ def test_a_recipe_of_training_binds_only_what_is_trained(evaluate: Callable[...,
     with pytest.raises(UserError, match=r"differs in config.tuning; give another"):
         evaluate(out, "random_init", protocols=["finetune"], tuning=replace(quick, steps=3))
     evaluate(out, "rcf")
-    assert {(row["encoder"], row["protocol"], row["tuning"] and row["tuning"]["steps"]) for row in written(out).values()} == {
-        ("imagestats", "knn5", None), ("random_init", "lora", 2), ("rcf", "knn5", None),
-    }  # fmt: skip
+    assert {
+        (row["encoder"], row["protocol"], row["tuning"] and row["tuning"]["steps"]) for row in written(out).values()
+    } == {
+        ("imagestats", "knn5", None),
+        ("random_init", "lora", 2),
+        ("rcf", "knn5", None),
+    }
     assert require(out, "evaluate").config["tuning"]["steps"] == 2
     assert "lora: without imagestats, which have no network to train" in (out / "leaderboard.md").read_text()
 
@@ -203,9 +207,21 @@ def test_a_refused_run_leaves_no_folder(evaluate: Callable[..., None], tmp_path:
     toa = Quantity.TOA_REFLECTANCE
     bands = sensor("sentinel2_l1c").band_names
     good = Preprocessing(
-        sensor="sentinel2_l1c", quantity=toa, bands=bands, convert=(), range=toa.plausible, clip=None, mean=(0.2,) * 13, std=(0.1,) * 13,
-        size_px=64, gsd_m=(10.0, 10.0), resize="to_size", interpolation="bilinear", antialias=True, missing="refuse",
-    )  # fmt: skip
+        sensor="sentinel2_l1c",
+        quantity=toa,
+        bands=bands,
+        convert=(),
+        range=toa.plausible,
+        clip=None,
+        mean=(0.2,) * 13,
+        std=(0.1,) * 13,
+        size_px=64,
+        gsd_m=(10.0, 10.0),
+        resize="to_size",
+        interpolation="bilinear",
+        antialias=True,
+        missing="refuse",
+    )
     landsat = {"bands": sensor("landsat8_oli").band_names[:7], "mean": (0.2,) * 7, "std": (0.1,) * 7}
     changes: dict[str, dict[str, Any]] = {
         "got toa_reflectance; convert": {"quantity": Quantity.BOA_REFLECTANCE},

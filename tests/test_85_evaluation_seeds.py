@@ -38,9 +38,16 @@ def saved(tmp_path: Path) -> Saved:
     ) -> str:
         made, folder = vit(), tmp_path / name
         origin: dict[str, Any] = {
-            "config": {"objective": "mae", "steps": 10, "optimizer": {"clip": None}, "training": {"precision": "auto"}, "seed": seed} | config,
+            "config": {
+                "objective": "mae",
+                "steps": 10,
+                "optimizer": {"clip": None},
+                "training": {"precision": "auto"},
+                "seed": seed,
+            }
+            | config,
             "inputs": inputs or {"corpus c": "abc"},
-        }  # fmt: skip
+        }
         backbone = made.architecture.build(seed if weights is None else weights)
         product = save_encoder(folder, backbone, preprocessing=made.preprocessing, provenance=origin)
         finish(folder, stage="pretrain", config={}, inputs={}, product=product, started=Clock())
@@ -70,9 +77,12 @@ def test_what_an_entry_stands_for(tmp_path: Path) -> None:
     there = str(tmp_path / "lr=1")
     plain = [parse_entry(text) for text in ("enc", "opt+sar", "timm:r?contract=imagenet", there, f"{there},{there}")]
     assert [(one.name, one.runs) for one in plain] == [
-        (None, (("enc",),)), (None, (("opt", "sar"),)), (None, (("timm:r?contract=imagenet",),)), (None, ((there,),)),
+        (None, (("enc",),)),
+        (None, (("opt", "sar"),)),
+        (None, (("timm:r?contract=imagenet",),)),
+        (None, ((there,),)),
         (None, ((there,), (there,))),
-    ]  # fmt: skip
+    ]
     named = parse_entry("mae tiny=runs/0+sar/0,runs/1+sar/1")
     assert (named.name, named.runs) == ("mae tiny", (("runs/0", "sar/0"), ("runs/1", "sar/1")))
 
@@ -90,9 +100,10 @@ def test_one_seed_is_todays_interval_to_the_bit(rng: np.random.Generator) -> Non
     golden = Bootstrap(np.arange(40) // 4, draws=2, seed=0, replicates=500)
     right = (np.arange(80).reshape(2, 40) * 7 % 10 < 6).astype(np.int64)
     other = (np.arange(80).reshape(2, 40) * 3 % 11 < 7).astype(np.int64)
-    found, pair = golden.interval(measure("accuracy", right, np.ones(40, np.int64))), golden.compare(
-        *(measure("accuracy", one, np.ones(40, np.int64)) for one in (right, other))
-    )  # fmt: skip
+    found, pair = (
+        golden.interval(measure("accuracy", right, np.ones(40, np.int64))),
+        golden.compare(*(measure("accuracy", one, np.ones(40, np.int64)) for one in (right, other))),
+    )
     assert [found.low, found.high, pair.low, pair.high, pair.p] == pytest.approx(
         [0.46309972702742397, 0.7540128070941468, -0.2724838176055956, 0.20426722012068071, 0.6571512906206484],
         rel=1e-12,
@@ -181,8 +192,10 @@ def test_a_recipe_is_one_line_everywhere(rng: np.random.Generator, saved: Saved,
     assert [run["encoder_fingerprint"] for run in mae["runs"]] == [row["encoder_fingerprint"] for row in alone]
     assert mae["value"] == pytest.approx(np.mean([row["value"] for row in alone]))
     assert mae["high"] - mae["low"] > 0 and {(c["a"], c["b"]) for c in comparisons} == {
-        ("mae", "other"), ("mae", "random"), ("other", "random"),
-    }  # fmt: skip
+        ("mae", "other"),
+        ("mae", "random"),
+        ("other", "random"),
+    }
     assert {c["family"] for c in comparisons} == {3} and all(c["p_holm"] >= c["p"] for c in comparisons)
     assert sum(done) == (3 + 1 + 2) * 60 + 3 * 60  # asked alone, the same seeds come out of the cache
     assert len(list((tmp_path / "f").iterdir())) == 6
@@ -226,8 +239,11 @@ def test_the_grid_of_a_recipe(rng: np.random.Generator, saved: Saved, tmp_path: 
     compared = expand_study(recipe, task, "grid", grid=VariantGrid.of([16], ["contract", "zscore"], None), seed=0)
     rows, comparisons = judge(task, compared, QUICK, tmp_path / "out", computing=Computing())
     assert [(row["encoder"], row["pretraining_seeds"], len(row["runs"])) for row in rows] == [
-        ("mae", 2, 2), ("mae | contract's size, zscore", 2, 2), ("mae | 16 px, contract", 2, 2), ("mae | 16 px, zscore", 2, 2),
-    ]  # fmt: skip
+        ("mae", 2, 2),
+        ("mae | contract's size, zscore", 2, 2),
+        ("mae | 16 px, contract", 2, 2),
+        ("mae | 16 px, zscore", 2, 2),
+    ]
     alike = comparisons[1]  # 16 px is the contract's own size: what the seeds differ in cancels
     assert (alike["b"], alike["difference"], alike["low"], alike["high"]) == ("mae | 16 px, contract", 0.0, 0.0, 0.0)
     assert "| mae | " in format_markdown(rows, comparisons) and "mae: planted" in format_markdown(rows, comparisons)

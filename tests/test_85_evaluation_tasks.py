@@ -100,9 +100,14 @@ def test_twins_are_the_same_ground_at_another_time_or_from_the_other_side(rng: n
     box = {"xmin": 1.0, "ymin": 2.0, "xmax": 1.01, "ymax": 2.01}
     there = {**box, "xmin": 3.0, "xmax": 3.01}
     rows = [
-        {**box, "month": 1, "orbit": "R1-ascending"}, {**box, "month": 6, "orbit": "R2-descending"}, {**box, "month": 7, "orbit": "R1-ascending"},
-        {**there, "month": 1, "orbit": "R3-descending"}, {**there, "month": 2, "orbit": "R3-ascending"}, {"month": 1}, {"month": 7},
-    ]  # fmt: skip
+        {**box, "month": 1, "orbit": "R1-ascending"},
+        {**box, "month": 6, "orbit": "R2-descending"},
+        {**box, "month": 7, "orbit": "R1-ascending"},
+        {**there, "month": 1, "orbit": "R3-descending"},
+        {**there, "month": 2, "orbit": "R3-ascending"},
+        {"month": 1},
+        {"month": 7},
+    ]
     rows = [{**row, "product_id": f"p{i % 2}", "label": 0, "label_name": "a"} for i, row in enumerate(rows)]
     radar = Stream("sentinel1_rtc", Quantity.GAMMA0, ("VV", "VH"), 10.0, 8)
     corpus, stream = FakeCorpus().add(radar, rng.random((7, 2, 8, 8)), rows)

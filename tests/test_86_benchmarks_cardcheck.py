@@ -57,8 +57,14 @@ def test_a_right_card_raises_nothing(root: Path, card: Card) -> None:
     assert found(root, card) == []
     findings = check_card(card, load_benchmark("eurosat", root, card=card).sources[0])
     assert {item.kind: item.outcome for item in findings} | {"offset": ""} == {
-        "nodata": "fine", "constant": "fine", "duplicate": "fine", "scale": "fine", "order": "fine", "offset": "", "metadata": "fine",
-    }  # fmt: skip
+        "nodata": "fine",
+        "constant": "fine",
+        "duplicate": "fine",
+        "scale": "fine",
+        "order": "fine",
+        "offset": "",
+        "metadata": "fine",
+    }
 
 
 def test_permuted_bands_are_found_and_put_right(root: Path, card: Card) -> None:

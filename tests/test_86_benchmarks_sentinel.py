@@ -120,8 +120,13 @@ def test_eurosat_incomplete_or_of_three_bands_is_refused(eurosat: Path, tmp_path
 
 @pytest.mark.parametrize(
     ("variant", "version", "expected"),
-    [("random", "3_random", (34, 0, 17)), ("block", "3_block", (34, 0, 17)), ("culture10", "3_culture_10", (34, 0, 17)), ("v2", "2", (17, 17, 17))],
-)  # fmt: skip
+    [
+        ("random", "3_random", (34, 0, 17)),
+        ("block", "3_block", (34, 0, 17)),
+        ("culture10", "3_culture_10", (34, 0, 17)),
+        ("v2", "2", (17, 17, 17)),
+    ],
+)
 def test_so2sat_gives_torchgeos_pixels_and_never_divides(
     so2sat: Path, variant: str, version: str, expected: tuple[int, int, int]
 ) -> None:

@@ -189,8 +189,13 @@ def test_the_graph_grows_with_the_blocks_and_each_window_is_encoded_once(
         seen.clear()
         done: list[None] = []
         found = embed_scene(
-            encoder, scene.cube, tmp_path / f"{size}.tif", settings=SceneSettings(group=4), tags={}, progress=partial(done.append, None)
-        )  # fmt: skip
+            encoder,
+            scene.cube,
+            tmp_path / f"{size}.tif",
+            settings=SceneSettings(group=4),
+            tags={},
+            progress=partial(done.append, None),
+        )
         assert sum(seen[1:]) == found.windows  # the first call asks how tokens lie
         counts[size] = (found.blocks, len(done))
     assert counts == {64: (4, 11), 128: (16, 37), 256: (64, 137)}  # two tasks per block, one per row, one in all
@@ -226,10 +231,16 @@ def test_decibels_and_power_become_each_other_as_when_ingested(rng: np.random.Ge
 
 
 WRONG = {
-    "another sensor": ({"sensor": "sentinel2_l1c", "quantity": "toa_reflectance"}, "expected bands of sentinel2_l1c, got bands of sentinel2_l2a"),
-    "another quantity": ({"quantity": "dn", "range": (0.0, 10000.0)}, "expected dn, got boa_reflectance; convert the values first"),
+    "another sensor": (
+        {"sensor": "sentinel2_l1c", "quantity": "toa_reflectance"},
+        "expected bands of sentinel2_l1c, got bands of sentinel2_l2a",
+    ),
+    "another quantity": (
+        {"quantity": "dn", "range": (0.0, 10000.0)},
+        "expected dn, got boa_reflectance; convert the values first",
+    ),
     "a missing band": ({"bands": ("B02", "B03", "B08")}, "without B08; add them, or choose missing"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", WRONG)

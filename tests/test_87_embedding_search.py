@@ -38,12 +38,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     places = [*PLACES, (700000.0, 5500000.0)]
     found = [
         FakeProduct(
-            f"fake/{HOSTILE if i == 3 else i}", card(labels=None), image,
+            f"fake/{HOSTILE if i == 3 else i}",
+            card(labels=None),
+            image,
             acquisition=Acquisition(f"202{i}-07-15T10:00:00Z", "", "", 0.0),
             where={"crs": "EPSG:32632", "transform": (10.0, 0.0, x, 0.0, -10.0, y)},
         )
         for i, (image, (x, y)) in enumerate(zip(images, places, strict=True))
-    ]  # fmt: skip
+    ]
     ingest(found, out=folder / "corpus", config=IngestConfig(size_px=SIDE, min_valid=0.0), client="synchronous")
     encoder = save_vit(folder / "vit")
     embed(str(encoder), str(folder / "corpus"), folder / "e", batch_size=8)
@@ -205,12 +207,15 @@ REFUSED = {
     "latitude first": ({"lonlat": "45,95"}, r"longitude \(-180 ... 180\) comes first"),
     "no numbers": ({"lonlat": "nine"}, "expected longitude,latitude such as"),
     "k": ({"like": "0", "k": 0}, "expected k of at least 1 neighbour, got 0; give a larger --k"),
-    "encoder without image": ({"like": "0", "encoder": "x"}, "expected encoder and card with an image only, got encoder"),
+    "encoder without image": (
+        {"like": "0", "encoder": "x"},
+        "expected encoder and card with an image only, got encoder",
+    ),
     "image alone": ({"image": Path("x.tif")}, "expected --encoder and --card with an image, got neither"),
     "image without encoder": ({"image": Path("x.tif"), "card": "c"}, "with an image, got --card; the card says"),
     "nothing": ({"like": " "}, "expected a row such as 17"),
     "a power": ({"like": "17²"}, "expected a row such as 17"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -26,7 +26,8 @@ from eo_ssl.encoder import EmpiricalFeatures
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import extract_features
 from eo_ssl.evaluation.sources import open_corpus_source
-from eo_ssl.manifest import compute_sha256, require
+from eo_ssl.fingerprints import compute_sha256
+from eo_ssl.manifest import require
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows.embed import main
@@ -185,8 +186,11 @@ def test_a_killed_run_repeats_at_most_one_part_and_gives_the_same_file(
     done = subprocess.run(
         [sys.executable, str(script), str(encoder), str(corpus), str(out), name],
         env=os.environ | {"EO_SSL_FAULT": point, "OMP_NUM_THREADS": "1", "EO_SSL_QUIET": "1"},
-        start_new_session=True, capture_output=True, timeout=120, check=False,
-    )  # fmt: skip
+        start_new_session=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     finished = sorted(path.name for path in (out / "parts").glob("*.parquet"))
     count = Corpus.open(corpus).count(name)

@@ -12,8 +12,11 @@ from eo_ssl.errors import UserError
 
 AXES = st.builds(
     lambda length, side, share, group: WindowAxis(length, side, max(1, round(side * share)), group),
-    st.integers(1, 60), st.integers(1, 12), st.floats(0.1, 1.0), st.integers(1, 5),
-)  # fmt: skip
+    st.integers(1, 60),
+    st.integers(1, 12),
+    st.floats(0.1, 1.0),
+    st.integers(1, 5),
+)
 
 
 @settings(max_examples=200)

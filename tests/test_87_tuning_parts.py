@@ -41,12 +41,17 @@ def scales(model: torch.nn.Module, **options: float) -> dict[str, tuple[float, f
 def test_rates_of_a_transformers_layers_are_those_of_a_table_made_by_hand() -> None:
     found = scales(vit(depth=3).model.requires_grad_(True), weight_decay=0.1, layer_decay=0.5)
     table = {
-        "norm.weight": (0.5, 0.0), "norm.bias": (0.5, 0.0),
-        "blocks.2.mlp.fc1.weight": (0.5, 0.1), "blocks.2.mlp.fc1.bias": (0.5, 0.0),
-        "blocks.1.attn.qkv.weight": (0.25, 0.1), "blocks.1.norm1.weight": (0.25, 0.0),
+        "norm.weight": (0.5, 0.0),
+        "norm.bias": (0.5, 0.0),
+        "blocks.2.mlp.fc1.weight": (0.5, 0.1),
+        "blocks.2.mlp.fc1.bias": (0.5, 0.0),
+        "blocks.1.attn.qkv.weight": (0.25, 0.1),
+        "blocks.1.norm1.weight": (0.25, 0.0),
         "blocks.0.attn.proj.weight": (0.125, 0.1),
-        "patch_embed.proj.weight": (0.0625, 0.1), "cls_token": (0.0625, 0.0), "pos_embed": (0.0625, 0.0),
-    }  # fmt: skip
+        "patch_embed.proj.weight": (0.0625, 0.1),
+        "cls_token": (0.0625, 0.0),
+        "pos_embed": (0.0625, 0.0),
+    }
     assert {name: found[name] for name in table} == table
     assert set(found) == {name for name, _ in vit(depth=3).model.named_parameters()}  # each once, none forgotten
 
@@ -244,8 +249,13 @@ def test_wrong_masks_and_mixed_sizes_are_refused() -> None:
         UserError, match=r"expected classes 0 \.\.\. 1 or -1 \(ignored\) in the masks .* got -1 \.\.\. 7"
     ):
         list(TaskLoader(dataclasses.replace(task, sources=(wrong,)), contract(), "cpu").batches([np.arange(3)]))
-    mixed = task_of(Planted(images(4)), np.zeros(6), Fold(np.arange(3), np.arange(3, 6), EMPTY), "regression",
-                    sources=(Planted(images(4)), Planted(images(2, 16))))  # fmt: skip
+    mixed = task_of(
+        Planted(images(4)),
+        np.zeros(6),
+        Fold(np.arange(3), np.arange(3, 6), EMPTY),
+        "regression",
+        sources=(Planted(images(4)), Planted(images(2, 16))),
+    )
     with pytest.raises(UserError, match="expected inputs and masks of one size"):
         list(TaskLoader(mixed, contract(resize="native"), "cpu").batches([np.array([0, 5])]))
 
@@ -325,8 +335,15 @@ def test_what_sees_a_part_of_the_image_or_gives_no_maps_is_no_encoder_for_masks(
 
 def test_decoders_are_wired_as_in_their_own_library() -> None:
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(6))
-    whole = smp.DPT("tu-test_vit", encoder_weights=None, classes=2, img_size=64, decoder_fusion_channels=8,
-                    decoder_intermediate_channels=(8, 16, 32, 32), encoder_output_indices=[1, 2, 4, 5]).eval()  # fmt: skip
+    whole = smp.DPT(
+        "tu-test_vit",
+        encoder_weights=None,
+        classes=2,
+        img_size=64,
+        decoder_fusion_channels=8,
+        decoder_intermediate_channels=(8, 16, 32, 32),
+        encoder_output_indices=[1, 2, 4, 5],
+    ).eval()
     maps = compute_four_maps(whole.encoder.model, x)
     ours = make_decoder("dpt", maps, classes=2, width=8).eval()
     ours.load_state_dict(

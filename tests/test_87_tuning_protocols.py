@@ -249,13 +249,25 @@ def test_impossible_choices_are_refused(change: dict[str, object], message: str)
 def test_words_say_everything_that_decides_a_number() -> None:
     # Two recipes that differ must not be described alike, or rows of different numbers would look equal.
     changes = {
-        "epochs": 7, "steps": 9, "batch_size": 5, "rates": (0.5,), "weight_decay": 0.01, "warmup": 0.2, "augment": "none", "selection": "last",
-        "precision": "bfloat16", "seed": 3,
-    }  # fmt: skip
+        "epochs": 7,
+        "steps": 9,
+        "batch_size": 5,
+        "rates": (0.5,),
+        "weight_decay": 0.01,
+        "warmup": 0.2,
+        "augment": "none",
+        "selection": "last",
+        "precision": "bfloat16",
+        "seed": 3,
+    }
     own = {
-        "finetune": {"layer_decay": 0.7, "drop_path": 0.0}, "lora": {"lora_rank": 2, "lora_alpha": 3.0}, "seg-linear": {"class_weights": "balanced"},
-        "seg-upernet": {"decoder_width": 8}, "seg-dpt": {"decoder_width": 8}, "seg-finetune": {"finetuned_decoder": "dpt", "layer_decay": 0.7},
-    }  # fmt: skip
+        "finetune": {"layer_decay": 0.7, "drop_path": 0.0},
+        "lora": {"lora_rank": 2, "lora_alpha": 3.0},
+        "seg-linear": {"class_weights": "balanced"},
+        "seg-upernet": {"decoder_width": 8},
+        "seg-dpt": {"decoder_width": 8},
+        "seg-finetune": {"finetuned_decoder": "dpt", "layer_decay": 0.7},
+    }
 
     def describe(protocol: str, tuning: Tuning) -> str:
         return TUNED[protocol].describe(kind="classification", amount=Amount(), has_validation=False, tuning=tuning)

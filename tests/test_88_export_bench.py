@@ -25,9 +25,20 @@ from exported import TINY_8, encoder, optical, radar
 
 L1C = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 NAMES = (
-    "coastal_aerosol", "blue", "green", "red", "red_edge_1", "red_edge_2", "red_edge_3", "nir", "red_edge_4", "water_vapour",
-    "swir_cirrus", "swir_1", "swir_2",
-)  # fmt: skip
+    "coastal_aerosol",
+    "blue",
+    "green",
+    "red",
+    "red_edge_1",
+    "red_edge_2",
+    "red_edge_3",
+    "nir",
+    "red_edge_4",
+    "water_vapour",
+    "swir_cirrus",
+    "swir_1",
+    "swir_2",
+)
 # Means of torchgeo-bench 0.4.0, in the order of its channels.
 EUROSAT = (
     1354.41,

@@ -60,9 +60,16 @@ def test_terms_come_from_the_corpora_the_encoder_was_trained_on() -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the timm route alone, quick to make."""
     row = {
-        "task": "eurosat", "protocol": "knn5", "amount": "all", "metric": "accuracy", "value": 0.5, "low": 0.25, "high": None,
-        "n_test": 20, "split": "spatial",
-    }  # fmt: skip
+        "task": "eurosat",
+        "protocol": "knn5",
+        "amount": "all",
+        "metric": "accuracy",
+        "value": 0.5,
+        "low": 0.25,
+        "high": None,
+        "n_test": 20,
+        "split": "spatial",
+    }
     rows = ({**row, "high": 0.75}, {**row, "protocol": "linear", "low": None})
     options = Options(onnx=False, terms=Terms((FREE,)), results=rows, licence="apache-2.0")
     return export(encoder(TINY_8, radar(32)), tmp_path_factory.mktemp("tiny") / "bundle", options=options).folder
@@ -168,9 +175,18 @@ def test_licences_and_results_come_from_their_products(
     monkeypatch.setattr("workflows.export.Corpus.open", FakeCorpus)
     source, results = trained(tmp_path / "encoder"), tmp_path / "results"
     row = {
-        "task": "mstar_soc", "protocol": "knn5", "amount": "10", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6,
-        "n_test": 20, "split": "soc", "reference": "", "encoder_fingerprint": encoder(TINY_8, radar(32)).fingerprint,
-    }  # fmt: skip
+        "task": "mstar_soc",
+        "protocol": "knn5",
+        "amount": "10",
+        "metric": "accuracy",
+        "value": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "n_test": 20,
+        "split": "soc",
+        "reference": "",
+        "encoder_fingerprint": encoder(TINY_8, radar(32)).fingerprint,
+    }
     rows = (
         row,
         {**row, "protocol": "linear", "encoder_fingerprint": "e" * 64},
@@ -233,9 +249,15 @@ def test_three_lines_fine_tune_in_torchgeo(tmp_path: Path, monkeypatch: pytest.M
     task.model.patch_embed.register_forward_hook(lambda _, args, __: seen.append(args[0].detach()))
 
     Trainer(
-        max_epochs=1, num_sanity_val_steps=0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, accelerator="cpu", default_root_dir=tmp_path,
-    ).fit(task, data)  # fmt: skip
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+    ).fit(task, data)
 
     changed = {key for key, value in task.model.state_dict().items() if not torch.equal(before[key], value)}
     assert {"head.weight", "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= changed

@@ -63,9 +63,20 @@ def browse(page: Path, folder: Path) -> tuple[str, str]:
     quiet = ("background-networking", "component-update", "sync", "gpu", "extensions", "dev-shm-usage")
     options = [f"--disable-{name}" for name in quiet]
     command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", "--hide-scrollbars", *options, "--enable-logging=stderr", "--v=0",
-        f"--user-data-dir={folder / 'profile'}", "--window-size=1400,2000", "--virtual-time-budget=20000", "--dump-dom", page.as_uri(),
-    ]  # fmt: skip
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--no-first-run",
+        "--hide-scrollbars",
+        *options,
+        "--enable-logging=stderr",
+        "--v=0",
+        f"--user-data-dir={folder / 'profile'}",
+        "--window-size=1400,2000",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+        page.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     return done.stdout, done.stderr
 

@@ -38,9 +38,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_map(path: Path, values: np.ndarray) -> Path:
     """Write a map [D, h, w] as embeddings of a scene are written, in small blocks."""
     with rasterio.open(
-        path, "w", driver="GTiff", count=len(values), height=values.shape[1], width=values.shape[2], dtype="float32",
-        nodata=float("nan"), tiled=True, blockxsize=16, blockysize=16, crs="EPSG:32632", transform=rasterio.Affine(80, 0, 6e5, 0, -80, 5e6),
-    ) as file:  # fmt: skip
+        path,
+        "w",
+        driver="GTiff",
+        count=len(values),
+        height=values.shape[1],
+        width=values.shape[2],
+        dtype="float32",
+        nodata=float("nan"),
+        tiled=True,
+        blockxsize=16,
+        blockysize=16,
+        crs="EPSG:32632",
+        transform=rasterio.Affine(80, 0, 6e5, 0, -80, 5e6),
+    ) as file:
         file.write(values.astype(np.float32))
     return path
 
@@ -186,10 +197,14 @@ def test_a_bundle_says_what_it_opens_with_what_goes_in_and_what_may_be_done(run:
     (folder / "torchgeo_classification.ckpt").write_bytes(b"x" * 2_000_000)
     licence = {"licence": "CC BY-NC 4.0", "attribution": HOSTILE, "non_commercial": True}
     summary = {
-        "torchgeo": "vit_small_patch16_224", "torchgeo_left_out": "", "cosine_native_to_torchgeo": 0.98765, "cosine_between_images": 0.25,
+        "torchgeo": "vit_small_patch16_224",
+        "torchgeo_left_out": "",
+        "cosine_native_to_torchgeo": 0.98765,
+        "cosine_between_images": 0.25,
         "files": {"preprocess.json": "a" * 64, "torchgeo_classification.ckpt": "b" * 64, "absent.pth": "c" * 64},
-        "non_commercial": True, "licences": [licence],
-    }  # fmt: skip
+        "non_commercial": True,
+        "licences": [licence],
+    }
     finish(
         folder,
         stage="export",

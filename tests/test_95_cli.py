@@ -44,8 +44,12 @@ def test_lists_are_typed_as_words() -> None:
 
     expected = ["--names", "a b", "torchgeo:X?size=64"], ["--shots", "1", "5"], ["--out", "o"], ["--quiet"]
     assert _spell([word for part in expected for word in part], workflow) == [
-        '--names=["a b", "torchgeo:X?size=64"]', "--shots=[1, 5]", "--out", "o", "--quiet=true",
-    ]  # fmt: skip
+        '--names=["a b", "torchgeo:X?size=64"]',
+        "--shots=[1, 5]",
+        "--out",
+        "o",
+        "--quiet=true",
+    ]
     assert _spell(["--names", "one"], workflow) == ['--names=["one"]']
     assert _spell(["--inputs", "a/b", "c"], workflow) == ['--inputs=["a/b", "c"]']
     assert _spell(["--names", "[a, b]", "--shots=5"], workflow) == ["--names=[a, b]", "--shots=[5]"]

@@ -23,9 +23,21 @@ EMPTY = np.empty(0, dtype=np.int64)
 
 def contract(size_px: int = 32, **changes: object) -> Preprocessing:
     fields = dict(  # noqa: C408
-        sensor="sentinel2_l1c", quantity=TOA, bands=BANDS, convert=(), range=TOA.plausible, clip=None, mean=(0.1, 0.1, 0.1),
-        std=(0.05, 0.05, 0.05), size_px=size_px, gsd_m=(10.0, 10.0), resize="to_size", interpolation="bilinear", antialias=True, missing="refuse",
-    )  # fmt: skip
+        sensor="sentinel2_l1c",
+        quantity=TOA,
+        bands=BANDS,
+        convert=(),
+        range=TOA.plausible,
+        clip=None,
+        mean=(0.1, 0.1, 0.1),
+        std=(0.05, 0.05, 0.05),
+        size_px=size_px,
+        gsd_m=(10.0, 10.0),
+        resize="to_size",
+        interpolation="bilinear",
+        antialias=True,
+        missing="refuse",
+    )
     return Preprocessing(**{**fields, **changes})  # type: ignore[arg-type]
 
 
@@ -98,9 +110,16 @@ def task_of(source: Any, labels: np.ndarray, fold: Fold, kind: str, **changes: A
     metric = {"classification": "accuracy", "multilabel": "micro_ap", "regression": "r2", "segmentation": "miou"}[kind]
     names = {"classification": ("low", "middle", "high"), "multilabel": ("green", "red"), "regression": ()}
     given: dict[str, Any] = {
-        "name": f"planted {kind}", "sources": (source,), "labels": labels, "class_names": names.get(kind, ("dark", "bright")),
-        "blocks": np.arange(len(labels)) // 4, "folds": (fold,), "split": "planted", "metric": metric, "kind": kind,
-    }  # fmt: skip
+        "name": f"planted {kind}",
+        "sources": (source,),
+        "labels": labels,
+        "class_names": names.get(kind, ("dark", "bright")),
+        "blocks": np.arange(len(labels)) // 4,
+        "folds": (fold,),
+        "split": "planted",
+        "metric": metric,
+        "kind": kind,
+    }
     return Task(**{**given, **changes})
 
 

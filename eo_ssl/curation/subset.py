@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eo_ssl.commits import commit
 from eo_ssl.curation.embeddings import Rows
 from eo_ssl.curation.subset_selection import Selection, tabulate_selection
-from eo_ssl.manifest import commit, fingerprint
+from eo_ssl.fingerprints import fingerprint
 
 SUBSET, DROPPED, REPORT = "subset.parquet", "dropped.parquet", "curation_report.json"
 

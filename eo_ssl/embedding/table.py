@@ -15,7 +15,7 @@ import shapely
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import dump_canonical_json
+from eo_ssl.fingerprints import dump_canonical_json
 
 Matrix = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

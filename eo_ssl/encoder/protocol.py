@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import expect
-from eo_ssl.manifest import fingerprint
+from eo_ssl.fingerprints import fingerprint
 from eo_ssl.preprocessing import Preprocessing, apply_conversion
 from eo_ssl.sensors import Quantity
 

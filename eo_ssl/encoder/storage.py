@@ -11,10 +11,11 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
+from eo_ssl.commits import commit
 from eo_ssl.encoder.protocol import hash_tensors
 from eo_ssl.encoder.trained import TrainedEncoder, check_fit, describe_identity
 from eo_ssl.errors import UserError, expect
-from eo_ssl.manifest import commit, dump_canonical_json
+from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.models import FAMILIES, Backbone, BackboneConfig
 from eo_ssl.preprocessing import Preprocessing
 

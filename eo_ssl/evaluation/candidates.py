@@ -22,7 +22,7 @@ from eo_ssl.evaluation.sources import Matrix, Rows, SourceSubset
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.training_statistics import check_scale
-from eo_ssl.manifest import fingerprint
+from eo_ssl.fingerprints import fingerprint
 
 Wrap = Callable[["SingleCandidate"], "SingleCandidate"]
 

@@ -14,7 +14,7 @@ from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation.npz_files import ArrayFile
 from eo_ssl.evaluation.sources import ImageSource, Matrix, read_ahead
-from eo_ssl.manifest import fingerprint
+from eo_ssl.fingerprints import fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from eo_ssl.commits import commit
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import commit
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

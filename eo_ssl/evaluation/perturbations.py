@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from eo_ssl.evaluation.sources import DerivedSource, ImageSource, Matrix, Rows, read_images
-from eo_ssl.manifest import fingerprint
+from eo_ssl.fingerprints import fingerprint
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
 

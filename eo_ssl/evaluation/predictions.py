@@ -21,7 +21,7 @@ from eo_ssl.evaluation.sources import Matrix, Rows
 from eo_ssl.evaluation.task_metrics import PredictionArray
 from eo_ssl.evaluation.tasks import Kind, Task
 from eo_ssl.evaluation.tuning import Tuning, predict_tuned
-from eo_ssl.manifest import fingerprint
+from eo_ssl.fingerprints import fingerprint
 
 FORMAT = 3
 

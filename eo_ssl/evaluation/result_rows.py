@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from eo_ssl.commits import commit
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.candidates import Candidate, Description
 from eo_ssl.evaluation.draws import Amount, describe_shortage, draw
@@ -27,7 +28,7 @@ from eo_ssl.evaluation.predictions import PredictionRun, Predictions, Settings, 
 from eo_ssl.evaluation.protocols import PROTOCOLS
 from eo_ssl.evaluation.task_metrics import Measured, Runs, measure
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.manifest import commit, dump_canonical_json, fingerprint
+from eo_ssl.fingerprints import dump_canonical_json, fingerprint
 
 Row = dict[str, Any]
 Place = tuple[str, Amount]

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eo_ssl.commits import replace
 from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.protocols import PROTOCOLS
 from eo_ssl.evaluation.result_rows import FORMAT, Row
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.manifest import MANIFEST, UNFINISHED, Clock, OpenProduct, dump_canonical_json, fingerprint, plan, replace
+from eo_ssl.fingerprints import dump_canonical_json, fingerprint
+from eo_ssl.manifest import MANIFEST, UNFINISHED, Clock, OpenProduct, plan
 
 Render = Callable[[Sequence[Row], Sequence[Row]], dict[str, bytes]]
 """Makes files to read, such as leaderboards and figures, out of rows and comparisons: their content by file name."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from eo_ssl.evaluation.sources import CorpusSource, Rows
 from eo_ssl.evaluation.splits import Fold
-from eo_ssl.manifest import fingerprint
+from eo_ssl.fingerprints import fingerprint
 
 COLUMNS = ("xmin", "ymin", "xmax", "ymax", "month", "orbit", "label", "label_name")
 APART_MONTHS = 3

@@ -16,7 +16,7 @@ from eo_ssl.evaluation.encoder_candidates import FoldCandidate, TrainedCandidate
 from eo_ssl.evaluation.features import ON_CPU, Computing
 from eo_ssl.evaluation.sources import Matrix
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.manifest import fingerprint
+from eo_ssl.fingerprints import fingerprint
 
 BASELINES = (*WEIGHT_FREE, *FITTED)
 """Encoders that nobody trained, by name."""

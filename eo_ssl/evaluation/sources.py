@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import expect
-from eo_ssl.manifest import fingerprint
+from eo_ssl.fingerprints import fingerprint
 from eo_ssl.preprocessing import Tagged
 from eo_ssl.sensors import Quantity, translate_bands
 

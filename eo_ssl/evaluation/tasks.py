@@ -19,7 +19,7 @@ from eo_ssl.evaluation.revisits import Revisit, find_revisits
 from eo_ssl.evaluation.sources import ImageSource, Matrix, Rows, locate_rows, open_corpus_source, rename_bands
 from eo_ssl.evaluation.splits import Division, Fold, SampleLocations, divide
 from eo_ssl.evaluation.task_metrics import Metric
-from eo_ssl.manifest import fingerprint
+from eo_ssl.fingerprints import fingerprint
 
 HeldOut = Literal["unseen", "all"]
 Kind = Literal["classification", "multilabel", "segmentation", "regression"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from eo_ssl.commits import commit
 from eo_ssl.encoder import Encoder, TrainedEncoder
 from eo_ssl.errors import UserError
 from eo_ssl.export import contract_file, parity
@@ -30,7 +31,8 @@ from eo_ssl.export.torchgeo_checkpoints import (
 )
 from eo_ssl.export.torchgeo_naming import find_torchgeo_name, resize_for_torchgeo
 from eo_ssl.export.weights_enum import describe_weights, make_weights_files
-from eo_ssl.manifest import Manifest, commit, compute_sha256, fingerprint, open_product, require
+from eo_ssl.fingerprints import compute_sha256, fingerprint
+from eo_ssl.manifest import Manifest, open_product, require
 
 STAGE = "export"
 _UNSTATED = "not stated"

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eo_ssl.commits import commit
 from eo_ssl.corpus import Corpus, StreamReader
-from eo_ssl.manifest import commit, fingerprint
+from eo_ssl.fingerprints import fingerprint
 from eo_ssl.pairing.matching import Matching, PairConfig
 from eo_ssl.pairing.shift import Shift, ShiftEstimator
 from eo_ssl.sensors import convert

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
-from eo_ssl.manifest import fingerprint
+from eo_ssl.fingerprints import fingerprint
 from eo_ssl.preprocessing.channels import choose_bands, order_channels
 from eo_ssl.preprocessing.conversion import apply_conversion, parse_conversion
 from eo_ssl.preprocessing.interpolation import Interpolation, crop_center, interpolate_masked

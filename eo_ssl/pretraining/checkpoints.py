@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from eo_ssl.manifest import explain_os_error, sync_folder
+from eo_ssl.commits import explain_os_error, sync_folder
 from eo_ssl.objectives import Batch
 from eo_ssl.pretraining.module import require_pretraining
 

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from eo_ssl.commits import replace
 from eo_ssl.curation import Context, DynamicSchedule, resolve_keep, tabulate_selection
 from eo_ssl.encoder import hash_tensors
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import fingerprint, replace
+from eo_ssl.fingerprints import fingerprint
 from eo_ssl.objectives import Batch
 from eo_ssl.pretraining.loader import ItemLoader
 from eo_ssl.pretraining.module import Pretraining, require_pretraining

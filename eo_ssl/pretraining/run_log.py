@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from eo_ssl.commits import replace
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import replace
 from eo_ssl.objectives import Batch
 from eo_ssl.pretraining.loader import ItemLoader
 from eo_ssl.pretraining.module import require_pretraining

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from eo_ssl.encoder import save_encoder
-from eo_ssl.manifest import OpenProduct, fingerprint, open_product
+from eo_ssl.fingerprints import fingerprint
+from eo_ssl.manifest import OpenProduct, open_product
 from eo_ssl.models import Backbone
 from eo_ssl.objectives import Objective
 from eo_ssl.pretraining.training_data import TrainingData

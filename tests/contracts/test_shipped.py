@@ -81,8 +81,12 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(site)}
     shown = subprocess.run(
         [sys.executable, str(site / "bin" / "eo-ssl"), "--help"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "eo-ssl <command>" in shown.stdout
     code = """
 import eo_ssl, eo_ssl.workflows.doctor as doctor

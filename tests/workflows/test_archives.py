@@ -31,8 +31,13 @@ from worlds.safe import (
 CARDS = {"s2_safe_l1c": 32, "s2_safe_l2a": 32, "s1_safe_grd": 32, "s1_safe_wv": 256}  # card -> size of its tiles
 OPTICAL = [
     S2SafeSpec(level=level, baseline=baseline, size_px=192, tile=tile, complete=False)
-    for level, baseline, tile in (("L1C", "02.09", "32TQM"), ("L1C", "05.09", "33UUP"), ("L2A", "03.01", "32TQM"), ("L2A", "05.11", "33UUP"))
-]  # fmt: skip
+    for level, baseline, tile in (
+        ("L1C", "02.09", "32TQM"),
+        ("L1C", "05.09", "33UUP"),
+        ("L2A", "03.01", "32TQM"),
+        ("L2A", "05.11", "33UUP"),
+    )
+]
 
 
 class Archive:

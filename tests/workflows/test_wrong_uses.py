@@ -32,9 +32,21 @@ def eurosat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def contract() -> Preprocessing:
     return Preprocessing(
-        sensor="sentinel2_l1c", quantity=TOA, bands=BANDS, convert=(), range=TOA.plausible, clip=None, mean=(0.2,) * 13, std=(0.1,) * 13, size_px=64,
-        gsd_m=(10.0, 10.0), resize="to_size", interpolation="bilinear", antialias=True, missing="refuse",
-    )  # fmt: skip
+        sensor="sentinel2_l1c",
+        quantity=TOA,
+        bands=BANDS,
+        convert=(),
+        range=TOA.plausible,
+        clip=None,
+        mean=(0.2,) * 13,
+        std=(0.1,) * 13,
+        size_px=64,
+        gsd_m=(10.0, 10.0),
+        resize="to_size",
+        interpolation="bilinear",
+        antialias=True,
+        missing="refuse",
+    )
 
 
 @pytest.fixture(scope="module")
