@@ -249,7 +249,8 @@ def load_card(name_or_path: str | Path) -> Card:
         raise UserError(f"expected YAML in {path}, got {str(error).splitlines()[0]}; correct the file") from error
     if not isinstance(value, dict):
         raise UserError(
-            f"expected keys and values in {path}, got {type(value).__name__}; see the shipped cards in {find_card_folder()}"
+            f"expected keys and values in {path}, got {type(value).__name__};"
+            f" see the shipped cards in {find_card_folder()}"
         )
     try:
         return _CARD.validate_python({"name": path.stem, **value})

@@ -20,17 +20,20 @@ from eo_ssl.registered import find_choices, name_classes, shorten, spell_classes
 
 COMMANDS = {
     "ingest": "read an archive, calibrate it to physical units, tile it and add it to a corpus",
-    "pair": "pair the tiles of two streams on the same ground (radar and optical, seasons) and measure how well they fit",
+    "pair": "pair the tiles of two streams on the same ground (radar and optical, seasons)"
+    " and measure how well they fit",
     "curate": "choose a balanced, diverse subset of a corpus and say what was left out and why",
     "pretrain": "train an encoder on a corpus with MAE, I-JEPA or SimCLR, pruning while it trains if asked to",
     "evaluate": "judge encoders on a task with kNN, probes and fine-tuning, with intervals and paired comparisons",
-    "export": "write an encoder as a bundle that timm, TorchGeo and onnxruntime open, check one, or push one to the hub",
+    "export": "write an encoder as a bundle that timm, TorchGeo and onnxruntime open,"
+    " check one, or push one to the hub",
     "embed": "write the embeddings of a corpus as GeoParquet, or of scenes as Cloud-Optimized GeoTIFF",
     "search": "find the tiles most like a tile, a place or an image, and draw a page of them",
     "report": "turn products into one self-contained HTML page",
     "run": "run a list of the commands above from one configuration and report on all of it",
     "inspect": "say what a product, a card or a configuration holds",
-    "doctor": "say what this machine has or, given data, what is wrong with their numbers: offsets, units, band order, nodata",
+    "doctor": "say what this machine has or, given data, what is wrong with their numbers:"
+    " offsets, units, band order, nodata",
 }
 _POSITIONAL = {"inspect"}
 _FIRST = {"doctor": ("path",), "export": ("encoder",), "embed": ("encoder", "source"), "search": ("embeddings",)}
@@ -44,8 +47,9 @@ From raw Sentinel archives to a curated corpus, an encoder and a benchmark numbe
 commands, in the order of the flow:
 {commands}
 
-`eo-ssl <command> --help` lists the options of a command; `--print_config` prints them as YAML, `--config` reads them from a file or a
-shipped configuration by name, and any option given beside it overrides it. `--debug` shows the stack trace of an error.
+`eo-ssl <command> --help` lists the options of a command; `--print_config` prints them as YAML, `--config` reads them
+from a file or a shipped configuration by name, and any option given beside it overrides it. `--debug` shows the stack
+trace of an error.
 
 a first result in minutes:
   eo-ssl run --config demo
@@ -59,7 +63,10 @@ def entry() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit status: 0, 1 (doctor or inspect found something), or 2 for a mistake the user can repair."""
+    """Run one command and return its exit status.
+
+    It is 0, 1 (doctor or inspect found something), or 2 for a mistake the user can repair.
+    """
     listing = "\n".join(f"  {name:<9} {what}" for name, what in COMMANDS.items())
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_HELP.format(commands=listing))
@@ -90,7 +97,8 @@ def run_command(command: str, arguments: Sequence[str]) -> int | None:
     """Parse ``arguments`` by the signature of the workflow ``command`` and call it.
 
     Raises:
-        UserError: an unknown option or configuration key (naming the nearest), a value of the wrong type, a missing option.
+        UserError: an unknown option or configuration key (naming the nearest), a value of the wrong type, a missing
+            option.
     """
     workflow = import_module(f"eo_ssl.workflows.{command}").main
     for place, name in enumerate(_FIRST.get(command, ())):
@@ -145,7 +153,10 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
 
 
 def _spell(arguments: Sequence[str], workflow: Callable[..., Any]) -> list[str]:
-    """Accept ``--dry-run`` for ``--dry_run true``, and ``--shots 1 5`` for ``--shots '[1, 5]'``: dashes, switches and lists as one types them."""
+    """Accept dashes, switches and lists as one types them.
+
+    ``--dry-run`` stands for ``--dry_run true``, and ``--shots 1 5`` for ``--shots '[1, 5]'``.
+    """
     hints = get_type_hints(workflow)
     spelled: list[str] = []
     waiting = list(arguments)
@@ -188,7 +199,8 @@ def _sentence(parser: Any, message: str) -> str:
     known = [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
     text = " ".join(line.strip() for line in message.splitlines() if line.strip())
     stranger = re.search(
-        r"(?:Unrecognized arguments?:\s*--|unrecognized arguments?:\s*--|Key '|key '|No action for key \"|Option ')([\w.\-]+)",
+        r"(?:Unrecognized arguments?:\s*--|unrecognized arguments?:\s*--|Key '|key '|No action for key \"|Option ')"
+        r"([\w.\-]+)",
         text,
     )
     if stranger and stranger[1].split("=")[0] not in known:
@@ -223,7 +235,8 @@ def find_config(command: str, name: str) -> Path:
         return shipped
     names = list_shipped_configs(command)
     raise UserError(
-        f"expected a YAML file or one of the shipped configurations of {command} ({', '.join(names) or 'none'}), got {name!r}{suggest_nearest(name, names)}"
+        f"expected a YAML file or one of the shipped configurations of {command}"
+        f" ({', '.join(names) or 'none'}), got {name!r}{suggest_nearest(name, names)}"
     )
 
 

@@ -1,7 +1,7 @@
-"""Options that are registered classes (objectives, architectures): written by their short names, on the command line and in YAML.
+"""Options that are registered classes (objectives, architectures): short names, on the command line and in YAML.
 
-``--objective Mae --objective.norm patch`` and ``objective: {Mae: {norm: patch}}`` are the only forms. A dotted path or an unknown name is
-refused before the parser sees it, so that nothing is imported because a configuration names it.
+``--objective Mae --objective.norm patch`` and ``objective: {Mae: {norm: patch}}`` are the only forms. A dotted path or
+an unknown name is refused before the parser sees it, so that nothing is imported because a configuration names it.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def spell_classes(text: str, choices: Choices) -> str:
         if isinstance(name, dict) or not (options is None or isinstance(options, dict)):
             example = next(iter(choices[option]))
             raise UserError(
-                f"expected `{option}: {example}` or `{option}: {{{example}: {{OPTION: VALUE}}}}` with one of {', '.join(choices[option])}, got {value}"
+                f"expected `{option}: {example}` or `{option}: {{{example}: {{OPTION: VALUE}}}}`"
+                f" with one of {', '.join(choices[option])}, got {value}"
             )
         values[option] = _written(require_name(option, name, choices), options or {})
     return yaml.safe_dump(values, sort_keys=False)
@@ -140,7 +141,7 @@ def shorten(text: str, choices: Choices) -> str:
 
 
 def _written(registered: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A choice in the parser's form, every option written out: the parser would else keep those of the choice before."""
+    """A choice in the parser's form, every option written out: else the parser keeps those of the choice before."""
     defaults = dataclasses.asdict(registered()) if dataclasses.is_dataclass(registered) else {}
     return {"class_path": _path(registered), "init_args": _merged(defaults, options)}
 

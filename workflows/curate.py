@@ -46,9 +46,9 @@ def main(
         stream: name of the stream; may be left out when the corpus has only one.
         keep: up to 1 the fraction of the rows to keep, above 1 their number; 1 with `duplicates: drop` removes
             duplicates only.
-        method: selector: Hierarchical (k-means with resampling, balanced sampling) or Random. The default is Hierarchical
-            with scaling zscore, which suits image statistics; a named one has scaling l2, which suits trained encoders,
-            unless --method.scaling says otherwise. Its eta may be .inf or -.inf.
+        method: selector: Hierarchical (k-means with resampling, balanced sampling) or Random. The default is
+            Hierarchical with scaling zscore, which suits image statistics; a named one has scaling l2, which suits
+            trained encoders, unless --method.scaling says otherwise. Its eta may be .inf or -.inf.
         encoder: folder of a trained encoder, or a weight-free one: imagestats, rcf, random_init.
         duplicates: drop all but the first of tiles with equal pixels, or keep them.
         split: rows to choose from; the subset of a training corpus comes from train.

@@ -67,8 +67,8 @@ def main(
 ) -> None:
     """Train an encoder without labels on the tiles of one or more corpora; killed, the same command resumes.
 
-    Writes encoder.safetensors (weights, contract, provenance), log.jsonl, checkpoints/ and, with pruning, pruning/. Trained on
-    pairs of two streams, the folder holds one encoder for each stream, in a folder of its name.
+    Writes encoder.safetensors (weights, contract, provenance), log.jsonl, checkpoints/ and, with pruning, pruning/.
+    Trained on pairs of two streams, the folder holds one encoder for each stream, in a folder of its name.
 
     Args:
         corpus: folder, or list of folders, that `eo-ssl ingest` made.
@@ -77,7 +77,8 @@ def main(
         items: what a batch is drawn from: tiles; pairs of tiles on the same ground; places with several dates.
         pairs: folder that `eo-ssl pair` made, for items pairs.
         dates: dates of an item, for items places.
-        objective: name of the method, such as Mae, IJepa or SimClr; --objective.OPTION sets its options, --objective.help NAME lists them.
+        objective: name of the method, such as Mae, IJepa or SimClr; --objective.OPTION sets its options,
+            --objective.help NAME lists them.
         model: name of the architecture, Vit or ResNet; its bands and image size come from the data.
         bands: bands in the encoder's input order, held by every stream; those of the first stream when left out.
         subset: folder, or list of folders, that `eo-ssl curate` made; a stream without a subset is used whole.

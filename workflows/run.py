@@ -1,4 +1,4 @@
-"""``eo-ssl run``: several commands in one go, each in its own process, with wall time and peak memory of every stage."""
+"""``eo-ssl run``: several commands in one go, each in its own process, with every stage's wall time and peak memory."""
 
 from __future__ import annotations
 
@@ -29,9 +29,11 @@ def main(
     """Run the listed commands in order; each resumes or does nothing when its product is there already.
 
     Args:
-        stages: list of {command: {option: value}}; in text values, {out} stands for the output folder and {data} for the data folder.
+        stages: list of {command: {option: value}}; in text values, {out} stands for the output folder and {data} for
+            the data folder.
         out: folder that receives every product.
-        data: folder of the input data; default: the environment variable EO_SSL_DATA, else ../shared/data beside the current folder.
+        data: folder of the input data; default: the environment variable EO_SSL_DATA, else ../shared/data
+            beside the current folder.
         sample_seed: make the embedded sample archive with this seed in {out}/archive first; it then is the data folder.
         only: run just these commands of the list (their inputs must be there already).
     """
@@ -80,7 +82,8 @@ def _stage(command: str, options: dict[str, Any], config: Path) -> dict[str, Any
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise UserError(
-            f"expected `eo-ssl {command} --config {config}` to succeed, got exit status {process.returncode}; mend what it says above and run again"
+            f"expected `eo-ssl {command} --config {config}` to succeed,"
+            f" got exit status {process.returncode}; mend what it says above and run again"
         )
     return {
         "command": command,

@@ -55,7 +55,8 @@ class Condition:
         column, operator, value = match.groups()
         if column not in index.SCHEMA.names:
             raise UserError(
-                f"expected a column of the index in {text!r}, got {column!r}{suggest_nearest(column, index.SCHEMA.names)}"
+                f"expected a column of the index in {text!r},"
+                f" got {column!r}{suggest_nearest(column, index.SCHEMA.names)}"
             )
         kind = index.SCHEMA.field(column).type
         if pa.types.is_string(kind):

@@ -132,7 +132,7 @@ class _Run:
 
 
 def _open_run(out: Place | Store, settings: Settings, client: str, overwrite: bool, **more: Any) -> _Run:
-    """Return a run that may make a corpus with ``settings`` at ``out``; refuses what cannot be one, and writes nothing."""
+    """Return a run that may make a corpus with ``settings`` at ``out``; refuses what cannot be one, writes nothing."""
     check_client(client)
     store = open_store(out)
     before = ingest_state.read_state(store)

@@ -70,8 +70,8 @@ def parse_spec(source: str) -> ExternalSpec:
     options = dict(parse_qsl(query, keep_blank_values=True))
     if route not in OPTIONS or not name:
         raise UserError(
-            f"expected {', '.join(f'{known}:NAME' for known in OPTIONS)}, got {source!r}{suggest_nearest(route, OPTIONS)};"
-            " name the encoder"
+            f"expected {', '.join(f'{known}:NAME' for known in OPTIONS)},"
+            f" got {source!r}{suggest_nearest(route, OPTIONS)}; name the encoder"
         )
     for option in options:
         if option not in OPTIONS[route]:

@@ -251,7 +251,8 @@ def _class_names(table: pa.Table, wanted: Sequence[str] | None, *, task: str) ->
     for one in wanted or ():
         if one not in names:
             raise UserError(
-                f"expected classes out of the labels {', '.join(names) or 'none'}, got {one!r}{suggest_nearest(one, names)}"
+                f"expected classes out of the labels {', '.join(names) or 'none'},"
+                f" got {one!r}{suggest_nearest(one, names)}"
             )
     if len(names) < 2:
         raise UserError(

@@ -1,7 +1,8 @@
 """TorchGeo's classification and segmentation tasks, under one name each whichever TorchGeo is installed.
 
-TorchGeo 0.10 renamed ``torchgeo.trainers`` to ``torchgeo.tasks`` and dropped the suffix of the classes. The lines below are all that knows
-it; a bundle's README.md carries them as they stand. Importing them takes seconds, so users import this module where they need it.
+TorchGeo 0.10 renamed ``torchgeo.trainers`` to ``torchgeo.tasks`` and dropped the suffix of the classes. The lines
+below are all that knows it; a bundle's README.md carries them as they stand. Importing them takes seconds, so users
+import this module where they need it.
 """
 
 __all__ = ["ClassificationTask", "SemanticSegmentationTask"]

@@ -1,6 +1,7 @@
 """Self-supervised methods: one file each, a loss out of a batch of views and no trainer inside.
 
-Every module of this folder is imported, so that a method is known by the name of its class as soon as its file is there.
+Every module of this folder is imported, so that a method is known by the name of its class as soon as its file is
+there.
 """
 
 from __future__ import annotations

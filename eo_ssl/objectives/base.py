@@ -34,7 +34,7 @@ class Objective(nn.Module, ABC):
 
     @property
     def embedders(self) -> Mapping[str, Backbone]:
-        """The networks whose features are used, by stream: EMA teachers where the paper evaluates them, else the encoders."""
+        """Networks whose features are used, by stream: EMA teachers if the paper evaluates them, else the encoders."""
         return dict(self.encoders.items())  # type: ignore[arg-type]
 
     @abstractmethod
@@ -42,7 +42,7 @@ class Objective(nn.Module, ABC):
         """The loss of the batch under the key `loss` (a scalar), and further scalars worth logging."""
 
     def after_step(self, step: Step) -> None:
-        """Update what no gradient moves (EMA teachers); called once per optimizer step, `step.number` is 1 after the first."""
+        """Update what no gradient moves (EMA teachers); once per optimizer step, `step.number` is 1 after the first."""
 
     def embed(self, view: View) -> Tensor:
         """Features of the embedder of the view's stream: [B, D]."""

@@ -42,7 +42,7 @@ class BlockMaskConfig:
 
 
 def compute_block_size(grid: tuple[int, int], *, scale: float, aspect: float) -> tuple[int, int]:
-    """Rows and columns of a block that covers about the share `scale` of the grid, each at least 1 and at most the side.
+    """Rows and columns of a block that covers about the share `scale` of the grid, each at least 1, at most the side.
 
     A block of the full height or width is allowed: it can then only sit at offset 0.
     """

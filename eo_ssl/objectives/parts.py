@@ -20,7 +20,7 @@ class Predictor(nn.Module):
     """
 
     def __init__(self, dim: int, grid: tuple[int, int], *, width: int, depth: int, heads: int, out: int) -> None:
-        """Build it for tokens of `dim` channels on `grid`, with `depth` blocks of `width`; each answer has `out` channels."""
+        """Build it for tokens of `dim` channels on `grid`, with `depth` blocks of `width`; `out` channels an answer."""
         super().__init__()
         self.embed = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)

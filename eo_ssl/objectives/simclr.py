@@ -58,7 +58,8 @@ class SimClrObjective(Objective):
         widths = {encoder.dim for encoder in encoders.values()}
         if len(widths) > 1:
             raise UserError(
-                f"expected encoders of one width in front of one projector, got {sorted(widths)}: choose one architecture"
+                f"expected encoders of one width in front of one projector, got {sorted(widths)}:"
+                " choose one architecture"
             )
         with seed_weights(seed):
             self.projector = SimCLRProjectionHead(self.encoder.dim, method.hidden_dim, method.output_dim)
@@ -68,7 +69,8 @@ class SimClrObjective(Objective):
         """NT-Xent of the two views over the batches of all processes, `loss`.
 
         Raises:
-            UserError: for another number of views than two, or a batch of one item, whose loss is 0 whatever the weights.
+            UserError: for another number of views than two, or a batch of one item, whose loss is 0 whatever the
+                weights.
         """
         views = batch.all_views()
         if len(views) != 2:

@@ -12,15 +12,15 @@ from eo_ssl.errors import UserError, suggest_nearest
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
 class ViewSpec:
-    """A group of views of an item: how many, of what, and what may change between the tile and what the encoder sees."""
+    """A group of views of an item: how many, of what, what may change between the tile and what the encoder sees."""
 
     count: int = 1
     """Views of the group."""
     size: float = 1.0
     """Side of a view as a share of the tile's: 96/224 for local crops."""
     stream: str = "tile"
-    """What a view is made of: `tile` for all that the item holds, in turn; `s1`, `s2`, `a` or `b` of a pair; `season` for
-    the dates of a place, in turn."""
+    """What a view is made of: `tile` for all that the item holds, in turn; `s1`, `s2`, `a` or `b` of a pair; `season`
+    for the dates of a place, in turn."""
     crop: tuple[float, float] | None = (0.2, 1.0)
     """Range of the share of the area that a random crop covers, resized to the view's size; None for no crop."""
     flips: bool = True

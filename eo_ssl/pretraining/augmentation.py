@@ -71,7 +71,7 @@ def crop_randomly(
 
 
 def resize_whole(image: Tensor, valid: Tensor, *, size_px: int) -> tuple[Tensor, Tensor]:
-    """Each tile brought to another side, weighing measured pixels only: [B, C, S, S] twice -> [B, C, size_px, size_px] twice."""
+    """Tiles brought to a side, weighing measured pixels only: [B, C, S, S] twice -> [B, C, size_px, size_px] twice."""
     theta = torch.eye(2, 3).expand(len(image), -1, -1)
     return _resample_window(image, valid, theta, size_px)
 

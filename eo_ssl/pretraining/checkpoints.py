@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: written beside, made durable, renamed; the newest one is where a run resumes."""
+"""Checkpoints that are whole or absent: written beside, made durable, renamed; the newest is where a run resumes."""
 
 from __future__ import annotations
 

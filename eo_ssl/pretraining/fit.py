@@ -81,8 +81,8 @@ def fit(
         Loss first and last, images per second and the latest monitors; None in all processes of a run but the first.
 
     Raises:
-        UserError: if the disk is full, the data are refused by their preprocessing, another process of the run ended, or
-            the time was up.
+        UserError: if the disk is full, the data are refused by their preprocessing, another process of the run ended,
+            or the time was up.
     """
     log = RunLog(folder / "log.jsonl", loader, every=config.log_every)
     pool = loader.sampler.pool

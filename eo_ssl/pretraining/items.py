@@ -121,7 +121,8 @@ class Places(Items):
             source: the tiles.
             contract: of their stream.
             locations: [N] str, `location_id` of each tile.
-            moments: [N] str, in the order of time: ISO 8601, or the product where no date is known; tiles of one place and moment count once, the first.
+            moments: [N] str, in the order of time: ISO 8601, or the product where no date is known; tiles of one
+                place and moment count once, the first.
             dates: k, tiles of an item.
             usable: [N], tiles that may be part of an item.
 
@@ -145,7 +146,8 @@ class Places(Items):
         if not len(self._members):
             most = int(np.diff(edges).max(initial=0))
             raise UserError(
-                f"expected places with {dates} dates, got at most {most} of a place: lower --dates, or ingest more dates"
+                f"expected places with {dates} dates, got at most {most} of a place:"
+                " lower --dates, or ingest more dates"
             )
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Which items make the next batch: a function of seed, epoch and step alone, sharded by rank, on a pool that may change."""
+"""The items of the next batch: a function of seed, epoch and step alone, sharded by rank, on a pool that may change."""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ def open_training_data(selection: DataSelection) -> TrainingData:
 
     Raises:
         UserError: a corpus named twice or without a wanted stream, an unknown stream, an empty one, streams or bands
-            that do not agree, a subset or pairs of another corpus or with rows outside the training split, nothing to train on.
+            that do not agree, a subset or pairs of another corpus or with rows outside the training split,
+            nothing to train on.
     """
     corpora = [Corpus.open(path) for path in selection.corpora]
     if len({corpus.fingerprint for corpus in corpora}) < len(corpora):
@@ -102,7 +103,8 @@ def open_training_data(selection: DataSelection) -> TrainingData:
     for path in made:
         if not any(path in stream.subsets for stream in opened.values()):
             raise UserError(
-                f"expected a subset of a stream that is trained on, got {path} of {made[path].config['stream']}: leave it out"
+                "expected a subset of a stream that is trained on,"
+                f" got {path} of {made[path].config['stream']}: leave it out"
             )
     items = _items(opened, selection)
     members = {role: items.members(role, np.arange(len(items))) for role in opened}  # [N, dates]
@@ -110,8 +112,8 @@ def open_training_data(selection: DataSelection) -> TrainingData:
     if not len(pool):
         raise UserError(
             f"expected {selection.kind} in the {selection.split} split of"
-            f" {', '.join(name for named in roles.values() for _, name in named)}, got none: ingest more products or raise"
-            " the share of train"
+            f" {', '.join(name for named in roles.values() for _, name in named)}, got none:"
+            " ingest more products or raise the share of train"
         )
     held_out = np.flatnonzero(
         np.all([opened[role].held_out[rows].all(axis=1) for role, rows in members.items()], axis=0)
@@ -182,7 +184,7 @@ class _OpenStream:
 
 
 def _streams_by_role(corpora: list[Corpus], selection: DataSelection) -> dict[str, Named]:
-    """Corpus streams behind each stream of the items: `tile`, or the two of a pair under `s1` and `s2` or `a` and `b`."""
+    """Corpus streams behind each stream of the items: `tile`, or the two of a pair: `s1` and `s2`, or `a` and `b`."""
     if selection.pairs is None:
         return {"tile": _named_streams(corpora, selection.streams)}
     if selection.streams or selection.bands:
@@ -293,7 +295,8 @@ def _within_subsets(
         beyond = int((chosen & ~usable[begin:end]).sum())
         if beyond:
             raise UserError(
-                f"expected rows of the training split in the subset {path}, got {beyond} others: curate with --split train"
+                f"expected rows of the training split in the subset {path}, got {beyond} others:"
+                " curate with --split train"
             )
         kept[begin:end] &= chosen
     return kept

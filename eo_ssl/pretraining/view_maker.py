@@ -1,4 +1,4 @@
-"""Views of a batch of items as a method declares them, made on the batch's device from (seed, step, view name, index)."""
+"""Views of a batch of items as a method declares them, made on its device from (seed, step, view name, index)."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ class ViewMaker:
         wanted = list(self.contracts) if spec.stream in ("tile", "season") else [spec.stream]
         if wanted[0] not in self.contracts:
             raise UserError(
-                f"expected views of the streams {', '.join(self.contracts)} of the items, or of tile, got {spec.stream};"
-                " train on pairs with --items pairs, or change the stream of the view"
+                f"expected views of the streams {', '.join(self.contracts)} of the items, or of tile,"
+                f" got {spec.stream}; train on pairs with --items pairs, or change the stream of the view"
             )
         return [(stream, date) for stream in wanted for date in range(self.dates)]
 
@@ -102,7 +102,7 @@ class ViewMaker:
 
 
 def _generator(step: Step, name: str, index: int, kind: int) -> torch.Generator:
-    """Random numbers of one view: the objective's own come from the step's seed itself, so that none repeats another's."""
+    """Random numbers of one view: the objective's own come from the step's seed itself, so none repeats another's."""
     return torch.Generator().manual_seed(derive_seed(step.seed, zlib.crc32(name.encode()), index, kind))
 
 
