@@ -12,7 +12,7 @@ from argparse import ArgumentError, Namespace
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from eo_ssl import __version__
 from eo_ssl.errors import UserError, suggest_nearest
@@ -188,9 +188,12 @@ def _spell(arguments: Sequence[str], workflow: Callable[..., Any]) -> list[str]:
 def _item(hint: Any) -> type | None:
     """What a list option holds, None for other options and for lists of anything but words and numbers."""
     for one in (hint, *get_args(hint)):
-        if get_origin(one) is list and get_args(one)[0] in (str, Path, int, float):
-            found: type = get_args(one)[0]
-            return found
+        if get_origin(one) is list:
+            held = get_args(one)[0]
+            if held in (str, Path, int, float):
+                return cast(type, held)
+            if get_origin(held) is Literal and all(isinstance(word, str) for word in get_args(held)):
+                return str
     return None
 
 

@@ -114,6 +114,7 @@ def run(
     ahead: bool = True,
     spoil: int | None = None,
     identities: np.ndarray | None = None,
+    max_time: str | None = None,
 ) -> tuple[Objective, ItemLoader]:
     """Train, or continue in, `folder`; `spoil` breaks the run at that step."""
     loader = make_loader(ahead=ahead)
@@ -132,6 +133,7 @@ def run(
         folder=folder,
         config=FitConfig(log_every=4, monitor_every=15, monitor_tiles=32, checkpoint_every=every),
         processes=Processes(precision="float32"),
+        max_time=max_time,
         pruning=None if keep is None else Pruning(schedule(keep), identities),
     )
     return objective, loader

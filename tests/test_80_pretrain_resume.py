@@ -48,6 +48,20 @@ def test_a_broken_run_continues_to_the_same_bits(name, tmp_path):
     assert {row["step"] for row in rows if "rankme" in row} == {15, 30, 45, 60}
 
 
+def test_a_run_that_is_out_of_time_goes_on_from_its_last_step_to_the_same_bits(tmp_path):
+    wanted, _ = run(tmp_path / "whole", name="ijepa", keep=0.5)
+    for steps in (1, 2, 3):  # no time at all: each start makes one step, whatever the earlier ones took
+        with pytest.raises(
+            UserError, match=f"60 steps within the time of 00:00:00:00, got {steps}; the same command goes"
+        ):
+            run(tmp_path / "short", name="ijepa", keep=0.5, max_time="00:00:00:00")
+    got, _ = run(tmp_path / "short", name="ijepa", keep=0.5, max_time="01:00:00:00")
+    assert weights(got) == weights(wanted)
+    assert _untimed(_log(tmp_path / "short")) == _untimed(_log(tmp_path / "whole"))
+    with pytest.raises(UserError, match="expected a time as DD:HH:MM:SS, got '8h'; give eight hours as 00:08:00:00"):
+        run(tmp_path / "other", max_time="8h")
+
+
 def test_reading_ahead_changes_no_bit(tmp_path):
     first, _ = run(tmp_path / "ahead", ahead=True, keep=0.5)
     second, _ = run(tmp_path / "plain", ahead=False, keep=0.5)

@@ -188,3 +188,23 @@ def test_a_configuration_cannot_name_what_is_not_registered(
         parsed("--config", str(tmp_path / "c.yaml"))
     assert words in str(refused.value)
     assert "trap" not in sys.modules
+
+
+def test_listeners_are_named_as_one_types_them(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["--model.depth", "1", "--epochs", "2", "--batch_size", "4", "--training.log_every", "2"]
+    assert main(["pretrain", "--corpus", str(corpus), "--out", str(tmp_path / "csv"), "--loggers", "csv", *short]) == 0
+    manifest = require(tmp_path / "csv", "pretrain")
+    assert manifest.config["steps"] == 2 * (manifest.summary["tiles"] // 4)
+    (written,) = (tmp_path / "csv" / "logs").glob("csv/version_0/metrics.csv")
+    rows = written.read_text().splitlines()
+    assert "loss" in rows[0] and len(rows) == 1 + len((tmp_path / "csv" / "log.jsonl").read_text().splitlines())
+    assert (
+        main(["pretrain", "--corpus", str(corpus), "--out", str(tmp_path / "b"), "--loggers", "csv", "trackio", *short])
+        == 2
+    )
+    assert "expected the package of logger trackio to be installed, got none" in capsys.readouterr().err
+    both = ["--steps", "3", "--epochs", "1"]
+    assert main(["pretrain", "--corpus", str(corpus), "--out", str(tmp_path / "c"), *both]) == 2
+    assert "expected steps or epochs, got 3 steps and 1.0 epochs; leave one out" in capsys.readouterr().err

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import lightning.pytorch as pl
 
 from eo_ssl.commits import explain_os_error, sync_folder
+from eo_ssl.errors import expect
 from eo_ssl.objectives import Batch
 from eo_ssl.pretraining.module import require_pretraining
 
@@ -35,7 +38,8 @@ class AtomicCheckpoint(pl.callbacks.Checkpoint):
     ) -> None:
         """Save where a checkpoint is due; the last step is the encoder's, not a checkpoint's."""
         module, step = require_pretraining(pl_module), trainer.global_step
-        if module.stepped and step % self.every == 0 and step < module.steps:
+        due = step % self.every == 0 or trainer.should_stop
+        if module.stepped and due and step < module.steps:
             self.save(trainer, step)
 
     def save(self, trainer: pl.Trainer, step: int) -> None:
@@ -59,3 +63,36 @@ class AtomicCheckpoint(pl.callbacks.Checkpoint):
                 old.unlink()
         except OSError as error:
             raise explain_os_error(error, final) from error
+
+
+class TimeLimit(pl.Callback):
+    """Stops a run at the first step that ends after its time; what earlier starts of the run took does not count."""
+
+    def __init__(self, limit: timedelta) -> None:
+        """Count from now on."""
+        self.ends = time.monotonic() + limit.total_seconds()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
+    ) -> None:
+        """Stop all processes when one of them finds the time up."""
+        if require_pretraining(pl_module).stepped:
+            over = time.monotonic() >= self.ends
+            trainer.should_stop = trainer.strategy.reduce_boolean_decision(over, all=False)
+
+
+def parse_limit(text: str) -> timedelta:
+    """A time written as DD:HH:MM:SS.
+
+    Raises:
+        UserError: other words.
+    """
+    parts = text.split(":")
+    expect(
+        len(parts) == 4 and all(part.isdigit() for part in parts),
+        expected="a time as DD:HH:MM:SS",
+        got=repr(text),
+        remedy="give eight hours as 00:08:00:00",
+    )
+    days, hours, minutes, seconds = map(int, parts)
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)

@@ -16,7 +16,7 @@ import torch
 
 from eo_ssl.errors import UserError, expect
 from eo_ssl.objectives import Teacher
-from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, find_latest_checkpoint
+from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, TimeLimit, find_latest_checkpoint, parse_limit
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import Pretraining
 from eo_ssl.pretraining.monitors import LabelledProbe, Monitors
@@ -91,11 +91,12 @@ def fit(
         Monitors(loader, log, rows=watched, every=config.monitor_every, probe=probe),
         log,
         ProgressLine(),
-        checkpoint := AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every),
+        *([] if max_time is None else [TimeLimit(parse_limit(max_time))]),
+        AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every),
     ]
     if pruning is not None:
         callbacks.insert(0, DynamicPruning(pruning, loader, log, folder=folder / "pruning"))
-    trainer = _trainer(module, callbacks, folder, processes, loggers, max_time)
+    trainer = _trainer(module, callbacks, folder, processes, loggers)
     sharded = processes.strategy == "fsdp"
     whole = copy.deepcopy(module.objective) if sharded else module.objective
     expect(
@@ -112,7 +113,6 @@ def fit(
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
         trainer.fit(module, ItemData(loader, views), ckpt_path=resume, weights_only=True)
     if trainer.global_step < module.steps:
-        checkpoint.save(trainer, trainer.global_step)
         raise UserError(
             f"expected {module.steps} steps within the time of {max_time}, got {trainer.global_step}; the same command"
             " goes on from there"
@@ -146,14 +146,12 @@ def _trainer(
     folder: Path,
     processes: Processes,
     loggers: tuple[LoggerName, ...],
-    max_time: str | None,
 ) -> pl.Trainer:
     """Lightning's trainer without its own log, progress, sampler and epochs."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices and tips are noise in a log
     return pl.Trainer(
         max_steps=module.steps,
         max_epochs=1,  # Lightning's epoch is the whole run; the sampler counts its own
-        max_time=max_time,
         gradient_clip_val=module.config.clip_grad,
         callbacks=callbacks,
         logger=make_loggers(loggers, folder / "logs") or False,
