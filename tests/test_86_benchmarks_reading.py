@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 
 from eo_ssl.cards import load_card
 from eo_ssl.diagnosis.sampled_windows import list_products
-from eo_ssl.evaluation import TaskName
+from eo_ssl.errors import UserError
+from eo_ssl.evaluation import TaskOptions, open_task
 from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
 from eo_ssl.evaluation.seeds import load_candidates
 from worlds import benchmarks as made
@@ -46,7 +46,10 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def test_every_benchmark_can_be_generated_and_asked_for() -> None:
     assert set(MAKE) == set(BENCHMARKS)
-    assert set(BENCHMARKS) <= set(get_args(TaskName))
+    with pytest.raises(
+        UserError, match=r"out of corpus, mstar_soc, .*m_eurosat, got 'eurosatt'; did you mean 'eurosat'"
+    ):
+        open_task("eurosatt", Path(), TaskOptions())
 
 
 @pytest.mark.parametrize("name", list(BENCHMARKS))

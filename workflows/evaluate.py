@@ -24,7 +24,6 @@ from eo_ssl.evaluation import (
     Settings,
     Study,
     Task,
-    TaskName,
     TaskOptions,
     Tuning,
     VariantGrid,
@@ -43,7 +42,7 @@ from eo_ssl.reporting import print_results, render_leaderboard
 
 def main(
     encoders: list[str],
-    task: TaskName,
+    task: str,
     data: Path,
     out: Path,
     name: str | None = None,
@@ -77,7 +76,7 @@ def main(
             rcf@3 for seed 3); NAME=FOLDER,FOLDER,FOLDER for one recipe pretrained with several seeds, which are
             resampled too; two joined by + for a task of two sensors.
         task: corpus (labels in a corpus, places held out), mstar_soc (few shots, with controls), or a published
-            benchmark in its own layout.
+            benchmark in its own layout, such as eurosat or so2sat; a wrong name lists all.
         data: the corpus, or the root folder of the benchmark.
         out: folder that receives the results; one that has results of the same task and seed is added to.
         name: of the task in the results; default: that of the data folder or the task.

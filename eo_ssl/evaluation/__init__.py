@@ -27,13 +27,14 @@ from eo_ssl.evaluation.spatial_leakage import note_spatial_leakage
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.studies import Study, VariantGrid, expand_study
 from eo_ssl.evaluation.task_metrics import METRIC_WORDS
-from eo_ssl.evaluation.task_options import TaskName, TaskOptions, open_task
+from eo_ssl.evaluation.task_options import TASKS, TaskOptions, open_task
 from eo_ssl.evaluation.tasks import HeldOut, Task, make_corpus_task
 from eo_ssl.evaluation.tuning import Tuning, predict_tuned
 
 __all__ = [
     "BASELINES",
     "BENCHMARKS",
+    "TASKS",
     "DEFAULT",
     "METRIC_WORDS",
     "NORMALISATIONS",
@@ -58,7 +59,6 @@ __all__ = [
     "SourceSubset",
     "Study",
     "Task",
-    "TaskName",
     "TaskOptions",
     "Tuning",
     "VariantGrid",

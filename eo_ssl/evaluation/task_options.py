@@ -5,30 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.evaluation.benchmarks import BENCHMARKS, load_benchmark
 from eo_ssl.evaluation.mstar import CLUTTER_PX, make_mstar_task
 from eo_ssl.evaluation.tasks import HeldOut, Task, make_corpus_task
 
-TaskName = Literal[
-    "corpus",
-    "mstar_soc",
-    "eurosat",
-    "so2sat",
-    "bigearthnet_v2",
-    "sen1floods11",
-    "treesatai",
-    "sat6",
-    "resisc45",
-    "ucmerced",
-    "bigearthnet_v1",
-    "eurosat_sar",
-    "m_eurosat",
-]
+TASKS = ("corpus", "mstar_soc", *BENCHMARKS)
+"""Names of all tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +43,14 @@ _UNUSED = {"corpus": ("clutter", "variant", "card"), "mstar_soc": ("sensor", "cl
 _UNUSED_BY_BENCHMARKS = ("clutter", "sensor", "classes", "streams")
 
 
-def open_task(kind: TaskName, data: Path, options: TaskOptions) -> Task:
+def open_task(kind: str, data: Path, options: TaskOptions) -> Task:
     """Return the task ``kind`` on ``data``; options that it has no use for are refused rather than ignored.
 
     Raises:
-        UserError: such an option, or what the task itself refuses.
+        UserError: a name out of none of `TASKS`, such an option, or what the task itself refuses.
     """
+    if kind not in TASKS:
+        raise UserError(f"expected a task out of {', '.join(TASKS)}, got {kind!r}{suggest_nearest(kind, TASKS)}")
     values = asdict(options)
     given = [option for option in _UNUSED.get(kind, _UNUSED_BY_BENCHMARKS) if values[option] is not None]
     if given:
