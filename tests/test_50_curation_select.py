@@ -279,6 +279,11 @@ def test_unknown_and_missing_report_fields_are_refused(planted: tuple[np.ndarray
         CurationReport.from_json({key: value for key, value in plain.items() if key != "after"})
 
 
+def test_a_row_of_no_cluster_says_so(planted: tuple[np.ndarray, np.ndarray]) -> None:
+    selection = curate(planted[0], 0.5, np.random.default_rng(0), method=Random(clusters=0))
+    assert (selection.cluster == -1).all() and np.isnan(selection.distance).all() and selection.centroids is None
+
+
 def test_table_holds_the_fate_of_every_row(planted: tuple[np.ndarray, np.ndarray]) -> None:
     selection = curate(planted[0], 100, np.random.default_rng(0), method=Hierarchical(levels=(6,)))
     table = tabulate_selection(selection, np.arange(1110) * 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from eo_ssl.curation import Readiness
 from eo_ssl.errors import UserError
 from eo_ssl.objectives import IJepa, Mae, SimClr, ViewSpec
 from eo_ssl.objectives.block_masks import BlockMaskConfig
@@ -26,6 +27,7 @@ from eo_ssl.pretraining import FitConfig, OptimizerConfig, Processes
         (OptimizerConfig, {"lr_start": 1.0, "lr_end": 0.0}),
         (FitConfig, {"log_every": 1, "monitor_every": 1, "monitor_tiles": 1, "checkpoint_every": 1}),
         (Processes, {"devices": 1, "num_nodes": 1, "accumulate": 1}),
+        (Readiness, {"threshold": 1.0, "clusters": (2,), "rows": 4, "retry": 1}),
     ],
 )
 def test_the_bounds_of_every_option_are_allowed(config: type, smallest: dict[str, object]) -> None:
@@ -60,6 +62,10 @@ def test_the_bounds_of_every_option_are_allowed(config: type, smallest: dict[str
         (OptimizerConfig, {"lr_start": 1.1}),
         (FitConfig, {"monitor_tiles": 0}),
         (Processes, {"num_nodes": 0}),
+        (Readiness, {"threshold": 1.01}),
+        (Readiness, {"clusters": (1, 8)}),
+        (Readiness, {"rows": 3}),
+        (Readiness, {"retry": 0}),
         (Processes, {"accumulate": 0}),
     ],
 )
