@@ -13,6 +13,8 @@ import torch
 from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus
 from eo_ssl.encoder import load_encoder
+from eo_ssl.models import View, Vit
+from eo_ssl.objectives import Batch, IJepa, Mae, Method, SimClr, Step
 from eo_ssl.pretraining import DataSelection, open_training_data
 
 FIXTURES = Path(__file__).parent / "fixtures" / "version_0_1"
@@ -65,3 +67,41 @@ def test_its_results_grow_and_its_products_are_reported_on(tmp_path: Path, monke
     assert main(["report", "--inputs", "corpus", "subset", "encoder", "results", "--out", "report"]) == 0
     page = Path("report/index.html").read_text()
     assert "imagestats" in page and "rcf" in page and EXPECTED["corpus"][:8] in page
+
+
+def _images(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eight tiles of noise with pixels and, in some, whole patches missing."""
+    rng = torch.Generator().manual_seed(1000 + step)
+    image = torch.randn(8, 4, 32, 32, generator=rng)
+    valid = torch.rand(8, 4, 32, 32, generator=rng) > 0.1
+    valid[:, :, 8:16, 16:24] &= (torch.arange(8) % 3 != 0)[:, None, None, None]
+    return torch.where(valid, image, torch.zeros(())), valid
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("mae", Mae()),
+        ("mae_patch", Mae(norm="patch", mask_ratio=0.6)),
+        ("ijepa", IJepa()),
+        ("simclr", SimClr()),
+    ],
+)
+def test_ten_steps_cost_what_they_cost(name: str, method: Method) -> None:
+    """Equal views, masks and initial weights; the figures are of version 0.1 (bit-equal on the machine that wrote them)."""
+    bands = ("B02", "B03", "B04", "B08")
+    objective = method.build({"tile": Vit(patch_size=4, depth=2).build(bands, 32, 5)}, 6).train()
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    optimizer, losses = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.05), []
+    for step in range(10):
+        image, valid = _images(step)
+        views = [View(image, valid, bands)]
+        if name == "simclr":
+            views.append(View(_images(100 + step)[0], valid, bands))
+        loss = objective(Batch({"tile": views}, torch.arange(8), Step(step, 10, 10_000 + 7 * step)))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        objective.after_step(Step(step + 1, 10, 0))
+        losses.append(float(loss.detach()))
+    np.testing.assert_allclose(losses, json.loads((FIXTURES / "ten_steps.json").read_text())[name], rtol=1e-4)
