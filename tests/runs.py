@@ -28,6 +28,7 @@ from eo_ssl.pretraining import (
     TileSource,
     ViewMaker,
     fit,
+    parse_limit,
 )
 from eo_ssl.sensors import Quantity
 
@@ -133,7 +134,7 @@ def run(
         folder=folder,
         config=FitConfig(log_every=4, monitor_every=15, monitor_tiles=32, checkpoint_every=every),
         processes=Processes(precision="float32"),
-        max_time=max_time,
+        max_time=parse_limit(max_time),
         pruning=None if keep is None else Pruning(schedule(keep), identities),
     )
     return objective, loader

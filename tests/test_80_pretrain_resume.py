@@ -51,15 +51,14 @@ def test_a_broken_run_continues_to_the_same_bits(name, tmp_path):
 def test_a_run_that_is_out_of_time_goes_on_from_its_last_step_to_the_same_bits(tmp_path):
     wanted, _ = run(tmp_path / "whole", name="ijepa", keep=0.5)
     for steps in (1, 2, 3):  # no time at all: each start makes one step, whatever the earlier ones took
-        with pytest.raises(
-            UserError, match=f"60 steps within the time of 00:00:00:00, got {steps}; the same command goes"
-        ):
+        with pytest.raises(UserError, match=f"60 steps within a time of 0:00:00, got {steps}; the same command goes"):
             run(tmp_path / "short", name="ijepa", keep=0.5, max_time="00:00:00:00")
     got, _ = run(tmp_path / "short", name="ijepa", keep=0.5, max_time="01:00:00:00")
     assert weights(got) == weights(wanted)
     assert _untimed(_log(tmp_path / "short")) == _untimed(_log(tmp_path / "whole"))
     with pytest.raises(UserError, match="expected a time as DD:HH:MM:SS, got '8h'; give eight hours as 00:08:00:00"):
         run(tmp_path / "other", max_time="8h")
+    assert not (tmp_path / "other").exists()
 
 
 def test_reading_ahead_changes_no_bit(tmp_path):

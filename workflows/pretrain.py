@@ -29,6 +29,7 @@ from eo_ssl.pretraining import (
     fit,
     make_probe,
     open_training_data,
+    parse_limit,
     save_encoders,
 )
 
@@ -127,7 +128,7 @@ def main(
         world=processes.world,
         accumulate=accumulate,
     )
-    running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": max_time}
+    running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": parse_limit(max_time)}
     _train(data, config, out, ahead=num_workers > 0, running=running, overwrite=overwrite)
 
 
@@ -162,11 +163,10 @@ def _train(
         if results is None:
             product.leave()
             return
-        saved = save_encoders(module.objective, data, product)
         facts: dict[str, Any] = {"tiles": len(data.pool), "benchmark_tiles_left_out": data.left_out, **results}
         facts |= {"objective": config.method, "steps": config.steps, "presentations": config.steps * config.batch_size}
         facts |= {"parameters": sum(p.numel() for one in module.objective.embedders.values() for p in one.parameters())}
-        product.sign(saved, seed=config.seed, summary=facts)
+        product.sign(save_encoders(module.objective, data, product), seed=config.seed, summary=facts)
     loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
     console.print(f"{config.method} encoder, {loss}: {out.resolve()}", soft_wrap=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eo_ssl.pretraining.checkpoints import parse_limit
 from eo_ssl.pretraining.fit import FitConfig, fit
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
@@ -44,6 +45,7 @@ __all__ = [
     "fit",
     "make_probe",
     "open_training_data",
+    "parse_limit",
     "rank_me",
     "save_encoders",
 ]

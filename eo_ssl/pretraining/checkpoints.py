@@ -81,12 +81,14 @@ class TimeLimit(pl.Callback):
             trainer.should_stop = trainer.strategy.reduce_boolean_decision(over, all=False)
 
 
-def parse_limit(text: str) -> timedelta:
-    """A time written as DD:HH:MM:SS.
+def parse_limit(text: str | None) -> timedelta | None:
+    """A time written as DD:HH:MM:SS; None for none.
 
     Raises:
         UserError: other words.
     """
+    if text is None:
+        return None
     parts = text.split(":")
     expect(
         len(parts) == 4 and all(part.isdigit() for part in parts),

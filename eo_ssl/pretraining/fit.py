@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -16,7 +17,7 @@ import torch
 
 from eo_ssl.errors import UserError, expect
 from eo_ssl.objectives import Teacher
-from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, TimeLimit, find_latest_checkpoint, parse_limit
+from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, TimeLimit, find_latest_checkpoint
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import Pretraining
 from eo_ssl.pretraining.monitors import LabelledProbe, Monitors
@@ -57,7 +58,7 @@ def fit(
     config: FitConfig,
     processes: Processes = Processes(),  # noqa: B008  (frozen)
     loggers: tuple[LoggerName, ...] = (),
-    max_time: str | None = None,
+    max_time: timedelta | None = None,
     pruning: Pruning | None = None,
     probe: LabelledProbe | None = None,
 ) -> dict[str, float] | None:
@@ -73,7 +74,7 @@ def fit(
         config: how the run is watched and saved.
         processes: devices and processes.
         loggers: Lightning loggers that receive what `log.jsonl` receives, in `logs/`.
-        max_time: DD:HH:MM:SS after which the run stops with a checkpoint; None for no limit.
+        max_time: time after which the run stops with a checkpoint; None for no limit.
         pruning: dynamic pruning; None trains on the whole pool throughout.
         probe: labelled tiles for the online nearest-neighbour accuracy.
 
@@ -91,7 +92,7 @@ def fit(
         Monitors(loader, log, rows=watched, every=config.monitor_every, probe=probe),
         log,
         ProgressLine(),
-        *([] if max_time is None else [TimeLimit(parse_limit(max_time))]),
+        *([] if max_time is None else [TimeLimit(max_time)]),
         AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every),
     ]
     if pruning is not None:
@@ -114,7 +115,7 @@ def fit(
         trainer.fit(module, ItemData(loader, views), ckpt_path=resume, weights_only=True)
     if trainer.global_step < module.steps:
         raise UserError(
-            f"expected {module.steps} steps within the time of {max_time}, got {trainer.global_step}; the same command"
+            f"expected {module.steps} steps within a time of {max_time}, got {trainer.global_step}; the same command"
             " goes on from there"
         )
     if sharded:  # every process gives its shards, the first one holds the whole
