@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import shapely
 import torch
 
 from eo_ssl.corpus import Corpus
@@ -15,14 +17,27 @@ from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
 from eo_ssl.models import Vit
-from eo_ssl.objectives import Mae, SimClr
+from eo_ssl.objectives import Mae, SimClr, ViewSpec
 from eo_ssl.pairing import PairConfig
-from eo_ssl.pretraining import DataSelection, FitConfig, Pairs, Places, Tiles, TileSource, open_training_data
+from eo_ssl.pretraining import (
+    DataSelection,
+    FitConfig,
+    ItemSampler,
+    Pairs,
+    Places,
+    Tiles,
+    TileSource,
+    ViewMaker,
+    open_training_data,
+)
+from eo_ssl.pretraining.loader import ItemLoader
+from eo_ssl.pretraining.tile_source import locate_acquisitions
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.sensors import Quantity
 from eo_ssl.workflows import ingest, pair, pretrain
 from runs import FakeReader, FakeStream, preprocessing
 
+EPOCH = datetime(2015, 1, 1, tzinfo=UTC)
 QUICK = {"steps": 4, "batch_size": 4, "training": FitConfig(log_every=2, monitor_every=4, monitor_tiles=8)}
 
 
@@ -77,6 +92,15 @@ def test_dates_of_a_place_are_spread_and_none_is_used_twice() -> None:
         Places(source, preprocessing(), location, moment, dates=10, usable=usable)
     with pytest.raises(UserError, match="at least two dates of a place, got 1"):
         Places(source, preprocessing(), location, moment, dates=1, usable=usable)
+
+
+def test_time_and_place_of_tiles_across_the_antimeridian_and_unknown() -> None:
+    moments = np.array(["2015-01-02T12:00:00Z", "", "2014-12-31", "2020-01-01T00:00:00.500000Z"], dtype=object)
+    bounds = np.array([[10, 44, 12, 48], [179, -2, -177, 0], [178, 0, -179.5, 1], [np.nan] * 4])
+    found = locate_acquisitions(moments, bounds)
+    assert found.dtype == np.float32
+    wanted = [[1.5, 11, 46], [np.nan, -179, -1], [-1, 179.25, 0.5], [1826, np.nan, np.nan]]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +166,17 @@ def test_two_seasons_of_a_place_train_one_encoder(corpus: Path, tmp_path: Path) 
     members = data.items.members("tile", np.arange(len(data.items)))
     places, moments = (np.array(index[name].to_pylist())[members] for name in ("location_id", "datetime"))
     assert (places[:, 0] == places[:, 1]).all() and (moments[:, 0] < moments[:, 1]).all()
+    sampler = ItemSampler(data.pool, batch_size=4, seed=1)
+    batch = next(iter(ItemLoader(data.items, sampler, steps=1)))
+    seasons = ViewMaker({"season": ViewSpec(count=2, stream="season")}, data.items.contracts, dates=2)(batch)
+    whole = Corpus.open(corpus).index(optical).to_pylist()
+    for date, view in enumerate(seasons.views["season"]):
+        tiles = [whole[row] for row in members[batch.rows.numpy(), date]]
+        days = [(datetime.fromisoformat(tile["datetime"]) - EPOCH).total_seconds() / 86400 for tile in tiles]
+        assert view.time is not None and view.lonlat is not None
+        np.testing.assert_allclose(view.time.numpy(), days, atol=1e-3)
+        middles = [shapely.from_wkb(tile["geometry"]).centroid.coords[0] for tile in tiles]
+        np.testing.assert_allclose(view.lonlat.numpy(), middles, atol=1e-4)
     split = np.array(index["split"].to_pylist())[members]
     assert (split[data.pool] == "train").all() and len(data.pool)
     out = tmp_path / "encoder"

@@ -27,9 +27,9 @@ class View:
     stream: str = "tile"
     """Stream of the item that it was made of, which is the name of its encoder too."""
     time: Tensor | None = None
-    """[B] float32, days since 2015-01-01."""
+    """[B] float32, days since 2015-01-01 of the acquisition; NaN where unknown."""
     lonlat: Tensor | None = None
-    """[B, 2] float32, degrees."""
+    """[B, 2] float32, longitude and latitude of the tile's middle, degrees; NaN where unknown."""
     gsd_m: float | None = None
     """Ground sampling distance of the tile, metres."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from eo_ssl.errors import UserError
@@ -45,6 +46,16 @@ class Items(ABC):
             members = self.members(stream, rows)
             tiles[stream] = source.read(members.reshape(-1)).reshape(*members.shape, *source.shape)
         return tiles
+
+    def acquired(self, rows: Rows) -> dict[str, Tensor]:
+        """Days since 2015-01-01, longitude and latitude of the tiles of items, by stream: [n, dates, 3] float32.
+
+        NaN where a corpus does not say.
+        """
+        return {
+            stream: torch.from_numpy(source.acquired[self.members(stream, rows)])
+            for stream, source in self.sources.items()
+        }
 
 
 class Tiles(Items):

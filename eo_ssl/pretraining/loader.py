@@ -82,7 +82,8 @@ class ItemLoader:
     def _make(self, step: int, rows: bytes) -> ItemBatch:
         index = np.frombuffer(rows, dtype=np.int64)
         seed = derive_seed(self.sampler.seed, step, self.sampler.rank)
-        return ItemBatch(self.normalised(index), torch.tensor(index), Step(step // self.accumulate, self.steps, seed))
+        at = Step(step // self.accumulate, self.steps, seed)
+        return ItemBatch(self.normalised(index), torch.tensor(index), at, self.items.acquired(index))
 
     def state_dict(self) -> dict[str, Any]:
         """Batches served and the sampler's state."""

@@ -18,9 +18,13 @@ from eo_ssl.pairing import read_pairs
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.sampler import Rows
-from eo_ssl.pretraining.tile_source import TileSource
+from eo_ssl.pretraining.tile_source import TileSource, locate_acquisitions
 
-COLUMNS = ("split", "benchmark_split", "label", "label_name", "pixels_sha256", "location_id", "datetime", "product_id")
+BOUNDS = ("xmin", "ymin", "xmax", "ymax")
+COLUMNS = (
+    *("split", "benchmark_split", "label", "label_name", "pixels_sha256", "location_id", "datetime", "product_id"),
+    *BOUNDS,
+)
 Kind = Literal["tiles", "pairs", "places"]
 
 
@@ -155,9 +159,13 @@ class _OpenStream:
     def of(cls, named: Named, selection: DataSelection, made: dict[Path, Manifest]) -> _OpenStream:
         """Join the corpus streams `named` and read their index."""
         bands = selection.bands if selection.kind != "pairs" else None
-        source = TileSource([corpus.stream(name) for corpus, name in named], bands=bands)
         tables = [corpus.index(name, columns=list(COLUMNS)) for corpus, name in named]
         column = {key: np.concatenate([table[key].to_numpy() for table in tables]) for key in tables[0].column_names}
+        source = TileSource(
+            [corpus.stream(name) for corpus, name in named],
+            bands=bands,
+            acquired=locate_acquisitions(column["datetime"], np.stack([column[name] for name in BOUNDS], axis=1)),
+        )
         tested = column["benchmark_split"] == "test"
         usable = ~tested & ((column["split"] == "train") | (selection.split == "all"))
         subsets = {

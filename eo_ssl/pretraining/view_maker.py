@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ class ItemBatch:
     """[B] int64, items of the source."""
     step: Step
     """Where the run stands."""
+    acquired: Mapping[str, Tensor] = field(default_factory=dict)
+    """By stream: days since 2015-01-01, longitude and latitude [B, D, 3] float32, NaN where unknown."""
 
     def to(self, device: torch.device | str, **options: Any) -> ItemBatch:
         """The batch on another device; Lightning calls this."""
@@ -36,7 +38,8 @@ class ItemBatch:
             name: (image.to(device, **options), valid.to(device, **options))
             for name, (image, valid) in self.streams.items()
         }
-        return ItemBatch(moved, self.rows.to(device, **options), self.step)
+        acquired = {name: known.to(device, **options) for name, known in self.acquired.items()}
+        return ItemBatch(moved, self.rows.to(device, **options), self.step, acquired)
 
 
 class ViewMaker:
@@ -98,7 +101,16 @@ class ViewMaker:
             image, valid = turn_randomly(image, valid, rng=geometry)
         image = _change_radiometry(image, spec, contract, _generator(batch.step, name, index, RADIOMETRY))
         image = torch.where(valid, image, image.new_zeros(()))
-        return View(image, valid, contract.bands, stream, gsd_m=contract.gsd_m[0])
+        known = batch.acquired[stream][:, date] if stream in batch.acquired else None  # [B, 3]
+        return View(
+            image,
+            valid,
+            contract.bands,
+            stream,
+            time=None if known is None else known[:, 0],
+            lonlat=None if known is None else known[:, 1:],
+            gsd_m=contract.gsd_m[0],
+        )
 
 
 def _generator(step: Step, name: str, index: int, kind: int) -> torch.Generator:
