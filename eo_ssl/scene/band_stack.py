@@ -15,7 +15,16 @@ from odc.geo.geobox import GeoBox
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError, expect
 from eo_ssl.scene import gdal_files
-from eo_ssl.scene.grids import is_metric, is_same_gsd, make_grid, measure_gsd, rescale_grid
+from eo_ssl.scene.grids import (
+    compute_gsd_m,
+    is_metric,
+    is_same_gsd,
+    make_grid,
+    measure_gsd,
+    read_crs,
+    read_transform,
+    rescale_grid,
+)
 from eo_ssl.scene.layers import UNKNOWN_CLASS, Blocks, Image, Layer, Range
 from eo_ssl.scene.radiometry import Radiometry
 from eo_ssl.scene.resampling import Method, compute_grid_taps, pick_nearest, resample
@@ -278,15 +287,21 @@ def choose_common_grid(card: Card, grids: Sequence[GeoBox]) -> GeoBox:
 
 
 def check_gsd(card: Card, grid: GeoBox, *, path: Path) -> None:
-    """Refuse a file whose pixel size, where it is in metres, is not the card's ``gsd_m`` (up to 2 %).
+    """Refuse a file whose pixel size in metres, where it has a place, is not the card's ``gsd_m`` (up to 2 %).
+
+    Pixels in degrees are narrower than they are high; ``gsd_m`` may be either or lie between.
 
     Raises:
         UserError: the two differ; a decimated copy is not at its sensor's resolution.
     """
-    sides = (abs(grid.affine.a), abs(grid.affine.e)) if is_metric(grid) else ()
+    if grid.crs is None:
+        return
+    sides = compute_gsd_m(read_crs(grid), read_transform(grid), (grid.height, grid.width))
+    between = grid.crs.geographic and min(sides) <= card.gsd_m <= max(sides)
+    near = (any if grid.crs.geographic else all)(is_same_gsd(side, card.gsd_m) for side in sides)
     expect(
-        all(is_same_gsd(side, card.gsd_m) for side in sides),
+        between or near,
         expected=f"pixels of {card.gsd_m:g} m in {path}",
-        got=" x ".join(dict.fromkeys(f"{side:g}" for side in sides)) + " m",
+        got=" x ".join(dict.fromkeys(f"{side:.4g}" for side in sides)) + " m",
         remedy=f"set gsd_m of card {card.name} to what the file has",
     )

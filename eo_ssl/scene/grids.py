@@ -9,9 +9,12 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+import pyproj
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.crs import CRS
+
+from eo_ssl.errors import expect
 
 _SAME_GSD = 0.02  # relative; decimated copies round their pixel size (159.825 m for "160 m")
 _ROUNDING = 1e-6  # pixels
@@ -69,6 +72,39 @@ def rescale_grid(grid: GeoBox, gsd_m: float) -> GeoBox:
 def is_same_gsd(gsd_m: float, declared_m: float) -> bool:
     """Return whether a file's pixel size is the declared one, up to the rounding of decimated copies."""
     return abs(gsd_m - declared_m) <= _SAME_GSD * declared_m
+
+
+def compute_gsd_m(crs: str, transform: tuple[float, ...], shape: tuple[int, int]) -> tuple[float, float]:
+    """Return width and height of the middle pixel of a grid in metres.
+
+    Degrees are measured along the ellipsoid, feet and other units converted.
+
+    Args:
+        crs: EPSG code or WKT.
+        transform: affine a, b, c, d, e, f.
+        shape: rows and columns.
+
+    Raises:
+        UserError: the reference system has no place on Earth.
+    """
+    reference = pyproj.CRS.from_user_input(crs)
+    expect(
+        reference.is_projected or reference.is_geographic,
+        expected="a projected or geographic reference system",
+        got=f"{reference.name!r}, which has no place on Earth",
+        remedy="georeference the file",
+    )
+    a, b, c, d, e, f = transform[:6]
+    if reference.is_projected:
+        unit_m = float(reference.axis_info[0].unit_conversion_factor)
+        return float(np.hypot(a, d)) * unit_m, float(np.hypot(b, e)) * unit_m
+    row, column = (shape[0] - 1) / 2, (shape[1] - 1) / 2
+    lon, lat = c + a * (column + 0.5) + b * (row + 0.5), f + d * (column + 0.5) + e * (row + 0.5)
+    degree = np.degrees(float(reference.axis_info[0].unit_conversion_factor))  # 1 but for grads
+    ends = ((lon - a / 2, lat - d / 2, lon + a / 2, lat + d / 2), (lon - b / 2, lat - e / 2, lon + b / 2, lat + e / 2))
+    ellipsoid = reference.get_geod() or pyproj.Geod(ellps="WGS84")
+    across, down = (ellipsoid.inv(*(degree * np.array(end)))[2] for end in ends)
+    return float(across), float(down)
 
 
 def is_metric(grid: GeoBox) -> bool:
