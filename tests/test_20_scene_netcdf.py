@@ -257,6 +257,7 @@ STEP = 20 / 111_132.954 / (1 - 0.00504 * np.cos(np.radians(90)))  # degrees of l
     [
         ({"y": NORTH * [1, 1, 1, 1.00001], "x": EAST}, {}, "equal steps of x and y in red of .*, got irregular"),
         ({"y": NORTH, "x": EAST[[0, 0, 2]]}, {}, "equal steps"),
+        ({"y": NORTH, "x": 2 * EAST}, {}, "pixels of 20 m in .*, got 40 x 20 m"),
         ({"y": NORTH, "x": EAST}, {"gsd_m": 10.0}, "pixels of 10 m in .*, got 20 m"),
         ({"y": 45 - 1e-3 * np.arange(4), "x": 11 + 1e-3 * np.arange(3), "crs": LONLAT}, {}, r"got 78\.\d+ x 111\.\d m"),
         ({"y": NORTH, "x": EAST, "crs": pyproj.CRS.from_epsg(2263)}, {}, r"pixels of 20 m in .*, got 6\.096 m"),
