@@ -63,6 +63,7 @@ SCHEMA = pa.schema(
         *(pa.field(name, pa.float32()) for name in (*_MEASURES, "sun_zenith_deg", "view_zenith_deg")),
         *(pa.field(name, pa.string()) for name in ("platform", "mode")),
         pa.field("relative_orbit", pa.int32()),
+        pa.field("remarks", pa.string()),  # null where there is none and in fragments made before
     ],
     metadata={b"geo": json.dumps(_GEO).encode()},
 )

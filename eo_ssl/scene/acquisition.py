@@ -21,6 +21,7 @@ ACQUISITION = (
     "view_zenith_deg",
     "view_azimuth_deg",
     "incidence_deg",
+    "remarks",
 )
 "what archives state and plain files mostly do not; they become attributes of the cube"
 
@@ -47,6 +48,8 @@ class Acquisition:
     view_azimuth_deg: float | None = None
     incidence_deg: float | None = None
     "radar incidence angle at the centre of the scene"
+    remarks: str = ""
+    "what a user of the pixels must know that other products do not have: a mask that is absent, uncalibrated data"
 
 
 UNKNOWN_ACQUISITION = Acquisition("", "", "", 0.0)
