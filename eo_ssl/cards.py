@@ -112,6 +112,8 @@ class Card:
     group: FileGroup | None = None
     cloud_model: Literal["", "s2cloudless"] = ""
     "sentinel2_safe, Level-1C: classifier that adds a cloud probability"
+    commissioning: Literal["refuse", "accept"] = "refuse"
+    "what to do with data of a satellite that was not calibrated yet: left out, or read with a remark"
     radar: Radar | None = None
     vignettes: Vignettes | None = None
     stac: Stac | None = None
@@ -191,7 +193,10 @@ class Card:
 
     def to_json(self) -> dict[str, Any]:
         """Return the card as plain values, as it enters configurations and fingerprints."""
-        return asdict(self)
+        value = asdict(self)
+        if self.commissioning == "refuse":
+            del value["commissioning"]  # as before the key existed, so that corpora know their cards again
+        return value
 
 
 _CARD = TypeAdapter(Card)

@@ -10,6 +10,7 @@ from typing import Literal
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError, expect
 from eo_ssl.scene import array, band_folder, chips, raster, sentinel1, sentinel2, ssl4eo, stac
+from eo_ssl.scene.commissioning import sort_out_commissioning
 from eo_ssl.scene.product import Listing, Product
 
 READERS: dict[str, Callable[[Card, Path], Listing]] = {
@@ -61,8 +62,16 @@ def list_products(
         got=f"the benchmark {card.name}",
         remedy=f"evaluate it with its loader {card.loader}",
     )
-    products, dropped = READERS[card.reader](card, root)
+    listed, dropped = READERS[card.reader](card, root)
+    products, early = sort_out_commissioning(card, listed)
+    dropped = [*dropped, *early]
     if not products:
+        expect(
+            not dropped,
+            expected=f"products that fit card {card.name} below {root}",
+            got=f"{len(dropped)} that do not, {dropped[0][0] if dropped else ''} first",
+            remedy=dropped[0][1] if dropped else "",
+        )
         pattern = card.folder if card.reader == "band_folder" else card.files
         raise UserError(
             f"expected files of card {card.name} as {pattern!r} below {root}, found none; set the root to the folder "
