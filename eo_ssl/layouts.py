@@ -56,7 +56,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayLayout:
-    """How an npy, npz or NetCDF array is laid out."""
+    """How an npy, npz, NetCDF or HDF5 array is laid out."""
 
     __pydantic_config__ = STRICT
 
