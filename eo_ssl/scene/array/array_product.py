@@ -42,7 +42,15 @@ def list_products(card: Card, root: Path) -> Listing:
     Raises:
         UserError: no file can be read.
     """
-    matches = match_paths(root, card.files if isinstance(card.files, str) else "")
+    pattern = card.files if isinstance(card.files, str) else ""
+    matches = match_paths(root, pattern)
+    stores = [] if matches else match_paths(root, pattern, folders=True)
+    expect(
+        not stores,
+        expected=f"array files ({', '.join(SUFFIXES)}) as {pattern!r} below {root}",
+        got=f"the folder {stores[0][1].name if stores else ''}",
+        remedy="this reader takes no Zarr stores: write it as NetCDF (xarray's to_netcdf)",
+    )
     return list_readable(card, ((name, partial(_list_steps, card, name, path)) for name, path in matches)), []
 
 

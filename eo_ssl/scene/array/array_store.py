@@ -44,6 +44,7 @@ def _forget_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_parent)
+_TIME = (("units", ""), ("calendar", "standard"))
 _NETCDF_SUFFIXES = (".nc", ".nc4", ".h5", ".hdf5")  # NetCDF-4 is HDF5, and its library reads both
 SUFFIXES = (".npy", ".npz", *_NETCDF_SUFFIXES)
 
@@ -80,7 +81,13 @@ class StoredArray:
 def _fetch(path: Path, key: str, part: tuple[slice | int, ...]) -> npt.NDArray[Any]:
     if is_netcdf(path):
         with _variable(path, key) as variable:
-            values = np.asarray(variable[part])
+            try:
+                values = np.asarray(variable[part])
+            except (RuntimeError, OSError, IndexError, ValueError) as error:  # what the library says of damaged chunks
+                raise UserError(
+                    f"expected readable numbers in {key} of {path}, got: {_reason(error)}; the file is damaged, fetch "
+                    "it again"
+                ) from error
             return values.view(read_stored_numbers(variable, name=f"{key} of {path}").dtype)
     return np.asarray((_npz(identify_file(path), key) if path.suffix == ".npz" else _npy(path))[part])
 
@@ -221,5 +228,12 @@ def read_dates(path: Path, key: str) -> tuple[str, ...]:
     """Return the ISO dates that a NetCDF variable holds."""
     with _variable(path, key) as variable:
         values = read_decoded(variable, name=f"{key} of {path}")
-        dates: Any = netCDF4.num2date(values, variable.units, getattr(variable, "calendar", "standard"))
+        units, calendar = (getattr(variable, name, default) for name, default in _TIME)
+    try:
+        dates: Any = netCDF4.num2date(values, units, calendar)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(
+            f"expected dates as `units` since a day in {key} of {path}, got units {units!r} and calendar {calendar!r}: "
+            f"{_reason(error)}; correct the file or array.time"
+        ) from error
     return tuple(format_iso(date.isoformat()) for date in np.atleast_1d(dates))
