@@ -15,6 +15,7 @@ from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.scene import ProductList, list_products
+from eo_ssl.scene.commissioning import sort_out_commissioning
 from eo_ssl.sensors import Quantity
 from safe_products import edit
 from worlds.safe import S1GrdSpec, S1GrdTruth, S1WvSpec, make_s1_grd_safe, make_s1_wv_safe
@@ -169,6 +170,15 @@ def test_data_from_before_the_calibration_are_refused_or_carry_a_remark(
     accepted = list_products(replace(card, commissioning="accept"), tmp_path)
     assert sorted(product.acquisition.remarks for product in accepted.products) == ["", remark]
     assert accepted.dropped == ()
+
+
+@pytest.mark.parametrize(("when", "kept"), [("2025-05-18", 0), ("2025-05-19", 1), ("", 1)])
+def test_a_date_alone_counts_from_its_first_second(tmp_path: Path, when: str, kept: int) -> None:
+    """As STAC items and cards give it; where no date is known nothing is said."""
+    make_s1_grd_safe(tmp_path, SPEC)
+    (product,) = listed(tmp_path).products
+    dated = replace(product, acquisition=replace(product.acquisition, platform="S1C", datetime=when))
+    assert len(sort_out_commissioning(product.card, [dated])[0]) == kept
 
 
 def test_the_remark_stands_in_the_cube_and_in_the_index_of_the_corpus(tmp_path: Path) -> None:

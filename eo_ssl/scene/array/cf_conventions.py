@@ -81,7 +81,7 @@ def read_stored_numbers(variable: Any, *, name: str) -> StoredNumbers:
         remedy="write them with a signed type",
     )
     dtype = np.dtype(held.str.replace("i", "u")) if unsigned == "true" and held.kind == "i" else held
-    packing = [float(_numbers(attributes, key, default, name)[0]) for key, default in _PACKING]
+    scale, shift = (float(_numbers(attributes, key, default, name)[0]) for key, default in _PACKING)
     packed = any(key in attributes for key, _ in _PACKING)
 
     def stored(key: str) -> list[float]:
@@ -91,7 +91,7 @@ def read_stored_numbers(variable: Any, *, name: str) -> StoredNumbers:
     if "_FillValue" not in attributes and held.itemsize > 1:  # a byte may have any value
         missing += _as_stored(np.atleast_1d(netCDF4.default_fillvals[held.str[1:]]), held, dtype, name=name)
     bounds = _read_valid_range(attributes, held, dtype, packed=packed, name=name)
-    return StoredNumbers(dtype, tuple(dict.fromkeys(missing)), bounds, *packing, is_packed=packed)
+    return StoredNumbers(dtype, tuple(dict.fromkeys(missing)), bounds, scale, shift, packed)
 
 
 def check_classes(numbers: StoredNumbers, *, name: str) -> None:
