@@ -157,6 +157,26 @@ def test_bands_may_mark_what_is_missing_by_different_values(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("dtype", "attributes", "words"),
+    [
+        ("f4", {}, "got floats in blue and packed integers in red; write the bands alike"),  # reflectance already
+        ("u2", {}, "got integers in blue and packed integers in red"),
+        ("f4", {"scale_factor": 1e-4}, "got packed floats in blue and packed integers in red"),
+    ],
+)
+def test_one_scale_is_not_applied_to_numbers_of_two_kinds(
+    tmp_path: Path, dtype: str, attributes: dict[str, float], words: str
+) -> None:
+    write(tmp_path / "a.nc", RAMP, dtype="u2")
+    with netCDF4.Dataset(tmp_path / "a.nc", "a") as file:
+        blue = file.createVariable("blue", dtype, ("y", "x"))
+        blue.setncatts({"grid_mapping": "crs"} | attributes)
+    array = {"dims": "yx", "variables": {"red": "red", "blue": "blue"}}
+    with pytest.raises(UserError, match=words):
+        opened(tmp_path, bands=["red", "blue"], array=array)
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"missing_value": np.float32(1e6)}, "missing_value of red of .* to be a number that int16 can store, got 1e"),

@@ -192,8 +192,7 @@ class ArraySource(FileSource):
         positions = tuple(card.bands.index(band) for band in bands) if "b" in size else ()
         if positions and is_netcdf(path):
             check_band_names(card, list_labels(path, keys[0], declared.dims.index("b")), path=path)
-        radiometries = tuple(self._radiometry(path, key) for key in keys)
-        return ArrayImage(grid, arrays, positions, radiometries, card.dtype_max)
+        return ArrayImage(grid, arrays, positions, self._list_radiometries(path, keys), card.dtype_max)
 
     def _keys(self, bands: tuple[str, ...]) -> tuple[str, ...]:
         """Return the variable of each band, or the one that holds them all."""
@@ -227,15 +226,25 @@ class ArraySource(FileSource):
         )
         return size
 
-    def _radiometry(self, path: Path, key: str) -> Radiometry:
-        """Return how a variable becomes the card's quantity, with what the file says of missing values."""
+    def _list_radiometries(self, path: Path, keys: tuple[str, ...]) -> tuple[Radiometry, ...]:
+        """Return how each variable becomes the card's quantity, with what the file says of missing values."""
         if not is_netcdf(path):
-            return self.radiometry
-        numbers = describe_numbers(path, key)
-        if numbers.is_packed:
-            self.radiometry.check_stated(numbers.scale, numbers.shift, name=f"{key} of {path}")
-        nodata = (*self.radiometry.nodata, *numbers.missing)
-        return replace(self.radiometry, nodata=nodata, valid=numbers.valid)
+            return (self.radiometry,) * len(keys)
+        described = {key: describe_numbers(path, key) for key in keys}
+        for key, numbers in described.items():
+            if numbers.is_packed:
+                self.radiometry.check_stated(numbers.scale, numbers.shift, name=f"{key} of {path}")
+        kinds = {numbers.kind: key for key, numbers in described.items()}
+        expect(
+            len(kinds) == 1,
+            expected=f"numbers of one kind in the variables of {path}, because one scale is applied to all",
+            got=" and ".join(f"{kind} in {key}" for kind, key in kinds.items()),
+            remedy="write the bands alike",
+        )
+        return tuple(
+            replace(self.radiometry, nodata=(*self.radiometry.nodata, *numbers.missing), valid=numbers.valid)
+            for numbers in described.values()
+        )
 
     def _classes(self, path: Path, source: str, image: ArrayImage) -> ArrayClasses:
         """Return the classes that ``source`` names: a key of the same file, or a file beside it."""

@@ -48,6 +48,12 @@ class StoredNumbers:
     is_packed: bool = False
     "whether the file states one of them"
 
+    @property
+    def kind(self) -> str:
+        """What the numbers are, in words: variables of one scale have one kind."""
+        packed = "packed " if (self.scale, self.shift) != (1.0, 0.0) else ""
+        return f"{packed}{'integers' if self.dtype.kind in 'iu' else 'floats'}"
+
 
 @dataclass(frozen=True, slots=True)
 class Axes:
