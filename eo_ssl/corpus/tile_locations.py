@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 from pyproj import CRS, Transformer
-from pyproj.exceptions import CRSError
+from pyproj.exceptions import CRSError, ProjError
 
 from eo_ssl.errors import UserError
 from eo_ssl.tiling import locate_cells, name_location
@@ -48,6 +48,26 @@ def resolve_epsg(crs: str) -> int:
         ) from error
 
 
+@lru_cache(maxsize=64)
+def measure_turn(crs: str) -> float:
+    """Return a full turn of longitude in the units of a geographic system (360 in degrees), 0 for a projected one."""
+    reference = CRS.from_user_input(crs)
+    return math.tau / reference.axis_info[0].unit_conversion_factor if reference.is_geographic else 0.0
+
+
+def count_turns(west: float, east: float, *, turn: float) -> range:
+    """Return how many full turns west the parts of a span of longitudes lie: 0 alone within -180 to 180 degrees.
+
+    Args:
+        west: of the span, in the units of ``turn``.
+        east: of the span.
+        turn: full turn of longitude, 0 for a projected system.
+    """
+    if not turn:
+        return range(1)
+    return range(math.floor(west / turn + 0.5), math.ceil(east / turn + 0.5))
+
+
 def is_utm(epsg: int) -> bool:
     """Whether ``epsg`` is a WGS 84 UTM zone."""
     return 32601 <= epsg <= 32660 or 32701 <= epsg <= 32760
@@ -61,8 +81,17 @@ def find_utm_zone(lon: float, lat: float) -> int:
 
 @lru_cache(maxsize=64)
 def make_transformer(source: str, target: str) -> Transformer:
-    """Return a transformer with x (or longitude) first on both sides."""
-    return Transformer.from_crs(source, target, always_xy=True)
+    """Return a transformer with x (or longitude) first on both sides.
+
+    Raises:
+        UserError: nothing leads from one system to the other, as from a local one to the Earth.
+    """
+    try:
+        return Transformer.from_crs(source, target, always_xy=True)
+    except ProjError as error:
+        raise UserError(
+            f"expected a reference system with a place on Earth, got {source[:60]!r}; correct the card or the file"
+        ) from error
 
 
 def locate_corners(windows: npt.NDArray[np.int32], transform: Affine6) -> Points:

@@ -14,7 +14,7 @@ from eo_ssl.scene.cube import check_cube
 from eo_ssl.scene.layers import FIELDS, FLAGS
 from eo_ssl.scene.product import Product
 from eo_ssl.scene.product_source import ProductSource
-from eo_ssl.scene.readers import ProductList, list_products
+from eo_ssl.scene.readers import ProductList, assign_offsets, list_products
 from eo_ssl.scene.stac.access import is_link, read_document
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "ProductList",
     "ProductSource",
     "UnreadableChip",
+    "assign_offsets",
     "check_cube",
     "is_link",
     "list_products",

@@ -118,6 +118,11 @@ class FileSource(ProductSource):
         return self.parts[0][1].name
 
     @property
+    def place(self) -> Path:
+        """The file, or folder of bands, that stands for the product in ``offset_by_file``."""
+        return self.parts[0][1]
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """The files of the product, each once."""
         return tuple(dict.fromkeys(path for _, path in self.parts))

@@ -16,7 +16,8 @@ from eo_ssl.cards import ArrayLayout, Card
 from eo_ssl.errors import UserError, expect
 from eo_ssl.scene.acquisition import read_acquisition
 from eo_ssl.scene.array.array_store import SUFFIXES, read_array_shape, read_dates, read_netcdf_grid, read_part
-from eo_ssl.scene.band_stack import check_gsd, convert_classes
+from eo_ssl.scene.band_stack import check_gsd
+from eo_ssl.scene.class_rasters import convert_classes
 from eo_ssl.scene.file_patterns import find_extras, list_readable, match_paths, name_product
 from eo_ssl.scene.grids import make_grid
 from eo_ssl.scene.layers import Image, Layer, Layers, Range, attach_masks
@@ -37,7 +38,7 @@ def list_products(card: Card, root: Path) -> Listing:
 
 
 def _list_steps(card: Card, name: str, path: Path) -> Iterator[Product]:
-    acquisition = read_acquisition(card, folder=path.parent, path=path, names={}, listed_as=path.name)
+    acquisition = read_acquisition(card, folder=path.parent, path=path, names={})
     parts, offset = (("pixels", path), *find_extras(card, path, pixels=True)), acquisition.offset or 0.0
     dates = _read_steps(card, path)
     if dates is None:
