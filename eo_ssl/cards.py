@@ -249,9 +249,8 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_Strict.add_constructor(
-    "tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str
-)  # dates stay as they are written
+# a date stays the text that somebody wrote
+_Strict.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: str(node.value))
 
 
 def load_card(name_or_path: str | Path) -> Card:

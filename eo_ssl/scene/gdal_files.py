@@ -88,12 +88,8 @@ def open_raster(path: Path) -> Any:
     if key not in _LOCAL.handles:
         check_sidecars(path)
         try:
-            with _WARNINGS, warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", NotGeoreferencedWarning
-                )  # a missing georeference is refused where it matters
-                drivers = _DRIVERS.get(path.suffix.lower(), _OTHER_DRIVERS)
-                _LOCAL.handles[key] = open_dataset(name_for_gdal(path), drivers=drivers)
+            drivers = _DRIVERS.get(path.suffix.lower(), _OTHER_DRIVERS)
+            _LOCAL.handles[key] = open_quietly(name_for_gdal(path), drivers=drivers)
         except RasterioError as error:
             raise UserError(
                 f"expected a readable raster in {path}, got: {describe_error(error)}; the file is damaged or no "
@@ -105,6 +101,13 @@ def open_raster(path: Path) -> Any:
     return _LOCAL.handles[key]
 
 
+def open_quietly(name: str, *, drivers: tuple[str, ...]) -> Any:
+    """Return `open_dataset` of a file; that it has no georeference is refused where it matters."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return open_dataset(name, drivers=drivers)
+
+
 def open_dataset(name: str, *, drivers: tuple[str, ...]) -> Any:
     """Return the rasterio dataset of a file or link as GDAL names it, opened by one of ``drivers``.
 
@@ -113,6 +116,12 @@ def open_dataset(name: str, *, drivers: tuple[str, ...]) -> Any:
     """
     with rasterio.Env():  # rasterio.open takes one driver until 1.4, the class behind it several
         return DatasetReader(name, driver=list(drivers), sharing=False)
+
+
+def find_mask_file(path: Path) -> Path | None:
+    """Return the file beside a raster that holds its mask, None where there is none."""
+    beside = path.with_name(path.name + ".msk")
+    return beside if beside.exists() else None
 
 
 def check_sidecars(path: Path) -> None:
@@ -127,11 +136,16 @@ def check_sidecars(path: Path) -> None:
             identify_file(beside)  # a pipe would never end
             with beside.open("rb") as file:
                 expect(
-                    file.read(4) in _TIFF,
+                    is_tiff(file.read(4)),
                     expected=f"{beside} to be the TIFF that GDAL writes beside a raster",
                     got="something else",
                     remedy="remove it or fetch it again",
                 )
+
+
+def is_tiff(start: bytes) -> bool:
+    """Return whether bytes begin as a TIFF or BigTIFF does."""
+    return start[:4] in _TIFF
 
 
 def find_alpha(dataset: Any) -> int:

@@ -139,7 +139,8 @@ def measure_pixel_m(grid: GeoBox) -> tuple[float, float]:
     to_geodetic, geod, degrees = _relate_to_earth(str(grid.crs))
     column, row = grid.width / 2, grid.height / 2
     ends = [(column - 0.5, row), (column + 0.5, row), (column, row - 0.5), (column, row + 0.5)]
-    place = np.array(to_geodetic.transform(*zip(*(grid.affine * end for end in ends), strict=True))) * degrees
+    x, y = np.array([grid.affine * end for end in ends]).T
+    place = np.array(to_geodetic.transform(x, y)) * degrees
     expect(
         bool(np.isfinite(place).all()),
         expected=f"the grid to lie within the area of {str(grid.crs)[:40]}",
@@ -174,6 +175,6 @@ def _find_unit(crs: str) -> float | None:
 def _relate_to_earth(crs: str) -> tuple[Transformer, Geod, float]:
     """Transformer to longitude and latitude of the system's own datum, its ellipsoid, and degrees of a unit of them."""
     reference = CRS.from_user_input(crs)
-    own = reference.geodetic_crs
+    own = reference.geodetic_crs or reference
     degrees = float(np.degrees(own.axis_info[0].unit_conversion_factor))  # some systems count in grads
-    return Transformer.from_crs(reference, own, always_xy=True), reference.get_geod(), degrees
+    return Transformer.from_crs(reference, own, always_xy=True), reference.get_geod() or Geod(ellps="WGS84"), degrees

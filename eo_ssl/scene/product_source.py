@@ -12,6 +12,7 @@ from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import fingerprint, hash_file, identify_file
 from eo_ssl.scene.chip import Chip, ChipEntry, UnreadableChip
+from eo_ssl.scene.gdal_files import list_sidecars
 from eo_ssl.scene.layers import Layers
 from eo_ssl.scene.radiometry import Radiometry
 
@@ -149,4 +150,7 @@ class FileSource(ProductSource):
     def hash_parts(self, *, layer: tuple[int, ...] = (), step: int | None = None) -> str:
         """Return a sha256 (hex) over the files' bytes, the bands taken from them, and the step on the axis of time."""
         files = {role: hash_file(path) for role, path in self.parts}
-        return fingerprint({"files": files, "layer": list(layer), "step": step})
+        beside = {path.name: hash_file(path) for file in self.paths for path in list_sidecars(file)}
+        return fingerprint(
+            {"files": files, "layer": list(layer), "step": step} | ({"beside": beside} if beside else {})
+        )

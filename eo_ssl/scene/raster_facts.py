@@ -27,10 +27,12 @@ def find_band(sensor_name: str, text: str | None) -> str:
     """Return the canonical band that a description names, empty where it names none or several.
 
     The whole text may be a spelling of the band (``B8A``, ``nir``), or hold one band's code (``B4, central wavelength
-    665 nm``, ``VV_gamma0``).
+    665 nm``, ``VV_gamma0``). A bare number counts the bands and names none.
     """
-    spelled = {_resolve(sensor_name, text or "")} - {""}
-    codes = spelled or {_resolve(sensor_name, code) for code in _CODE.findall((text or "").lower().replace("_", " "))}
+    if not text or text.strip().isdigit():
+        return ""
+    spelled = {_resolve(sensor_name, text)} - {""}
+    codes = spelled or {_resolve(sensor_name, code) for code in _CODE.findall(text.lower().replace("_", " "))}
     return codes.pop() if len(codes) == 1 else ""
 
 

@@ -3,8 +3,8 @@
 A band is found by the asset's key (``blue``, ``B02``, ``nir08``, ``vv``; ``B02_10m`` and ``blue-jp2`` without their
 ending) or, where the key says nothing, by name or common name of its only band (``eo:bands``, STAC 1.1 ``bands``). Of
 several assets of one band the key goes before the band's description, a Cloud-Optimized GeoTIFF before other files
-(JPEG 2000 twins are left aside), and the finest pixels before coarser ones; assets that are still equal are refused, and those whose key and name
-contradict each other.
+(JPEG 2000 twins are left aside), and the finest pixels before coarser ones; assets that are still equal are refused,
+and those whose key and name contradict each other.
 """
 
 from __future__ import annotations
@@ -208,8 +208,8 @@ def _spelled(card: Card, name: str) -> str:
 
 def _described(card: Card, content: Json) -> str:
     """The band an asset says it holds; empty where it holds several, as pictures do."""
-    band = _describe(content)
-    names = (band.get("name"), band.get("eo:common_name"), band.get("common_name"))
+    said = _describe(content)
+    names = (said.get("name"), said.get("eo:common_name"), said.get("common_name"))
     return next((band for name in names if name and (band := _spelled(card, str(name)))), "")
 
 
