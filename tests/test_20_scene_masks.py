@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
-import yaml
 from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
@@ -19,46 +17,12 @@ from rasterio.transform import Affine
 from catalogues import asset, item, only
 from catalogues import card as stac_card
 from catalogues import write as write_json
-from eo_ssl.cards import Card, Mask, load_card
+from eo_ssl.cards import Mask
 from eo_ssl.errors import UserError
 from eo_ssl.scene import gdal_files, list_products
+from rasters import FOLDER, RASTER, card, image_of, write
 
 SIZE = 48
-RASTER = {
-    "title": "synthetic",
-    "licence": "CC0",
-    "attribution": "made in a test",
-    "source": "a test",
-    "sensor": "sentinel2_l2a",
-    "reader": "raster",
-    "files": "*.tif",
-    "bands": ["B02", "B03", "B04"],
-    "quantity": "boa_reflectance",
-    "gsd_m": 10.0,
-    "scale": 1e-4,
-}
-FOLDER = RASTER | {
-    "reader": "band_folder",
-    "folder": "scene",
-    "files": {"B02": "B02.tif", "B03": "B03.tif", "B04": "B04.tif"},
-    "resampling": {"default": "bilinear"},
-}
-
-
-def card(folder: Path, fields: dict[str, Any], **changes: Any) -> Card:
-    path = folder / "set.yaml"
-    path.write_text(yaml.safe_dump(fields | changes))
-    return load_card(path)
-
-
-def write(path: Path, values: np.ndarray, *, gsd: float = 10.0, **profile: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count, height, width = values.shape
-    place = {"transform": Affine(gsd, 0, 5e5, 0, -gsd, 4e6), "crs": "EPSG:32632"}
-    shape = {"driver": "GTiff", "height": height, "width": width, "count": count, "dtype": values.dtype.name}
-    with rasterio.open(path, "w", **place | shape | profile) as file:
-        file.write(values)
-    return path
 
 
 def mask_file(path: Path, valid: np.ndarray, *, inside: bool) -> None:
@@ -76,11 +40,6 @@ def stored(rng: np.random.Generator) -> np.ndarray:
 def valid() -> np.ndarray:
     y, x = np.mgrid[:SIZE, :SIZE]
     return (y - 20) ** 2 + (x - 25) ** 2 > 90
-
-
-def image_of(folder: Path, known: Card) -> np.ndarray:
-    (product,) = list_products(known, folder).products
-    return np.asarray(product.open()["image"].values)
 
 
 def masked_as(image: np.ndarray, stored: np.ndarray, valid: np.ndarray) -> None:
