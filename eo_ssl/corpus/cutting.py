@@ -18,7 +18,7 @@ from rasterio.warp import transform_bounds
 
 from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.streams import Stream
-from eo_ssl.corpus.tile_locations import Affine6, ProductGrid, count_turns, is_utm, measure_turn, resolve_epsg
+from eo_ssl.corpus.tile_locations import Affine6, ProductGrid, centre_longitudes, find_far_centre, is_utm, resolve_epsg
 from eo_ssl.errors import UserError
 from eo_ssl.scene import FIELDS, FLAGS
 from eo_ssl.sensors import Quantity, convert, sensor
@@ -113,12 +113,12 @@ class GridRaster:
             )
         self._source, self._method, self.facts = source, _METHODS[config.resampling], source.facts
         self._affine: Affine6 = grid.transform
-        self._turn = measure_turn(grid.crs)
         zone = resolve_epsg(grid.crs) if is_utm(resolve_epsg(grid.crs)) else grid.zone
         self._crs = f"EPSG:{zone}"
         height, width = source.tiles.shape
         west, east = grid.transform[2], _apply(grid.transform, width, 0)[0]
-        self._turns = count_turns(west, east, turn=self._turn)
+        self._centre = find_far_centre(grid.crs, west, east)
+        self._source_crs = centre_longitudes(grid.crs, self._centre) if self._centre is not None else grid.crs
         outline = [_apply(self._affine, *corner) for corner in ((0, 0), (width, 0), (0, height), (width, height))]
         xs, ys = zip(*outline, strict=True)
         bounds = transform_bounds(grid.crs, self._crs, min(xs), min(ys), max(xs), max(ys))
@@ -151,38 +151,15 @@ class GridRaster:
         pixels = self._source.read(inner_rows, inner_cols)
         begin = _shifted(self._affine, inner_cols[0], inner_rows[0])
         goal = (target, height, width)
-        image = self._warp_all(pixels.image, begin, goal, method=self._method, nodata=np.nan)
+        image = self._warp(pixels.image, begin, goal, method=self._method, nodata=np.nan)
         layers: dict[str, npt.NDArray[Any]] = {}
         for kind, nodata, names in ((np.int16, -1, (*FLAGS, "label")), (np.float32, np.nan, FIELDS)):
             held = {name: pixels.layers[name].astype(kind) for name in names if name in pixels.layers}
             if held:
                 stack = np.stack(list(held.values()))
-                warped = self._warp_all(stack, begin, goal, method=Resampling.nearest, nodata=nodata)
+                warped = self._warp(stack, begin, goal, method=Resampling.nearest, nodata=nodata)
                 layers |= dict(zip(held, warped, strict=True))
         return RegionPixels(image, {name: layer > 0 if name in FLAGS else layer for name, layer in layers.items()})
-
-    def _warp_all(
-        self,
-        values: npt.NDArray[Any],
-        begin: Affine6,
-        goal: tuple[Affine6, int, int],
-        *,
-        method: Resampling,
-        nodata: float,
-    ) -> npt.NDArray[Any]:
-        """Return ``values`` [n, y, x] on the grid ``goal``, those beyond 180 degrees where GDAL looks for them.
-
-        GDAL asks for longitudes from -180 to 180. A source that runs on beyond is warped as it lies and a turn further
-        west; each pixel of the grid finds it in one of them, with its neighbours on both sides.
-        """
-        a, b, west, d, e, north = begin
-        out, *others = (
-            self._warp(values, (a, b, west - turns * self._turn, d, e, north), goal, method=method, nodata=nodata)
-            for turns in self._turns
-        )
-        for other in others:
-            np.copyto(out, other, where=np.isnan(out) if np.isnan(nodata) else out == nodata)
-        return out
 
     def _warp(
         self,
@@ -210,6 +187,7 @@ class GridRaster:
                 memory.open() as file,
                 WarpedVRT(
                     file,
+                    src_crs=self._source_crs,
                     crs=self._crs,
                     transform=Affine(*transform),
                     height=height,
@@ -229,11 +207,8 @@ class GridRaster:
         left, top = _apply(target, 0, 0)
         right, bottom = _apply(target, width, height)
         west, south, east, north = transform_bounds(self._crs, self._source.grid.crs, left, bottom, right, top)
-        if self._turn:  # GDAL counts longitudes from -180 to 180, a file may run on beyond
-            middle = _apply(self._affine, *(size / 2 for size in reversed(self._source.tiles.shape)))[0]
-            west, east = (
-                middle + (lon - middle + self._turn / 2) % self._turn - self._turn / 2 for lon in (west, east)
-            )
+        if self._centre is not None:
+            west, east = ((lon - self._centre + 180) % 360 - 180 + self._centre for lon in (west, east))
         inverse: Affine6 = tuple((~Affine(*self._affine))[:6])
         cols, rows = zip(
             *(_apply(inverse, *point) for point in ((west, south), (west, north), (east, south), (east, north))),

@@ -48,24 +48,28 @@ def resolve_epsg(crs: str) -> int:
         ) from error
 
 
-@lru_cache(maxsize=64)
-def measure_turn(crs: str) -> float:
-    """Return a full turn of longitude in the units of a geographic system (360 in degrees), 0 for a projected one."""
-    reference = CRS.from_user_input(crs)
-    return math.tau / reference.axis_info[0].unit_conversion_factor if reference.is_geographic else 0.0
+def find_far_centre(crs: str, west: float, east: float) -> float | None:
+    """Return the middle of longitudes that run on beyond -180 or 180 degrees, as of a mosaic from 0 to 360.
 
-
-def count_turns(west: float, east: float, *, turn: float) -> range:
-    """Return how many full turns west the parts of a span of longitudes lie: 0 alone within -180 to 180 degrees.
-
-    Args:
-        west: of the span, in the units of ``turn``.
-        east: of the span.
-        turn: full turn of longitude, 0 for a projected system.
+    None where they do not, or the system has other coordinates than degrees.
     """
-    if not turn:
-        return range(1)
-    return range(math.floor(west / turn + 0.5), math.ceil(east / turn + 0.5))
+    reference = CRS.from_user_input(crs)
+    degrees = reference.is_geographic and math.isclose(reference.axis_info[0].unit_conversion_factor, math.pi / 180)
+    return (west + east) / 2 if degrees and (west < -180 or east > 180) else None
+
+
+def centre_longitudes(crs: str, centre: float) -> str:
+    """Return a geographic ``crs`` as WKT by which GDAL counts longitudes from ``centre - 180`` to ``centre + 180``.
+
+    Its own count from -180 to 180 degrees misses the pixels of a file that runs on beyond. The extension is GDAL's
+    (``OGRCoordinateTransformation``, CENTER_LONG) and leaves the datum as it is. The name says the centre too, because
+    GDAL keeps transformations by the system without its extensions and would use that of another centre again.
+    """
+    text = CRS.from_user_input(crs).to_2d().to_wkt("WKT1_GDAL")
+    before, _, code = text.rpartition(',AUTHORITY["')
+    whole = before if code.count("]") == 2 else text.removesuffix("]")
+    named = whole.replace('GEOGCS["', f'GEOGCS["about {centre!r}: ', 1)
+    return f'{named},EXTENSION["CENTER_LONG","{centre!r}"]]'
 
 
 def is_utm(epsg: int) -> bool:

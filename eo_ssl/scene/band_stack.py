@@ -17,7 +17,6 @@ from eo_ssl.scene import gdal_files
 from eo_ssl.scene.grids import (
     check_place,
     find_other_size,
-    is_same_gsd,
     make_grid,
     measure_gsd,
     measure_unit_m,
@@ -255,8 +254,8 @@ def choose_common_grid(card: Card, grids: Sequence[GeoBox]) -> GeoBox:
     """
     finest = min(grids, key=lambda grid: (measure_gsd(grid), -grid.height * grid.width))
     unit_m = measure_unit_m(finest)
-    gsd = measure_gsd(finest) * unit_m
-    if unit_m and not is_same_gsd(gsd, card.gsd_m):
+    if unit_m and find_other_size(finest, card.gsd_m):
+        gsd = max(abs(finest.affine.a), abs(finest.affine.e)) * unit_m
         expect(
             gsd <= card.gsd_m,
             expected=f"files of card {card.name} with pixels of {card.gsd_m:g} m or finer",
