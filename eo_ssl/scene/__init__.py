@@ -11,6 +11,7 @@ A reader is a package with ``list_products(card, root)`` and a :class:`ProductSo
 from eo_ssl.scene.acquisition import Acquisition
 from eo_ssl.scene.chip import Chip, ChipEntry, UnreadableChip
 from eo_ssl.scene.cube import check_cube
+from eo_ssl.scene.gdal_files import open_unshared
 from eo_ssl.scene.layers import FIELDS, FLAGS
 from eo_ssl.scene.product import Product
 from eo_ssl.scene.product_source import ProductSource
@@ -31,5 +32,6 @@ __all__ = [
     "check_cube",
     "is_link",
     "list_products",
+    "open_unshared",
     "read_document",
 ]

@@ -86,10 +86,8 @@ def open_raster(path: Path) -> Any:
         _LOCAL.pid, _LOCAL.handles = os.getpid(), OrderedDict()
     key = identify_file(path)
     if key not in _LOCAL.handles:
-        check_sidecars(path)
         try:
-            drivers = _DRIVERS.get(path.suffix.lower(), _OTHER_DRIVERS)
-            _LOCAL.handles[key] = open_quietly(name_for_gdal(path), drivers=drivers)
+            _LOCAL.handles[key] = open_unshared(path)
         except RasterioError as error:
             raise UserError(
                 f"expected a readable raster in {path}, got: {describe_error(error)}; the file is damaged or no "
@@ -99,6 +97,18 @@ def open_raster(path: Path) -> Any:
             _LOCAL.handles.popitem(last=False)[1].close()
     _LOCAL.handles.move_to_end(key)
     return _LOCAL.handles[key]
+
+
+def open_unshared(path: Path) -> Any:
+    """Return a new rasterio dataset of a file, by a driver of the formats that are read here; the caller closes it.
+
+    Raises:
+        UserError: the file is absent, a pipe or device, or something else than a TIFF lies beside it as its mask.
+        rasterio.errors.RasterioError: it is no raster of these formats.
+    """
+    identify_file(path)
+    check_sidecars(path)
+    return open_quietly(name_for_gdal(path), drivers=_DRIVERS.get(path.suffix.lower(), _OTHER_DRIVERS))
 
 
 def open_quietly(name: str, *, drivers: tuple[str, ...]) -> Any:
