@@ -12,7 +12,7 @@ import numpy.typing as npt
 from eo_ssl.cards import Card
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import UserError
-from eo_ssl.scene import Product
+from eo_ssl.scene import Product, assign_offsets
 from eo_ssl.scene import list_products as list_scenes
 from eo_ssl.sensors import Quantity
 
@@ -41,7 +41,7 @@ class Sample:
     baseline: str = ""
     "processing baseline that the metadata state"
     listed_as: str = ""
-    "key of the product in `offset_by_file`; empty where the card cannot say an offset"
+    "path of the product below the root, its key in `offset_by_file`; empty where the card cannot say an offset"
     declared: bool = True
     "whether anybody says what the offset is; a file that `offset_by_file` does not list is read as if it had none"
     file_bands: tuple[str, ...] = ()
@@ -74,10 +74,7 @@ def list_products(card: Card, root: Path) -> tuple[Product, ...]:
         UserError: nothing matches, or a product's metadata is absent.
     """
     listed = list_scenes(replace(card, offset_by_file={}), root).products
-    if not card.offset_by_file:
-        return listed
-    offsets = [card.offset_by_file.get(find_offset_key(product)) for product in listed]
-    return tuple(product.with_offset(offset) for product, offset in zip(listed, offsets, strict=True))
+    return tuple(assign_offsets(card, listed)) if card.offset_by_file else listed
 
 
 def find_products(card: Card, place: Path) -> tuple[Product, ...]:
@@ -106,11 +103,6 @@ def find_products(card: Card, place: Path) -> tuple[Product, ...]:
     )
 
 
-def find_offset_key(product: Product) -> str:
-    """Return the key of a product in ``offset_by_file``: its file or folder of bands; empty if it describes itself."""
-    return product.source.name if product.is_described_by_card else ""
-
-
 def sample_product(product: Product) -> Sample:
     """Return up to 16 windows of at most 256 x 256 pixels, spread evenly from border to border.
 
@@ -136,7 +128,7 @@ def sample_product(product: Product) -> Sample:
         card.scale if by_card else 1.0,
         product.offset if by_card else 0.0,
         product.acquisition.processing_baseline,
-        find_offset_key(product),
+        product.place,
         product.acquisition.offset is not None,
         card.bands if by_card else (),
     )

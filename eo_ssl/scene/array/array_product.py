@@ -26,7 +26,8 @@ from eo_ssl.scene.array.array_store import (
 )
 from eo_ssl.scene.array.cf_conventions import check_classes
 from eo_ssl.scene.array.placement import check_band_names, find_turn, locate_array, turn_transform
-from eo_ssl.scene.band_stack import check_gsd, convert_classes
+from eo_ssl.scene.band_stack import check_gsd
+from eo_ssl.scene.class_rasters import convert_classes
 from eo_ssl.scene.file_patterns import find_extras, list_readable, match_paths, name_product
 from eo_ssl.scene.grids import make_grid, read_crs
 from eo_ssl.scene.layers import Image, Layer, Layers, Range, attach_masks
@@ -55,7 +56,7 @@ def list_products(card: Card, root: Path) -> Listing:
 
 
 def _list_steps(card: Card, name: str, path: Path) -> Iterator[Product]:
-    acquisition = read_acquisition(card, folder=path.parent, path=path, names={}, listed_as=path.name)
+    acquisition = read_acquisition(card, folder=path.parent, path=path, names={})
     parts, offset = (("pixels", path), *find_extras(card, path, pixels=True)), acquisition.offset or 0.0
     dates = _read_steps(card, path)
     if dates is None:

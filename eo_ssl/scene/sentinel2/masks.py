@@ -26,7 +26,7 @@ from rasterio.transform import Affine
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import FileIdentity, identify_file
 from eo_ssl.scene import gdal_files
-from eo_ssl.scene.band_stack import ClassRaster
+from eo_ssl.scene.class_rasters import ClassRaster
 from eo_ssl.scene.grids import measure_gsd, read_crs
 from eo_ssl.scene.layers import Layer, Range, flag_classes
 from eo_ssl.scene.safe_container import Container
