@@ -74,6 +74,7 @@ def is_same_gsd(gsd_m: float, declared_m: float) -> bool:
     return abs(gsd_m - declared_m) <= _SAME_GSD * declared_m
 
 
+@lru_cache(maxsize=256)
 def compute_gsd_m(crs: str, transform: tuple[float, ...], shape: tuple[int, int]) -> tuple[float, float]:
     """Return width and height of the middle pixel of a grid in metres.
 
