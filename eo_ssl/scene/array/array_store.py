@@ -88,7 +88,7 @@ def _fetch(path: Path, key: str, part: tuple[slice | int, ...]) -> npt.NDArray[A
                     f"expected readable numbers in {key} of {path}, got: {_reason(error)}; the file is damaged, fetch "
                     "it again"
                 ) from error
-            return values.view(read_stored_numbers(variable, name=f"{key} of {path}").dtype)
+        return values.view(describe_numbers(path, key).dtype)
     return np.asarray((_npz(identify_file(path), key) if path.suffix == ".npz" else _npy(path))[part])
 
 
@@ -188,8 +188,14 @@ def read_array_shape(path: Path, key: str) -> tuple[int, ...]:
 
 def describe_numbers(path: Path, key: str) -> StoredNumbers:
     """Return how the numbers of a NetCDF variable are read, as its attributes say."""
-    with _variable(path, key) as variable:
-        return read_stored_numbers(variable, name=f"{key} of {path}")
+    return _describe(identify_file(path), key)
+
+
+@lru_cache(maxsize=1024)
+def _describe(content: FileIdentity, key: str) -> StoredNumbers:
+    """Read once per content: an axis of time makes many products of one file."""
+    with _variable(Path(content[0]), key) as variable:
+        return read_stored_numbers(variable, name=f"{key} of {content[0]}")
 
 
 def locate_axes(path: Path, keys: tuple[str, ...], dims: str, *, crs: str) -> Axes:
@@ -204,10 +210,8 @@ def locate_axes(path: Path, keys: tuple[str, ...], dims: str, *, crs: str) -> Ax
     Raises:
         UserError: the variables have different axes, or see :func:`.cf_conventions.read_axes`.
     """
-    found = []
-    for key in keys:
-        with _variable(path, key) as variable:
-            found.append((variable.dimensions, read_axes(variable, dims, crs=crs, name=f"{key} of {path}")))
+    content = identify_file(path)
+    found = [_locate(content, key, dims, crs) for key in keys]
     differs = [key for key, one in zip(keys, found, strict=True) if one != found[0]]
     expect(
         not differs,
@@ -216,6 +220,12 @@ def locate_axes(path: Path, keys: tuple[str, ...], dims: str, *, crs: str) -> Ax
         remedy="write the bands on one grid",
     )
     return found[0][1]
+
+
+@lru_cache(maxsize=1024)
+def _locate(content: FileIdentity, key: str, dims: str, crs: str) -> tuple[tuple[str, ...], Axes]:
+    with _variable(Path(content[0]), key) as variable:
+        return tuple(variable.dimensions), read_axes(variable, dims, crs=crs, name=f"{key} of {content[0]}")
 
 
 def list_labels(path: Path, key: str, position: int) -> tuple[str, ...]:
