@@ -11,6 +11,7 @@ import netCDF4
 import numpy as np
 import pyproj
 import pytest
+import rasterio
 import xarray as xr
 import yaml
 from numpy.testing import assert_allclose, assert_array_equal
@@ -234,6 +235,24 @@ def test_rows_from_the_south_and_columns_from_the_east_are_turned(
         assert_array_equal(cube["cloud"].values, RAMP == 1002)
     part = cube["image"].isel(y=slice(1, 3), x=slice(0, 2))  # read by its window alone
     assert_array_equal(part.values, cube["image"].values[:, 1:3, 0:2])
+
+
+@pytest.mark.parametrize("down", [1, -1])
+@pytest.mark.parametrize(
+    "attributes", [{"fill": 1003}, {"missing_value": np.uint16(1003)}, {"valid_max": np.uint16(1009)}]
+)
+def test_gdal_reads_the_same_where_it_lies(tmp_path: Path, down: int, attributes: dict[str, Any]) -> None:
+    axes = {name: {"standard_name": f"projection_{name}_coordinate", "units": "m"} for name in "yx"}
+    write(tmp_path / "a.nc", RAMP[::down], dtype="u2", y=NORTH[::down], x=EAST, coordinates=axes, **attributes)
+    cube = opened(tmp_path)
+    with rasterio.open(f"NETCDF:{tmp_path}/a.nc:red") as file:
+        expected = file.read(1, masked=True).astype(float).filled(np.nan) * file.scales[0]
+        if "valid_max" in attributes:  # which GDAL stores as nodata
+            expected[RAMP > 1009] = np.nan
+        assert tuple(file.transform)[:6] == cube.attrs["transform"]
+        assert f"EPSG:{file.crs.to_epsg()}" == cube.attrs["crs"]
+    assert_allclose(cube["image"].values[0], expected, rtol=1e-6)
+    assert np.isnan(expected).any()
 
 
 @pytest.mark.parametrize("beside", [0, 20])
