@@ -39,6 +39,7 @@ def main(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     dask: Literal["threads", "synchronous"] = "threads",
     seed: int = 0,
+    allow_outside: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write embeddings of a corpus as GeoParquet (a row per tile) or of scenes as COG (a pixel per patch).
@@ -61,6 +62,7 @@ def main(
         device: where the encoder runs; auto takes a GPU where there is one.
         dask: scenes: how tasks are scheduled.
         seed: of random weights.
+        allow_outside: scenes: let a STAC item in a file name files outside its folder.
         overwrite: replace embeddings made with another configuration.
     """
     runs_on = choose_device(device)
@@ -74,7 +76,8 @@ def main(
         model = embedding.prepare_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
         place = source if is_link(source) else str(Path(source).resolve())
         where_from = {"source": place, "card_at": str(Path(card).resolve()) if Path(card).is_file() else card}
-        _scenes(model, where_from, meaning, out, settings, overwrite)
+        scenes = embedding.find_scenes(place, meaning, allow_outside=allow_outside)
+        _scenes(model, where_from, scenes, out, settings, overwrite)
         return
     _refuse("a corpus", statistics=statistics, window_px=window_px, overlap=overlap)
     corpus, name = embedding.open_stream(source, stream, snapshot=snapshot)
@@ -113,10 +116,15 @@ def _tiles(
 
 
 def _scenes(
-    model: Encoder, place: dict[str, str], card: Card, out: Path, settings: embedding.SceneSettings, overwrite: bool
+    model: Encoder,
+    place: dict[str, str],
+    products: tuple[Product, ...],
+    out: Path,
+    settings: embedding.SceneSettings,
+    overwrite: bool,
 ) -> None:
-    """Embed every scene at a place."""
-    console, products = Console(), embedding.find_scenes(place["source"], card)
+    """Embed every scene found at a place."""
+    console, card = Console(), products[0].card
     embedding.check_scene(model, products[0].open(), settings=settings)
     scenes = {
         name: {"id": scene.product_id, "checksum": scene.checksum()}

@@ -67,18 +67,25 @@ class Sample:
         return replace(self, bands=bands)
 
 
-def list_products(card: Card, root: Path) -> tuple[Product, ...]:
+def list_products(card: Card, root: Path, *, allow_outside: bool = False) -> tuple[Product, ...]:
     """Return all products of a card, those that its ``offset_by_file`` does not list with the offset None.
+
+    Args:
+        card: of the set.
+        root: folder that the card's patterns are relative to.
+        allow_outside: let a STAC catalogue in files name files outside ``root``.
 
     Raises:
         UserError: nothing matches, or a product's metadata is absent.
     """
-    listed = list_scenes(replace(card, offset_by_file={}), root).products
+    listed = list_scenes(replace(card, offset_by_file={}), root, allow_outside=allow_outside).products
     return tuple(assign_offsets(card, listed)) if card.offset_by_file else listed
 
 
-def find_products(card: Card, place: Path) -> tuple[Product, ...]:
+def find_products(card: Card, place: Path, *, allow_outside: bool = False) -> tuple[Product, ...]:
     """Return the products of a card at ``place``: the root of the set, a folder below it, or one file.
+
+    ``allow_outside`` as in `list_products`.
 
     Raises:
         UserError: ``place`` does not exist, or no folder above it is a root of such products.
@@ -91,7 +98,7 @@ def find_products(card: Card, place: Path) -> tuple[Product, ...]:
         if not root.is_dir():
             continue
         try:
-            listed = list_products(card, root)
+            listed = list_products(card, root, allow_outside=allow_outside)
         except UserError as error:
             failure = failure or error
             continue

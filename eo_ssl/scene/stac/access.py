@@ -92,7 +92,7 @@ def resolve(href: str, *, base: str, root: str = "") -> str:
         not root or path.is_relative_to(root),
         expected=f"files below {root} in {base}",
         got=repr(href),
-        remedy="move them there, or, if you trust the catalogue, ingest it with --allow_outside true",
+        remedy="move them there, or, if you trust the catalogue, say so with --allow_outside true",
     )
     return str(path)
 
