@@ -158,7 +158,7 @@ def test_an_image_of_ones_own_finds_its_tile(
     shuffled = "bands: [B04, B02, B03]"
     with rasterio.open(image) as file:
         pixels = file.read()
-    write_scene(tmp_path / "own.tif", pixels[[2, 0, 1]])
+    write_scene(tmp_path / "own.tif", pixels[[2, 0, 1]], bands=("B04", "B02", "B03"))
     from embeddings import CARD
 
     known = write_card(tmp_path / "card.yaml", CARD.replace("bands: [B02, B03, B04]", shuffled))

@@ -16,6 +16,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -191,8 +192,15 @@ def read_masked(dataset: Any, mask: MaskBand, *, window: Window) -> npt.NDArray[
 
 
 def list_masks(path: Path, index: int) -> tuple[MaskBand, ...]:
-    """Return `find_masks` of a file."""
-    return find_masks(open_raster(path), index)
+    """Return `find_masks` of a file, asked of GDAL once per process and content."""
+    beside = find_mask_file(path)
+    return _list_masks(identify_file(path), identify_file(beside) if beside else None)[index - 1]
+
+
+@lru_cache(maxsize=1024)
+def _list_masks(content: FileIdentity, beside: FileIdentity | None) -> tuple[tuple[MaskBand, ...], ...]:
+    dataset = open_raster(Path(content[0]))
+    return tuple(find_masks(dataset, index) for index in range(1, dataset.count + 1))
 
 
 def read_masks(

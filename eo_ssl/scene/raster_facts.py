@@ -101,8 +101,9 @@ def check_dataset_names(dataset: Any, listed: Mapping[int, str], *, sensor_name:
     Raises:
         UserError: with both orders.
     """
-    described = {index: find_band(sensor_name, dataset.descriptions[index - 1]) for index in listed}
-    shown = {index: _COLOURS.get(dataset.colorinterp[index - 1], "") for index in listed}
+    descriptions, colours = dataset.descriptions, dataset.colorinterp  # each asks GDAL for all bands
+    described = {index: find_band(sensor_name, descriptions[index - 1]) for index in listed}
+    shown = {index: _COLOURS.get(colours[index - 1], "") for index in listed}
     coloured = {index: _resolve(sensor_name, colour) for index, colour in shown.items() if colour}
     permuted = sorted(coloured.values()) == sorted(listed[index] for index in coloured)
     own = {index: described[index] or (coloured.get(index, "") if permuted else "") for index in listed}

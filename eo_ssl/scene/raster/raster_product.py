@@ -121,7 +121,8 @@ class RasterSource(FileSource):
         where = {
             band: (parts["pixels"], self._index(band)) if "pixels" in parts else (parts[band], 1) for band in bands
         }
-        grids = {band: locate_file(card, path) for band, (path, _) in where.items()}
+        located = {path: locate_file(card, path) for path in dict.fromkeys(path for path, _ in where.values())}
+        grids = {band: located[path] for band, (path, _) in where.items()}
         grid = grids[bands[0]]
         self._check(where, grids)
         check_names(card, where)

@@ -256,7 +256,8 @@ class SafeTileSource(ProductSource):
         stack = []
         for band, path in files.items():
             how = method or ("nearest" if own[band] == target else choose_method(self.card, band))
-            stack.append(BandFile(path, 1, own[band], how, self._radiometry(band, path)))
+            masks_of = gdal_files.list_masks(path, 1)  # JPEG 2000 has none, images stored again as GeoTIFF may
+            stack.append(BandFile(path, 1, own[band], how, self._radiometry(band, path), masks_of))
         return BandStack(target, tuple(stack), self.metadata.saturated)
 
     def _radiometry(self, band: str, path: Path) -> Radiometry:
