@@ -13,6 +13,7 @@ from pathlib import Path
 from eo_ssl.errors import UserError
 
 _hits: dict[str, int] = {}
+_TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 def check_fault(point: str) -> None:
@@ -101,8 +102,35 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def explain_read_error(error: OSError, place: object, *, remedy: str) -> UserError:
+    """Return the sentence a person needs for a failed read of ``place``: what the machine refuses is no damage.
+
+    Args:
+        error: of the operating system.
+        place: what was to be read.
+        remedy: what to do where it is not there.
+    """
+    if error.errno in _TOO_MANY:
+        return _explain_too_many(place)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return UserError(f"expected to be allowed to read {place}, got {error.strerror}; change its permissions")
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return UserError(f"expected the file {place}, got {error.strerror or 'none'}; {remedy}")
+    return UserError(
+        f"expected to read {place}, got {error.strerror or error}; check the disk and run the same command again"
+    )
+
+
+def _explain_too_many(place: object) -> UserError:
+    return UserError(
+        f"expected to open {place}, got too many open files; allow more with `ulimit -n 4096` or use fewer workers"
+    )
+
+
 def explain_os_error(error: OSError, path: Path) -> UserError:
     """Return the sentence a person needs for a failed write to ``path``."""
+    if error.errno in _TOO_MANY:
+        return _explain_too_many(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
             f"expected room to write {path}, got a full disk; free some space and run the same command again to resume"

@@ -144,9 +144,10 @@ def _execute(plan: IngestPlan, run: _Run) -> IngestReport:
     """Make the fragments, publish a snapshot of them and sign it, unless nothing is left to do."""
     store, settings, inputs = run.store, plan.settings, plan.inputs
     aside = quarantine.load_failures(store, plan.products)
-    if run.before.holds(settings, inputs) and not any(failure.trace for failure in aside):
-        licences = Corpus.open(store).licences()
-        newest = snapshots.load_snapshot(store)
+    made = run.before.holds(settings, inputs) and not any(failure.trace for failure in aside)
+    newest = _find_whole_snapshot(store) if made else None
+    if newest is not None:
+        licences = Corpus(store, newest.number).licences()
         return _report(newest, plan, licences, fresh=0, dropped=run.dropped, failures=aside, state="done")
     store.check_writable()
     ingest_state.mark_unfinished(store, run.before, settings, inputs)
@@ -174,6 +175,15 @@ def _execute(plan: IngestPlan, run: _Run) -> IngestReport:
         if newest.number == snapshot.number:
             return report
         snapshot = newest  # another run published meanwhile; whoever writes last must have seen the newest
+
+
+def _find_whole_snapshot(store: Store) -> Snapshot | None:
+    """Return the newest snapshot, None where it, or a fragment that it lists, was taken away for being damaged."""
+    try:
+        newest = snapshots.load_snapshot(store)
+    except UserError:
+        return None
+    return newest if {entry.name for entry in newest.entries} <= set(store.names("fragments")) else None
 
 
 def _make_fragments(

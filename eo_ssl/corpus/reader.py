@@ -1,7 +1,8 @@
 """Random tiles at the speed of the machine: sorted and coalesced reads, decoded into given memory.
 
 A shard of Zarr v3 is its chunks followed by a table of (offset, size) per chunk and a CRC-32C of the table. With the
-table in memory a tile is one read and one decode, without a line of Python per chunk inside a library.
+table in memory a tile is one read, one comparison with the CRC-32C at the end of its chunk and one decode, without a
+line of Python per chunk inside a library. Chunks of version 0.1 have no CRC-32C and are not compared.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
 
+from eo_ssl.corpus.fragments import explain_remedy
 from eo_ssl.corpus.shardfiles import allocate_aligned as allocate_aligned
 from eo_ssl.corpus.shardfiles import open_shards
 from eo_ssl.corpus.shards import shard_path
 from eo_ssl.corpus.snapshots import FragmentEntry
 from eo_ssl.corpus.store import Place, Store, open_store
 from eo_ssl.corpus.streams import Encoding, Stream
+from eo_ssl.documents import explain_content
 from eo_ssl.errors import UserError
 
 Rows = npt.NDArray[np.int64]
 _RUN_BYTES = 8_000_000  # largest coalesced read
+_LARGEST = 2**48  # bytes, of a shard
 
 
 class StreamReader:
@@ -39,7 +43,9 @@ class StreamReader:
         self._per_shard = np.array([entry.tiles_per_shard for entry in self._entries], dtype=np.int64)
         shards = -(-rows // np.maximum(self._per_shard, 1))
         self._first_shard = np.concatenate([[0], np.cumsum(shards)])
-        self._encodings = [Encoding(**entry.encoding) for entry in self._entries]
+        with explain_content("encodings", at=f"the snapshot of {self._store}", remedy="ingest the corpus again"):
+            self._encodings = [Encoding(**entry.encoding) for entry in self._entries]
+        self._has_checksum = [bool(entry.chunk_checksum) for entry in self._entries]
         dtypes = {encoding.dtype for encoding in self._encodings}
         if len(dtypes) > 1:
             raise UserError(
@@ -95,7 +101,7 @@ class StreamReader:
             if self._entries[entry].codec == "none":
                 tile = source.view(self.dtype).reshape(self.stored_shape)
             else:
-                blosc.decompress(source, flat)
+                self._decompress(source, flat, wanted[position])
                 tile = stored
             self._encodings[entry].decode(tile, out[position])
         return out
@@ -119,8 +125,27 @@ class StreamReader:
             if self._entries[entry].codec == "none":
                 flat[position] = source
             else:
-                blosc.decompress(source, flat[position])
+                self._decompress(source, flat[position], wanted[position])
         return out
+
+    def _decompress(self, source: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], row: np.int64) -> None:
+        """Fill ``out`` from a chunk, whose header says how much it holds."""
+        try:
+            if int.from_bytes(source[4:8].tobytes(), "little") == out.size:
+                blosc.decompress(source, out)
+                return
+        except (RuntimeError, ValueError):
+            pass
+        raise self._damaged(int(row), "a chunk that cannot be decoded")
+
+    def _damaged(self, row: int, got: str) -> UserError:
+        """Return the sentence for a tile whose bytes are not those that were written."""
+        entry = int(np.searchsorted(self._first, row, side="right")) - 1
+        shard = int(self._first_shard[entry] + (row - self._first[entry]) // self._per_shard[entry])
+        return UserError(
+            f"expected tile {row} of {self.stream.name} as it was ingested, got {got} in {self._store}/"
+            f"{self._key(shard)}; {explain_remedy(self._store, self._entries[entry].name)}"
+        )
 
     def _checked(self, rows: npt.ArrayLike) -> Rows:
         given = np.atleast_1d(np.asarray(rows))
@@ -154,7 +179,12 @@ class StreamReader:
         for (first, last), view in zip(runs, self._files.spans(spans), strict=True):
             for k in range(first, last):
                 at = starts[k] - starts[first]
-                yield positions[k], view[at : at + sizes[k]], owners[k]
+                chunk = view[at : at + sizes[k]]
+                if self._has_checksum[owners[k]]:
+                    chunk, stated = chunk[:-4], chunk[-4:]
+                    if google_crc32c.value(chunk) != int.from_bytes(stated.tobytes(), "little"):
+                        raise self._damaged(int(wanted[positions[k]]), "other bytes (the CRC-32C does not fit)")
+                yield positions[k], chunk, owners[k]
 
     def _key(self, shard: int) -> str:
         """Return where a shard lies in the corpus."""
@@ -166,21 +196,20 @@ class StreamReader:
         """Read the tables of offsets and sizes (at the end of each shard, with a CRC-32C)."""
         entries = (np.searchsorted(self._first_shard, shards, side="right") - 1).tolist()
         slots = [int(self._per_shard[entry]) for entry in entries]
+        raw_size = int(np.prod(self.stored_shape)) * self.dtype.itemsize
         tails = self._files.tails([(shard, 16 * count + 4) for shard, count in zip(shards, slots, strict=True)])
         for shard, entry, count, raw in zip(shards, entries, slots, tails, strict=True):
-            if len(raw) != 16 * count + 4 or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
-                raise UserError(
-                    f"expected the chunk table at the end of {self._store}/{self._key(shard)}, got damaged bytes; "
-                    "ingest the corpus again"
-                )
             first = int(self._first[entry]) + (shard - int(self._first_shard[entry])) * count
+            if len(raw) != 16 * count + 4 or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
+                raise self._damaged(first, "damaged bytes in the table of its chunks")
             last = min(first + count, int(self._first[entry + 1]))
             table = np.frombuffer(raw[:-4], dtype="<u8").reshape(count, 2)[: last - first]
-            if (table[:, 0] == np.iinfo(np.uint64).max).any():
-                raise UserError(
-                    f"expected {last - first} tiles in {self._store}/{self._key(shard)}, got fewer; ingest the "
-                    "corpus again"
-                )
+            sizes = table[:, 1] - np.uint64(4 * self._has_checksum[entry])
+            fits = (
+                sizes == raw_size if self._entries[entry].codec == "none" else (sizes >= 16) & (sizes <= raw_size + 16)
+            )
+            if not fits.all() or (table[:, 0] > _LARGEST).any():
+                raise self._damaged(first + int(np.argmin(fits)), "no chunk of its size")
             self._offset[first:last] = table[:, 0]
             self._nbytes[first:last] = table[:, 1]
             self._known[shard] = True
