@@ -27,8 +27,10 @@ from eo_ssl.documents import explain_content
 from eo_ssl.errors import UserError
 
 Rows = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
 _RUN_BYTES = 8_000_000  # largest coalesced read
 _LARGEST = 2**48  # bytes, of a shard
+_RESIDUE = 0x48674BC7  # CRC-32C of any bytes that are followed by their own CRC-32C
 
 
 class StreamReader:
@@ -55,6 +57,7 @@ class StreamReader:
         self.dtype = np.dtype(next(iter(dtypes), "int16"))
         extra = self._encodings[0].extra_channels if self._encodings else 0
         self.stored_shape = (len(stream.bands) + extra, stream.size_px, stream.size_px)
+        self._raw_size = int(np.prod(self.stored_shape)) * self.dtype.itemsize
         self._reset()
 
     def _reset(self) -> None:
@@ -101,7 +104,7 @@ class StreamReader:
             if self._entries[entry].codec == "none":
                 tile = source.view(self.dtype).reshape(self.stored_shape)
             else:
-                self._decompress(source, flat, wanted[position])
+                self._decompress(source, flat, position, wanted)
                 tile = stored
             self._encodings[entry].decode(tile, out[position])
         return out
@@ -125,18 +128,14 @@ class StreamReader:
             if self._entries[entry].codec == "none":
                 flat[position] = source
             else:
-                self._decompress(source, flat[position], wanted[position])
+                self._decompress(source, flat[position], position, wanted)
         return out
 
-    def _decompress(self, source: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], row: np.int64) -> None:
-        """Fill ``out`` from a chunk, whose header says how much it holds."""
+    def _decompress(self, source: Bytes, out: Bytes, position: int, wanted: Rows) -> None:
         try:
-            if int.from_bytes(source[4:8].tobytes(), "little") == out.size:
-                blosc.decompress(source, out)
-                return
-        except (RuntimeError, ValueError):
-            pass
-        raise self._damaged(int(row), "a chunk that cannot be decoded")
+            blosc.decompress(source, out)
+        except RuntimeError as error:
+            raise self._damaged(int(wanted[position]), "a chunk that cannot be decoded") from error
 
     def _damaged(self, row: int, got: str) -> UserError:
         """Return the sentence for a tile whose bytes are not those that were written."""
@@ -162,7 +161,7 @@ class StreamReader:
             )
         return wanted
 
-    def _chunks(self, wanted: Rows) -> Iterator[tuple[int, npt.NDArray[np.uint8], int]]:
+    def _chunks(self, wanted: Rows) -> Iterator[tuple[int, Bytes, int]]:
         """Yield (position in the batch, encoded bytes, entry) of each wanted row in file order.
 
         The bytes live until the next.
@@ -176,15 +175,21 @@ class StreamReader:
         files, owners, positions = shard[order].tolist(), entry[order].tolist(), order.tolist()
         runs = _runs(files, starts, sizes)
         spans = [(files[first], starts[first], starts[last - 1] + sizes[last - 1]) for first, last in runs]
+        checked, crc32c, raw_size = self._has_checksum, google_crc32c.value, self._raw_size
         for (first, last), view in zip(runs, self._files.spans(spans), strict=True):
             for k in range(first, last):
-                at = starts[k] - starts[first]
-                chunk = view[at : at + sizes[k]]
-                if self._has_checksum[owners[k]]:
-                    chunk, stated = chunk[:-4], chunk[-4:]
-                    if google_crc32c.value(chunk) != int.from_bytes(stated.tobytes(), "little"):
+                begin = starts[k] - starts[first]
+                end = begin + sizes[k]
+                if checked[owners[k]]:
+                    if crc32c(view[begin:end]) != _RESIDUE:
                         raise self._damaged(int(wanted[positions[k]]), "other bytes (the CRC-32C does not fit)")
-                yield positions[k], chunk, owners[k]
+                    end -= 4
+                elif (
+                    self._entries[owners[k]].codec != "none"
+                    and int.from_bytes(view[begin + 4 : begin + 8].tobytes(), "little") != raw_size
+                ):
+                    raise self._damaged(int(wanted[positions[k]]), "a chunk of another size")
+                yield positions[k], view[begin:end], owners[k]
 
     def _key(self, shard: int) -> str:
         """Return where a shard lies in the corpus."""
@@ -196,7 +201,7 @@ class StreamReader:
         """Read the tables of offsets and sizes (at the end of each shard, with a CRC-32C)."""
         entries = (np.searchsorted(self._first_shard, shards, side="right") - 1).tolist()
         slots = [int(self._per_shard[entry]) for entry in entries]
-        raw_size = int(np.prod(self.stored_shape)) * self.dtype.itemsize
+        raw_size = self._raw_size
         tails = self._files.tails([(shard, 16 * count + 4) for shard, count in zip(shards, slots, strict=True)])
         for shard, entry, count, raw in zip(shards, entries, slots, tails, strict=True):
             first = int(self._first[entry]) + (shard - int(self._first_shard[entry])) * count

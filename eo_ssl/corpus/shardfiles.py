@@ -113,7 +113,7 @@ class LocalShards(threading.local):
         flags = 0 if block else _NOWAIT
         while done < len(view):
             try:
-                count = os.preadv(handle, [view[done:].data], offset + done, flags)
+                count = os.preadv(handle, [view[done:] if done else view], offset + done, flags)
             except BlockingIOError:
                 return False
             except OSError as error:
