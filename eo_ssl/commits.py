@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +14,9 @@ from pathlib import Path
 
 from eo_ssl.errors import UserError
 
+_HERE = "at-" + re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
+_TEMPORARY = re.compile(r"(?:\.(?P<host>at-[A-Za-z0-9-]*))?\.(?P<pid>\d+)\.(?P<begun>\d+)\.tmp$")
+_BEGUN = time.monotonic_ns()  # files with our process id from before are of an earlier process of that number
 _hits: dict[str, int] = {}
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
@@ -37,10 +42,37 @@ def check_fault(point: str) -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
+def is_running(pid: int) -> bool:
+    """Return whether a process ``pid`` runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def discard_leftovers(folder: Path, *, depth: int = 3) -> None:
+    """Remove the temporary files of `write_beside` whose writers, on this machine, have died.
+
+    Args:
+        folder: where to look.
+        depth: levels of folders that are searched, itself the first.
+    """
+    for path in (path for level in range(depth) for path in folder.glob(f"{'*/' * level}.*.tmp")):
+        named = _TEMPORARY.search(path.name)
+        if named is None or named["host"] not in (None, _HERE):
+            continue
+        pid, begun = int(named["pid"]), int(named["begun"])
+        if begun < _BEGUN if pid == os.getpid() else not is_running(pid):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def write_beside(path: Path) -> Iterator[Path]:
     """Yield a name beside ``path`` to write to before `commit`, removed afterwards (of a killed run by the next)."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_HERE}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -21,6 +21,7 @@ from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.fingerprints import dump_canonical_json
 
 T = TypeVar("T")
+SCHEMA_VERSION = 2
 _SIGNATURE = re.compile(rb',\s*"sha256":\s*"([0-9a-f]{64})"\s*\}\s*\Z')
 _TAIL = 200  # bytes at the end of a document that hold its signature
 _LARGEST = 1_000_000_000  # bytes; the snapshot of 10 million tiles in 10,000 fragments has 4 MB
@@ -56,6 +57,8 @@ def parse_json(data: bytes, *, at: str, remedy: str) -> dict[str, Any]:
         reason = str(error).partition(";")[0].splitlines()[0][:120]
         raise UserError(f"expected JSON in {at}, got {reason}; {remedy}") from error
     expect(isinstance(value, dict), expected=f"a JSON object in {at}", got=f"a {type(value).__name__}", remedy=remedy)
+    if "schema_version" in value:  # first: another version may sign in another way
+        check_schema(value, at=at, remedy=remedy)
     if "sha256" in value:
         found, start = _SIGNATURE.search(data[-_TAIL:]), max(len(data) - _TAIL, 0)
         expect(
@@ -67,6 +70,21 @@ def parse_json(data: bytes, *, at: str, remedy: str) -> dict[str, Any]:
         )
         del value["sha256"]
     return dict(value)
+
+
+def check_schema(value: Mapping[str, Any], *, at: str, remedy: str) -> None:
+    """Refuse the content ``value`` of a file ``at`` a place that another version wrote than this one or the one before.
+
+    Raises:
+        UserError: naming both versions.
+    """
+    version = value.get("schema_version")
+    expect(
+        version in (SCHEMA_VERSION, SCHEMA_VERSION - 1),
+        expected=f"schema version {SCHEMA_VERSION} at {at}",
+        got=version,
+        remedy=remedy,
+    )
 
 
 def _refuse_constant(name: str) -> float:

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from eo_ssl import embedding
 from eo_ssl.cards import Card, load_card
-from eo_ssl.corpus import Corpus, discard_leftovers, select_rows
+from eo_ssl.corpus import Corpus, select_rows
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation import choose_device
@@ -99,7 +99,6 @@ def _tiles(
             embedding.remove_parts(out)
             console.print(product.nothing_to_do, soft_wrap=True)
             return
-        discard_leftovers(out)
         with Progress(console=Console(stderr=True), transient=True, disable=QUIET) as bars:
             bar = bars.add_task(f"embedding {len(rows)} tiles with {model.name}", total=len(rows))
             made = embedding.embed_tiles(
@@ -129,7 +128,6 @@ def _scenes(
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
-        discard_leftovers(out)
         low, high = model.preprocessing.gsd_m
         if not 0.98 * low <= card.gsd_m <= 1.02 * high:  # decimated copies round their pixel size
             console.print(

@@ -18,19 +18,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import re
 import shutil
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.commits import commit, explain_os_error, explain_read_error, sync_folder
+from eo_ssl.commits import commit, explain_os_error, explain_read_error, is_running, sync_folder
 from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.shards import ChunkChecksum, FileMark
 from eo_ssl.corpus.store import LocalStore, Store
@@ -46,7 +44,6 @@ _LIVE: set[str] = set()  # staging folders of this process
 _NUMBERS = itertools.count()  # of those folders; two threads never get the same
 _SCRATCH: dict[str, Path] = {}  # of this process, by run
 _SCRATCH_LOCK = threading.Lock()
-_BEGUN = time.monotonic_ns()  # files with our process id from before are of an earlier process of that number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,14 +100,6 @@ def locate_fragment(name: str, content: str) -> str:
     return f"fragments/{name}/{content}" if content else f"fragments/{name}"
 
 
-def discard_leftovers(out: Path) -> None:
-    """Remove the temporary files that writers of this machine left in a corpus when they died."""
-    for path in (*out.glob(".*.tmp"), *out.glob("*/.*.tmp")):
-        named = re.search(r"\.(\d+)\.(\d+)\.tmp$", path.name)  # a commit's: .<name>.<pid>.<monotonic ns>.tmp
-        if named and not _alive(int(named[1])) and (int(named[1]) != os.getpid() or int(named[2]) < _BEGUN):
-            path.unlink(missing_ok=True)
-
-
 def make_staging(home: Path) -> Path:
     """Create and return a staging folder in ``home``, removing those of runs of this machine that have died.
 
@@ -121,7 +110,8 @@ def make_staging(home: Path) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         for folder in home.glob(f"{_STAGING}*"):
             host, pid, _ = folder.name.removeprefix(_STAGING).rsplit("-", 2)
-            if host == socket.gethostname() and folder.name not in _LIVE and not _alive(int(pid)):
+            dead = int(pid) == os.getpid() or not is_running(int(pid))  # what this process made itself is in _LIVE
+            if host == socket.gethostname() and folder.name not in _LIVE and dead:
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in home.glob(f"{_STOPPED}*"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -144,22 +134,6 @@ def discard_run(staging: Path) -> None:
     except OSError:
         return  # another task was faster
     shutil.rmtree(away, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    """Whether another process ``pid`` runs.
-
-    What this process made itself is known, so its own number is that of a leftover.
-    """
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def make_scratch(run: str) -> Path:

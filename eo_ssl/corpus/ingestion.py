@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from eo_ssl.commits import discard_leftovers
 from eo_ssl.corpus import fragments, ingest_state, quarantine, snapshots, stac_collection
 from eo_ssl.corpus.assembly import FragmentBuild, guarded_assemble, guarded_cut, make_whole
 from eo_ssl.corpus.config import IngestConfig
@@ -226,7 +227,7 @@ def _open_staging(store: Store) -> Path:
     if not isinstance(store, LocalStore):
         return Path(uuid.uuid4().hex)
     staging = fragments.make_staging(store.path / "fragments")
-    fragments.discard_leftovers(store.path)
+    discard_leftovers(store.path, depth=2)
     return staging
 
 

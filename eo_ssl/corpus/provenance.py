@@ -27,6 +27,8 @@ _MAKERS = (
     "fingerprints.py",
     "commits.py",
     "documents.py",
+    "leases.py",
+    "run_facts.py",
     "manifest.py",
     "tiling.py",
     "scene",
