@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from eo_ssl.commits import explain_read_error
 from eo_ssl.errors import UserError, expect, suggest_nearest
-from eo_ssl.fingerprints import dump_canonical_json
+from eo_ssl.fingerprints import dump_canonical_json, hash_file
 
 T = TypeVar("T")
 SCHEMA_VERSION = 2
@@ -85,6 +85,18 @@ def check_schema(value: Mapping[str, Any], *, at: str, remedy: str) -> None:
         got=version,
         remedy=remedy,
     )
+
+
+def measure_file(path: Path, *, remedy: str = "make it again") -> dict[str, Any]:
+    """Return size and sha256 of a file, as documents name them; its bytes are read once per process.
+
+    Raises:
+        UserError: it is absent or cannot be read.
+    """
+    try:
+        return {"size": path.stat().st_size, "sha256": hash_file(path)}
+    except OSError as error:
+        raise explain_read_error(error, path, remedy=remedy) from error
 
 
 def _refuse_constant(name: str) -> float:

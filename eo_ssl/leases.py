@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from eo_ssl.commits import commit, discard_leftovers, is_running, write_beside
+from eo_ssl.commits import discard_leftovers, is_running, write_beside
 from eo_ssl.documents import build_record, read_json, sign_json
 from eo_ssl.errors import UserError
 
@@ -85,7 +85,7 @@ def hold(folder: Path) -> Iterator[None]:
 def _take(path: Path, own: Lease) -> None:
     """Create the lease, in the place of one that is over."""
     for _ in range(_TRIES):
-        if commit(path, sign_json(asdict(own))):
+        if _create(path, own):
             return
         holder, idle_s = _look(path)
         if idle_s is None:
@@ -98,6 +98,17 @@ def _take(path: Path, own: Lease) -> None:
             )
         _remove_ended(path, holder)
     raise UserError(f"expected to write in {path.parent}, got others that take turns there; try again later")
+
+
+def _create(path: Path, own: Lease) -> bool:
+    """Create the lease file whole, or return False where there is one; it need not outlive a loss of power."""
+    with write_beside(path) as temporary:
+        temporary.write_bytes(sign_json(asdict(own)))
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        return True
 
 
 def _remove_ended(path: Path, ended: Lease | None) -> None:

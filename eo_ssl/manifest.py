@@ -9,90 +9,58 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from eo_ssl.commits import commit, explain_read_error, replace
+from eo_ssl.commits import commit, replace
 from eo_ssl.documents import SCHEMA_VERSION as SCHEMA_VERSION
-from eo_ssl.documents import build_record, read_json, sign_json
+from eo_ssl.documents import build_record, measure_file, read_json
 from eo_ssl.documents import check_schema as check_schema
 from eo_ssl.errors import UserError, expect
-from eo_ssl.fingerprints import compute_sha256, dump_canonical_json, hash_file
+from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.leases import LEASE, hold
-from eo_ssl.run_facts import Clock as Clock
-from eo_ssl.run_facts import list_package_versions as list_package_versions
-from eo_ssl.run_facts import measure_peak_mb as measure_peak_mb
+from eo_ssl.product_record import Clock as Clock
+from eo_ssl.product_record import Manifest as Manifest
+from eo_ssl.product_record import describe as describe
+from eo_ssl.product_record import list_package_versions as list_package_versions
+from eo_ssl.product_record import measure_peak_mb as measure_peak_mb
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 _REPLACES = "replaces"  # marks a product whose predecessor is being removed
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What made a product: enough to judge it, to repeat it and to notice that nothing is left to do."""
-
-    stage: str
-    "the command that made the product: ingest, curate, pretrain, evaluate, report, run"
-    config: dict[str, Any]
-    "the resolved configuration"
-    inputs: dict[str, str]
-    "fingerprint of every input, by role"
-    fingerprint: str
-    "fingerprint of the product itself"
-    packages: dict[str, str]
-    seed: int | None
-    wall_s: float
-    cpu_s: float
-    peak_mb: float
-    created: str
-    "ISO 8601, UTC"
-    command: str
-    summary: dict[str, Any] = field(default_factory=dict)
-    "small stage-specific results"
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
-    "relative path -> size in bytes and sha256 of the product's files; none in manifests of version 0.1"
-    schema_version: int = SCHEMA_VERSION
-
-    def to_bytes(self) -> bytes:
-        """Return the content of ``manifest.json``, signed."""
-        return sign_json(asdict(self), indent=1)
-
-    def check_files(self, folder: Path) -> None:
-        """Refuse a product in ``folder`` whose files are not as they were made.
-
-        Raises:
-            UserError: naming the first that is missing or has another size or sha256.
-        """
-        for name, mark in self.files.items():
-            path, remedy = folder / name, f"make it again with `eo-ssl {self.stage}` and --overwrite"
-            try:
-                found = {"size": path.stat().st_size, "sha256": hash_file(path)}
-            except OSError as error:
-                raise explain_read_error(error, path, remedy=remedy) from error
-            cut = f"{found['size']} bytes of {mark.get('size')}" if found["size"] != mark.get("size") else ""
-            expect(found == mark, expected=f"{path} as it was made", got=cut or "another content", remedy=remedy)
-
-
 def plan(
-    folder: Path, *, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str], overwrite: bool = False
+    folder: Path,
+    *,
+    stage: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    overwrite: bool = False,
+    compare: bool = True,
 ) -> Literal["new", "resume", "done"]:
     """Say what is to be done for the product ``folder``: start it, resume it, or nothing.
 
     Starting leaves ``unfinished.json`` with configuration and inputs, so that a resume under another configuration is
     refused.
 
+    Args:
+        folder: of the product.
+        stage: the command that makes it.
+        config: the resolved configuration.
+        inputs: fingerprint of every input, by role.
+        overwrite: remove a product of the same stage that was made otherwise or is damaged.
+        compare: refuse a finished product whose files are damaged.
+
     Raises:
         UserError: the folder holds something made with another configuration or input, and ``overwrite`` was not asked
             for, or what this command did not make, which is never removed.
     """
     wanted = _describe_wanted(stage, config, inputs)
-    state = _decide(folder, wanted, overwrite=overwrite)
+    state = _decide(folder, wanted, overwrite=overwrite, compare=compare)
     if state == "replace":
         # An interrupted removal goes on: at no moment is there a manifest without its files, or files of nobody.
         replace(folder / UNFINISHED, dump_canonical_json({**wanted, _REPLACES: True}).encode())
@@ -111,7 +79,10 @@ def _describe_wanted(stage: str, config: Mapping[str, Any], inputs: Mapping[str,
     return {"stage": stage, "config": json.loads(dump_canonical_json(config)), "inputs": dict(inputs)}
 
 
-def _decide(folder: Path, wanted: Mapping[str, Any], *, overwrite: bool) -> Literal["new", "resume", "done", "replace"]:
+Decision = Literal["new", "resume", "done", "replace"]
+
+
+def _decide(folder: Path, wanted: Mapping[str, Any], *, overwrite: bool, compare: bool = True) -> Decision:
     """Say what is to be done, as `plan`, and write nothing."""
     stage = wanted["stage"]
     for name in (MANIFEST, UNFINISHED):
@@ -122,7 +93,8 @@ def _decide(folder: Path, wanted: Mapping[str, Any], *, overwrite: bool) -> Lite
             if name == UNFINISHED:
                 return "replace" if _REPLACES in there else "resume"
             try:
-                _build_manifest(there, folder).check_files(folder)
+                if compare:
+                    _build_manifest(there, folder).check_files(folder)
             except UserError:
                 if overwrite:
                     return "replace"
@@ -182,8 +154,7 @@ def finish(
     manifest = describe(
         stage=stage, config=config, inputs=inputs, product=product, started=started, seed=seed, summary=summary
     )
-    marks = {name: {"size": (folder / name).stat().st_size, "sha256": compute_sha256(folder / name)} for name in files}
-    manifest = dataclasses.replace(manifest, files=marks)
+    manifest = dataclasses.replace(manifest, files={name: measure_file(folder / name) for name in files})
     write = replace if (folder / MANIFEST).exists() else commit
     write(folder / MANIFEST, manifest.to_bytes())
     (folder / UNFINISHED).unlink(missing_ok=True)
@@ -270,33 +241,6 @@ def open_product(
         yield product
         if not product.done:
             raise RuntimeError(f"the product {folder} was left without its manifest")
-
-
-def describe(
-    *,
-    stage: str,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    product: str,
-    started: Clock,
-    seed: int | None = None,
-    summary: Mapping[str, Any] | None = None,
-) -> Manifest:
-    """Return the manifest of a product that was begun at ``started`` and is now complete."""
-    return Manifest(
-        stage=stage,
-        config=json.loads(dump_canonical_json(config)),
-        inputs=dict(inputs),
-        fingerprint=product,
-        packages=list_package_versions(),
-        seed=seed,
-        wall_s=round(started.wall_s, 3),
-        cpu_s=round(started.cpu_s, 3),
-        peak_mb=round(measure_peak_mb(), 1),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        summary=json.loads(dump_canonical_json(summary or {})),
-    )
 
 
 def require(folder: Path, stage: str | tuple[str, ...]) -> Manifest:

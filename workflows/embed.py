@@ -105,7 +105,7 @@ def _tiles(
                 model, corpus, name, rows=rows, out=out, settings=settings, progress=lambda n: bars.advance(bar, n)
             )
         summary = {"tiles": len(rows), "dim": model.dim, "corpus": str(corpus.root), "licences": corpus.licences()}
-        product.sign(made, summary=summary)
+        product.sign(made, summary=summary, files=[embedding.EMBEDDINGS])
         embedding.remove_parts(out)
     cost = f"{product.started.wall_s:.0f} s, peak {measure_peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}"
     console.print(f"{len(rows)} tiles of {name}, {model.dim} numbers each, in {cost}", soft_wrap=True)
@@ -140,7 +140,7 @@ def _scenes(
             files[name] = compute_sha256(out / name)
         owed = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")} | {"card": card.name}
         summary = {"files": files, "dim": model.dim, "scenes": scenes, **place, "licences": [owed]}
-        product.sign(fingerprint(files), summary=summary)
+        product.sign(fingerprint(files), summary=summary, files=list(files))
     console.print(f"maps of scenes: {len(files)}, in {product.started.wall_s:.0f} s: {out.resolve()}", soft_wrap=True)
 
 

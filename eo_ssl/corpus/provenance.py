@@ -28,7 +28,7 @@ _MAKERS = (
     "commits.py",
     "documents.py",
     "leases.py",
-    "run_facts.py",
+    "product_record.py",
     "manifest.py",
     "tiling.py",
     "scene",
