@@ -132,8 +132,7 @@ def build_record(kind: type[T], value: Mapping[str, Any], *, at: str, remedy: st
     Raises:
         UserError: a key is unknown or missing, or a value of another type.
     """
-    known: Any = kind
-    names = {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(known)}
+    names = _list_fields(kind)
     wrong = [f"the unknown key {key!r}{suggest_nearest(key, names)}" for key in value if key not in names]
     wrong += [f"none called {name!r}" for name, required in names.items() if required and name not in value]
     expect(not wrong, expected=f"the keys of a {_describe(kind)} in {at}", got=", ".join(wrong[:1]), remedy=remedy)
@@ -145,6 +144,12 @@ def build_record(kind: type[T], value: Mapping[str, Any], *, at: str, remedy: st
         raise UserError(
             f"expected a valid {place} in {at}, got {got!r} ({first['msg'].partition(',')[0].lower()}); {remedy}"
         ) from error
+
+
+@cache
+def _list_fields(kind: type[Any]) -> dict[str, bool]:
+    """Return the names of the fields of a dataclass, and whether each must be given."""
+    return {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(kind)}
 
 
 @cache

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +175,51 @@ def test_files_stay_few_however_many_shards(tmp_path: Path, monkeypatch: pytest.
     for _ in range(3):
         assert reader.read_stored(np.arange(24)).tobytes() == tiles.tobytes()
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+
+
+@contextmanager
+def room_for(more: int) -> Iterator[None]:
+    """Allow this process to open so many files more than it has."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir() if path.exists())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_low_limit_of_open_files_is_enough_or_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It used to be told as damage, with the advice to ingest again."""
+    monkeypatch.setattr(f"{__name__}.ROWS", (1,) * 200)
+    entries, tiles = write(tmp_path, "int16", "lz4")
+    with room_for(12):
+        reader = StreamReader(tmp_path, STREAMS["int16"], entries)
+        assert reader.read_stored(np.arange(200)).tobytes() == tiles.tobytes()
+    reader = StreamReader(tmp_path, STREAMS["int16"], entries)
+    reader.read_stored(np.arange(50))  # holds more files than there will be room for
+    with room_for(0):
+        files = [os.open(os.devnull, os.O_RDONLY)] if free() else []
+        assert reader.read_stored(np.arange(200)).tobytes() == tiles.tobytes()
+        files += [os.open(os.devnull, os.O_RDONLY) for _ in range(free())]
+        with pytest.raises(UserError, match=r"got too many open files; allow more with `ulimit -n 4096`") as told:
+            StreamReader(tmp_path, STREAMS["int16"], entries).read([0])
+        assert "ingest" not in str(told.value)
+        for handle in files:
+            os.close(handle)
+
+
+def free() -> int:
+    """How many files this process may open still."""
+    handles: list[int] = []
+    try:
+        while True:
+            handles.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return len(handles)
+    finally:
+        for handle in handles:
+            os.close(handle)
 
 
 def test_a_cold_file_is_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from eo_ssl.commits import explain_read_error
 from eo_ssl.corpus import fragments, index, provenance, quarantine, snapshots
 from eo_ssl.corpus.reader import StreamReader
 from eo_ssl.corpus.statistics import BandStats
 from eo_ssl.corpus.store import LocalStore, Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.documents import build_record, parse_json
-from eo_ssl.errors import UserError, suggest_nearest
+from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.manifest import MANIFEST, Manifest
 from eo_ssl.sensors import Quantity
 
@@ -147,10 +148,10 @@ class Corpus:
                 f"expected columns of the index, got {unknown[0]!r}{suggest_nearest(unknown[0], index.SCHEMA.names)}"
             )
         chosen = None if columns is None else list(columns)
-        if rows is None:
-            return self.dataset(stream).to_table(columns=chosen)
         self._stream(stream)
         entries = [entry for entry in self._entries if entry.stream == stream]
+        if rows is None:
+            return self._read_index(entries, chosen)
         first = np.concatenate([[0], np.cumsum([entry.rows for entry in entries], dtype=np.int64)])
         wanted = np.asarray(rows)
         if wanted.size and (wanted.dtype.kind not in "iu" or wanted.min() < 0 or wanted.max() >= first[-1]):
@@ -163,8 +164,18 @@ class Corpus:
         owner = np.searchsorted(first, wanted, side="right") - 1
         used = np.unique(owner)
         begin = np.concatenate([[0], np.cumsum(np.diff(first)[used])])
-        table = self._dataset([entries[number] for number in used.tolist()]).to_table(columns=chosen)
+        table = self._read_index([entries[number] for number in used.tolist()], chosen)
         return table.take(pa.array(begin[np.searchsorted(used, owner)] + wanted - first[owner]))
+
+    def _read_index(self, entries: Sequence[snapshots.FragmentEntry], columns: list[str] | None) -> pa.Table:
+        remedy = "ingest the corpus again"
+        try:
+            table = self._dataset(entries).to_table(columns=columns)
+        except OSError as error:
+            raise explain_read_error(error, f"the indexes of {self.store}", remedy=remedy) from error
+        rows = sum(entry.rows for entry in entries)
+        expect(len(table) == rows, expected=f"{rows} rows in {self.store}", got=len(table), remedy=remedy)
+        return table
 
     def statistics(self, stream: str, quantity: str | Quantity | None = None) -> BandStats:
         """Return the statistics of a stream's training split, in its own quantity or, for a power, in dB.

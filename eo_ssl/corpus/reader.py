@@ -8,6 +8,7 @@ line of Python per chunk inside a library. Chunks of version 0.1 have no CRC-32C
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ class StreamReader:
         self.dtype = np.dtype(next(iter(dtypes), "int16"))
         extra = self._encodings[0].extra_channels if self._encodings else 0
         self.stored_shape = (len(stream.bands) + extra, stream.size_px, stream.size_px)
+        # No bound method: a reader that refers to itself would keep its files open until the garbage is collected.
+        self._key = partial(_locate_shard, self._first_shard, [entry.folder for entry in self._entries], stream.name)
         self._raw_size = int(np.prod(self.stored_shape)) * self.dtype.itemsize
         self._reset()
 
@@ -191,12 +194,6 @@ class StreamReader:
                     raise self._damaged(int(wanted[positions[k]]), "a chunk of another size")
                 yield positions[k], view[begin:end], owners[k]
 
-    def _key(self, shard: int) -> str:
-        """Return where a shard lies in the corpus."""
-        entry = int(np.searchsorted(self._first_shard, shard, side="right")) - 1
-        array = Path(self._entries[entry].folder) / f"{self.stream.name}.zarr"
-        return shard_path(array, shard - int(self._first_shard[entry])).as_posix()
-
     def _load_tables(self, shards: Sequence[int]) -> None:
         """Read the tables of offsets and sizes (at the end of each shard, with a CRC-32C)."""
         entries = (np.searchsorted(self._first_shard, shards, side="right") - 1).tolist()
@@ -218,6 +215,13 @@ class StreamReader:
             self._offset[first:last] = table[:, 0]
             self._nbytes[first:last] = table[:, 1]
             self._known[shard] = True
+
+
+def _locate_shard(first_shard: Rows, folders: Sequence[str], stream: str, shard: int) -> str:
+    """Return where a shard lies in the corpus."""
+    entry = int(np.searchsorted(first_shard, shard, side="right")) - 1
+    array = Path(folders[entry]) / f"{stream}.zarr"
+    return shard_path(array, shard - int(first_shard[entry])).as_posix()
 
 
 def _runs(files: Sequence[int], starts: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int]]:

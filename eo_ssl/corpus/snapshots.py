@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from eo_ssl.corpus.store import Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.documents import build_record, explain_content, is_signed, parse_json, sign_json
 from eo_ssl.errors import UserError, expect
+from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, check_schema
 
 FOLDER = "snapshots"
@@ -69,8 +70,13 @@ class FragmentEntry:
             "content",
             "chunk_checksum",
         )
-        stream = Stream.from_json(manifest.stream).name
+        stream = _name_stream(dump_canonical_json(manifest.stream))
         return cls(**{name: getattr(manifest, name) for name in names}, stream=stream, codec=manifest.config["codec"])
+
+
+@lru_cache(maxsize=256)  # thousands of fragments have a few streams
+def _name_stream(text: str) -> str:
+    return Stream.from_json(json.loads(text)).name
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: its entries are checked once
@@ -101,8 +107,7 @@ class Snapshot:
     @cached_property
     def entries(self) -> list[FragmentEntry]:
         """The fragments in order."""
-        at = f"fragments of snapshot {self.number}"
-        return [build_record(FragmentEntry, value, at=at, remedy=_REMEDY) for value in self.fragments]
+        return _build_entries(self.fragments, f"snapshot {self.number}")
 
 
 def list_snapshots(place: Place | Store) -> list[int]:
@@ -139,10 +144,15 @@ def load_snapshot(place: Place | Store, number: int | None = None) -> Snapshot:
         recorded = json.loads(store.read(MANIFEST)) if MANIFEST in store.names("") else {}
         value |= {"cards": recorded.get("config", {}).get("cards", {}), "inputs": recorded.get("inputs", {})}
     snapshot = build_record(Snapshot, value, at=at, remedy=_REMEDY)
+    snapshot.__dict__["entries"] = _build_entries(snapshot.fragments, at)
     expect(snapshot.number == chosen, expected=f"snapshot {chosen} in {at}", got=snapshot.number, remedy=_REMEDY)
     if not is_signed(data):
         _check_unsigned(store, snapshot, at)
     return snapshot
+
+
+def _build_entries(values: Sequence[Mapping[str, Any]], at: str) -> list[FragmentEntry]:
+    return [build_record(FragmentEntry, value, at=at, remedy=_REMEDY) for value in values]
 
 
 def is_guarded(store: Store, number: int) -> bool:
