@@ -41,6 +41,7 @@ from eo_ssl.workflows.pair import main as pair
 
 Rng = np.random.Generator
 OPTICAL, RADAR = "s2_boa_b02b03b04b08_10m_16px", "s1rtc_gamma0_vvvh_10m_16px"
+VERDICTS = ("equal", "refused", "another", "unworded", "slow", "large")
 SECONDS, MEGABYTES = 30.0, 500.0  # more than any damage may cost
 
 
@@ -181,9 +182,7 @@ def _set(value: Any) -> Callable[[Any, Any], str]:
 
 def _nudge(holder: Any, key: Any) -> str:
     value = holder[key]
-    holder[key] = (
-        not value if isinstance(value, bool) else value + 1 if isinstance(value, int | float) else f"{value}x"
-    )
+    holder[key] = not value if isinstance(value, bool) else value + 1 if isinstance(value, int | float) else f"{value}x"
     return "nudged"
 
 

@@ -18,7 +18,8 @@ _HERE = "at-" + re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
 _TEMPORARY = re.compile(r"(?:\.(?P<host>at-[A-Za-z0-9-]*))?\.(?P<pid>\d+)\.(?P<begun>\d+)\.tmp$")
 _BEGUN = time.monotonic_ns()  # files with our process id from before are of an earlier process of that number
 _hits: dict[str, int] = {}
-_TOO_MANY = (errno.EMFILE, errno.ENFILE)
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
+"What the system says when a process, or all of them together, have too many files open."
 
 
 def check_fault(point: str) -> None:
@@ -142,7 +143,7 @@ def explain_read_error(error: OSError, place: object, *, remedy: str) -> UserErr
         place: what was to be read.
         remedy: what to do where it is not there.
     """
-    if error.errno in _TOO_MANY:
+    if error.errno in TOO_MANY:
         return _explain_too_many(place)
     if error.errno in (errno.EACCES, errno.EPERM):
         return UserError(f"expected to be allowed to read {place}, got {error.strerror}; change its permissions")
@@ -161,7 +162,7 @@ def _explain_too_many(place: object) -> UserError:
 
 def explain_os_error(error: OSError, path: Path) -> UserError:
     """Return the sentence a person needs for a failed write to ``path``."""
-    if error.errno in _TOO_MANY:
+    if error.errno in TOO_MANY:
         return _explain_too_many(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(

@@ -132,12 +132,13 @@ def build_record(kind: type[T], value: Mapping[str, Any], *, at: str, remedy: st
     Raises:
         UserError: a key is unknown or missing, or a value of another type.
     """
-    names = _list_fields(kind)
+    hashable: Any = kind
+    names = _list_fields(hashable)
     wrong = [f"the unknown key {key!r}{suggest_nearest(key, names)}" for key in value if key not in names]
     wrong += [f"none called {name!r}" for name, required in names.items() if required and name not in value]
     expect(not wrong, expected=f"the keys of a {_describe(kind)} in {at}", got=", ".join(wrong[:1]), remedy=remedy)
     try:
-        return kind(**_adapter(kind).validate_python(value, strict=True))
+        return kind(**_adapter(hashable).validate_python(value, strict=True))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place, got = ".".join(str(part) for part in first["loc"]), str(first.get("input"))[:60]

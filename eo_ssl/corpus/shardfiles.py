@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import threading
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.commits import explain_read_error
+from eo_ssl.commits import TOO_MANY, explain_read_error
 from eo_ssl.corpus.store import LocalStore, Store
 from eo_ssl.errors import UserError
 
@@ -113,7 +112,7 @@ class LocalShards(threading.local):
         flags = 0 if block else _NOWAIT
         while done < len(view):
             try:
-                count = os.preadv(handle, [view[done:] if done else view], offset + done, flags)
+                count = os.preadv(handle, [(view[done:] if done else view).data], offset + done, flags)
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -139,7 +138,7 @@ class LocalShards(threading.local):
         try:
             handle = os.open(self._path(shard), os.O_RDONLY)
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._files:
+            if error.errno not in TOO_MANY or not self._files:
                 raise self._explain(error, shard) from error
             self._close()  # others need files too: do with one
             self._most = 1

@@ -141,14 +141,23 @@ def load_snapshot(place: Place | Store, number: int | None = None) -> Snapshot:
     value = parse_json(data, at=at, remedy=_REMEDY)
     check_schema(value, at=at, remedy="ingest again with this version")
     if "cards" not in value:  # an earlier version kept them in the manifest alone
-        recorded = json.loads(store.read(MANIFEST)) if MANIFEST in store.names("") else {}
-        value |= {"cards": recorded.get("config", {}).get("cards", {}), "inputs": recorded.get("inputs", {})}
+        value |= _read_recorded(store)
     snapshot = build_record(Snapshot, value, at=at, remedy=_REMEDY)
     snapshot.__dict__["entries"] = _build_entries(snapshot.fragments, at)
     expect(snapshot.number == chosen, expected=f"snapshot {chosen} in {at}", got=snapshot.number, remedy=_REMEDY)
     if not is_signed(data):
         _check_unsigned(store, snapshot, at)
     return snapshot
+
+
+def _read_recorded(store: Store) -> dict[str, Any]:
+    """Return cards and inputs as the manifest of a corpus has them."""
+    if MANIFEST not in store.names(""):
+        return {"cards": {}, "inputs": {}}
+    at = f"{store}/{MANIFEST}"
+    recorded = parse_json(store.read(MANIFEST), at=at, remedy=_REMEDY)
+    with explain_content("cards and inputs", at=at, remedy=_REMEDY):
+        return {"cards": recorded["config"]["cards"], "inputs": recorded["inputs"]}
 
 
 def _build_entries(values: Sequence[Mapping[str, Any]], at: str) -> list[FragmentEntry]:

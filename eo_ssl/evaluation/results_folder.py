@@ -61,7 +61,7 @@ class ResultsFolder:
         if overwrite and (wanted | free != there or before.get("task") != task.fingerprint):
             free, before = {}, {}
         known = {**before, "task": task.fingerprint}
-        begun = {"stage": "evaluate", "config": wanted | free, "inputs": known}
+        begun: dict[str, Any] = {"stage": "evaluate", "config": wanted | free, "inputs": known}
         state = plan(path, **begun, overwrite=overwrite, compare=False)  # damaged tables are made anew of the rows
         kept = {key: value for key, value in free.items() if wanted[key] is None}
         return cls(OpenProduct(path, "evaluate", wanted | kept, {**known, **inputs}, state, started))
