@@ -55,7 +55,7 @@ class Lease:
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def reserve(folder: Path) -> Iterator[None]:
     """Hold ``folder`` for the block, and remove what killed writers left of their temporary files.
 
     Further processes of a distributed run write beside the first one, which holds the lease.

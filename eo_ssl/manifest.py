@@ -21,7 +21,7 @@ from eo_ssl.documents import build_record, measure_file, read_json
 from eo_ssl.documents import check_schema as check_schema
 from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import dump_canonical_json
-from eo_ssl.leases import LEASE, hold
+from eo_ssl.leases import LEASE, reserve
 from eo_ssl.product_record import Clock as Clock
 from eo_ssl.product_record import Manifest as Manifest
 from eo_ssl.product_record import describe as describe
@@ -221,7 +221,7 @@ def open_product(
 ) -> Iterator[OpenProduct]:
     """Begin, resume, refuse or find done the product ``folder``; the block makes its files and signs it.
 
-    Nobody else writes there meanwhile (`leases.hold`).
+    Nobody else writes there meanwhile (`leases.reserve`).
 
     Args:
         folder: of the product.
@@ -235,7 +235,7 @@ def open_product(
         RuntimeError: the block ended without signing a product that was not done.
     """
     begun = _decide(folder, _describe_wanted(stage, config, inputs), overwrite=overwrite)
-    with nullcontext() if begun == "done" else hold(folder):
+    with nullcontext() if begun == "done" else reserve(folder):
         state = plan(folder, stage=stage, config=config, inputs=inputs, overwrite=overwrite)
         product = OpenProduct(folder, stage, config, inputs, state)
         yield product

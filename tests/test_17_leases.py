@@ -20,7 +20,7 @@ from eo_ssl import leases
 from eo_ssl.cli import main
 from eo_ssl.documents import sign_json
 from eo_ssl.errors import UserError
-from eo_ssl.leases import LEASE, hold
+from eo_ssl.leases import LEASE, reserve
 from eo_ssl.manifest import open_product, require
 
 MADE = {"stage": "curate", "config": {"keep": 0.5}, "inputs": {"corpus": "aa"}}
@@ -100,32 +100,32 @@ def test_a_command_is_told_in_one_sentence(tmp_path: Path, capsys: pytest.Captur
 def test_another_machine_counts_as_dead_when_it_renews_no_more(tmp_path: Path) -> None:
     far = {"host": "elsewhere", "space": "another boot", "pid": 2**22 + 1}
     forge(tmp_path / "fresh", age_s=20, **far)
-    with pytest.raises(UserError, match="process 4194305 on elsewhere"), hold(tmp_path / "fresh"):
+    with pytest.raises(UserError, match="process 4194305 on elsewhere"), reserve(tmp_path / "fresh"):
         raise AssertionError("two wrote at once")
     forge(tmp_path / "ahead", age_s=-3600, **far)  # of a clock that went back since: not dead
-    with pytest.raises(UserError, match="on elsewhere"), hold(tmp_path / "ahead"):
+    with pytest.raises(UserError, match="on elsewhere"), reserve(tmp_path / "ahead"):
         raise AssertionError("two wrote at once")
     forge(tmp_path / "stale", age_s=200, **far)
-    with hold(tmp_path / "stale"):
+    with reserve(tmp_path / "stale"):
         assert json.loads((tmp_path / "stale" / LEASE).read_text())["pid"] == os.getpid()
     assert list((tmp_path / "stale").iterdir()) == []
 
 
 def test_a_number_that_another_process_has_by_now_is_that_of_a_dead_one(tmp_path: Path) -> None:
     forge(tmp_path, pid=os.getppid(), begun="1")
-    with hold(tmp_path):
+    with reserve(tmp_path):
         pass
     forge(tmp_path, pid=os.getppid(), begun=leases._read_start(os.getppid()))
-    with pytest.raises(UserError, match="writing there"), hold(tmp_path):
+    with pytest.raises(UserError, match="writing there"), reserve(tmp_path):
         raise AssertionError("two wrote at once")
 
 
 def test_a_lease_that_cannot_be_read_is_one_until_it_is_stale(tmp_path: Path) -> None:
     (tmp_path / LEASE).write_text('{"host": ')
-    with pytest.raises(UserError, match="got somebody writing there"), hold(tmp_path):
+    with pytest.raises(UserError, match="got somebody writing there"), reserve(tmp_path):
         raise AssertionError("two wrote at once")
     os.utime(tmp_path / LEASE, (1, 1))
-    with hold(tmp_path):
+    with reserve(tmp_path):
         pass
 
 
@@ -136,7 +136,7 @@ def test_of_many_that_find_a_dead_ones_lease_one_gets_it(tmp_path: Path) -> None
     def work(number: int) -> bool:
         barrier.wait()
         try:
-            with hold(tmp_path):
+            with reserve(tmp_path):
                 inside.append(number)
                 most.append(len(inside))
                 time.sleep(0.3)
@@ -152,22 +152,22 @@ def test_of_many_that_find_a_dead_ones_lease_one_gets_it(tmp_path: Path) -> None
 
 
 def test_a_lease_that_was_taken_over_is_not_given_back_by_its_old_holder(tmp_path: Path) -> None:
-    with hold(tmp_path):
+    with reserve(tmp_path):
         taken = forge(tmp_path, host="elsewhere", token="another")
     assert taken.is_file()
 
 
 def test_further_processes_of_a_run_write_beside_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with hold(tmp_path):
+    with reserve(tmp_path):
         monkeypatch.setenv("LOCAL_RANK", "1")
-        with hold(tmp_path):
+        with reserve(tmp_path):
             pass
         assert (tmp_path / LEASE).is_file()
 
 
 def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "_BEAT_S", 0.01)
-    with hold(tmp_path):
+    with reserve(tmp_path):
         os.utime(tmp_path / LEASE, (1, 1))
         deadline = time.monotonic() + 30
         while (tmp_path / LEASE).stat().st_mtime < 2 and time.monotonic() < deadline:
@@ -184,7 +184,7 @@ def test_temporary_files_of_the_dead_are_swept_and_others_kept(tmp_path: Path) -
     (tmp_path / "rows").mkdir()
     for path in (*dead, *kept):
         path.write_text("")
-    with hold(tmp_path):
+    with reserve(tmp_path):
         assert not any(path.exists() for path in dead) and all(path.exists() for path in kept)
 
 

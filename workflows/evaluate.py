@@ -36,7 +36,7 @@ from eo_ssl.evaluation import (
     note_spatial_leakage,
     open_task,
 )
-from eo_ssl.leases import hold
+from eo_ssl.leases import reserve
 from eo_ssl.manifest import Clock
 from eo_ssl.reporting import print_results, render_leaderboard
 
@@ -130,7 +130,7 @@ def main(
         inputs["corpus"] = Corpus.open(data).manifest().fingerprint
     where = choose_device(device)
     kept = cache or (out / "features" if study != "compare" else None)  # equal inputs of a grid are encoded once
-    with hold(out):
+    with reserve(out):
         folder = ResultsFolder.open(out, chosen, settings, inputs=inputs, overwrite=overwrite, started=started)
         _run(chosen, compared, settings, folder, Computing(batch_size, kept, where))
 

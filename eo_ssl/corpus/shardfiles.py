@@ -58,7 +58,7 @@ def allocate_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArra
     return raw[start : start + size].view(kind).reshape(shape)
 
 
-def limit_open_files() -> int:
+def _limit_open_files() -> int:
     """Return how many shards a thread keeps open."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _OPEN_FILES if allowed == resource.RLIM_INFINITY else max(1, min(_OPEN_FILES, allowed // _SHARE))
@@ -78,7 +78,7 @@ class LocalShards(threading.local):
     def __init__(self, path: Callable[[int], Path]) -> None:
         self._path = path
         self._files: OrderedDict[int, int] = OrderedDict()
-        self._most = limit_open_files()
+        self._most = _limit_open_files()
         self._memory: Bytes = allocate_aligned((0,), np.uint8)
 
     def __del__(self) -> None:
