@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from eo_ssl import embedding
 from eo_ssl.cards import Card, load_card
-from eo_ssl.corpus import Corpus, discard_leftovers, select_rows
+from eo_ssl.corpus import Corpus, select_rows
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation import choose_device
@@ -102,14 +102,13 @@ def _tiles(
             embedding.remove_parts(out)
             console.print(product.nothing_to_do, soft_wrap=True)
             return
-        discard_leftovers(out)
         with Progress(console=Console(stderr=True), transient=True, disable=QUIET) as bars:
             bar = bars.add_task(f"embedding {len(rows)} tiles with {model.name}", total=len(rows))
             made = embedding.embed_tiles(
                 model, corpus, name, rows=rows, out=out, settings=settings, progress=lambda n: bars.advance(bar, n)
             )
         summary = {"tiles": len(rows), "dim": model.dim, "corpus": str(corpus.root), "licences": corpus.licences()}
-        product.sign(made, summary=summary)
+        product.sign(made, summary=summary, files=[embedding.EMBEDDINGS])
         embedding.remove_parts(out)
     cost = f"{product.started.wall_s:.0f} s, peak {measure_peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}"
     console.print(f"{len(rows)} tiles of {name}, {model.dim} numbers each, in {cost}", soft_wrap=True)
@@ -137,7 +136,6 @@ def _scenes(
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
-        discard_leftovers(out)
         low, high = model.preprocessing.gsd_m
         if not 0.98 * low <= card.gsd_m <= 1.02 * high:  # decimated copies round their pixel size
             console.print(
@@ -150,7 +148,7 @@ def _scenes(
             files[name] = compute_sha256(out / name)
         owed = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")} | {"card": card.name}
         summary = {"files": files, "dim": model.dim, "scenes": scenes, **place, "licences": [owed]}
-        product.sign(fingerprint(files), summary=summary)
+        product.sign(fingerprint(files), summary=summary, files=list(files))
     console.print(f"maps of scenes: {len(files)}, in {product.started.wall_s:.0f} s: {out.resolve()}", soft_wrap=True)
 
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from eo_ssl.commits import explain_os_error
 from eo_ssl.errors import UserError
 
-DIGESTS = "digests.bin"
+INDEX, DIGESTS = "index.parquet", "digests.bin"
 _BYTES = 48
 _BATCH = 4_000_000  # digests sorted at once: some 600 MB with the copies
 Digests = npt.NDArray[np.uint8]
