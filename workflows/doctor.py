@@ -80,8 +80,7 @@ def main(
 
 def _examined(path: str, card: str, root: Path, allow_outside: bool) -> list[diagnosis.Examination]:
     if card:
-        place = Path(path) if path else root
-        found = diagnosis.find_products(load_card(card), place, allow_outside=allow_outside)
+        found = diagnosis.find_products(load_card(card), Path(path or root), allow_outside=allow_outside)
         return diagnosis.examine_products(found)
     if Path(path).is_dir() and (Path(path) / "snapshots").is_dir():
         return diagnosis.examine_corpus(Corpus.open(path))
@@ -116,10 +115,8 @@ def _machine(root: Path, as_json: bool) -> int:
     for name, value in facts.items():
         table.add_row(name, value)
     Console().print(table)
-    for sentence in missing:
-        Console().print(f"[red]missing[/red]: {sentence}")
-    if not missing:
-        Console().print("nothing is missing")
+    lacks = [f"[red]missing[/red]: {sentence}" for sentence in missing]
+    Console().print("\n".join(lacks or ["nothing is missing"]))
     return int(bool(missing))
 
 
