@@ -55,10 +55,10 @@ def main(
     as_json = json or format == "json"
     if not path and not card and not benchmark:
         return _machine(root, as_json)
-    if benchmark:
-        examinations = _compared(benchmark, variant, card, Path(path or root))
-    else:
-        examinations = _examined(path, card, root, allow_outside)
+    place = Path(path or root)
+    examinations = (
+        _compared(benchmark, variant, card, place) if benchmark else _examined(path, card, root, allow_outside)
+    )
     offsets = diagnosis.collect_offsets(examinations)
     remedied = any(
         found.kind == "offset" and found.outcome in ("wrong", "suspect")
@@ -67,11 +67,8 @@ def main(
     )
     counts: Counter[str] = Counter(item.outcome for item in examinations)
     if as_json:
-        value = {
-            "products": [item.to_json() for item in examinations],
-            "counts": dict(counts),
-            "offset_by_file": offsets,
-        }
+        products = [item.to_json() for item in examinations]
+        value = {"products": products, "counts": dict(counts), "offset_by_file": offsets}
         print(plain_json.dumps(value, indent=1))
     else:
         _show(examinations, counts, offsets if remedied else {})
