@@ -21,6 +21,8 @@ from eo_ssl.scene import Product, is_link
 
 QUIET = bool(os.environ.get("EO_SSL_QUIET"))
 
+Scenes = tuple[Product, ...]
+
 
 def main(
     encoder: str,
@@ -76,8 +78,8 @@ def main(
         model = embedding.prepare_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
         place = source if is_link(source) else str(Path(source).resolve())
         where_from = {"source": place, "card_at": str(Path(card).resolve()) if Path(card).is_file() else card}
-        scenes = embedding.find_scenes(place, meaning, allow_outside=allow_outside)
-        _scenes(model, where_from, scenes, out, settings, overwrite)
+        found = embedding.find_scenes(place, meaning, allow_outside=allow_outside)
+        _scenes(model, where_from, found, out, settings, overwrite)
         return
     _refuse("a corpus", statistics=statistics, window_px=window_px, overlap=overlap)
     corpus, name = embedding.open_stream(source, stream, snapshot=snapshot)
@@ -115,19 +117,14 @@ def _tiles(
 
 
 def _scenes(
-    model: Encoder,
-    place: dict[str, str],
-    products: tuple[Product, ...],
-    out: Path,
-    settings: embedding.SceneSettings,
-    overwrite: bool,
+    model: Encoder, place: dict[str, str], found: Scenes, out: Path, settings: embedding.SceneSettings, overwrite: bool
 ) -> None:
     """Embed every scene found at a place."""
-    console, card = Console(), products[0].card
-    embedding.check_scene(model, products[0].open(), settings=settings)
+    console, card = Console(), found[0].card
+    embedding.check_scene(model, found[0].open(), settings=settings)
     scenes = {
         name: {"id": scene.product_id, "checksum": scene.checksum()}
-        for name, scene in zip(embedding.name_maps(products), products, strict=True)
+        for name, scene in zip(embedding.name_maps(found), found, strict=True)
     }
     made_of = fingerprint([[scene["id"], scene["checksum"]] for scene in scenes.values()])
     inputs = {"encoder": model.fingerprint, "scenes": made_of}
@@ -142,7 +139,7 @@ def _scenes(
                 f"note: {model.name} saw pixels of {low:g} to {high:g} m in training, these are of {card.gsd_m:g} m"
             )
         files: dict[str, str] = {}
-        for scene, name in zip(products, scenes, strict=True):
+        for scene, name in zip(found, scenes, strict=True):
             if not (out / name).is_file():
                 _map(model, scene, card, out / name, settings, console)
             files[name] = compute_sha256(out / name)
