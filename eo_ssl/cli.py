@@ -5,18 +5,19 @@ Only the module of the command that runs is imported, so that ``eo-ssl --help`` 
 
 from __future__ import annotations
 
-import json
-import re
+import os
 import sys
-from argparse import ArgumentError, Namespace
-from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from eo_ssl import __version__
 from eo_ssl.errors import UserError, suggest_nearest
-from eo_ssl.registered import find_choices, name_classes, shorten, spell_classes, spell_names
+from eo_ssl.stop_signals import GRACE_S, Stopped, end_stopped, is_stopping, watch_signals
+
+if TYPE_CHECKING:  # what is imported before signals are watched is kept small
+    from argparse import Namespace
+    from collections.abc import Callable, Sequence
 
 COMMANDS = {
     "ingest": "read an archive, calibrate it to physical units, tile it and add it to a corpus",
@@ -57,9 +58,46 @@ a first result in minutes:
 
 
 def entry() -> None:
-    """Run the command line and leave the process with its exit status."""
+    """Run the command line and leave the process with its exit status.
+
+    It is that of `main`, 128 + n where signal n stopped the command, and 141 where nobody reads what it prints.
+    """
+    command = " ".join(["eo-ssl", *(name for name in sys.argv[1:2] if name in COMMANDS)])
+    watch_signals(command, grace_s=GRACE_S + 5 if command == "eo-ssl run" else GRACE_S)  # a stage has its own
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process that this one starts takes modules from the working folder
     sys.argv[0] = str(Path(sys.argv[0]).with_name("eo-ssl")) if Path(sys.argv[0]).suffix == ".py" else sys.argv[0]
-    sys.exit(main(sys.argv[1:]))
+    try:
+        status = main(sys.argv[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BaseException as error:
+        if isinstance(error, Stopped):
+            end_stopped(error.number)
+        if is_stopping():  # whatever the signal became on its way up
+            end_stopped()
+        if not _has_lost_output(error):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter tries again as it ends
+        print(
+            f"{command}: expected to write to standard output, got a reader that is gone or a full disk;"
+            " run the same command again",
+            file=sys.stderr,
+        )
+        status = 141
+    if is_stopping():
+        end_stopped()
+    sys.exit(status)
+
+
+def _has_lost_output(error: BaseException) -> bool:
+    """Whether an error came of standard output, which rich leaves with status 1 when nobody reads it."""
+    if isinstance(error, SystemExit):
+        return isinstance(error.__context__, BrokenPipeError)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return isinstance(error, OSError)
+    return False
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,11 +120,11 @@ def main(arguments: Sequence[str]) -> int:
                 f"expected a command out of {', '.join(COMMANDS)}, got {command!r}{suggest_nearest(command, COMMANDS)}"
             )
         status = run_command(command, rest)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command resumes", file=sys.stderr)
+    except KeyboardInterrupt:  # where nobody watches signals
+        print("\nstopped; the same command goes on from there", file=sys.stderr)
         return 130
     except UserError as error:
-        if debug:
+        if debug or is_stopping():
             raise
         print(f"eo-ssl {command}: {error}", file=sys.stderr)
         return 2
@@ -112,7 +150,11 @@ def run_command(command: str, arguments: Sequence[str]) -> int | None:
 
 def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) -> tuple[Namespace, Callable[[], Any]]:
     """Return the parsed options and a function that calls ``workflow`` with them."""
+    from argparse import ArgumentError
+
     from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+
+    from eo_ssl.registered import find_choices, name_classes, shorten, spell_classes, spell_names
 
     choices = find_choices(workflow)
 
@@ -157,6 +199,8 @@ def _spell(arguments: Sequence[str], workflow: Callable[..., Any]) -> list[str]:
 
     ``--dry-run`` stands for ``--dry_run true``, and ``--shots 1 5`` for ``--shots '[1, 5]'``.
     """
+    import json
+
     hints = get_type_hints(workflow)
     spelled: list[str] = []
     waiting = list(arguments)
@@ -199,6 +243,8 @@ def _item(hint: Any) -> type | None:
 
 def _sentence(parser: Any, message: str) -> str:
     """Make one sentence, with the nearest known key, of what the parser says."""
+    import re
+
     known = [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
     text = " ".join(line.strip() for line in message.splitlines() if line.strip())
     stranger = re.search(
