@@ -67,37 +67,20 @@ def entry() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"  # no process that this one starts takes modules from the working folder
     sys.argv[0] = str(Path(sys.argv[0]).with_name("eo-ssl")) if Path(sys.argv[0]).suffix == ".py" else sys.argv[0]
     try:
-        status = main(sys.argv[1:])
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BaseException as error:
-        if isinstance(error, Stopped):
-            end_stopped(error.number)
+        try:
+            status = main(sys.argv[1:])
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except Stopped as stop:
+        end_stopped(stop.number)
+    except BaseException:
         if is_stopping():  # whatever the signal became on its way up
             end_stopped()
-        if not _has_lost_output(error):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter tries again as it ends
-        print(
-            f"{command}: expected to write to standard output, got a reader that is gone or a full disk;"
-            " run the same command again",
-            file=sys.stderr,
-        )
-        status = 141
+        raise
     if is_stopping():
         end_stopped()
     sys.exit(status)
-
-
-def _has_lost_output(error: BaseException) -> bool:
-    """Whether an error came of standard output, which rich leaves with status 1 when nobody reads it."""
-    if isinstance(error, SystemExit):
-        return isinstance(error.__context__, BrokenPipeError)
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return isinstance(error, OSError)
-    return False
 
 
 def main(arguments: Sequence[str]) -> int:

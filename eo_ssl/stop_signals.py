@@ -15,7 +15,7 @@ import threading
 import time
 from contextlib import suppress
 from types import FrameType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 GRACE_S = 20.0  # from the signal to the end at the latest; Slurm and Kubernetes kill after 30 s
@@ -32,6 +32,30 @@ class Stopped(BaseException):
         self.number = number
 
 
+class _Output:
+    """A stream that stops the command where it cannot be written, as SIGPIPE does with other programs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            raise Stopped(signal.SIGPIPE) from error
+
+    def flush(self) -> None:
+        """Flush."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise Stopped(signal.SIGPIPE) from error
+
+
 class _Watch:
     """What this process knows of its end."""
 
@@ -41,13 +65,15 @@ class _Watch:
 
 
 def watch_signals(command: str, *, grace_s: float = GRACE_S) -> None:
-    """Turn signals into `Stopped` from now on; signals that are ignored (nohup) stay ignored.
+    """Turn signals, and output that nobody reads, into `Stopped` from now on; ignored signals (nohup) stay ignored.
 
     Args:
         command: as the sentence names it, such as ``eo-ssl ingest``.
         grace_s: seconds from a signal to the end of the process at the latest.
     """
     _Watch.command = command
+    if sys.stdout is not None:
+        sys.stdout = _Output(sys.stdout)  # type: ignore[assignment]
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -101,11 +127,14 @@ def end_stopped(number: int = 0) -> NoReturn:
     number = number or _Watch.number
     if _is_first() and STAGE not in os.environ and _Watch.said.acquire(blocking=False):
         show_cursor = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar may have hidden it
-        sentence = f"{_Watch.command}: stopped by {signal.Signals(number).name}; {_requeue(number)}"
+        cause = f"by {signal.Signals(number).name}"
+        if number == signal.SIGPIPE:
+            cause = "because its output cannot be written: its reader is gone, or the disk is full"
+        sentence = f"{_Watch.command}: stopped {cause}; {_requeue(number)}"
         with suppress(OSError):
             os.write(2, f"{show_cursor}{sentence}\n".encode())
     for end in (sys.stdout.flush, _kill_descendants):
-        with suppress(Exception):
+        with suppress(Exception, Stopped):
             end()
     # Lightning kills a run when one of its processes ends with another status; that of the first is the run's.
     os._exit(128 + number if _is_first() else 0)
@@ -119,9 +148,11 @@ def _is_first() -> bool:
 def _kill_descendants() -> None:
     import psutil
 
-    for process in psutil.Process().children(recursive=True):
+    below = psutil.Process().children(recursive=True)
+    for process in below:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+    psutil.wait_procs(below, timeout=2)
 
 
 def _requeue(number: int) -> str:

@@ -1,7 +1,7 @@
 """Commands to be stopped: a process that imports everything once and runs each order, a command line, in a fork of its own.
 
-As a script it reads one JSON order a line: {"argv": ..., "folder": of its output, "signal": ..., "nth": ...}. The fork sends itself the
-signal at the nth fsync, which is where files become visible; without a signal it counts them. It answers with its pid and its exit status.
+As a script it reads one JSON order a line: {"argv": ..., "folder": of its output, "signal": ..., "nth": ..., "after_s": ...}. The fork sends
+itself the signal at the nth fsync, which is where files become visible, or after some seconds. It answers with its pid and its exit status.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from dataclasses import dataclass
 from importlib import import_module
@@ -27,7 +29,8 @@ class Ended:
     out: str
     err: str
     syncs: int
-    "files that were made durable"
+    "files that were made durable, of a command that was not stopped"
+    wall_s: float
     left: bool
     "whether a process of it lives on"
 
@@ -45,22 +48,43 @@ class Server:
             text=True,
         )
 
-    def run(self, argv: list[str], *, stop: signal.Signals | None = None, nth: int = 0) -> Ended:
-        order = {"argv": argv, "folder": str(self.folder), "signal": int(stop or 0), "nth": nth}
+    def run(
+        self,
+        argv: list[str],
+        *,
+        stop: signal.Signals | None = None,
+        nth: int = 0,
+        after_s: float = 0,
+        environment: dict[str, str] | None = None,
+    ) -> Ended:
+        order = {
+            "argv": argv,
+            "folder": str(self.folder),
+            "signal": int(stop or 0),
+            "nth": nth,
+            "after_s": after_s,
+            "environment": environment or {},
+        }
+        begun = time.monotonic()
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         group, status = int(self._process.stdout.readline()), int(self._process.stdout.readline())
+        wall_s = time.monotonic() - begun
         out, err = ((self.folder / name).read_text() for name in ("stdout", "stderr"))
-        try:
-            os.killpg(group, 0)
-            left = True
-        except ProcessLookupError:
-            left = False
         syncs = self.folder / "syncs"
-        return Ended(status, out, err, int(syncs.read_text()) if syncs.exists() else 0, left)
+        return Ended(status, out, err, int(syncs.read_text()) if syncs.exists() else 0, wall_s, lives(group))
 
     def close(self) -> None:
         self._process.communicate(timeout=60)
+
+
+def lives(group: int) -> bool:
+    """Whether a process of a group lives."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _perform(order: dict) -> int:
@@ -78,6 +102,11 @@ def _perform(order: dict) -> int:
         sync(handle)
 
     os.fsync = counted
+    os.environ.update(order["environment"])
+    if order["after_s"]:
+        clock = threading.Timer(order["after_s"], os.kill, (os.getpid(), order["signal"]))
+        clock.daemon = True
+        clock.start()
     sys.argv = ["eo-ssl", *order["argv"]]
     try:
         cli.entry()
