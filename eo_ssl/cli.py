@@ -135,8 +135,16 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
     """Return the parsed options and a function that calls ``workflow`` with them."""
     from argparse import ArgumentError
 
-    from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+    import yaml
+    from jsonargparse import (  # type: ignore[attr-defined]
+        ActionConfigFile,
+        ArgumentParser,
+        set_loader,
+        set_parsing_settings,
+    )
 
+    from eo_ssl.option_ranges import check_ranges
+    from eo_ssl.plain_yaml import load_yaml, read_yaml
     from eo_ssl.registered import find_choices, name_classes, shorten, spell_classes, spell_names
 
     choices = find_choices(workflow)
@@ -145,7 +153,13 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
         """``--config``: a YAML file, or the name of a shipped configuration of this command."""
 
         def __call__(self, parser: Any, config: Any, values: Any, option_string: Any = None) -> None:
-            text = spell_classes(find_config(command, str(values)).read_text(), choices)
+            path = find_config(command, str(values))
+            read = read_yaml(path)
+            if not isinstance(read, dict):
+                raise UserError(f"expected options and values in {path}, got {type(read).__name__}; correct the file")
+            if "config" in read:
+                raise UserError(f"expected options in {path}, got another configuration; give --config once for each")
+            text = yaml.safe_dump(spell_classes(read, choices), sort_keys=False)
             super().__call__(parser, config, text, option_string)  # type: ignore[no-untyped-call]
 
     class NamingParser(ArgumentParser):
@@ -157,8 +171,15 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
         def format_help(self, *arguments: Any, **options: Any) -> str:
             return shorten(super().format_help(*arguments, **options), choices)
 
+    set_loader("plain_yaml", load_yaml, (yaml.YAMLError,))
+    registered = [f"{each.__module__}.{each.__qualname__}" for classes in choices.values() for each in classes.values()]
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=["eo_ssl", *registered])
     parser = NamingParser(
-        prog=f"eo-ssl {command}", exit_on_error=False, allow_abbrev=False, description=COMMANDS[command]
+        prog=f"eo-ssl {command}",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description=COMMANDS[command],
+        parser_mode="plain_yaml",
     )
     parser.add_argument(
         "--config",
@@ -171,7 +192,11 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
         options = parser.parse_args(spell_names(_spell(arguments, workflow), choices))
     except ArgumentError as error:
         raise UserError(_sentence(parser, str(error))) from error
-    ready = parser.instantiate(options)
+    check_ranges(options.as_dict())
+    try:
+        ready = parser.instantiate(options)
+    except (TypeError, OverflowError) as error:  # of a number where something else came; what is meant is a UserError
+        raise UserError(_sentence(parser, f"expected values of the types of the options, got {error}")) from error
     named = {key.lstrip(_ESCAPE): value for key, value in vars(ready).items()}
     values = {key: value for key, value in named.items() if key not in ("config", "__default_config__")}
     return options, lambda: workflow(**values)
@@ -230,6 +255,12 @@ def _sentence(parser: Any, message: str) -> str:
 
     known = [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
     text = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    denied = re.search(r"Importing '([^']*)' is not allowed", text)
+    if denied:
+        return (
+            f"expected names and values of options, got the import path {denied[1]!r};"
+            f" nothing is imported for it (see `{parser.prog} --help`)"
+        )
     stranger = re.search(
         r"(?:Unrecognized arguments?:\s*--|unrecognized arguments?:\s*--|Key '|key '|No action for key \"|Option ')"
         r"([\w.\-]+)",

@@ -187,3 +187,52 @@ def _steps(folder: Path) -> int:
     lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
     whole = [json.loads(line) for line in lines if line.endswith("\n")]
     return whole[-1]["step"] if whole else 0
+
+
+def _spoil(folder: Path, name: str = "ijepa") -> list[Path]:
+    """A run that broke after step 37, and its two checkpoints."""
+    with pytest.raises(RuntimeError, match="spoiled on purpose"):
+        run(folder, name=name, spoil=37)
+    return sorted((folder / "checkpoints").iterdir())
+
+
+def _flip(path: Path) -> None:
+    """One bit in the middle of a tensor."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize("harm", [_flip, _cut, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("states_sum", [True, False], ids=["this version", "earlier version"])
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_resumes_to_the_same_bits(
+    harm, states_sum, tmp_path, capsys
+):
+    wanted, _ = run(tmp_path / "whole", name="ijepa")
+    *_, newest = _spoil(tmp_path / "broken")
+    if not states_sum:  # as an earlier version named them
+        for path in (tmp_path / "broken" / "checkpoints").iterdir():
+            path.rename(path.with_name(f"{path.name[:14]}.ckpt"))
+        newest = newest.with_name(f"{newest.name[:14]}.ckpt")
+    harm(newest)
+    capsys.readouterr()
+    got, _ = run(tmp_path / "broken", name="ijepa")
+    assert weights(got) == weights(wanted)
+    said = capsys.readouterr().err.splitlines()
+    assert f"the checkpoint {newest} is damaged" in said[0] and "put aside, and the one before it is tried" in said[0]
+    assert ["of an earlier version without a sha256" in line for line in said] == [False] + [True] * (not states_sum)
+    assert newest.with_name(f"damaged_{newest.name}").exists()
+
+
+def test_where_no_checkpoint_is_sound_a_sentence_says_so_and_the_next_start_begins_anew(tmp_path):
+    wanted, _ = run(tmp_path / "whole")
+    for path in _spoil(tmp_path / "broken", "mae"):
+        _flip(path)
+    with pytest.raises(UserError, match=r"expected a sound checkpoint in .*, got 2 damaged, which were put aside; run"):
+        run(tmp_path / "broken")
+    got, _ = run(tmp_path / "broken")
+    assert weights(got) == weights(wanted)

@@ -20,6 +20,7 @@ from eo_ssl.manifest import require
 from eo_ssl.sample import ArchiveSpec, make_archive
 from stops import Ended, Server, lives
 
+STAGES = ("ingest", "curate", "pretrain", "evaluate", "export", "embed")
 STREAM = "s2_boa_12b_10m_32px"
 
 
@@ -77,6 +78,12 @@ def whole(world: Path, server: Server) -> dict[str, Ended]:
     return made
 
 
+def content(product: Path) -> str:
+    """What identifies a product: its fingerprint, of a report its page without the minute it was written."""
+    page = product / "index.html"
+    return re.sub(r"Written [^<]*", "", page.read_text()) if page.exists() else require(product, STAGES).fingerprint
+
+
 def test_every_command_that_is_stopped_says_so_and_ends_with_the_same_product(
     world: Path, server: Server, whole: dict[str, Ended]
 ) -> None:
@@ -93,8 +100,7 @@ def test_every_command_that_is_stopped_says_so_and_ends_with_the_same_product(
             assert was == (128 + stop, sentence(command, stop), False), (command, moment, stopped)
             again = server.run([*words, "--out", str(out)])
             assert (again.status, "Traceback" in again.err) == (0, False), (command, moment, again)
-            prints = [require(world / name / command, command).fingerprint for name in ("whole", stop.name)]
-            assert prints[0] == prints[1], (command, moment)
+            assert content(out) == content(world / "whole" / command), (command, moment)
 
 
 EO_SSL = str(Path(sys.executable).with_name("eo-ssl"))
