@@ -12,30 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from eo_ssl import __version__
+from eo_ssl.commands import COMMANDS
 from eo_ssl.errors import UserError, suggest_nearest
-from eo_ssl.stop_signals import GRACE_S, Stopped, end_stopped, is_stopping, watch_signals
+from eo_ssl.stop_signals import GRACE_S, Stopped, handle_signals, is_stopping, stop_process
 
 if TYPE_CHECKING:  # what is imported before signals are watched is kept small
     from argparse import Namespace
     from collections.abc import Callable, Sequence
 
-COMMANDS = {
-    "ingest": "read an archive, calibrate it to physical units, tile it and add it to a corpus",
-    "pair": "pair the tiles of two streams on the same ground (radar and optical, seasons)"
-    " and measure how well they fit",
-    "curate": "choose a balanced, diverse subset of a corpus and say what was left out and why",
-    "pretrain": "train an encoder on a corpus with MAE, I-JEPA or SimCLR, pruning while it trains if asked to",
-    "evaluate": "judge encoders on a task with kNN, probes and fine-tuning, with intervals and paired comparisons",
-    "export": "write an encoder as a bundle that timm, TorchGeo and onnxruntime open,"
-    " check one, or push one to the hub",
-    "embed": "write the embeddings of a corpus as GeoParquet, or of scenes as Cloud-Optimized GeoTIFF",
-    "search": "find the tiles most like a tile, a place or an image, and draw a page of them",
-    "report": "turn products into one self-contained HTML page",
-    "run": "run a list of the commands above from one configuration and report on all of it",
-    "inspect": "say what a product, a card or a configuration holds",
-    "doctor": "say what this machine has or, given data, what is wrong with their numbers:"
-    " offsets, units, band order, nodata",
-}
+    from eo_ssl.registered import Choices
+
 _POSITIONAL = {"inspect"}
 _FIRST = {"doctor": ("path",), "export": ("encoder",), "embed": ("encoder", "source"), "search": ("embeddings",)}
 """Commands whose first arguments may stand without their names."""
@@ -63,7 +49,7 @@ def entry() -> None:
     It is that of `main`, 128 + n where signal n stopped the command, and 141 where nobody reads what it prints.
     """
     command = " ".join(["eo-ssl", *(name for name in sys.argv[1:2] if name in COMMANDS)])
-    watch_signals(command, grace_s=GRACE_S + 5 if command == "eo-ssl run" else GRACE_S)  # a stage has its own
+    handle_signals(command, grace_s=GRACE_S + 5 if command == "eo-ssl run" else GRACE_S)  # a stage has its own
     os.environ["PYTHONSAFEPATH"] = "1"  # no process that this one starts takes modules from the working folder
     sys.argv[0] = str(Path(sys.argv[0]).with_name("eo-ssl")) if Path(sys.argv[0]).suffix == ".py" else sys.argv[0]
     try:
@@ -73,13 +59,13 @@ def entry() -> None:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except Stopped as stop:
-        end_stopped(stop.number)
+        stop_process(stop.number)
     except BaseException:
         if is_stopping():  # whatever the signal became on its way up
-            end_stopped()
+            stop_process()
         raise
     if is_stopping():
-        end_stopped()
+        stop_process()
     sys.exit(status)
 
 
@@ -135,6 +121,27 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
     """Return the parsed options and a function that calls ``workflow`` with them."""
     from argparse import ArgumentError
 
+    from eo_ssl.option_ranges import check_ranges
+    from eo_ssl.registered import find_choices, spell_names
+
+    choices = find_choices(workflow)
+    parser = _make_parser(command, workflow, choices)
+    try:
+        options = parser.parse_args(spell_names(_spell(arguments, workflow), choices))
+    except ArgumentError as error:
+        raise UserError(_sentence(parser, str(error))) from error
+    check_ranges(options.as_dict())
+    try:
+        ready = parser.instantiate(options)
+    except (TypeError, OverflowError) as error:  # of a number where something else came; what is meant is a UserError
+        raise UserError(_sentence(parser, f"expected values of the types of the options, got {error}")) from error
+    named = {key.lstrip(_ESCAPE): value for key, value in vars(ready).items()}
+    values = {key: value for key, value in named.items() if key not in ("config", "__default_config__")}
+    return options, lambda: workflow(**values)
+
+
+def _make_parser(command: str, workflow: Callable[..., Any], choices: Choices) -> Any:
+    """Return the parser of a command, which reads plain YAML and imports nothing that a value names."""
     import yaml
     from jsonargparse import (  # type: ignore[attr-defined]
         ActionConfigFile,
@@ -143,11 +150,8 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
         set_parsing_settings,
     )
 
-    from eo_ssl.option_ranges import check_ranges
     from eo_ssl.plain_yaml import load_yaml, read_yaml
-    from eo_ssl.registered import find_choices, name_classes, shorten, spell_classes, spell_names
-
-    choices = find_choices(workflow)
+    from eo_ssl.registered import name_classes, shorten, spell_classes
 
     class ShippedConfig(ActionConfigFile):
         """``--config``: a YAML file, or the name of a shipped configuration of this command."""
@@ -181,25 +185,10 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
         description=COMMANDS[command],
         parser_mode="plain_yaml",
     )
-    parser.add_argument(
-        "--config",
-        action=ShippedConfig,
-        help="YAML file or shipped name: " + (", ".join(list_shipped_configs(command)) or "none yet"),
-    )
-    positional = command in _POSITIONAL
-    parser.add_function_arguments(workflow, as_positional=positional, fail_untyped=True)
-    try:
-        options = parser.parse_args(spell_names(_spell(arguments, workflow), choices))
-    except ArgumentError as error:
-        raise UserError(_sentence(parser, str(error))) from error
-    check_ranges(options.as_dict())
-    try:
-        ready = parser.instantiate(options)
-    except (TypeError, OverflowError) as error:  # of a number where something else came; what is meant is a UserError
-        raise UserError(_sentence(parser, f"expected values of the types of the options, got {error}")) from error
-    named = {key.lstrip(_ESCAPE): value for key, value in vars(ready).items()}
-    values = {key: value for key, value in named.items() if key not in ("config", "__default_config__")}
-    return options, lambda: workflow(**values)
+    configs = ", ".join(list_shipped_configs(command)) or "none yet"
+    parser.add_argument("--config", action=ShippedConfig, help=f"YAML file or shipped name: {configs}")
+    parser.add_function_arguments(workflow, as_positional=command in _POSITIONAL, fail_untyped=True)
+    return parser
 
 
 def _spell(arguments: Sequence[str], workflow: Callable[..., Any]) -> list[str]:

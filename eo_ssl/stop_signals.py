@@ -64,7 +64,7 @@ class _Watch:
     said = threading.Lock()
 
 
-def watch_signals(command: str, *, grace_s: float = GRACE_S) -> None:
+def handle_signals(command: str, *, grace_s: float = GRACE_S) -> None:
     """Turn signals, and output that nobody reads, into `Stopped` from now on; ignored signals (nohup) stay ignored.
 
     Args:
@@ -97,7 +97,7 @@ def _raise_stopped(number: int, frame: FrameType | None) -> None:
     threading.excepthook = lambda *_: None
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            end_stopped(number)
+            stop_process(number)
         frame = frame.f_back
     if "multiprocessing" in sys.modules:
         for worker in sys.modules["multiprocessing"].active_children():
@@ -111,7 +111,7 @@ def _enforce(reading: int, grace_s: float) -> None:
     while True:
         left = max(since + grace_s - time.monotonic(), 0.0) if first else None
         if not select.select([reading], [], [], left)[0]:
-            end_stopped(first)
+            stop_process(first)
         for number in os.read(reading, 64):
             if number not in SIGNALS:
                 continue
@@ -119,10 +119,10 @@ def _enforce(reading: int, grace_s: float) -> None:
                 first, since = number, time.monotonic()
             interrupts += number == signal.SIGINT
             if interrupts > 1:
-                end_stopped(first)
+                stop_process(first)
 
 
-def end_stopped(number: int = 0) -> NoReturn:
+def stop_process(number: int = 0) -> NoReturn:
     """Say the sentence, end what this process has started and the process itself, now: of the signal that came."""
     number = number or _Watch.number
     if _is_first() and STAGE not in os.environ and _Watch.said.acquire(blocking=False):

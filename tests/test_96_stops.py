@@ -153,7 +153,7 @@ def test_a_signal_during_imports_ends_a_command_at_once(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_stuck_ends_with_its_grace_time_or_a_second_interrupt() -> None:
-    stuck = "import sys, time\nfrom eo_ssl.stop_signals import *\nwatch_signals('eo-ssl x', grace_s=float(sys.argv[1]))\nwith HeldSignals():\n print(flush=True)\n time.sleep(1000)"
+    stuck = "import sys, time\nfrom eo_ssl.stop_signals import *\nhandle_signals('eo-ssl x', grace_s=float(sys.argv[1]))\nwith HeldSignals():\n print(flush=True)\n time.sleep(1000)"
     for grace_s, stops in (
         ("0.1", [signal.SIGTERM]),
         ("1000", [signal.SIGINT] * 2),

@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from eo_ssl.cli import COMMANDS
+from eo_ssl.commands import COMMANDS
 from eo_ssl.commits import replace
 from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.fingerprints import dump_canonical_json
