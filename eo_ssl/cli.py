@@ -49,10 +49,10 @@ def entry() -> None:
     It is that of `main`, 128 + n where signal n stopped the command, and 141 where nobody reads what it prints.
     """
     command = " ".join(["eo-ssl", *(name for name in sys.argv[1:2] if name in COMMANDS)])
-    handle_signals(command, grace_s=GRACE_S + 5 if command == "eo-ssl run" else GRACE_S)  # a stage has its own
     os.environ["PYTHONSAFEPATH"] = "1"  # no process that this one starts takes modules from the working folder
     sys.argv[0] = str(Path(sys.argv[0]).with_name("eo-ssl")) if Path(sys.argv[0]).suffix == ".py" else sys.argv[0]
     try:
+        handle_signals(command, grace_s=GRACE_S + 5 if command == "eo-ssl run" else GRACE_S)  # a stage has its own
         try:
             status = main(sys.argv[1:])
         finally:

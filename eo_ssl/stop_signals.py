@@ -73,7 +73,7 @@ def handle_signals(command: str, *, grace_s: float = GRACE_S) -> None:
     """
     _Watch.command = command
     if sys.stdout is not None:
-        sys.stdout = _Output(sys.stdout)  # type: ignore[assignment]
+        sys.stdout = _Output(sys.stdout)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -133,9 +133,10 @@ def stop_process(number: int = 0) -> NoReturn:
         sentence = f"{_Watch.command}: stopped {cause}; {_requeue(number)}"
         with suppress(OSError):
             os.write(2, f"{show_cursor}{sentence}\n".encode())
-    for end in (sys.stdout.flush, _kill_descendants):
-        with suppress(Exception, Stopped):
-            end()
+    with suppress(Exception, Stopped):  # also of no standard output at all
+        sys.stdout.flush()
+    with suppress(Exception):
+        _kill_descendants()
     # Lightning kills a run when one of its processes ends with another status; that of the first is the run's.
     os._exit(128 + number if _is_first() else 0)
 
