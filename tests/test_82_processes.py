@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,14 @@ def children(pid: int) -> list[int]:
 def log(out: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "images_per_s"} for row in rows]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _interrupts() -> Iterator[None]:
+    """Children begin with the SIGINT of a terminal, also where a shell runs the tests in the background and ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")

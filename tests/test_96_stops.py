@@ -24,6 +24,14 @@ STAGES = ("ingest", "curate", "pretrain", "evaluate", "export", "embed")
 STREAM = "s2_boa_12b_10m_32px"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _interrupts() -> Iterator[None]:
+    """Children begin with the SIGINT of a terminal, also where a shell runs the tests in the background and ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("stops")
