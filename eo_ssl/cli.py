@@ -97,6 +97,13 @@ def main(arguments: Sequence[str]) -> int:
             raise
         print(f"eo-ssl {command}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        from eo_ssl.commits import TOO_MANY, explain_read_error
+
+        if debug or is_stopping() or error.errno not in TOO_MANY:
+            raise
+        print(f"eo-ssl {command}: {explain_read_error(error, error.filename or 'a file', remedy='')}", file=sys.stderr)
+        return 2
     return int(status or 0)
 
 
