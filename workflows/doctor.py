@@ -55,10 +55,10 @@ def main(
     as_json = json or format == "json"
     if not path and not card and not benchmark:
         return _machine(root, as_json)
-    if benchmark:
-        examinations = _compared(benchmark, variant, card, Path(path or root))
-    else:
-        examinations = _examined(path, card, root, allow_outside)
+    place = Path(path or root)
+    examinations = (
+        _compared(benchmark, variant, card, place) if benchmark else _examined(path, card, root, allow_outside)
+    )
     offsets = diagnosis.collect_offsets(examinations)
     remedied = any(
         found.kind == "offset" and found.outcome in ("wrong", "suspect")
@@ -67,11 +67,8 @@ def main(
     )
     counts: Counter[str] = Counter(item.outcome for item in examinations)
     if as_json:
-        value = {
-            "products": [item.to_json() for item in examinations],
-            "counts": dict(counts),
-            "offset_by_file": offsets,
-        }
+        products = [item.to_json() for item in examinations]
+        value = {"products": products, "counts": dict(counts), "offset_by_file": offsets}
         print(plain_json.dumps(value, indent=1))
     else:
         _show(examinations, counts, offsets if remedied else {})
@@ -80,8 +77,7 @@ def main(
 
 def _examined(path: str, card: str, root: Path, allow_outside: bool) -> list[diagnosis.Examination]:
     if card:
-        place = Path(path) if path else root
-        found = diagnosis.find_products(load_card(card), place, allow_outside=allow_outside)
+        found = diagnosis.find_products(load_card(card), Path(path or root), allow_outside=allow_outside)
         return diagnosis.examine_products(found)
     if Path(path).is_dir() and (Path(path) / "snapshots").is_dir():
         return diagnosis.examine_corpus(Corpus.open(path))
@@ -116,10 +112,8 @@ def _machine(root: Path, as_json: bool) -> int:
     for name, value in facts.items():
         table.add_row(name, value)
     Console().print(table)
-    for sentence in missing:
-        Console().print(f"[red]missing[/red]: {sentence}")
-    if not missing:
-        Console().print("nothing is missing")
+    lacks = [f"[red]missing[/red]: {sentence}" for sentence in missing]
+    Console().print("\n".join(lacks or ["nothing is missing"]))
     return int(bool(missing))
 
 
