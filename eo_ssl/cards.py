@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from eo_ssl.errors import UserError, suggest_nearest
@@ -30,6 +29,7 @@ from eo_ssl.layouts import SampleSelection as SampleSelection
 from eo_ssl.layouts import Stac as Stac
 from eo_ssl.layouts import Statistics as Statistics
 from eo_ssl.layouts import Vignettes as Vignettes
+from eo_ssl.plain_yaml import read_yaml
 from eo_ssl.sensors import Quantity, sensor
 
 Resampling = Literal["nearest", "bilinear", "average"]
@@ -241,22 +241,6 @@ def list_cards() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in find_card_folder().glob("*.yaml")))
 
 
-class _Strict(yaml.SafeLoader):
-    """Plain values only, and each key once: YAML's own loader lets the last one win without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.YAMLError(f"the key {key.value!r} twice")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-# a date stays the text that somebody wrote
-_Strict.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: str(node.value))
-
-
 def load_card(name_or_path: str | Path) -> Card:
     """Read a card by its shipped name or from a YAML file.
 
@@ -271,10 +255,7 @@ def load_card(name_or_path: str | Path) -> Card:
             f"expected a card out of {', '.join(list_cards())} or a YAML file, got "
             f"{text!r}{suggest_nearest(text, list_cards())}"
         )
-    try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"expected YAML in {path}, got {str(error).splitlines()[0]}; correct the file") from error
+    value = read_yaml(path)
     if not isinstance(value, dict):
         raise UserError(
             f"expected keys and values in {path}, got {type(value).__name__};"

@@ -5,37 +5,23 @@ Only the module of the command that runs is imported, so that ``eo-ssl --help`` 
 
 from __future__ import annotations
 
-import json
-import re
+import os
 import sys
-from argparse import ArgumentError, Namespace
-from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from eo_ssl import __version__
-from eo_ssl.commits import TOO_MANY, explain_read_error
+from eo_ssl.commands import COMMANDS
 from eo_ssl.errors import UserError, suggest_nearest
-from eo_ssl.registered import find_choices, name_classes, shorten, spell_classes, spell_names
+from eo_ssl.stop_signals import GRACE_S, Stopped, handle_signals, is_stopping, stop_process
 
-COMMANDS = {
-    "ingest": "read an archive, calibrate it to physical units, tile it and add it to a corpus",
-    "pair": "pair the tiles of two streams on the same ground (radar and optical, seasons)"
-    " and measure how well they fit",
-    "curate": "choose a balanced, diverse subset of a corpus and say what was left out and why",
-    "pretrain": "train an encoder on a corpus with MAE, I-JEPA or SimCLR, pruning while it trains if asked to",
-    "evaluate": "judge encoders on a task with kNN, probes and fine-tuning, with intervals and paired comparisons",
-    "export": "write an encoder as a bundle that timm, TorchGeo and onnxruntime open,"
-    " check one, or push one to the hub",
-    "embed": "write the embeddings of a corpus as GeoParquet, or of scenes as Cloud-Optimized GeoTIFF",
-    "search": "find the tiles most like a tile, a place or an image, and draw a page of them",
-    "report": "turn products into one self-contained HTML page",
-    "run": "run a list of the commands above from one configuration and report on all of it",
-    "inspect": "say what a product, a card or a configuration holds",
-    "doctor": "say what this machine has or, given data, what is wrong with their numbers:"
-    " offsets, units, band order, nodata",
-}
+if TYPE_CHECKING:  # what is imported before signals are watched is kept small
+    from argparse import Namespace
+    from collections.abc import Callable, Sequence
+
+    from eo_ssl.registered import Choices
+
 _POSITIONAL = {"inspect"}
 _FIRST = {"doctor": ("path",), "export": ("encoder",), "embed": ("encoder", "source"), "search": ("embeddings",)}
 """Commands whose first arguments may stand without their names."""
@@ -58,9 +44,29 @@ a first result in minutes:
 
 
 def entry() -> None:
-    """Run the command line and leave the process with its exit status."""
+    """Run the command line and leave the process with its exit status.
+
+    It is that of `main`, 128 + n where signal n stopped the command, and 141 where nobody reads what it prints.
+    """
+    command = " ".join(["eo-ssl", *(name for name in sys.argv[1:2] if name in COMMANDS)])
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process that this one starts takes modules from the working folder
     sys.argv[0] = str(Path(sys.argv[0]).with_name("eo-ssl")) if Path(sys.argv[0]).suffix == ".py" else sys.argv[0]
-    sys.exit(main(sys.argv[1:]))
+    try:
+        handle_signals(command, grace_s=GRACE_S + 5 if command == "eo-ssl run" else GRACE_S)  # a stage has its own
+        try:
+            status = main(sys.argv[1:])
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except Stopped as stop:
+        stop_process(stop.number)
+    except BaseException:
+        if is_stopping():  # whatever the signal became on its way up
+            stop_process()
+        raise
+    if is_stopping():
+        stop_process()
+    sys.exit(status)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -83,16 +89,18 @@ def main(arguments: Sequence[str]) -> int:
                 f"expected a command out of {', '.join(COMMANDS)}, got {command!r}{suggest_nearest(command, COMMANDS)}"
             )
         status = run_command(command, rest)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command resumes", file=sys.stderr)
+    except KeyboardInterrupt:  # where nobody watches signals
+        print("\nstopped; the same command goes on from there", file=sys.stderr)
         return 130
     except UserError as error:
-        if debug:
+        if debug or is_stopping():
             raise
         print(f"eo-ssl {command}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if debug or error.errno not in TOO_MANY:
+        from eo_ssl.commits import TOO_MANY, explain_read_error
+
+        if debug or is_stopping() or error.errno not in TOO_MANY:
             raise
         print(f"eo-ssl {command}: {explain_read_error(error, error.filename or 'a file', remedy='')}", file=sys.stderr)
         return 2
@@ -118,15 +126,51 @@ def run_command(command: str, arguments: Sequence[str]) -> int | None:
 
 def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) -> tuple[Namespace, Callable[[], Any]]:
     """Return the parsed options and a function that calls ``workflow`` with them."""
-    from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+    from argparse import ArgumentError
+
+    from eo_ssl.option_ranges import check_ranges
+    from eo_ssl.registered import find_choices, spell_names
 
     choices = find_choices(workflow)
+    parser = _make_parser(command, workflow, choices)
+    try:
+        options = parser.parse_args(spell_names(_spell(arguments, workflow), choices))
+    except ArgumentError as error:
+        raise UserError(_sentence(parser, str(error))) from error
+    check_ranges(options.as_dict())
+    try:
+        ready = parser.instantiate(options)
+    except (TypeError, OverflowError) as error:  # of a number where something else came; what is meant is a UserError
+        raise UserError(_sentence(parser, f"expected values of the types of the options, got {error}")) from error
+    named = {key.lstrip(_ESCAPE): value for key, value in vars(ready).items()}
+    values = {key: value for key, value in named.items() if key not in ("config", "__default_config__")}
+    return options, lambda: workflow(**values)
+
+
+def _make_parser(command: str, workflow: Callable[..., Any], choices: Choices) -> Any:
+    """Return the parser of a command, which reads plain YAML and imports nothing that a value names."""
+    import yaml
+    from jsonargparse import (  # type: ignore[attr-defined]
+        ActionConfigFile,
+        ArgumentParser,
+        set_loader,
+        set_parsing_settings,
+    )
+
+    from eo_ssl.plain_yaml import load_yaml, read_yaml
+    from eo_ssl.registered import name_classes, shorten, spell_classes
 
     class ShippedConfig(ActionConfigFile):
         """``--config``: a YAML file, or the name of a shipped configuration of this command."""
 
         def __call__(self, parser: Any, config: Any, values: Any, option_string: Any = None) -> None:
-            text = spell_classes(find_config(command, str(values)).read_text(), choices)
+            path = find_config(command, str(values))
+            read = read_yaml(path)
+            if not isinstance(read, dict):
+                raise UserError(f"expected options and values in {path}, got {type(read).__name__}; correct the file")
+            if "config" in read:
+                raise UserError(f"expected options in {path}, got another configuration; give --config once for each")
+            text = yaml.safe_dump(spell_classes(read, choices), sort_keys=False)
             super().__call__(parser, config, text, option_string)  # type: ignore[no-untyped-call]
 
     class NamingParser(ArgumentParser):
@@ -138,24 +182,20 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
         def format_help(self, *arguments: Any, **options: Any) -> str:
             return shorten(super().format_help(*arguments, **options), choices)
 
+    set_loader("plain_yaml", load_yaml, (yaml.YAMLError,))
+    registered = [f"{each.__module__}.{each.__qualname__}" for classes in choices.values() for each in classes.values()]
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=["eo_ssl", *registered])
     parser = NamingParser(
-        prog=f"eo-ssl {command}", exit_on_error=False, allow_abbrev=False, description=COMMANDS[command]
+        prog=f"eo-ssl {command}",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description=COMMANDS[command],
+        parser_mode="plain_yaml",
     )
-    parser.add_argument(
-        "--config",
-        action=ShippedConfig,
-        help="YAML file or shipped name: " + (", ".join(list_shipped_configs(command)) or "none yet"),
-    )
-    positional = command in _POSITIONAL
-    parser.add_function_arguments(workflow, as_positional=positional, fail_untyped=True)
-    try:
-        options = parser.parse_args(spell_names(_spell(arguments, workflow), choices))
-    except ArgumentError as error:
-        raise UserError(_sentence(parser, str(error))) from error
-    ready = parser.instantiate(options)
-    named = {key.lstrip(_ESCAPE): value for key, value in vars(ready).items()}
-    values = {key: value for key, value in named.items() if key not in ("config", "__default_config__")}
-    return options, lambda: workflow(**values)
+    configs = ", ".join(list_shipped_configs(command)) or "none yet"
+    parser.add_argument("--config", action=ShippedConfig, help=f"YAML file or shipped name: {configs}")
+    parser.add_function_arguments(workflow, as_positional=command in _POSITIONAL, fail_untyped=True)
+    return parser
 
 
 def _spell(arguments: Sequence[str], workflow: Callable[..., Any]) -> list[str]:
@@ -163,6 +203,8 @@ def _spell(arguments: Sequence[str], workflow: Callable[..., Any]) -> list[str]:
 
     ``--dry-run`` stands for ``--dry_run true``, and ``--shots 1 5`` for ``--shots '[1, 5]'``.
     """
+    import json
+
     hints = get_type_hints(workflow)
     spelled: list[str] = []
     waiting = list(arguments)
@@ -205,8 +247,16 @@ def _item(hint: Any) -> type | None:
 
 def _sentence(parser: Any, message: str) -> str:
     """Make one sentence, with the nearest known key, of what the parser says."""
+    import re
+
     known = [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
     text = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    denied = re.search(r"Importing '([^']*)' is not allowed", text)
+    if denied:
+        return (
+            f"expected names and values of options, got the import path {denied[1]!r};"
+            f" nothing is imported for it (see `{parser.prog} --help`)"
+        )
     stranger = re.search(
         r"(?:Unrecognized arguments?:\s*--|unrecognized arguments?:\s*--|Key '|key '|No action for key \"|Option ')"
         r"([\w.\-]+)",

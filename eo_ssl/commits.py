@@ -71,11 +71,12 @@ def discard_leftovers(folder: Path, *, depth: int = 3) -> None:
 
 
 @contextmanager
-def write_beside(path: Path) -> Iterator[Path]:
+def write_beside(path: Path, *, make_folder: bool = True) -> Iterator[Path]:
     """Yield a name beside ``path`` to write to before `commit`, removed afterwards (of a killed run by the next)."""
     temporary = path.with_name(f".{path.name}.{_HERE}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
     except OSError as error:
         raise explain_os_error(error, path) from error
@@ -84,7 +85,7 @@ def write_beside(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def commit(path: Path, data: bytes | Path) -> bool:
+def commit(path: Path, data: bytes | Path, *, make_folder: bool = True) -> bool:
     """Create ``path``, whole or not at all; return False, leaving the file alone, if it exists already.
 
     Temporary file in the same folder, fsync, hard link to the final name, fsync of the folder. Of two racing writers
@@ -93,11 +94,12 @@ def commit(path: Path, data: bytes | Path) -> bool:
     Args:
         path: final name.
         data: the bytes, or the file that holds them, written under a name of `write_beside`.
+        make_folder: make the folder of the file where there is none.
 
     Raises:
         UserError: when the folder cannot be written or the disk is full; nothing is left behind under the final name.
     """
-    with write_beside(path) as temporary:
+    with write_beside(path, make_folder=make_folder) as temporary:
         if isinstance(data, Path):
             temporary = data
         else:

@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from eo_ssl.errors import UserError, suggest_nearest
+from eo_ssl.plain_yaml import load_yaml
 
 Choices = Mapping[str, Mapping[str, type]]
 """By option: the registered classes by their short names."""
@@ -94,15 +95,11 @@ def _refuse_moved(key: str, choices: Choices) -> None:
             )
 
 
-def spell_classes(text: str, choices: Choices) -> str:
-    """A YAML configuration with ``objective: Mae`` and ``objective: {Mae: {norm: patch}}`` in the parser's form."""
-    if not choices:
-        return text
-    values = yaml.safe_load(text)
-    if not isinstance(values, dict):
-        return text
+def spell_classes(values: dict[str, Any], choices: Choices) -> dict[str, Any]:
+    """A configuration with ``objective: Mae`` and ``objective: {Mae: {norm: patch}}`` in the parser's form."""
+    values = dict(values)
     for old in ("mae", "ijepa", "simclr", "augment", "hierarchical"):
-        if old in values:
+        if choices and old in values:
             _refuse_moved(f"--{old}.", choices)
     for option in choices:
         if option not in values:
@@ -117,12 +114,12 @@ def spell_classes(text: str, choices: Choices) -> str:
                 f" with one of {', '.join(choices[option])}, got {value}"
             )
         values[option] = _written(require_name(option, name, choices), options or {})
-    return yaml.safe_dump(values, sort_keys=False)
+    return values
 
 
 def name_classes(text: str, choices: Choices) -> str:
     """A dumped configuration in the form that a person writes: short names in place of paths."""
-    values = yaml.safe_load(text) if choices else None
+    values = load_yaml(text) if choices else None
     if not isinstance(values, dict):
         return text
     for option in choices:

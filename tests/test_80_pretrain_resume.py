@@ -19,7 +19,7 @@ import torch
 from eo_ssl.curation import CurationReport
 from eo_ssl.errors import UserError
 from eo_ssl.pretraining import Processes
-from eo_ssl.pretraining.checkpoints import find_latest_checkpoint
+from eo_ssl.pretraining.checkpoints import find_sound_checkpoint
 from runs import BATCH, STEPS, TILES, run, schedule, weights
 
 
@@ -36,7 +36,7 @@ def test_a_broken_run_continues_to_the_same_bits(name, tmp_path):
     wanted, _ = run(tmp_path / "whole", name=name)
     with pytest.raises(RuntimeError, match="spoiled on purpose"):
         run(tmp_path / "broken", name=name, spoil=37)
-    assert find_latest_checkpoint(tmp_path / "broken" / "checkpoints").name == "step_000000035.ckpt"
+    assert find_sound_checkpoint(tmp_path / "broken" / "checkpoints").name.startswith("step_000000035.")
     got, _ = run(tmp_path / "broken", name=name)
     assert weights(got) == weights(wanted)
     rows = _log(tmp_path / "broken")
@@ -129,10 +129,10 @@ def test_pruning_events_change_the_pool_come_from_the_full_set_and_survive_a_res
 def test_checkpoints_are_plain_values_and_half_written_ones_are_ignored(tmp_path):
     run(tmp_path, keep=0.5)
     folder = tmp_path / "checkpoints"
-    assert sorted(path.name for path in folder.iterdir()) == ["step_000000049.ckpt", "step_000000056.ckpt"]
+    assert sorted(path.name[:15] for path in folder.iterdir()) == ["step_000000049.", "step_000000056."]
     (folder / ".step_000000063.ckpt.tmp").write_bytes(b"half")
-    newest = find_latest_checkpoint(folder)
-    assert newest.name == "step_000000056.ckpt"
+    newest = find_sound_checkpoint(folder)
+    assert newest.name.startswith("step_000000056.")
     state = torch.load(newest, weights_only=True)
     assert state["global_step"] == 56
     fresh = schedule(0.5)
@@ -187,3 +187,52 @@ def _steps(folder: Path) -> int:
     lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
     whole = [json.loads(line) for line in lines if line.endswith("\n")]
     return whole[-1]["step"] if whole else 0
+
+
+def _spoil(folder: Path, name: str = "ijepa") -> list[Path]:
+    """A run that broke after step 37, and its two checkpoints."""
+    with pytest.raises(RuntimeError, match="spoiled on purpose"):
+        run(folder, name=name, spoil=37)
+    return sorted((folder / "checkpoints").iterdir())
+
+
+def _flip(path: Path) -> None:
+    """One bit in the middle of a tensor."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize("harm", [_flip, _cut, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("states_sum", [True, False], ids=["this version", "earlier version"])
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_resumes_to_the_same_bits(
+    harm, states_sum, tmp_path, capsys
+):
+    wanted, _ = run(tmp_path / "whole", name="ijepa")
+    *_, newest = _spoil(tmp_path / "broken")
+    if not states_sum:  # as an earlier version named them
+        for path in (tmp_path / "broken" / "checkpoints").iterdir():
+            path.rename(path.with_name(f"{path.name[:14]}.ckpt"))
+        newest = newest.with_name(f"{newest.name[:14]}.ckpt")
+    harm(newest)
+    capsys.readouterr()
+    got, _ = run(tmp_path / "broken", name="ijepa")
+    assert weights(got) == weights(wanted)
+    said = capsys.readouterr().err.splitlines()
+    assert f"the checkpoint {newest} is damaged" in said[0] and "put aside, and the one before it is tried" in said[0]
+    assert ["of an earlier version without a sha256" in line for line in said] == [False] + [True] * (not states_sum)
+    assert newest.with_name(f"damaged_{newest.name}").exists()
+
+
+def test_where_no_checkpoint_is_sound_a_sentence_says_so_and_the_next_start_begins_anew(tmp_path):
+    wanted, _ = run(tmp_path / "whole")
+    for path in _spoil(tmp_path / "broken", "mae"):
+        _flip(path)
+    with pytest.raises(UserError, match=r"expected a sound checkpoint in .*, got 2 damaged, which were put aside; run"):
+        run(tmp_path / "broken")
+    got, _ = run(tmp_path / "broken")
+    assert weights(got) == weights(wanted)

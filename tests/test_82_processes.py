@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -140,10 +141,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "c.yaml"
 
 
-def start(config: Path, out: Path) -> subprocess.Popen[str]:
+def start(config: Path, out: Path, **options: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "eo_ssl.cli", "pretrain", "--config", str(config), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, **pipes, **options)
 
 
 def children(pid: int) -> list[int]:
@@ -155,12 +157,51 @@ def log(out: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if key != "images_per_s"} for row in rows]
 
 
-def test_a_killed_process_ends_the_run_with_a_sentence_and_the_next_start_ends_with_the_same_bits(
-    config: Path, tmp_path: Path
+@pytest.fixture(autouse=True, scope="module")
+def _interrupts() -> Iterator[None]:
+    """Children begin with the SIGINT of a terminal, also where a shell runs the tests in the background and ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def whole(config: Path) -> Path:
+    """The run that nobody disturbed."""
+    out = config.parent / "whole"
+    process = start(config, out)
+    _, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    return out
+
+
+def test_both_processes_of_a_stopped_run_end_and_the_next_start_ends_with_the_same_bits(
+    config: Path, whole: Path, tmp_path: Path
 ) -> None:
-    whole = start(config, tmp_path / "whole")
-    _, errors = whole.communicate(timeout=500)
-    assert whole.returncode == 0, errors
+    out = tmp_path / "stopped"
+    for stop, to_all in ((signal.SIGTERM, False), (signal.SIGINT, True)):
+        saved = list(out.glob("checkpoints/step_*.ckpt"))
+        process = start(config, out, process_group=0)
+        while len(list(out.glob("checkpoints/step_*.ckpt"))) < 2 or saved == list(out.glob("checkpoints/step_*.ckpt")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.005)
+        both = [process.pid, *children(process.pid)]
+        os.killpg(process.pid, stop) if to_all else process.send_signal(stop)
+        _, errors = process.communicate(timeout=120)
+        sentence = f"eo-ssl pretrain: stopped by {stop.name}; the same command goes on from there\n"
+        assert process.returncode == 128 + stop and errors.endswith(sentence), errors
+        assert "Traceback" not in errors and errors.count("stopped") == 1, errors
+        assert len(both) > 1 and not any(Path(f"/proc/{pid}/cmdline").exists() for pid in both)
+    resumed = start(config, out)
+    _, errors = resumed.communicate(timeout=500)
+    assert resumed.returncode == 0, errors
+    assert require(out, "pretrain").fingerprint == require(whole, "pretrain").fingerprint
+    assert log(out) == log(whole)
+
+
+def test_a_killed_process_ends_the_run_with_a_sentence_and_the_next_start_ends_with_the_same_bits(
+    config: Path, whole: Path, tmp_path: Path
+) -> None:
     broken = start(config, tmp_path / "broken")
     while not list((tmp_path / "broken").glob("checkpoints/step_*.ckpt")):
         assert broken.poll() is None, broken.stderr.read()
@@ -174,10 +215,10 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_the_next_start_ends_w
     resumed = start(config, tmp_path / "broken")
     _, errors = resumed.communicate(timeout=500)
     assert resumed.returncode == 0, errors
-    first, second_run = (require(tmp_path / name, "pretrain") for name in ("whole", "broken"))
+    first, second_run = require(whole, "pretrain"), require(tmp_path / "broken", "pretrain")
     assert first.fingerprint == second_run.fingerprint
-    assert log(tmp_path / "whole") == log(tmp_path / "broken")
+    assert log(whole) == log(tmp_path / "broken")
     assert (first.config["world"], first.summary["presentations"]) == (2, 480)
-    pools = [row["pool"] for row in log(tmp_path / "whole")]
+    pools = [row["pool"] for row in log(whole)]
     assert pools[-1] < pools[0]  # pruned by both processes alike
-    assert [row["rankme"] for row in log(tmp_path / "whole") if "rankme" in row]
+    assert [row["rankme"] for row in log(whole) if "rankme" in row]

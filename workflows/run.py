@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,15 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from eo_ssl.commands import COMMANDS
 from eo_ssl.commits import replace
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.manifest import Clock
 from eo_ssl.sample import make_archive
+from eo_ssl.stop_signals import SIGNALS, STAGE, HeldSignals, Stopped
+
+STAGES = tuple(command for command in COMMANDS if command != "run")
 
 
 def main(
@@ -37,6 +42,13 @@ def main(
         sample_seed: make the embedded sample archive with this seed in {out}/archive first; it then is the data folder.
         only: run just these commands of the list (their inputs must be there already).
     """
+    for command in [*(command for stage in stages for command in stage), *(only or ())]:  # before anything is written
+        expect(
+            command in STAGES,
+            expected=f"stages out of {', '.join(STAGES)}",
+            got=f"{command!r}{suggest_nearest(command, STAGES)}",
+            remedy="correct the list of stages",
+        )
     folder = data or Path(os.environ.get("EO_SSL_DATA", "../shared/data"))
     console, started, rows = Console(), Clock(), []
     if sample_seed is not None:
@@ -77,13 +89,23 @@ def _stage(command: str, options: dict[str, Any], config: Path) -> dict[str, Any
     """Run one command in a fresh process and return its wall time, CPU time and peak memory."""
     replace(config, yaml.safe_dump(options, sort_keys=False).encode())
     clock = Clock()
-    process = subprocess.Popen([sys.executable, "-m", "eo_ssl.cli", command, "--config", str(config)])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    with HeldSignals() as held:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "eo_ssl.cli", command, "--config", str(config)],  # -P: nothing of this folder
+            env={**os.environ, "PYTHONSAFEPATH": "1", STAGE: "1"},
+            stdin=subprocess.DEVNULL,
+        )
+        held.pass_on(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        held.pass_on(0)
+    number = -process.returncode if process.returncode < 0 else process.returncode - 128
+    if number in SIGNALS:
+        raise Stopped(number)
     if process.returncode:
         raise UserError(
             f"expected `eo-ssl {command} --config {config}` to succeed,"
-            f" got exit status {process.returncode}; mend what it says above and run again"
+            f" got {_describe_exit(process.returncode)}; mend what it says above and run again"
         )
     return {
         "command": command,
@@ -92,6 +114,12 @@ def _stage(command: str, options: dict[str, Any], config: Path) -> dict[str, Any
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_mb": round(usage.ru_maxrss * 1024 / 1e6),
     }
+
+
+def _describe_exit(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    return f"its end by {signal.Signals(-status).name}, which is most often for want of memory"
 
 
 def _print(console: Console, rows: list[dict[str, Any]], started: Clock) -> None:

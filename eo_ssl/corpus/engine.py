@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
@@ -92,8 +97,7 @@ def compute(
     if "://" in client:
         return _on_cluster(tasks, inner, client, done)
     callback = _dask.callbacks.Callback(posttask=lambda *_: done() if done else None)
-    workers = {} if client == "synchronous" else {"num_workers": len(os.sched_getaffinity(0))}
-    with callback:
+    with callback, _open_pool(client) as workers:
         try:
             return list(_dask.compute(*tasks, scheduler=client, **workers))
         except BrokenProcessPool as error:
@@ -101,6 +105,28 @@ def compute(
                 "expected the worker processes to live, got one that was killed (most often for want of memory); "
                 "run the same command again, with --dask synchronous if it happens again"
             ) from error
+
+
+@contextmanager
+def _open_pool(client: str) -> Iterator[dict[str, Any]]:
+    """Yield what Dask is told of its workers; those that are processes never see the SIGINT of a terminal.
+
+    It would leave a stack trace of each of them. They inherit that it is blocked, and end when this process says so.
+    """
+    count = len(os.sched_getaffinity(0))
+    if client != "processes":
+        yield {} if client == "synchronous" else {"num_workers": count}
+        return
+    os.environ.setdefault("PYTHONHASHSEED", "6640")  # as Dask does for a pool of its own: equal hashes in all workers
+    resource_tracker.ensure_running()  # it unblocks signals as it begins
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(count):  # a worker begins with a task that no idle one is there for
+                pool.submit(int)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        yield {"pool": pool}
 
 
 def _on_cluster(tasks: Sequence[Any], inner: Sequence[Any], address: str, done: Callable[[], None] | None) -> list[Any]:

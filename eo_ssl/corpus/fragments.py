@@ -182,7 +182,7 @@ def commit_fragment(
             _sync(path)
         for inner in {path.parent for path in paths} - {folder}:  # the commit below syncs the fragment's own folder
             sync_folder(inner)
-        commit(folder / FRAGMENT, data)
+        commit(folder / FRAGMENT, data, make_folder=False)  # a run that was stopped has taken folder and files away
         store.move_in(folder, full.folder)
     else:
         store.move_in(folder, full.folder)

@@ -5,7 +5,6 @@ Every step can be killed and resumed.
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -212,7 +211,7 @@ def _make_fragments(
         made = [FragmentManifest(**result) for result in results if not isinstance(result, Failure)]
         failures = plan.failures + [result for result in results if isinstance(result, Failure)]
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        fragments.discard_run(staging)  # in one step: a thread of a stopped run may be about to move a fragment in
     ended = [failure for failure in failures if failure.kind != "product"]
     if ended:
         raise UserError(next((failure.reason for failure in ended if failure.kind == "write"), ended[0].reason))

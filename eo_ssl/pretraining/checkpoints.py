@@ -1,26 +1,89 @@
-"""Checkpoints that are whole or absent: written beside, made durable, renamed; the newest is where a run resumes."""
+"""Checkpoints that are whole or absent; a run resumes from the newest that is as its sha256 says."""
 
 from __future__ import annotations
 
 import os
 import time
+import zipfile
+import zlib
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
 
 from eo_ssl.commits import explain_os_error, sync_folder
-from eo_ssl.errors import expect
+from eo_ssl.errors import UserError, expect
+from eo_ssl.fingerprints import compute_sha256
 from eo_ssl.objectives import Batch
 from eo_ssl.pretraining.module import require_pretraining
+from eo_ssl.stop_signals import HeldSignals
 
 SUFFIX = ".ckpt"
+SUM_DIGITS = 16  # of the sha256 that stand in a checkpoint's name, so that one rename commits both
 
 
-def find_latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most steps in `folder`, or None; names are zero-padded, so they sort by step."""
-    found = sorted(folder.glob(f"step_*{SUFFIX}"))
-    return found[-1] if found else None
+def find_sound_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that is as it was written, or None where there is none at all.
+
+    Damaged ones are put aside as `damaged_*`, with a sentence. One of an earlier version, whose name holds no sum, is
+    judged by the checksums inside the file alone, and a sentence says so.
+
+    Raises:
+        UserError: if there are only damaged ones, or one cannot be read.
+    """
+    aside = 0
+    for path in reversed(_list_checkpoints(folder)):
+        try:
+            damage = _find_damage(path)
+        except FileNotFoundError:  # another process of the run has put it aside
+            continue
+        except OSError as error:
+            raise UserError(
+                f"expected to read the checkpoint {path}, got {error.strerror or error}; make it readable and run the"
+                " same command again"
+            ) from error
+        if damage is None:
+            return path
+        aside += 1
+        _say(f"the checkpoint {path} is damaged ({damage}): put aside, and the one before it is tried")
+        with suppress(FileNotFoundError):
+            path.rename(path.with_name(f"damaged_{path.name}"))
+    expect(
+        not aside,
+        expected=f"a sound checkpoint in {folder}",
+        got=f"{aside} damaged, which were put aside",
+        remedy="run the same command again to begin at the first step",
+    )
+    return None
+
+
+def _list_checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints of `folder` in order: their names are zero-padded, so they sort by step."""
+    return sorted(folder.glob(f"step_*{SUFFIX}"))
+
+
+def _find_damage(path: Path) -> str | None:
+    """What is wrong with the bytes of a checkpoint, or None."""
+    _, dot, stated = path.name.removesuffix(SUFFIX).partition(".")
+    if dot:
+        return None if compute_sha256(path)[:SUM_DIGITS] == stated else "another sha256 than its name states"
+    try:
+        with zipfile.ZipFile(path) as records:
+            wrong = records.testzip()
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, EOFError) as error:
+        return str(error)
+    if wrong is None:
+        _say(f"the checkpoint {path} is of an earlier version without a sha256: only the sums inside it were compared")
+    return wrong and f"another checksum of {wrong}"
+
+
+@rank_zero_only
+def _say(sentence: str) -> None:
+    Console(stderr=True).print(sentence, soft_wrap=True, markup=False, highlight=False)
 
 
 class AtomicCheckpoint(pl.callbacks.Checkpoint):
@@ -48,8 +111,7 @@ class AtomicCheckpoint(pl.callbacks.Checkpoint):
         Raises:
             UserError: if the disk is full or the folder cannot be written; the earlier checkpoints stay.
         """
-        final = self.folder / f"step_{step:09d}{SUFFIX}"
-        temporary = self.folder / f".{final.name}.tmp"
+        temporary = self.folder / f".step_{step:09d}{SUFFIX}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             trainer.save_checkpoint(temporary)
@@ -57,12 +119,33 @@ class AtomicCheckpoint(pl.callbacks.Checkpoint):
                 return
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            temporary.replace(final)
+            temporary.replace(self.folder / f"step_{step:09d}.{compute_sha256(temporary)[:SUM_DIGITS]}{SUFFIX}")
             sync_folder(self.folder)
-            for old in sorted(self.folder.glob(f"step_*{SUFFIX}"))[: -self.keep]:
+            for old in _list_checkpoints(self.folder)[: -self.keep]:
                 old.unlink()
         except OSError as error:
-            raise explain_os_error(error, final) from error
+            raise explain_os_error(error, temporary) from error
+
+
+class SignalStop(pl.Callback):
+    """Stops a run with a checkpoint at the first step that ends after a signal, in all its processes."""
+
+    def __init__(self, held: HeldSignals) -> None:
+        """Look at what was `held`."""
+        self.held = held
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals back from Lightning, which would end the process as if all were done."""
+        self.held.install()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
+    ) -> None:
+        """Stop all processes when one of them has got a signal."""
+        if require_pretraining(pl_module).stepped:
+            number = torch.tensor(self.held.number, device=trainer.strategy.root_device)
+            self.held.number = int(trainer.strategy.reduce(number, reduce_op="max"))
+            trainer.should_stop = trainer.should_stop or self.held.number > 0
 
 
 class TimeLimit(pl.Callback):

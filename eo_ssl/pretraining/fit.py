@@ -17,7 +17,7 @@ import torch
 
 from eo_ssl.errors import UserError, expect
 from eo_ssl.objectives import Teacher
-from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, TimeLimit, find_latest_checkpoint
+from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, SignalStop, TimeLimit, find_sound_checkpoint
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import Pretraining
 from eo_ssl.pretraining.monitors import LabelledProbe, Monitors
@@ -25,6 +25,7 @@ from eo_ssl.pretraining.processes import LoggerName, Processes, make_loggers
 from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
 from eo_ssl.pretraining.run_log import ProgressLine, RunLog, summarise
 from eo_ssl.pretraining.view_maker import ViewMaker
+from eo_ssl.stop_signals import HeldSignals
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")  # words of torch for a lost process
 
@@ -81,18 +82,22 @@ def fit(
     Returns:
         Loss first and last, images per second and the latest monitors; None in all processes of a run but the first.
 
+    A signal that stops (see `eo_ssl.stop_signals`) does so at the end of a step, with a checkpoint.
+
     Raises:
         UserError: if the disk is full, the data are refused by their preprocessing, another process of the run ended,
-            or the time was up.
+            the time was up, or no checkpoint is sound.
     """
     log = RunLog(folder / "log.jsonl", loader, every=config.log_every)
     pool = loader.sampler.pool
     watched = pool[np.linspace(0, len(pool) - 1, min(config.monitor_tiles, len(pool))).round().astype(np.int64)]
+    held = HeldSignals()
     callbacks: list[pl.Callback] = [
         Monitors(loader, log, rows=watched, every=config.monitor_every, probe=probe),
         log,
         ProgressLine(),
         *([] if max_time is None else [TimeLimit(max_time)]),
+        SignalStop(held),
         AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every),
     ]
     if pruning is not None:
@@ -106,8 +111,8 @@ def fit(
         got=f"{type(whole).__name__}, whose teacher would be sharded at other places than its student",
         remedy="use --strategy ddp",
     )
-    resume = find_latest_checkpoint(folder / "checkpoints")
-    with warnings.catch_warnings(), _explain_lost_process(processes):
+    resume = find_sound_checkpoint(folder / "checkpoints")
+    with held, warnings.catch_warnings(), _explain_lost_process(processes):
         # A teacher stays in evaluation mode on purpose.
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         # Lightning's own call of torch, nothing a user of either can change.
@@ -161,6 +166,6 @@ def _trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
-        default_root_dir=folder,
+        default_root_dir=folder / "checkpoints",  # where Lightning looks for its own, none of which are there
         **processes.trainer_options(),
     )

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from eo_ssl.errors import expect
 from eo_ssl.evaluation import knn
 from eo_ssl.models import View
 from eo_ssl.objectives import Batch
@@ -105,6 +106,9 @@ def embed_rows(
     """Features of items without augmentation, in the order of `rows`: float32 [n, D], on every process.
 
     Batches have a fixed size, so that the same rows give the same bits at any time of a run; processes share them.
+
+    Raises:
+        UserError: some are not finite.
     """
     size, world, rank = loader.sampler.batch_size, loader.sampler.world, loader.sampler.rank
     starts = range(0, len(rows), size)
@@ -116,9 +120,15 @@ def embed_rows(
         disable=len(rows) < LONG_ROWS or rank > 0,
     )
     mine = [module.embed(make_whole_views(loader, rows[at : at + size], module.device)) for at in shown]
-    if world == 1:
-        return torch.cat(mine).numpy()
-    return _gather_batches(mine, starts, size=size, n=len(rows), device=module.device).numpy()
+    device = module.device
+    features = torch.cat(mine) if world == 1 else _gather_batches(mine, starts, size=size, n=len(rows), device=device)
+    expect(
+        bool(features.isfinite().all()),
+        expected="finite features of the tiles that are looked at",
+        got="others, for the training has diverged",
+        remedy="lower lr, or clip the gradient",
+    )
+    return features.numpy()
 
 
 def _gather_batches(mine: list[Tensor], starts: range, *, size: int, n: int, device: torch.device) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import loggers
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
@@ -84,6 +85,8 @@ class Processes:
             "precision": self._precision(on_cuda),
             "accumulate_grad_batches": self.accumulate,
             "sync_batchnorm": on_cuda and self.world > 1,
+            # Lightning would save in the middle of a step and go on; a signal is seen to at its end.
+            "plugins": [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
         }
 
     def _strategy(self) -> Any:

@@ -1,0 +1,55 @@
+"""`eo-ssl run` on hostile configurations: names are checked before anything is written, and nothing of the working folder is executed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eo_ssl.cli import main
+from eo_ssl.manifest import require
+from eo_ssl.sample import ArchiveSpec, make_archive
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("../../precious", "expected stages out of ingest, pair, curate"),
+        ("/precious", "expected stages out of ingest, pair, curate"),
+        ("run", "got 'run'"),  # which would run itself for ever
+        ("ingst", "did you mean 'ingest'"),
+    ],
+)
+def test_a_stage_is_a_command_before_anything_is_written(
+    stage: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "precious.yaml").write_text("mine: 1\n")
+    config = tmp_path / "run.yaml"
+    out = tmp_path / "deep" / "out"
+    config.write_text(yaml.safe_dump({"stages": [{"inspect": {}}, {stage: {}}], "out": str(out), "sample_seed": 0}))
+    assert main(["run", "--config", str(config)]) == 2
+    assert words in capsys.readouterr().err
+    assert (tmp_path / "precious.yaml").read_text() == "mine: 1\n" and not out.parent.exists()
+    config.write_text(yaml.safe_dump({"stages": [{"inspect": {}}], "out": str(out)}))
+    assert main(["run", "--config", str(config), "--only", stage]) == 2
+    assert words in capsys.readouterr().err and not out.parent.exists()
+
+
+def test_no_process_takes_a_module_from_the_working_folder(tmp_path: Path) -> None:
+    spec = ArchiveSpec(sites=1, dates=1, size_px=96, exact_duplicates=0, near_duplicates=0, reprocessed=0)
+    make_archive(tmp_path / "archive", seed=1, spec=spec)
+    for name in ("yaml", "json", "random", "numpy", "dask", "rasterio", "jsonargparse", "sitecustomize", "eo_ssl"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write({name!r})\n")
+    stage = {"card": "sample_s2_l2a", "data": "archive", "out": "{out}/corpus", "size_px": 32, "dask": "processes"}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"out": "out", "stages": [{"ingest": stage}]}))
+    command = [str(Path(sys.executable).with_name("eo-ssl")), "run", "--config", "run.yaml"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert not (tmp_path / "executed").exists()
+    assert require(tmp_path / "out" / "corpus", "ingest").summary["tiles"] > 0
