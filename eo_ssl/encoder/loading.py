@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures
 from eo_ssl.encoder.external import ExternalEncoder
-from eo_ssl.encoder.protocol import Encoder
+from eo_ssl.encoder.protocol import Encoder, resize_contract
 from eo_ssl.encoder.remoteclip import load_remoteclip
 from eo_ssl.encoder.specs import is_spec, parse_spec
 from eo_ssl.encoder.storage import ENCODER_FILE, read_encoder
@@ -69,6 +69,8 @@ def load_encoder(
             remedy="its name says it, leave it out",
         )
         spec = parse_spec(name)
+        if preprocessing is not None and spec.size_px is not None:  # before any check of the size
+            preprocessing = resize_contract(preprocessing, spec.size_px)
         encoder = _ROUTES[spec.route](spec, preprocessing=preprocessing, seed=seed)
         return encoder if spec.size_px is None else encoder.at_size(spec.size_px)
     known = (*WEIGHT_FREE, *FITTED)
