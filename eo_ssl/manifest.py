@@ -20,6 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from eo_ssl.commits import commit, replace
 from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import dump_canonical_json
@@ -28,17 +30,8 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 _RECORDED_PACKAGES = (
-    "eo_ssl",
-    "numpy",
-    "xarray",
-    "dask",
-    "zarr",
-    "rasterio",
-    "torch",
-    "lightning",
-    "timm",
-    "torchgeo",
-    "faiss-cpu",
+    *("eo_ssl", "numpy", "xarray", "dask", "zarr", "rasterio"),
+    *("torch", "lightning", "timm", "torchgeo", "faiss-cpu"),
 )
 
 
@@ -74,6 +67,8 @@ def measure_peak_mb() -> float:
 class Manifest:
     """What made a product: enough to judge it, to repeat it and to notice that nothing is left to do."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
     stage: str
     "the command that made the product: ingest, curate, pretrain, evaluate, report, run"
     config: dict[str, Any]
@@ -97,6 +92,9 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """Return the content of ``manifest.json``."""
         return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
+
+
+_READER = TypeAdapter(Manifest)
 
 
 def plan(
@@ -308,7 +306,12 @@ def require(folder: Path, stage: str | tuple[str, ...]) -> Manifest:
         remedy=f"give the folder `eo-ssl {stages[0]}` made",
     )
     check_schema(value, at=str(folder), remedy="make it again with this version of eo_ssl")
-    return Manifest(**value)
+    try:
+        return _READER.validate_json(json.dumps(value))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        got = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg'].lower()}"
+        raise UserError(f"expected a manifest in {folder}, got {got}; make the product again") from error
 
 
 def check_schema(value: Mapping[str, Any], *, at: str, remedy: str) -> None:
@@ -331,7 +334,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"expected JSON in {path}, got {error}; remove the folder and make it again") from error
     if not isinstance(value, dict):
         raise UserError(

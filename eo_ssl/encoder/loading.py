@@ -19,9 +19,10 @@ from eo_ssl.encoder.torchgeo_weights import load_torchgeo
 from eo_ssl.encoder.trained import TrainedEncoder
 from eo_ssl.encoder.weight_free import ImageStats, RandomFeatures, RandomResNet
 from eo_ssl.errors import UserError, expect, suggest_nearest
-from eo_ssl.manifest import require
+from eo_ssl.manifest import MANIFEST, require
 from eo_ssl.models import BackboneConfig, Vit
 from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.product_files import check_files
 
 WEIGHT_FREE = ("imagestats", "rcf", "random_init", "random_resnet50")
 _ROUTES: dict[str, Callable[..., ExternalEncoder]] = {
@@ -96,12 +97,15 @@ def load_encoder(
         got="one",
         remedy="it carries its own",
     )
-    return read_encoder(_find_file(path) if path.is_dir() else path)
+    if path.is_dir():
+        return _open_folder(path)
+    beside = path.parent / MANIFEST
+    return _open_folder(path.parent) if path.name == ENCODER_FILE and beside.is_file() else read_encoder(path)
 
 
-def _find_file(folder: Path) -> Path:
-    """File of the only encoder of a finished pretraining."""
-    require(folder, "pretrain")
+def _open_folder(folder: Path) -> Encoder:
+    """The only encoder of a finished pretraining, after a look at all its files."""
+    manifest = require(folder, "pretrain")
     several = sorted(str(file.parent) for file in folder.glob(f"*/{ENCODER_FILE}"))
     path = folder / ENCODER_FILE
     expect(
@@ -110,7 +114,8 @@ def _find_file(folder: Path) -> Path:
         got=f"a folder of {len(several)}: {', '.join(several)}",
         remedy=f"name the one you mean, such as {several[0] if several else folder}",
     )
-    return path
+    check_files(folder, manifest)
+    return read_encoder(path, expected=manifest.fingerprint)
 
 
 def _fit_encoder(name: str, preprocessing: Preprocessing, images: Tensor | None, seed: int) -> Encoder:

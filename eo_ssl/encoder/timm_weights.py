@@ -105,11 +105,14 @@ def _contract(spec: ExternalSpec, preprocessing: Preprocessing | None) -> Prepro
 def _sort_bands(contract: Preprocessing) -> Preprocessing:
     """The same contract with its bands in the order of its sensor."""
     order = order_as_sensor(contract)
-    bands, mean, std = (tuple(v[i] for i in order) for v in (contract.bands, contract.mean, contract.std))
     clip: Any = contract.clip
-    if clip is not None and len(clip) == len(order) and isinstance(clip[0], tuple):
-        clip = tuple(clip[i] for i in order)
-    return replace(contract, bands=bands, mean=mean, std=std, clip=clip)
+    return replace(
+        contract,
+        bands=tuple(contract.bands[i] for i in order),
+        mean=tuple(contract.mean[i] for i in order),
+        std=tuple(contract.std[i] for i in order),
+        clip=tuple(clip[i] for i in order) if clip is not None and isinstance(clip[0], tuple) else clip,
+    )
 
 
 def _load_trained(spec: ExternalSpec, model: Any, contract: Preprocessing) -> dict[str, Any]:
@@ -196,7 +199,7 @@ def _find_file(spec: ExternalSpec) -> Path:
     own = timm.get_pretrained_cfg(spec.name)
     download = "download" in spec.options
     if own is not None and own.url and not own.hf_hub_id:
-        return find_hub_file(own.url, name=spec.text, download=download)
+        return find_hub_file(str(own.url), name=spec.text, download=download)
     if own is None or not own.hf_hub_id:
         raise UserError(
             f"expected a model of timm with published weights, got {spec.name}; add @random for random weights, or"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from eo_ssl.encoder import save_encoder
 from eo_ssl.fingerprints import fingerprint
@@ -10,6 +11,9 @@ from eo_ssl.manifest import OpenProduct, open_product
 from eo_ssl.models import Backbone
 from eo_ssl.objectives import Objective
 from eo_ssl.pretraining.training_data import TrainingData
+from eo_ssl.product_files import KEY, hash_files
+
+_MAY_GO = ("checkpoints", "logs")
 
 
 def save_encoders(objective: Objective, data: TrainingData, product: OpenProduct) -> str:
@@ -24,8 +28,13 @@ def save_encoders(objective: Objective, data: TrainingData, product: OpenProduct
         with open_product(product.folder / stream, stage="pretrain", config=config, inputs=product.inputs) as part:
             saved[stream] = _save_one(part.folder, embedder, data, product, stream)
             if not part.done:
-                part.sign(saved[stream])
+                part.sign(saved[stream], summary=record_files(part.folder))
     return fingerprint(saved)
+
+
+def record_files(folder: Path) -> dict[str, Any]:
+    """Return the part of a summary that names what a run leaves for good; checkpoints and loggers' files may go."""
+    return {KEY: hash_files(folder, without=_MAY_GO)}
 
 
 def _save_one(folder: Path, embedder: Backbone, data: TrainingData, product: OpenProduct, stream: str) -> str:

@@ -113,12 +113,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """A JSON-lines log; empty where there is none. A line cut off by a kill is the last one and is left out."""
     if not path.is_file():
         return []
-    lines = path.read_text().splitlines()
+    lines = path.read_bytes().decode(errors="replace").splitlines()
     records = []
     for i, line in enumerate(lines):
         try:
             record = json.loads(line)
-        except ValueError as error:
+            if not isinstance(record, dict):
+                raise ValueError(f"a {type(record).__name__}")
+        except (ValueError, RecursionError) as error:
             if i == len(lines) - 1:
                 break
             raise UserError(f"expected one JSON object per line in {path}, got {error} in line {i + 1}") from error
@@ -129,5 +131,5 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _load(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"expected JSON in {path}, got {error}: make this product again") from error
