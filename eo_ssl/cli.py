@@ -16,6 +16,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from eo_ssl import __version__
 from eo_ssl.errors import UserError, suggest_nearest
+from eo_ssl.printable import show_bidi, show_bidi_in_terminal
 from eo_ssl.registered import find_choices, name_classes, shorten, spell_classes, spell_names
 
 COMMANDS = {
@@ -81,14 +82,15 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(
                 f"expected a command out of {', '.join(COMMANDS)}, got {command!r}{suggest_nearest(command, COMMANDS)}"
             )
-        status = run_command(command, rest)
+        with show_bidi_in_terminal():
+            status = run_command(command, rest)
     except KeyboardInterrupt:
         print("\nstopped; the same command resumes", file=sys.stderr)
         return 130
     except UserError as error:
         if debug:
             raise
-        print(f"eo-ssl {command}: {error}", file=sys.stderr)
+        print(f"eo-ssl {command}: {show_bidi(error)}", file=sys.stderr)
         return 2
     return int(status or 0)
 

@@ -33,6 +33,7 @@ from eo_ssl.export.torchgeo_naming import find_torchgeo_name, resize_for_torchge
 from eo_ssl.export.weights_enum import describe_weights, make_weights_files
 from eo_ssl.fingerprints import compute_sha256, fingerprint
 from eo_ssl.manifest import Manifest, open_product, require
+from eo_ssl.product_files import check_files
 
 STAGE = "export"
 _UNSTATED = "not stated"
@@ -98,7 +99,9 @@ def export(encoder: Encoder, out: Path, *, options: Options | None = None) -> Bu
         inputs["results"] = options.results_fingerprint
     with open_product(out, stage=STAGE, config=config, inputs=inputs, overwrite=options.overwrite) as product:
         if product.done:
-            return Bundle(out, require(out, STAGE), made=False)
+            made = require(out, STAGE)
+            check_files(out, made)
+            return Bundle(out, made, made=False)
         configurations = _configure(encoder, options.terms)
         names = []
         for name, make in _list_files(configurations, options):

@@ -105,7 +105,7 @@ def read_configurations(folder: Path) -> dict[str, Any]:
         for configuration in (content["configurations"]["native"], *content["configurations"].values()):
             _ = [configuration[key] for key in ("model", "input", "preprocessing", "words")]
         pooling = content["pooling"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"expected an exported contract in {path}, got {type(error).__name__}; {_REMEDY}") from error
     if format_ != FORMAT or pooling not in POOLINGS:
         raise UserError(

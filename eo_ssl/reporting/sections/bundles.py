@@ -25,6 +25,7 @@ from eo_ssl.export import (
     name_backbone,
     read_configurations,
 )
+from eo_ssl.product_files import check_files
 from eo_ssl.reporting.formatting import (
     MISSING,
     describe_commercial_use,
@@ -80,6 +81,7 @@ class BundleView:
 
 def describe_bundle(product: FinishedProduct, position: int) -> BundleView:
     """Everything the page shows about one bundle; weights are not opened."""
+    check_files(product.path, product.manifest, only=(PREPROCESS_FILE,))
     content = read_configurations(product.path)
     summary, native = product.manifest.summary, content["configurations"]["native"]
     contract = get_contract(content, "native")
