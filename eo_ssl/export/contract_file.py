@@ -77,8 +77,8 @@ def describe_contract(contract: Preprocessing) -> list[str]:
     else:
         smooth = "with" if contract.antialias else "without"
         sentences.append(
-            f"Interpolate to {contract.size_px} x {contract.size_px} pixels ({contract.interpolation}, {smooth}"
-            " antialias), valid pixels only: "
+            f"Interpolate square images to {contract.size_px} x {contract.size_px} pixels"
+            f" ({contract.interpolation}, {smooth} antialias), valid pixels only: "
             "values times mask and mask pass through the same kernel and are divided; below half the weight a pixel is"
             " invalid."
         )

@@ -63,7 +63,7 @@ class Preprocessing:
     gsd_m: tuple[float, float]
     "least and greatest ground sampling distance seen in training, metres"
     resize: Resize
-    "to_size: interpolate to size_px; crop: centre crop of size_px; native: leave as it is"
+    "to_size: interpolate square images to size_px; crop: centre crop of size_px; native: leave as it is"
     interpolation: Interpolation
     antialias: bool
     "low-pass filter when shrinking (bilinear and bicubic only)"
