@@ -9,15 +9,18 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from damages import BYTES, JSONS, check_sentence
 from eo_ssl.cli import main
 from eo_ssl.encoder import save_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.export import Bundle, Options, Terms, export, list_uploads, verify
 from eo_ssl.manifest import MANIFEST, Clock, finish
 from eo_ssl.printable import check_name, show_bidi, show_controls
+from eo_ssl.reporting import collect_report
 from eo_ssl.reporting.leaderboard import format_markdown
 from eo_ssl.reporting.svg import save_svg
 from eo_ssl.reporting.templating import render_template
@@ -103,6 +106,26 @@ def test_a_damaged_bundle_is_not_pushed_and_not_called_done(copy: Path) -> None:
         list_uploads(copy)
     with pytest.raises(UserError, match=r"got other bytes in README\.md"):
         export(encoder(RESNET_18, optical(32)), copy, options=Options())
+
+
+def test_forty_damages_of_a_bundle_are_refused_in_words(tmp_path: Path) -> None:
+    rng = np.random.default_rng(88)
+    sound = export(encoder(TINY_8, radar(32)), tmp_path / "sound", options=Options()).folder
+    names = [path.relative_to(sound).as_posix() for path in sorted(sound.rglob("*")) if path.is_file()]
+    for number in range(40):
+        folder = Path(shutil.copytree(sound, tmp_path / str(number)))
+        name = str(rng.choice(names))
+        acts = (*BYTES, *JSONS) if name.endswith(".json") else BYTES
+        acts[rng.integers(len(acts))](folder / name, rng)
+        forged = name != MANIFEST and (folder / name).is_file() and number % 3 > 0
+        if forged:
+            seal(folder)
+        try:
+            passed = all(check.passed for check in verify(folder))
+            assert forged or name == MANIFEST or not passed, name
+            collect_report([folder])
+        except UserError as error:
+            check_sentence(error)
 
 
 @pytest.mark.parametrize("damage", ["cut", "junk", "empty"])

@@ -18,7 +18,7 @@ from eo_ssl.encoder.foreign_weights import check_finite
 from eo_ssl.encoder.protocol import hash_tensors
 from eo_ssl.encoder.trained import TrainedEncoder, check_fit, describe_identity
 from eo_ssl.errors import UserError, expect
-from eo_ssl.fingerprints import dump_canonical_json
+from eo_ssl.fingerprints import dump_canonical_json, fingerprint
 from eo_ssl.manifest import Manifest
 from eo_ssl.models import FAMILIES, Backbone, BackboneConfig
 from eo_ssl.preprocessing import Preprocessing
@@ -26,6 +26,8 @@ from eo_ssl.product_files import check_files
 
 ENCODER_FILE = "encoder.safetensors"
 FORMAT = 1  # of the metadata inside the weights file
+_SEAL = "seal"
+"""Key of the sha256 over the other metadata: provenance, licences included, is no part of an encoder's fingerprint."""
 _REMEDY = "train it again with `eo-ssl pretrain`, or give the file that `save_encoder` wrote"
 
 
@@ -58,6 +60,7 @@ def save_encoder(
         "provenance": dump_canonical_json(provenance),
         "fingerprint": saved,
     }
+    metadata[_SEAL] = fingerprint(metadata)
     path = Path(folder) / ENCODER_FILE
     committed = commit(path, _sort_header(safetensors.torch.save(tensors, metadata)))
     expect(
@@ -127,12 +130,19 @@ def read_parts(path: Path, *, expected: str | None = None) -> EncoderParts:
             got=f"{str(format_)[:20]} and {str(family)[:20]}",
             remedy=_REMEDY,
         )
+        seal = metadata.pop(_SEAL, None)  # earlier versions wrote none, and the fingerprint into the manifest alone
+        expect(
+            seal in (None, fingerprint(metadata)),
+            expected=f"the contract and provenance that {path} was saved with",
+            got="others",
+            remedy=f"copy it again, or {_REMEDY}",
+        )
         model = FAMILIES[family].from_json(architecture["config"], pooling=architecture["pooling"])
         contract = Preprocessing.from_json(values)
         config = BackboneConfig(model, contract.bands, architecture["config"]["img_size"])
         check_fit(config, contract)
         found = hash_tensors(tensors, describe_identity(config, contract))
-    for named in (expected, metadata.get("fingerprint")):  # earlier versions wrote it into the manifest alone
+    for named in (expected, metadata.get("fingerprint")):
         expect(
             named in (None, found),
             expected=f"the encoder of fingerprint {str(named)[:12]} in {path}",
@@ -140,10 +150,11 @@ def read_parts(path: Path, *, expected: str | None = None) -> EncoderParts:
             remedy=f"copy it again, or {_REMEDY}",
         )
     check_finite(tensors, where=str(path), remedy=_REMEDY)
+    parts = {key: provenance.get(key, {}) for key in ("config", "inputs")} if isinstance(provenance, dict) else {}
     expect(
-        isinstance(provenance, dict),
-        expected=f"the provenance of an encoder in {path}",
-        got=f"a {type(provenance).__name__}",
+        parts and all(isinstance(part, dict) for part in parts.values()),
+        expected=f"a provenance with configuration and inputs in {path}",
+        got=f"{str(provenance)[:60]!r}",
         remedy=_REMEDY,
     )
     return EncoderParts(tensors, config, contract, provenance, found)

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eo_ssl.encoder import check_encoder
 from eo_ssl.reporting.charts import MOST_POINTS, Chart, Series, draw_lines
 from eo_ssl.reporting.formatting import flatten_config, format_duration, format_number, format_title
-from eo_ssl.reporting.products import FinishedProduct, read_lines, read_list
+from eo_ssl.reporting.products import FinishedProduct, expect_sound, read_lines, read_list
 from eo_ssl.reporting.svg import render_svg
 
 # key in log.jsonl -> title, y label, caption, log y, y from zero
@@ -87,16 +86,15 @@ class Training:
 
 
 def describe_trainings(encoders: Sequence[FinishedProduct]) -> list[Training]:
-    """One view per `pretrain` product.
-
-    Raises:
-        UserError: files that are damaged, or another encoder than the manifest names.
-    """
-    return [_training(encoder, i) for i, encoder in enumerate(encoders)]
+    """One view per `pretrain` product."""
+    trainings = []
+    for position, encoder in enumerate(encoders):
+        with expect_sound(encoder):
+            trainings.append(_training(encoder, position))
+    return trainings
 
 
 def _training(encoder: FinishedProduct, position: int) -> Training:
-    check_encoder(encoder.path, encoder.manifest)
     log = read_lines(encoder.path / "log.jsonl")
     events = read_list(encoder.path / "pruning" / "events.json")
     manifest = encoder.manifest
