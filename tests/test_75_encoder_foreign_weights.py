@@ -213,6 +213,22 @@ def test_kernels_of_colours_without_a_choice(tmp_path: Path, monkeypatch: pytest
         load(f"timm:{RESNET}.r160_in1k", preprocessing=contract(("B08", "B03", "B02")))
 
 
+def test_options_without_an_effect_are_refused(tmp_path: Path) -> None:
+    torch.save(weights(RESNET), tmp_path / "rgb.pth")
+    own = contract(("B04", "B03", "B02"))
+    for source, words in (
+        (f"timm:{RESNET}@random?rgb=mean", "expected no option rgb for .*; random weights come from no file"),
+        (
+            f"timm:{RESNET}?file={tmp_path / 'rgb.pth'}&sensor=x&white=1",
+            "no option sensor, white .*the contract is given",
+        ),
+        ("remoteclip:ViT-B-32@random?rgb=mean", "expected no option rgb"),
+        ("remoteclip:ViT-B-32@random?white=1", "expected no option white"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load(source, preprocessing=own)
+
+
 def test_a_file_of_ones_own_is_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.pth"
     torch.save(weights(RESNET, in_chans=13), file)

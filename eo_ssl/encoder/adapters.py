@@ -149,7 +149,7 @@ def resize_to_contract(network: Any, contract: Preprocessing, *, name: str) -> A
     return network if contract.resize == "native" else resize_input(network, contract.size_px, name=name)
 
 
-def adopt_grid(network: Any, codes: Tensor) -> int | None:
+def fit_grid(network: Any, codes: Tensor) -> int | None:
     """Give ``network`` the grid of position codes [1, P + N, D] of a file, so that they are loaded as they are.
 
     Returns:

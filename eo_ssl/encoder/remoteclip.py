@@ -19,7 +19,7 @@ from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.first_layer import fit_kernels
 from eo_ssl.encoder.foreign_weights import list_prefixes, match_keys, put_tensors, read_tensors
 from eo_ssl.encoder.rgb_contract import make_rgb_contract
-from eo_ssl.encoder.specs import ExternalSpec
+from eo_ssl.encoder.specs import ExternalSpec, refuse_options
 from eo_ssl.errors import UserError
 from eo_ssl.models import seed_weights
 from eo_ssl.preprocessing import Preprocessing
@@ -63,6 +63,10 @@ def load_remoteclip(
             )
         state = _visual(read_tensors(file), file)
         tower = _tower(state, file)
+    if spec.random:
+        refuse_options(spec, ("rgb",), reason="random weights come from no file")
+    if preprocessing is not None:
+        refuse_options(spec, ("sensor", "white"), reason="the contract is given")
     contract = preprocessing or make_rgb_contract(
         spec, mean=OPENAI_CLIP_MEAN, std=OPENAI_CLIP_STD, size_px=_SIZE, interpolation="bicubic"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import parse_qsl
@@ -81,6 +81,17 @@ def parse_spec(source: str) -> ExternalSpec:
                 f" {option!r}{suggest_nearest(option, OPTIONS[route])}; leave it out"
             )
     return ExternalSpec(route, name, random, MappingProxyType(options))
+
+
+def refuse_options(spec: ExternalSpec, names: Iterable[str], *, reason: str) -> None:
+    """Refuse options that would change nothing.
+
+    Raises:
+        UserError: naming them.
+    """
+    given = [name for name in names if name in spec.options]
+    if given:
+        raise UserError(f"expected no option {', '.join(given)} for {spec.text}, got it; {reason}, leave it out")
 
 
 def has_task_contract(source: str) -> bool:

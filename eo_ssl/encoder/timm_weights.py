@@ -11,12 +11,12 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from eo_ssl.encoder.adapters import adopt_grid, resize_to_contract
+from eo_ssl.encoder.adapters import fit_grid, resize_to_contract
 from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.first_layer import COLOURS, fit_kernels, locate_colours, order_as_sensor
 from eo_ssl.encoder.foreign_weights import Convert, match_keys, put_tensors, read_tensors
 from eo_ssl.encoder.rgb_contract import make_rgb_contract
-from eo_ssl.encoder.specs import ExternalSpec
+from eo_ssl.encoder.specs import ExternalSpec, refuse_options
 from eo_ssl.encoder.torchgeo_weights import find_hub_file
 from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.fingerprints import hash_file
@@ -52,6 +52,8 @@ def load_timm(spec: ExternalSpec, *, preprocessing: Preprocessing | None = None,
             f"expected a model of timm, got {spec.name!r}{suggest_nearest(base, known)}; timm.list_models() names them"
         )
     contract = _contract(spec, preprocessing)
+    if spec.random:
+        refuse_options(spec, ("file", "keys", "rgb", "bands", "download"), reason="random weights come from no file")
     named = spec.options.get("contract")
     origin: dict[str, Any] = {"source": spec.text, "contract": named or "given by the caller"}
     try:
@@ -75,6 +77,7 @@ def _contract(spec: ExternalSpec, preprocessing: Preprocessing | None) -> Prepro
     if preprocessing is not None:
         if named not in (None, "training"):
             raise UserError(f"expected one contract for {spec.text}, got one and contract={named}; leave out either")
+        refuse_options(spec, ("sensor", "white"), reason="the contract is given")
         # The order of a task's bands is that of planes in its files, on which trained weights must not depend.
         return preprocessing if named is None or spec.random else _sort_bands(preprocessing)
     if named is None:
@@ -122,7 +125,7 @@ def _load_trained(spec: ExternalSpec, model: Any, contract: Preprocessing) -> di
     where = file.name if own else str(spec.name)
     state: Mapping[str, Tensor] = read_tensors(file, remedy="give a file of this model")
     codes = next((value for key, value in state.items() if key.split(".")[-1] == "pos_embed"), None)
-    file_px = None if codes is None else adopt_grid(model, codes)
+    file_px = None if codes is None else fit_grid(model, codes)
     cfg = model.pretrained_cfg
     classifier = cfg.get("classifier") or ()
     options: dict[str, Any] = {"name": spec.text, "where": where, "remedy": _REMEDY}

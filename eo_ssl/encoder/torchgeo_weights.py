@@ -19,6 +19,7 @@ from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.foreign_weights import match_keys, put_tensors, read_tensors
 from eo_ssl.encoder.specs import ExternalSpec
 from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.fingerprints import hash_file
 from eo_ssl.models import seed_weights
 from eo_ssl.preprocessing import Preprocessing, parse_conversion
 from eo_ssl.sensors import sensor as sensor_named
@@ -109,20 +110,11 @@ def load_torchgeo(spec: ExternalSpec, *, preprocessing: Preprocessing | None = N
     if spec.random:
         origin["seed"] = seed
     else:
-        state = read_hub_state(str(weights.url), name=spec.name, download="download" in spec.options)
-        origin |= _load(model, state, name=spec.name)
+        file = find_hub_file(str(weights.url), name=spec.name, download="download" in spec.options)
+        origin |= _load(model, read_tensors(file), name=spec.name) | _compare_hash(file)
     pooling: Any = spec.options.get("pooling", "own")
     readout = Readout(architecture, pooling=pooling, window_px=how.window_px, blank=how.blank)
     return ExternalEncoder(model, how.preprocessing, name=spec.text, readout=readout, provenance=origin)
-
-
-def read_hub_state(url: str, *, name: str, download: bool) -> Mapping[str, Tensor]:
-    """Return the tensors behind ``url`` from torch's hub folder, fetched only where ``download`` says so.
-
-    Raises:
-        UserError: as `find_hub_file`, or it holds more than tensors and plain values.
-    """
-    return read_tensors(find_hub_file(url, name=name, download=download))
 
 
 def find_hub_file(url: str, *, name: str, download: bool) -> Path:
@@ -147,6 +139,18 @@ def find_hub_file(url: str, *, name: str, download: bool) -> Path:
                 f" means into {file.parent}"
             ) from error
     return file
+
+
+def _compare_hash(file: Path) -> dict[str, str]:
+    """Sha256 of a file that was there, and a remark where it is not the one in its name, that of the published file."""
+    digest, published = hash_file(file), _hash_in(file.name)
+    if published is None or digest.startswith(published):
+        return {"sha256": digest}
+    return {
+        "sha256": digest,
+        "remark": f"weights of the file {file.name}, which is not the published one: its sha256 begins with"
+        f" {digest[: len(published)]}",
+    }
 
 
 def _hash_in(name: str) -> str | None:

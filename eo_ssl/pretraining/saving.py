@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,21 @@ from eo_ssl.product_files import KEY, hash_files
 _MAY_GO = ("checkpoints", "logs")
 
 
-def save_encoders(objective: Objective, data: TrainingData, product: OpenProduct) -> str:
-    """Write the encoder, or one per stream, each in a signed folder of its own; return the fingerprint of all."""
+def save_encoders(
+    objective: Objective, data: TrainingData, product: OpenProduct, *, seed: int, summary: Mapping[str, Any]
+) -> None:
+    """Write the encoder, or one per stream, each in a signed folder of its own, and sign the product with its files."""
     embedders = objective.embedders
     if len(embedders) == 1:
         ((stream, embedder),) = embedders.items()
-        return _save_one(product.folder, embedder, data, product, stream)
+        made = _save_one(product.folder, embedder, data, product, stream)
+    else:
+        made = fingerprint(_save_each(embedders, data, product))
+    product.sign(made, seed=seed, summary={**summary, **record_files(product.folder)})
+
+
+def _save_each(embedders: Mapping[str, Backbone], data: TrainingData, product: OpenProduct) -> dict[str, str]:
+    """Write the encoder of each stream to a folder of its own and return their fingerprints."""
     saved = {}
     for stream, embedder in embedders.items():
         config = {**product.config, "stream": stream}
@@ -29,7 +39,7 @@ def save_encoders(objective: Objective, data: TrainingData, product: OpenProduct
             saved[stream] = _save_one(part.folder, embedder, data, product, stream)
             if not part.done:
                 part.sign(saved[stream], summary=record_files(part.folder))
-    return fingerprint(saved)
+    return saved
 
 
 def record_files(folder: Path) -> dict[str, Any]:
