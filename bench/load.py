@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,11 @@ def textured(rng: np.random.Generator, tiles: int) -> Iterator[np.ndarray[Any, A
         yield (1500 + gains[:, None, None] * scene + rng.normal(0, 2, (13, 64, 64))).astype(np.int16)
 
 
-def written(root: Path, codec: str, patches: np.ndarray[Any, Any]) -> StreamReader:
-    """Return a reader of ``patches`` stored as a fragment."""
-    layout = Layout(STREAM, ENCODING, codec)  # type: ignore[arg-type]
-    folder = root / "fragments" / codec
+def written(root: Path, codec: str, patches: np.ndarray[Any, Any], *, checksum: str = "crc32c") -> StreamReader:
+    """Return a reader of ``patches`` stored as a fragment, with a checksum after each chunk unless told otherwise."""
+    layout = Layout(STREAM, ENCODING, codec, checksum)  # type: ignore[arg-type]
+    name = codec + checksum
+    folder = root / "fragments" / name
     parts = folder / "parts"
     parts.mkdir(parents=True)
     writer = PartWriter(parts, layout, planned=len(patches))
@@ -54,7 +56,7 @@ def written(root: Path, codec: str, patches: np.ndarray[Any, Any]) -> StreamRead
     pack(folder / f"{STREAM.name}.zarr", layout, [(parts, writer.shards, rest)])
     shutil.rmtree(parts)
     entry = FragmentEntry(
-        name=codec,
+        name=name,
         product_id="bench",
         kind="cube",
         card="bench",
@@ -65,6 +67,7 @@ def written(root: Path, codec: str, patches: np.ndarray[Any, Any]) -> StreamRead
         encoding=ENCODING.to_json(),
         counts={},
         nbytes=0,
+        chunk_checksum=layout.chunk_checksum,
     )
     return StreamReader(root, STREAM, [entry])
 
@@ -102,22 +105,34 @@ def drained(dataset: Batches, start: str) -> Callable[[], None]:
     return action
 
 
-def alternate(ours: Callable[[], None], theirs: Callable[[], None], pairs: int) -> tuple[float, float, float]:
-    """Return the median seconds of both, measured in turns after a warm-up, and the median of the pairs' ratios."""
-    for action in (ours, theirs):
+def alternate(*actions: Callable[[], None], pairs: int = PAIRS) -> list[tuple[float, float, float]]:
+    """Return of each action but the last its median seconds, those of the last, and the median of the pairs' ratios.
+
+    They are measured in turns after a warm-up.
+    """
+    for action in actions:
         action()
-    mine, reference = [], []
+    rounds = []
     for _ in range(pairs):
-        for action, times in ((ours, mine), (theirs, reference)):
+        times = []
+        for action in actions:
             begun = time.perf_counter()
             action()
             times.append(time.perf_counter() - begun)
-    ratio = statistics.median(a / b for a, b in zip(mine, reference, strict=True))
-    return statistics.median(mine), statistics.median(reference), ratio
+        rounds.append(times)
+    *ours, reference = zip(*rounds, strict=True)
+    return [
+        (
+            statistics.median(mine),
+            statistics.median(reference),
+            statistics.median(a / b for a, b in zip(mine, reference, strict=True)),
+        )
+        for mine in ours
+    ]
 
 
 def run() -> Iterator[dict[str, Any]]:
-    """Yield ``load/uncompressed`` and ``load/lz4`` without and with two workers, and ``load/vs-geotiff``: seconds per 1,000 patches."""
+    """Yield ``load/uncompressed`` and ``load/lz4`` without and with two workers, each beside the same without checksums, and ``load/vs-geotiff``: seconds per 1,000 patches."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="eo_ssl-bench-") as home:
         root = Path(home)
@@ -129,26 +144,23 @@ def run() -> Iterator[dict[str, Any]]:
         order = rng.permutation(TILES)
         batches = [order[first : first + BATCH] for first in range(0, TILES, BATCH)]
         for name, codec in (("uncompressed", "none"), ("lz4", "lz4")):
-            reader = written(root, codec, patches)
-            size = sum(path.stat().st_size for path in (root / "fragments" / codec).rglob("*") if path.is_file())
+            checked, unchecked = (written(root, codec, patches, checksum=kind) for kind in ("crc32c", ""))
+            size = sum(p.stat().st_size for p in (root / "fragments" / f"{codec}crc32c").rglob("*") if p.is_file())
             share = f"{size / plain.nbytes:.0%} of raw size"
-            yield one_process(name, reader, patches, batches, share)
+            yield from one_process(name, (checked, unchecked), patches, batches, share)
             for start in ("fork", "spawn"):
-                mine, theirs = (
-                    drained(Batches(source, root / "patches.npy", batches), start) for source in (reader, None)
-                )
-                yield line(
-                    f"{name}-2-{start}",
-                    alternate(mine, theirs, PAIRS),
-                    TILES,
-                    f"two workers ({start}) on both sides, {share}",
-                )
+                passes = [
+                    drained(Batches(source, root / "patches.npy", batches), start)
+                    for source in (checked, unchecked, None)
+                ]
+                note = f"two workers ({start}) on both sides, {share}"
+                yield from lines(f"{name}-2-{start}", alternate(*passes), note)
         yield against_geotiff(root, rng)
 
 
 def one_process(
-    name: str, reader: StreamReader, patches: np.ndarray[Any, Any], batches: list[Any], share: str
-) -> dict[str, Any]:
+    name: str, readers: tuple[StreamReader, StreamReader], patches: np.ndarray[Any, Any], batches: list[Any], share: str
+) -> Iterator[dict[str, Any]]:
     """Measure reading in this process into one reused buffer."""
     out = allocate_aligned((BATCH, 13, 64, 64), np.float32)
     mean, gain = MEAN.numpy(), GAIN.numpy()
@@ -163,13 +175,13 @@ def one_process(
                 ENCODING.decode(patches[row], out[position])
             normalise()
 
-    def corpus() -> None:
+    def corpus(reader: StreamReader) -> None:
         for rows in batches:
             reader.read(rows, out=out)
             normalise()
 
     note = f"{TILES} patches 13 x 64 x 64, shuffled batches of {BATCH} to normalised float32, warm cache, {share}"
-    return line(name, alternate(corpus, memmap, PAIRS), TILES, note)
+    yield from lines(name, alternate(*(partial(corpus, reader) for reader in readers), memmap), note)
 
 
 def against_geotiff(root: Path, rng: np.random.Generator) -> dict[str, Any]:
@@ -194,11 +206,17 @@ def against_geotiff(root: Path, rng: np.random.Generator) -> dict[str, Any]:
     note = f"{count} patches 13 x 64 x 64 of generated EuroSAT layout, lz4 here, one process"
     return line(
         "vs-geotiff",
-        alternate(corpus, geotiff, PAIRS),
+        alternate(corpus, geotiff)[0],
         count,
         note,
         reference="TorchGeo EuroSAT, one GeoTIFF per patch",
     )
+
+
+def lines(name: str, measured: list[tuple[float, float, float]], note: str) -> Iterator[dict[str, Any]]:
+    """Yield the line of chunks that are compared with their checksums, and of chunks that have none."""
+    for suffix, what, times in zip(("", "-unchecked"), ("", "no checksums, "), measured, strict=True):
+        yield line(f"{name}{suffix}", times, TILES, what + note)
 
 
 def line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import subprocess
@@ -15,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from eo_ssl.corpus import Encoding, Stream, index, snapshots
+from eo_ssl.corpus import Encoding, Stream, fragments, index, snapshots
 from eo_ssl.corpus.store import LocalStore
-from eo_ssl.fingerprints import dump_canonical_json
+from eo_ssl.documents import sign_json
 from eo_ssl.sensors import Quantity, sensor
 
 FRAGMENTS, ROWS, RUNS = 10_000, 1_000, 5
@@ -52,7 +53,8 @@ def corpus(root: Path, *, fragments: int = FRAGMENTS, rows: int = ROWS) -> list[
             codec="lz4",
             encoding=encoding,
             counts=counts,
-            nbytes=50_000 * rows,
+            nbytes=48 * rows,
+            chunk_checksum="crc32c",
         )
         for number in range(fragments)
     ]
@@ -63,8 +65,19 @@ def corpus(root: Path, *, fragments: int = FRAGMENTS, rows: int = ROWS) -> list[
         statistics={STREAM.name: []},
         fragments=[asdict(entry) for entry in entries],
     )
-    LocalStore(root).create("snapshots/000001.json", dump_canonical_json(asdict(snapshot)).encode())
+    snapshots.write_snapshot(LocalStore(root), snapshot)
     return entries
+
+
+def manifest(entry: snapshots.FragmentEntry, digests: bytes) -> fragments.FragmentManifest:
+    """Return the record of a fragment that has no file but its digests, which make up its size."""
+    known = {name: getattr(entry, name) for name in ("name", "product_id", "kind", "card", "rows", "tiles_per_shard")}
+    known |= {name: getattr(entry, name) for name in ("encoding", "counts", "chunk_checksum")}
+    files = {index.DIGESTS: {"size": len(digests), "sha256": hashlib.sha256(digests).hexdigest()}}
+    config, stream = {"codec": entry.codec}, STREAM.to_json()
+    return fragments.FragmentManifest(
+        **known, card_fingerprint="", checksum="", config=config, stream=stream, files=files
+    )
 
 
 def opened(root: Path) -> tuple[int, float, float, int]:
@@ -102,10 +115,10 @@ def run() -> Iterator[dict[str, Any]]:
         }
         rng = np.random.default_rng(0)
         for entry in entries:
+            digests = index.sort_digests(rng.integers(0, 256, (ROWS, 48), np.uint8)).tobytes()
             (root / entry.folder).mkdir(parents=True)
-            (root / entry.folder / index.DIGESTS).write_bytes(
-                index.sort_digests(rng.integers(0, 256, (ROWS, 48), np.uint8)).data
-            )
+            (root / entry.folder / index.DIGESTS).write_bytes(digests)
+            (root / entry.folder / fragments.FRAGMENT).write_bytes(sign_json(asdict(manifest(entry, digests))))
         ours, plain = [], []
         for _ in range(3):
             begun = time.perf_counter()

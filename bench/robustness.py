@@ -1,7 +1,8 @@
-"""Damaged and hostile archives, and ingests that are killed: what becomes of 500 mutated products and of 100 kills.
+"""Damaged and hostile archives, damaged products of the library, and ingests that are killed.
 
-``python -m bench robustness > rows.jsonl`` runs both (a quarter of an hour on an idle machine) and ``python -m bench.robustness < rows.jsonl``
-prints the tables of docs/robustness.md. EO_SSL_SEED (0), EO_SSL_MUTATIONS (500) and EO_SSL_KILLS (100) change the run; 0 leaves a part out.
+``python -m bench robustness > rows.jsonl`` runs all (a quarter of an hour on an idle machine) and ``python -m bench.robustness < rows.jsonl``
+prints the tables of docs/robustness.md. EO_SSL_SEED (0), EO_SSL_MUTATIONS (500), EO_SSL_PRODUCTS (500) and EO_SSL_KILLS (100) change
+the run; 0 leaves a part out.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import kills, trials
+from bench import damaged_products, kills, trials
 from bench.subjects import make_subjects
 
 INGEST_EVERY = 5
@@ -39,11 +40,13 @@ VERDICTS = (
 def run() -> Iterator[dict[str, Any]]:
     wanted = {
         name: int(os.environ.get(f"EO_SSL_{name}", usual))
-        for name, usual in (("SEED", "0"), ("MUTATIONS", "500"), ("KILLS", "100"))
+        for name, usual in (("SEED", "0"), ("MUTATIONS", "500"), ("PRODUCTS", "500"), ("KILLS", "100"))
     }
     with tempfile.TemporaryDirectory(prefix="eo-ssl-robustness-") as folder:
         if wanted["MUTATIONS"]:
             yield from mutated(Path(folder), seed=wanted["SEED"], count=wanted["MUTATIONS"])
+        if wanted["PRODUCTS"]:
+            yield from damaged(Path(folder), seed=wanted["SEED"], count=wanted["PRODUCTS"])
         if wanted["KILLS"]:
             yield from kills.run(Path(folder), kills=wanted["KILLS"], seed=wanted["SEED"])
 
@@ -61,19 +64,36 @@ def mutated(folder: Path, *, seed: int, count: int) -> Iterator[dict[str, Any]]:
         }
 
 
+def damaged(folder: Path, *, seed: int, count: int) -> Iterator[dict[str, Any]]:
+    made = damaged_products.make_products(folder / "made")
+    for one in damaged_products.damage(made, folder / "damaged", count=count, seed=seed):
+        yield {"name": f"product/{one.number:03d}", "seed": seed, "violation": one.violation, **asdict(one)}
+
+
 def tables(rows: list[dict[str, Any]]) -> str:
     """Return the results as Markdown: mutations by what a checksum can know, by subject and by kind, then the kills."""
-    damaged = [row for row in rows if "verdict" in row]
-    parts = [
-        _table(damaged, "change", lambda row: _case(row)),
-        _table(damaged, "archive", lambda row: row["subject"]),
-        _table(damaged, "mutation", lambda row: f"{row['kind']}: {row['mutation']}"),
-    ]
-    violations = [row for row in damaged if row["violation"]]
-    parts.append(f"Through the real ingest: {sum(row['ingested'] for row in damaged)}. Violations: {len(violations)}.")
-    parts += [
-        f"- {row['name']} {row['subject']} {row['mutation']}: {row['violation']}; {row['detail']}" for row in violations
-    ]
+    damaged = [row for row in rows if row["name"].startswith("mutation/")]
+    parts: list[str] = []
+    if damaged:
+        violations = [row for row in damaged if row["violation"]]
+        ingested = sum(row["ingested"] for row in damaged)
+        parts = [
+            _table(damaged, "change", lambda row: _case(row)),
+            _table(damaged, "archive", lambda row: row["subject"]),
+            _table(damaged, "mutation", lambda row: f"{row['kind']}: {row['mutation']}"),
+            f"Through the real ingest: {ingested}. Violations: {len(violations)}.",
+        ]
+        parts += [
+            f"- {row['name']} {row['subject']} {row['mutation']}: {row['violation']}; {row['detail']}"
+            for row in violations
+        ]
+    products = [row for row in rows if row["name"].startswith("product/")]
+    if products:
+        parts += [
+            _table(products, "product", lambda row: row["kind"], damaged_products.VERDICTS),
+            _table(products, "change", lambda row: row["mutation"], damaged_products.VERDICTS),
+            f"Violations: {sum(bool(row['violation']) for row in products)}.",
+        ]
     killed = [row for row in rows if row["name"].startswith("kills/")]
     if killed:
         columns = [key for key in killed[0] if key != "points"]
@@ -99,14 +119,16 @@ def _case(row: dict[str, Any]) -> str:
     )
 
 
-def _table(rows: list[dict[str, Any]], title: str, key: Callable[[dict[str, Any]], str]) -> str:
+def _table(
+    rows: list[dict[str, Any]], title: str, key: Callable[[dict[str, Any]], str], verdicts: Sequence[str] = VERDICTS
+) -> str:
     groups: dict[str, Counter[str]] = {}
     for row in sorted(rows, key=key):
         groups.setdefault(key(row), Counter())[row["verdict"]] += 1
     groups["all"] = Counter(row["verdict"] for row in rows)
-    lines = [f"| {title} | n | {' | '.join(VERDICTS)} |", "|---" * (len(VERDICTS) + 2) + "|"]
+    lines = [f"| {title} | n | {' | '.join(verdicts)} |", "|---" * (len(verdicts) + 2) + "|"]
     lines += [
-        f"| {name} | {sum(found.values())} | {' | '.join(str(found[verdict]) for verdict in VERDICTS)} |"
+        f"| {name} | {sum(found.values())} | {' | '.join(str(found[verdict]) for verdict in verdicts)} |"
         for name, found in groups.items()
     ]
     return "\n".join(lines)

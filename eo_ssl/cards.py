@@ -96,7 +96,10 @@ class Card:
     offset: float = 0.0
     "in stored units, added before scaling"
     offset_by_file: dict[str, float] = field(default_factory=dict)
-    "file name -> offset, for sets that mix radiometric offsets; a file that is not listed is refused or dropped"
+    """file (or folder of bands) relative to the root -> offset, for sets that mix radiometric offsets.
+
+    The bare name does where only one file of the set has it. A file that is not listed is refused or dropped.
+    """
     nodata: float | None = None
     dtype_max: float | None = None
     "stored value that marks saturation (65535 in Sentinel-2), None if there is none"
@@ -112,6 +115,8 @@ class Card:
     group: FileGroup | None = None
     cloud_model: Literal["", "s2cloudless"] = ""
     "sentinel2_safe, Level-1C: classifier that adds a cloud probability"
+    commissioning: Literal["refuse", "accept"] = "refuse"
+    "what to do with data of a satellite that was not calibrated yet: left out, or read with a remark"
     radar: Radar | None = None
     vignettes: Vignettes | None = None
     stac: Stac | None = None
@@ -172,6 +177,8 @@ class Card:
                 f"expected cloud_model of card {self.name} with reader sentinel2_safe and sensor sentinel2_l1c, got "
                 f"{self.reader} and {self.sensor}; remove it"
             )
+        if self.mask is not None:
+            self._check_mask(self.mask)
         if self.labels and not all(0 <= value < 2**15 for value in self.labels.classes):
             raise UserError(
                 f"expected label classes of card {self.name} from 0 to 32767, got {sorted(self.labels.classes)}; "
@@ -180,6 +187,18 @@ class Card:
         if not all(getattr(self, name) for name in READERS[self.reader]):
             part = " and ".join(READERS[self.reader])
             raise UserError(f"expected card {self.name} with reader {self.reader} to have `{part}`, got none; add it")
+
+    def _check_mask(self, mask: Mask) -> None:
+        if bool(mask.source) != bool(mask.classes) or not (mask.source or mask.ignore.strip()):
+            raise UserError(
+                f"expected mask of card {self.name} with `source` and `classes`, or with the reason why masks in the "
+                f"files do not count (`mask: {{ignore: why}}`), got {asdict(mask)}; complete it"
+            )
+        if mask.ignore and self.reader not in ("raster", "band_folder", "chips", "stac", "ssl4eo_folders"):
+            raise UserError(
+                f"expected mask.ignore of card {self.name} with a reader of rasters, got {self.reader}; remove it: "
+                "other files have none"
+            )
 
     def list_stated(self, *names: str) -> list[str]:
         """Return those of the optional keys ``names`` that the card gives: some readers leave them to the products."""
@@ -191,7 +210,12 @@ class Card:
 
     def to_json(self) -> dict[str, Any]:
         """Return the card as plain values, as it enters configurations and fingerprints."""
-        return asdict(self)
+        value = asdict(self)
+        if self.commissioning == "refuse":
+            del value["commissioning"]  # as before the key existed, so that corpora know their cards again
+        if self.mask is not None and not self.mask.ignore:
+            del value["mask"]["ignore"]  # as before the key existed, so that corpora know their cards again
+        return value
 
 
 _CARD = TypeAdapter(Card)
@@ -227,6 +251,10 @@ class _Strict(yaml.SafeLoader):
                 raise yaml.YAMLError(f"the key {key.value!r} twice")
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+# a date stays the text that somebody wrote
+_Strict.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: str(node.value))
 
 
 def load_card(name_or_path: str | Path) -> Card:
@@ -270,4 +298,8 @@ def _sentence(path: Path, error: ValidationError) -> str:
     if isinstance(cause, UserError):
         return f"{cause} (in {path})"
     got = str(first.get("input"))[:60]
+    if where == "mask" and got == "ignore":
+        return (
+            f"expected a reason to ignore the masks of the files in card {path}, got none; say `mask: {{ignore: why}}`"
+        )
     return f"expected a valid {where or 'card'} in card {path}, got {got!r}: {first['msg'].lower()}"

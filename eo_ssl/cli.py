@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from eo_ssl import __version__
+from eo_ssl.commits import TOO_MANY, explain_read_error
 from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.printable import show_bidi, show_bidi_in_terminal
 from eo_ssl.registered import find_choices, name_classes, shorten, spell_classes, spell_names
@@ -91,6 +92,11 @@ def main(arguments: Sequence[str]) -> int:
         if debug:
             raise
         print(f"eo-ssl {command}: {show_bidi(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if debug or error.errno not in TOO_MANY:
+            raise
+        print(f"eo-ssl {command}: {explain_read_error(error, error.filename or 'a file', remedy='')}", file=sys.stderr)
         return 2
     return int(status or 0)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +14,12 @@ from pathlib import Path
 
 from eo_ssl.errors import UserError
 
+_HERE = "at-" + re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
+_TEMPORARY = re.compile(r"(?:\.(?P<host>at-[A-Za-z0-9-]*))?\.(?P<pid>\d+)\.(?P<begun>\d+)\.tmp$")
+_BEGUN = time.monotonic_ns()  # files with our process id from before are of an earlier process of that number
 _hits: dict[str, int] = {}
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
+"What the system says when a process, or all of them together, have too many files open."
 
 
 def check_fault(point: str) -> None:
@@ -36,10 +43,37 @@ def check_fault(point: str) -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
+def is_running(pid: int) -> bool:
+    """Return whether a process ``pid`` runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def discard_leftovers(folder: Path, *, depth: int = 3) -> None:
+    """Remove the temporary files of `write_beside` whose writers, on this machine, have died.
+
+    Args:
+        folder: where to look.
+        depth: levels of folders that are searched, itself the first.
+    """
+    for path in (path for level in range(depth) for path in folder.glob(f"{'*/' * level}.*.tmp")):
+        named = _TEMPORARY.search(path.name)
+        if named is None or named["host"] not in (None, _HERE):
+            continue
+        pid, begun = int(named["pid"]), int(named["begun"])
+        if begun < _BEGUN if pid == os.getpid() else not is_running(pid):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def write_beside(path: Path) -> Iterator[Path]:
     """Yield a name beside ``path`` to write to before `commit`, removed afterwards (of a killed run by the next)."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_HERE}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -101,8 +135,35 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def explain_read_error(error: OSError, place: object, *, remedy: str) -> UserError:
+    """Return the sentence a person needs for a failed read of ``place``: what the machine refuses is no damage.
+
+    Args:
+        error: of the operating system.
+        place: what was to be read.
+        remedy: what to do where it is not there.
+    """
+    if error.errno in TOO_MANY:
+        return _explain_too_many(place)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return UserError(f"expected to be allowed to read {place}, got {error.strerror}; change its permissions")
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return UserError(f"expected the file {place}, got {error.strerror or 'none'}; {remedy}")
+    return UserError(
+        f"expected to read {place}, got {error.strerror or error}; check the disk and run the same command again"
+    )
+
+
+def _explain_too_many(place: object) -> UserError:
+    return UserError(
+        f"expected to open {place}, got too many open files; allow more with `ulimit -n 4096` or use fewer workers"
+    )
+
+
 def explain_os_error(error: OSError, path: Path) -> UserError:
     """Return the sentence a person needs for a failed write to ``path``."""
+    if error.errno in TOO_MANY:
+        return _explain_too_many(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
             f"expected room to write {path}, got a full disk; free some space and run the same command again to resume"

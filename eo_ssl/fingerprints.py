@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from dataclasses import asdict, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -63,7 +64,7 @@ def identify_file(path: Path) -> FileIdentity:
     Of a virtual path through a zip, time and size are those of the zip.
 
     Raises:
-        UserError: the file does not exist or cannot be read.
+        UserError: the file does not exist, cannot be read, or is a pipe or device, which reading would wait for.
     """
     container = find_zip(path)
     try:
@@ -72,6 +73,8 @@ def identify_file(path: Path) -> FileIdentity:
         raise UserError(
             f"expected the file {path}, got {error.strerror or error}; fetch it or correct the card"
         ) from error
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise UserError(f"expected the file {path}, got a pipe or device; remove it or correct the card")
     return str(path), status.st_mtime_ns, status.st_size
 
 

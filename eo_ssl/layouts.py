@@ -30,14 +30,18 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mask:
-    """Where cloud, shadow, snow, saturation and nodata are marked."""
+    """Where cloud, shadow, snow, saturation and nodata are marked, and whether the files' own masks count."""
 
     __pydantic_config__ = STRICT
 
-    source: str
+    source: str = ""
     "file pattern (band_folder), band name (raster) or array key (array) that holds the classes"
-    classes: dict[Literal["cloud", "shadow", "snow", "saturated", "nodata"], tuple[int, ...]]
+    classes: dict[Literal["cloud", "shadow", "snow", "saturated", "nodata"], tuple[int, ...]] = field(
+        default_factory=dict
+    )
     "class values by meaning"
+    ignore: str = ""
+    "why masks and alpha bands that the raster files have do not count (they do unless a reason stands here)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +60,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayLayout:
-    """How an npy, npz or NetCDF array is laid out."""
+    """How an npy, npz, NetCDF or HDF5 array is laid out."""
 
     __pydantic_config__ = STRICT
 

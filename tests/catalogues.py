@@ -114,8 +114,8 @@ def write(path: Path, content: object) -> Path:
     return path
 
 
-def only(known: Card, root: Path) -> Product:
-    (product,) = list_products(known, root).products
+def only(known: Card, root: Path, *, allow_outside: bool = False) -> Product:
+    (product,) = list_products(known, root, allow_outside=allow_outside).products
     return product
 
 

@@ -83,8 +83,14 @@ def save_vit(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     return folder
 
 
-def write_scene(path: Path, image: np.ndarray, *, where: tuple[float, ...] = (10, 0, 600000, 0, -10, 5100000)) -> Path:
-    """Write reflectances [3, H, W], NaN invalid, as a float GeoTIFF in UTM 32N."""
+def write_scene(
+    path: Path,
+    image: np.ndarray,
+    *,
+    where: tuple[float, ...] = (10, 0, 600000, 0, -10, 5100000),
+    bands: tuple[str, ...] = BANDS,
+) -> Path:
+    """Write reflectances [3, H, W], NaN invalid, as a float GeoTIFF in UTM 32N that names its ``bands``."""
     from affine import Affine
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +100,7 @@ def write_scene(path: Path, image: np.ndarray, *, where: tuple[float, ...] = (10
             epsg=32632,
             transform=Affine(*where),
             nodata=float("nan"),
-            bands=BANDS[: len(image)],
+            bands=bands[: len(image)],
         )
     )
     return path

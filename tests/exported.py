@@ -80,6 +80,7 @@ def seal(folder: Path) -> None:
     content = json.loads((folder / MANIFEST).read_text())
     digests = {name: compute_sha256(folder / name) for name in content["summary"]["files"]}
     content["summary"]["files"], content["fingerprint"] = digests, fingerprint(digests)
+    content.pop("sha256", None)  # of the manifest itself
     (folder / MANIFEST).write_text(json.dumps(content))
 
 

@@ -27,6 +27,7 @@ from worlds.safe import (
     make_s1_grd_safe,
     make_s1_wv_safe,
 )
+from worlds.safe.s1_spec import count_orbits, number_relative_orbit
 
 LIGHT = 299_792_458.0
 SPECS = {
@@ -184,6 +185,20 @@ def test_range_polynomials_are_inverse_of_each_other(scenes: dict[str, S1GrdTrut
         back = ground(slant(there) - float(row.findtext("sr0") or 0))
         assert np.abs(back - there).max() < 0.02  # metres
         assert np.allclose(truth.geometry.slant_range(np.arange(truth.spec.samples)), slant(there), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("platform", "absolute", "relative", "when"),
+    [
+        ("S1A", 36201, 79, "2021-01-19T03:16:53Z"),  # from the names of real products and the tracks they lie on
+        ("S1C", 3550, 54, "2025-08-06T09:22:31Z"),
+        ("S1D", 3945, 54, "2026-08-02T09:22:31Z"),
+        ("S1D", 4326, 85, "2026-08-28T12:21:16Z"),
+    ],
+)
+def test_orbit_numbers_agree_with_real_products(platform: str, absolute: int, relative: int, when: str) -> None:
+    assert number_relative_orbit(absolute, platform) == relative
+    assert abs(count_orbits(datetime.fromisoformat(when), platform) - absolute) <= 1
 
 
 def test_pass_and_look_direction(scenes: dict[str, S1GrdTruth]) -> None:

@@ -22,7 +22,7 @@ from worlds.safe.s2_scene import compute_rayleigh
 from worlds.safe.s2_spec import locate_corner
 
 SIZE = 120
-BASELINES = ("02.09", "03.01", "04.00", "05.09")
+BASELINES = ("02.09", "03.01", "04.00", "05.09", "05.11")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def _subdatasets(path: str) -> list[str]:
 
 
 @pytest.mark.parametrize("level", ["L1C", "L2A"])
-@pytest.mark.parametrize("baseline", ["02.09", "05.09"])
+@pytest.mark.parametrize("baseline", ["02.09", "05.09", "05.11"])
 def test_gdal_driver_reads_what_was_planted(
     products: dict[tuple[str, str], S2SafeTruth], level: str, baseline: str
 ) -> None:
@@ -217,6 +217,7 @@ def test_tiles_lie_where_real_ones_do(tile: str, expected: tuple[int, int, int])
         ("S2A", "2021-09-08T04:27:01Z", 133, 32448),  # from the names and metadata of real products
         ("S2A", "2022-10-05T11:54:11Z", 23, 38058),
         ("S2B", "2022-04-13T15:07:59Z", 25, 26649),
+        ("S2C", "2025-12-01T10:24:11Z", 65, 6470),
     ],
 )
 def test_orbit_numbers_agree_with_real_products(platform: str, when: str, relative: int, orbit: int) -> None:

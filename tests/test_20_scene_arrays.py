@@ -183,7 +183,7 @@ def test_wide_integers_keep_their_digits(tmp_path: Path) -> None:
         ({"files": "objects.npz"}, r"readable npz of plain numbers in .*objects\.npz"),
         ({"files": "objects.npy", "array": {"dims": "yxb"}}, r"plain numpy array in .*objects\.npy"),
         ({"files": "broken.nc", "array": {"dims": "yxb", "key": "img"}}, r"readable NetCDF file in .*broken\.nc"),
-        ({"files": "text.txt"}, r"an array file \(\.npy, \.npz, \.nc\), got .*text\.txt"),
+        ({"files": "text.txt"}, r"an array file \(\.npy, .*\.hdf5\), got .*text\.txt"),
         ({"transform": [50.0, 0.0, 5e5, 0.0, -50.0, 4e6], "crs": "EPSG:32629"}, "pixels of 20 m in .*, got 50 m"),
     ],
 )

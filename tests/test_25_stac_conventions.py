@@ -217,7 +217,7 @@ def test_odd_keys_resolve_by_their_description_and_the_key_goes_first() -> None:
         image_a={"eo:bands": [{"name": "B8A", "common_name": "nir08"}]},
         image_b={"bands": [{"eo:common_name": "swir22"}]},
         both={"eo:bands": [{"name": "B02"}, {"name": "B03"}]},
-        B04={"eo:bands": [{"name": "B12"}]},
+        B04={"eo:bands": [{"common_name": "swir22"}]},
         small={"roles": ["overview"], "eo:bands": [{"name": "B11"}]},
         B07_20m={"gsd": 20},
         B07_60m={"gsd": 60},
@@ -235,6 +235,14 @@ def test_odd_keys_resolve_by_their_description_and_the_key_goes_first() -> None:
     for band in ("B02", "B11"):
         with pytest.raises(UserError, match=f"expected an asset of {band}"):
             assets.find_asset(card(), item(assets=odd), "/c.json", band=band)
+
+
+def test_a_key_and_a_name_that_contradict_each_other_are_refused() -> None:
+    """Nothing tells which of the two is wrong; a common name is shared by bands and says nothing against a key."""
+    swapped = _assets(blue={"eo:bands": [{"name": "B04"}]}, red={"bands": [{"name": "B04", "eo:common_name": "red"}]})
+    with pytest.raises(UserError, match=r"expected the asset blue of item .* to hold B02, .* names B04"):
+        assets.find_asset(card(), item(assets=swapped), "/c.json", band="B02")
+    assert assets.find_asset(card(), item(assets=swapped), "/c.json", band="B04").place == "/data/red.tif"
 
 
 def test_assets_that_nothing_tells_apart_are_refused() -> None:

@@ -166,7 +166,7 @@ def test_projection_stated_for_the_whole_item_counts(tmp_path: Path) -> None:
 
 
 def test_the_decimated_real_tile_is_refused_and_read_with_a_true_item(real_data: Path, tmp_path: Path) -> None:
-    """The item of 29RKH says 10, 20 and 60 m; the files are decimated 1:10. odc-stac alone would upsample them tenfold."""
+    """The item of 29RKH says 10, 20 and 60 m; the files are decimated 1:10. By the item alone they would be upsampled tenfold."""
     folder = real_data / "s2_tile_29RKH_l2a"
     said = json.loads((folder / "S2A_29RKH_20200219_0_L2A.json").read_text())
     for content in said["assets"].values():
@@ -176,13 +176,13 @@ def test_the_decimated_real_tile_is_refused_and_read_with_a_true_item(real_data:
     write(tmp_path / "item.json", said)
     bands = ("B01", "B02", "B04", "B08", "B8A", "B11")
     with pytest.raises(UserError, match=r"got 183 x 183 pixels, not 1830 x 1830; transform .600, 0, 199980"):
-        only(card(bands=bands, gsd_m=100.0), tmp_path).open()
+        only(card(bands=bands, gsd_m=100.0), tmp_path, allow_outside=True).open()
     for content in said["assets"].values():
         if content["href"].startswith("/"):
             with rasterio.open(content["href"]) as file:
                 content["proj:shape"], content["proj:transform"] = list(file.shape), list(file.transform)[:6]
     write(tmp_path / "item.json", said)
-    product = only(card(bands=bands, gsd_m=100.0), tmp_path)
+    product = only(card(bands=bands, gsd_m=100.0), tmp_path, allow_outside=True)
     assert product.acquisition.processing_baseline == "02.14"
     ds = product.open()
     with rasterio.open(folder / "SCL.tif") as file:
@@ -201,7 +201,7 @@ def test_the_decimated_real_tile_is_refused_and_read_with_a_true_item(real_data:
 @pytest.mark.parametrize(
     ("driver", "count", "says"),
     [
-        ("VRT", 1, "expected GTiff or JP2OpenJPEG in .* got VRT"),
+        ("VRT", 1, "damaged, or no GTiff or JP2OpenJPEG"),
         ("GTiff", 2, "got 2 bands"),
         ("unplaced", 1, "got no georeference"),
     ],

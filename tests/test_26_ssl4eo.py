@@ -98,18 +98,26 @@ def test_void_ids_are_left_out_with_the_reason(tmp_path: Path) -> None:
     assert {chip.name.split("/")[0] for chip in listed.products[0].open_chips()} == {"0000003"}
 
 
-def write_stack(path: Path, *, bands: tuple[str, ...], values: np.ndarray, cloud: np.ndarray | None = None) -> None:
+def write_stack(
+    path: Path,
+    *,
+    bands: tuple[str, ...],
+    values: np.ndarray,
+    cloud: np.ndarray | None = None,
+    step: tuple[float, float] = (10.0, -10.0),
+    attributes: dict[str, float] | None = None,
+) -> None:
     """A zarr.zip as release 1.1 publishes it: Zarr version 2, times chunked apart, metadata beside the samples."""
     count, times = values.shape[:2]
-    x = 500000 + 5.0 + 10.0 * np.arange(values.shape[-1])
-    y = 5000000 - 5.0 - 10.0 * np.arange(values.shape[-2])
+    x = 500000 + step[0] * (0.5 + np.arange(values.shape[-1]))
+    y = 5000000 + step[1] * (0.5 + np.arange(values.shape[-2]))
     names = np.array([f"{k:07d}" for k in range(count)])
     stamps = np.array(
         ["2020-11-16T02:30:01", "2020-02-01T02:30:01", "2020-05-01T02:30:01", "2020-08-01T02:30:01"],
         dtype="datetime64[ns]",
     )
     variables: dict[str, Any] = {
-        "bands": (("sample", "time", "band", "y", "x"), values),
+        "bands": (("sample", "time", "band", "y", "x"), values, attributes or {}),
         "crs": ("sample", np.full(count, 32632)),
         "time_": (("sample", "time"), np.tile(stamps[:times], (count, 1))),
         "file_id": (("sample", "time"), np.full((count, times), "20201116T023001_20201116T022955_T51TYH")),
@@ -352,6 +360,24 @@ def test_a_number_beyond_int16_comes_back_from_the_authors_cast(tmp_path: Path) 
     write_records(tmp_path / "a.lmdb", [pickle.dumps((bright.tobytes(), bright.shape))])
     chip = next(list_products(small("ssl4eo_lmdb_s2c"), tmp_path).products[0].open_chips())
     np.testing.assert_allclose(chip.image, 4.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"step": (10.0, 10.0)}, r"steps of -10 m in y_ of sample 0 in .*, got 10 to 10 m"),  # upside down
+        ({"step": (-10.0, -10.0)}, r"steps of 10 m in x_ of sample 0 in .*, got -10 to -10 m"),
+        ({"step": (20.0, -20.0)}, r"steps of 10 m in x_ of sample 0 in .*, got 20 to 20 m"),
+        ({"attributes": {"scale_factor": 1e-3}}, r"the card's scale 0.0001 .* in bands of .* got scale_factor 0.001"),
+    ],
+)
+def test_stacks_that_lie_or_count_otherwise_than_the_release_are_refused(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    values = np.full((1, 4, 12, 24, 24), 1700, dtype=np.int16)
+    write_stack(tmp_path / "S2L2A" / "a.zarr.zip", bands=S2, values=values, **changes)
+    with pytest.raises(UserError, match=words):
+        list(list_products(small("ssl4eo_v11_s2l2a"), tmp_path).products[0].open_chips())
 
 
 def test_a_file_of_the_later_release_without_offset_is_refused_by_name(tmp_path: Path) -> None:

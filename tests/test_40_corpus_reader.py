@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +37,12 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards_module, "MAX_TILES", 4)
 
 
-def write(root: Path, dtype: str, codec: str) -> tuple[list[FragmentEntry], np.ndarray]:
+def write(root: Path, dtype: str, codec: str, checksum: str = "crc32c") -> tuple[list[FragmentEntry], np.ndarray]:
     """Write random tiles in two parts per fragment; return the entries and all tiles in global row order."""
     rng = np.random.default_rng(5)
     stream = STREAMS[dtype]
     encoding = Encoding.of(stream.quantity, chips=dtype == "uint8", scale=1 / 255)
-    layout = Layout(stream, encoding, codec)
+    layout = Layout(stream, encoding, codec, checksum)
     entries, everything = [], []
     for number, rows in enumerate(ROWS):
         if dtype == "float16":
@@ -74,15 +77,19 @@ def write(root: Path, dtype: str, codec: str) -> tuple[list[FragmentEntry], np.n
                 encoding=encoding.to_json(),
                 counts={},
                 nbytes=0,
+                chunk_checksum=checksum,
             )
         )
     return entries, np.concatenate(everything)
 
 
+@pytest.mark.parametrize("checksum", ["crc32c", ""])
 @pytest.mark.parametrize("codec", ["none", "lz4", "zstd"])
 @pytest.mark.parametrize("dtype", list(STREAMS))
-def test_reading_is_bit_equal_to_zarr_python(tmp_path: Path, rng: np.random.Generator, dtype: str, codec: str) -> None:
-    entries, tiles = write(tmp_path, dtype, codec)
+def test_reading_is_bit_equal_to_zarr_python(
+    tmp_path: Path, rng: np.random.Generator, dtype: str, codec: str, checksum: str
+) -> None:
+    entries, tiles = write(tmp_path, dtype, codec, checksum)
     reader = StreamReader(tmp_path, STREAMS[dtype], entries)
     assert len(reader) == sum(ROWS) == len(tiles)
     arrays = [
@@ -170,6 +177,51 @@ def test_files_stay_few_however_many_shards(tmp_path: Path, monkeypatch: pytest.
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
 
 
+@contextmanager
+def room_for(more: int) -> Iterator[None]:
+    """Allow this process to open so many files more than it has."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir() if path.exists())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_low_limit_of_open_files_is_enough_or_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It used to be told as damage, with the advice to ingest again."""
+    monkeypatch.setattr(f"{__name__}.ROWS", (1,) * 200)
+    entries, tiles = write(tmp_path, "int16", "lz4")
+    with room_for(12):
+        reader = StreamReader(tmp_path, STREAMS["int16"], entries)
+        assert reader.read_stored(np.arange(200)).tobytes() == tiles.tobytes()
+    reader = StreamReader(tmp_path, STREAMS["int16"], entries)
+    reader.read_stored(np.arange(50))  # holds more files than there will be room for
+    with room_for(0):
+        files = [os.open(os.devnull, os.O_RDONLY)] if free() else []
+        assert reader.read_stored(np.arange(200)).tobytes() == tiles.tobytes()
+        files += [os.open(os.devnull, os.O_RDONLY) for _ in range(free())]
+        with pytest.raises(UserError, match=r"got too many open files; allow more with `ulimit -n 4096`") as told:
+            StreamReader(tmp_path, STREAMS["int16"], entries).read([0])
+        assert "ingest" not in str(told.value)
+        for handle in files:
+            os.close(handle)
+
+
+def free() -> int:
+    """How many files this process may open still."""
+    handles: list[int] = []
+    try:
+        while True:
+            handles.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return len(handles)
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
 def test_a_cold_file_is_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entries, tiles = write(tmp_path, "int16", "none")
     reader = StreamReader(tmp_path, STREAMS["int16"], entries)
@@ -222,6 +274,49 @@ def test_damage_is_told_not_read(tmp_path: Path, damage: str) -> None:
         path.unlink()
     with pytest.raises(UserError, match=r"(damaged bytes|No such file).*ingest"):
         StreamReader(tmp_path, STREAMS["int16"], entries).read([0])
+
+
+@pytest.mark.parametrize("codec", ["none", "lz4", "zstd"])
+def test_a_flipped_bit_never_becomes_another_pixel(tmp_path: Path, rng: np.random.Generator, codec: str) -> None:
+    """Any bit of a shard: most used to become other pixels. zarr-python, the oracle, refuses the same bits."""
+    entries, tiles = write(tmp_path, "int16", codec)
+    path = shard(tmp_path)
+    content = path.read_bytes()
+    for place in rng.integers(0, len(content) * 8, 60).tolist():
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        wrong = []
+        for row in range(ROWS[0]):
+            try:
+                found = StreamReader(tmp_path, STREAMS["int16"], entries).read_stored([row])
+                assert found.tobytes() == tiles[[row]].tobytes()
+            except UserError as error:
+                wrong.append(row)
+                assert "run the same ingest again" in str(error) and str(path) in str(error)
+        assert wrong, f"bit {place} was not noticed"
+        with pytest.raises(ValueError, match=r"(?i)checksum"):
+            zarr.open_array(path.parent, mode="r")[:4]  # of the first shard
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_chunks_of_version_0_1_are_refused_where_they_cannot_be_decoded(tmp_path: Path, codec: str) -> None:
+    """They have no checksum: a broken header is a sentence, and never memory that was left as it was."""
+    entries, tiles = write(tmp_path, "int16", codec, "")
+    path = shard(tmp_path)
+    content = path.read_bytes()
+    refused = 0
+    for place in range(16 * 8):  # the header of a chunk
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        try:
+            found = StreamReader(tmp_path, STREAMS["int16"], entries).read_stored([0])
+        except UserError:
+            refused += 1
+        else:
+            assert found.shape == tiles[:1].shape
+    assert refused >= 32  # at least every bit of the size that it says
 
 
 def test_tiles_equal_to_the_fill_value_are_stored_too(tmp_path: Path) -> None:

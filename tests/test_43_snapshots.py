@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from dataclasses import asdict
@@ -13,7 +14,6 @@ import pytest
 
 from eo_ssl.corpus import Corpus, Encoding, IngestConfig, Stream, index, ingest, snapshots
 from eo_ssl.corpus.store import LocalStore, open_store
-from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.sensors import Quantity, sensor
 from fake_scenes import scenes
 
@@ -50,13 +50,29 @@ def test_publishing_reads_the_new_statistics_alone_and_gets_the_same(tmp_path: P
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
+def forget_digests(corpus: Path) -> None:
+    """Make a corpus as an earlier version did: no digests beside the indexes, nothing signed."""
+    sizes = {}
+    for path in corpus.glob("fragments/*/digests.bin"):
+        manifest = json.loads((path.parent / "fragment.json").read_text())
+        del manifest["files"]["digests.bin"], manifest["sha256"]
+        (path.parent / "fragment.json").write_text(json.dumps(manifest))
+        sizes[manifest["name"]] = sum(file["size"] for file in manifest["files"].values())
+        path.unlink()
+    (path,) = corpus.glob("snapshots/*.json")
+    snapshot = json.loads(path.read_text())
+    del snapshot["sha256"]
+    for entry in snapshot["fragments"]:
+        entry["nbytes"] = sizes[entry["name"]]
+    path.write_text(json.dumps(snapshot))
+
+
 def test_a_corpus_without_digests_grows_all_the_same(tmp_path: Path, rng: np.random.Generator) -> None:
     """Fragments of an earlier version have none; their index is read instead."""
     products = scenes(rng, 3)
     expected = ingest(products, out=tmp_path / "whole", config=CONFIG, client="synchronous").fingerprint
     ingest(products[:2], out=tmp_path / "c", config=CONFIG, client="synchronous")
-    for path in (tmp_path / "c" / "fragments").glob("*/digests.bin"):
-        path.unlink()
+    forget_digests(tmp_path / "c")
     assert ingest(products, out=tmp_path / "c", config=CONFIG, client="synchronous").fingerprint == expected
 
 
@@ -98,7 +114,7 @@ def test_ten_million_rows_open_in_little_memory(tmp_path: Path) -> None:
         statistics={stream.name: []},
         fragments=[asdict(entry) for entry in entries],
     )
-    open_store(tmp_path).create("snapshots/000001.json", dump_canonical_json(asdict(snapshot)).encode())
+    snapshots.write_snapshot(open_store(tmp_path), snapshot)
     script = (
         "import re, sys; from pathlib import Path; from eo_ssl.corpus import Corpus; corpus = Corpus.open(sys.argv[1]);"
         "status = Path('/proc/self/status').read_text();"  # ru_maxrss would count the process that started this one

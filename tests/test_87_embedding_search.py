@@ -16,6 +16,7 @@ from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.embedding import EMBEDDINGS, Embeddings, find_nearest, query_place, query_tile
 from eo_ssl.embedding.table import build_schema, extract_vectors, open_writer
 from eo_ssl.errors import UserError
+from eo_ssl.fingerprints import compute_sha256
 from eo_ssl.manifest import Clock, finish, require
 from eo_ssl.scene import Acquisition
 from eo_ssl.workflows.embed import main as embed
@@ -110,7 +111,8 @@ def as_table(folder: Path, x: np.ndarray, *, group: int) -> Embeddings:
             part = x[start : start + group]
             numbers = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), type=embedding.type)
             file.write_table(pa.table([pa.array(np.arange(start, start + len(part))), numbers], schema=kept))
-    finish(folder, stage="embed", config={}, inputs={}, product="x", started=Clock())
+    product = compute_sha256(folder / "embeddings.parquet")
+    finish(folder, stage="embed", config={}, inputs={}, product=product, started=Clock())
     return Embeddings.open(folder)
 
 
@@ -158,7 +160,7 @@ def test_an_image_of_ones_own_finds_its_tile(
     shuffled = "bands: [B04, B02, B03]"
     with rasterio.open(image) as file:
         pixels = file.read()
-    write_scene(tmp_path / "own.tif", pixels[[2, 0, 1]])
+    write_scene(tmp_path / "own.tif", pixels[[2, 0, 1]], bands=("B04", "B02", "B03"))
     from embeddings import CARD
 
     known = write_card(tmp_path / "card.yaml", CARD.replace("bands: [B02, B03, B04]", shuffled))

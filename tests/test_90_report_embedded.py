@@ -83,7 +83,7 @@ def test_a_scene_is_shown_in_true_colour_whatever_the_order_of_its_bands(tmp_pat
     image[:, :64, :64] = np.nan
     pictures = []
     for name, order in (("a", [0, 1, 2]), ("b", [2, 0, 1])):
-        write_scene(tmp_path / name / "scene.tif", image[order])
+        write_scene(tmp_path / name / "scene.tif", image[order], bands=tuple(BANDS[i] for i in order))
         bands = f"[{', '.join(BANDS[i] for i in order)}]"
         card = load_card(write_card(tmp_path / name / "card.yaml", CARD.replace("[B02, B03, B04]", bands)))
         (product,) = find_scenes(str(tmp_path / name / "scene.tif"), card)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus, select_rows
-from eo_ssl.curation import Context, Hierarchical, Selector, curate, resolve_keep, write_subset
+from eo_ssl.curation import SUBSET_FILES, Context, Hierarchical, Selector, curate, resolve_keep, write_subset
 from eo_ssl.embedding import choose_stream, prepare_encoder
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
@@ -86,7 +86,7 @@ def main(
             selection = curate(embeddings, keep, np.random.default_rng(seed), method=method, context=context)
         report = selection.report
         summary = {"rows": report.n_rows, "kept": report.n_kept, "dropped": report.reasons}
-        product.sign(write_subset(out, selection, rows), seed=seed, summary=summary)
+        product.sign(write_subset(out, selection, rows), seed=seed, summary=summary, files=SUBSET_FILES)
     dropped = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
     outcome = f"kept {report.n_kept} of {report.n_rows} tiles of {name} ({dropped}): {out.resolve()}"
     console.print(outcome, soft_wrap=True)

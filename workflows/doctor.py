@@ -30,6 +30,7 @@ def main(
     benchmark: str = "",
     variant: str | None = None,
     data: str = "",
+    allow_outside: bool = False,
     format: Literal["table", "json"] = "table",
     json: bool = False,
 ) -> int:
@@ -43,6 +44,7 @@ def main(
             statistics.
         variant: bands, sensor or split of the benchmark.
         data: root of the data when `path` is the name of a card; EO_SSL_DATA when not given.
+        allow_outside: let a STAC catalogue in files name files outside the data folder.
         format: a table for people or JSON for machines.
         json: the same as `--format json`.
 
@@ -53,7 +55,10 @@ def main(
     as_json = json or format == "json"
     if not path and not card and not benchmark:
         return _machine(root, as_json)
-    examinations = _compared(benchmark, variant, card, Path(path or root)) if benchmark else _examined(path, card, root)
+    place = Path(path or root)
+    examinations = (
+        _compared(benchmark, variant, card, place) if benchmark else _examined(path, card, root, allow_outside)
+    )
     offsets = diagnosis.collect_offsets(examinations)
     remedied = any(
         found.kind == "offset" and found.outcome in ("wrong", "suspect")
@@ -62,20 +67,18 @@ def main(
     )
     counts: Counter[str] = Counter(item.outcome for item in examinations)
     if as_json:
-        value = {
-            "products": [item.to_json() for item in examinations],
-            "counts": dict(counts),
-            "offset_by_file": offsets,
-        }
+        products = [item.to_json() for item in examinations]
+        value = {"products": products, "counts": dict(counts), "offset_by_file": offsets}
         print(plain_json.dumps(value, indent=1))
     else:
         _show(examinations, counts, offsets if remedied else {})
     return int(counts["wrong"] > 0)
 
 
-def _examined(path: str, card: str, root: Path) -> list[diagnosis.Examination]:
+def _examined(path: str, card: str, root: Path, allow_outside: bool) -> list[diagnosis.Examination]:
     if card:
-        return diagnosis.examine_products(diagnosis.find_products(load_card(card), Path(path) if path else root))
+        found = diagnosis.find_products(load_card(card), Path(path or root), allow_outside=allow_outside)
+        return diagnosis.examine_products(found)
     if Path(path).is_dir() and (Path(path) / "snapshots").is_dir():
         return diagnosis.examine_corpus(Corpus.open(path))
     expect(
@@ -84,7 +87,7 @@ def _examined(path: str, card: str, root: Path) -> list[diagnosis.Examination]:
         got=f"{path} without a card",
         remedy="name one with --card",
     )
-    return diagnosis.examine_products(diagnosis.list_products(load_card(path), root))
+    return diagnosis.examine_products(diagnosis.list_products(load_card(path), root, allow_outside=allow_outside))
 
 
 def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> list[diagnosis.Examination]:
@@ -109,10 +112,8 @@ def _machine(root: Path, as_json: bool) -> int:
     for name, value in facts.items():
         table.add_row(name, value)
     Console().print(table)
-    for sentence in missing:
-        Console().print(f"[red]missing[/red]: {sentence}")
-    if not missing:
-        Console().print("nothing is missing")
+    lacks = [f"[red]missing[/red]: {sentence}" for sentence in missing]
+    Console().print("\n".join(lacks or ["nothing is missing"]))
     return int(bool(missing))
 
 

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from eo_ssl import embedding
 from eo_ssl.cards import Card, load_card
-from eo_ssl.corpus import Corpus, discard_leftovers, select_rows
+from eo_ssl.corpus import Corpus, select_rows
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation import choose_device
@@ -39,6 +39,7 @@ def main(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     dask: Literal["threads", "synchronous"] = "threads",
     seed: int = 0,
+    allow_outside: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write embeddings of a corpus as GeoParquet (a row per tile) or of scenes as COG (a pixel per patch).
@@ -61,6 +62,7 @@ def main(
         device: where the encoder runs; auto takes a GPU where there is one.
         dask: scenes: how tasks are scheduled.
         seed: of random weights.
+        allow_outside: scenes: let a STAC item in a file name files outside its folder.
         overwrite: replace embeddings made with another configuration.
     """
     runs_on = choose_device(device)
@@ -74,7 +76,8 @@ def main(
         model = embedding.prepare_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
         place = source if is_link(source) else str(Path(source).resolve())
         where_from = {"source": place, "card_at": str(Path(card).resolve()) if Path(card).is_file() else card}
-        _scenes(model, where_from, meaning, out, settings, overwrite)
+        scenes = embedding.find_scenes(place, meaning, allow_outside=allow_outside)
+        _scenes(model, where_from, scenes, out, settings, overwrite)
         return
     _refuse("a corpus", statistics=statistics, window_px=window_px, overlap=overlap)
     corpus, name = embedding.open_stream(source, stream, snapshot=snapshot)
@@ -99,24 +102,28 @@ def _tiles(
             embedding.remove_parts(out)
             console.print(product.nothing_to_do, soft_wrap=True)
             return
-        discard_leftovers(out)
         with Progress(console=Console(stderr=True), transient=True, disable=QUIET) as bars:
             bar = bars.add_task(f"embedding {len(rows)} tiles with {model.name}", total=len(rows))
             made = embedding.embed_tiles(
                 model, corpus, name, rows=rows, out=out, settings=settings, progress=lambda n: bars.advance(bar, n)
             )
         summary = {"tiles": len(rows), "dim": model.dim, "corpus": str(corpus.root), "licences": corpus.licences()}
-        product.sign(made, summary=summary)
+        product.sign(made, summary=summary, files=[embedding.EMBEDDINGS])
         embedding.remove_parts(out)
     cost = f"{product.started.wall_s:.0f} s, peak {measure_peak_mb():.0f} MB: {(out / embedding.EMBEDDINGS).resolve()}"
     console.print(f"{len(rows)} tiles of {name}, {model.dim} numbers each, in {cost}", soft_wrap=True)
 
 
 def _scenes(
-    model: Encoder, place: dict[str, str], card: Card, out: Path, settings: embedding.SceneSettings, overwrite: bool
+    model: Encoder,
+    place: dict[str, str],
+    products: tuple[Product, ...],
+    out: Path,
+    settings: embedding.SceneSettings,
+    overwrite: bool,
 ) -> None:
-    """Embed every scene at a place."""
-    console, products = Console(), embedding.find_scenes(place["source"], card)
+    """Embed every scene found at a place."""
+    console, card = Console(), products[0].card
     embedding.check_scene(model, products[0].open(), settings=settings)
     scenes = {
         name: {"id": scene.product_id, "checksum": scene.checksum()}
@@ -129,7 +136,6 @@ def _scenes(
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
-        discard_leftovers(out)
         low, high = model.preprocessing.gsd_m
         if not 0.98 * low <= card.gsd_m <= 1.02 * high:  # decimated copies round their pixel size
             console.print(
@@ -142,7 +148,7 @@ def _scenes(
             files[name] = compute_sha256(out / name)
         owed = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")} | {"card": card.name}
         summary = {"files": files, "dim": model.dim, "scenes": scenes, **place, "licences": [owed]}
-        product.sign(fingerprint(files), summary=summary)
+        product.sign(fingerprint(files), summary=summary, files=list(files))
     console.print(f"maps of scenes: {len(files)}, in {product.started.wall_s:.0f} s: {out.resolve()}", soft_wrap=True)
 
 

@@ -36,6 +36,7 @@ from eo_ssl.evaluation import (
     note_spatial_leakage,
     open_task,
 )
+from eo_ssl.leases import reserve
 from eo_ssl.manifest import Clock
 from eo_ssl.reporting import print_results, render_leaderboard
 
@@ -128,9 +129,10 @@ def main(
     if task not in BENCHMARKS:
         inputs["corpus"] = Corpus.open(data).manifest().fingerprint
     where = choose_device(device)
-    folder = ResultsFolder.open(out, chosen, settings, inputs=inputs, overwrite=overwrite, started=started)
     kept = cache or (out / "features" if study != "compare" else None)  # equal inputs of a grid are encoded once
-    _run(chosen, compared, settings, folder, Computing(batch_size, kept, where))
+    with reserve(out):
+        folder = ResultsFolder.open(out, chosen, settings, inputs=inputs, overwrite=overwrite, started=started)
+        _run(chosen, compared, settings, folder, Computing(batch_size, kept, where))
 
 
 def _run(

@@ -47,6 +47,7 @@ def main(
     seed: int = 0,
     dask: str = "threads",
     accept_unknown_offset: Literal["refuse", "drop"] = "refuse",
+    allow_outside: bool = False,
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> IngestReport | IngestPlan:
@@ -78,6 +79,7 @@ def main(
         seed: of the split by location.
         dask: threads, processes, synchronous or the address of a scheduler such as tcp://host:8786.
         accept_unknown_offset: refuse or drop files whose radiometric offset the card does not list.
+        allow_outside: let a STAC catalogue in files name files outside the data folder.
         dry_run: print the plan (products, tiles, parts, bytes and an estimate of the time) and write nothing.
         overwrite: replace the tiles of a card that was ingested with another configuration, in a new snapshot.
     """
@@ -99,7 +101,8 @@ def main(
         shares=shares,
         seed=seed,
     )
-    listed = _list_products([card] if isinstance(card, str) else card, data, accept_unknown_offset)
+    cards = [card] if isinstance(card, str) else card
+    listed = _list_products(cards, data, accept_unknown_offset, allow_outside)
     wanted, dropped = list(chain(*(part.products for part in listed))), list(chain(*(part.dropped for part in listed)))
     if dry_run:
         with _show_bars() as progress:
@@ -114,8 +117,13 @@ def main(
     return report
 
 
-def _list_products(cards: list[str], data: Path, accept: Literal["refuse", "drop"]) -> list[ProductList]:
-    return [list_products(load_card(name), data, accept_unknown_offset=accept) for name in cards]
+def _list_products(
+    cards: list[str], data: Path, accept: Literal["refuse", "drop"], allow_outside: bool
+) -> list[ProductList]:
+    return [
+        list_products(load_card(name), data, accept_unknown_offset=accept, allow_outside=allow_outside)
+        for name in cards
+    ]
 
 
 def _print(text: str) -> None:

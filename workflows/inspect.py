@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from eo_ssl.cards import list_cards, load_card
+from eo_ssl.documents import read_json
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import MANIFEST, UNFINISHED
 
@@ -65,7 +66,11 @@ def main(
 
 def _is_corpus(path: str) -> bool:
     manifest = Path(path) / MANIFEST
-    return "://" in path or (manifest.is_file() and json.loads(manifest.read_text()).get("stage") == "ingest")
+    return "://" in path or (manifest.is_file() and _read(manifest).get("stage") == "ingest")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path, remedy="make the product again")
 
 
 def _corpus(
@@ -88,10 +93,9 @@ def _corpus(
         differences = compare_corpora(corpus, Corpus.open(other or path, snapshot=other_snapshot))
         return differences, 0 if differences["same"] else 1
     if asked["verify"]:
-        wrong = corpus.verify()
-        return {"snapshot": corpus.snapshot, "fingerprint": corpus.fingerprint, "damaged": wrong or "nothing"}, int(
-            bool(wrong)
-        )
+        wrong, unchecked = corpus.verify(), corpus.list_unchecked()
+        said = {"snapshot": corpus.snapshot, "fingerprint": corpus.fingerprint, "damaged": wrong or "nothing"}
+        return said | ({"unchecked": unchecked} if unchecked else {}), int(bool(wrong))
     return describe_corpus(corpus), 0
 
 
@@ -102,14 +106,14 @@ def _facts(path: str) -> dict[str, Any]:
     if not folder.is_dir():
         return load_card(path).to_json()
     if (folder / MANIFEST).is_file():
-        return dict(json.loads((folder / MANIFEST).read_text()))
+        return _read(folder / MANIFEST)
     if (folder / UNFINISHED).is_file():
         return {
-            "unfinished": json.loads((folder / UNFINISHED).read_text()),
+            "unfinished": _read(folder / UNFINISHED),
             "remedy": "run the same command again to finish it",
         }
     products = {
-        str(item.parent.relative_to(folder)): json.loads(item.read_text())["stage"]
+        str(item.parent.relative_to(folder)): _read(item).get("stage", "unknown")
         for item in sorted(folder.glob(f"**/{MANIFEST}"))
     }
     if not products:

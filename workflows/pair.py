@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.manifest import open_product
-from eo_ssl.pairing import PairConfig, match, pair, write_pairs
+from eo_ssl.pairing import PAIR_FILES, PairConfig, match, pair, write_pairs
 
 
 def main(
@@ -55,7 +55,7 @@ def main(
                 progress=lambda done, total: bars.update(task, completed=done, total=total),
             )
         report = pairing.report
-        product.sign(write_pairs(out, pairing), summary=asdict(report))
+        product.sign(write_pairs(out, pairing), summary=asdict(report), files=PAIR_FILES)
     console.print(f"{report.sentence()}: {out.resolve()}", soft_wrap=True)
     for reason, tiles in sorted(report.rejected.items(), key=lambda item: -item[1]):
         console.print(f"  {tiles:,} without a pair: {reason}", soft_wrap=True, highlight=False)

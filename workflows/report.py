@@ -47,5 +47,6 @@ def main(inputs: list[Path], out: Path, title: str = DEFAULT_TITLE, note: str = 
             html = render_report(collect_report(inputs, title=title, note=note)).encode()
         page.unlink(missing_ok=True)  # of a run that was killed before its manifest: the page is made anew
         commit(page, html)
-        report.sign(hashlib.sha256(html).hexdigest(), summary={"bytes": len(html), "products": len(products)})
+        summary = {"bytes": len(html), "products": len(products)}
+        report.sign(hashlib.sha256(html).hexdigest(), summary=summary, files=[page.name])
     console.print(f"report: {page.resolve()}", soft_wrap=True)

@@ -77,7 +77,7 @@ def main(
         html = render_search(table, query, hits, corpus=tiles, distance=distance, left_out=left_out).encode()
         page.unlink(missing_ok=True)  # of a run that was killed before its manifest
         commit(page, html)
-        product.sign(hashlib.sha256(html).hexdigest(), summary={"bytes": len(html)})
+        product.sign(hashlib.sha256(html).hexdigest(), summary={"bytes": len(html)}, files=[page.name])
     console.print(f"page: {page.resolve()}", soft_wrap=True)
 
 

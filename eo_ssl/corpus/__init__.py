@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from eo_ssl.corpus.conditions import select_rows
 from eo_ssl.corpus.config import Codec, IngestConfig, Method, Tiling
 from eo_ssl.corpus.corpus_view import Corpus
-from eo_ssl.corpus.fragments import discard_leftovers
+from eo_ssl.corpus.parquet_files import open_parquet, read_parquet
 from eo_ssl.corpus.reader import StreamReader, allocate_aligned
 from eo_ssl.corpus.snapshots import list_snapshots, load_snapshot
 from eo_ssl.corpus.statistics import BandStats
@@ -41,12 +41,13 @@ __all__ = [
     "compare_corpora",
     "compute",
     "describe_corpus",
-    "discard_leftovers",
     "ingest",
     "list_snapshots",
     "load_snapshot",
     "make_task",
+    "open_parquet",
     "plan_ingest",
+    "read_parquet",
     "run_plan",
     "select_rows",
 ]

@@ -243,6 +243,7 @@ def _pack(build: FragmentBuild, parts: Sequence[CutResult]) -> FragmentManifest:
         stream=stream.to_json(),
         encoding=plan.encoding.to_json(),
         tiles_per_shard=size,
+        chunk_checksum=layout.chunk_checksum,
         rows=counts["kept"],
         counts=counts,
         refused=[list(item) for part in parts for item in part.refused],

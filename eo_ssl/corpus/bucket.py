@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -53,6 +54,11 @@ class Bucket:
     def read_many(self, keys: Sequence[str]) -> Iterator[bytes]:
         """Yield the content of objects, fetched several at a time."""
         return self.at_once(lambda key: self.read(key), [(key,) for key in keys])
+
+    def measure(self, key: str) -> tuple[int, str]:
+        """Return size and sha256 of an object, which is fetched."""
+        data = self.read(key)
+        return len(data), hashlib.sha256(data).hexdigest()
 
     def tail(self, key: str, size: int) -> bytes:
         """Return the last ``size`` bytes of an object."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +12,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from eo_ssl.commits import explain_read_error
 from eo_ssl.corpus import fragments, index, provenance, quarantine, snapshots
 from eo_ssl.corpus.reader import StreamReader
 from eo_ssl.corpus.statistics import BandStats
 from eo_ssl.corpus.store import LocalStore, Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
-from eo_ssl.errors import UserError, suggest_nearest
+from eo_ssl.documents import build_record, parse_json
+from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.manifest import MANIFEST, Manifest
 from eo_ssl.sensors import Quantity
 
@@ -104,7 +105,7 @@ class Corpus:
         """Return how the tiles of a stream were cut: native, grid, or both."""
         self._stream(stream)
         by_card = {entry.card: entry for entry in self._entries if entry.stream == stream}
-        return {str(fragments.read(self.store, entry.name).config["tiling"]) for entry in by_card.values()}
+        return {str(snapshots.read_fragment(self.store, entry).config["tiling"]) for entry in by_card.values()}
 
     def dataset(self, stream: str) -> pads.Dataset:
         """Return the index of a stream as a lazy pyarrow dataset; its row order is the global row order."""
@@ -112,9 +113,21 @@ class Corpus:
         return self._dataset([entry for entry in self._entries if entry.stream == stream])
 
     def _dataset(self, entries: Sequence[snapshots.FragmentEntry]) -> pads.Dataset:
+        self._check_indexes(entries)
         files, home = self.store.dataset_root()
-        paths = [f"{home}/{entry.folder}/index.parquet" for entry in entries]
+        paths = [f"{home}/{entry.folder}/{index.INDEX}" for entry in entries]
         return pads.dataset(paths, schema=index.SCHEMA, format="parquet", filesystem=files)
+
+    def _check_indexes(self, entries: Sequence[snapshots.FragmentEntry]) -> None:
+        """Compare index files with what the fragments say of them, each once; a dataset would fill gaps with nulls."""
+        for entry in entries:
+            if entry.name not in self._whole:
+                fragments.check_file(self.store, snapshots.read_fragment(self.store, entry), index.INDEX)
+                self._whole.add(entry.name)
+
+    @cached_property
+    def _whole(self) -> set[str]:
+        return set()
 
     def index(
         self, stream: str, *, columns: Sequence[str] | None = None, rows: npt.NDArray[np.integer[Any]] | None = None
@@ -135,10 +148,10 @@ class Corpus:
                 f"expected columns of the index, got {unknown[0]!r}{suggest_nearest(unknown[0], index.SCHEMA.names)}"
             )
         chosen = None if columns is None else list(columns)
-        if rows is None:
-            return self.dataset(stream).to_table(columns=chosen)
         self._stream(stream)
         entries = [entry for entry in self._entries if entry.stream == stream]
+        if rows is None:
+            return self._read_index(entries, chosen)
         first = np.concatenate([[0], np.cumsum([entry.rows for entry in entries], dtype=np.int64)])
         wanted = np.asarray(rows)
         if wanted.size and (wanted.dtype.kind not in "iu" or wanted.min() < 0 or wanted.max() >= first[-1]):
@@ -151,8 +164,18 @@ class Corpus:
         owner = np.searchsorted(first, wanted, side="right") - 1
         used = np.unique(owner)
         begin = np.concatenate([[0], np.cumsum(np.diff(first)[used])])
-        table = self._dataset([entries[number] for number in used.tolist()]).to_table(columns=chosen)
+        table = self._read_index([entries[number] for number in used.tolist()], chosen)
         return table.take(pa.array(begin[np.searchsorted(used, owner)] + wanted - first[owner]))
+
+    def _read_index(self, entries: Sequence[snapshots.FragmentEntry], columns: list[str] | None) -> pa.Table:
+        remedy = "ingest the corpus again"
+        try:
+            table = self._dataset(entries).to_table(columns=columns)
+        except OSError as error:
+            raise explain_read_error(error, f"the indexes of {self.store}", remedy=remedy) from error
+        rows = sum(entry.rows for entry in entries)
+        expect(len(table) == rows, expected=f"{rows} rows in {self.store}", got=len(table), remedy=remedy)
+        return table
 
     def statistics(self, stream: str, quantity: str | Quantity | None = None) -> BandStats:
         """Return the statistics of a stream's training split, in its own quantity or, for a power, in dB.
@@ -220,7 +243,7 @@ class Corpus:
         first = np.cumsum([0, *(entry.rows for entry in self._entries if entry.stream == stream)])
         number = int(np.searchsorted(first, row, side="right")) - 1
         entry = [entry for entry in self._entries if entry.stream == stream][number]
-        manifest = fragments.read(self.store, entry.name)
+        manifest = snapshots.read_fragment(self.store, entry)
         return provenance.describe(tile, manifest, number=row - int(first[number]))
 
     def manifest(self) -> Manifest:
@@ -229,8 +252,10 @@ class Corpus:
         Raises:
             UserError: the run that was to write it has not finished.
         """
+        remedy = "run the same ingest again"
         try:
-            return Manifest(**json.loads(self.store.read(MANIFEST)))
+            value = parse_json(self.store.read(MANIFEST), at=f"{self.store}/{MANIFEST}", remedy=remedy)
+            return build_record(Manifest, value, at=f"{self.store}/{MANIFEST}", remedy=remedy)
         except FileNotFoundError as error:
             raise UserError(
                 f"expected a finished corpus at {self.store}, got an unfinished one; run `eo-ssl ingest` again to "
@@ -239,7 +264,7 @@ class Corpus:
 
     def quarantine(self) -> list[dict[str, Any]]:
         """Return what was put aside with its reason: products, and damaged chips of those that were not."""
-        damaged = [fragments.read(self.store, entry.name) for entry in self._entries if entry.counts.get("damaged")]
+        damaged = [snapshots.read_fragment(self.store, entry) for entry in self._entries if entry.counts.get("damaged")]
         chips = [
             {"product_id": manifest.product_id, "card": manifest.card, "chip": name, "reason": reason}
             for manifest in damaged
@@ -252,7 +277,12 @@ class Corpus:
 
         Reads every byte.
         """
-        wrong = [sentence for entry in self._entries for sentence in fragments.verify(self.store, entry.name)]
+        wrong = []
+        for entry in self._entries:
+            try:
+                wrong += fragments.verify(self.store, snapshots.read_fragment(self.store, entry))
+            except UserError as error:
+                wrong.append(str(error))
         if not wrong:
             actual = snapshots.compute_fingerprint(self.store, self._entries, from_index=True)
             if actual != self.fingerprint:
@@ -260,3 +290,11 @@ class Corpus:
                     f"the fingerprint of {self.store} is {actual}, its snapshot {self.snapshot} says {self.fingerprint}"
                 )
         return wrong
+
+    def list_unchecked(self) -> list[str]:
+        """Return what readers of the snapshot cannot compare with anything, one sentence each: that of version 0.1."""
+        plain = sum(not entry.chunk_checksum for entry in self._entries)
+        return [
+            *([f"the pixels of {plain} of {len(self._entries)} fragments, when they are read"] if plain else []),
+            *([] if snapshots.is_guarded(self.store, self.snapshot) else ["the statistics of the snapshot"]),
+        ]

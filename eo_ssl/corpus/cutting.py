@@ -18,7 +18,7 @@ from rasterio.warp import transform_bounds
 
 from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.streams import Stream
-from eo_ssl.corpus.tile_locations import Affine6, ProductGrid, is_utm, resolve_epsg
+from eo_ssl.corpus.tile_locations import Affine6, ProductGrid, centre_longitudes, find_far_centre, is_utm, resolve_epsg
 from eo_ssl.errors import UserError
 from eo_ssl.scene import FIELDS, FLAGS
 from eo_ssl.sensors import Quantity, convert, sensor
@@ -116,6 +116,9 @@ class GridRaster:
         zone = resolve_epsg(grid.crs) if is_utm(resolve_epsg(grid.crs)) else grid.zone
         self._crs = f"EPSG:{zone}"
         height, width = source.tiles.shape
+        west, east = grid.transform[2], _apply(grid.transform, width, 0)[0]
+        self._centre = find_far_centre(grid.crs, west, east)
+        self._source_crs = centre_longitudes(grid.crs, self._centre) if self._centre is not None else grid.crs
         outline = [_apply(self._affine, *corner) for corner in ((0, 0), (width, 0), (0, height), (width, height))]
         xs, ys = zip(*outline, strict=True)
         bounds = transform_bounds(grid.crs, self._crs, min(xs), min(ys), max(xs), max(ys))
@@ -153,9 +156,8 @@ class GridRaster:
         for kind, nodata, names in ((np.int16, -1, (*FLAGS, "label")), (np.float32, np.nan, FIELDS)):
             held = {name: pixels.layers[name].astype(kind) for name in names if name in pixels.layers}
             if held:
-                warped = self._warp(
-                    np.stack(list(held.values())), begin, goal, method=Resampling.nearest, nodata=nodata
-                )
+                stack = np.stack(list(held.values()))
+                warped = self._warp(stack, begin, goal, method=Resampling.nearest, nodata=nodata)
                 layers |= dict(zip(held, warped, strict=True))
         return RegionPixels(image, {name: layer > 0 if name in FLAGS else layer for name, layer in layers.items()})
 
@@ -185,6 +187,7 @@ class GridRaster:
                 memory.open() as file,
                 WarpedVRT(
                     file,
+                    src_crs=self._source_crs,
                     crs=self._crs,
                     transform=Affine(*transform),
                     height=height,
@@ -204,6 +207,8 @@ class GridRaster:
         left, top = _apply(target, 0, 0)
         right, bottom = _apply(target, width, height)
         west, south, east, north = transform_bounds(self._crs, self._source.grid.crs, left, bottom, right, top)
+        if self._centre is not None:
+            west, east = ((lon - self._centre + 180) % 360 - 180 + self._centre for lon in (west, east))
         inverse: Affine6 = tuple((~Affine(*self._affine))[:6])
         cols, rows = zip(
             *(_apply(inverse, *point) for point in ((west, south), (west, north), (east, south), (east, north))),

@@ -17,26 +17,24 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
-import re
 import shutil
 import socket
 import tempfile
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.commits import commit, explain_os_error, sync_folder
+from eo_ssl.commits import commit, explain_os_error, explain_read_error, is_running, sync_folder
 from eo_ssl.corpus.config import IngestConfig
-from eo_ssl.corpus.shards import FileMark
+from eo_ssl.corpus.shards import ChunkChecksum, FileMark
 from eo_ssl.corpus.store import LocalStore, Store
-from eo_ssl.errors import UserError
-from eo_ssl.fingerprints import compute_sha256, dump_canonical_json, fingerprint
+from eo_ssl.documents import build_record, parse_json, sign_json
+from eo_ssl.errors import expect
+from eo_ssl.fingerprints import compute_sha256, fingerprint
 from eo_ssl.manifest import SCHEMA_VERSION, check_schema
 
 FRAGMENT = "fragment.json"
@@ -46,7 +44,6 @@ _LIVE: set[str] = set()  # staging folders of this process
 _NUMBERS = itertools.count()  # of those folders; two threads never get the same
 _SCRATCH: dict[str, Path] = {}  # of this process, by run
 _SCRATCH_LOCK = threading.Lock()
-_BEGUN = time.monotonic_ns()  # files with our process id from before are of an earlier process of that number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +73,8 @@ class FragmentManifest:
     "version, sha256 and commit of the code that made it, and versions of the packages it used"
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     "relative path -> size in bytes and sha256"
+    chunk_checksum: ChunkChecksum = ""
+    "what follows each chunk of the array; nothing in fragments of version 0.1"
     content: str = ""
     "in an object store, where no folder can be renamed: the part of the files' address that tells their content"
     schema_version: int = SCHEMA_VERSION
@@ -101,14 +100,6 @@ def locate_fragment(name: str, content: str) -> str:
     return f"fragments/{name}/{content}" if content else f"fragments/{name}"
 
 
-def discard_leftovers(out: Path) -> None:
-    """Remove the temporary files that writers of this machine left in a corpus when they died."""
-    for path in (*out.glob(".*.tmp"), *out.glob("*/.*.tmp")):
-        named = re.search(r"\.(\d+)\.(\d+)\.tmp$", path.name)  # a commit's: .<name>.<pid>.<monotonic ns>.tmp
-        if named and not _alive(int(named[1])) and (int(named[1]) != os.getpid() or int(named[2]) < _BEGUN):
-            path.unlink(missing_ok=True)
-
-
 def make_staging(home: Path) -> Path:
     """Create and return a staging folder in ``home``, removing those of runs of this machine that have died.
 
@@ -119,7 +110,8 @@ def make_staging(home: Path) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         for folder in home.glob(f"{_STAGING}*"):
             host, pid, _ = folder.name.removeprefix(_STAGING).rsplit("-", 2)
-            if host == socket.gethostname() and folder.name not in _LIVE and not _alive(int(pid)):
+            dead = int(pid) == os.getpid() or not is_running(int(pid))  # what this process made itself is in _LIVE
+            if host == socket.gethostname() and folder.name not in _LIVE and dead:
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in home.glob(f"{_STOPPED}*"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -142,22 +134,6 @@ def discard_run(staging: Path) -> None:
     except OSError:
         return  # another task was faster
     shutil.rmtree(away, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    """Whether another process ``pid`` runs.
-
-    What this process made itself is known, so its own number is that of a leftover.
-    """
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def make_scratch(run: str) -> Path:
@@ -200,7 +176,7 @@ def commit_fragment(
         files[name] = {"size": mark.size, "sha256": mark.sha256}
     content = "" if isinstance(store, LocalStore) else fingerprint(files)[:16]
     full = FragmentManifest(**{**asdict(manifest), "files": files, "content": content})
-    data = dump_canonical_json(asdict(full)).encode()
+    data = sign_json(asdict(full))
     if isinstance(store, LocalStore):
         for path in paths:
             _sync(path)
@@ -240,27 +216,69 @@ def read(store: Store, name: str) -> FragmentManifest:
         UserError: it is absent, damaged or of another schema.
     """
     key = f"fragments/{name}/{FRAGMENT}"
+    at, remedy = f"{store}/{key}", explain_remedy(store, name)
     try:
-        value = json.loads(store.read(key))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"expected a fragment at {store}/fragments/{name}, got {type(error).__name__}; remove it and run the "
-            "same ingest again"
-        ) from error
-    check_schema(value, at=f"{store}/{key}", remedy="ingest again with this version")
-    return FragmentManifest(**value)
+        data = store.read(key)
+    except OSError as error:
+        raise explain_read_error(error, at, remedy=remedy) from error
+    value = parse_json(data, at=at, remedy=remedy)
+    check_schema(value, at=at, remedy="ingest again with this version")
+    return build_record(FragmentManifest, value, at=at, remedy=remedy)
 
 
-def verify(store: Store, name: str) -> list[str]:
+def explain_remedy(store: Store, name: str) -> str:
+    """Return what repairs a damaged fragment."""
+    return f"remove {store}/fragments/{name} and run the same ingest again"
+
+
+def read_files(store: Store, wanted: Sequence[tuple[FragmentManifest, str]]) -> Iterator[bytes]:
+    """Yield the content of files, given as (fragment, name of a file of it), each as it was ingested.
+
+    Raises:
+        UserError: one is missing or its size or sha256 is another.
+    """
+    contents = store.read_many([f"{manifest.folder}/{name}" for manifest, name in wanted])
+    for manifest, name in wanted:
+        at, remedy = f"{store}/{manifest.folder}/{name}", explain_remedy(store, manifest.name)
+        try:
+            data = next(contents)
+        except OSError as error:
+            raise explain_read_error(error, at, remedy=remedy) from error
+        _check_mark(manifest, name, (len(data), hashlib.sha256(data).hexdigest()), at=at, remedy=remedy)
+        yield data
+
+
+def check_file(store: Store, manifest: FragmentManifest, name: str) -> None:
+    """Refuse a file of a fragment that is not as it was ingested; on disk its bytes are read once per process.
+
+    Raises:
+        UserError: it is missing or its size or sha256 is another.
+    """
+    at, remedy = f"{store}/{manifest.folder}/{name}", explain_remedy(store, manifest.name)
+    try:
+        found = store.measure(f"{manifest.folder}/{name}")
+    except OSError as error:
+        raise explain_read_error(error, at, remedy=remedy) from error
+    _check_mark(manifest, name, found, at=at, remedy=remedy)
+
+
+def _check_mark(manifest: FragmentManifest, name: str, found: tuple[int, str], *, at: str, remedy: str) -> None:
+    stated = manifest.files.get(name, {})
+    size, sha256 = stated.get("size"), stated.get("sha256")
+    got = f"{found[0]} bytes of {size}" if found[0] != size else "another content"
+    expect(found == (size, sha256), expected=f"{at} as it was ingested", got=got, remedy=remedy)
+
+
+def verify(store: Store, manifest: FragmentManifest) -> list[str]:
     """Return what is wrong with the files of a fragment, one sentence each; reads every byte."""
     wrong = []
-    manifest = read(store, name)
     for file, mark in manifest.files.items():
         key = f"{manifest.folder}/{file}"
         try:
             data = store.read(key)
-        except FileNotFoundError:
-            wrong.append(f"{store}/{key} is missing")
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            wrong.append(f"{store}/{key} is missing" if missing else f"{store}/{key} cannot be read: {error.strerror}")
             continue
         if len(data) != mark["size"] or hashlib.sha256(data).hexdigest() != mark["sha256"]:
             wrong.append(f"{store}/{key} differs from its {FRAGMENT}")

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from eo_ssl.commits import explain_os_error
 from eo_ssl.errors import UserError
 
-DIGESTS = "digests.bin"
+INDEX, DIGESTS = "index.parquet", "digests.bin"
 _BYTES = 48
 _BATCH = 4_000_000  # digests sorted at once: some 600 MB with the copies
 Digests = npt.NDArray[np.uint8]
@@ -63,6 +63,7 @@ SCHEMA = pa.schema(
         *(pa.field(name, pa.float32()) for name in (*_MEASURES, "sun_zenith_deg", "view_zenith_deg")),
         *(pa.field(name, pa.string()) for name in ("platform", "mode")),
         pa.field("relative_orbit", pa.int32()),
+        pa.field("remarks", pa.string()),  # null where there is none and in fragments made before
     ],
     metadata={b"geo": json.dumps(_GEO).encode()},
 )

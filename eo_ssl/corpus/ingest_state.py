@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from eo_ssl.commits import explain_read_error
 from eo_ssl.corpus.snapshots import Snapshot
 from eo_ssl.corpus.store import Store
+from eo_ssl.documents import explain_content, parse_json
 from eo_ssl.errors import expect
 from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, UNFINISHED, Clock, describe
@@ -55,21 +56,31 @@ def read_state(store: Store) -> IngestState:
     Raises:
         UserError: the folder holds something else.
     """
-    names, left = store.names(""), {}
+    names, left = store.names(""), dict[str, _Left]()
     for name in (MANIFEST, UNFINISHED):
         if name not in names:
             continue
+        at, remedy = f"{store}/{name}", f"remove {store}/{name} and run the same ingest again"
         try:
-            value = json.loads(store.read(name))
+            value = parse_json(store.read(name), at=at, remedy=remedy)
         except FileNotFoundError:
             continue  # the other run, whose mark it was, is done
+        except OSError as error:
+            raise explain_read_error(error, at, remedy=remedy) from error
         expect(
             value.get("stage") == STAGE,
             expected=f"{store} to be a corpus or a new folder",
             got=f"a product of stage {value.get('stage')!r}",
             remedy="give another output folder",
         )
-        left[name] = value
+        with explain_content("the cards of an ingest", at=at, remedy=remedy):
+            left[name] = _Left(
+                {
+                    card: {"card": known["card"], "ingest": dict(known["ingest"])}
+                    for card, known in _cards(value).items()
+                },
+                {str(card): str(print) for card, print in value["inputs"].items()},
+            )
     foreign = any(name != UNFINISHED and not name.startswith((".", "probe-")) for name in names)
     expect(
         MANIFEST in left or "fragments" in names or not foreign,
@@ -79,11 +90,22 @@ def read_state(store: Store) -> IngestState:
     )
     made, begun = left.get(MANIFEST), left.get(UNFINISHED)
     return IngestState(
-        cards=made["config"]["cards"] if made else {},
-        inputs=made["inputs"] if made else {},
+        cards=made.cards if made else {},
+        inputs=made.inputs if made else {},
         finished=made is not None,
-        begun=begun["config"]["cards"] if begun else None,
+        begun=begun.cards if begun else None,
     )
+
+
+class _Left(NamedTuple):
+    """What a manifest, or the mark of an unfinished run, says."""
+
+    cards: Settings
+    inputs: Mapping[str, str]
+
+
+def _cards(value: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(value["config"]["cards"])
 
 
 def mark_unfinished(store: Store, before: IngestState, settings: Settings, inputs: Mapping[str, str]) -> None:

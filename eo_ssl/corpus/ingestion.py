@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from eo_ssl.commits import discard_leftovers
 from eo_ssl.corpus import fragments, ingest_state, quarantine, snapshots, stac_collection
 from eo_ssl.corpus.assembly import FragmentBuild, guarded_assemble, guarded_cut, make_whole
 from eo_ssl.corpus.config import IngestConfig
@@ -144,9 +145,10 @@ def _execute(plan: IngestPlan, run: _Run) -> IngestReport:
     """Make the fragments, publish a snapshot of them and sign it, unless nothing is left to do."""
     store, settings, inputs = run.store, plan.settings, plan.inputs
     aside = quarantine.load_failures(store, plan.products)
-    if run.before.holds(settings, inputs) and not any(failure.trace for failure in aside):
-        licences = Corpus.open(store).licences()
-        newest = snapshots.load_snapshot(store)
+    made = run.before.holds(settings, inputs) and not any(failure.trace for failure in aside)
+    newest = _find_whole_snapshot(store) if made else None
+    if newest is not None:
+        licences = Corpus(store, newest.number).licences()
         return _report(newest, plan, licences, fresh=0, dropped=run.dropped, failures=aside, state="done")
     store.check_writable()
     ingest_state.mark_unfinished(store, run.before, settings, inputs)
@@ -174,6 +176,15 @@ def _execute(plan: IngestPlan, run: _Run) -> IngestReport:
         if newest.number == snapshot.number:
             return report
         snapshot = newest  # another run published meanwhile; whoever writes last must have seen the newest
+
+
+def _find_whole_snapshot(store: Store) -> Snapshot | None:
+    """Return the newest snapshot, None where it, or a fragment that it lists, was taken away for being damaged."""
+    try:
+        newest = snapshots.load_snapshot(store)
+    except UserError:
+        return None
+    return newest if {entry.name for entry in newest.entries} <= set(store.names("fragments")) else None
 
 
 def _make_fragments(
@@ -216,7 +227,7 @@ def _open_staging(store: Store) -> Path:
     if not isinstance(store, LocalStore):
         return Path(uuid.uuid4().hex)
     staging = fragments.make_staging(store.path / "fragments")
-    fragments.discard_leftovers(store.path)
+    discard_leftovers(store.path, depth=2)
     return staging
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 if TYPE_CHECKING:
     from eo_ssl.corpus.corpus_view import Corpus
 
-COUNTED = ("split", "month", "processing_baseline", "orbit", "platform", "mode", "relative_orbit")
+COUNTED = ("split", "month", "processing_baseline", "orbit", "platform", "mode", "relative_orbit", "remarks")
 MEASURED = (
     "valid_fraction",
     "cloud_fraction",

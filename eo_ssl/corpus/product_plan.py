@@ -53,7 +53,7 @@ class ProductPlan:
     @property
     def layout(self) -> Layout:
         """How the tiles are stored."""
-        return Layout(self.stream, self.encoding, self.config.codec)
+        return Layout(self.stream, self.encoding, self.config.codec, "crc32c")
 
     @property
     def fragment(self) -> str:

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import rasterio
 
 from eo_ssl.cards import Card, is_non_commercial
-from eo_ssl.corpus import fragments
+from eo_ssl.corpus import fragments, index
 from eo_ssl.corpus.fragments import FragmentManifest
-from eo_ssl.corpus.snapshots import FragmentEntry
+from eo_ssl.corpus.snapshots import FragmentEntry, read_fragment
 from eo_ssl.corpus.store import Store
 from eo_ssl.manifest import list_package_versions
 
@@ -26,6 +26,9 @@ _MAKERS = (
     "cards.py",
     "fingerprints.py",
     "commits.py",
+    "documents.py",
+    "leases.py",
+    "product_record.py",
     "manifest.py",
     "tiling.py",
     "scene",
@@ -114,13 +117,13 @@ def _one_of_each_card(
         if entry.card not in largest or entry.rows > largest[entry.card].rows:
             largest[entry.card] = entry
     for _, entry in sorted(largest.items()):
-        yield entry, fragments.read(store, entry.name)
+        yield entry, read_fragment(store, entry)
 
 
 def _terms_of_row(store: Store, entry: FragmentEntry) -> dict[str, Any]:
     """Return the terms of a fragment of schema 1, which has them in its rows only."""
-    data = pa.BufferReader(store.read(f"{entry.folder}/index.parquet"))
-    rows = pq.read_table(data, columns=["licence", "attribution"]).slice(0, 1).to_pylist()
+    (data,) = fragments.read_files(store, [(read_fragment(store, entry), index.INDEX)])
+    rows = pq.read_table(pa.BufferReader(data), columns=["licence", "attribution"]).slice(0, 1).to_pylist()
     terms = rows[0] if rows else {"licence": "", "attribution": ""}
     return {**terms, "non_commercial": is_non_commercial(terms["licence"])}
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from eo_ssl.corpus.store import Store
-from eo_ssl.errors import UserError
+from eo_ssl.documents import parse_json, sign_json
+from eo_ssl.errors import UserError, expect
 
 if TYPE_CHECKING:  # readers of a corpus need neither GDAL nor xarray
     from eo_ssl.scene import Product
@@ -94,23 +94,39 @@ def update(
             "checksum": checksums.get(product.product_id, ""),
             "files": [file.name for file in product.paths],
         }
-        store.replace(f"{FOLDER}/{name}", json.dumps(value, indent=1, sort_keys=True).encode())
+        store.replace(f"{FOLDER}/{name}", sign_json(value, indent=1))
 
 
 def load_failures(store: Store, products: Sequence[Product]) -> list[Failure]:
     """Return why an earlier run put some of ``products`` aside."""
     known = set(store.names(FOLDER))
     aside = [product.product_id for product in products if _name(product.product_id) in known]
-    values = [json.loads(data) for data in store.read_many([f"{FOLDER}/{_name(name)}" for name in aside])]
     return [
-        Failure(name, value["reason"], trace=value.get("trace", "")) for name, value in zip(aside, values, strict=True)
+        Failure(name, str(value["reason"]), trace=str(value.get("trace", "")))
+        for name, value in zip(aside, _read_many(store, map(_name, aside)), strict=True)
     ]
 
 
 def read(store: Store) -> list[dict[str, Any]]:
-    """Return all that was put aside, as plain values."""
-    names = [name for name in store.names(FOLDER) if name.endswith(".json") and not name.startswith(".")]
-    return [json.loads(data) for data in store.read_many([f"{FOLDER}/{name}" for name in names])]
+    """Return all that was put aside, as plain values.
+
+    Raises:
+        UserError: a file of the quarantine is damaged.
+    """
+    return list(_read_many(store, filter(_is_record, store.names(FOLDER))))
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".json") and not name.startswith(".")
+
+
+def _read_many(store: Store, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    keys = [f"{FOLDER}/{name}" for name in names]
+    for key, data in zip(keys, store.read_many(keys), strict=True):
+        remedy = "remove that file and run the same ingest again"
+        value = parse_json(data, at=f"{store}/{key}", remedy=remedy)
+        expect("reason" in value, expected=f"a reason in {store}/{key}", got="none", remedy=remedy)
+        yield value
 
 
 def _name(product_id: str) -> str:

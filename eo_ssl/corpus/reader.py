@@ -1,12 +1,14 @@
 """Random tiles at the speed of the machine: sorted and coalesced reads, decoded into given memory.
 
 A shard of Zarr v3 is its chunks followed by a table of (offset, size) per chunk and a CRC-32C of the table. With the
-table in memory a tile is one read and one decode, without a line of Python per chunk inside a library.
+table in memory a tile is one read, one comparison with the CRC-32C at the end of its chunk and one decode, without a
+line of Python per chunk inside a library. Chunks of version 0.1 have no CRC-32C and are not compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,21 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
 
+from eo_ssl.corpus.fragments import explain_remedy
 from eo_ssl.corpus.shardfiles import allocate_aligned as allocate_aligned
 from eo_ssl.corpus.shardfiles import open_shards
 from eo_ssl.corpus.shards import shard_path
 from eo_ssl.corpus.snapshots import FragmentEntry
 from eo_ssl.corpus.store import Place, Store, open_store
 from eo_ssl.corpus.streams import Encoding, Stream
+from eo_ssl.documents import explain_content
 from eo_ssl.errors import UserError
 
 Rows = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
 _RUN_BYTES = 8_000_000  # largest coalesced read
+_LARGEST = 2**48  # bytes, of a shard
+_RESIDUE = 0x48674BC7  # CRC-32C of any bytes that are followed by their own CRC-32C
 
 
 class StreamReader:
@@ -39,7 +46,9 @@ class StreamReader:
         self._per_shard = np.array([entry.tiles_per_shard for entry in self._entries], dtype=np.int64)
         shards = -(-rows // np.maximum(self._per_shard, 1))
         self._first_shard = np.concatenate([[0], np.cumsum(shards)])
-        self._encodings = [Encoding(**entry.encoding) for entry in self._entries]
+        with explain_content("encodings", at=f"the snapshot of {self._store}", remedy="ingest the corpus again"):
+            self._encodings = [Encoding(**entry.encoding) for entry in self._entries]
+        self._has_checksum = [bool(entry.chunk_checksum) for entry in self._entries]
         dtypes = {encoding.dtype for encoding in self._encodings}
         if len(dtypes) > 1:
             raise UserError(
@@ -49,6 +58,9 @@ class StreamReader:
         self.dtype = np.dtype(next(iter(dtypes), "int16"))
         extra = self._encodings[0].extra_channels if self._encodings else 0
         self.stored_shape = (len(stream.bands) + extra, stream.size_px, stream.size_px)
+        # No bound method: a reader that refers to itself would keep its files open until the garbage is collected.
+        self._key = partial(_locate_shard, self._first_shard, [entry.folder for entry in self._entries], stream.name)
+        self._raw_size = int(np.prod(self.stored_shape)) * self.dtype.itemsize
         self._reset()
 
     def _reset(self) -> None:
@@ -95,7 +107,7 @@ class StreamReader:
             if self._entries[entry].codec == "none":
                 tile = source.view(self.dtype).reshape(self.stored_shape)
             else:
-                blosc.decompress(source, flat)
+                self._decompress(source, flat, position, wanted)
                 tile = stored
             self._encodings[entry].decode(tile, out[position])
         return out
@@ -119,8 +131,23 @@ class StreamReader:
             if self._entries[entry].codec == "none":
                 flat[position] = source
             else:
-                blosc.decompress(source, flat[position])
+                self._decompress(source, flat[position], position, wanted)
         return out
+
+    def _decompress(self, source: Bytes, out: Bytes, position: int, wanted: Rows) -> None:
+        try:
+            blosc.decompress(source, out)
+        except RuntimeError as error:
+            raise self._damaged(int(wanted[position]), "a chunk that cannot be decoded") from error
+
+    def _damaged(self, row: int, got: str) -> UserError:
+        """Return the sentence for a tile whose bytes are not those that were written."""
+        entry = int(np.searchsorted(self._first, row, side="right")) - 1
+        shard = int(self._first_shard[entry] + (row - self._first[entry]) // self._per_shard[entry])
+        return UserError(
+            f"expected tile {row} of {self.stream.name} as it was ingested, got {got} in {self._store}/"
+            f"{self._key(shard)}; {explain_remedy(self._store, self._entries[entry].name)}"
+        )
 
     def _checked(self, rows: npt.ArrayLike) -> Rows:
         given = np.atleast_1d(np.asarray(rows))
@@ -137,7 +164,7 @@ class StreamReader:
             )
         return wanted
 
-    def _chunks(self, wanted: Rows) -> Iterator[tuple[int, npt.NDArray[np.uint8], int]]:
+    def _chunks(self, wanted: Rows) -> Iterator[tuple[int, Bytes, int]]:
         """Yield (position in the batch, encoded bytes, entry) of each wanted row in file order.
 
         The bytes live until the next.
@@ -151,39 +178,50 @@ class StreamReader:
         files, owners, positions = shard[order].tolist(), entry[order].tolist(), order.tolist()
         runs = _runs(files, starts, sizes)
         spans = [(files[first], starts[first], starts[last - 1] + sizes[last - 1]) for first, last in runs]
+        checked, crc32c, raw_size = self._has_checksum, google_crc32c.value, self._raw_size
         for (first, last), view in zip(runs, self._files.spans(spans), strict=True):
             for k in range(first, last):
-                at = starts[k] - starts[first]
-                yield positions[k], view[at : at + sizes[k]], owners[k]
-
-    def _key(self, shard: int) -> str:
-        """Return where a shard lies in the corpus."""
-        entry = int(np.searchsorted(self._first_shard, shard, side="right")) - 1
-        array = Path(self._entries[entry].folder) / f"{self.stream.name}.zarr"
-        return shard_path(array, shard - int(self._first_shard[entry])).as_posix()
+                begin = starts[k] - starts[first]
+                end = begin + sizes[k]
+                if checked[owners[k]]:
+                    if crc32c(view[begin:end]) != _RESIDUE:
+                        raise self._damaged(int(wanted[positions[k]]), "other bytes (the CRC-32C does not fit)")
+                    end -= 4
+                elif (
+                    self._entries[owners[k]].codec != "none"
+                    and int.from_bytes(view[begin + 4 : begin + 8].tobytes(), "little") != raw_size
+                ):
+                    raise self._damaged(int(wanted[positions[k]]), "a chunk of another size")
+                yield positions[k], view[begin:end], owners[k]
 
     def _load_tables(self, shards: Sequence[int]) -> None:
         """Read the tables of offsets and sizes (at the end of each shard, with a CRC-32C)."""
         entries = (np.searchsorted(self._first_shard, shards, side="right") - 1).tolist()
         slots = [int(self._per_shard[entry]) for entry in entries]
+        raw_size = self._raw_size
         tails = self._files.tails([(shard, 16 * count + 4) for shard, count in zip(shards, slots, strict=True)])
         for shard, entry, count, raw in zip(shards, entries, slots, tails, strict=True):
-            if len(raw) != 16 * count + 4 or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
-                raise UserError(
-                    f"expected the chunk table at the end of {self._store}/{self._key(shard)}, got damaged bytes; "
-                    "ingest the corpus again"
-                )
             first = int(self._first[entry]) + (shard - int(self._first_shard[entry])) * count
+            if len(raw) != 16 * count + 4 or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
+                raise self._damaged(first, "damaged bytes in the table of its chunks")
             last = min(first + count, int(self._first[entry + 1]))
             table = np.frombuffer(raw[:-4], dtype="<u8").reshape(count, 2)[: last - first]
-            if (table[:, 0] == np.iinfo(np.uint64).max).any():
-                raise UserError(
-                    f"expected {last - first} tiles in {self._store}/{self._key(shard)}, got fewer; ingest the "
-                    "corpus again"
-                )
+            sizes = table[:, 1] - np.uint64(4 * self._has_checksum[entry])
+            fits = (
+                sizes == raw_size if self._entries[entry].codec == "none" else (sizes >= 16) & (sizes <= raw_size + 16)
+            )
+            if not fits.all() or (table[:, 0] > _LARGEST).any():
+                raise self._damaged(first + int(np.argmin(fits)), "no chunk of its size")
             self._offset[first:last] = table[:, 0]
             self._nbytes[first:last] = table[:, 1]
             self._known[shard] = True
+
+
+def _locate_shard(first_shard: Rows, folders: Sequence[str], stream: str, shard: int) -> str:
+    """Return where a shard lies in the corpus."""
+    entry = int(np.searchsorted(first_shard, shard, side="right")) - 1
+    array = Path(folders[entry]) / f"{stream}.zarr"
+    return shard_path(array, shard - int(first_shard[entry])).as_posix()
 
 
 def _runs(files: Sequence[int], starts: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int]]:

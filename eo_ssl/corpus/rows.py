@@ -25,7 +25,7 @@ Outcome = tuple[str, dict[str, Any] | None]
 """kept (with its row), or why not: damaged, invalid or a reason of ``quality.LIMITS``."""
 Context = tuple[Layout, IngestConfig, Labels | None, dict[str, Any]]
 """How to store, what to keep, how to label, and the facts of the product."""
-_ACQUISITION = ("platform", "mode", "relative_orbit", "sun_zenith_deg", "view_zenith_deg", "incidence_deg")
+_ACQUISITION = ("platform", "mode", "relative_orbit", "sun_zenith_deg", "view_zenith_deg", "incidence_deg", "remarks")
 
 
 def extract_tiles(
@@ -188,7 +188,9 @@ def _product_columns(layout: Layout, facts: Mapping[str, Any]) -> dict[str, Any]
         "gsd_m": layout.stream.gsd_m,
         "month": parse_month(facts["datetime"]),
         "benchmark_split": "",
-        **{name: facts.get(name) or None for name in ("platform", "mode")},  # null where unknown, as in older fragments
+        **{
+            name: facts.get(name) or None for name in ("platform", "mode", "remarks")
+        },  # null where unknown, as in older fragments
         **{name: facts.get(name) for name in ("relative_orbit", "sun_zenith_deg", "view_zenith_deg")},
     }
 

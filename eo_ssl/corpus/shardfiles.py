@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from eo_ssl.commits import TOO_MANY, explain_read_error
 from eo_ssl.corpus.store import LocalStore, Store
 from eo_ssl.errors import UserError
 
@@ -20,6 +22,7 @@ Bytes = npt.NDArray[np.uint8]
 Span = tuple[int, int, int]
 """Shard, first byte, byte after the last."""
 _OPEN_FILES = 128  # per thread
+_SHARE = 8  # of the files that a process may open, one part for each thread
 _ALIGN = 64  # bytes: a cache line; copies between page-offset 0 and 16 run at a tenth of the speed on some CPUs
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
@@ -55,8 +58,18 @@ def allocate_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArra
     return raw[start : start + size].view(kind).reshape(shape)
 
 
-def _damaged(path: object, expected: str, got: str) -> UserError:
-    return UserError(f"expected {expected} {path}, got {got}; the corpus is damaged, ingest it again")
+def _limit_open_files() -> int:
+    """Return how many shards a thread keeps open."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _OPEN_FILES if allowed == resource.RLIM_INFINITY else max(1, min(_OPEN_FILES, allowed // _SHARE))
+
+
+def _explain_repair(path: Path) -> str:
+    return f"remove {path.parent.parent} and run the same ingest again"
+
+
+def _explain_short(path: Path, expected: str, got: int) -> UserError:
+    return UserError(f"expected {expected} in {path}, got {got}: it was cut; {_explain_repair(path)}")
 
 
 class LocalShards(threading.local):
@@ -65,17 +78,21 @@ class LocalShards(threading.local):
     def __init__(self, path: Callable[[int], Path]) -> None:
         self._path = path
         self._files: OrderedDict[int, int] = OrderedDict()
+        self._most = _limit_open_files()
         self._memory: Bytes = allocate_aligned((0,), np.uint8)
 
     def __del__(self) -> None:
-        for handle in self._files.values():
-            os.close(handle)
+        self._close()
 
     def tails(self, wanted: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """Read the ends of files."""
         for shard, size in wanted:
             handle = self._file(shard)
-            yield os.pread(handle, size, max(os.fstat(handle).st_size - size, 0))
+            try:
+                tail = os.pread(handle, size, max(os.fstat(handle).st_size - size, 0))
+            except OSError as error:
+                raise self._explain(error, shard) from error
+            yield tail
 
     def spans(self, wanted: Sequence[Span]) -> Iterator[Bytes]:
         """Read one span after the other; once one is not in the page cache, ask for all that are still to come."""
@@ -95,16 +112,16 @@ class LocalShards(threading.local):
         flags = 0 if block else _NOWAIT
         while done < len(view):
             try:
-                count = os.preadv(handle, [view[done:].data], offset + done, flags)
+                count = os.preadv(handle, [(view[done:] if done else view).data], offset + done, flags)
             except BlockingIOError:
                 return False
-            except OSError:
+            except OSError as error:
                 if not flags:
-                    raise
+                    raise self._explain(error, shard) from error
                 flags = 0  # this file system cannot tell what it has cached
                 continue
             if count == 0:
-                raise _damaged(self._path(shard), f"{len(view)} bytes at {offset} in", str(done))
+                raise _explain_short(self._path(shard), f"{len(view)} bytes at {offset}", done)
             done += count
         return True
 
@@ -118,15 +135,26 @@ class LocalShards(threading.local):
         if shard in self._files:
             self._files.move_to_end(shard)
             return self._files[shard]
-        path = self._path(shard)
         try:
-            handle = os.open(path, os.O_RDONLY)
+            handle = os.open(self._path(shard), os.O_RDONLY)
         except OSError as error:
-            raise _damaged(path, "the shard", str(error.strerror)) from error
+            if error.errno not in TOO_MANY or not self._files:
+                raise self._explain(error, shard) from error
+            self._close()  # others need files too: do with one
+            self._most = 1
+            return self._file(shard)
         self._files[shard] = handle
-        if len(self._files) > _OPEN_FILES:
+        if len(self._files) > self._most:
             os.close(self._files.popitem(last=False)[1])
         return handle
+
+    def _explain(self, error: OSError, shard: int) -> UserError:
+        path = self._path(shard)
+        return explain_read_error(error, path, remedy=_explain_repair(path))
+
+    def _close(self) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
 
 
 class BucketShards:
@@ -149,12 +177,15 @@ class BucketShards:
             for (shard, begin, end), buffer in zip(group, buffers, strict=True):
                 view = np.frombuffer(buffer, dtype=np.uint8)
                 if len(view) != end - begin:
-                    name = f"{self._store}/{self._key(shard)}"
-                    raise _damaged(name, f"{end - begin} bytes at {begin} in", str(len(view)))
+                    path = Path(f"{self._store}/{self._key(shard)}")
+                    raise _explain_short(path, f"{end - begin} bytes at {begin}", len(view))
                 yield view
 
     def _ask(self, ask: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         try:
             yield from self._store.at_once(ask, arguments)
         except FileNotFoundError as error:
-            raise _damaged(self._store, "the shards of", "one that is missing") from error
+            raise UserError(
+                f"expected the shards of {self._store}, got one that is missing ({error}); remove its fragment and run "
+                "the same ingest again"
+            ) from error

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_TILES = 256  # per shard
 MAX_BYTES = 64_000_000  # per shard, uncompressed: what one task holds
+ChunkChecksum = Literal["", "crc32c"]
 _BLOSC: dict[str, tuple[Literal["lz4", "zstd"], int]] = {"lz4": ("lz4", 5), "zstd": ("zstd", 1)}
 
 
@@ -38,6 +39,8 @@ class Layout:
     stream: Stream
     encoding: Encoding
     codec: Codec
+    chunk_checksum: ChunkChecksum = ""
+    "what follows each chunk; an ingest writes crc32c, version 0.1 wrote nothing"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -52,20 +55,22 @@ class Layout:
     def create(self, path: Path, tiles: int) -> zarr.Array[Any]:
         """Create an empty array for ``tiles`` tiles."""
         import zarr  # only writers need it, and it takes long to import
-        from zarr.codecs import BloscCodec
+        from zarr.codecs import BloscCodec, Crc32cCodec
 
         itemsize = np.dtype(self.encoding.dtype).itemsize
-        compressor = None
+        compressors: list[Any] = []
         if self.codec in _BLOSC:
             name, level = _BLOSC[self.codec]
-            compressor = BloscCodec(cname=name, clevel=level, shuffle="shuffle", typesize=itemsize)
+            compressors.append(BloscCodec(cname=name, clevel=level, shuffle="shuffle", typesize=itemsize))
+        if self.chunk_checksum:
+            compressors.append(Crc32cCodec())
         return zarr.create_array(
             store=path,
             shape=(tiles, *self.shape),
             chunks=(1, *self.shape),
             shards=(self.tiles_per_shard, *self.shape),
             dtype=self.encoding.dtype,
-            compressors=compressor,
+            compressors=compressors or None,
             filters=None,
             fill_value=self.encoding.fill_value,
             chunk_key_encoding={
@@ -99,13 +104,15 @@ class FileMark:
 class ShardWriter:
     """Encodes tiles into shard files: the chunks one after the other, then the table of their places and its CRC-32C.
 
-    Zarr v3 core specification, sharding codec with ``index_location: end``; any order of chunks is valid, ours is that
-    of the tiles. A file is hashed as it is written, so that nobody has to read it again.
+    Zarr v3 core specification, sharding codec with ``index_location: end`` and, within it, the codec ``crc32c``, by
+    which each chunk ends with the CRC-32C of its bytes; any order of chunks is valid, ours is that of the tiles. A file
+    is hashed as it is written, so that nobody has to read it again.
     """
 
     def __init__(self, layout: Layout) -> None:
         self._slots = layout.tiles_per_shard
         self._compressor = _BLOSC.get(layout.codec)
+        self._checked = bool(layout.chunk_checksum)
 
     def write(self, path: Path, tiles: npt.NDArray[Any]) -> FileMark:
         """Write ``tiles`` [n <= tiles per shard, C, H, W] as one shard and return its size and sha256.
@@ -118,11 +125,13 @@ class ShardWriter:
         try:
             with path.open("wb") as file:
                 for number, tile in enumerate(tiles):
-                    chunk = self._encoded(tile)
-                    table[number] = offset, len(chunk)
-                    offset += len(chunk)
-                    digest.update(chunk)
-                    file.write(chunk)
+                    chunk, checksum = self._encoded(tile)
+                    size = len(chunk) + len(checksum)
+                    table[number] = offset, size
+                    offset += size
+                    for part in (chunk, checksum):
+                        digest.update(part)
+                        file.write(part)
                 index = table.tobytes()
                 index += google_crc32c.value(index).to_bytes(4, "little")
                 digest.update(index)
@@ -131,11 +140,13 @@ class ShardWriter:
             raise WriteError(str(explain_os_error(error, path))) from error
         return FileMark(offset + len(index), digest.hexdigest())
 
-    def _encoded(self, tile: npt.NDArray[Any]) -> Any:
-        if self._compressor is None:
-            return tile.reshape(-1).view(np.uint8).data
-        name, level = self._compressor
-        return blosc.compress(tile, name.encode(), level, blosc.SHUFFLE)
+    def _encoded(self, tile: npt.NDArray[Any]) -> tuple[Any, bytes]:
+        """Return a tile's chunk and what follows it."""
+        chunk: Any = tile.reshape(-1).view(np.uint8)
+        if self._compressor is not None:
+            name, level = self._compressor
+            chunk = blosc.compress(tile, name.encode(), level, blosc.SHUFFLE)
+        return chunk, google_crc32c.value(chunk).to_bytes(4, "little") if self._checked else b""
 
 
 class PartWriter:

@@ -5,24 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
-from eo_ssl.commits import check_fault
-from eo_ssl.corpus import index
+from eo_ssl.commits import check_fault, explain_read_error
+from eo_ssl.corpus import fragments, index
 from eo_ssl.corpus.fragments import FragmentManifest, locate_fragment
+from eo_ssl.corpus.shards import ChunkChecksum
 from eo_ssl.corpus.statistics import BandStats, merge_strata
 from eo_ssl.corpus.store import Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
-from eo_ssl.errors import UserError
+from eo_ssl.documents import build_record, explain_content, is_signed, parse_json, sign_json
+from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, check_schema
 
 FOLDER = "snapshots"
+_MOST = 2**40  # tiles, of a fragment or a shard
+_REMEDY = "restore that file, or remove it and run the same ingest again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +40,14 @@ class FragmentEntry:
     kind: str
     card: str
     stream: str
-    rows: int
-    tiles_per_shard: int
+    rows: Annotated[int, Field(ge=0, lt=_MOST)]
+    tiles_per_shard: Annotated[int, Field(ge=1, lt=_MOST)]
     codec: str
     encoding: dict[str, Any]
     counts: dict[str, int]
-    nbytes: int
+    nbytes: Annotated[int, Field(ge=0)]
     content: str = ""
+    chunk_checksum: ChunkChecksum = ""
 
     @property
     def folder(self) -> str:
@@ -61,12 +68,18 @@ class FragmentEntry:
             "counts",
             "nbytes",
             "content",
+            "chunk_checksum",
         )
-        stream = Stream.from_json(manifest.stream).name
+        stream = _name_stream(dump_canonical_json(manifest.stream))
         return cls(**{name: getattr(manifest, name) for name in names}, stream=stream, codec=manifest.config["codec"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@lru_cache(maxsize=256)  # thousands of fragments have a few streams
+def _name_stream(text: str) -> str:
+    return Stream.from_json(json.loads(text)).name
+
+
+@dataclass(frozen=True, kw_only=True)  # no slots: its entries are checked once
 class Snapshot:
     """What ``snapshots/000001.json`` holds."""
 
@@ -91,10 +104,10 @@ class Snapshot:
             totals |= {reason: totals.get(reason, 0) + count for reason, count in entry["counts"].items()}
         return totals
 
-    @property
+    @cached_property
     def entries(self) -> list[FragmentEntry]:
         """The fragments in order."""
-        return [FragmentEntry(**value) for value in self.fragments]
+        return _build_entries(self.fragments, f"snapshot {self.number}")
 
 
 def list_snapshots(place: Place | Store) -> list[int]:
@@ -120,14 +133,70 @@ def load_snapshot(place: Place | Store, number: int | None = None) -> Snapshot:
         raise UserError(
             f"expected a snapshot of {store} out of {', '.join(map(str, known))}, got {chosen}; choose one of them"
         )
-    value = json.loads(store.read(_key(chosen)))
-    check_schema(value, at=f"{store}/{_key(chosen)}", remedy="ingest again with this version")
+    at = f"{store}/{_key(chosen)}"
+    try:
+        data = store.read(_key(chosen))
+    except OSError as error:
+        raise explain_read_error(error, at, remedy=_REMEDY) from error
+    value = parse_json(data, at=at, remedy=_REMEDY)
+    check_schema(value, at=at, remedy="ingest again with this version")
     if "cards" not in value:  # an earlier version kept them in the manifest alone
-        recorded = (
-            json.loads(store.read(MANIFEST)) if MANIFEST in store.names("") else {"config": {"cards": {}}, "inputs": {}}
-        )
-        value |= {"cards": recorded["config"]["cards"], "inputs": recorded["inputs"]}
-    return Snapshot(**value)
+        value |= _read_recorded(store)
+    snapshot = build_record(Snapshot, value, at=at, remedy=_REMEDY)
+    snapshot.__dict__["entries"] = _build_entries(snapshot.fragments, at)
+    expect(snapshot.number == chosen, expected=f"snapshot {chosen} in {at}", got=snapshot.number, remedy=_REMEDY)
+    if not is_signed(data):
+        _check_unsigned(store, snapshot, at)
+    return snapshot
+
+
+def _read_recorded(store: Store) -> dict[str, Any]:
+    """Return cards and inputs as the manifest of a corpus has them."""
+    if MANIFEST not in store.names(""):
+        return {"cards": {}, "inputs": {}}
+    at = f"{store}/{MANIFEST}"
+    recorded = parse_json(store.read(MANIFEST), at=at, remedy=_REMEDY)
+    with explain_content("cards and inputs", at=at, remedy=_REMEDY):
+        return {"cards": recorded["config"]["cards"], "inputs": recorded["inputs"]}
+
+
+def _build_entries(values: Sequence[Mapping[str, Any]], at: str) -> list[FragmentEntry]:
+    return [build_record(FragmentEntry, value, at=at, remedy=_REMEDY) for value in values]
+
+
+def is_guarded(store: Store, number: int) -> bool:
+    """Return whether snapshot ``number`` is signed; those of version 0.1 are not."""
+    return is_signed(store.read(_key(number)))
+
+
+def _check_unsigned(store: Store, snapshot: Snapshot, at: str) -> None:
+    """Compare a snapshot of version 0.1, which no signature guards, with its fragments and build all that it holds."""
+    for entry in snapshot.entries:
+        read_fragment(store, entry)
+    with explain_content("streams and statistics", at=at, remedy=_REMEDY):
+        bands = {name: Stream.from_json(value).bands for name, value in snapshot.streams.items()}
+        known = {name: [BandStats.from_json(part) for part in parts] for name, parts in snapshot.statistics.items()}
+    expect(
+        {entry.stream for entry in snapshot.entries} == set(bands) == set(known)
+        and all(part.bands == bands[name] for name, parts in known.items() for part in parts),
+        expected=f"statistics of the bands of each stream in {at}",
+        got="others",
+        remedy=_REMEDY,
+    )
+
+
+def read_fragment(store: Store, entry: FragmentEntry) -> FragmentManifest:
+    """Return the manifest of a fragment that a snapshot lists.
+
+    Raises:
+        UserError: it is absent, damaged or another than the one that is listed.
+    """
+    manifest = fragments.read(store, entry.name)
+    at, remedy = f"{store}/fragments/{entry.name}", fragments.explain_remedy(store, entry.name)
+    with explain_content("a fragment", at=at, remedy=remedy):
+        same = FragmentEntry.of(manifest) == entry
+    expect(same, expected=f"{at} as the snapshot lists it", got="another fragment", remedy=remedy)
+    return manifest
 
 
 def _key(number: int) -> str:
@@ -166,7 +235,7 @@ def publish(store: Store, change: Change) -> Snapshot:
         entries = sorted({**kept, **added}.values(), key=lambda entry: entry.name)
         cards = {**(latest.cards if latest else {}), **change.cards}
         inputs = {**(latest.inputs if latest else {}), **change.inputs}
-        same = latest is not None and [entry.name for entry in entries] == [entry.name for entry in old]
+        same = latest is not None and entries == old
         if latest is not None and same and (cards, inputs) == (latest.cards, latest.inputs):
             return latest
         streams = {**(latest.streams if latest else {}), **change.streams}
@@ -181,28 +250,32 @@ def publish(store: Store, change: Change) -> Snapshot:
             inputs=inputs,
         )
         check_fault("before-snapshot")
-        if store.create(_key(snapshot.number), dump_canonical_json(asdict(snapshot)).encode()):
+        if write_snapshot(store, snapshot):
             return snapshot
+
+
+def write_snapshot(store: Store, snapshot: Snapshot) -> bool:
+    """Commit a snapshot under its number, signed; return False where another has that number."""
+    return store.create(_key(snapshot.number), sign_json(asdict(snapshot)))
 
 
 def compute_fingerprint(store: Store, entries: Sequence[FragmentEntry], *, from_index: bool = False) -> str:
     """Return the fingerprint over all tiles of ``entries``, from the digests beside each index or from the indexes."""
-    file = "index.parquet" if from_index else index.DIGESTS
+    manifests = [read_fragment(store, entry) for entry in entries]
+    sources = [  # fragments of schema 1 keep no digests
+        index.INDEX if from_index or index.DIGESTS not in manifest.files else index.DIGESTS for manifest in manifests
+    ]
 
     def rows() -> Iterator[npt.NDArray[np.uint8]]:
-        for entry, data in zip(entries, store.read_many([f"{entry.folder}/{file}" for entry in entries]), strict=True):
+        files = fragments.read_files(store, list(zip(manifests, sources, strict=True)))
+        for manifest, source, data in zip(manifests, sources, files, strict=True):
             yield (
-                index.hash_rows(pq.read_table(pa.BufferReader(data)))
-                if from_index
-                else index.unpack_digests(data, entry.name)
+                index.unpack_digests(data, manifest.name)
+                if source == index.DIGESTS
+                else index.hash_rows(pq.read_table(pa.BufferReader(data)))
             )
 
-    try:
-        return index.hash_digests(rows, rows=sum(entry.rows for entry in entries))
-    except FileNotFoundError:
-        if from_index:
-            raise
-        return compute_fingerprint(store, entries, from_index=True)  # fragments of an earlier version keep no digests
+    return index.hash_digests(rows, rows=sum(entry.rows for entry in entries))
 
 
 def _statistics(
@@ -218,7 +291,7 @@ def _statistics(
     if latest is not None and old <= names:
         parts = {name: [BandStats.from_json(value) for value in values] for name, values in latest.statistics.items()}
         entries = [entry for entry in entries if entry.name not in old]
-    files = store.read_many([f"{entry.folder}/statistics.json" for entry in entries])
+    files = fragments.read_files(store, [(read_fragment(store, entry), "statistics.json") for entry in entries])
     for entry, data in zip(entries, files, strict=True):
         values = [BandStats.from_json(value) for value in json.loads(data)]
         parts[entry.stream] = merge_strata([*parts.get(entry.stream, []), *values])

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from eo_ssl.commits import commit, explain_os_error, replace, sync_folder
 from eo_ssl.errors import UserError
+from eo_ssl.fingerprints import hash_file
 
 Place = str | Path
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/+(.*)$")  # also s3:/bucket, what a Path makes of s3://bucket
@@ -36,6 +37,10 @@ class Store(Protocol):
 
     def read_many(self, keys: Sequence[str]) -> Iterator[bytes]:
         """Yield the content of each of ``keys`` in order."""
+        ...
+
+    def measure(self, key: str) -> tuple[int, str]:
+        """Return size and sha256 of the content of ``key``; raises FileNotFoundError."""
         ...
 
     def names(self, folder: str) -> list[str]:
@@ -115,6 +120,11 @@ class LocalStore:
     def read_many(self, keys: Sequence[str]) -> Iterator[bytes]:
         """Yield the content of files."""
         return map(self.read, keys)
+
+    def measure(self, key: str) -> tuple[int, str]:
+        """Return size and sha256 of a file, whose bytes are read once per process."""
+        path = self.path / key
+        return path.stat().st_size, hash_file(path)
 
     def names(self, folder: str) -> list[str]:
         """Return what ``folder`` holds."""

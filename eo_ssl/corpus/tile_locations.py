@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 from pyproj import CRS, Transformer
-from pyproj.exceptions import CRSError
+from pyproj.exceptions import CRSError, ProjError
 
 from eo_ssl.errors import UserError
 from eo_ssl.tiling import locate_cells, name_location
@@ -48,6 +48,30 @@ def resolve_epsg(crs: str) -> int:
         ) from error
 
 
+def find_far_centre(crs: str, west: float, east: float) -> float | None:
+    """Return the middle of longitudes that run on beyond -180 or 180 degrees, as of a mosaic from 0 to 360.
+
+    None where they do not, or the system has other coordinates than degrees.
+    """
+    reference = CRS.from_user_input(crs)
+    degrees = reference.is_geographic and math.isclose(reference.axis_info[0].unit_conversion_factor, math.pi / 180)
+    return (west + east) / 2 if degrees and (west < -180 or east > 180) else None
+
+
+def centre_longitudes(crs: str, centre: float) -> str:
+    """Return a geographic ``crs`` as WKT by which GDAL counts longitudes from ``centre - 180`` to ``centre + 180``.
+
+    Its own count from -180 to 180 degrees misses the pixels of a file that runs on beyond. The extension is GDAL's
+    (``OGRCoordinateTransformation``, CENTER_LONG) and leaves the datum as it is. The name says the centre too, because
+    GDAL keeps transformations by the system without its extensions and would use that of another centre again.
+    """
+    text = CRS.from_user_input(crs).to_2d().to_wkt("WKT1_GDAL")
+    before, _, code = text.rpartition(',AUTHORITY["')
+    whole = before if code.count("]") == 2 else text.removesuffix("]")
+    named = whole.replace('GEOGCS["', f'GEOGCS["about {centre!r}: ', 1)
+    return f'{named},EXTENSION["CENTER_LONG","{centre!r}"]]'
+
+
 def is_utm(epsg: int) -> bool:
     """Whether ``epsg`` is a WGS 84 UTM zone."""
     return 32601 <= epsg <= 32660 or 32701 <= epsg <= 32760
@@ -61,8 +85,17 @@ def find_utm_zone(lon: float, lat: float) -> int:
 
 @lru_cache(maxsize=64)
 def make_transformer(source: str, target: str) -> Transformer:
-    """Return a transformer with x (or longitude) first on both sides."""
-    return Transformer.from_crs(source, target, always_xy=True)
+    """Return a transformer with x (or longitude) first on both sides.
+
+    Raises:
+        UserError: nothing leads from one system to the other, as from a local one to the Earth.
+    """
+    try:
+        return Transformer.from_crs(source, target, always_xy=True)
+    except ProjError as error:
+        raise UserError(
+            f"expected a reference system with a place on Earth, got {source[:60]!r}; correct the card or the file"
+        ) from error
 
 
 def locate_corners(windows: npt.NDArray[np.int32], transform: Affine6) -> Points:

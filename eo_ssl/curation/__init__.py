@@ -5,7 +5,8 @@ from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples, Gate
 from eo_ssl.curation.report_builder import Context
 from eo_ssl.curation.schedule import DynamicConfig, DynamicSchedule
 from eo_ssl.curation.selectors import Hierarchical, Random, Selector, SelectorResult
-from eo_ssl.curation.subset import write_subset
+from eo_ssl.curation.subset import FILES as SUBSET_FILES
+from eo_ssl.curation.subset import read_subset, write_subset
 from eo_ssl.curation.subset_selection import Selection, curate, resolve_keep, tabulate_selection
 
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "Hierarchical",
     "Random",
     "Readiness",
+    "SUBSET_FILES",
     "Selection",
     "Selector",
     "SelectorResult",
     "curate",
+    "read_subset",
     "resolve_keep",
     "tabulate_selection",
     "to_plain",

@@ -145,7 +145,7 @@ class CurationReport:
                 given[name] = tuple(given[name])
             given["cluster_parents"] = tuple(tuple(path) for path in given["cluster_parents"])
             return cls(**given)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"expected a complete curation report, got one without or with a wrong field ({error}); curate again"
             ) from error

@@ -12,11 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eo_ssl.commits import commit
+from eo_ssl.corpus import read_parquet
 from eo_ssl.curation.embeddings import Rows
 from eo_ssl.curation.subset_selection import Selection, tabulate_selection
+from eo_ssl.errors import expect
 from eo_ssl.fingerprints import fingerprint
+from eo_ssl.manifest import Manifest
 
-SUBSET, DROPPED, REPORT = "subset.parquet", "dropped.parquet", "curation_report.json"
+SUBSET, DROPPED, REPORT = FILES = ("subset.parquet", "dropped.parquet", "curation_report.json")
 
 
 def write_subset(folder: Path, selection: Selection, rows: Rows) -> str:
@@ -45,7 +48,25 @@ def write_subset(folder: Path, selection: Selection, rows: Rows) -> str:
     # The examples are counted within the selection; whoever looks at them knows the snapshot only.
     report = selection.report.renamed(rows)
     commit(folder / REPORT, json.dumps(report.to_json(), indent=1, allow_nan=False).encode())
-    chosen = subset["row"].to_numpy()
-    return fingerprint(
-        {"corpus": report.corpus_fingerprint, "rows": hashlib.sha256(chosen.astype("<i8").tobytes()).hexdigest()}
+    return _hash_rows(report.corpus_fingerprint, subset["row"].to_numpy())
+
+
+def read_subset(folder: Path, manifest: Manifest) -> Rows:
+    """Return the rows that a subset keeps, int64 [n] ascending, compared with the fingerprint in its manifest.
+
+    Raises:
+        UserError: the table is absent or damaged, or holds other rows than those that were chosen.
+    """
+    path, remedy = folder / SUBSET, "remove the folder and curate again"
+    rows = np.asarray(read_parquet(path, ["row"], remedy=remedy)["row"].to_numpy())
+    expect(
+        rows.dtype == np.int64 and _hash_rows(manifest.inputs.get("corpus", ""), rows) == manifest.fingerprint,
+        expected=f"the rows that were chosen in {path}",
+        got="others",
+        remedy=remedy,
     )
+    return rows
+
+
+def _hash_rows(corpus: str, rows: Rows) -> str:
+    return fingerprint({"corpus": corpus, "rows": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()})

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from eo_ssl.cards import Card
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import UserError
-from eo_ssl.scene import Product
+from eo_ssl.scene import Product, assign_offsets
 from eo_ssl.scene import list_products as list_scenes
 from eo_ssl.sensors import Quantity
 
@@ -41,7 +41,7 @@ class Sample:
     baseline: str = ""
     "processing baseline that the metadata state"
     listed_as: str = ""
-    "key of the product in `offset_by_file`; empty where the card cannot say an offset"
+    "path of the product below the root, its key in `offset_by_file`; empty where the card cannot say an offset"
     declared: bool = True
     "whether anybody says what the offset is; a file that `offset_by_file` does not list is read as if it had none"
     file_bands: tuple[str, ...] = ()
@@ -67,21 +67,25 @@ class Sample:
         return replace(self, bands=bands)
 
 
-def list_products(card: Card, root: Path) -> tuple[Product, ...]:
+def list_products(card: Card, root: Path, *, allow_outside: bool = False) -> tuple[Product, ...]:
     """Return all products of a card, those that its ``offset_by_file`` does not list with the offset None.
+
+    Args:
+        card: of the set.
+        root: folder that the card's patterns are relative to.
+        allow_outside: let a STAC catalogue in files name files outside ``root``.
 
     Raises:
         UserError: nothing matches, or a product's metadata is absent.
     """
-    listed = list_scenes(replace(card, offset_by_file={}), root).products
-    if not card.offset_by_file:
-        return listed
-    offsets = [card.offset_by_file.get(find_offset_key(product)) for product in listed]
-    return tuple(product.with_offset(offset) for product, offset in zip(listed, offsets, strict=True))
+    listed = list_scenes(replace(card, offset_by_file={}), root, allow_outside=allow_outside).products
+    return tuple(assign_offsets(card, listed)) if card.offset_by_file else listed
 
 
-def find_products(card: Card, place: Path) -> tuple[Product, ...]:
+def find_products(card: Card, place: Path, *, allow_outside: bool = False) -> tuple[Product, ...]:
     """Return the products of a card at ``place``: the root of the set, a folder below it, or one file.
+
+    ``allow_outside`` as in `list_products`.
 
     Raises:
         UserError: ``place`` does not exist, or no folder above it is a root of such products.
@@ -94,7 +98,7 @@ def find_products(card: Card, place: Path) -> tuple[Product, ...]:
         if not root.is_dir():
             continue
         try:
-            listed = list_products(card, root)
+            listed = list_products(card, root, allow_outside=allow_outside)
         except UserError as error:
             failure = failure or error
             continue
@@ -104,11 +108,6 @@ def find_products(card: Card, place: Path) -> tuple[Product, ...]:
     raise failure or UserError(
         f"expected products of card {card.name} at {place}, found none; give another folder or card"
     )
-
-
-def find_offset_key(product: Product) -> str:
-    """Return the key of a product in ``offset_by_file``: its file or folder of bands; empty if it describes itself."""
-    return product.source.name if product.is_described_by_card else ""
 
 
 def sample_product(product: Product) -> Sample:
@@ -136,7 +135,7 @@ def sample_product(product: Product) -> Sample:
         card.scale if by_card else 1.0,
         product.offset if by_card else 0.0,
         product.acquisition.processing_baseline,
-        find_offset_key(product),
+        product.place,
         product.acquisition.offset is not None,
         card.bands if by_card else (),
     )

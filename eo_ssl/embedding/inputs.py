@@ -126,19 +126,20 @@ def choose_stream(corpus: Corpus, name: str | None) -> str:
     return chosen
 
 
-def find_scenes(place: str, card: Card) -> tuple[Product, ...]:
+def find_scenes(place: str, card: Card, *, allow_outside: bool = False) -> tuple[Product, ...]:
     """Return the scenes that ``card`` finds at ``place``, in the order of their ids.
 
     Args:
         place: a raster or array file, a folder of one or several products, or a STAC item or item collection (path or
             link).
         card: what the pixels are; its pattern of files, or its catalogue, gives way to ``place``.
+        allow_outside: let a STAC item in a file name files outside its folder.
 
     Raises:
         UserError: there is nothing at ``place`` that the card fits, or what is there are chips.
     """
     narrowed, root = _narrow_stac(place, card) if card.reader == "stac" else _narrow_files(place, card)
-    scenes = list_products(narrowed, root).products
+    scenes = list_products(narrowed, root, allow_outside=allow_outside).products
     expect(
         not any(product.kind == "chips" for product in scenes),
         expected=f"scenes at {place}",
@@ -158,7 +159,7 @@ def _narrow_stac(place: str, card: Card) -> tuple[Card, Path]:
         remedy="give the link of one item, or ingest a catalogue first",
     )
     sign = card.stac.sign if card.stac else ""
-    return replace(card, stac=Stac(catalog=start, sign=sign)), Path()
+    return replace(card, stac=Stac(catalog=start, sign=sign)), Path() if is_link(place) else Path(start).parent
 
 
 def _narrow_files(place: str, card: Card) -> tuple[Card, Path]:

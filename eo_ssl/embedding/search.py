@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eo_ssl.corpus import Corpus
+from eo_ssl.corpus import Corpus, open_parquet
 from eo_ssl.embedding.table import Matrix, Rows, extract_vectors, read_provenance
 from eo_ssl.embedding.tiles import EMBEDDINGS
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation import knn
+from eo_ssl.fingerprints import hash_file
 from eo_ssl.manifest import Manifest, require
 
 Distance = Literal["cosine", "l2"]
@@ -37,24 +38,25 @@ class Embeddings:
         Raises:
             UserError: there is none, it is unfinished, or it holds maps of scenes.
         """
-        manifest = require(folder, "embed")
+        manifest = require(folder, "embed")  # whose files are compared; version 0.1 named none of them
         expect(
             "files" not in manifest.summary,
             expected=f"a table of embeddings in {folder}",
             got="maps of scenes",
             remedy="search works on the tiles of a corpus, so embed one",
         )
+        path = folder / EMBEDDINGS
+        expect(
+            manifest.files or not path.is_file() or hash_file(path) == manifest.fingerprint,
+            expected=f"{path} as it was made",
+            got="another content",
+            remedy="remove the folder and embed the corpus again",
+        )
         return cls(folder, manifest)
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(self.folder / EMBEDDINGS)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(
-                f"expected a table of embeddings at {self.folder / EMBEDDINGS}, got {error}; remove the folder and "
-                "embed the corpus again"
-            ) from error
+        return open_parquet(self.folder / EMBEDDINGS, remedy="remove the folder and embed the corpus again")
 
     @cached_property
     def about(self) -> Mapping[str, Any]:

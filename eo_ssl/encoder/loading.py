@@ -22,7 +22,6 @@ from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.manifest import MANIFEST, require
 from eo_ssl.models import BackboneConfig, Vit
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.product_files import check_files
 
 WEIGHT_FREE = ("imagestats", "rcf", "random_init", "random_resnet50")
 _ROUTES: dict[str, Callable[..., ExternalEncoder]] = {
@@ -114,7 +113,6 @@ def _open_folder(folder: Path) -> Encoder:
         got=f"a folder of {len(several)}: {', '.join(several)}",
         remedy=f"name the one you mean, such as {several[0] if several else folder}",
     )
-    check_files(folder, manifest)
     return read_encoder(path, expected=manifest.fingerprint)
 
 

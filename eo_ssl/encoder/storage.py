@@ -22,7 +22,6 @@ from eo_ssl.fingerprints import dump_canonical_json, fingerprint
 from eo_ssl.manifest import Manifest
 from eo_ssl.models import FAMILIES, Backbone, BackboneConfig
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.product_files import check_files
 
 ENCODER_FILE = "encoder.safetensors"
 FORMAT = 1  # of the metadata inside the weights file
@@ -161,12 +160,11 @@ def read_parts(path: Path, *, expected: str | None = None) -> EncoderParts:
 
 
 def check_encoder(folder: Path, manifest: Manifest) -> None:
-    """Compare the files of a finished pretraining with its manifest, and the weights with their fingerprint.
+    """Compare the weights of a finished pretraining, where it has one encoder, with the fingerprint in its manifest.
 
     Raises:
-        UserError: files that are damaged or absent, or another encoder than the manifest names.
+        UserError: a damaged file, or another encoder than the manifest names.
     """
-    check_files(folder, manifest)
     if (folder / ENCODER_FILE).is_file():
         read_parts(folder / ENCODER_FILE, expected=manifest.fingerprint)
 

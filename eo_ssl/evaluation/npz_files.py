@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eo_ssl.commits import commit
+from eo_ssl.commits import commit, explain_read_error
 from eo_ssl.errors import UserError
 
+_DAMAGE = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,  # NotImplementedError: a method of compression that zips may name
+    SyntaxError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+"""What zipfile and NumPy raise for bytes that are no npz file; each member is compared with its CRC-32 when read."""
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
@@ -38,7 +54,9 @@ class ArrayFile:
         try:
             with np.load(io.BytesIO(self.path.read_bytes()), allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in self.names}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except OSError as error:
+            raise explain_read_error(error, self.path, remedy=self.remedy) from error
+        except _DAMAGE as error:
             raise UserError(
                 f"expected {self.content} in {self.path}, got {type(error).__name__}; {self.remedy}"
             ) from error

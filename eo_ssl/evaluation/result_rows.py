@@ -6,7 +6,6 @@ computed again, and encoders judged at different times are compared on the same 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from eo_ssl.commits import commit
-from eo_ssl.errors import UserError
+from eo_ssl.commits import commit, explain_read_error
+from eo_ssl.documents import read_json, sign_json
+from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation.candidates import Candidate, Description
 from eo_ssl.evaluation.draws import Amount, describe_shortage, draw
 from eo_ssl.evaluation.encoder_candidates import ControlCandidate
@@ -34,6 +34,16 @@ Row = dict[str, Any]
 Place = tuple[str, Amount]
 """Protocol and amount of training samples."""
 Pair = tuple[Row, Row, Comparison]
+_NEEDED: dict[str, Any] = {
+    **dict.fromkeys(("task", "task_fingerprint", "encoder", "reference", "root", "weights", "inputs", "metric"), str),
+    **dict.fromkeys(("protocol", "amount"), str),
+    **dict.fromkeys(("seed", "eval_seeds"), int),
+    **dict.fromkeys(("given", "answers"), list),
+    "shots": int | None,
+    "fraction": float | None,
+    "value": float,
+}
+"""What a row cannot do without, and its types."""
 SUPERSEDED = "superseded"
 """Folder of rows whose encoder has other weights by now."""
 
@@ -140,8 +150,7 @@ class _Judged:
         }
         measured = _measured(self.task, folder, {**rests, "metric": self.task.metric})
         row = self._row(*place, measured=measured, bootstrap=bootstrap) | rests
-        data = json.dumps(json.loads(dump_canonical_json(row)), indent=1, sort_keys=True)
-        commit(self._path(folder, place), data.encode())
+        commit(self._path(folder, place), sign_json(row, indent=1))
 
     def _row(self, protocol: str, amount: Amount, *, measured: Measured, bootstrap: Bootstrap) -> Row:
         """Everything that is to be known of one number."""
@@ -314,10 +323,12 @@ def _corrected(pairs: Sequence[Pair]) -> list[Row]:
 
 
 def _read(path: Path) -> Row:
+    remedy = "remove the results folder and run again"
     try:
-        row: Row = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"expected a finished result in {path}, got {type(error).__name__}; remove the results folder and run again"
-        ) from error
+        row = read_json(path, remedy=remedy)
+    except FileNotFoundError as error:
+        raise explain_read_error(error, path, remedy=remedy) from error
+    wrong = [name for name, kind in _NEEDED.items() if not isinstance(row.get(name), kind)]
+    expect(not wrong, expected=f"a finished result in {path}", got=f"one without {', '.join(wrong)}", remedy=remedy)
+    expect(row["protocol"] in PROTOCOLS, expected=f"a protocol in {path}", got=row["protocol"], remedy=remedy)
     return row

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from eo_ssl.commits import replace
+from eo_ssl.documents import read_json
+from eo_ssl.errors import UserError
 from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.protocols import PROTOCOLS
 from eo_ssl.evaluation.result_rows import FORMAT, Row
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import dump_canonical_json, fingerprint
-from eo_ssl.manifest import MANIFEST, UNFINISHED, Clock, OpenProduct, plan
+from eo_ssl.manifest import MANIFEST, UNFINISHED, Clock, OpenProduct, plan, require
 
 Render = Callable[[Sequence[Row], Sequence[Row]], dict[str, bytes]]
 """Makes files to read, such as leaderboards and figures, out of rows and comparisons: their content by file name."""
@@ -59,14 +61,15 @@ class ResultsFolder:
         if overwrite and (wanted | free != there or before.get("task") != task.fingerprint):
             free, before = {}, {}
         known = {**before, "task": task.fingerprint}
-        state = plan(path, stage="evaluate", config=wanted | free, inputs=known, overwrite=overwrite)
+        begun: dict[str, Any] = {"stage": "evaluate", "config": wanted | free, "inputs": known}
+        state = plan(path, **begun, overwrite=overwrite, compare=False)  # damaged tables are made anew of the rows
         kept = {key: value for key, value in free.items() if wanted[key] is None}
         return cls(OpenProduct(path, "evaluate", wanted | kept, {**known, **inputs}, state, started))
 
     def finish(self, task: Task, rows: Sequence[Row], comparisons: Sequence[Row], *, render: Render) -> bool:
         """Write comparisons, what ``render`` makes of all rows, and the manifest; False where they are there."""
         content = fingerprint(sorted(dump_canonical_json(row) for row in rows))
-        if (self.path / MANIFEST).is_file() and _read_record(self.path).get("fingerprint") == content:
+        if (self.path / MANIFEST).is_file() and _is_finished(self.path, content):
             return False
         written = render(rows, comparisons)
         written["comparisons.json"] = json.dumps(comparisons, indent=1, sort_keys=True).encode()
@@ -86,8 +89,18 @@ class ResultsFolder:
             "classes": len(task.class_names),
             "split": task.split,
         }
-        self.product.sign(content, seed=self.product.config["seed"], summary=summary)
+        kept = [*self.path.glob("rows/*.json"), *self.path.glob("answers/*.npz")]
+        files = sorted([*written, *(path.relative_to(self.path).as_posix() for path in kept)])
+        self.product.sign(content, seed=self.product.config["seed"], summary=summary, files=files)
         return True
+
+
+def _is_finished(path: Path, content: str) -> bool:
+    """Whether the tables at ``path`` are those of the rows with the fingerprint ``content``, and whole."""
+    try:
+        return require(path, "evaluate").fingerprint == content
+    except UserError:
+        return False  # they are made anew, of the rows
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -95,8 +108,10 @@ def _read_record(path: Path) -> dict[str, Any]:
     for name in (MANIFEST, UNFINISHED):
         if (path / name).is_file():
             try:
-                record = json.loads((path / name).read_bytes())
-            except (OSError, ValueError):
+                record = read_json(path / name, remedy="")
+            except (OSError, UserError):
                 return {}
-            return record if isinstance(record, dict) and record.get("stage") == "evaluate" else {}
+            parts = (record.get("config"), record.get("inputs"))
+            ours = record.get("stage") == "evaluate" and all(isinstance(part, dict) for part in parts)
+            return record if ours else {}
     return {}

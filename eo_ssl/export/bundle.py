@@ -15,6 +15,7 @@ from eo_ssl.encoder import Encoder, TrainedEncoder
 from eo_ssl.errors import UserError
 from eo_ssl.export import contract_file, parity
 from eo_ssl.export.bench_adapter import make_bench_files
+from eo_ssl.export.checksums import check_files
 from eo_ssl.export.contract_file import PREPROCESS_FILE
 from eo_ssl.export.model_card import CARD_FILE, BundleFacts, render_model_card
 from eo_ssl.export.onnx_graph import GRAPHS, PHYSICAL_GRAPH, export_graph, require_onnx
@@ -33,7 +34,6 @@ from eo_ssl.export.torchgeo_naming import find_torchgeo_name, resize_for_torchge
 from eo_ssl.export.weights_enum import describe_weights, make_weights_files
 from eo_ssl.fingerprints import compute_sha256, fingerprint
 from eo_ssl.manifest import Manifest, open_product, require
-from eo_ssl.product_files import check_files
 
 STAGE = "export"
 _UNSTATED = "not stated"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from eo_ssl.errors import UserError
+from eo_ssl.export.checksums import check_files, read_recorded
 from eo_ssl.export.timm_folder import TIMM_FOLDER
 from eo_ssl.manifest import MANIFEST, require
 from eo_ssl.printable import show_controls
-from eo_ssl.product_files import check_files, read_recorded
 
 _KEPT_BACK = (MANIFEST,)
 """It records the command as typed, with folders of the machine it ran on."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eo_ssl.errors import UserError
 from eo_ssl.export import contract_file, parity
+from eo_ssl.export.checksums import check_files, read_recorded
 from eo_ssl.export.onnx_graph import ENCODER_GRAPH, PHYSICAL_GRAPH, run_graph
 from eo_ssl.export.parity import TOLERANCE, Parity
 from eo_ssl.export.stac_item import check_item
@@ -25,7 +26,6 @@ from eo_ssl.export.torchgeo_checkpoints import (
 from eo_ssl.export.weights_enum import load_weights_module, run_enum
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.manifest import Manifest, require
-from eo_ssl.product_files import check_files, read_recorded
 
 
 @dataclass(frozen=True, slots=True)

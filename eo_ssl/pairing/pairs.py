@@ -16,14 +16,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eo_ssl.commits import commit
-from eo_ssl.corpus import Corpus, StreamReader
+from eo_ssl.commits import commit, explain_read_error
+from eo_ssl.corpus import Corpus, StreamReader, read_parquet
+from eo_ssl.documents import build_record, explain_content, read_json
+from eo_ssl.errors import expect
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.pairing.matching import Matching, PairConfig
 from eo_ssl.pairing.shift import Shift, ShiftEstimator
 from eo_ssl.sensors import convert
 
-PAIRS, REJECTED, SCENES, REPORT = "pairs.parquet", "rejected.parquet", "scenes.parquet", "pairs.json"
+PAIRS, REJECTED, SCENES, REPORT = FILES = ("pairs.parquet", "rejected.parquet", "scenes.parquet", "pairs.json")
 _BATCH = 64  # tiles of each stream in memory at a time
 Progress = Callable[[int, int], None]
 
@@ -276,6 +278,10 @@ def write_pairs(folder: Path, pairs: Pairing) -> str:
         pq.write_table(table, data)
         commit(folder / name, data.getvalue())
     commit(folder / REPORT, json.dumps(asdict(pairs.report), indent=1, allow_nan=False).encode())
+    return _hash_pairs(pairs)
+
+
+def _hash_pairs(pairs: Pairing) -> str:
     rows = [pairs.kept["row_a"].to_pylist(), pairs.kept["row_b"].to_pylist()]
     return fingerprint(
         {
@@ -286,8 +292,25 @@ def write_pairs(folder: Path, pairs: Pairing) -> str:
     )
 
 
-def read_pairs(folder: Path) -> Pairing:
-    """Return the pairing that :func:`write_pairs` wrote."""
-    report = PairReport(**json.loads((folder / REPORT).read_bytes()))
-    kept, rejected, scenes = (pq.read_table(folder / name, partitioning=None) for name in (PAIRS, REJECTED, SCENES))
-    return Pairing(report, kept, rejected, scenes)
+def read_pairs(folder: Path, *, expected: str | None = None) -> Pairing:
+    """Return the pairing that :func:`write_pairs` wrote.
+
+    Args:
+        folder: of the pairs.
+        expected: fingerprint in its manifest, to compare the pairs with.
+
+    Raises:
+        UserError: a file is absent or damaged, or the pairs are others.
+    """
+    remedy = "remove the folder and pair again"
+    try:
+        value = read_json(folder / REPORT, remedy=remedy)
+    except FileNotFoundError as error:
+        raise explain_read_error(error, folder / REPORT, remedy=remedy) from error
+    report = build_record(PairReport, value, at=str(folder / REPORT), remedy=remedy)
+    kept, rejected, scenes = (read_parquet(folder / name, remedy=remedy) for name in (PAIRS, REJECTED, SCENES))
+    pairs = Pairing(report, kept, rejected, scenes)
+    with explain_content("pairs", at=str(folder), remedy=remedy):
+        same = expected is None or _hash_pairs(pairs) == expected
+    expect(same, expected=f"the pairs that were made in {folder}", got="others", remedy=remedy)
+    return pairs

@@ -8,11 +8,10 @@ from typing import Any
 
 from eo_ssl.encoder import save_encoder
 from eo_ssl.fingerprints import fingerprint
-from eo_ssl.manifest import OpenProduct, open_product
+from eo_ssl.manifest import MANIFEST, UNFINISHED, OpenProduct, open_product
 from eo_ssl.models import Backbone
 from eo_ssl.objectives import Objective
 from eo_ssl.pretraining.training_data import TrainingData
-from eo_ssl.product_files import KEY, hash_files
 
 _MAY_GO = ("checkpoints", "logs")
 
@@ -27,7 +26,7 @@ def save_encoders(
         made = _save_one(product.folder, embedder, data, product, stream)
     else:
         made = fingerprint(_save_each(embedders, data, product))
-    product.sign(made, seed=seed, summary={**summary, **record_files(product.folder)})
+    product.sign(made, seed=seed, summary=summary, files=list_files(product.folder))
 
 
 def _save_each(embedders: Mapping[str, Backbone], data: TrainingData, product: OpenProduct) -> dict[str, str]:
@@ -38,13 +37,19 @@ def _save_each(embedders: Mapping[str, Backbone], data: TrainingData, product: O
         with open_product(product.folder / stream, stage="pretrain", config=config, inputs=product.inputs) as part:
             saved[stream] = _save_one(part.folder, embedder, data, product, stream)
             if not part.done:
-                part.sign(saved[stream], summary=record_files(part.folder))
+                part.sign(saved[stream], files=list_files(part.folder))
     return saved
 
 
-def record_files(folder: Path) -> dict[str, Any]:
-    """Return the part of a summary that names what a run leaves for good; checkpoints and loggers' files may go."""
-    return {KEY: hash_files(folder, without=_MAY_GO)}
+def list_files(folder: Path) -> list[str]:
+    """Return what a run leaves for good, by path; checkpoints and loggers' files may go."""
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [
+        path.as_posix()
+        for path in paths
+        if path.name not in (MANIFEST, UNFINISHED)
+        and not any(part in _MAY_GO or part.startswith(".") for part in path.parts)
+    ]
 
 
 def _save_one(folder: Path, embedder: Backbone, data: TrainingData, product: OpenProduct, stream: str) -> str:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from eo_ssl.corpus import Corpus
+from eo_ssl.curation import read_subset
 from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.manifest import Manifest, require
 from eo_ssl.pairing import read_pairs
@@ -200,7 +200,7 @@ def _streams_by_role(corpora: list[Corpus], selection: DataSelection) -> dict[st
             "expected no streams and bands for pairs, which name their streams and use all bands of each, got some:"
             " leave them out, or ingest and pair streams of these bands"
         )
-    report = read_pairs(selection.pairs).report
+    report = read_pairs(selection.pairs, expected=require(selection.pairs, "pair").fingerprint).report
     (corpus,) = [corpus for corpus in corpora if corpus.fingerprint == report.corpus_fingerprint]
     names = (report.stream_a, report.stream_b)
     if names[0] == names[1]:
@@ -299,7 +299,7 @@ def _within_subsets(
         place = next(i for i, (corpus, name) in enumerate(named) if (corpus.fingerprint, name) == origin)
         begin, end = offsets[place], offsets[place + 1]
         chosen = np.zeros(end - begin, dtype=bool)
-        chosen[pq.read_table(path / "subset.parquet", columns=["row"])["row"].to_numpy()] = True
+        chosen[read_subset(path, manifest)] = True
         beyond = int((chosen & ~usable[begin:end]).sum())
         if beyond:
             raise UserError(

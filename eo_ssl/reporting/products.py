@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.errors import UserError
+from eo_ssl import documents
+from eo_ssl.commits import explain_read_error
+from eo_ssl.errors import UserError, expect
 from eo_ssl.manifest import MANIFEST, Manifest, require
 
 STAGES = ("ingest", "pair", "curate", "pretrain", "evaluate", "export", "embed")
+_REMEDY = "make this product again"
 DEEPEST = 4  # folder levels below an input: run / stage / product
 
 
@@ -112,10 +115,10 @@ def filter_stage(products: Sequence[FinishedProduct], stage: str) -> list[Finish
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; a UserError where the file holds anything else."""
-    value = _load(path)
-    if not isinstance(value, dict):
-        raise UserError(f"expected a JSON object in {path}, got {type(value).__name__}: make this product again")
-    return value
+    try:
+        return documents.read_json(path, remedy=_REMEDY)
+    except FileNotFoundError as error:
+        raise explain_read_error(error, path, remedy=_REMEDY) from error
 
 
 def read_list(path: Path) -> list[dict[str, Any]]:
@@ -132,13 +135,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """A JSON-lines log; empty where there is none. A line cut off by a kill is the last one and is left out."""
     if not path.is_file():
         return []
-    lines = path.read_bytes().decode(errors="replace").splitlines()
+    lines = path.read_text(errors="replace").splitlines()
     records = []
     for i, line in enumerate(lines):
         try:
             record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError(f"a {type(record).__name__}")
+            expect(isinstance(record, dict), expected=f"JSON objects in {path}", got=line[:40], remedy=_REMEDY)
         except (ValueError, RecursionError) as error:
             if i == len(lines) - 1:
                 break
@@ -150,5 +152,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _load(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"expected JSON in {path}, got {error}: make this product again") from error
+    except OSError as error:
+        raise explain_read_error(error, path, remedy=_REMEDY) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"expected JSON in {path}, got {str(error)[:120]}: {_REMEDY}") from error

@@ -11,10 +11,11 @@ A reader is a package with ``list_products(card, root)`` and a :class:`ProductSo
 from eo_ssl.scene.acquisition import Acquisition
 from eo_ssl.scene.chip import Chip, ChipEntry, UnreadableChip
 from eo_ssl.scene.cube import check_cube
+from eo_ssl.scene.gdal_files import open_unshared
 from eo_ssl.scene.layers import FIELDS, FLAGS
 from eo_ssl.scene.product import Product
 from eo_ssl.scene.product_source import ProductSource
-from eo_ssl.scene.readers import ProductList, list_products
+from eo_ssl.scene.readers import ProductList, assign_offsets, list_products
 from eo_ssl.scene.stac.access import is_link, read_document
 
 __all__ = [
@@ -27,8 +28,10 @@ __all__ = [
     "ProductList",
     "ProductSource",
     "UnreadableChip",
+    "assign_offsets",
     "check_cube",
     "is_link",
     "list_products",
+    "open_unshared",
     "read_document",
 ]

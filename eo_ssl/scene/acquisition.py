@@ -21,6 +21,7 @@ ACQUISITION = (
     "view_zenith_deg",
     "view_azimuth_deg",
     "incidence_deg",
+    "remarks",
 )
 "what archives state and plain files mostly do not; they become attributes of the cube"
 
@@ -34,7 +35,7 @@ class Acquisition:
     processing_baseline: str
     orbit: str
     offset: float | None
-    "radiometric offset in stored units; None when the card lists offsets by file and this product is not listed"
+    "radiometric offset in stored units; None where nothing tells, or the card lists offsets by file and not this one"
     platform: str = ""
     "satellite as the product spells it, e.g. S2A; never enumerated"
     mode: str = ""
@@ -47,13 +48,15 @@ class Acquisition:
     view_azimuth_deg: float | None = None
     incidence_deg: float | None = None
     "radar incidence angle at the centre of the scene"
+    remarks: str = ""
+    "what a user of the pixels must know that other products do not have: a mask that is absent, uncalibrated data"
 
 
 UNKNOWN_ACQUISITION = Acquisition("", "", "", 0.0)
 """Of a product whose metadata cannot be read."""
 
 
-def read_acquisition(card: Card, *, folder: Path, path: Path, names: dict[str, str], listed_as: str) -> Acquisition:
+def read_acquisition(card: Card, *, folder: Path, path: Path, names: dict[str, str]) -> Acquisition:
     """Return the acquisition of a product; a JSON file goes before the file name, the file name before the card.
 
     Args:
@@ -61,18 +64,13 @@ def read_acquisition(card: Card, *, folder: Path, path: Path, names: dict[str, s
         folder: the product's folder, where its JSON file lies.
         path: a file of the product, for ``datetime_pattern``.
         names: what the group pattern found in the file names (``datetime``, ``orbit``).
-        listed_as: key of the product in ``offset_by_file``.
 
     Raises:
         UserError: a JSON file or key that the card names is absent, or a date does not parse.
     """
     stated = _stated(card, folder, path)
     when = stated.get("datetime") or _named_datetime(card, path, names) or card.datetime
-    offset: float | None = card.offset
-    if card.offset_by_file:
-        offset = card.offset_by_file.get(listed_as)
-    elif "offset" in stated:
-        offset = _number(stated["offset"], folder, card)
+    offset = _number(stated["offset"], folder, card) if "offset" in stated else card.offset
     return Acquisition(
         datetime=format_iso(when) if when else "",
         processing_baseline=stated.get("processing_baseline") or card.processing_baseline,
@@ -90,7 +88,7 @@ def find_metadata_file(card: Card, folder: Path, *, stem: str) -> Path | None:
     if card.metadata is None:
         return None
     pattern = card.metadata.file.replace("{stem}", stem)
-    files = sorted(folder.glob(pattern))
+    files = sorted(path for path in folder.glob(pattern) if path.is_file())
     if len(files) != 1:
         raise UserError(
             f"expected one metadata file {pattern} in {folder}, got {len(files)}; fetch it or correct metadata.file of "

@@ -1,4 +1,4 @@
-"""Bands of GDAL rasters (GeoTIFF, COG, JPEG 2000 ...) on one grid, and the class rasters beside them."""
+"""Bands of GDAL rasters (GeoTIFF, COG, JPEG 2000 ...) on one grid."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +14,17 @@ from odc.geo.geobox import GeoBox
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError, expect
 from eo_ssl.scene import gdal_files
-from eo_ssl.scene.grids import is_metric, is_same_gsd, make_grid, measure_gsd, rescale_grid
-from eo_ssl.scene.layers import UNKNOWN_CLASS, Blocks, Image, Layer, Range
+from eo_ssl.scene.grids import (
+    check_place,
+    find_other_size,
+    make_grid,
+    measure_gsd,
+    measure_unit_m,
+    rescale_grid,
+)
+from eo_ssl.scene.layers import Blocks, Image, Range
 from eo_ssl.scene.radiometry import Radiometry
+from eo_ssl.scene.raster_facts import check_names, check_single_band, list_masks
 from eo_ssl.scene.resampling import Method, compute_grid_taps, pick_nearest, resample
 from eo_ssl.sensors import sensor
 
@@ -32,6 +39,24 @@ class BandFile:
     grid: GeoBox
     method: Method
     radiometry: Radiometry
+    masks: tuple[gdal_files.MaskBand, ...] = ()
+    "masks and alpha bands of the file that say which pixels are valid, beside nodata values"
+
+
+def read_bands(
+    bands: Sequence[BandFile], outs: Sequence[npt.NDArray[np.float32]], *, rows: Range, columns: Range
+) -> None:
+    """Write physical values float32, NaN invalid, of a half-open window of bands of one file into ``outs`` [y, x].
+
+    Pixels and each mask are read once: pixel-interleaved blocks hold all bands.
+    """
+    path, wanted = bands[0].path, {mask for band in bands for mask in band.masks}
+    stored = gdal_files.read_window(path, tuple(band.index for band in bands), rows=rows, columns=columns)
+    masked = gdal_files.read_masks(path, wanted, rows=rows, columns=columns) if wanted else {}
+    for band, numbers, values in zip(bands, stored, outs, strict=True):
+        band.radiometry.physical(numbers, out=values)
+        for mask in band.masks:
+            np.putmask(values, masked[mask], np.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +77,15 @@ class BandStack(Image):
                 wanted.setdefault(self.bands[number].path, []).append(position)
             else:
                 self._resample(self.bands[number], rows, columns, out[position])
-        for path, positions in wanted.items():  # one read per file: pixel-interleaved blocks hold all bands
+        for positions in wanted.values():
             chosen = [self.bands[bands[position]] for position in positions]
-            stored = gdal_files.read_window(path, tuple(band.index for band in chosen), rows=rows, columns=columns)
-            for position, band, values in zip(positions, chosen, stored, strict=True):
-                band.radiometry.physical(values, out=out[position])
+            read_bands(chosen, [out[position] for position in positions], rows=rows, columns=columns)
         return out
 
     def _resample(self, band: BandFile, rows: Range, columns: Range, out: npt.NDArray[np.float32]) -> None:
         along_y, along_x = compute_grid_taps(self.grid, band.grid, rows=rows, columns=columns, method=band.method)
-        stored = gdal_files.read_window(band.path, (band.index,), rows=along_y.span, columns=along_x.span)[0]
-        values = band.radiometry.physical(stored)
+        values = np.empty((along_y.span[1] - along_y.span[0], along_x.span[1] - along_x.span[0]), dtype=np.float32)
+        read_bands([band], [values], rows=along_y.span, columns=along_x.span)
         y, x = along_y.shifted(along_y.span[0]), along_x.shifted(along_x.span[0])
         resample(values, out, along_y=y, along_x=x, method=band.method)
 
@@ -125,55 +148,6 @@ def _find_common(lengths: Sequence[int], *, limit: int) -> int:
     return period
 
 
-@dataclass(frozen=True, slots=True)
-class ClassRaster(Layer):
-    """A class raster (scene classification, land cover) brought to the common grid by nearest neighbour."""
-
-    grid: GeoBox
-    path: Path
-    index: int
-    own_grid: GeoBox
-
-    def read(self, rows: Range, columns: Range) -> npt.NDArray[np.int64]:
-        """Return stored class values [y, x], -1 outside the raster."""
-        if self.own_grid == self.grid:
-            return convert_classes(gdal_files.read_window(self.path, (self.index,), rows=rows, columns=columns)[0])
-        along_y, along_x = compute_grid_taps(self.grid, self.own_grid, rows=rows, columns=columns, method="nearest")
-        stored = gdal_files.read_window(self.path, (self.index,), rows=along_y.span, columns=along_x.span)[0]
-        return pick_nearest(convert_classes(stored), along_y, along_x, outside=UNKNOWN_CLASS)
-
-
-def convert_classes(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return stored classes as integers, -1 where a float raster has none (NaN)."""
-    if values.dtype.kind == "f":
-        values = np.where(np.isfinite(values), values, UNKNOWN_CLASS)
-    return values.astype(np.int64)
-
-
-def open_classes(card: Card, path: Path, *, grid: GeoBox, band: int = 1) -> ClassRaster:
-    """Return a class raster on ``grid``; a file without georeference must have its shape.
-
-    Raises:
-        UserError: the file is absent, damaged, or without georeference and of another shape.
-    """
-    expect(
-        path.is_file(),
-        expected=f"the mask or label file {path.name} in {path.parent}",
-        got="none",
-        remedy=f"fetch it or correct card {card.name}",
-    )
-    own = gdal_files.read_grid(path)
-    if own.crs is None:
-        expect(
-            own.shape == grid.shape,
-            expected=f"{path} without georeference to have the image's {grid.height} x {grid.width} pixels",
-            got=f"{own.height} x {own.width}",
-            remedy="georeference it",
-        )
-        own = grid
-    return ClassRaster(grid, path, band, own)
-
-
 def add_own_nodata(radiometry: Radiometry, path: Path, *, index: int) -> Radiometry:
     """Return the radiometry with the nodata value that the file itself declares for a band added, if any.
 
@@ -185,6 +159,16 @@ def add_own_nodata(radiometry: Radiometry, path: Path, *, index: int) -> Radiome
     if stated != (1.0, 0.0):  # what GDAL says of a band without tags
         radiometry.check_stated(*stated, name=str(path))
     return radiometry if value is None else replace(radiometry, nodata=(*radiometry.nodata, float(value)))
+
+
+def open_band(card: Card, path: Path, index: int, *, grid: GeoBox, method: Method, radiometry: Radiometry) -> BandFile:
+    """Return a band with the nodata value and the masks that its file declares.
+
+    Raises:
+        UserError: the file's own scale and offset, if it states any, are not the card's.
+    """
+    own = add_own_nodata(radiometry, path, index=index)
+    return BandFile(path, index, grid, method, own, list_masks(card, path, index))
 
 
 def stack_files(
@@ -208,11 +192,13 @@ def stack_files(
         UserError: a file is damaged or has no place, or a band on another grid has no resampling method.
     """
     grids = {band: locate_file(card, path, anchor=anchor) for band, path in files.items()}
+    check_names(card, {band: (path, 1) for band, path in files.items()})
     common = choose_common_grid(card, list(grids.values()))
     bands = []
     for band, path in files.items():
+        check_single_band(path)
         method = "nearest" if grids[band] == common else choose_method(card, band, default=default)
-        bands.append(BandFile(path, 1, grids[band], method, add_own_nodata(radiometry, path, index=1)))
+        bands.append(open_band(card, path, 1, grid=grids[band], method=method, radiometry=radiometry))
     return BandStack(common, tuple(bands), card.dtype_max)
 
 
@@ -251,7 +237,9 @@ def locate_file(card: Card, path: Path, *, anchor: GeoBox | None = None) -> GeoB
         )
         return anchor
     if card.transform is not None and card.crs:
-        return make_grid(grid.height, grid.width, card.transform, card.crs)
+        placed = make_grid(grid.height, grid.width, card.transform, card.crs)
+        check_place(placed, name=f"card {card.name}")
+        return placed
     raise UserError(
         f"expected a georeference in {path}, got none; name a band of equal shape in `grid_from`, or give `crs` and "
         f"`transform`, in card {card.name}"
@@ -262,31 +250,39 @@ def choose_common_grid(card: Card, grids: Sequence[GeoBox]) -> GeoBox:
     """Return the grid all bands are brought to: the finest band's, or the same extent at the card's coarser ``gsd_m``.
 
     Raises:
-        UserError: the card declares finer pixels than any file has.
+        UserError: the card declares finer pixels than any file has, or, where they are degrees, other ones.
     """
     finest = min(grids, key=lambda grid: (measure_gsd(grid), -grid.height * grid.width))
-    gsd = measure_gsd(finest)
-    if not is_metric(finest) or is_same_gsd(gsd, card.gsd_m):
-        return finest
-    expect(
-        gsd <= card.gsd_m,
-        expected=f"files of card {card.name} with pixels of {card.gsd_m:g} m or finer",
-        got=f"{gsd:g} m",
-        remedy="set gsd_m to what the files have",
-    )
-    return rescale_grid(finest, card.gsd_m)
+    unit_m = measure_unit_m(finest)
+    if unit_m and find_other_size(finest, card.gsd_m):
+        gsd = max(abs(finest.affine.a), abs(finest.affine.e)) * unit_m
+        expect(
+            gsd <= card.gsd_m,
+            expected=f"files of card {card.name} with pixels of {card.gsd_m:g} m or finer",
+            got=f"{gsd:g} m",
+            remedy="set gsd_m to what the files have",
+        )
+        finest = rescale_grid(finest, card.gsd_m / unit_m)
+    _check_size(card, finest, name=f"the files of card {card.name}")
+    return finest
 
 
 def check_gsd(card: Card, grid: GeoBox, *, path: Path) -> None:
-    """Refuse a file whose pixel size, where it is in metres, is not the card's ``gsd_m`` (up to 2 %).
+    """Refuse a file whose pixel size in metres is not the card's ``gsd_m``; see `grids.find_other_size`.
 
     Raises:
-        UserError: the two differ; a decimated copy is not at its sensor's resolution.
+        UserError: the two differ, because a decimated copy is not at its sensor's resolution; or the file is rotated or
+            has no place on Earth, so that its pixels have no such size.
     """
-    sides = (abs(grid.affine.a), abs(grid.affine.e)) if is_metric(grid) else ()
+    check_place(grid, name=str(path))
+    _check_size(card, grid, name=str(path))
+
+
+def _check_size(card: Card, grid: GeoBox, *, name: str) -> None:
+    other = find_other_size(grid, card.gsd_m)
     expect(
-        all(is_same_gsd(side, card.gsd_m) for side in sides),
-        expected=f"pixels of {card.gsd_m:g} m in {path}",
-        got=" x ".join(dict.fromkeys(f"{side:g}" for side in sides)) + " m",
-        remedy=f"set gsd_m of card {card.name} to what the file has",
+        not other,
+        expected=f"pixels of {card.gsd_m:g} m in {name}",
+        got=other,
+        remedy=f"set gsd_m of card {card.name} to what the files have, or reproject them to square metres (gdalwarp)",
     )

@@ -54,7 +54,7 @@ def find_extras(card: Card, path: Path, *, pixels: bool) -> list[tuple[str, Path
     """
     extras: list[tuple[str, Path]] = []
     for role, declared in (("mask", card.mask), ("labels", card.labels)):
-        if declared is not None:
+        if declared is not None and declared.source:
             inside = pixels and "." not in declared.source and "/" not in declared.source
             beside = path.parent / declared.source.replace("{stem}", path.stem)
             extras.append((role, path if inside else Path(os.path.normpath(beside))))

@@ -33,6 +33,8 @@ class Product:
     kind: Literal["cube", "chips"]
     acquisition: Acquisition
     source: ProductSource
+    place: str = ""
+    "file or folder of bands relative to the root, as `offset_by_file` names it; empty if the product describes itself"
 
     @property
     def bands(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import fingerprint, hash_file, identify_file
 from eo_ssl.scene.chip import Chip, ChipEntry, UnreadableChip
+from eo_ssl.scene.gdal_files import find_mask_file
 from eo_ssl.scene.layers import Layers
 from eo_ssl.scene.radiometry import Radiometry
 
@@ -118,6 +119,11 @@ class FileSource(ProductSource):
         return self.parts[0][1].name
 
     @property
+    def place(self) -> Path:
+        """The file, or folder of bands, that stands for the product in ``offset_by_file``."""
+        return self.parts[0][1]
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """The files of the product, each once."""
         return tuple(dict.fromkeys(path for _, path in self.parts))
@@ -144,4 +150,6 @@ class FileSource(ProductSource):
     def hash_parts(self, *, layer: tuple[int, ...] = (), step: int | None = None) -> str:
         """Return a sha256 (hex) over the files' bytes, the bands taken from them, and the step on the axis of time."""
         files = {role: hash_file(path) for role, path in self.parts}
-        return fingerprint({"files": files, "layer": list(layer), "step": step})
+        masks = {role: hash_file(mask) for role, path in self.parts if (mask := find_mask_file(path))}
+        said = {"files": files, "layer": list(layer), "step": step}
+        return fingerprint(said | {"masks": masks} if masks else said)

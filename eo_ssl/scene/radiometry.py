@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ class Radiometry:
     "in stored units"
     nodata: tuple[float, ...]
     "stored values that mean nothing was measured (the card's and the file's own)"
+    valid: tuple[float, float] = (-math.inf, math.inf)
+    "least and largest stored value of a measurement, where the file states them"
 
     def physical(
         self, stored: npt.NDArray[Any], *, out: npt.NDArray[np.float32] | None = None
@@ -35,9 +38,9 @@ class Radiometry:
 
         Into ``out`` if given.
 
-        Invalid are nodata and everything not finite (dB of zero power is minus infinity). Zero and small negative
-        powers are kept: they are measurements below the noise that was subtracted, unless the card or file declares
-        them nodata.
+        Invalid are nodata, values beyond the valid range and everything not finite (dB of zero power is minus
+        infinity). Zero and small negative powers are kept: they are measurements below the noise that was subtracted,
+        unless the card or file declares them nodata.
 
         Raises:
             UserError: the numbers are complex (a single-look image), or no numbers.
@@ -66,6 +69,9 @@ class Radiometry:
         for value in self.nodata:
             if np.isfinite(value):
                 np.putmask(values, stored == value, np.nan)
+        low, high = self.valid
+        if low > -math.inf or high < math.inf:
+            np.putmask(values, (stored < low) | (stored > high), np.nan)
         return values
 
     def check_stated(self, scale: float, shift: float, *, name: str) -> None:

@@ -91,14 +91,15 @@ class Container:
     def sha256(self, name: str) -> str:
         """Return the sha256 of a file, read once per process and compared with the manifest's checksum on the way.
 
-        Quality masks that a manifest leaves out are taken as they are; an image or metadata file it leaves out is
-        refused, because then the manifest is not that of these files.
+        Quality masks that a manifest leaves out are taken as they are, and images that others stored anew as GeoTIFF;
+        another image or metadata file it leaves out is refused, because then the manifest is not that of these files.
 
         Raises:
             UserError: the file is absent or damaged, or is not the one the manifest lists.
         """
         listed = self.objects()
-        if name not in listed and listed and name != MANIFEST and "/QI_DATA/" not in name:
+        taken = name == MANIFEST or "/QI_DATA/" in name or name.endswith(".tif")
+        if name not in listed and listed and not taken:
             raise UserError(
                 f"expected a checksum of {name} in {self.file(MANIFEST)}, found none; the manifest is damaged or of "
                 "another product, fetch the product again"

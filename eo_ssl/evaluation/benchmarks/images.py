@@ -23,6 +23,7 @@ from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.sources import Matrix, Rows
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.fingerprints import fingerprint
+from eo_ssl.scene import open_unshared
 from eo_ssl.sensors import Quantity, sensor
 
 Stored = npt.NDArray[Any]
@@ -191,7 +192,7 @@ def read_planes(path: Path, *, planes: int, size: tuple[int, int] | None = None,
         UserError: no such file, not a raster, or another number of bands or pixels.
     """
     try:
-        with rasterio.open(path) as file:
+        with open_unshared(path) as file:
             if file.count != planes:
                 raise UserError(
                     f"expected {planes} bands in {path}, got {file.count}; this is another version of the data set, "
@@ -221,7 +222,7 @@ def read_raster_shape(path: Path) -> tuple[int, int, int]:
         UserError: no such file, or not a raster.
     """
     try:
-        with rasterio.open(path) as file:
+        with open_unshared(path) as file:
             return int(file.count), int(file.height), int(file.width)
     except RasterioIOError as error:
         raise UserError(
@@ -308,7 +309,7 @@ def read_raster_boxes(paths: Sequence[Path]) -> npt.NDArray[np.float64]:
     """Return xmin, ymin, xmax, ymax of each raster in degrees, float64 [n, 4]; NaN for one without georeference."""
 
     def place(path: Path) -> tuple[float, float, float, float]:
-        with rasterio.open(path) as file:
+        with open_unshared(path) as file:
             if file.crs is None:
                 return (np.nan,) * 4
             return transform_bounds(file.crs, "OGC:CRS84", *file.bounds)  # type: ignore[no-any-return]

@@ -21,11 +21,11 @@ from eo_ssl.export import (
     TIMM_FOLDER,
     TIMM_WEIGHTS,
     WEIGHTS_FILE,
+    check_files,
     get_contract,
     name_backbone,
     read_configurations,
 )
-from eo_ssl.product_files import check_files
 from eo_ssl.reporting.formatting import (
     MISSING,
     describe_commercial_use,

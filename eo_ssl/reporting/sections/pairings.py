@@ -52,7 +52,7 @@ class PairView:
 
 def describe_pairing(product: FinishedProduct, position: int) -> PairView:
     """Everything the page shows about one pairing."""
-    pairs = read_pairs(product.path)
+    pairs = read_pairs(product.path, expected=product.manifest.fingerprint)
     report, bounds = pairs.report, pairs.report.config
     orbits = sorted(
         {

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from eo_ssl.corpus import Corpus, StreamReader, list_snapshots, load_snapshot
+from eo_ssl.corpus import Corpus, StreamReader, list_snapshots, load_snapshot, read_parquet
 from eo_ssl.curation import CurationReport
 from eo_ssl.errors import UserError
 from eo_ssl.reporting.charts import Chart, draw_ranked_sizes
@@ -206,8 +205,9 @@ def _reader(product: FinishedProduct, corpus: FinishedProduct) -> StreamReader:
 
 def _galleries(product: FinishedProduct, reader: StreamReader) -> tuple[tuple[Gallery, ...], Rendering]:
     """Kept tiles and dropped tiles by reason, all with the stretch of the kept and dropped together."""
-    kept = pq.read_table(product.path / "subset.parquet", columns=["row", "cluster"])
-    dropped = pq.read_table(product.path / "dropped.parquet", columns=["row", "cluster", "reason"])
+    remedy = "remove the folder and curate again"
+    kept = read_parquet(product.path / "subset.parquet", ["row", "cluster"], remedy=remedy)
+    dropped = read_parquet(product.path / "dropped.parquet", ["row", "cluster", "reason"], remedy=remedy)
     reason = np.asarray(dropped.column("reason").to_pylist(), dtype=object)
     parts: list[tuple[str, str, Rows, Rows]] = [("Kept", "kept", *_columns(kept))]
     rows, cluster = _columns(dropped)

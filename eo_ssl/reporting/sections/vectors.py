@@ -183,7 +183,7 @@ def _scenes(product: FinishedProduct, anchor: str) -> EmbeddingView:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with rasterio.open(path) as file:
+        with rasterio.open(path, driver="GTiff") as file:
             yield file
     except RasterioError as error:
         raise UserError(

@@ -1,4 +1,4 @@
-"""npy, npz and NetCDF arrays whose layout a card declares."""
+"""npy, npz, NetCDF and HDF5 arrays whose layout a card declares."""
 
 from eo_ssl.scene.array.array_product import list_products
 

@@ -1,4 +1,4 @@
-"""Numbers, shapes, dates and georeference stored in npy, npz and NetCDF files."""
+"""Numbers, shapes, dates and georeference stored in npy, npz and NetCDF (or HDF5) files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,13 +16,19 @@ from typing import Any
 import netCDF4
 import numpy as np
 import numpy.typing as npt
-from rasterio.crs import CRS
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import FileIdentity, identify_file
 from eo_ssl.scene.acquisition import format_iso
+from eo_ssl.scene.array.cf_conventions import (
+    Axes,
+    StoredNumbers,
+    read_axes,
+    read_decoded,
+    read_labels,
+    read_stored_numbers,
+)
 from eo_ssl.scene.layers import Range
-from eo_ssl.scene.radiometry import Radiometry
 
 _NETCDF = threading.Lock()  # the HDF5 library below netCDF4 is not safe to enter from two threads
 _KEPT_OPEN = 8  # NetCDF files per process
@@ -38,25 +44,57 @@ def _forget_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_parent)
-_IRREGULAR = 1e-3  # relative; coordinates written as float32 vary by less
-SUFFIXES = (".npy", ".npz", ".nc")
+_TIME = (("units", ""), ("calendar", "standard"))
+_NETCDF_SUFFIXES = (".nc", ".nc4", ".h5", ".hdf5")  # NetCDF-4 is HDF5, and its library reads both
+SUFFIXES = (".npy", ".npz", *_NETCDF_SUFFIXES)
 
 
-def read_part(path: Path, key: str, *, dims: str, step: int | None, rows: Range, columns: Range) -> npt.NDArray[Any]:
-    """Return stored values [b, y, x] (b = 1 without that axis) of one time step and window of variable ``key``."""
-    part: dict[str, slice | int] = {"y": slice(*rows), "x": slice(*columns), "t": step or 0, "b": slice(None)}
-    values = _fetch(path, key, tuple(part[name] for name in dims))
-    kept = [name for name in dims if name != "t"]
-    if "b" not in kept:
-        values, kept = values[np.newaxis], ["b", *kept]
-    return np.ascontiguousarray(values.transpose([kept.index(name) for name in "byx"]))
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """A variable of an array file, or one step of it, as its pixels lie on the ground: north up, east to the right."""
+
+    path: Path
+    key: str
+    "of the npz, variable of the NetCDF file; empty string for npy"
+    dims: str
+    "a letter per stored axis: t, y, x, b"
+    height: int
+    width: int
+    step: int | None = None
+    "index on the axis t"
+    turned: tuple[bool, bool] = (False, False)
+    "whether the stored rows begin in the south, the columns in the east"
+
+    def read(self, rows: Range, columns: Range) -> npt.NDArray[Any]:
+        """Return stored values [b, y, x] (b = 1 without that axis) of a half-open window."""
+        windows = zip((rows, columns), (self.height, self.width), self.turned, strict=True)
+        inner = [slice(size - high, size - low) if back else slice(low, high) for (low, high), size, back in windows]
+        part: dict[str, slice | int] = {"y": inner[0], "x": inner[1], "t": self.step or 0, "b": slice(None)}
+        values = _fetch(self.path, self.key, tuple(part[name] for name in self.dims))
+        kept = [name for name in self.dims if name != "t"]
+        if "b" not in kept:
+            values, kept = values[np.newaxis], ["b", *kept]
+        back = [slice(None, None, -1 if turn else 1) for turn in self.turned]
+        return np.ascontiguousarray(values.transpose([kept.index(name) for name in "byx"])[:, back[0], back[1]])
 
 
 def _fetch(path: Path, key: str, part: tuple[slice | int, ...]) -> npt.NDArray[Any]:
-    if path.suffix == ".nc":
-        with _dataset(path) as dataset:
-            return np.asarray(_variable(dataset, key, path)[part])
+    if is_netcdf(path):
+        with _variable(path, key) as variable:
+            try:
+                values = np.asarray(variable[part])
+            except (RuntimeError, OSError, IndexError, ValueError) as error:  # what the library says of damaged chunks
+                raise UserError(
+                    f"expected readable numbers in {key} of {path}, got: {_reason(error)}; the file is damaged, fetch "
+                    "it again"
+                ) from error
+        return values.view(describe_numbers(path, key).dtype)
     return np.asarray((_npz(identify_file(path), key) if path.suffix == ".npz" else _npy(path))[part])
+
+
+def is_netcdf(path: Path) -> bool:
+    """Return whether a file is read by the NetCDF library, and so says itself what its numbers are."""
+    return path.suffix in _NETCDF_SUFFIXES
 
 
 def _npy(path: Path) -> npt.NDArray[Any]:
@@ -109,12 +147,19 @@ def _dataset(path: Path) -> Iterator[Any]:
         yield _OPEN[key]
 
 
-def _variable(dataset: Any, key: str, path: Path) -> Any:
-    if key not in dataset.variables:
-        raise UserError(
-            f"expected the variable {key!r} in {path}, got {', '.join(dataset.variables)}; correct the card"
-        )
-    return dataset.variables[key]
+@contextmanager
+def _variable(path: Path, key: str) -> Iterator[Any]:
+    """Lend a variable, which may lie in a group (``data/B04``), with scale and mask switched off."""
+    with _dataset(path) as dataset:
+        try:
+            variable = dataset[key]
+        except (IndexError, KeyError):
+            variable = None
+        if not isinstance(variable, netCDF4.Variable):
+            raise UserError(
+                f"expected the variable {key!r} in {path}, got {', '.join(dataset.variables)}; correct the card"
+            )
+        yield variable
 
 
 def _reason(error: Exception) -> str:
@@ -127,9 +172,9 @@ def read_array_shape(path: Path, key: str) -> tuple[int, ...]:
         raise UserError(
             f"expected an array file ({', '.join(SUFFIXES)}), got {path}; choose the reader raster for GDAL formats"
         )
-    if path.suffix == ".nc":
-        with _dataset(path) as dataset:
-            return tuple(_variable(dataset, key, path).shape)
+    if is_netcdf(path):
+        with _variable(path, key) as variable:
+            return tuple(variable.shape)
     if path.suffix == ".npy":
         return _npy(path).shape
     try:
@@ -141,50 +186,64 @@ def read_array_shape(path: Path, key: str) -> tuple[int, ...]:
         return _npz(identify_file(path), key).shape  # raises the error in words
 
 
-@dataclass(frozen=True, slots=True)
-class NetcdfGrid:
-    """What the coordinates and attributes of NetCDF variables say; no transform where they say no place."""
-
-    transform: tuple[float, float, float, float, float, float] | None
-    crs: str
-    nodata: tuple[float, ...]
+def describe_numbers(path: Path, key: str) -> StoredNumbers:
+    """Return how the numbers of a NetCDF variable are read, as its attributes say."""
+    return _describe(identify_file(path), key)
 
 
-def read_netcdf_grid(path: Path, keys: Sequence[str], *, radiometry: Radiometry) -> NetcdfGrid:
-    """Return georeference from the coordinates x, y and the grid mapping, and nodata from ``_FillValue``.
+@lru_cache(maxsize=1024)
+def _describe(content: FileIdentity, key: str) -> StoredNumbers:
+    """Read once per content: an axis of time makes many products of one file."""
+    with _variable(Path(content[0]), key) as variable:
+        return read_stored_numbers(variable, name=f"{key} of {content[0]}")
+
+
+def locate_axes(path: Path, keys: tuple[str, ...], dims: str, *, crs: str) -> Axes:
+    """Return where the rows and columns of NetCDF variables lie.
+
+    Args:
+        path: of the file.
+        keys: variables, which must lie alike.
+        dims: a letter per axis of each.
+        crs: the card's reference system, which goes before the file's.
 
     Raises:
-        UserError: the file states another scale than the card, several fill values, or coordinates of unequal steps.
+        UserError: the variables have different axes, or see :func:`.cf_conventions.read_axes`.
     """
-    with _dataset(path) as dataset:
-        variables = [_variable(dataset, key, path) for key in keys]
-        for key, variable in zip(keys, variables, strict=True):
-            scale, shift = getattr(variable, "scale_factor", None), getattr(variable, "add_offset", None)
-            if scale is not None or shift is not None:
-                stated = float(1 if scale is None else scale), float(0 if shift is None else shift)
-                radiometry.check_stated(*stated, name=f"{key} of {path}")
-        # A value that marks nodata in one band could be a measurement in another, so all bands must agree on it.
-        fills = {float(variable._FillValue) if hasattr(variable, "_FillValue") else np.nan for variable in variables}
-        fill = tuple(value for value in fills if not np.isnan(value))
-        if len(fill) > 1:
-            raise UserError(f"expected one _FillValue in {path}, got {fill}; write all bands with the same one")
-        mapping = getattr(variables[0], "grid_mapping", None)
-        if mapping not in dataset.variables or not {"x", "y"} <= set(dataset.variables):
-            return NetcdfGrid(None, "", fill)
-        text = getattr(dataset.variables[mapping], "crs_wkt", getattr(dataset.variables[mapping], "spatial_ref", ""))
-        code = CRS.from_wkt(text).to_epsg() if text else None
-        x, y = (np.asarray(dataset.variables[name][:], dtype=np.float64) for name in "xy")
-    if len(x) < 2 or len(y) < 2 or code is None:
-        return NetcdfGrid(None, "", fill)
-    if any(np.ptp(np.diff(axis)) > _IRREGULAR * abs(axis[1] - axis[0]) for axis in (x, y)):
-        raise UserError(f"expected equal steps of x and y in {path}, got irregular ones; resample it to a grid first")
-    dx, dy = float(x[1] - x[0]), float(y[1] - y[0])
-    return NetcdfGrid((dx, 0.0, float(x[0]) - dx / 2, 0.0, dy, float(y[0]) - dy / 2), f"EPSG:{code}", fill)
+    content = identify_file(path)
+    found = [_locate(content, key, dims, crs) for key in keys]
+    differs = [key for key, one in zip(keys, found, strict=True) if one != found[0]]
+    expect(
+        not differs,
+        expected=f"variables of the same axes and coordinates in {path}",
+        got=f"others for {', '.join(differs)} than for {keys[0]}",
+        remedy="write the bands on one grid",
+    )
+    return found[0][1]
+
+
+@lru_cache(maxsize=1024)
+def _locate(content: FileIdentity, key: str, dims: str, crs: str) -> tuple[tuple[str, ...], Axes]:
+    with _variable(Path(content[0]), key) as variable:
+        return tuple(variable.dimensions), read_axes(variable, dims, crs=crs, name=f"{key} of {content[0]}")
+
+
+def list_labels(path: Path, key: str, position: int) -> tuple[str, ...]:
+    """Return what a NetCDF file calls the entries of an axis of a variable; nothing where it calls them nothing."""
+    with _variable(path, key) as variable:
+        return read_labels(variable, position)
 
 
 def read_dates(path: Path, key: str) -> tuple[str, ...]:
     """Return the ISO dates that a NetCDF variable holds."""
-    with _dataset(path) as dataset:
-        variable = _variable(dataset, key, path)
-        dates: Any = netCDF4.num2date(variable[:], variable.units, getattr(variable, "calendar", "standard"))
-    return tuple(format_iso(date.isoformat()) for date in dates)
+    with _variable(path, key) as variable:
+        values = read_decoded(variable, name=f"{key} of {path}")
+        units, calendar = (getattr(variable, name, default) for name, default in _TIME)
+    try:
+        dates: Any = netCDF4.num2date(values, units, calendar)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(
+            f"expected dates as `units` since a day in {key} of {path}, got units {units!r} and calendar {calendar!r}: "
+            f"{_reason(error)}; correct the file or array.time"
+        ) from error
+    return tuple(format_iso(date.isoformat()) for date in np.atleast_1d(dates))

@@ -10,7 +10,8 @@ from pathlib import Path
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.scene.acquisition import read_acquisition
-from eo_ssl.scene.band_stack import locate_file, open_classes, stack_files
+from eo_ssl.scene.band_stack import locate_file, stack_files
+from eo_ssl.scene.class_rasters import open_classes
 from eo_ssl.scene.file_patterns import find_extras, list_readable, match_paths, name_product
 from eo_ssl.scene.layers import Layers, attach_masks
 from eo_ssl.scene.product import Listing, Product
@@ -30,9 +31,9 @@ def list_products(card: Card, root: Path) -> Listing:
 
 def _list_folder(card: Card, name: str, folder: Path) -> Iterator[Product]:
     bands = find_band_files(card, folder)
-    acquisition = read_acquisition(card, folder=folder, path=bands[0][1], names={}, listed_as=folder.name)
+    acquisition = read_acquisition(card, folder=folder, path=bands[0][1], names={})
     parts = (*bands, *find_extras(card, bands[0][1], pixels=False))
-    source = BandFolderSource(card=card, parts=parts, offset=acquisition.offset or 0.0)
+    source = BandFolderSource(card=card, parts=parts, offset=acquisition.offset or 0.0, folder=folder)
     yield Product(name_product(card, name), card, "cube", acquisition, source)
 
 
@@ -67,6 +68,13 @@ def find_band_files(card: Card, folder: Path) -> tuple[tuple[str, Path], ...]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BandFolderSource(FileSource):
     """The band files of one folder."""
+
+    folder: Path
+
+    @property
+    def place(self) -> Path:
+        """The folder; the files may lie in folders of it."""
+        return self.folder
 
     @property
     def name(self) -> str:

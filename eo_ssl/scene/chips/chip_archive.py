@@ -15,13 +15,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
 
 from eo_ssl.cards import Card, Chips
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import FileIdentity, identify_file
 from eo_ssl.scene.chip import UNLABELLED, Chip, ChipEntry
+from eo_ssl.scene.gdal_files import (
+    describe_error,
+    find_alpha,
+    find_masks,
+    is_tiff,
+    open_quietly,
+    place_window,
+    read_masked,
+)
 from eo_ssl.scene.radiometry import Radiometry
+from eo_ssl.scene.raster_facts import check_dataset_names
 
+_FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "GIF", "BMP", "PPM", "WEBP")  # others run programs, as PostScript does
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 
 
@@ -153,8 +167,8 @@ def _bytes(archive: Path, name: str, start: int, size: int) -> bytes:
 
 def _image(data: bytes, name: str, archive: Path) -> Any:
     try:
-        return Image.open(io.BytesIO(data))
-    except (UnidentifiedImageError, OSError) as error:
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise UserError(
             f"expected an image in chip {name} of {archive}, got bytes that are none; fetch the archive again"
         ) from error
@@ -176,27 +190,20 @@ def decode_chips(
     crop = _settings(card).crop_px
     for entry in entries:
         data = _bytes(archive, entry.name, entry.start, entry.size)
-        image = _image(data, entry.name, archive)
-        try:
-            stored = np.asarray(image)
-        except OSError as error:
-            raise UserError(
-                f"expected a whole image in chip {entry.name} of {archive}, got: {error}; fetch the archive again"
-            ) from error
-        if image.mode in ("P", "PA"):
-            raise UserError(
-                f"expected grey or colour values in chip {entry.name} of {archive}, got indices into a palette; "
-                "convert the chips first"
-            )
-        planes = stored[np.newaxis] if stored.ndim == 2 else stored.transpose(2, 0, 1)
+        name = f"chip {entry.name} of {archive}"
+        if is_tiff(data):
+            planes, masked = _decode_tiff(data, card, radiometry, name=name)
+        else:
+            planes, masked = _decode_picture(_image(data, entry.name, archive), card, name=name)
         if len(planes) != len(card.bands):
             raise UserError(
-                f"expected {len(card.bands)} bands in chip {entry.name} of {archive}, got {len(planes)}; correct "
-                f"`bands` of card {card.name}"
+                f"expected {len(card.bands)} bands in {name}, got {len(planes)}; correct `bands` of card {card.name}"
             )
         height, width = planes.shape[1:]
         row_off, col_off = (height - crop) // 2, (width - crop) // 2
-        values = _cropped(radiometry.physical(planes), row_off=row_off, col_off=col_off, size=crop)
+        physical = radiometry.physical(planes)
+        physical[np.broadcast_to(masked, physical.shape)] = np.nan
+        values = _cropped(physical, row_off=row_off, col_off=col_off, size=crop)
         yield Chip(
             image=values,
             valid=np.asarray(np.isfinite(values).all(axis=0)),
@@ -210,6 +217,61 @@ def decode_chips(
             row_off=row_off,
             col_off=col_off,
         )
+
+
+def _decode_picture(image: Any, card: Card, *, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Return the stored numbers [band, y, x] of a picture, and which pixels [y, x] its alpha or clear colour takes out.
+
+    An alpha channel counts as a band where the card says to ignore masks and lists as many bands.
+    """
+    try:
+        stored = np.asarray(image)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"expected a whole image in {name}, got: {error}; fetch the archive again") from error
+    if image.mode in ("P", "PA"):
+        raise UserError(
+            f"expected grey or colour values in {name}, got indices into a palette; convert the chips first"
+        )
+    planes = stored[np.newaxis] if stored.ndim == 2 else stored.transpose(2, 0, 1)
+    masked = np.zeros(planes.shape[1:], dtype=bool)
+    ignored, clear = bool(card.mask and card.mask.ignore), image.info.get("transparency")
+    if image.mode in ("LA", "RGBA") and not (ignored and len(planes) == len(card.bands)):
+        planes, masked = planes[:-1], planes[-1] == 0
+    elif clear is not None and image.mode in ("L", "RGB", "I", "I;16"):
+        masked = (planes == np.reshape(clear, (-1, 1, 1))).all(axis=0)
+    return planes, np.zeros_like(masked) if ignored else masked
+
+
+def _decode_tiff(
+    data: bytes, card: Card, radiometry: Radiometry, *, name: str
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Return the stored numbers [band, y, x] of a TIFF, and which pixels [band, y, x] its mask or nodata takes out."""
+    ignored = bool(card.mask and card.mask.ignore)
+    try:
+        with MemoryFile(data) as memory, open_quietly(memory.name, drivers=("GTiff",)) as file:
+            expect(
+                ColorInterp.palette not in file.colorinterp,
+                expected=f"grey or colour values in {name}",
+                got="indices into a palette",
+                remedy="convert the chips first",
+            )
+            alpha, as_band = find_alpha(file), ignored and file.count == len(card.bands)
+            wanted = [index for index in range(1, file.count + 1) if index != alpha or as_band]
+            check_dataset_names(file, dict(zip(wanted, card.bands, strict=False)), sensor_name=card.sensor, name=name)
+            if (stated := (file.scales[0], file.offsets[0])) != (1.0, 0.0):
+                radiometry.check_stated(*stated, name=name)
+            planes, whole = np.asarray(file.read(wanted)), place_window((0, file.height), (0, file.width))
+            masked = np.zeros(planes.shape, dtype=bool)
+            for plane, out, index in zip(planes, masked, wanted, strict=True):
+                nodata = file.nodatavals[index - 1]
+                out |= False if nodata is None else plane == nodata
+                for mask in () if ignored else find_masks(file, index):
+                    out |= read_masked(file, mask, window=whole)
+    except RasterioError as error:
+        raise UserError(
+            f"expected a whole image in {name}, got: {describe_error(error)}; fetch the archive again"
+        ) from error
+    return planes, masked
 
 
 def _cropped(planes: npt.NDArray[np.float32], *, row_off: int, col_off: int, size: int) -> npt.NDArray[np.float32]:

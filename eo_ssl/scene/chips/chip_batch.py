@@ -25,7 +25,7 @@ def list_products(card: Card, root: Path) -> Listing:
         UserError: see :func:`.chip_archive.list_entries`.
     """
     archive, entries, dropped = list_entries(card, root)
-    acquisition = read_acquisition(card, folder=archive.parent, path=archive, names={}, listed_as=archive.name)
+    acquisition = read_acquisition(card, folder=archive.parent, path=archive, names={})
     batches = [entries[start : start + BATCH] for start in range(0, len(entries), BATCH)]
     products = []
     for number, batch in enumerate(batches):

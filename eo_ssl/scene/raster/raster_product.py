@@ -14,18 +14,13 @@ from eo_ssl.cards import Card
 from eo_ssl.errors import UserError, expect
 from eo_ssl.scene import gdal_files
 from eo_ssl.scene.acquisition import read_acquisition
-from eo_ssl.scene.band_stack import (
-    BandFile,
-    BandStack,
-    add_own_nodata,
-    check_gsd,
-    locate_file,
-    open_classes,
-)
+from eo_ssl.scene.band_stack import BandStack, check_gsd, locate_file, open_band
+from eo_ssl.scene.class_rasters import open_classes
 from eo_ssl.scene.file_patterns import find_extras, list_readable, match_paths, name_product
 from eo_ssl.scene.layers import Layers, attach_masks
 from eo_ssl.scene.product import Listing, Product
 from eo_ssl.scene.product_source import FileSource
+from eo_ssl.scene.raster_facts import check_names
 from eo_ssl.sensors import sensor
 
 
@@ -42,7 +37,7 @@ def list_products(card: Card, root: Path) -> Listing:
 
 
 def _list_layers(card: Card, name: str, path: Path) -> Iterator[Product]:
-    acquisition = read_acquisition(card, folder=path.parent, path=path, names={}, listed_as=path.name)
+    acquisition = read_acquisition(card, folder=path.parent, path=path, names={})
     parts, offset = (("pixels", path), *find_extras(card, path, pixels=True)), acquisition.offset or 0.0
     if not card.layers:
         source = RasterSource(card=card, parts=parts, offset=offset)
@@ -86,7 +81,7 @@ def _list_groups(card: Card, paths: list[Path], root: Path) -> Iterator[Product]
         names.setdefault(match["product"], named)
     for name, files in groups.items():
         first = min(files.values())
-        acquisition = read_acquisition(card, folder=first.parent, path=first, names=names[name], listed_as=first.name)
+        acquisition = read_acquisition(card, folder=first.parent, path=first, names=names[name])
         bands = tuple((band, files[band]) for band in card.bands if band in files)
         parts = (*bands, *find_extras(card, first, pixels=False))
         source = RasterSource(card=card, parts=parts, offset=acquisition.offset or 0.0)
@@ -99,6 +94,11 @@ class RasterSource(FileSource):
 
     layer: tuple[int, ...] = ()
     "1-based bands of the file, in the order of the card's bands"
+
+    @property
+    def place(self) -> Path:
+        """The file, or the first in the order of names of a group."""
+        return min(path for role, path in self.parts if role == "pixels" or role in self.card.bands)
 
     def checksum(self) -> str:
         """Return a sha256 (hex) over the bytes of the files and the bands taken from them."""
@@ -121,17 +121,20 @@ class RasterSource(FileSource):
         where = {
             band: (parts["pixels"], self._index(band)) if "pixels" in parts else (parts[band], 1) for band in bands
         }
-        grids = {band: locate_file(card, path) for band, (path, _) in where.items()}
+        located = {path: locate_file(card, path) for path in dict.fromkeys(path for path, _ in where.values())}
+        grids = {band: located[path] for band, (path, _) in where.items()}
         grid = grids[bands[0]]
         self._check(where, grids)
+        check_names(card, where)
         files = tuple(
-            BandFile(path, index, grids[band], "nearest", add_own_nodata(self.radiometry, path, index=index))
+            open_band(card, path, index, grid=grids[band], method="nearest", radiometry=self.radiometry)
             for band, (path, index) in where.items()
         )
-        masks = None
-        if "mask" in parts:
-            masks = open_classes(card, parts["mask"], grid=grid, band=_find_mask_band(where[bands[0]][0], card))
-        labels = open_classes(card, parts["labels"], grid=grid) if "labels" in parts else None
+        classes = {
+            role: open_classes(card, parts[role], grid=grid, band=_find_class_band(where[bands[0]][0], source, card))
+            for role, source in self._class_sources().items()
+        }
+        masks, labels = classes.get("mask"), classes.get("labels")
         image = BandStack(grid, files, card.dtype_max)
         return attach_masks(image, masks, card.mask.classes if card.mask else {}, labels=labels)
 
@@ -139,16 +142,28 @@ class RasterSource(FileSource):
         position = self.card.bands.index(band)
         return self.layer[position] if self.layer else position + 1
 
+    def _class_sources(self) -> dict[str, str]:
+        """What the card says of where mask and labels are: a file of their own, or the name of a band of the image."""
+        parts, declared = dict(self.parts), {"mask": self.card.mask, "labels": self.card.labels}
+        return {role: part.source for role, part in declared.items() if part is not None and role in parts}
+
     def _check(self, where: dict[str, tuple[Path, int]], grids: dict[str, GeoBox]) -> None:
         card = self.card
+        grouped = len({path for path, _ in where.values()}) > 1
+        classes = sum(not _is_file(source) for source in self._class_sources().values())
+        wanted = (1 if grouped else max(self.layer, default=len(card.bands))) + classes
         for band, (path, index) in where.items():
-            count = int(gdal_files.open_raster(path).count)
-            grouped = len({path for path, _ in where.values()}) > 1
-            wanted = 1 if grouped else max(self.layer, default=len(card.bands))
-            extra = 1 if card.mask is not None and not _is_file(card.mask.source) else 0
-            if (not self.layer and count != wanted + extra) or index > count:
+            file = gdal_files.open_raster(path)
+            alpha, counted = gdal_files.find_alpha(file), int(file.count)
+            if alpha == index and not (card.mask and card.mask.ignore):
                 raise UserError(
-                    f"expected {wanted + extra} bands in {path} as card {card.name} lists, got {count}; correct "
+                    f"expected {band} in band {index} of {path}, got an alpha band, which says what is valid; leave it "
+                    "out of `bands`, or, if it is a measurement, say `mask: {ignore: why}`"
+                )
+            counted -= alpha > wanted - classes  # beside the card's bands: it is a mask
+            if (not self.layer and counted != wanted) or index > int(file.count):
+                raise UserError(
+                    f"expected {wanted} bands in {path} as card {card.name} lists, got {counted}; correct "
                     "`bands`, or choose some with `layers`"
                 )
             expect(
@@ -164,15 +179,15 @@ def _is_file(source: str) -> bool:
     return "." in source or "/" in source
 
 
-def _find_mask_band(path: Path, card: Card) -> int:
-    """Band of the file that carries the mask, by its description; 1 when the mask is a file of its own."""
-    if card.mask is None or _is_file(card.mask.source):
-        return 1
+def _find_class_band(path: Path, source: str, card: Card) -> int:
+    """1-based band of the image's file that carries mask or labels, by its description; 0 for a file of their own."""
+    if _is_file(source):
+        return 0
     names = gdal_files.open_raster(path).descriptions
     expect(
-        card.mask.source in names,
-        expected=f"a band described as {card.mask.source!r} in {path}",
+        source in names,
+        expected=f"a band described as {source!r} in {path}",
         got=", ".join(map(str, names)),
-        remedy="correct mask.source in the card",
+        remedy=f"correct mask.source or labels.source of card {card.name}",
     )
-    return int(names.index(card.mask.source)) + 1
+    return int(names.index(source)) + 1

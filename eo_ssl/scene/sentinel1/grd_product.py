@@ -90,8 +90,9 @@ def collect_products(
 ) -> Listing:
     """Return the Sentinel-1 products of a card below ``root``, and what was left out with the reason.
 
-    Of several processings of one acquisition the one by the newest processor is kept. A product that cannot be read
-    stays in the list and says so when it is opened.
+    Of several products of one acquisition the one by the newest processor is kept, and the form in which ESA made it
+    before the cloud-optimised one; what they are is read in their metadata, never in their names. A product that cannot
+    be read stays in the list and says so when it is opened.
 
     Args:
         card: which products, and what of them.
@@ -105,12 +106,13 @@ def collect_products(
     check_card(card)
     here, damaged, dropped = list_containers_below(card, root, mark=MANIFEST)
     products: dict[str, Product] = {}
-    newest: dict[str, Safe] = {}
+    kept: dict[tuple[object, ...], list[Safe]] = {}
     for container in here:
         product_id = f"{card.name}/{container.name}"
         try:
             safe = open_safe(container)
             verdict = examine(safe)
+            key = (*safe.pass_key, _read_spacing(card, safe) if isinstance(verdict, Product) and kind == "cube" else 0)
         except UserError as error:
             damaged.setdefault(container.name, str(error))
             continue
@@ -120,19 +122,39 @@ def collect_products(
             dropped.append((product_id, f"a second copy, in {container.archive.path.name}"))
         else:
             products[product_id] = verdict
-            acquisition = safe.name.rpartition("_")[0]  # names end in a checksum of the processing
-            older, newer = sorted((newest.get(acquisition, safe), safe), key=lambda item: (item.processor, item.name))
-            newest[acquisition] = newer
-            if older is not newer:
-                reason = f"processed again as {newer.name} by processor {newer.processor} (this one: {older.processor})"
-                dropped.append((f"{card.name}/{older.name}", reason))
-                del products[f"{card.name}/{older.name}"]
+            group = kept.setdefault(key, [])
+            other = next((item for item in group if item.is_same_time(safe)), None)
+            if other is None:
+                group.append(safe)
+                continue
+            older, newer = sorted((other, safe), key=_rank_age)
+            group[group.index(other)] = newer
+            dropped.append((f"{card.name}/{older.name}", _explain_older(older, newer)))
+            del products[f"{card.name}/{older.name}"]
     for name, reason in damaged.items():
         if f"{card.name}/{name}" in products:
             dropped.append((f"{card.name}/{name}", f"a second copy, which cannot be read: {reason}"))
         else:
             products[f"{card.name}/{name}"] = make_damaged_product(card, name, reason, kind=kind)
     return list(products.values()), dropped
+
+
+def _rank_age(safe: Safe) -> tuple[str, bool, bool, str]:
+    """What is larger is preferred: a newer processor, then a product that has all files, then the form of ESA."""
+    complete = all(safe.container.has(name) for image in safe.images for name in image.files)
+    return safe.processor, complete, not safe.is_cloud_optimised, safe.name
+
+
+def _explain_older(older: Safe, newer: Safe) -> str:
+    """Say why a product is left out for another one of the same acquisition."""
+    if older.processor == newer.processor:
+        return f"the same acquisition as {newer.name}, by the same processor {newer.processor}"
+    return f"processed again as {newer.name} by processor {newer.processor} (this one: {older.processor})"
+
+
+def _read_spacing(card: Card, safe: Safe) -> int:
+    """Return the spacing of pixels in metres: products of high and of medium resolution are no copies of each other."""
+    return round(safe.annotation(_wanted(safe, card.bands)[0]).range_spacing_m)
 
 
 def check_card(card: Card) -> None:

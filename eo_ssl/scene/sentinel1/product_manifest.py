@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element
 
+import numpy as np
+
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import FileIdentity, identify_file
 from eo_ssl.scene.acquisition import Acquisition, format_iso
@@ -25,6 +27,8 @@ _ROLES = {
     "s1Level1CalibrationSchema": "calibration",
     "s1Level1NoiseSchema": "noise",
 }
+_COG = "-cog"  # at the end of file names in the cloud-optimised form
+_APART = np.timedelta64(2, "s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,10 @@ class Safe:
     "version of the instrument processing facility, e.g. 003.31"
     start: str
     stop: str
+    data_take: str
+    "identifier of the data take, empty where the manifest does not say"
+    slice_number: str
+    "which slice of the data take, empty for products that are none"
     images: tuple[SafeImage, ...]
     "in the order of their numbers"
 
@@ -72,6 +80,23 @@ class Safe:
     def name(self) -> str:
         """Name of the product without suffix, the same for folder and zip."""
         return self.container.name
+
+    @property
+    def is_cloud_optimised(self) -> bool:
+        """Whether this is the cloud-optimised form that the Copernicus Data Space makes of a product."""
+        return all(PurePosixPath(image.measurement).stem.endswith(_COG) for image in self.images)
+
+    @property
+    def pass_key(self) -> tuple[object, ...]:
+        """What products of one acquisition share, whatever their names, processors and forms; times differ a little."""
+        polarisations = tuple(sorted({image.polarisation for image in self.images}))
+        what = (self.platform, self.mode, self.product_type, self.absolute_orbit)
+        return (*what, self.data_take, self.slice_number, polarisations)
+
+    def is_same_time(self, other: Safe) -> bool:
+        """Return whether two products begin and end together; processors cut a slice up to a second apart."""
+        pairs = ((self.start, other.start), (self.stop, other.stop))
+        return all(abs(np.datetime64(mine) - np.datetime64(its)) < _APART for mine, its in pairs)
 
     @property
     def acquisition(self) -> Acquisition:
@@ -186,6 +211,8 @@ def _safe(_content: FileIdentity, container: Container) -> Safe:
         absolute_orbit=_whole(root, "orbitNumber", name),
         relative_orbit=_whole(root, "relativeOrbitNumber", name),
         processor=software[0],  # the outermost processing step comes first
+        data_take=_optional(root, "missionDataTakeID"),
+        slice_number=_optional(root, "sliceNumber"),
         start=_text(root, "acquisitionPeriod/startTime", name),
         stop=_text(root, "acquisitionPeriod/stopTime", name),
         images=_images(root, container.objects(), name),
@@ -222,7 +249,7 @@ def _images(root: Element, objects: dict[str, DataObject], name: str) -> tuple[S
 
 def _image(measurement: str, roles: dict[str, str], name: str) -> SafeImage:
     """Fields of an annotation's name: mission, swath, type, polarisation, start, stop, orbit, data take, number."""
-    fields = PurePosixPath(roles["annotation"]).stem.removesuffix("-cog").split("-")
+    fields = PurePosixPath(roles["annotation"]).stem.removesuffix(_COG).split("-")
     if len(fields) != 9 or not fields[8].isdecimal():
         raise UserError(
             f"expected an annotation name of nine fields in {name}, got {roles['annotation']}; restore the product's "
@@ -261,6 +288,10 @@ def _text(root: Element, tags: str, name: str) -> str:
             f"expected {tags} in {name}, found none; this is no Sentinel-1 manifest or it is damaged, fetch it again"
         )
     return text
+
+
+def _optional(root: Element, tag: str) -> str:
+    return root.findtext(f".//{{*}}{tag}", "").strip()
 
 
 def _whole(root: Element, tag: str, name: str) -> int:

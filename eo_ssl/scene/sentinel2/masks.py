@@ -4,13 +4,14 @@ A mask that a product lacks gives no flag at all.
 
 Level-2A: the scene classification SCL (Sen2Cor ATBD, S2-PDGS-MPC-ATBD-L2A, scene classification): 0 no data, 1
 saturated or defective, 3 cloud shadow, 8 and 9 cloud of medium and high probability, 10 thin cirrus, 11 snow or ice;
-``MSK_CLDPRB`` is the cloud probability in percent. Level-1C (Products Specification Document, masks): ``MSK_CLOUDS``
-polygons (OPAQUE, CIRRUS) before processing baseline 04.00, the raster ``MSK_CLASSI`` (1 opaque cloud, 2 cirrus, 3 snow
-or ice) since then. Cirrus counts as cloud in all of them.
+``MSK_CLDPRB`` (``CLD`` in the pilot products of 2017) is the cloud probability in percent. Level-1C (Products
+Specification Document, masks): ``MSK_CLOUDS`` polygons (OPAQUE, CIRRUS) before processing baseline 04.00, the raster
+``MSK_CLASSI`` (1 opaque cloud, 2 cirrus, 3 snow or ice) since then. Cirrus counts as cloud in all of them.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -25,7 +26,7 @@ from rasterio.transform import Affine
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import FileIdentity, identify_file
 from eo_ssl.scene import gdal_files
-from eo_ssl.scene.band_stack import ClassRaster
+from eo_ssl.scene.class_rasters import ClassRaster
 from eo_ssl.scene.grids import measure_gsd, read_crs
 from eo_ssl.scene.layers import Layer, Range, flag_classes
 from eo_ssl.scene.safe_container import Container
@@ -33,6 +34,8 @@ from eo_ssl.scene.sentinel2.tile_metadata import TileMetadata
 
 SCL_FLAGS = {"cloud": (8, 9, 10), "shadow": (3,), "snow": (11,), "saturated": (1,)}
 SCL_NODATA = 0
+OPTIONAL = {"CLDPRB": "MSK_CLDPRB (cloud probability)"}
+"masks that a product may be fetched without: no flag and no pixel depends on them"
 _CLASSI_BANDS = {"cloud": (1, 2), "snow": (3,)}
 _POLYGON_TYPES = ("OPAQUE", "CIRRUS")
 _GML = "{http://www.opengis.net/gml/3.2}"
@@ -91,24 +94,53 @@ class CloudProbability(Layer):
 
 
 def find_masks(safe: Container, metadata: TileMetadata) -> dict[str, str]:
-    """Return the quality masks that the product has: SCL, CLDPRB, CLASSI or CLOUDS -> file, the finest of each."""
-    candidates = {}
-    if metadata.level == "L2A":
-        scenes = sorted((metres or 0, name) for role, metres, name in metadata.images if role == "SCL")
-        candidates["SCL"] = [name for _, name in scenes]
-        candidates["CLDPRB"] = _named(metadata, "MSK_CLDPRB", "MSK_CLDPRB_20m.jp2", "MSK_CLDPRB_60m.jp2")
-    else:
-        candidates["CLASSI"] = _named(metadata, "MSK_CLASSI", "MSK_CLASSI_B00.jp2")
-        candidates["CLOUDS"] = _named(metadata, "MSK_CLOUDS", "MSK_CLOUDS_B00.gml")
-    listed = safe.objects()  # a mask that the manifest lists and that is not there must be missed, not forgotten
-    present = {kind: [name for name in names if name in listed or safe.has(name)] for kind, names in candidates.items()}
+    """Return the quality masks that the product has: SCL, CLDPRB, CLASSI or CLOUDS -> file, the finest of each.
+
+    One that its manifest lists and that is not there is among them, so that it is missed, unless it is ``OPTIONAL``.
+    """
+    listed = safe.objects()
+    candidates = _candidates(metadata)
+    present = {kind: [name for name in names if safe.has(name)] for kind, names in candidates.items()}
+    for kind in set(candidates) - set(OPTIONAL):
+        present[kind] = present[kind] or [name for name in candidates[kind] if name in listed]
     return {kind: names[0] for kind, names in present.items() if names}
 
 
+def describe_absent(safe: Container, metadata: TileMetadata) -> str:
+    """Return which of the ``OPTIONAL`` masks the product lacks though its manifest lists them; empty text for none."""
+    listed, present = safe.objects(), find_masks(safe, metadata)
+    missing = [
+        kind
+        for kind, names in _candidates(metadata).items()
+        if kind in OPTIONAL and kind not in present and any(name in listed for name in names)
+    ]
+    return "; ".join(f"{OPTIONAL[kind]} is absent" for kind in missing)
+
+
+def _candidates(metadata: TileMetadata) -> dict[str, list[str]]:
+    """Return the files that may hold a mask, the finest first."""
+    if metadata.level == "L2A":
+        named = _named(metadata, "MSK_CLDPRB", "MSK_CLDPRB_20m.jp2", "MSK_CLDPRB_60m.jp2")
+        return {"SCL": _listed(metadata, "SCL"), "CLDPRB": [*named, *_listed(metadata, "CLD")]}
+    return {
+        "CLASSI": _named(metadata, "MSK_CLASSI", "MSK_CLASSI_B00.jp2"),
+        "CLOUDS": _named(metadata, "MSK_CLOUDS", "MSK_CLOUDS_B00.gml"),
+    }
+
+
+def _listed(metadata: TileMetadata, role: str) -> list[str]:
+    """Files of a mask that is listed among the images, the finest first."""
+    return [name for _, name in sorted((metres or 0, name) for kind, metres, name in metadata.images if kind == role)]
+
+
 def _named(metadata: TileMetadata, kind: str, *usual: str) -> list[str]:
-    """Files of a mask: as the granule's metadata name them, else as they are called in products that do not."""
+    """Files of a mask: as the granule's metadata name them, else as they are called in products that do not.
+
+    Each also as GeoTIFF, in which others store them anew.
+    """
     stated = sorted(name for stated, name in metadata.masks if stated == kind)
-    return [f"{metadata.granule}/QI_DATA/{name}" for name in stated or usual]
+    names = [f"{metadata.granule}/QI_DATA/{name}" for name in stated or usual]
+    return [form for name in names for form in dict.fromkeys((name, re.sub(r"\.jp2$", ".tif", name)))]
 
 
 def open_flags(

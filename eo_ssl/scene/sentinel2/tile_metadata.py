@@ -1,8 +1,9 @@
 """What the metadata of a Sentinel-2 product say: level, baseline, radiometry, angles, grids, files.
 
 Read are ``MTD_MSIL1C.xml`` or ``MTD_MSIL2A.xml`` and the granule's ``MTD_TL.xml`` (Sentinel-2 Products Specification
-Document, S2-PDGS-TAS-DI-PSD, issues 14.2 to 15.0). Issue 14.2 wrote ``IMAGE_FILE_2A`` and
-``L2A_BOA_QUANTIFICATION_VALUE`` in Level-2A; both spellings are read. Nothing is taken from a product's name or date.
+Document, S2-PDGS-TAS-DI-PSD, issues 14.2 to 15.0). Issue 14.2, of the pilot products of 2017 (Level-2Ap), wrote
+``IMAGE_FILE_2A``, ``TILE_ID_2A`` and ``L2A_BOA_QUANTIFICATION_VALUE`` in Level-2A and listed the granule once per
+resolution; both spellings are read. Nothing is taken from a product's name or date.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ _QUANTIFICATION = {
 }
 _FIRST_WITH_OFFSETS = "04.00"  # processing baseline since which offsets are part of the product (25 January 2022)
 USER_BASELINE = "99.00"  # Sen2Cor run by a user writes 99.xx (in names N9999), whatever its input was
-_IMAGE = re.compile(r"_(B\d[\dA]|SCL)(?:_(\d+)m)?$")
+_IMAGE = re.compile(r"_(B\d[\dA]|SCL|CLD)(?:_(\d+)m)?$")
+_IMAGE_TAGS = ("IMAGE_FILE", "IMAGE_FILE_2A")
+_SUFFIXES = {"JPEG2000": (".jp2", ".tif"), "GeoTIFF": (".tif", ".jp2")}
+"imageFormat of the granule -> what its images end in, and what they end in once others have stored them anew"
+_SATURATED = 65535.0
+_SATURATED_MISTAKEN = 6.0  # the Level-2A metadata of 2017 and 2018 (baselines 02.05 to 02.08) state it; 6 is dark water
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class TileMetadata:
     nodata: float
     saturated: float
     images: tuple[tuple[str, int | None, str], ...]
-    "(band or SCL, metres where the file says, file relative to the product)"
+    "(band, SCL or CLD, metres where the file says, file relative to the product)"
     grids: tuple[tuple[int, GeoBox], ...]
     "(metres, grid) of the tile"
     masks: tuple[tuple[str, str], ...]
@@ -99,9 +105,12 @@ def read_metadata(safe: Container) -> TileMetadata:
             "product is incomplete, fetch it again"
         )
     product = _Document(safe, main[0])
-    granule, images, datastrip = _images(product)
+    granule, images, datastrip = _images(product, names)
     tile = _Document(safe, f"{granule}/MTD_TL.xml")
-    level, baseline = _level(product), _matched(product, "PROCESSING_BASELINE", r"(\d\d\.\d\d)$", "05.09")
+    level, baseline = (
+        _level(product),
+        _matched(product, "PROCESSING_BASELINE", pattern=r"(\d\d\.\d\d)$", example="05.09"),
+    )
     special = _special_values(product)
     return TileMetadata(
         level=level,
@@ -109,13 +118,13 @@ def read_metadata(safe: Container) -> TileMetadata:
         generated=format_iso(product.text("GENERATION_TIME")),
         sensing_start=format_iso(product.text("DATATAKE_SENSING_START")),
         datastrip=datastrip,
-        tile=_matched(tile, "TILE_ID", r".*_T(\d\d[A-Z]{3})(?:_|$)", "..._T32TQM_N05.09"),
+        tile=_matched(tile, "TILE_ID", "TILE_ID_2A", pattern=r".*_T(\d\d[A-Z]{3})(?:_|$)", example="..._T32TQM_N05.09"),
         granule=granule,
         acquisition=_read_acquisition(product, tile, baseline),
         quantification=_quantification(product, level),
         offsets=_offsets(product, level, baseline),
         nodata=special["NODATA"],
-        saturated=special["SATURATED"],
+        saturated=_SATURATED if special["SATURATED"] == _SATURATED_MISTAKEN else special["SATURATED"],
         images=images,
         grids=_grids(tile),
         masks=tuple(
@@ -163,12 +172,12 @@ class _Document:
         return value
 
 
-def _matched(document: _Document, name: str, pattern: str, example: str) -> str:
-    stated = document.text(name)
+def _matched(document: _Document, *names: str, pattern: str, example: str) -> str:
+    stated = document.text(*names)
     match = re.match(pattern, stated)
     if match is None:
         raise UserError(
-            f"expected {name} such as {example} in {document.where}, got {stated!r}; the file is damaged, fetch it "
+            f"expected {names[0]} such as {example} in {document.where}, got {stated!r}; the file is damaged, fetch it "
             "again"
         )
     return match[1]
@@ -185,18 +194,24 @@ def _level(product: _Document) -> Literal["L1C", "L2A"]:
     )
 
 
-def _images(product: _Document) -> tuple[str, tuple[tuple[str, int | None, str], ...], str]:
-    """Return the granule's folder, its images, and the sensing start in its datastrip's identifier."""
-    granules = {item.get("granuleIdentifier", ""): item for item in product.all("Granule", "Granules")}
+def _images(product: _Document, names: frozenset[str]) -> tuple[str, tuple[tuple[str, int | None, str], ...], str]:
+    """Return the granule's folder, its images, and the sensing start in its datastrip's identifier.
+
+    ``names`` are those of the files there are: an image stored anew as GeoTIFF stands for that in JPEG 2000.
+    """
+    granules: dict[str, list[Element]] = {}
+    for item in product.all("Granule", "Granules"):
+        granules.setdefault(item.get("granuleIdentifier", ""), []).append(item)  # once per resolution in issue 14.2
     if len(granules) != 1:
         raise UserError(
             f"expected one tile in {product.where}, got {len(granules)}; fetch the product in today's format, one tile "
             "each"
         )
-    (granule,) = granules.values()
+    (entries,) = granules.values()
+    suffixes = _SUFFIXES.get(entries[0].get("imageFormat", ""), _SUFFIXES["JPEG2000"])
     images, folders = [], set()
-    for item in (*granule.findall("IMAGE_FILE"), *granule.findall("IMAGE_FILE_2A")):
-        path = PurePosixPath((item.text or "").strip().removesuffix(".jp2"))
+    for item in (file for entry in entries for tag in _IMAGE_TAGS for file in entry.findall(tag)):
+        path = PurePosixPath((item.text or "").strip().removesuffix(".jp2").removesuffix(".tif"))
         folders.add("/".join(path.parts[:2]))
         if ".." in path.parts or path.parts[:1] != ("GRANULE",):
             raise UserError(
@@ -204,13 +219,15 @@ def _images(product: _Document) -> tuple[str, tuple[tuple[str, int | None, str],
             )
         match = _IMAGE.search(path.name)
         if match is not None:
-            images.append((match[1], int(match[2]) if match[2] else None, f"{path.as_posix()}.jp2"))
+            files = [f"{path.as_posix()}{suffix}" for suffix in suffixes]
+            file = next((name for name in files if name in names), files[0])
+            images.append((match[1], int(match[2]) if match[2] else None, file))
     if len(folders) != 1 or not images:
         raise UserError(
             f"expected the IMAGE_FILE paths of one granule in {product.where}, got {len(images)} in {len(folders)} "
             "folders; fetch the product again"
         )
-    start = re.search(r"_S(\d{8}T\d{6})(?:_|$)", granule.get("datastripIdentifier", ""))
+    start = re.search(r"_S(\d{8}T\d{6})(?:_|$)", entries[0].get("datastripIdentifier", ""))
     return folders.pop(), tuple(images), start[1] if start else ""
 
 

@@ -8,7 +8,7 @@ Product_Image_Characteristics).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from odc.geo.geobox import GeoBox
@@ -59,7 +59,8 @@ def list_products(card: Card, root: Path) -> Listing:
             dropped.append((f"{card.name}/{name}", f"{item.safe.archive.path} has the name of another product"))
             continue
         source = SafeTileSource(card, item.safe, item.metadata)
-        products[name] = Product(f"{card.name}/{name}", card, "cube", item.metadata.acquisition, source)
+        acquisition = replace(item.metadata.acquisition, remarks=masks.describe_absent(item.safe, item.metadata))
+        products[name] = Product(f"{card.name}/{name}", card, "cube", acquisition, source)
     names = {item.safe.name for item in tiles}
     for name, reason in damaged.items():
         if name in names:  # a second, damaged copy
@@ -255,7 +256,8 @@ class SafeTileSource(ProductSource):
         stack = []
         for band, path in files.items():
             how = method or ("nearest" if own[band] == target else choose_method(self.card, band))
-            stack.append(BandFile(path, 1, own[band], how, self._radiometry(band, path)))
+            masks_of = gdal_files.list_masks(path, 1)  # JPEG 2000 has none, images stored again as GeoTIFF may
+            stack.append(BandFile(path, 1, own[band], how, self._radiometry(band, path), masks_of))
         return BandStack(target, tuple(stack), self.metadata.saturated)
 
     def _radiometry(self, band: str, path: Path) -> Radiometry:

@@ -27,10 +27,11 @@ from zarr.errors import BaseZarrError
 from zarr.storage import ZipStore
 
 from eo_ssl.cards import Card
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import hash_file, identify_file
 from eo_ssl.scene.acquisition import Acquisition, format_iso
 from eo_ssl.scene.chip import Chip
+from eo_ssl.scene.grids import is_same_gsd
 from eo_ssl.scene.product import Listing, Product
 from eo_ssl.scene.product_source import ProductSource
 from eo_ssl.scene.ssl4eo.sample_chips import (
@@ -38,6 +39,7 @@ from eo_ssl.scene.ssl4eo.sample_chips import (
     crop_sample,
     get_settings,
     locate_corners,
+    make_radiometry,
     read_void_ids,
 )
 from eo_ssl.sensors import sensor
@@ -127,6 +129,9 @@ class ZarrStack(ProductSource):
                 "whose numbers carry no offset of 1000 and which this reader does not know: fetch the Zarr release"
             )
         order = self._band_order(stack)
+        stated = [stack["bands"].attrs.get(name, default) for name, default in (("scale_factor", 1), ("add_offset", 0))]
+        if (stated[0], stated[1]) != (1, 0):
+            make_radiometry(self.card).check_stated(*map(float, stated), name=f"bands of {self.path}")
         times = stack["time_"].values.astype("datetime64[s]")
         samples = [str(name) for name in stack["sample"].values]
         wanted = [set(choose_seasons(self.card, row.tolist())) for row in times]
@@ -162,11 +167,18 @@ class ZarrStack(ProductSource):
         return {} if classes is None else {meaning: np.isin(classes, values) for meaning, values in meanings.items()}
 
     def _footprint(self, stack: xr.Dataset, number: int) -> tuple[tuple[float, float], ...]:
-        """Corners of the crop, from pixel centres in metres."""
+        """Corners of the crop, from pixel centres in metres; rows lead south and columns east, by the card's gsd."""
         size = get_settings(self.card).crop_px
         sides = []
-        for axis in ("x_", "y_"):
+        for axis, sign in (("x_", 1.0), ("y_", -1.0)):
             centres = stack[axis][number].values
+            steps = sign * np.diff(centres)
+            expect(
+                all(is_same_gsd(float(step), self.card.gsd_m) for step in steps),
+                expected=f"steps of {sign * self.card.gsd_m:g} m in {axis} of sample {number} in {self.path}",
+                got=f"{sign * steps.min():g} to {sign * steps.max():g} m",
+                remedy=f"correct gsd_m of card {self.card.name}, or leave the file out",
+            )
             first = (len(centres) - size) // 2
             half = (centres[1] - centres[0]) / 2
             sides.append((float(centres[first] - half), float(centres[first + size - 1] + half)))

@@ -1,4 +1,4 @@
-"""STAC items read with odc-stac, radiometric offset applied exactly once.
+"""STAC items, radiometric offset applied exactly once.
 
 :mod:`~eo_ssl.scene.stac.catalog` lists the items of a static catalogue or an API, :mod:`~eo_ssl.scene.stac.conventions`
 says what the catalogues of Earth Search and Planetary Computer mean, :mod:`~eo_ssl.scene.stac.item_product` is one

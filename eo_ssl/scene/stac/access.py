@@ -7,12 +7,14 @@ stores (``s3://``) are refused in words: the catalogues this reader knows offer 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 from urllib.request import url2pathname
 
@@ -21,9 +23,10 @@ import requests
 from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import FileIdentity, identify_file
-from eo_ssl.scene.gdal_files import describe_error, read_dataset_grid
+from eo_ssl.scene import gdal_files
+from eo_ssl.scene.gdal_files import describe_error
 
 GDAL_OPTIONS = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # a link has no neighbours to list
@@ -33,10 +36,13 @@ GDAL_OPTIONS = {
     "GDAL_HTTP_CONNECTTIMEOUT": "8",
     "GDAL_HTTP_LOW_SPEED_TIME": "8",  # seconds without a byte: slow is allowed, stalled is not
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
+    "GDAL_HTTP_TIMEOUT": "120",  # seconds for one request: a byte now and then is no answer
 }
+DEADLINE = 120.0  # seconds for a whole document or page of a search
 TIMEOUT = (8.0, 20.0)  # seconds to connect, and between bytes
-_DRIVERS = ("GTiff", "JP2OpenJPEG")  # what the catalogues store; a VRT could name any file of this machine
+_DRIVERS = ("GTiff", "JP2OpenJPEG")  # what the catalogues store; a VRT or WMS could name any file or address
 _DOCUMENT_BYTES = 256_000_000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,10 @@ class Header:
     dtype: str
     nodata: float | None
     block_rows: int
+    masks: tuple[gdal_files.MaskBand, ...] = ()
+    "masks and an alpha band that say which pixels are valid, beside the nodata value"
+    description: str = field(default="", compare=False)
+    "what the file calls its band"
 
 
 def is_link(place: str) -> bool:
@@ -54,11 +64,17 @@ def is_link(place: str) -> bool:
     return place.startswith(("http://", "https://"))
 
 
-def resolve(href: str, *, base: str) -> str:
+def resolve(href: str, *, base: str, root: str = "") -> str:
     """Return the link or absolute path that ``href`` names in the document at ``base``.
 
+    Args:
+        href: relative to the document, or a link or path.
+        base: link or path of the document; empty for an item of an API.
+        root: folder that local files have to lie in, symbolic links followed; empty for anywhere.
+
     Raises:
-        UserError: neither a file nor ``http(s)``, or a local file named by a document from the network.
+        UserError: neither a file nor ``http(s)``, a local file named by a document from the network, or one outside
+            ``root``.
     """
     place = urljoin(base, href) if is_link(base) else href
     scheme = urlsplit(place).scheme
@@ -71,7 +87,14 @@ def resolve(href: str, *, base: str) -> str:
             f"expected a file or an http(s) link in {base or 'the item of an API'}, got {href!r}; use a catalogue that "
             "offers https"
         )
-    return str((Path(base).parent / place).resolve())
+    path = (Path(base).parent / place).resolve()
+    expect(
+        not root or path.is_relative_to(root),
+        expected=f"files below {root} in {base}",
+        got=repr(href),
+        remedy="move them there, or, if you trust the catalogue, say so with --allow_outside true",
+    )
+    return str(path)
 
 
 def sign_link(place: str, *, sign: str) -> str:
@@ -99,13 +122,7 @@ def read_document(place: str) -> dict[str, Any]:
         UserError: absent, unreachable, larger than 256 MB, or no JSON object.
     """
     try:
-        if is_link(place):
-            with requests.get(place, timeout=TIMEOUT, stream=True) as answer:
-                answer.raise_for_status()
-                data = answer.raw.read(_DOCUMENT_BYTES + 1, decode_content=True)
-        else:
-            with Path(place).open("rb") as file:
-                data = file.read(_DOCUMENT_BYTES + 1)
+        data = bound_time(lambda: _fetch(place)) if is_link(place) else _load(Path(place))
         if len(data) > _DOCUMENT_BYTES:
             raise ValueError(f"more than {_DOCUMENT_BYTES:,} bytes")
         value = json.loads(data, parse_constant=_refuse_constant)
@@ -117,6 +134,46 @@ def read_document(place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"expected a STAC document in {place}, got a {type(value).__name__}; correct the link")
     return value
+
+
+def _fetch(link: str) -> bytes:
+    with requests.get(link, timeout=TIMEOUT, stream=True) as answer:
+        answer.raise_for_status()
+        return bytes(answer.raw.read(_DOCUMENT_BYTES + 1, decode_content=True))
+
+
+def _load(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise OSError("a folder, pipe or device")
+    with path.open("rb") as file:
+        return file.read(_DOCUMENT_BYTES + 1)
+
+
+def bound_time(ask: Callable[[], T], *, seconds: float | None = None) -> T:
+    """Return what ``ask`` returns, or give up: a server that sends a byte now and then keeps every other bound.
+
+    The thread that asks is left to itself then, and ends with the process.
+
+    Args:
+        ask: whatever speaks to a server.
+        seconds: to wait at most, by default ``DEADLINE``.
+
+    Raises:
+        TimeoutError: it did not return in time.
+    """
+    limit, outcome = DEADLINE if seconds is None else seconds, Future[T]()
+
+    def run() -> None:
+        try:
+            outcome.set_result(ask())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    try:
+        return outcome.result(limit)
+    except TimeoutError as error:
+        raise (error if outcome.done() else TimeoutError(f"no whole answer within {limit:g} seconds")) from None
 
 
 def _refuse_constant(name: str) -> float:
@@ -140,10 +197,10 @@ def query_file(place: str, *, sign: str) -> RemoteFile:
         UserError: the server cannot be reached, has no such file, or says no size.
     """
     try:
-        answer = requests.head(sign_link(place, sign=sign), timeout=TIMEOUT, allow_redirects=True)
+        answer = bound_time(lambda: requests.head(sign_link(place, sign=sign), timeout=TIMEOUT, allow_redirects=True))
         answer.raise_for_status()
         size = int(answer.headers["Content-Length"])
-    except (requests.RequestException, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError) as error:  # requests' own errors are OSErrors
         raise UserError(
             f"expected size and tag of {place}, got: {describe_error(error)}; correct the link, or try again later"
         ) from error
@@ -169,30 +226,33 @@ def identify_content(place: str) -> FileIdentity:
 
 @lru_cache(maxsize=4096)
 def _header(place: str, sign: str, stamped: FileIdentity) -> Header:
-    with configure_gdal(place), rasterio.open(sign_link(place, sign=sign), sharing=False) as file:
-        if file.driver not in _DRIVERS:
-            raise UserError(
-                f"expected {' or '.join(_DRIVERS)} in {place}, got {file.driver}; catalogues store no other images"
-            )
-        grid = read_dataset_grid(file)
-        if file.count != 1 or grid.crs is None:
-            found = f"{file.count} bands" if file.count != 1 else "no georeference"
+    with open_place(place, sign=sign) as file:
+        grid = gdal_files.read_dataset_grid(file, name=place)
+        count = int(file.count) - (gdal_files.find_alpha(file) > 0)
+        if count != 1 or grid.crs is None:
+            found = f"{count} bands" if count != 1 else "no georeference"
             raise UserError(f"expected one georeferenced band in {place}, got {found}; such assets cannot be read")
-        return Header(grid, str(file.dtypes[0]), file.nodatavals[0], int(file.block_shapes[0][0]))
+        masks, rows = gdal_files.find_masks(file, 1), int(file.block_shapes[0][0])
+        return Header(grid, str(file.dtypes[0]), file.nodatavals[0], rows, masks, file.descriptions[0] or "")
 
 
 @contextmanager
-def configure_gdal(place: str) -> Iterator[None]:
-    """Apply GDAL's options for reading links, and say its errors in words.
+def open_place(place: str, *, sign: str) -> Iterator[Any]:
+    """Yield the open rasterio dataset of a link or file, with GDAL's errors in words.
 
     Raises:
-        UserError: GDAL could not open or read the file.
+        UserError: absent, unreachable, damaged, or neither GeoTIFF nor JPEG 2000.
     """
+    if not is_link(place):
+        gdal_files.check_sidecars(Path(place))
     try:
-        with rasterio.Env(**GDAL_OPTIONS):
-            yield
+        with (
+            rasterio.Env(**(GDAL_OPTIONS if is_link(place) else {})),
+            gdal_files.open_dataset(sign_link(place, sign=sign), drivers=_DRIVERS) as file,
+        ):
+            yield file
     except RasterioError as error:
         raise UserError(
-            f"expected a readable raster in {place}, got: {describe_error(error)}; it is absent, unreachable or "
-            "damaged: fetch or try it again"
+            f"expected a readable raster in {place}, got: {describe_error(error)}; it is absent, "
+            f"unreachable or damaged, or no {' or '.join(_DRIVERS)}: fetch or try it again"
         ) from error

@@ -3,7 +3,8 @@
 A band is found by the asset's key (``blue``, ``B02``, ``nir08``, ``vv``; ``B02_10m`` and ``blue-jp2`` without their
 ending) or, where the key says nothing, by name or common name of its only band (``eo:bands``, STAC 1.1 ``bands``). Of
 several assets of one band the key goes before the band's description, a Cloud-Optimized GeoTIFF before other files
-(JPEG 2000 twins are left aside), and the finest pixels before coarser ones; assets that are still equal are refused.
+(JPEG 2000 twins are left aside), and the finest pixels before coarser ones; assets that are still equal are refused,
+and those whose key and name contradict each other.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyproj
 from odc.geo.geobox import GeoBox
 from rasterio.crs import CRS
 
 from eo_ssl.cards import Card
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import hash_file, identify_file
 from eo_ssl.scene.grids import measure_gsd, read_crs, read_transform
 from eo_ssl.scene.stac import access
@@ -133,9 +135,10 @@ def _same(transform: tuple[float, ...], grid: GeoBox) -> bool:
 
 
 def _same_reference(code: str, crs: str) -> bool:
-    try:
-        return bool(CRS.from_user_input(code) == CRS.from_user_input(crs))
-    except ValueError as error:  # rasterio's CRSError is one
+    try:  # GDAL would take a code that is a link for the address of one, and ask there
+        stated, own = (CRS.from_wkt(pyproj.CRS.from_user_input(text).to_wkt()) for text in (code, crs))
+        return bool(stated == own)
+    except (pyproj.exceptions.CRSError, ValueError) as error:
         raise UserError(
             f"expected a reference system such as EPSG:32632 in proj:code, got {code!r}; correct the item"
         ) from error
@@ -145,11 +148,12 @@ def _short(transform: object) -> str:
     return "(" + ", ".join(f"{value:.10g}" for value in transform) + ")" if isinstance(transform, list | tuple) else ""
 
 
-def find_asset(card: Card, item: Json, base: str, *, band: str) -> Asset:
-    """Return the asset of a canonical band.
+def find_asset(card: Card, item: Json, base: str, *, band: str, root: str = "") -> Asset:
+    """Return the asset of a canonical band; a local one has to lie below ``root`` unless that is empty.
 
     Raises:
-        UserError: the item has none, several that nothing tells apart, or one that lies nowhere this reader goes.
+        UserError: the item has none, several that nothing tells apart, one that lies nowhere this reader goes, or one
+            whose only described band is another than its key names.
     """
     ranked: dict[tuple[int, bool, float], list[str]] = {}
     for key, content in item["assets"].items():
@@ -168,21 +172,30 @@ def find_asset(card: Card, item: Json, base: str, *, band: str) -> Asset:
             f"expected one asset of {band} in item {item['id']}, got {', '.join(sorted(keys))} alike; name one in the "
             "item only"
         )
-    return _asset(card, item, base, keys[0])
+    described = _describe(item["assets"][keys[0]])
+    named = _spelled(card, str(described.get("name")))  # a common name may be that of several bands
+    expect(
+        named in ("", band),
+        expected=f"the asset {keys[0]} of item {item['id']} to hold {band}, as its key says",
+        got=f"a description that names {named}",
+        remedy="correct the item",
+    )
+    return _asset(card, item, base, keys[0], root=root)
 
 
-def find_scene_classes(card: Card, item: Json, base: str) -> Asset | None:
+def find_scene_classes(card: Card, item: Json, base: str, *, root: str = "") -> Asset | None:
     """Return the scene classification of a Level-2A item, None where it has none; its JPEG 2000 twin is left aside."""
     if card.sensor != "sentinel2_l2a":
         return None
     keys = sorted(item["assets"], key=lambda key: (not _is_cog(item["assets"][key]), key))
     classes = [key for key in keys if _KEY_ENDING.sub("", _KEY_ENDING.sub("", key)).lower() == "scl"]
-    return _asset(card, item, base, classes[0]) if classes else None
+    return _asset(card, item, base, classes[0], root=root) if classes else None
 
 
-def _asset(card: Card, item: Json, base: str, key: str) -> Asset:
+def _asset(card: Card, item: Json, base: str, key: str, *, root: str) -> Asset:
     content = item["assets"][key]
-    return Asset(access.resolve(str(content["href"]), base=base), item, content, card.stac.sign if card.stac else "")
+    place = access.resolve(str(content["href"]), base=base, root=root)
+    return Asset(place, item, content, card.stac.sign if card.stac else "")
 
 
 def _spelled(card: Card, name: str) -> str:
@@ -195,11 +208,15 @@ def _spelled(card: Card, name: str) -> str:
 
 def _described(card: Card, content: Json) -> str:
     """The band an asset says it holds; empty where it holds several, as pictures do."""
-    bands = list_objects(content, "eo:bands") or list_objects(content, "bands")
-    if len(bands) != 1:
-        return ""
-    names = (bands[0].get("name"), bands[0].get("eo:common_name"), bands[0].get("common_name"))
+    said = _describe(content)
+    names = (said.get("name"), said.get("eo:common_name"), said.get("common_name"))
     return next((band for name in names if name and (band := _spelled(card, str(name)))), "")
+
+
+def _describe(content: Json) -> Json:
+    """What an asset says of its only band; nothing where it has several."""
+    bands = list_objects(content, "eo:bands") or list_objects(content, "bands")
+    return bands[0] if len(bands) == 1 else {}
 
 
 def _is_picture(content: Json) -> bool:

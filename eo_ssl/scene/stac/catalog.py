@@ -9,10 +9,9 @@ never depend on the server's order.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import requests
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
@@ -29,11 +28,16 @@ from eo_ssl.scene.stac.item_product import StacItem
 _RETRIES = 2
 
 
-def list_products(card: Card, root: Path) -> Listing:
+def list_products(card: Card, root: Path, *, allow_outside: bool = False) -> Listing:
     """Return the items a card selects as products, and what was left out with the reason.
 
-    ``root`` matters only where the card's catalogue is a relative path. A document that is damaged stays in the list
-    and says so when it is opened.
+    A document that is damaged stays in the list and says so when it is opened.
+
+    Args:
+        card: of the set.
+        root: folder that the card's catalogue is relative to. A catalogue in files may name files below it (below its
+            own folder if it lies elsewhere).
+        allow_outside: let it name any file of this machine.
 
     Raises:
         UserError: the card cannot be read by this reader, or its catalogue is absent, unreachable or no STAC.
@@ -42,11 +46,14 @@ def list_products(card: Card, root: Path) -> Listing:
     if card.stac is None:
         raise UserError(f"expected card {card.name} with reader stac to have `stac`, got none; add it")
     start = card.stac.catalog
+    within = ""
     if not access.is_link(start):
-        start = str((Path(root) / start).resolve())
+        path, folder = (Path(root) / start).resolve(), Path(root).resolve()
+        start = str(path)
+        within = "" if allow_outside else str(folder if path.is_relative_to(folder) else path.parent)
     items: list[ListedItem] = []
     products: list[Product] = []
-    for entry in _entries(card.stac, start):
+    for entry in _entries(card.stac, start, within):
         if isinstance(entry, DamagedSource):
             products.append(make_damaged_product(card, entry.name, entry.reason))
         elif match_item(entry.item, card.stac):
@@ -59,22 +66,22 @@ def list_products(card: Card, root: Path) -> Listing:
         )
     for entry in kept[: card.stac.limit]:
         text = dump_canonical_json({key: value for key, value in entry.item.items() if key != "links"})
-        source, acquisition = StacItem(card, text, entry.base), read_acquisition(card, entry.item)
+        source, acquisition = StacItem(card, text, entry.base, within), read_acquisition(card, entry.item)
         products.append(Product(f"{card.name}/{entry.place}", card, "cube", acquisition, source))
     return products, [(f"{card.name}/{place}", reason) for place, reason in dropped]
 
 
-def _entries(wanted: Stac, start: str) -> Iterator[ListedItem | DamagedSource]:
+def _entries(wanted: Stac, start: str, within: str) -> Iterator[ListedItem | DamagedSource]:
     """The items of whatever lies at ``start``: an API, a catalogue, a collection, an item collection or an item."""
     first = access.read_document(start)
     if access.is_link(start) and first.get("conformsTo"):
         for item in _searched(wanted, start):
             yield _checked(item, base="", name=str(item.get("id")))
         return
-    yield from _walked(first, start)
+    yield from _walked(first, start, within)
 
 
-def _walked(first: Json, start: str) -> Iterator[ListedItem | DamagedSource]:
+def _walked(first: Json, start: str, within: str) -> Iterator[ListedItem | DamagedSource]:
     waiting: list[tuple[str, Json | None]] = [(start, first)]
     seen = {start}
     while waiting:
@@ -92,7 +99,7 @@ def _walked(first: Json, start: str) -> Iterator[ListedItem | DamagedSource]:
             for number, item in enumerate(features if isinstance(features, list) else []):
                 yield _checked(item, base=place, name=f"{_within(place, start)}#{number}")
             for href in _links(content) if kind in ("Catalog", "Collection") else ():
-                further = access.resolve(href, base=place)
+                further = access.resolve(href, base=place, root=within)
                 if further not in seen:
                     seen.add(further)
                     waiting.append((further, None))
@@ -145,7 +152,8 @@ def _searched(wanted: Stac, url: str) -> Iterator[Json]:
     from pystac_client.stac_api_io import StacApiIO
 
     try:
-        client = pystac_client.Client.open(url, stac_io=StacApiIO(max_retries=_RETRIES, timeout=access.TIMEOUT))
+        speaker = StacApiIO(max_retries=_RETRIES, timeout=access.TIMEOUT)
+        client = access.bound_time(partial(pystac_client.Client.open, url, stac_io=speaker))
         sorts = client.conforms_to(ConformanceClasses.SORT)
         search = client.search(
             collections=list(wanted.collections) or None,
@@ -155,8 +163,10 @@ def _searched(wanted: Stac, url: str) -> Iterator[Json]:
             sortby=["+properties.datetime", "+id"] if sorts else None,
             max_items=wanted.limit if sorts else None,
         )
-        yield from search.items_as_dicts()
-    except (APIError, requests.RequestException, ValueError, KeyError, NotImplementedError) as error:
+        pages = search.pages_as_dicts()
+        while (page := access.bound_time(partial(next, pages, None))) is not None:
+            yield from page["features"]
+    except (APIError, OSError, ValueError, KeyError, NotImplementedError) as error:
         raise UserError(
             f"expected a STAC API at {url}, got: {describe_error(error)}; correct the link or the filters, or try "
             "again later"

@@ -71,7 +71,6 @@ def check_card(card: Card) -> None:
         "offset_by_file",
         "nodata",
         "dtype_max",
-        "mask",
         "labels",
         "metadata",
         "grid_from",
@@ -79,6 +78,7 @@ def check_card(card: Card) -> None:
         "processing_baseline",
         "orbit",
     )
+    given += ["mask.source"] if card.mask is not None and card.mask.source else []
     if given:
         raise UserError(
             f"expected card {card.name} to leave {', '.join(given)} to its STAC items, got values; remove them from "

@@ -1,9 +1,7 @@
 """A STAC item as a product: bands in physical units on the card's grid, flags of its scene classification.
 
 The item is kept as canonical JSON without its links, so that it pickles, is the same from whichever catalogue it came,
-and holds no signature that expires: links are signed when they are opened. odc-stac has no way to express radiometry,
-the comparison of ``proj:*`` with the file, window-invariant resampling or a nodata that another asset (the scene
-classification) states; all of that happens here, and odc-stac reads the pixels.
+and holds no signature that expires: links are signed when they are opened.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from eo_ssl.fingerprints import fingerprint
 from eo_ssl.scene.band_stack import choose_common_grid, choose_method
 from eo_ssl.scene.layers import ClassFlag, Layers, flag_classes
 from eo_ssl.scene.product_source import ProductSource
+from eo_ssl.scene.raster_facts import check_called
 from eo_ssl.scene.stac import assets
 from eo_ssl.scene.stac.asset_pixels import AssetBand, AssetPixels, ItemImage, SceneClasses
 from eo_ssl.scene.stac.assets import Asset
@@ -36,6 +35,8 @@ class StacItem(ProductSource):
     "the item's canonical JSON, without links"
     base: str
     "link or absolute path of the document that holds the item; empty for an item of an API"
+    root: str = ""
+    "folder that local assets have to lie in; empty for anywhere"
 
     @property
     def name(self) -> str:
@@ -73,27 +74,38 @@ class StacItem(ProductSource):
                 unknown.
         """
         item = _parsed(self.text)
-        chosen = {band: assets.find_asset(self.card, item, self.base, band=band) for band in bands}
+        chosen = {band: self._find(band) for band in bands}
         headers = {band: asset.header() for band, asset in chosen.items()}
+        for band, header in headers.items():
+            check_called(self.card.sensor, header.description, band=band, name=chosen[band].place)
         grid = choose_common_grid(self.card, [header.grid for header in headers.values()])
         read = tuple(
             AssetBand(
-                AssetPixels(asset.place, asset.sign, headers[band]),
+                self._pixels(asset),
                 "nearest" if headers[band].grid == grid else choose_method(self.card, band),
                 decide_radiometry(self.card, item, asset.content, file_nodata=headers[band].nodata),
             )
             for band, asset in chosen.items()
         )
-        scene = assets.find_scene_classes(self.card, item, self.base)
-        classes = SceneClasses(grid, AssetPixels(scene.place, scene.sign, scene.header())) if scene else None
+        scene = self._find_scene_classes()
+        classes = SceneClasses(grid, self._pixels(scene)) if scene else None
         invalid = ClassFlag(classes, (SCL_NODATA,)) if classes else None
         return Layers(ItemImage(grid, read), invalid=invalid, flags=flag_classes(classes, SCL_FLAGS))
 
     def _assets(self) -> dict[str, Asset]:
-        item = _parsed(self.text)
-        bands = {band: assets.find_asset(self.card, item, self.base, band=band) for band in self.card.bands}
-        scene = assets.find_scene_classes(self.card, item, self.base)
+        bands = {band: self._find(band) for band in self.card.bands}
+        scene = self._find_scene_classes()
         return bands | ({"scene classification": scene} if scene else {})
+
+    def _find(self, band: str) -> Asset:
+        return assets.find_asset(self.card, _parsed(self.text), self.base, band=band, root=self.root)
+
+    def _find_scene_classes(self) -> Asset | None:
+        return assets.find_scene_classes(self.card, _parsed(self.text), self.base, root=self.root)
+
+    def _pixels(self, asset: Asset) -> AssetPixels:
+        header, ignored = asset.header(), self.card.mask is not None and self.card.mask.ignore
+        return AssetPixels(asset.place, asset.sign, header, () if ignored else header.masks)
 
 
 @lru_cache(maxsize=1024)

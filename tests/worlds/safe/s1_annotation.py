@@ -38,6 +38,8 @@ class Image:
     swaths: tuple[str, ...]
     ascending: bool
     azimuth_spacing_m: float
+    cog: bool = False
+    "of the cloud-optimised form"
 
     @property
     def stop(self) -> datetime:
@@ -49,7 +51,7 @@ class Image:
         """Name of the files: ``s1a-iw-grd-vv-<start>-<stop>-<orbit>-<take>-001``."""
         what = f"{self.platform}-{self.swath}-{self.kind}-{self.polarisation}"
         times = f"{self.geometry.start:%Y%m%dt%H%M%S}-{self.stop:%Y%m%dt%H%M%S}"
-        return f"{what}-{times}-{self.orbit:06d}-{self.take:06x}-{self.number:03d}".lower()
+        return f"{what}-{times}-{self.orbit:06d}-{self.take:06x}-{self.number:03d}{'-cog' if self.cog else ''}".lower()
 
     @property
     def ground(self) -> bool:
@@ -59,7 +61,7 @@ class Image:
     @property
     def orbit(self) -> int:
         """Absolute orbit number."""
-        return count_orbits(self.geometry.start)
+        return count_orbits(self.geometry.start, self.platform)
 
     @property
     def relative_orbit(self) -> int:

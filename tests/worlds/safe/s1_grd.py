@@ -109,7 +109,7 @@ def make_s1_grd_safe(folder: Path, spec: S1GrdSpec, *, zipped: bool = False) -> 
     )
     images = [_image(spec, geometry, number) for number in range(1, len(spec.polarisations) + 1)]
     prefix = f"{spec.product_type}_1S{spec.polarisation_code}"
-    name = name_product(prefix, geometry.start, images[0].stop, platform=spec.platform, spec=spec)
+    name = name_product(prefix, geometry.start, images[0].stop, platform=spec.platform, spec=spec, cog=spec.cog)
     tables = {image.polarisation: _tables(spec, image) for image in images}
     with open_draft(Path(folder), name, zipped=zipped) as (draft, final):
         truth = S1GrdTruth(final, name, spec, geometry, tables)
@@ -144,6 +144,7 @@ def _image(spec: S1GrdSpec, geometry: Geometry, number: int) -> Image:
         swaths=spec.swaths,
         ascending=spec.ascending,
         azimuth_spacing_m=spec.spacing_m,
+        cog=spec.cog,
     )
 
 
@@ -160,7 +161,10 @@ def _tables(spec: S1GrdSpec, image: Image) -> Tables:
 
 
 def describe_measurement(image: Image) -> dict[str, Any]:
-    """Return how the measurement is stored: uncompressed strips of one line, with tie points, as in real products."""
+    """Return how the measurement is stored, with tie points.
+
+    Uncompressed strips of one line as in real products, or tiles with overviews in the cloud-optimised form.
+    """
     lines, samples = place_tie_points(image.geometry)
     points = []
     for line in lines:
@@ -169,6 +173,8 @@ def describe_measurement(image: Image) -> dict[str, Any]:
             GroundControlPoint(float(line), float(sample), float(x), float(y), image.geometry.height_m)
             for sample, x, y in zip(samples, longitude, latitude, strict=True)
         ]
+    if image.cog:
+        return {"driver": "COG", "gcps": points, "crs": "EPSG:4326", "compress": "DEFLATE", "blocksize": 512}
     return {
         "driver": "GTiff",
         "gcps": points,

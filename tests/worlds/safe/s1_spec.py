@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from datetime import datetime as Moment
 from typing import Literal
@@ -16,6 +16,10 @@ _REFERENCE = (
     36201,
     datetime(2021, 1, 19, 2, 22, 31, 388113, tzinfo=UTC),
 )  # an orbit of Sentinel-1A and its ascending node
+_REFERENCES = {  # of later satellites, to some minutes: descending products over Korea, names in public listings
+    "S1C": (3550, datetime(2025, 8, 6, 8, 41, tzinfo=UTC)),
+    "S1D": (3945, datetime(2026, 8, 2, 8, 41, tzinfo=UTC)),
+}
 NEW_NOISE_SINCE = (2, 90)  # processor version that brought noise vectors along the azimuth
 SWATHS = {"IW": ("IW1", "IW2", "IW3"), "EW": ("EW1", "EW2", "EW3", "EW4", "EW5")}
 NEAR_INCIDENCE_DEG = {
@@ -59,6 +63,8 @@ class S1GrdSpec:
     lut_step: tuple[int, int] = (100, 40)
     "lines and pixels between the values of the tables"
     seed: int = 0
+    cog: bool = field(default=False, repr=False)
+    "the cloud-optimised form that the Copernicus Data Space makes of a product: other file names and image layout"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be made."""
@@ -126,22 +132,25 @@ def parse_version(ipf: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def count_orbits(when: datetime) -> int:
-    """Return the number of the revolution at a time, to one or two."""
-    return max(1, _REFERENCE[0] + (when - _REFERENCE[1]) // _ORBIT)
+def count_orbits(when: datetime, platform: str = "S1A") -> int:
+    """Return the number of the revolution of a satellite at a time, to one or two."""
+    number, node = _REFERENCES.get(platform, _REFERENCE)
+    return max(1, number + (when - node) // _ORBIT)
 
 
 def number_relative_orbit(absolute: int, platform: str) -> int:
-    """Return the relative orbit, 1-175: (absolute - 73) modulo 175 + 1 for Sentinel-1A, 27 for 1B, 172 for 1C."""
-    return (absolute - {"S1A": 73, "S1B": 27, "S1C": 172}.get(platform, 73)) % 175 + 1
+    """Return the relative orbit, 1-175: (absolute - 73) modulo 175 + 1 for Sentinel-1A, 27 for 1B, 172 for 1C, 42 for 1D."""
+    return (absolute - {"S1A": 73, "S1B": 27, "S1C": 172, "S1D": 42}.get(platform, 73)) % 175 + 1
 
 
-def name_product(prefix: str, start: datetime, stop: datetime, *, platform: str, spec: object) -> str:
+def name_product(
+    prefix: str, start: datetime, stop: datetime, *, platform: str, spec: object, cog: bool = False
+) -> str:
     """Return the name of a product with ``.SAFE``; its last four characters tell products of the same data apart."""
-    absolute = count_orbits(start)
-    unique = hashlib.md5(repr(spec).encode(), usedforsecurity=False).hexdigest()[:4].upper()
+    absolute, form = count_orbits(start, platform), "_COG" if cog else ""
+    unique = hashlib.md5(f"{spec!r}{form}".encode(), usedforsecurity=False).hexdigest()[:4].upper()
     times = f"{start:%Y%m%dT%H%M%S}_{stop:%Y%m%dT%H%M%S}"
-    return f"{platform}_{prefix}_{times}_{absolute:06d}_{number_data_take(absolute):06X}_{unique}.SAFE"
+    return f"{platform}_{prefix}_{times}_{absolute:06d}_{number_data_take(absolute):06X}_{unique}{form}.SAFE"
 
 
 def number_data_take(absolute: int) -> int:

@@ -70,12 +70,17 @@ def render_product(spec: S2SafeSpec, images: list[str], cloud_percent: float) ->
     return fill_template(
         "s2_product",
         spec=spec,
-        images=images,
+        listings=list_by_resolution(images) if spec.pilot else [images],
         cloud_percent=cloud_percent,
         bands=bands,
         scene_classes=SCENE_CLASSES,
         footprint=format_footprint(spec),
     )
+
+
+def list_by_resolution(images: list[str]) -> list[list[str]]:
+    """Return the images at 60, 20 and 10 m: pilot products list the granule once for each."""
+    return [[name for name in images if name.endswith(f"_{gsd}m")] for gsd in (60, 20, 10)]
 
 
 def render_tile(spec: S2SafeSpec, masks: list[tuple[str, str]], cloud_percent: float) -> str:
@@ -152,7 +157,7 @@ def render_manifest(spec: S2SafeSpec, draft: Draft) -> str:
     objects = draft.list_objects(algorithm)
     if spec.level == "L2A" and algorithm != "MD5":
         for entry in objects:
-            if entry["name"].endswith(".jp2"):
+            if entry["name"].endswith((".jp2", ".tif")):
                 entry["digest"] = entry["digest"].upper()
     return fill_template(
         "s2_manifest", spec=spec, objects=objects, algorithm=algorithm, footprint=format_footprint(spec)

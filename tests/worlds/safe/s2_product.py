@@ -34,6 +34,7 @@ _L2A_COPIES = {
     20: ("B01", "B02", "B03", "B04"),
     60: ("B02", "B03", "B04", "B05", "B06", "B07", "B8A", "B11", "B12"),
 }
+_PILOT = ("CLD", "SNW")  # masks that pilot products list among their images
 AOT_DN, WVP_DN = 115, 1850  # aerosol optical thickness and water vapour (cm) x 1000, the same everywhere
 
 
@@ -127,6 +128,8 @@ def make_s2_safe(folder: Path, spec: S2SafeSpec, *, zipped: bool = False) -> S2S
     with open_draft(Path(folder), spec.name, zipped=zipped) as (draft, final):
         images = _images(draft, spec)
         masks = _masks(draft, spec)
+        images += [name.removesuffix(spec.suffix) for kind, name in masks if kind in _PILOT]
+        masks = [(kind, name) for kind, name in masks if kind not in _PILOT]
         cover = float(np.isin(classify_scene(spec), (8, 9, 10)).mean() * 100)
         level = spec.level
         place = f"GRANULE/{spec.granule}/MTD_TL.xml"
@@ -181,18 +184,22 @@ def _image(draft: Draft, spec: S2SafeSpec, kind: str, gsd: int, image: npt.NDArr
     folder = f"GRANULE/{spec.granule}/IMG_DATA"
     name = f"{folder}/{spec.stem}_{kind}" if spec.level == "L1C" else f"{folder}/R{gsd}m/{spec.stem}_{kind}_{gsd}m"
     suffix = "" if spec.level == "L1C" else f"_{gsd}m"
-    _jp2(draft, spec, f"{name}.jp2", image, gsd=gsd, identifier=f"IMG_DATA_Band_{kind}{suffix}_Tile1_Data")
+    _store(draft, spec, f"{name}{spec.suffix}", image, gsd=gsd, identifier=f"IMG_DATA_Band_{kind}{suffix}_Tile1_Data")
     return name
 
 
-def _jp2(draft: Draft, spec: S2SafeSpec, name: str, image: npt.NDArray[Any], *, gsd: int, identifier: str) -> None:
+def _store(draft: Draft, spec: S2SafeSpec, name: str, image: npt.NDArray[Any], *, gsd: int, identifier: str) -> None:
     block = round(spec.block_px * _BLOCKS[gsd])
+    place = {"crs": f"EPSG:{spec.epsg}", "transform": spec.transform(gsd)}
+    if spec.image_format == "GeoTIFF":
+        target = draft.reserve(name, identifier=identifier, mime="image/tiff")
+        write_raster(target, image, driver="COG", BLOCKSIZE=512, **place)
+        return
     write_raster(
         draft.reserve(name, identifier=identifier, mime="application/octet-stream"),
         image,
         driver="JP2OpenJPEG",
-        crs=f"EPSG:{spec.epsg}",
-        transform=spec.transform(gsd),
+        **place,
         blockxsize=block,  # in capitals rasterio drops them
         blockysize=block,
         QUALITY="100",
@@ -208,8 +215,8 @@ def _masks(draft: Draft, spec: S2SafeSpec) -> list[tuple[str, str]]:
     folder = f"GRANULE/{spec.granule}/QI_DATA"
     classes = classify_60m(spec)
     if spec.offset:
-        kind, name = "MSK_CLASSI", f"{folder}/MSK_CLASSI_B00.jp2"
-        _jp2(draft, spec, name, classes, gsd=60, identifier="ClassiPixelsMask_Band_00m_0_Tile1_Data")
+        kind, name = "MSK_CLASSI", f"{folder}/MSK_CLASSI_B00{spec.suffix}"
+        _store(draft, spec, name, classes, gsd=60, identifier="ClassiPixelsMask_Band_00m_0_Tile1_Data")
     else:
         kind, name = "MSK_CLOUDS", f"{folder}/MSK_CLOUDS_B00.gml"
         draft.add(name, render_clouds(spec, classes), identifier="FineCloudMask_Tile1_Data", mime="application/xml")
@@ -217,12 +224,12 @@ def _masks(draft: Draft, spec: S2SafeSpec) -> list[tuple[str, str]]:
     if spec.level == "L2A":
         snow = np.where(classify_scene(spec) == 11, 97, 0).astype(np.uint8)
         for kind, percent, identifier in (
-            ("MSK_CLDPRB", draw_cloud_probability(spec), "CloudPrbMask"),
-            ("MSK_SNWPRB", snow, "SnowPrbMask"),
+            ("CLD" if spec.pilot else "MSK_CLDPRB", draw_cloud_probability(spec), "CloudPrbMask"),
+            ("SNW" if spec.pilot else "MSK_SNWPRB", snow, "SnowPrbMask"),
         ):
             for gsd, suffix in ((20, ""), (60, "_1")):
                 image = percent if gsd == 20 else np.rint(average_blocks(percent, 3)).astype(np.uint8)
-                name = f"{folder}/{kind}_{gsd}m.jp2"
-                _jp2(draft, spec, name, image, gsd=gsd, identifier=f"{identifier}{suffix}_Tile1_Data")
+                name = f"{folder}/{f'{spec.stem}_' if spec.pilot else ''}{kind}_{gsd}m{spec.suffix}"
+                _store(draft, spec, name, image, gsd=gsd, identifier=f"{identifier}{suffix}_Tile1_Data")
                 masks.append((kind, name))
     return masks

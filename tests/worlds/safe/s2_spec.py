@@ -27,6 +27,7 @@ _CYCLE = timedelta(days=10) / 143  # the orbit repeats after 143 revolutions in 
 _EPOCHS = {  # absolute orbit and time of one real acquisition, and the absolute orbit of a relative orbit 1
     "S2A": (26481, datetime(2020, 7, 17, 22, 19, 41, tzinfo=UTC), -2),
     "S2B": (33753, datetime(2023, 8, 23, 9, 55, 59, tzinfo=UTC), 27),
+    "S2C": (6470, datetime(2025, 12, 1, 10, 24, 11, tzinfo=UTC), -29),
 }
 
 
@@ -61,6 +62,12 @@ class S2SafeSpec:
     "side of a JPEG 2000 tile at 10 m; 5/8 of it at 20 m and 3/16 at 60 m, as in real products"
     complete: bool = True
     "whether there is a true-colour image and, in L2A, AOT, WVP and copies of bands at coarser resolution"
+    pilot: bool = False
+    "Level-2A as ESA made it in 2017 (Level-2Ap, issue 14.2): other element names, the granule once per resolution"
+    image_format: Literal["JPEG2000", "GeoTIFF"] = "JPEG2000"
+    "GeoTIFF: the images as the Planetary Computer stores them"
+    stated_saturated: int = 65535
+    "special value SATURATED of the metadata; those of Level-2A said 6 in 2017 and 2018, and 65535 was stored"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be made."""
@@ -80,7 +87,8 @@ class S2SafeSpec:
         expect(self.seed >= 0, expected="a seed of 0 or more", got=self.seed, remedy="choose another")
         expect(0.0 <= cover <= 0.6, expected="cloud_cover in 0-0.6", got=cover, remedy="choose a share in between")
         expect(self.saturated >= 0, expected="saturated >= 0", got=self.saturated, remedy="give the number of areas")
-        get_baseline_offset(self.baseline)
+        early = self.level == "L2A" and get_baseline_offset(self.baseline) == 0
+        expect(early or not self.pilot, expected="a pilot of L2A before 04.00", got=self.baseline, remedy="try 02.05")
         locate_corner(self.tile)
 
     @property
@@ -165,7 +173,12 @@ class S2SafeSpec:
     @property
     def stem(self) -> str:
         """What the names of the images begin with."""
-        return f"T{self.tile}_{self.start:%Y%m%dT%H%M%S}"
+        return f"{'L2A_' if self.pilot else ''}T{self.tile}_{self.start:%Y%m%dT%H%M%S}"
+
+    @property
+    def suffix(self) -> str:
+        """What the names of the images end in."""
+        return ".jp2" if self.image_format == "JPEG2000" else ".tif"
 
     def transform(self, gsd_m: int) -> Affine:
         """Return the transform of the grid of ``gsd_m`` metres; all grids share the upper left corner."""

@@ -1,4 +1,4 @@
-"""Files of a product by the sha256 that its manifest records, compared when the product is opened."""
+"""Checksums of a bundle: its files are compared with its manifest before anything of it is loaded, run or sent."""
 
 from __future__ import annotations
 
@@ -7,35 +7,17 @@ from pathlib import Path, PurePosixPath
 
 from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import hash_file
-from eo_ssl.manifest import MANIFEST, UNFINISHED, Manifest
+from eo_ssl.manifest import Manifest
 
-KEY = "files"
-"""Where the summary of a manifest holds the sha256 (hex) of each file by its path in the folder."""
 _SHOWN = 3
 
 
-def hash_files(folder: Path, *, without: Collection[str] = ()) -> dict[str, str]:
-    """Return the sha256 of every file of the product ``folder`` by its path there, manifests and hidden files aside.
-
-    Args:
-        folder: of the product.
-        without: folders of files that may go, such as checkpoints.
-    """
-    names = sorted(
-        file.relative_to(folder).as_posix()
-        for file in folder.rglob("*")
-        if file.is_file() and file.name not in (MANIFEST, UNFINISHED)
-    )
-    kept = [name for name in names if not any(part in without or part.startswith(".") for part in name.split("/"))]
-    return {name: hash_file(folder / name) for name in kept}
-
-
 def check_files(folder: Path, manifest: Manifest, *, only: Collection[str] | None = None) -> None:
-    """Compare the files of a product with its manifest; earlier versions recorded none, which is no damage.
+    """Compare the files of a bundle with its manifest.
 
     Args:
-        folder: of the product.
-        manifest: of the product.
+        folder: of the bundle.
+        manifest: of the bundle.
         only: files to look at; None for all.
 
     Raises:
@@ -56,7 +38,7 @@ def read_recorded(folder: Path, manifest: Manifest) -> dict[str, str]:
     Raises:
         UserError: it names none in a form that can be compared, or one outside the folder.
     """
-    recorded = manifest.summary.get(KEY, {})
+    recorded = manifest.summary.get("files", {})
     if not isinstance(recorded, dict) or not all(isinstance(digest, str) for digest in recorded.values()):
         raise UserError(
             f"expected a sha256 for each file in the manifest of {folder}, got {str(recorded)[:60]!r}; make it again"
