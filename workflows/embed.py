@@ -68,15 +68,13 @@ def main(
     runs_on = choose_device(device)
     if card is not None:
         _refuse("scenes", split=split, where=where, snapshot=snapshot)
-        settings = embedding.SceneSettings(
-            0.5 if overlap is None else overlap, batch_size=batch_size, stored=stored, dask=dask, device=runs_on
-        )
-        meaning = load_card(card)
+        share = 0.5 if overlap is None else overlap
+        settings = embedding.SceneSettings(share, batch_size=batch_size, stored=stored, dask=dask, device=runs_on)
         known = None if statistics is None else embedding.open_stream(str(statistics), stream)
         model = embedding.prepare_encoder(encoder, statistics=known, seed=seed, window_px=window_px)
         place = source if is_link(source) else str(Path(source).resolve())
         where_from = {"source": place, "card_at": str(Path(card).resolve()) if Path(card).is_file() else card}
-        scenes = embedding.find_scenes(place, meaning, allow_outside=allow_outside)
+        scenes = embedding.find_scenes(place, load_card(card), allow_outside=allow_outside)
         _scenes(model, where_from, scenes, out, settings, overwrite)
         return
     _refuse("a corpus", statistics=statistics, window_px=window_px, overlap=overlap)
@@ -138,9 +136,7 @@ def _scenes(
             return
         low, high = model.preprocessing.gsd_m
         if not 0.98 * low <= card.gsd_m <= 1.02 * high:  # decimated copies round their pixel size
-            console.print(
-                f"note: {model.name} saw pixels of {low:g} to {high:g} m in training, these are of {card.gsd_m:g} m"
-            )
+            console.print(f"note: {model.name} saw pixels of {low:g} to {high:g} m, these are of {card.gsd_m:g} m")
         files: dict[str, str] = {}
         for scene, name in zip(products, scenes, strict=True):
             if not (out / name).is_file():
