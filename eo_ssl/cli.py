@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_
 from eo_ssl import __version__
 from eo_ssl.commands import COMMANDS
 from eo_ssl.errors import UserError, suggest_nearest
+from eo_ssl.printable import show_bidi, show_bidi_in_terminal
 from eo_ssl.stop_signals import GRACE_S, Stopped, handle_signals, is_stopping, stop_process
 
 if TYPE_CHECKING:  # what is imported before signals are watched is kept small
@@ -88,14 +89,15 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(
                 f"expected a command out of {', '.join(COMMANDS)}, got {command!r}{suggest_nearest(command, COMMANDS)}"
             )
-        status = run_command(command, rest)
+        with show_bidi_in_terminal():
+            status = run_command(command, rest)
     except KeyboardInterrupt:  # where nobody watches signals
         print("\nstopped; the same command goes on from there", file=sys.stderr)
         return 130
     except UserError as error:
         if debug or is_stopping():
             raise
-        print(f"eo-ssl {command}: {error}", file=sys.stderr)
+        print(f"eo-ssl {command}: {show_bidi(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         from eo_ssl.commits import TOO_MANY, explain_read_error

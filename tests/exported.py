@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from eo_ssl.encoder import TrainedEncoder
+from eo_ssl.fingerprints import compute_sha256, fingerprint
+from eo_ssl.manifest import MANIFEST
 from eo_ssl.models import Architecture, ResNet, Vit
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity
@@ -69,6 +73,15 @@ def optical(size_px: int = 64, bands: tuple[str, ...] = ("B02", "B03", "B04", "B
         "missing": "refuse",
     }
     return Preprocessing(**{**fields, **changes})
+
+
+def seal(folder: Path) -> None:
+    """Write the present checksums of a bundle into its manifest, as a forger would."""
+    content = json.loads((folder / MANIFEST).read_text())
+    digests = {name: compute_sha256(folder / name) for name in content["summary"]["files"]}
+    content["summary"]["files"], content["fingerprint"] = digests, fingerprint(digests)
+    content.pop("sha256", None)  # of the manifest itself
+    (folder / MANIFEST).write_text(json.dumps(content))
 
 
 def encoder(

@@ -388,3 +388,21 @@ def test_a_resampled_pixel_counts_as_measured_when_most_of_its_kernel_was(
         x[..., :5, :columns].mean(dim=(2, 3)) if is_valid else torch.tensor(MEAN)
     )  # of measured pixels, or 0 after all
     torch.testing.assert_close(out[..., 0, 0], ((mean - torch.tensor(MEAN)) / torch.tensor(STD)).expand(3, -1))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "bilinear-corners", "nearest", "area"])
+@pytest.mark.parametrize("shape", [(8, 16), (16, 8), (24, 16)])
+def test_images_that_are_not_square_are_never_squeezed(
+    interpolation: str, shape: tuple[int, int], rng: np.random.Generator
+) -> None:
+    x = torch.nn.functional.interpolate(image(rng), size=shape)
+    smooth = interpolation in ("bilinear", "bicubic")
+    with pytest.raises(
+        UserError, match=rf"expected square images .* got {shape[0]} x {shape[1]} px; cut square windows"
+    ):
+        call(contract(interpolation=interpolation, antialias=smooth), x)
+    ready, _ = call(contract(resize="native"), x)
+    assert ready.shape[2:] == shape
+    top, left = (shape[0] - 8) // 2, (shape[1] - 8) // 2
+    cropped, _ = call(contract(resize="crop"), x)
+    assert torch.equal(cropped, ready[..., top : top + 8, left : left + 8])

@@ -192,7 +192,8 @@ def _damage(path: Path, change: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [("truncated", "SafetensorError"), ("foreign", "KeyError"), ("renamed", "got others")]
+    ("change", "message"),
+    [("truncated", "SafetensorError"), ("foreign", "KeyError"), ("renamed", "got other weights or another contract")],
 )
 def test_damaged_files_are_refused(tmp_path: Path, change: str, message: str) -> None:
     save(tmp_path)
@@ -357,6 +358,8 @@ def test_features_of_numbers_that_were_never_prepared_are_refused(name: str, tmp
             UserError, match=r"got a median of (2|1\.99)e\+03; give physical values to the encoder itself"
         ):
             method(raw * 10_000)
+    with pytest.raises(UserError, match="got a median of nan; give physical values"):
+        encoder.features(torch.full_like(raw, torch.nan))
     # Reflectance lies where normalised values may lie too: nothing can be told, and nothing is said.
     assert encoder.features(raw).shape == (4, encoder.dim)
 

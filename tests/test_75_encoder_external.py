@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torchgeo.models
 from torch import Tensor
 
 from eo_ssl.encoder import Encoder, ExternalEncoder, derive_contract, load_encoder
+from eo_ssl.encoder.foreign_weights import read_tensors
 from eo_ssl.encoder.specs import is_spec, parse_spec
-from eo_ssl.encoder.torchgeo_weights import find_weights, read_hub_state
+from eo_ssl.encoder.torchgeo_weights import find_hub_file, find_weights
 from eo_ssl.errors import UserError
 from eo_ssl.models import seed_weights
 from eo_ssl.preprocessing import Preprocessing
@@ -83,6 +85,8 @@ def test_cached_weights_give_the_features_of_torchgeos_own_loader(hub: Path, mem
     else:
         theirs.reset_classifier(0)
     ours = load(f"torchgeo:{member}")
+    hashed = re.search(r"-[0-9a-f]{8}\.pth$", str(weights.url)) is not None  # some bear no hash in their name
+    assert ("is not the published one: its sha256 begins with" in ours.provenance.get("remark", "")) == hashed
     assert ours.provenance["weights"] == weights.url and ours.provenance["dataset"] == weights.meta["dataset"]
     image = torch.rand(1, len(ours.preprocessing.bands), 256, 256, generator=torch.Generator().manual_seed(0)) * 0.3
     quantity = ours.preprocessing.quantity
@@ -115,13 +119,13 @@ def test_a_download_needs_its_flag_and_its_hash(hub: Path, tmp_path: Path) -> No
     for copy in (good, bad):
         copy.write_bytes((there / "file").read_bytes())
     with pytest.raises(UserError, match="allow the download"):
-        read_hub_state(good.as_uri(), name="net", download=False)
-    assert torch.equal(read_hub_state(good.as_uri(), name="net", download=True)["w"], torch.arange(3))
+        find_hub_file(good.as_uri(), name="net", download=False)
+    assert torch.equal(read_tensors(find_hub_file(good.as_uri(), name="net", download=True))["w"], torch.arange(3))
     assert (hub / good.name).exists()
     with pytest.raises(UserError, match="invalid hash value"):
-        read_hub_state(bad.as_uri(), name="net", download=True)
+        find_hub_file(bad.as_uri(), name="net", download=True)
     with pytest.raises(UserError, match="fetch the file by other means"):
-        read_hub_state((there / "absent.pth").as_uri(), name="net", download=True)
+        find_hub_file((there / "absent.pth").as_uri(), name="net", download=True)
     assert [file.name for file in hub.iterdir()] == [good.name]  # nothing half fetched stays
 
 
@@ -271,7 +275,7 @@ def test_weights_of_a_timm_model_come_from_a_file(tmp_path: Path) -> None:
         theirs: Any = timm.create_model("resnet18", num_classes=7)
     file = tmp_path / "model.safetensors"
     safetensors.torch.save_file(theirs.state_dict(), file)
-    encoder = load(f"timm:resnet18.a1_in1k?file={file}", preprocessing=contract(64))
+    encoder = load(f"timm:resnet18.a1_in1k?file={file}", preprocessing=contract(64, ("B04", "B03", "B02")))
     x = batch(3, 64)
     theirs.eval().reset_classifier(0)
     with torch.inference_mode():

@@ -222,7 +222,7 @@ def test_remoteclip_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected keys that begin with visual\."):
         load(f"remoteclip:{file}")
     torch.save({"visual.class_embedding": torch.zeros(768), "visual.conv1.weight": torch.zeros(768, 3, 32, 32)}, file)
-    with pytest.raises(UserError, match="expected the complete image tower"):
+    with pytest.raises(UserError, match=r"got a file without .* of 153 missing"):
         load(f"remoteclip:{file}")
     torch.save({"visual.class_embedding": torch.zeros(768), "visual.conv1.weight": torch.zeros(768, 3, 16, 16)}, file)
     with pytest.raises(UserError, match="got another; these three are published"):

@@ -52,6 +52,12 @@ def test_transforms_equal_the_contract_bit_by_bit(changes: dict[str, Any]) -> No
     torch.testing.assert_close(transforms(images[3]), x[3], rtol=1e-6, atol=1e-6)  # a single sample
 
 
+def test_transforms_squeeze_no_image_either() -> None:
+    transforms = standalone.make_transforms(as_read(radar(48)))
+    with pytest.raises(ValueError, match="expected square images, got 64 x 32 px"):
+        transforms(generate_images(radar(), size_px=64)[..., :32])
+
+
 def test_decibel_to_power_too() -> None:
     fields = {"quantity": "gamma0_db", "convert": ("gamma0_db->gamma0",), "mean": (0.1, 0.02), "std": (0.1, 0.02)}
     contract = radar(range=(-50.0, 25.0), **fields)

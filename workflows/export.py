@@ -15,6 +15,7 @@ from eo_ssl.export import Bundle, Check, Options, check_repo, collect_terms, exp
 from eo_ssl.export import push as upload
 from eo_ssl.export import verify as checks_of
 from eo_ssl.manifest import require
+from eo_ssl.printable import check_name
 
 
 def main(
@@ -75,6 +76,9 @@ def main(
             f"expected a trained encoder, got {encoder}, which has no weights to hand over; export what `eo-ssl"
             " pretrain` made"
         )
+    for what, text in (("name", name), ("licence", licence), ("publication", publication), ("repo", repo)):
+        if text is not None:
+            check_name(text, what=f"a {what}")
     loaded = load_encoder(encoder)
     if name is not None and isinstance(loaded, TrainedEncoder):
         loaded.name = name

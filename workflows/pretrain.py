@@ -166,7 +166,7 @@ def _train(
         facts: dict[str, Any] = {"tiles": len(data.pool), "benchmark_tiles_left_out": data.left_out, **results}
         facts |= {"objective": config.method, "steps": config.steps, "presentations": config.steps * config.batch_size}
         facts |= {"parameters": sum(p.numel() for one in module.objective.embedders.values() for p in one.parameters())}
-        product.sign(save_encoders(module.objective, data, product), seed=config.seed, summary=facts)
+        save_encoders(module.objective, data, product, seed=config.seed, summary=facts)
     loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
     console.print(f"{config.method} encoder, {loss}: {out.resolve()}", soft_wrap=True)
 

@@ -7,8 +7,8 @@ from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures, draw_patches
 from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.loading import WEIGHT_FREE, load_encoder
 from eo_ssl.encoder.protocol import Encoder, EncoderBase, hash_tensors
-from eo_ssl.encoder.specs import is_spec, strip_task_contract
-from eo_ssl.encoder.storage import ENCODER_FILE, save_encoder
+from eo_ssl.encoder.specs import has_task_contract, is_spec
+from eo_ssl.encoder.storage import ENCODER_FILE, check_encoder, save_encoder
 from eo_ssl.encoder.torchgeo_weights import list_weights
 from eo_ssl.encoder.trained import TrainedEncoder
 from eo_ssl.encoder.weight_free import ImageStats, RandomFeatures, RandomResNet
@@ -27,12 +27,13 @@ __all__ = [
     "RandomResNet",
     "Readout",
     "TrainedEncoder",
+    "check_encoder",
     "derive_contract",
     "draw_patches",
+    "has_task_contract",
     "hash_tensors",
     "is_spec",
     "list_weights",
     "load_encoder",
     "save_encoder",
-    "strip_task_contract",
 ]

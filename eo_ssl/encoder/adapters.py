@@ -7,6 +7,7 @@ weights of, are asked by type.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from torchvision.models import SwinTransformer
 
 from eo_ssl.encoder.protocol import check_multiple
 from eo_ssl.errors import UserError
+from eo_ssl.preprocessing import Preprocessing
 
 
 @contextmanager
@@ -136,6 +138,32 @@ def resize_input(network: Any, size_px: int, *, name: str) -> nn.Module:
         ) from error
     resized: nn.Module = changed
     return resized
+
+
+def resize_to_contract(network: Any, contract: Preprocessing, *, name: str) -> Any:
+    """Return the network for the images that ``contract`` gives, by `resize_input`; native ones are of any side.
+
+    Raises:
+        UserError: as `resize_input`.
+    """
+    return network if contract.resize == "native" else resize_input(network, contract.size_px, name=name)
+
+
+def fit_grid(network: Any, codes: Tensor) -> int | None:
+    """Give ``network`` the grid of position codes [1, P + N, D] of a file, so that they are loaded as they are.
+
+    Returns:
+        The side of the images that they were trained on, pixels; None where the network has that grid already, or none.
+    """
+    own, patch_px = getattr(network, "pos_embed", None), get_patch_px(network)
+    if own is None or patch_px is None or codes.ndim != 3 or own.shape == codes.shape or own.ndim != 3:
+        return None
+    count = codes.shape[1] - (0 if getattr(network, "no_embed_class", False) else network.num_prefix_tokens)
+    side = math.isqrt(max(count, 0)) * patch_px
+    if not hasattr(network, "set_input_size") or count < 1 or (side // patch_px) ** 2 != count:
+        return None
+    network.set_input_size(img_size=(side, side))
+    return side
 
 
 def _patches(network: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures
 from eo_ssl.encoder.external import ExternalEncoder
-from eo_ssl.encoder.protocol import Encoder
+from eo_ssl.encoder.protocol import Encoder, resize_contract
 from eo_ssl.encoder.remoteclip import load_remoteclip
 from eo_ssl.encoder.specs import is_spec, parse_spec
 from eo_ssl.encoder.storage import ENCODER_FILE, read_encoder
@@ -19,7 +19,7 @@ from eo_ssl.encoder.torchgeo_weights import load_torchgeo
 from eo_ssl.encoder.trained import TrainedEncoder
 from eo_ssl.encoder.weight_free import ImageStats, RandomFeatures, RandomResNet
 from eo_ssl.errors import UserError, expect, suggest_nearest
-from eo_ssl.manifest import require
+from eo_ssl.manifest import MANIFEST, require
 from eo_ssl.models import BackboneConfig, Vit
 from eo_ssl.preprocessing import Preprocessing
 
@@ -69,6 +69,8 @@ def load_encoder(
             remedy="its name says it, leave it out",
         )
         spec = parse_spec(name)
+        if preprocessing is not None and spec.size_px is not None:  # before any check of the size
+            preprocessing = resize_contract(preprocessing, spec.size_px)
         encoder = _ROUTES[spec.route](spec, preprocessing=preprocessing, seed=seed)
         return encoder if spec.size_px is None else encoder.at_size(spec.size_px)
     known = (*WEIGHT_FREE, *FITTED)
@@ -94,12 +96,15 @@ def load_encoder(
         got="one",
         remedy="it carries its own",
     )
-    return read_encoder(_find_file(path) if path.is_dir() else path)
+    if path.is_dir():
+        return _open_folder(path)
+    beside = path.parent / MANIFEST
+    return _open_folder(path.parent) if path.name == ENCODER_FILE and beside.is_file() else read_encoder(path)
 
 
-def _find_file(folder: Path) -> Path:
-    """File of the only encoder of a finished pretraining."""
-    require(folder, "pretrain")
+def _open_folder(folder: Path) -> Encoder:
+    """The only encoder of a finished pretraining, after a look at all its files."""
+    manifest = require(folder, "pretrain")
     several = sorted(str(file.parent) for file in folder.glob(f"*/{ENCODER_FILE}"))
     path = folder / ENCODER_FILE
     expect(
@@ -108,7 +113,7 @@ def _find_file(folder: Path) -> Path:
         got=f"a folder of {len(several)}: {', '.join(several)}",
         remedy=f"name the one you mean, such as {several[0] if several else folder}",
     )
-    return path
+    return read_encoder(path, expected=manifest.fingerprint)
 
 
 def _fit_encoder(name: str, preprocessing: Preprocessing, images: Tensor | None, seed: int) -> Encoder:

@@ -162,7 +162,7 @@ class EncoderBase(nn.Module, ABC):
             return
         low, high = measure_output_range(self.preprocessing)
         median = float(x.detach().flatten()[:: max(1, x.numel() // _SAMPLED) | 1].median()) if x.numel() else 0.0
-        if median < low or median > high:  # no call of expect, whose sentence would be made for every batch
+        if not low <= median <= high:  # NaN neither; no call of expect, whose sentence would be made for every batch
             bands = ", ".join(self.preprocessing.bands)
             expect(
                 False,

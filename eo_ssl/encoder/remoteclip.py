@@ -14,10 +14,12 @@ from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.models import byobnet, vision_transformer
 from torch import Tensor
 
+from eo_ssl.encoder.adapters import resize_to_contract
 from eo_ssl.encoder.external import ExternalEncoder, Readout
+from eo_ssl.encoder.first_layer import fit_kernels
+from eo_ssl.encoder.foreign_weights import list_prefixes, match_keys, put_tensors, read_tensors
 from eo_ssl.encoder.rgb_contract import make_rgb_contract
-from eo_ssl.encoder.specs import ExternalSpec
-from eo_ssl.encoder.torchgeo_weights import read_tensors
+from eo_ssl.encoder.specs import ExternalSpec, refuse_options
 from eo_ssl.errors import UserError
 from eo_ssl.models import seed_weights
 from eo_ssl.preprocessing import Preprocessing
@@ -29,6 +31,7 @@ TOWERS = {
 }
 """Released towers by OpenCLIP's name: the same architecture in timm, and the length of the projected vector."""
 _PATCH_TO_TOWER = {32: "ViT-B-32", 14: "ViT-L-14"}
+_FIRST = "visual.conv1.weight"
 _SIZE = 224  # px; bicubic, as OpenCLIP prepares images for all three towers
 
 
@@ -39,12 +42,13 @@ def load_remoteclip(
 
     Args:
         spec: of the route remoteclip; its name is the file, or one of `TOWERS` with ``@random``.
-        preprocessing: a contract for three bands of one's own; None for CLIP's, on 8-bit colour images unless the
+        preprocessing: a contract of one's own, for red, green and blue in any order; for other bands the option rgb
+            says how the kernels reach them; None for CLIP's, on 8-bit colour images unless the
             spec names a sensor.
         seed: of random weights.
 
     Raises:
-        UserError: no such file or tower, keys of another model, a contract for other than three bands.
+        UserError: no such file or tower, keys of another model, other bands than red, green and blue and no choice.
     """
     if spec.random:
         if spec.name not in TOWERS:
@@ -59,23 +63,22 @@ def load_remoteclip(
             )
         state = _visual(read_tensors(file), file)
         tower = _tower(state, file)
+    if spec.random:
+        refuse_options(spec, ("rgb",), reason="random weights come from no file")
+    if preprocessing is not None:
+        refuse_options(spec, ("sensor", "white"), reason="the contract is given")
     contract = preprocessing or make_rgb_contract(
         spec, mean=OPENAI_CLIP_MEAN, std=OPENAI_CLIP_STD, size_px=_SIZE, interpolation="bicubic"
     )
-    if len(contract.bands) != 3:
-        raise UserError(
-            f"expected a contract for red, green and blue for {spec.text}, got {len(contract.bands)} bands; choose"
-            " three"
-        )
     architecture, dim = TOWERS[tower]
     with seed_weights(seed):
-        model: Any = timm.create_model(architecture, pretrained=False, num_classes=dim)
+        model: Any = timm.create_model(architecture, pretrained=False, num_classes=dim, in_chans=len(contract.bands))
+    model = resize_to_contract(model, contract, name=spec.text)
     origin: dict[str, Any] = {"source": f"RemoteCLIP {tower}", "publication": "https://arxiv.org/abs/2306.11029"}
     if state is None:
         origin |= {"weights": "random", "seed": seed}
     else:
-        _load(model, state, Path(spec.name))
-        origin["weights"] = Path(spec.name).name
+        origin |= {"weights": Path(spec.name).name} | _load(spec, model, state, contract)
     name = spec.text if spec.random else f"remoteclip:{Path(spec.name).stem}"
     pooling: Any = spec.options.get("pooling", "own")
     return ExternalEncoder(
@@ -83,24 +86,21 @@ def load_remoteclip(
     )
 
 
-def _visual(read: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
+def _visual(read: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
     """Tensors of the image tower under ``visual.``; the text tower stays aside."""
-    state = read.get("state_dict", read)
-    bare = (
-        {str(key).removeprefix("module."): value for key, value in state.items()} if isinstance(state, Mapping) else {}
+    for prefix in list_prefixes(read):
+        bare = {key.removeprefix(prefix): value for key, value in read.items() if key.startswith(f"{prefix}visual.")}
+        if bare:
+            return bare
+    raise UserError(
+        f"expected keys that begin with visual. in {file}, got {', '.join(list(read)[:3]) or 'none'}; give the"
+        " state dict of an OpenCLIP model"
     )
-    tower = {key: value for key, value in bare.items() if key.startswith("visual.") and isinstance(value, Tensor)}
-    if not tower:
-        raise UserError(
-            f"expected keys that begin with visual. in {file}, got {', '.join(list(bare)[:3]) or 'none'}; give the"
-            " state dict of an OpenCLIP model"
-        )
-    return tower
 
 
 def _tower(state: Mapping[str, Tensor], file: Path) -> str:
     """Which tower the tensors are of."""
-    first = state.get("visual.conv1.weight")
+    first = state.get(_FIRST)
     if "visual.class_embedding" in state and first is not None and first.shape[-1] in _PATCH_TO_TOWER:
         return _PATCH_TO_TOWER[first.shape[-1]]
     if "visual.layer1.0.conv1.weight" in state:
@@ -110,12 +110,13 @@ def _tower(state: Mapping[str, Tensor], file: Path) -> str:
     )
 
 
-def _load(model: Any, state: dict[str, Tensor], file: Path) -> None:
+def _load(spec: ExternalSpec, model: Any, state: dict[str, Tensor], contract: Preprocessing) -> dict[str, str]:
+    """Put the tower into ``model``, its kernels on the bands of ``contract`` by name, and return what was done."""
     converter: Any = vision_transformer if isinstance(model, vision_transformer.VisionTransformer) else byobnet
-    try:
-        model.load_state_dict(converter.checkpoint_filter_fn(state, model))
-    except (RuntimeError, KeyError) as error:
-        raise UserError(
-            f"expected the complete image tower of OpenCLIP in {file}, got"
-            f" {str(error).splitlines()[-1].strip()[:120]}; fetch the file again"
-        ) from error
+    fitted = fit_kernels(state[_FIRST], contract, name=spec.text, spread=spec.options.get("rgb"), photographs=True)
+    options: dict[str, Any] = {"name": spec.text, "where": spec.name, "remedy": "fetch the file again"}
+    matched = match_keys(
+        {**state, _FIRST: fitted.kernels}, model, keys="", convert=converter.checkpoint_filter_fn, **options
+    )
+    put_tensors(model, matched.tensors, **options)
+    return {"first_layer": fitted.words} | ({"remark": fitted.remark} if fitted.remark else {})

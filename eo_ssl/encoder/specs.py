@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import parse_qsl
@@ -13,14 +13,15 @@ _COMMON = ("size", "pooling")
 OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "torchgeo": (*_COMMON, "download", "quantity"),
-        "timm": (*_COMMON, "contract", "sensor", "white", "file", "download"),
-        "remoteclip": (*_COMMON, "sensor", "white"),
+        "timm": (*_COMMON, "contract", "sensor", "white", "file", "download", "keys", "rgb", "bands"),
+        "remoteclip": (*_COMMON, "sensor", "white", "rgb"),
     }
 )
 """Options of each route.
 
 `size` brings images to a side, `pooling=mean` replaces the network's own, `quantity=sigma0` takes power where dB
-were trained on.
+were trained on. Of a file, `keys` is what stands before its keys and `bands` what its channels are; `rgb` says how
+kernels of photographs reach other bands.
 """
 _RANDOM = "@random"
 _BY_TRAINING = "contract=training"
@@ -82,13 +83,17 @@ def parse_spec(source: str) -> ExternalSpec:
     return ExternalSpec(route, name, random, MappingProxyType(options))
 
 
-def strip_task_contract(source: str) -> str | None:
-    """Return ``source`` without ``contract=training``, which leaves the contract to a task; None without it."""
-    if not is_spec(source):
-        return None
-    head, _, query = source.partition("?")
-    options = query.split("&")
-    if _BY_TRAINING not in options:
-        return None
-    rest = "&".join(option for option in options if option != _BY_TRAINING)
-    return f"{head}?{rest}" if rest else head
+def refuse_options(spec: ExternalSpec, names: Iterable[str], *, reason: str) -> None:
+    """Refuse options that would change nothing.
+
+    Raises:
+        UserError: naming them.
+    """
+    given = [name for name in names if name in spec.options]
+    if given:
+        raise UserError(f"expected no option {', '.join(given)} for {spec.text}, got it; {reason}, leave it out")
+
+
+def has_task_contract(source: str) -> bool:
+    """Whether ``source`` has ``contract=training``, which leaves the contract to a task."""
+    return is_spec(source) and _BY_TRAINING in source.partition("?")[2].split("&")

@@ -13,12 +13,16 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from eo_ssl.encoder.adapters import resize_to_contract
 from eo_ssl.encoder.contracts import PublishedContract, derive_contract
 from eo_ssl.encoder.external import ExternalEncoder, Readout
+from eo_ssl.encoder.foreign_weights import match_keys, put_tensors, read_tensors
 from eo_ssl.encoder.specs import ExternalSpec
-from eo_ssl.errors import UserError, suggest_nearest
+from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.fingerprints import hash_file
 from eo_ssl.models import seed_weights
 from eo_ssl.preprocessing import Preprocessing, parse_conversion
+from eo_ssl.sensors import sensor as sensor_named
 
 if TYPE_CHECKING:
     from torchvision.models._api import WeightsEnum
@@ -43,7 +47,6 @@ _SWIN = {
     "Swin_V2_B_Weights": "swin_v2_b",
 }
 _EARTHLOC = "EarthLoc_Weights"
-_HEADS = ("fc.", "head.")
 _NORM = ("norm.",)
 
 
@@ -93,6 +96,8 @@ def load_torchgeo(spec: ExternalSpec, *, preprocessing: Preprocessing | None = N
     if "quantity" in spec.options:
         how = replace(how, preprocessing=_taking(how.preprocessing, spec.options["quantity"]))
     model, architecture = _network(weights, seed=seed)
+    if preprocessing is not None:
+        model = resize_to_contract(model, preprocessing, name=spec.text)
     meta = dict(weights.meta)
     origin: dict[str, Any] = {
         "weights": "random" if spec.random else str(weights.url),
@@ -105,20 +110,18 @@ def load_torchgeo(spec: ExternalSpec, *, preprocessing: Preprocessing | None = N
     if spec.random:
         origin["seed"] = seed
     else:
-        _load(
-            model, read_hub_state(str(weights.url), name=spec.name, download="download" in spec.options), name=spec.name
-        )
+        file = find_hub_file(str(weights.url), name=spec.name, download="download" in spec.options)
+        origin |= _load(model, read_tensors(file), name=spec.name) | _compare_hash(file)
     pooling: Any = spec.options.get("pooling", "own")
     readout = Readout(architecture, pooling=pooling, window_px=how.window_px, blank=how.blank)
     return ExternalEncoder(model, how.preprocessing, name=spec.text, readout=readout, provenance=origin)
 
 
-def read_hub_state(url: str, *, name: str, download: bool) -> Mapping[str, Tensor]:
-    """Return the state dict behind ``url`` from torch's hub folder, fetched only where ``download`` says so.
+def find_hub_file(url: str, *, name: str, download: bool) -> Path:
+    """Return the file behind ``url`` in torch's hub folder, fetched only where ``download`` says so.
 
     Raises:
-        UserError: it is not there, cannot be fetched, has not the hash in its name, or holds more than tensors and
-            plain values.
+        UserError: it is not there, cannot be fetched, or has not the hash in its name.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not file.exists():
@@ -135,33 +138,25 @@ def read_hub_state(url: str, *, name: str, download: bool) -> Mapping[str, Tenso
                 f"expected the weights of {name} from {url}, got {str(error).strip()[:160]}; fetch the file by other"
                 f" means into {file.parent}"
             ) from error
-    state = read_tensors(file)
-    nested = state.get("state_dict", state)
-    return nested if isinstance(nested, Mapping) else state
+    return file
+
+
+def _compare_hash(file: Path) -> dict[str, str]:
+    """Sha256 of a file that was there, and a remark where it is not the one in its name, that of the published file."""
+    digest, published = hash_file(file), _hash_in(file.name)
+    if published is None or digest.startswith(published):
+        return {"sha256": digest}
+    return {
+        "sha256": digest,
+        "remark": f"weights of the file {file.name}, which is not the published one: its sha256 begins with"
+        f" {digest[: len(published)]}",
+    }
 
 
 def _hash_in(name: str) -> str | None:
     """First digits of the sha256 that many of these files bear in their name."""
     digits = re.search(r"-([0-9a-f]{8,})\.", name)
     return digits[1] if digits else None
-
-
-def read_tensors(file: Path) -> Mapping[str, Any]:
-    """Read a ``torch.save`` file without running any code in it.
-
-    Raises:
-        UserError: it is damaged, or holds more than tensors and plain values.
-    """
-    try:
-        read = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the bytes lead it to
-        raise UserError(
-            f"expected a file of tensors in {file}, got {type(error).__name__}: {str(error).splitlines()[0][:120]}; "
-            "give a state dict that torch.load reads with weights_only"
-        ) from error
-    if not isinstance(read, Mapping):
-        raise UserError(f"expected a state dict in {file}, got {type(read).__name__}; save the model's state_dict()")
-    return read
 
 
 def _taking(contract: Preprocessing, quantity: str) -> Preprocessing:
@@ -182,7 +177,27 @@ def _own(weights: WeightsEnum, preprocessing: Preprocessing) -> PublishedContrac
             f"expected a contract with one band for each of {channels} channels of {name}, got"
             f" {len(preprocessing.bands)}; name them in its order"
         )
+    _check_order(weights, preprocessing)
     return PublishedContract(preprocessing, window_px=None, blank=(), source="given by the caller", differs="")
+
+
+def _check_order(weights: WeightsEnum, preprocessing: Preprocessing) -> None:
+    """Refuse a contract that names the bands of the weights in another order, where its sensor knows their names.
+
+    Channels would be exchanged and nothing would complain.
+    """
+    known = sensor_named(preprocessing.sensor)
+    try:
+        published = known.resolve_all(weights.meta.get("bands") or ())
+    except UserError:  # another sensor's bands: the contract says which of its own stand for them
+        return
+    expect(
+        not published or published == preprocessing.bands,
+        expected=f"the bands {', '.join(published)} in this order, that of the channels of {type(weights).__name__}."
+        f"{weights.name}",
+        got=", ".join(preprocessing.bands),
+        remedy="name them so; images may hold them in any order",
+    )
 
 
 def _network(weights: WeightsEnum, *, seed: int) -> tuple[nn.Module, str]:
@@ -227,23 +242,15 @@ def _swin(name: str, channels: int, *, window_px: int | None) -> nn.Module:
     return headless
 
 
-def _load(model: nn.Module, state: Mapping[str, Tensor], *, name: str) -> None:
-    """Load all but heads; some published encoders lack the last normalisation, which then stays neutral."""
-    try:
-        missing, unexpected = model.load_state_dict(dict(state), strict=False)
-    except RuntimeError as error:
-        raise UserError(
-            f"expected weights of {name}, got others ({str(error).splitlines()[-1].strip()[:120]}); fetch the file"
-            " again"
-        ) from error
-    lost = [key for key in missing if not key.startswith(_NORM)]
-    more = [key for key in unexpected if not key.startswith((*_HEADS, *_NORM))]
-    if lost or more:
-        raise UserError(
-            f"expected weights of {name}, got a file without {', '.join(lost[:3]) or 'nothing'} and with"
-            f" {', '.join(more[:3]) or 'nothing more'}; "
-            "fetch it again"
-        )
+def _load(model: nn.Module, state: Mapping[str, Tensor], *, name: str) -> dict[str, Any]:
+    """Load all but heads and return what is to be said of it.
+
+    Some published encoders lack the last normalisation, which then stays neutral.
+    """
+    options: dict[str, Any] = {"name": name, "where": "the file of torch's hub", "remedy": "fetch it again"}
+    matched = match_keys(state, model, may_lack=_NORM, **options)
+    put_tensors(model, matched.tensors, **options)
+    return {"file": matched.to_json()} if matched.to_json() else {}
 
 
 def _enums() -> dict[str, Any]:

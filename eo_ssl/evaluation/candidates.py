@@ -202,6 +202,8 @@ class SingleCandidate(Candidate):
         if self.pretrained and self.input_variant is None:
             check_scale(task, task.folds[0].train, contract)
         notes, (low, high) = [self.note], contract.gsd_m
+        if "remark" in encoders[0].provenance:  # what was done to foreign weights
+            notes.append(str(encoders[0].provenance["remark"]))
         outside = sorted({source.gsd_m for source in task.sources if not low <= source.gsd_m <= high})
         if outside:
             sizes = ", ".join(f"{gsd:g}" for gsd in outside)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eo_ssl.encoder import FITTED, Encoder, load_encoder, strip_task_contract
+from eo_ssl.encoder import FITTED, Encoder, has_task_contract, load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.candidates import Candidate, Description, SingleCandidate, Wrap
 from eo_ssl.evaluation.features import ON_CPU, Computing
@@ -77,7 +77,7 @@ class FoldCandidate(SingleCandidate):
     @property
     def weights_key(self) -> Any | None:
         """Name, seed and architecture; None for weights that are loaded for each task."""
-        if strip_task_contract(self.origin) is not None:
+        if has_task_contract(self.origin):
             return None
         shape = self._architecture.to_json() if self.origin == "random_init" and self.model is not None else None
         return [self.origin, self.seed, shape]
@@ -85,12 +85,12 @@ class FoldCandidate(SingleCandidate):
     @property
     def pretrained(self) -> bool:
         """Whether weights are loaded."""
-        return strip_task_contract(self.origin) is not None and "@random" not in self.origin
+        return has_task_contract(self.origin) and "@random" not in self.origin
 
     @property
     def note(self) -> str:
         """Where normalisation and weights come from."""
-        if strip_task_contract(self.origin) is not None:
+        if has_task_contract(self.origin):
             return "normalised by the training images, whatever its weights were trained with"
         if self.origin == "imagestats":
             return "normalised by the training images"
@@ -103,9 +103,8 @@ class FoldCandidate(SingleCandidate):
     def encoder(self, task: Task, fold: Fold) -> Encoder:
         """Return the encoder behind a contract of the fold's training images."""
         contract = make_train_contract(task, fold)
-        loaded = strip_task_contract(self.origin)
-        if loaded is not None:
-            return load_encoder(loaded, preprocessing=contract, seed=self.seed)
+        if has_task_contract(self.origin):
+            return load_encoder(self.origin, preprocessing=contract, seed=self.seed)
         return load_encoder(
             self.origin,
             preprocessing=contract,

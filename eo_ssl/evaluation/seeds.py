@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.encoder import ENCODER_FILE, FITTED, WEIGHT_FREE, Encoder, is_spec, load_encoder, strip_task_contract
+from eo_ssl.encoder import ENCODER_FILE, FITTED, WEIGHT_FREE, Encoder, has_task_contract, is_spec, load_encoder
 from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation.candidates import Candidate, Description, SensorPair, SingleCandidate, Wrap
 from eo_ssl.evaluation.encoder_candidates import FoldCandidate, TrainedCandidate, read_pretraining_seed
@@ -114,7 +114,7 @@ def load_candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidat
     loaded = {
         name: load_encoder(name, seed=seed) if is_spec(name) else load_encoder(name)
         for name in dict.fromkeys(name for run in runs for name in run)
-        if _parse_weight_free(name) is None and strip_task_contract(name) is None
+        if _parse_weight_free(name) is None and not has_task_contract(name)
     }
     expect(
         len({encoder.fingerprint for encoder in loaded.values()}) == len(loaded),

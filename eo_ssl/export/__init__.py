@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from eo_ssl.export.bench_adapter import BENCH_FOLDER
 from eo_ssl.export.bundle import Bundle, Options, export
+from eo_ssl.export.checksums import check_files
 from eo_ssl.export.contract_file import PREPROCESS_FILE, get_contract, read_configurations
 from eo_ssl.export.hub import Upload, check_repo, list_uploads, push
 from eo_ssl.export.model_card import CARD_FILE, POOLED
@@ -36,6 +37,7 @@ __all__ = [
     "Options",
     "Terms",
     "Upload",
+    "check_files",
     "check_repo",
     "collect_terms",
     "export",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.export import standalone
+from eo_ssl.printable import show_controls
 
 BENCH_FOLDER = "bench"
 BENCH_MODULE = f"{BENCH_FOLDER}/eo_ssl_encoder.py"
@@ -37,7 +38,7 @@ def make_bench_files(encoder: TrainedEncoder) -> dict[str, bytes]:
     alone = "\n".join(line for line in shared.splitlines() if not ("import " in line and line in lines))
     patch = encoder.architecture.timm_options.get("patch_size")
     config = _CONFIG.format(
-        name=encoder.name,
+        name=show_controls(encoder.name),
         quoted=json.dumps(encoder.name),
         folder=BENCH_FOLDER,
         quantity=encoder.preprocessing.quantity.value,

@@ -15,6 +15,7 @@ from eo_ssl.encoder import Encoder, TrainedEncoder
 from eo_ssl.errors import UserError
 from eo_ssl.export import contract_file, parity
 from eo_ssl.export.bench_adapter import make_bench_files
+from eo_ssl.export.checksums import check_files
 from eo_ssl.export.contract_file import PREPROCESS_FILE
 from eo_ssl.export.model_card import CARD_FILE, BundleFacts, render_model_card
 from eo_ssl.export.onnx_graph import GRAPHS, PHYSICAL_GRAPH, export_graph, require_onnx
@@ -98,7 +99,9 @@ def export(encoder: Encoder, out: Path, *, options: Options | None = None) -> Bu
         inputs["results"] = options.results_fingerprint
     with open_product(out, stage=STAGE, config=config, inputs=inputs, overwrite=options.overwrite) as product:
         if product.done:
-            return Bundle(out, require(out, STAGE), made=False)
+            made = require(out, STAGE)
+            check_files(out, made)
+            return Bundle(out, made, made=False)
         configurations = _configure(encoder, options.terms)
         names = []
         for name, make in _list_files(configurations, options):

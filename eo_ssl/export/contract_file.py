@@ -77,8 +77,8 @@ def describe_contract(contract: Preprocessing) -> list[str]:
     else:
         smooth = "with" if contract.antialias else "without"
         sentences.append(
-            f"Interpolate to {contract.size_px} x {contract.size_px} pixels ({contract.interpolation}, {smooth}"
-            " antialias), valid pixels only: "
+            f"Interpolate square images to {contract.size_px} x {contract.size_px} pixels"
+            f" ({contract.interpolation}, {smooth} antialias), valid pixels only: "
             "values times mask and mask pass through the same kernel and are divided; below half the weight a pixel is"
             " invalid."
         )
@@ -105,7 +105,7 @@ def read_configurations(folder: Path) -> dict[str, Any]:
         for configuration in (content["configurations"]["native"], *content["configurations"].values()):
             _ = [configuration[key] for key in ("model", "input", "preprocessing", "words")]
         pooling = content["pooling"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"expected an exported contract in {path}, got {type(error).__name__}; {_REMEDY}") from error
     if format_ != FORMAT or pooling not in POOLINGS:
         raise UserError(

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from eo_ssl.errors import UserError
+from eo_ssl.export.checksums import check_files, read_recorded
 from eo_ssl.export.timm_folder import TIMM_FOLDER
 from eo_ssl.manifest import MANIFEST, require
+from eo_ssl.printable import show_controls
 
 _KEPT_BACK = (MANIFEST,)
 """It records the command as typed, with folders of the machine it ran on."""
@@ -37,9 +39,11 @@ def list_uploads(folder: Path) -> list[Upload]:
     """Return the files that a push of a bundle sends, timm's two once more at the root, where ``hf-hub:`` looks.
 
     Raises:
-        UserError: the folder is no finished bundle.
+        UserError: the folder is no finished bundle, or its files are not those of its manifest.
     """
-    names = list(require(folder, "export").summary["files"])
+    manifest = require(folder, "export")
+    check_files(folder, manifest)
+    names = list(read_recorded(folder, manifest))
     top = [name for name in names if name.startswith(f"{TIMM_FOLDER}/")]
     pairs = [(name, name) for name in names] + [(name, name.removeprefix(f"{TIMM_FOLDER}/")) for name in top]
     return [Upload(folder / name, target, (folder / name).stat().st_size) for name, target in pairs]
@@ -60,7 +64,7 @@ def push(folder: Path, repo: str, *, private: bool = True, api: Api | None = Non
     check_repo(repo)
     sent = list_uploads(folder)
     hub = _api() if api is None else api
-    message = f"export of {folder.name}"
+    message = f"export of {show_controls(folder.name)}"
     try:
         hub.create_repo(repo, private=private, exist_ok=True)
         for source in (folder, folder / TIMM_FOLDER):

@@ -12,6 +12,7 @@ import yaml
 from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.export.terms import Terms
 from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILES, name_backbone
+from eo_ssl.printable import show_controls
 
 CARD_FILE = "README.md"
 _TASKS_MODULE = Path(__file__).with_name("torchgeo_tasks.py")
@@ -71,7 +72,7 @@ def render_model_card(
     }
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
-        f"# {encoder.name}",
+        f"# {show_controls(encoder.name)}",
         _summary(encoder, facts),
         *(["**The training data forbid commercial use, and so do these weights.**"] if restricted else []),
         "## What goes in\n\n" + "\n".join(f"- {line}" for line in content["configurations"]["native"]["words"]),
@@ -94,7 +95,7 @@ def _summary(encoder: TrainedEncoder, facts: BundleFacts) -> str:
     patches = "" if patch is None else f", patches of {patch} px"
     return (
         f"A {config.model.title} ({config.model.name}, {count / 1e6:.1f} million parameters{patches}) for "
-        f"{len(contract.bands)} bands of {contract.sensor}, trained without labels ({facts.method}) at"
+        f"{len(contract.bands)} bands of {contract.sensor}, trained without labels ({show_controls(facts.method)}) at"
         f" {config.size_px} px. "
         f"A feature vector is the {POOLED[encoder.pooling]}, {encoder.dim} numbers."
     )
@@ -165,7 +166,8 @@ def _stored(encoder: TrainedEncoder) -> str:
 def _training(encoder: TrainedEncoder, facts: BundleFacts) -> str:
     config = encoder.provenance.get("config", {})
     kept = ("objective", "steps", "batch_size", "lr", "seed", "split", "streams")
-    rows = [f"- data: {facts.dataset}", *(f"- {key}: {config[key]}" for key in kept if key in config)]
+    rows = [f"- data: {show_controls(facts.dataset)}"]
+    rows += [f"- {key}: {show_controls(config[key])}" for key in kept if key in config]
     rows.append("- pretraining seeds: 1" if "seed" in config else "- pretraining: not stated")
     return "\n".join([*rows, f"- fingerprint of the encoder: `{encoder.fingerprint}`"])
 
@@ -187,13 +189,14 @@ def _results(results: Sequence[Mapping[str, Any]]) -> str:
             row["n_test"],
             row["split"],
         )
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(show_controls(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(
         [*lines, "", "Values in per cent. One pretraining seed: the interval does not cover another training run."]
     )
 
 
 def _terms(terms: Terms, licence: str) -> str:
+    licence = show_controls(licence)
     if not terms.licences:
         return (
             f"Licence of the weights: {licence}. **The licences of the training data are not stated here**: the export"
@@ -201,9 +204,9 @@ def _terms(terms: Terms, licence: str) -> str:
             "so whether commercial use is allowed is not known."
         )
     lines = [
-        f"- {item['card']}: {item['licence']}"
+        f"- {show_controls(item['card'])}: {show_controls(item['licence'])}"
         + (" (non-commercial)" if item["non_commercial"] else "")
-        + f". {item['attribution']}"
+        + f". {show_controls(item['attribution'])}"
         for item in terms.licences
     ]
     return "\n".join([f"Licence of the weights: {licence}.", "", *lines])

@@ -87,11 +87,22 @@ def export_graph(encoder: TrainedEncoder, *, physical: bool) -> bytes:
 
 
 def run_graph(path: Path, x: Tensor) -> Tensor:
-    """Return what onnxruntime computes for ``x`` [n, C, s, s], on one thread of the CPU: features [n, D]."""
+    """Return what onnxruntime computes for ``x`` [n, C, s, s], on one thread of the CPU: features [n, D].
+
+    Raises:
+        UserError: no such graph, or a damaged one.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    (features,) = session.run(["features"], {"image": x.numpy()})
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        (features,) = session.run(["features"], {"image": x.numpy()})
+    except Exception as error:  # onnxruntime's errors have no common class but this one
+        reason = (str(error).strip().splitlines() or [""])[0][:160]
+        raise UserError(
+            f"expected an ONNX graph of an encoder in {path}, got {type(error).__name__}: {reason}; export the encoder"
+            " again"
+        ) from error
     return torch.from_numpy(features)

@@ -105,7 +105,7 @@ def read(folder: Path, configurations: Sequence[str] = ("native",)) -> Parity:
                 [tensors[f"{name}.{part}"] for name in configurations for part in ("input", "features")],
                 tensors["images"],
             )
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"expected a parity file at {path}, got {type(error).__name__}; export the encoder again into another"
             " folder"

@@ -76,9 +76,12 @@ class Resize(nn.Module):
         self.aligned = interpolation == "bilinear-corners" if self.mode in ("bilinear", "bicubic") else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., C, H, W] -> [..., C, size, size]."""
+        """[..., C, s, s] -> [..., C, size, size]; images that are not square are refused, not squeezed."""
         if x.shape[-2:] == (self.size, self.size):
             return x
+        height, width = x.shape[-2:]
+        if height != width:
+            raise ValueError(f"expected square images, got {height} x {width} px; cut square windows out of them")
         images = x.reshape(-1, *x.shape[-3:])
         valid = ~torch.isnan(images)
         weight, total = self._scaled(valid.to(x.dtype)), self._scaled(torch.where(valid, images, 0.0))

@@ -12,6 +12,8 @@ from eo_ssl.errors import UserError
 Licence = Mapping[str, Any]
 """Card, licence, attribution and ``non_commercial`` of one source, as `eo_ssl.corpus.Corpus.licences` gives them."""
 
+_OWED = {"card", "licence", "attribution", "non_commercial"}
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -52,6 +54,12 @@ def collect_terms(provenance: Mapping[str, Any], given: Mapping[str, Sequence[Li
     """
     carried = provenance.get("licences")
     if carried:
+        complete = isinstance(carried, list) and all(isinstance(item, dict) and set(item) >= _OWED for item in carried)
+        if not complete:
+            raise UserError(
+                f"expected licences with {', '.join(sorted(_OWED))} in the provenance of the encoder, got"
+                f" {str(carried)[:80]!r}; train it again"
+            )
         return Terms(tuple(carried))
     inputs = provenance.get("inputs", {})
     trained = {name: value for name, value in inputs.items() if name.startswith("corpus ")}

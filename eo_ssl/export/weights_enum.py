@@ -7,6 +7,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -97,7 +98,7 @@ def name_enum(encoder: TrainedEncoder, method: str) -> tuple[str, str]:
     variant = f"{words[1].capitalize()}{words[2]}" if words else _slug(model.name.removeprefix(model.family))
     contract = encoder.preprocessing
     member = f"{contract.sensor}_{contract.final_quantity.value}_{len(contract.bands)}b_{method}"
-    return f"{model.short}{variant}_EoSsl_Weights", re.sub(r"\W+", "_", member).upper()
+    return f"{model.short}{variant}_EoSsl_Weights", re.sub(r"\W+", "_", member, flags=re.ASCII).upper()
 
 
 def describe_weights(
@@ -137,6 +138,14 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_") or "encoder"
 
 
+class _SourceAlone(SourceFileLoader):
+    """Runs the source and never the bytecode beside it, of which no checksum is known."""
+
+    def path_stats(self, path: str) -> Any:
+        """Refuse, which is how an import finds that there is no bytecode to use or to write."""
+        raise OSError("no bytecode")
+
+
 def load_weights_module(folder: Path) -> ModuleType:
     """Import ``weights.py`` of the bundle ``folder``; this runs it.
 
@@ -145,9 +154,10 @@ def load_weights_module(folder: Path) -> ModuleType:
     """
     path = folder / WEIGHTS_FILE
     name = f"eo_ssl_bundle_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if not path.is_file():
         raise UserError(f"expected {WEIGHTS_FILE} in {folder}, got none; export the encoder again")
+    spec = importlib.util.spec_from_loader(name, _SourceAlone(name, str(path)))
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # an enumeration looks its module up
     try:

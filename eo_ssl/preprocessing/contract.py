@@ -63,7 +63,7 @@ class Preprocessing:
     gsd_m: tuple[float, float]
     "least and greatest ground sampling distance seen in training, metres"
     resize: Resize
-    "to_size: interpolate to size_px; crop: centre crop of size_px; native: leave as it is"
+    "to_size: interpolate square images to size_px; crop: centre crop of size_px; native: leave as it is"
     interpolation: Interpolation
     antialias: bool
     "low-pass filter when shrinking (bilinear and bicubic only)"
@@ -248,7 +248,10 @@ class Preprocessing:
             got=f"one without {', '.join(absent)}",
             remedy="nothing is assumed for it, so state it",
         )
-        return cls(**values)
+        try:
+            return cls(**values)
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            raise UserError(f"expected a preprocessing contract, got {error}; give it as it was written") from error
 
     def effective(self, height: int, width: int) -> Preprocessing:
         """Return the contract in the form that all contracts share which do the same to images of this size (pixels).

@@ -78,7 +78,17 @@ def interpolate_masked(
 
     Returns:
         (values [B, C, size, size] float32, valid [B, C, size, size] bool).
+
+    Raises:
+        UserError: images that are not square, which would be squeezed.
     """
+    height, width = x.shape[-2:]
+    expect(
+        height == width,
+        expected=f"square images to interpolate to {size} x {size} px",
+        got=f"{height} x {width} px",
+        remedy="cut square windows out of them, or choose resize = crop or native",
+    )
     mode = _MODES[interpolation]
     aligned = interpolation == "bilinear-corners" if mode in ("bilinear", "bicubic") else None
 

@@ -12,7 +12,7 @@ from eo_ssl.pretraining.pretrain_config import PretrainConfig
 from eo_ssl.pretraining.processes import LoggerName, Precision, Processes
 from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
 from eo_ssl.pretraining.sampler import ItemSampler, count_steps
-from eo_ssl.pretraining.saving import save_encoders
+from eo_ssl.pretraining.saving import list_files, save_encoders
 from eo_ssl.pretraining.tile_source import TileSource
 from eo_ssl.pretraining.training_data import DataSelection, TrainingData, open_training_data
 from eo_ssl.pretraining.view_maker import ItemBatch, ViewMaker
@@ -47,5 +47,6 @@ __all__ = [
     "open_training_data",
     "parse_limit",
     "rank_me",
+    "list_files",
     "save_encoders",
 ]

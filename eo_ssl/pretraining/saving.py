@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from eo_ssl.encoder import save_encoder
 from eo_ssl.fingerprints import fingerprint
-from eo_ssl.manifest import OpenProduct, open_product
+from eo_ssl.manifest import MANIFEST, UNFINISHED, OpenProduct, open_product
 from eo_ssl.models import Backbone
 from eo_ssl.objectives import Objective
 from eo_ssl.pretraining.training_data import TrainingData
 
+_MAY_GO = ("checkpoints", "logs")
 
-def save_encoders(objective: Objective, data: TrainingData, product: OpenProduct) -> str:
-    """Write the encoder, or one per stream, each in a signed folder of its own; return the fingerprint of all."""
+
+def save_encoders(
+    objective: Objective, data: TrainingData, product: OpenProduct, *, seed: int, summary: Mapping[str, Any]
+) -> None:
+    """Write the encoder, or one per stream, each in a signed folder of its own, and sign the product with its files."""
     embedders = objective.embedders
     if len(embedders) == 1:
         ((stream, embedder),) = embedders.items()
-        return _save_one(product.folder, embedder, data, product, stream)
+        made = _save_one(product.folder, embedder, data, product, stream)
+    else:
+        made = fingerprint(_save_each(embedders, data, product))
+    product.sign(made, seed=seed, summary=summary, files=list_files(product.folder))
+
+
+def _save_each(embedders: Mapping[str, Backbone], data: TrainingData, product: OpenProduct) -> dict[str, str]:
+    """Write the encoder of each stream to a folder of its own and return their fingerprints."""
     saved = {}
     for stream, embedder in embedders.items():
         config = {**product.config, "stream": stream}
         with open_product(product.folder / stream, stage="pretrain", config=config, inputs=product.inputs) as part:
             saved[stream] = _save_one(part.folder, embedder, data, product, stream)
             if not part.done:
-                part.sign(saved[stream])
-    return fingerprint(saved)
+                part.sign(saved[stream], files=list_files(part.folder))
+    return saved
+
+
+def list_files(folder: Path) -> list[str]:
+    """Return what a run leaves for good, by path; checkpoints and loggers' files may go."""
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [
+        path.as_posix()
+        for path in paths
+        if path.name not in (MANIFEST, UNFINISHED)
+        and not any(part in _MAY_GO or part.startswith(".") for part in path.parts)
+    ]
 
 
 def _save_one(folder: Path, embedder: Backbone, data: TrainingData, product: OpenProduct, stream: str) -> str:

@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 
 from eo_ssl.evaluation import Row
+from eo_ssl.printable import show_controls
 from eo_ssl.reporting.leaderboard_tables import (
     ScoreTable,
     group_rows,
@@ -57,9 +58,11 @@ def format_markdown(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
     tasks, footnotes = tabulate_scores(rows, comparisons)
     lines: list[str] = []
     for task in tasks:
-        lines += [f"{task.words}\n", *(f"> {note}\n" for note in task.notes)]
-        lines += [f"### {table.title}\n\n{table.words}\n\n{_format_table(table)}" for table in task.tables]
-    lines += [f"[{number}] {note}\n" for number, note in enumerate(footnotes, 1)]
+        lines += [f"{show_controls(task.words)}\n", *(f"> {show_controls(note)}\n" for note in task.notes)]
+        for table in task.tables:
+            title, words = show_controls(table.title), show_controls(table.words)
+            lines.append(f"### {title}\n\n{words}\n\n{_format_table(table)}")
+    lines += [f"[{number}] {show_controls(note)}\n" for number, note in enumerate(footnotes, 1)]
     return "\n".join(lines)
 
 
@@ -69,7 +72,9 @@ def _format_table(table: ScoreTable) -> str:
         [" ".join([name, *(f"[{mark}]" for mark in marks)]), *others]
         for (name, *others), marks in zip(body, table.marks, strict=True)
     ]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (head, *marked)]
+    lines = [
+        "| " + " | ".join(show_controls(cell).replace("|", "\\|") for cell in line) + " |" for line in (head, *marked)
+    ]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:], ""])
 
 

@@ -6,7 +6,8 @@ Which folder is what is said by the `stage` of its manifest, never by its name.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,24 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
     return [
         name if last.count(name) == 1 else f"{path.parent.name}/{name}" for path, name in zip(paths, last, strict=True)
     ]
+
+
+@contextmanager
+def expect_sound(product: FinishedProduct) -> Iterator[None]:
+    """Say in a sentence which product is not as its stage makes it, whatever its content leads a view to.
+
+    Raises:
+        UserError: something in it is absent or of another kind.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"expected a product as `eo-ssl {product.stage}` makes it in {product.path}, got {type(error).__name__}:"
+            f" {str(error)[:80]}; make it again"
+        ) from error
 
 
 def filter_stage(products: Sequence[FinishedProduct], stage: str) -> list[FinishedProduct]:

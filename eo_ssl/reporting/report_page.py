@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from eo_ssl.cards import list_cards, load_card
+from eo_ssl.encoder import check_encoder
 from eo_ssl.reporting.formatting import format_count, format_number, format_share, format_size
 from eo_ssl.reporting.products import FinishedProduct, filter_stage, find_products
 from eo_ssl.reporting.sections import (
@@ -145,6 +146,8 @@ def collect_report(inputs: Sequence[Path], *, title: str = DEFAULT_TITLE, note: 
     """
     products = find_products(inputs)
     corpora, encoders = filter_stage(products, "ingest"), filter_stage(products, "pretrain")
+    for encoder in encoders:
+        check_encoder(encoder.path, encoder.manifest)
     return Report(
         title=title,
         note=note,

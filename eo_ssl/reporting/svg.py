@@ -14,6 +14,8 @@ from markupsafe import Markup
 from matplotlib import style
 from matplotlib.figure import Figure
 
+from eo_ssl.printable import show_controls
+
 Rc = dict[str, Any]
 SAME_BYTES: Rc = {
     "text.parse_math": False,  # names may hold dollars
@@ -73,7 +75,7 @@ def save_svg(figure: Figure, *, title: str, own: Rc) -> bytes:
     out = io.BytesIO()
     with use_style(own):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
-    return out.getvalue()
+    return show_controls(out.getvalue().decode(), keep_lines=True).encode()  # names may hold what XML may not
 
 
 def render_svg(figure: Figure, *, alt: str, kind: str = "chart") -> Markup:

@@ -21,6 +21,7 @@ from eo_ssl.export import (
     TIMM_FOLDER,
     TIMM_WEIGHTS,
     WEIGHTS_FILE,
+    check_files,
     get_contract,
     name_backbone,
     read_configurations,
@@ -34,7 +35,7 @@ from eo_ssl.reporting.formatting import (
     format_size,
     list_owners,
 )
-from eo_ssl.reporting.products import FinishedProduct
+from eo_ssl.reporting.products import FinishedProduct, expect_sound
 from eo_ssl.sensors import sensor
 
 FILE_WORDS = {
@@ -79,7 +80,17 @@ class BundleView:
 
 
 def describe_bundle(product: FinishedProduct, position: int) -> BundleView:
-    """Everything the page shows about one bundle; weights are not opened."""
+    """Everything the page shows about one bundle; weights are not opened.
+
+    Raises:
+        UserError: another contract than its manifest names, or papers that are damaged.
+    """
+    with expect_sound(product):
+        return _describe(product, position)
+
+
+def _describe(product: FinishedProduct, position: int) -> BundleView:
+    check_files(product.path, product.manifest, only=(PREPROCESS_FILE,))
     content = read_configurations(product.path)
     summary, native = product.manifest.summary, content["configurations"]["native"]
     contract = get_contract(content, "native")

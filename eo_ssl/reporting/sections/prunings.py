@@ -16,7 +16,7 @@ from eo_ssl.reporting.formatting import (
     format_number,
     format_share,
 )
-from eo_ssl.reporting.products import FinishedProduct, read_list
+from eo_ssl.reporting.products import FinishedProduct, expect_sound, read_list
 from eo_ssl.reporting.svg import render_svg
 
 Value = Callable[[CurationReport], float | None]
@@ -42,9 +42,10 @@ def describe_prunings(encoders: Sequence[FinishedProduct]) -> list[PruningView]:
     """One view per encoder that was trained with dynamic pruning."""
     views: list[PruningView] = []
     for encoder in encoders:
-        events = [CurationReport.from_json(e) for e in read_list(encoder.path / "pruning" / "events.json")]
-        if events:
-            views.append(_view(encoder.name, f"pruning-{len(views) + 1}", events))
+        with expect_sound(encoder):
+            events = [CurationReport.from_json(e) for e in read_list(encoder.path / "pruning" / "events.json")]
+            if events:
+                views.append(_view(encoder.name, f"pruning-{len(views) + 1}", events))
     return views
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from eo_ssl.reporting.charts import MOST_POINTS, Chart, Series, draw_lines
 from eo_ssl.reporting.formatting import flatten_config, format_duration, format_number, format_title
-from eo_ssl.reporting.products import FinishedProduct, read_lines, read_list
+from eo_ssl.reporting.products import FinishedProduct, expect_sound, read_lines, read_list
 from eo_ssl.reporting.svg import render_svg
 
 # key in log.jsonl -> title, y label, caption, log y, y from zero
@@ -87,7 +87,11 @@ class Training:
 
 def describe_trainings(encoders: Sequence[FinishedProduct]) -> list[Training]:
     """One view per `pretrain` product."""
-    return [_training(encoder, i) for i, encoder in enumerate(encoders)]
+    trainings = []
+    for position, encoder in enumerate(encoders):
+        with expect_sound(encoder):
+            trainings.append(_training(encoder, position))
+    return trainings
 
 
 def _training(encoder: FinishedProduct, position: int) -> Training:
@@ -135,16 +139,20 @@ def draw_curve(log: Sequence[dict[str, Any]], key: str, *, marks: tuple[float, .
 
 def _event_steps(log: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]) -> tuple[float, ...]:
     """Optimizer steps of the events that changed the pool; the log says how many tiles a step presents."""
-    per_step = next((r["presentations"] / r["step"] for r in log if r.get("presentations") and r.get("step")), None)
+    counts: list[tuple[Any, Any]] = [(r.get("presentations"), r.get("step")) for r in log]
+    per_step = next((seen / step for seen, step in counts if _is_positive(seen) and _is_positive(step)), None)
     if per_step is None:
         return ()
-    return tuple(
-        float(e["presentations"]) / per_step for e in events if e.get("presentations") and not e.get("postponed")
-    )
+    changes: list[Any] = [event.get("presentations") for event in events if not event.get("postponed")]
+    return tuple(float(seen) / per_step for seen in changes if _is_positive(seen))
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and 0 < value < math.inf
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_small(value: object) -> bool:
