@@ -115,6 +115,8 @@ class Card:
     group: FileGroup | None = None
     cloud_model: Literal["", "s2cloudless"] = ""
     "sentinel2_safe, Level-1C: classifier that adds a cloud probability"
+    ignored_names: str = ""
+    "why the band names in the files do not count: `b1` to `b4` that count the bands; empty where they do"
     commissioning: Literal["refuse", "accept"] = "refuse"
     "what to do with data of a satellite that was not calibrated yet: left out, or read with a remark"
     radar: Radar | None = None
@@ -211,8 +213,9 @@ class Card:
     def to_json(self) -> dict[str, Any]:
         """Return the card as plain values, as it enters configurations and fingerprints."""
         value = asdict(self)
-        if self.commissioning == "refuse":
-            del value["commissioning"]  # as before the key existed, so that corpora know their cards again
+        for key, before in (("commissioning", "refuse"), ("ignored_names", "")):
+            if value[key] == before:
+                del value[key]  # as before the key existed, so that corpora know their cards again
         if self.mask is not None and not self.mask.ignore:
             del value["mask"]["ignore"]  # as before the key existed, so that corpora know their cards again
         return value

@@ -66,6 +66,18 @@ def test_descriptions_in_another_order_are_refused_with_both(tmp_path: Path, rng
         np.testing.assert_allclose(image, file.read([3, 2, 1]) * 1e-4, rtol=1e-6)
 
 
+def test_names_that_only_count_the_bands_are_ignored_where_the_card_says_why(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    path = write(tmp_path / "a.tif", scene(rng))
+    describe(path, "b1", "b2", "b3")
+    with pytest.raises(UserError, match=r"calls them B01, B02, B03; .*`ignored_names: why`"):
+        image_of(tmp_path, card(tmp_path, RASTER))
+    image = image_of(tmp_path, card(tmp_path, RASTER, ignored_names="the exporter numbers its bands"))
+    with rasterio.open(path) as file:
+        np.testing.assert_allclose(image, file.read() * np.float32(1e-4), rtol=1e-6)
+
+
 def test_one_wrong_name_among_nameless_bands_is_enough(tmp_path: Path, rng: np.random.Generator) -> None:
     describe(write(tmp_path / "a.tif", scene(rng)), "", "nir", "")
     with pytest.raises(UserError, match=r"calls them \(no name\), B08, \(no name\)"):

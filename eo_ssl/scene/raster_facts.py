@@ -71,22 +71,22 @@ def check_names(card: Card, where: Mapping[str, tuple[Path, int]]) -> None:
     """
     for path in dict.fromkeys(path for path, _ in where.values()):
         listed = {index: band for band, (file, index) in where.items() if file == path}
-        check_dataset_names(gdal_files.open_raster(path), listed, sensor_name=card.sensor, name=str(path))
+        check_dataset_names(gdal_files.open_raster(path), listed, card=card, name=str(path))
 
 
-def check_called(sensor_name: str, text: str, *, band: str, name: str) -> None:
+def check_called(card: Card, text: str, *, band: str, name: str) -> None:
     """Refuse a file of one band whose description ``text`` names another band than ``band``.
 
     Raises:
         UserError: naming both.
     """
-    called = find_band(sensor_name, text)
+    called = "" if card.ignored_names else find_band(card.sensor, text)
     expect(
         called in ("", band), expected=f"{band} in {name}", got=f"a file that calls it {called}", remedy="correct one"
     )
 
 
-def check_dataset_names(dataset: Any, listed: Mapping[int, str], *, sensor_name: str, name: str) -> None:
+def check_dataset_names(dataset: Any, listed: Mapping[int, str], *, card: Card, name: str) -> None:
     """Refuse an open dataset whose descriptions, or colours red, green and blue, say that a band is another one.
 
     Colours count only where they permute the three bands of those names: what else is shown in red is a choice of
@@ -95,22 +95,24 @@ def check_dataset_names(dataset: Any, listed: Mapping[int, str], *, sensor_name:
     Args:
         dataset: of rasterio.
         listed: 1-based band -> canonical band that it is taken for.
-        sensor_name: whose spellings count.
+        card: whose sensor knows the spellings; one with `ignored_names` says that they do not count.
         name: what errors call the file.
 
     Raises:
         UserError: with both orders.
     """
+    if card.ignored_names:
+        return
     descriptions, colours = dataset.descriptions, dataset.colorinterp  # each asks GDAL for all bands
-    described = {index: find_band(sensor_name, descriptions[index - 1]) for index in listed}
+    described = {index: find_band(card.sensor, descriptions[index - 1]) for index in listed}
     shown = {index: _COLOURS.get(colours[index - 1], "") for index in listed}
-    coloured = {index: _resolve(sensor_name, colour) for index, colour in shown.items() if colour}
+    coloured = {index: _resolve(card.sensor, colour) for index, colour in shown.items() if colour}
     permuted = sorted(coloured.values()) == sorted(listed[index] for index in coloured)
     own = {index: described[index] or (coloured.get(index, "") if permuted else "") for index in listed}
     if any(band and band != listed[index] for index, band in own.items()):
         order = sorted(listed)
         raise UserError(
             f"expected the bands {', '.join(listed[index] for index in order)} in {name}, got a file that calls them "
-            f"{', '.join(own[index] or '(no name)' for index in order)}; correct `bands` or `files` of the card, or "
-            "the names in the file"
+            f"{', '.join(own[index] or '(no name)' for index in order)}; correct `bands` or `files` of the card or "
+            "the names in the file, or say in the card why they do not count (`ignored_names: why`)"
         )

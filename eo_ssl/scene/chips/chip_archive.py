@@ -257,7 +257,7 @@ def _decode_tiff(
             )
             alpha, as_band = find_alpha(file), ignored and file.count == len(card.bands)
             wanted = [index for index in range(1, file.count + 1) if index != alpha or as_band]
-            check_dataset_names(file, dict(zip(wanted, card.bands, strict=False)), sensor_name=card.sensor, name=name)
+            check_dataset_names(file, dict(zip(wanted, card.bands, strict=False)), card=card, name=name)
             if (stated := (file.scales[0], file.offsets[0])) != (1.0, 0.0):
                 radiometry.check_stated(*stated, name=name)
             planes, whole = np.asarray(file.read(wanted)), place_window((0, file.height), (0, file.width))

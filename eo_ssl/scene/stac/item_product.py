@@ -77,7 +77,7 @@ class StacItem(ProductSource):
         chosen = {band: self._find(band) for band in bands}
         headers = {band: asset.header() for band, asset in chosen.items()}
         for band, header in headers.items():
-            check_called(self.card.sensor, header.description, band=band, name=chosen[band].place)
+            check_called(self.card, header.description, band=band, name=chosen[band].place)
         grid = choose_common_grid(self.card, [header.grid for header in headers.values()])
         read = tuple(
             AssetBand(
