@@ -174,7 +174,7 @@ def test_a_lost_connection_loses_nothing_that_was_committed(
     first = run(products[:1], OUT, "synchronous")
     expected = run(products, tmp_path / "c").fingerprint
     proxy.die(after=after)
-    with pytest.raises(UserError, match=r"expected to (read|write|list) .*run the same command again"):
+    with pytest.raises(UserError, match=r"expected to (read|write|list|remove) .*run the same command again"):
         run(products, OUT, "synchronous")
     assert proxy.done
     proxy.revive()

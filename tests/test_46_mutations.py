@@ -112,16 +112,21 @@ def test_one_damaged_side_car_does_not_stop_the_others(subjects, tmp_path: Path)
         list_products(subject.card, tmp_path / "both")
 
 
-def test_a_mask_that_the_manifest_lists_is_missed(subjects, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["IMG_DATA/R20m/*_SCL_20m.jp2", "QI_DATA/MSK_CLDPRB_20m.jp2"])
+def test_what_the_manifest_lists_is_missed_but_for_the_cloud_probability(subjects, tmp_path: Path, lost: str) -> None:
     subject = by_name(subjects, "s2-l2a-folder")
     shutil.copytree(subject.root, tmp_path / "set")
-    (mask,) = (tmp_path / "set" / subject.victim).glob("GRANULE/*/QI_DATA/MSK_CLDPRB_20m.jp2")
-    mask.unlink()
+    (file,) = (tmp_path / "set" / subject.victim).glob(f"GRANULE/*/{lost}")
+    file.unlink()
     product = next(
         one for one in list_products(subject.card, tmp_path / "set").products if subject.key in one.product_id
     )
-    with pytest.raises(UserError, match=r"MSK_CLDPRB_20m\.jp2.*(found none|No such file)"):
-        product.checksum()
+    if "CLDPRB" in lost:
+        said = "MSK_CLDPRB (cloud probability) is absent, a coarser one is read"
+        assert product.checksum() and product.open().attrs["remarks"] == said
+    else:
+        with pytest.raises(UserError, match=r"_SCL_20m\.jp2.*(found none|No such file)"):
+            product.checksum()
 
 
 def test_a_zarr_codec_that_unpickles_runs_nothing(subjects, tmp_path: Path) -> None:

@@ -96,29 +96,39 @@ class CloudProbability(Layer):
 def find_masks(safe: Container, metadata: TileMetadata) -> dict[str, str]:
     """Return the quality masks that the product has: SCL, CLDPRB, CLASSI or CLOUDS -> file, the finest of each.
 
-    One that its manifest lists and that is not there is among them, so that it is missed, unless it is ``OPTIONAL``.
+    One that its manifest lists and that is not there is among them, so that it is missed and no coarser one takes its
+    place, unless it is ``OPTIONAL``.
     """
-    listed = safe.objects()
-    candidates = _candidates(metadata)
-    present = {kind: [name for name in names if safe.has(name)] for kind, names in candidates.items()}
-    for kind in set(candidates) - set(OPTIONAL):
-        present[kind] = present[kind] or [name for name in candidates[kind] if name in listed]
-    return {kind: names[0] for kind, names in present.items() if names}
+    return {kind: names[0] for kind, names in _sort_masks(safe, metadata).items() if names}
 
 
 def describe_absent(safe: Container, metadata: TileMetadata) -> str:
     """Return which of the ``OPTIONAL`` masks the product lacks though its manifest lists them; empty text for none."""
-    listed, present = safe.objects(), find_masks(safe, metadata)
-    missing = [
-        kind
-        for kind, names in _candidates(metadata).items()
-        if kind in OPTIONAL and kind not in present and any(name in listed for name in names)
-    ]
-    return "; ".join(f"{OPTIONAL[kind]} is absent" for kind in missing)
+    listed, present = safe.objects(), _sort_masks(safe, metadata)
+    missing = []
+    for kind, masks in _candidates(metadata).items():
+        taken = next((number for number, forms in enumerate(masks) if set(forms) & set(present[kind])), len(masks))
+        if kind in OPTIONAL and any(form in listed for forms in masks[:taken] for form in forms):
+            missing.append(f"{OPTIONAL[kind]} is absent" + (", a coarser one is read" if present[kind] else ""))
+    return "; ".join(missing)
 
 
-def _candidates(metadata: TileMetadata) -> dict[str, list[str]]:
-    """Return the files that may hold a mask, the finest first."""
+def _sort_masks(safe: Container, metadata: TileMetadata) -> dict[str, list[str]]:
+    """Return the files of each mask that are there or, unless it is ``OPTIONAL``, that the manifest lists.
+
+    The finest first.
+    """
+    listed = safe.objects()
+    found: dict[str, list[str]] = {}
+    for kind, masks in _candidates(metadata).items():
+        there = [[form for form in forms if safe.has(form)] for forms in masks]
+        owed = [[form for form in forms if form in listed and kind not in OPTIONAL] for forms in masks]
+        found[kind] = [(has or owes)[0] for has, owes in zip(there, owed, strict=True) if has or owes]
+    return found
+
+
+def _candidates(metadata: TileMetadata) -> dict[str, list[tuple[str, ...]]]:
+    """Return the files that may hold a mask, the finest first, each in the forms that it may have."""
     if metadata.level == "L2A":
         named = _named(metadata, "MSK_CLDPRB", "MSK_CLDPRB_20m.jp2", "MSK_CLDPRB_60m.jp2")
         return {"SCL": _listed(metadata, "SCL"), "CLDPRB": [*named, *_listed(metadata, "CLD")]}
@@ -128,19 +138,21 @@ def _candidates(metadata: TileMetadata) -> dict[str, list[str]]:
     }
 
 
-def _listed(metadata: TileMetadata, role: str) -> list[str]:
+def _listed(metadata: TileMetadata, role: str) -> list[tuple[str, ...]]:
     """Files of a mask that is listed among the images, the finest first."""
-    return [name for _, name in sorted((metres or 0, name) for kind, metres, name in metadata.images if kind == role)]
+    return [
+        (name,) for _, name in sorted((metres or 0, name) for kind, metres, name in metadata.images if kind == role)
+    ]
 
 
-def _named(metadata: TileMetadata, kind: str, *usual: str) -> list[str]:
+def _named(metadata: TileMetadata, kind: str, *usual: str) -> list[tuple[str, ...]]:
     """Files of a mask: as the granule's metadata name them, else as they are called in products that do not.
 
     Each also as GeoTIFF, in which others store them anew.
     """
     stated = sorted(name for stated, name in metadata.masks if stated == kind)
     names = [f"{metadata.granule}/QI_DATA/{name}" for name in stated or usual]
-    return [form for name in names for form in dict.fromkeys((name, re.sub(r"\.jp2$", ".tif", name)))]
+    return [tuple(dict.fromkeys((name, re.sub(r"\.jp2$", ".tif", name)))) for name in names]
 
 
 def open_flags(
