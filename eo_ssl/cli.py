@@ -184,7 +184,13 @@ def _make_parser(command: str, workflow: Callable[..., Any], choices: Choices) -
         def format_help(self, *arguments: Any, **options: Any) -> str:
             return shorten(super().format_help(*arguments, **options), choices)
 
-    set_loader("plain_yaml", load_yaml, (yaml.YAMLError,))
+    def load_value(text: str) -> Any:
+        """The value of an option; a name in braces stays the text that `run` fills in, as in the parser's own mode."""
+        value = load_yaml(text)
+        is_named = isinstance(value, dict) and value and all(item is None for item in value.values())
+        return text if is_named and ":" not in text.strip()[:-1] else value
+
+    set_loader("plain_yaml", load_value, (yaml.YAMLError,))
     registered = [f"{each.__module__}.{each.__qualname__}" for classes in choices.values() for each in classes.values()]
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=["eo_ssl", *registered])
     parser = NamingParser(

@@ -44,8 +44,8 @@ def test_no_process_takes_a_module_from_the_working_folder(tmp_path: Path) -> No
     make_archive(tmp_path / "archive", seed=1, spec=spec)
     for name in ("yaml", "json", "random", "numpy", "dask", "rasterio", "jsonargparse", "sitecustomize", "eo_ssl"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write({name!r})\n")
-    stage = {"card": "sample_s2_l2a", "data": "archive", "out": "{out}/corpus", "size_px": 32, "dask": "processes"}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"out": "out", "stages": [{"ingest": stage}]}))
+    stage = {"card": "sample_s2_l2a", "data": "{data}", "out": "{out}/corpus", "size_px": 32, "dask": "processes"}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"out": "out", "data": "archive", "stages": [{"ingest": stage}]}))
     command = [str(Path(sys.executable).with_name("eo-ssl")), "run", "--config", "run.yaml"]
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
