@@ -6,6 +6,7 @@ that took it, or, where that cannot be seen (another machine), when it has not b
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import threading
@@ -77,9 +78,8 @@ def reserve(folder: Path) -> Iterator[None]:
     finally:
         over.set()
         renewal.join()
-        holder, _ = _look(path)
-        if holder == own:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # somebody removed the whole folder
+            _remove_ended(path, own)
 
 
 def _take(path: Path, own: Lease) -> None:
@@ -113,15 +113,24 @@ def _create(path: Path, own: Lease) -> bool:
 
 def _remove_ended(path: Path, ended: Lease | None) -> None:
     """Remove a lease that is over, but not one that another writer put in its place a moment ago."""
-    aside = path.with_name(f"{LEASE}.{uuid.uuid4().hex}")
+    with _hold_folder(path.parent):
+        if _look(path)[0] == ended:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _hold_folder(folder: Path) -> Iterator[None]:
+    """Keep others from removing a lease between a look and a removal, where the file system has locks.
+
+    The system gives the lock back when its process ends, so none is left behind.
+    """
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return
-    if _look(aside)[0] != ended:
-        with suppress(FileExistsError):
-            os.link(aside, path)
-    aside.unlink()
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _look(path: Path) -> tuple[Lease | None, float | None]:
