@@ -16,6 +16,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from eo_ssl.encoder import TrainedEncoder
+from eo_ssl.evaluation.candidates import Computing
 from eo_ssl.evaluation.draws import Amount, draw
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
 from eo_ssl.evaluation.features import extract_features
@@ -141,7 +142,7 @@ def grid_forwards(rng: np.random.Generator) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory() as cache:
             for cell in cells:
-                cell.features(task, cache=Path(cache))
+                cell.features(task, Computing(cache=Path(cache)))
     finally:
         TrainedEncoder.features = forward  # type: ignore[method-assign]
     distinct = len(inputs) * len(images)
