@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from eo_ssl import manifest
+from eo_ssl import commits
 from eo_ssl.cards import Card, load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest, shards
 from eo_ssl.errors import UserError
@@ -86,7 +86,7 @@ def serve() -> None:
             os.environ.update(order["environment"])
             os.write(1, (json.dumps({"pid": os.getpid()}) + "\n").encode())
             try:
-                answer = {"fingerprint": ingest_all(*order["arguments"]), "hits": manifest._hits}
+                answer = {"fingerprint": ingest_all(*order["arguments"]), "hits": commits._hits}
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
             Path(order["answer"]).write_text(json.dumps(answer))
