@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from eo_ssl.curation import DynamicConfig, DynamicSchedule, Hierarchical, Readiness
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.models import Vit
-from eo_ssl.objectives import IJepa, Mae, Method, Objective, SimClr, ViewSpec
+from eo_ssl.objectives import Dino, IJepa, Mae, Method, MocoV2, Objective, SimClr
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining import (
     FitConfig,
@@ -32,7 +32,13 @@ from eo_ssl.pretraining import (
 )
 from eo_ssl.sensors import Quantity
 
-METHODS: dict[str, Method] = {"mae": Mae(), "ijepa": IJepa(), "simclr": SimClr()}
+METHODS: dict[str, Method] = {
+    "mae": Mae(),
+    "ijepa": IJepa(),
+    "simclr": SimClr(),
+    "mocov2": MocoV2(queue=32, hidden_dim=32, output_dim=16),
+    "dino": Dino(prototypes=32, hidden_dim=32, bottleneck_dim=16),
+}
 TILES, BATCH, STEPS = 96, 8, 60
 
 
@@ -125,8 +131,9 @@ def run(
     module = Pretraining(
         objective, lr=2e-3, steps=STEPS, optimizer=OptimizerConfig(warmup_steps=5, weight_decay_end=0.2)
     )
-    spec = ViewSpec(count=2 if name == "simclr" else 1, crop=(0.5, 1.0), gain=0.1, noise=0.05)
-    views = ViewMaker({"tile": spec}, loader.items.contracts)
+    table = METHODS[name].views
+    specs = {group: replace(spec, crop=(0.5, 1.0), flips=True, gain=0.1, noise=0.05) for group, spec in table.items()}
+    views = ViewMaker(specs, loader.items.contracts)
     fit(
         module,
         loader,

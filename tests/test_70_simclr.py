@@ -21,7 +21,7 @@ def build(method: SimClr = SimClr(), *, seed: int = 0) -> SimClrObjective:  # no
 
 @pytest.mark.parametrize("n", [2, 5, 16])
 def test_identical_embeddings_cost_the_closed_form(n):
-    loss = build().nt_xent(torch.ones(n, 8), torch.ones(n, 8))
+    loss = build().compare(torch.ones(n, 8), torch.ones(n, 8))
     assert float(loss) == pytest.approx(-math.log(1 / (2 * n - 1)), rel=1e-6)
 
 
@@ -35,7 +35,7 @@ def test_loss_equals_a_double_loop_over_the_views(rng):
         total -= math.log(math.exp(unit[i] @ unit[(i + n) % (2 * n)] / temperature) / sum(others))
     objective = build(SimClr(temperature=temperature))
     first, second = torch.from_numpy(z).chunk(2)
-    assert float(objective.nt_xent(first, second)) == pytest.approx(total / (2 * n), rel=1e-9)
+    assert float(objective.compare(first, second)) == pytest.approx(total / (2 * n), rel=1e-9)
 
 
 def nt_xent_by_hand(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:

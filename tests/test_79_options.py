@@ -6,7 +6,7 @@ import pytest
 
 from eo_ssl.curation import Readiness
 from eo_ssl.errors import UserError
-from eo_ssl.objectives import IJepa, Mae, SimClr, ViewSpec
+from eo_ssl.objectives import BarlowTwins, Byol, Dino, IJepa, Mae, MixedBarlowTwins, MocoV2, SimClr, VicReg, ViewSpec
 from eo_ssl.objectives.block_masks import BlockMaskConfig
 from eo_ssl.pretraining import FitConfig, OptimizerConfig, Processes
 
@@ -18,6 +18,12 @@ from eo_ssl.pretraining import FitConfig, OptimizerConfig, Processes
         (IJepa, {"predictor_dim": 4, "predictor_depth": 1, "predictor_heads": 1, "momentum": 0.0}),
         (IJepa, {"momentum": 1.0}),
         (SimClr, {"hidden_dim": 1, "output_dim": 1, "temperature": 0.01}),
+        (BarlowTwins, {"hidden_dim": 1, "output_dim": 1, "redundancy": 0.0}),
+        (MixedBarlowTwins, {"mixture": 0.0}),
+        (VicReg, {"invariance": 0.0, "variance": 0.0, "covariance": 0.0}),
+        (Byol, {"hidden_dim": 1, "output_dim": 1, "momentum": 0.0}),
+        (MocoV2, {"queue": 1, "momentum": 1.0}),
+        (Dino, {"prototypes": 1, "bottleneck_dim": 1, "teacher_warmup": 0.0, "frozen_prototypes": 1.0}),
         (BlockMaskConfig, {"n_targets": 1, "target_scale": (0.2, 0.2), "context_scale": (1.0, 1.0)}),
         (ViewSpec, {"count": 1, "size": 1.0, "crop": (1.0, 1.0), "gain": 0.0, "noise": 0.0}),
         (

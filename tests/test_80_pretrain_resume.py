@@ -31,7 +31,7 @@ def _untimed(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "images_per_s"} for row in rows]
 
 
-@pytest.mark.parametrize("name", ["mae", "ijepa", "simclr"])
+@pytest.mark.parametrize("name", ["mae", "ijepa", "simclr", "mocov2", "dino"])
 def test_a_broken_run_continues_to_the_same_bits(name, tmp_path):
     wanted, _ = run(tmp_path / "whole", name=name)
     with pytest.raises(RuntimeError, match="spoiled on purpose"):
@@ -43,7 +43,7 @@ def test_a_broken_run_continues_to_the_same_bits(name, tmp_path):
     assert _untimed(rows) == _untimed(_log(tmp_path / "whole"))
     assert [row["step"] for row in rows] == sorted({*range(4, STEPS + 1, 4), *range(15, STEPS + 1, 15)})
     assert all(row["presentations"] == row["step"] * BATCH for row in rows)
-    if name != "simclr":  # up to symmetry the tiles are of one kind, which no contrast can tell apart
+    if name in ("mae", "ijepa"):  # up to symmetry the tiles are of one kind, which no contrast can tell apart
         assert rows[-1]["loss"] < rows[0]["loss"]
     assert {row["step"] for row in rows if "rankme" in row} == {15, 30, 45, 60}
 

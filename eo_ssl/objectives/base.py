@@ -10,6 +10,7 @@ from typing import ClassVar, Generic, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from eo_ssl.errors import UserError
 from eo_ssl.models import Backbone, Tokens, View
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
@@ -35,11 +36,14 @@ class Objective(nn.Module, ABC):
     @property
     def embedders(self) -> Mapping[str, Backbone]:
         """Networks whose features are used, by stream: EMA teachers if the paper evaluates them, else the encoders."""
-        return dict(self.encoders.items())  # type: ignore[arg-type]
+        return list_encoders(self.encoders)
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of the batch under the key `loss` (a scalar), and further scalars worth logging."""
+
+    def prepare(self, items: int) -> None:
+        """Learn how many items a run draws from, before its first step and before a checkpoint is read."""
 
     def after_step(self, step: Step) -> None:
         """Update what no gradient moves (EMA teachers); once per optimizer step, `step.number` is 1 after the first."""
@@ -72,6 +76,11 @@ class Method(ABC):
         """
 
 
+def list_encoders(modules: nn.ModuleDict) -> dict[str, Backbone]:
+    """The encoders that a module dict holds, by stream."""
+    return dict(modules.items())  # type: ignore[arg-type]
+
+
 Student = TypeVar("Student", bound=nn.Module)
 
 
@@ -80,14 +89,25 @@ class Teacher(nn.Module, Generic[Student]):
 
     network: Student
 
-    def __init__(self, student: Student) -> None:
-        """Begin as a copy of `student`."""
+    def __init__(self, student: Student, *, batch_statistics: bool = False) -> None:
+        """Begin as a copy of `student`.
+
+        Args:
+            student: what is averaged.
+            batch_statistics: while the objective trains, batch normalisation alone uses the statistics of the batch.
+        """
         super().__init__()
-        self.network = copy.deepcopy(student).requires_grad_(False).eval()
+        self.batch_statistics = batch_statistics
+        self.network = copy.deepcopy(student).requires_grad_(False)
+        self.train()
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked."""
-        return super().train(False)
+        """Stay in evaluation mode, whatever is asked, but for batch normalisation where it is to see the batch."""
+        super().train(False)
+        for part in self.network.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.train(mode and self.batch_statistics)
+        return self
 
     @torch.no_grad()
     def follow(self, student: nn.Module, *, momentum: float) -> None:
@@ -107,3 +127,13 @@ def list_methods() -> dict[str, type[Method]]:
         waiting += method.__subclasses__()
         found.append(method)
     return {method.__name__: method for method in sorted(found, key=lambda method: method.__name__)}
+
+
+def check_momentum(value: float) -> None:
+    """Refuse a share of itself that no teacher can keep.
+
+    Raises:
+        UserError: naming momentum.
+    """
+    if not 0 <= value <= 1:
+        raise UserError(f"momentum must lie between 0 and 1, got {value}: try 0.996")

@@ -9,9 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.errors import UserError
 from eo_ssl.models import Backbone, MaskableBackbone, View, require_maskable, seed_weights, split_patches, take_patches
-from eo_ssl.objectives.base import Method, Objective, Teacher
+from eo_ssl.objectives.base import Method, Objective, Teacher, check_momentum
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
 from eo_ssl.objectives.parts import Predictor, check_narrow, mean_of_valid, take_only_view
 from eo_ssl.objectives.step import Batch, Step
@@ -39,8 +38,7 @@ class IJepa(Method):
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"momentum must lie between 0 and 1, got {self.momentum}: the paper uses 0.996")
+        check_momentum(self.momentum)
         check_narrow("predictor", width=self.predictor_dim, depth=self.predictor_depth, heads=self.predictor_heads)
 
     def build(self, encoders: Mapping[str, Backbone], seed: int) -> IJepaObjective:

@@ -1,0 +1,150 @@
+"""DINO (Caron et al. 2021, arXiv 2104.14294) with lightly's loss: a student of many crops agrees with its teacher."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from lightly.loss import DINOLoss
+from lightly.models.modules.heads import ProjectionHead
+from torch import Tensor, nn
+
+from eo_ssl.errors import expect
+from eo_ssl.models import Backbone, seed_weights
+from eo_ssl.objectives.base import Method, Objective, Teacher, check_momentum, list_encoders
+from eo_ssl.objectives.parts import mean_over_processes
+from eo_ssl.objectives.step import Batch, Step
+from eo_ssl.objectives.two_views import check_one_width, check_temperature, check_widths, encode_views
+from eo_ssl.objectives.views import ViewSpec
+
+
+@dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
+class Dino(Method):
+    """DINO: the student gives each crop the class that its slow teacher gives the other large crop."""
+
+    views: ClassVar[Mapping[str, ViewSpec]] = {
+        # areas as the script of SSL4EO-S12 for ViT-S/16; its local crops have 96 of 224 pixels, ten of them
+        "global": ViewSpec(count=2, crop=(0.4, 1.0), gain=0.2, noise=0.1),
+        "local": ViewSpec(count=4, size=0.5, crop=(0.05, 0.4), gain=0.2, noise=0.1),
+    }
+
+    momentum: float = 0.996
+    """Share of itself that the teacher keeps at the first step; grows to 1 along a cosine (script of SSL4EO-S12)."""
+    prototypes: int = 4096
+    """Classes that the network makes up; 65536 in the script of SSL4EO-S12."""
+    hidden_dim: int = 512
+    """Width of the two hidden layers of the head; lightly's head of the paper has 2048."""
+    bottleneck_dim: int = 256
+    """Width of the layer before the prototypes."""
+    student_temperature: float = 0.1
+    """Of the student's scores (script of SSL4EO-S12)."""
+    teacher_temperature: tuple[float, float] = (0.04, 0.04)
+    """Of the teacher's scores at the first step and after the warm-up (script of SSL4EO-S12: constant)."""
+    teacher_warmup: float = 0.3
+    """Share of the run over which the teacher's temperature changes in a straight line."""
+    center_momentum: float = 0.9
+    """Share of itself that the mean of the teacher's scores keeps from batch to batch."""
+    frozen_prototypes: float = 0.01
+    """Share of the run in which the prototypes keep their initial weights (script of SSL4EO-S12: 1 of 100 epochs)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        object.__setattr__(self, "teacher_temperature", tuple(self.teacher_temperature))
+        check_widths(prototypes=self.prototypes, hidden_dim=self.hidden_dim, bottleneck_dim=self.bottleneck_dim)
+        check_temperature(self.student_temperature, name="student_temperature", usual=0.1)
+        for value in self.teacher_temperature:
+            check_temperature(value, name="teacher_temperature", usual=0.04)
+        check_momentum(self.momentum)
+        for name in ("teacher_warmup", "frozen_prototypes", "center_momentum"):
+            value = getattr(self, name)
+            expect(0 <= value <= 1, expected=f"{name} between 0 and 1", got=value, remedy="give a share")
+
+    def build(self, encoders: Mapping[str, Backbone], seed: int) -> DinoObjective:
+        """Student, teacher and their heads; refuses encoders of different widths."""
+        return DinoObjective(encoders, self, seed=seed)
+
+
+class DinoHead(nn.Module):
+    """Three layers, then the cosine with each prototype."""
+
+    def __init__(self, dim: int, method: Dino) -> None:
+        """Build it for features of `dim` channels."""
+        super().__init__()
+        widths = (dim, method.hidden_dim, method.hidden_dim, method.bottleneck_dim)
+        activations = (nn.GELU(), nn.GELU(), None)
+        blocks = zip(itertools.pairwise(widths), activations, strict=True)
+        self.layers = ProjectionHead([(*sizes, None, activation) for sizes, activation in blocks])
+        for part in self.layers.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.trunc_normal_(part.weight, std=0.02)
+                nn.init.zeros_(part.bias)
+        self.prototypes = nn.Linear(method.bottleneck_dim, method.prototypes, bias=False)
+
+    def forward(self, features: Tensor, *, learn: bool = True) -> Tensor:
+        """Scores of the prototypes, [B, K]; a gradient of 0 reaches the prototypes where they are not to `learn`."""
+        weight = self.prototypes.weight
+        held = weight.detach() + (weight - weight.detach()) * learn
+        return nn.functional.normalize(self.layers(features), dim=1) @ nn.functional.normalize(held, dim=1).T
+
+
+class DinoObjective(Objective):
+    """Cross-entropy of the student's and the teacher's classes of different crops; the teacher is used."""
+
+    def __init__(self, encoders: Mapping[str, Backbone], method: Dino, *, seed: int = 0) -> None:
+        """Build the heads, their weights drawn from `seed`, and the teacher."""
+        super().__init__(encoders)
+        check_one_width(encoders)
+        self.method = method
+        with seed_weights(seed):
+            self.head = DinoHead(self.encoder.dim, method)
+        self.teacher, self.teacher_head = Teacher(self.encoders), Teacher(self.head)
+        self.agree = DINOLoss(
+            method.prototypes, student_temp=method.student_temperature, center_momentum=method.center_momentum
+        )
+
+    @property
+    def embedders(self) -> Mapping[str, Backbone]:
+        """The EMA teachers (Caron et al. 2021, section 3.1)."""
+        return list_encoders(self.teacher.network)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Mean cross-entropy over pairs of a global crop of the teacher and another crop of the student, `loss`.
+
+        Beside it `teacher_entropy`, of the teacher's mean class over the items, as a share of its largest: near 0 all
+        items are of one class; and `teacher_certainty`, 1 less the mean entropy of a single item's: near 0 no item is
+        of any class. Both are signs of collapse.
+
+        Raises:
+            UserError: another number of global views than two.
+        """
+        crops = batch.views["global"]
+        expect(len(crops) == 2, expected="two global views of each item for Dino", got=len(crops), remedy="set it to 2")
+        learn = batch.step.number >= self.method.frozen_prototypes * batch.step.total
+        views = [encode_views(group, list_encoders(self.encoders)) for group in batch.views.values()]
+        student = [self.head(features, learn=learn) for group in views for features in group]  # [B, K] each
+        with torch.no_grad():
+            features = encode_views(crops, self.embedders)
+            teacher = [self.teacher_head.network(vectors) for vectors in features]  # [B, K] each
+            temperature = batch.step.linear(*self.method.teacher_temperature, share=self.method.teacher_warmup or 1e-9)
+            classes = ((torch.cat(teacher) - self.agree.center[0]) / temperature).softmax(dim=1)  # [2B, K]
+        return {
+            "loss": self.agree(teacher, student, teacher_temp=temperature),
+            "teacher_entropy": measure_entropy(mean_over_processes(classes.mean(dim=0))),
+            "teacher_certainty": 1 - measure_entropy(classes).mean(),
+        }
+
+    def after_step(self, step: Step) -> None:
+        """Move the teacher towards the student, momentum along a cosine from its start to 1."""
+        momentum = step.cosine(self.method.momentum, 1.0)
+        self.teacher.follow(self.encoders, momentum=momentum)
+        self.teacher_head.follow(self.head, momentum=momentum)
+
+
+def measure_entropy(shares: Tensor) -> Tensor:
+    """Entropy of shares [..., K] that sum to 1, as a share of the largest, log K: [...]."""
+    entropy: Tensor = torch.special.entr(shares).sum(dim=-1)
+    return entropy / math.log(max(shares.shape[-1], 2))
