@@ -23,7 +23,7 @@ from eo_ssl.pretraining import (
     rank_me,
 )
 from eo_ssl.pretraining.augmentation import apply_gain, crop_randomly, resize_whole, turn_randomly
-from eo_ssl.pretraining.module import compute_lr_share, compute_weight_decay, group_parameters
+from eo_ssl.pretraining.module import compute_lr_share, compute_weight_decay, group_parameters, make_optimizer
 from eo_ssl.pretraining.sampler import shuffle_blocks
 from eo_ssl.sensors import Quantity
 from runs import BATCH, FakeReader, FakeStream, make_loader, make_objective, preprocessing
@@ -375,6 +375,23 @@ def test_biases_norms_and_tokens_do_not_decay():
         "encoders.tile.network.blocks.0.attn.qkv.weight",
     }
     assert len(decayed) + len(free) == sum(p.requires_grad for p in objective.parameters())
+
+
+def test_lars_scales_a_step_by_the_size_of_the_weights_but_for_what_does_not_decay():
+    """One step in closed form (You et al. 2017, algorithm 1), beside SGD, which scales nothing."""
+    rng = torch.Generator().manual_seed(0)
+    matrix, bias, gradients = (torch.randn(3, 4, generator=rng), torch.randn(4, generator=rng), torch.ones(3, 4))
+    for algorithm in ("lars", "sgd"):
+        w, b = torch.nn.Parameter(matrix.clone()), torch.nn.Parameter(bias.clone())
+        w.grad, b.grad = gradients.clone(), torch.ones(4)
+        groups = [{"params": [w], "weight_decay": 0.1}, {"params": [b], "weight_decay": 0.0}]
+        make_optimizer(groups, lr=0.5, config=OptimizerConfig(algorithm=algorithm)).step()
+        step = gradients + 0.1 * matrix
+        trust = 0.001 * matrix.norm() / (gradients.norm() + 0.1 * matrix.norm()) if algorithm == "lars" else 1.0
+        torch.testing.assert_close(w.detach(), matrix - 0.5 * trust * step)
+        torch.testing.assert_close(b.detach(), bias - 0.5)
+    with pytest.raises(UserError, match="momentum within 0 and 1, got 1"):
+        OptimizerConfig(algorithm="sgd", momentum=1.0)
 
 
 def test_module_refusals():

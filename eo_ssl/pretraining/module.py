@@ -6,15 +6,16 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from timm.optim.lars import Lars
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.models import View
 from eo_ssl.objectives import Batch, Objective, Step, mean_over_processes
 
@@ -23,8 +24,12 @@ TOKENS = ("cls_token", "reg_token", "pos_embed", "mask_token")  # parameters tha
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019) with linear warm-up and cosine decay, counted in optimizer steps."""
+    """An optimiser with linear warm-up and cosine decay, counted in optimizer steps."""
 
+    algorithm: Literal["adamw", "sgd", "lars"] = "adamw"
+    """AdamW (Loshchilov and Hutter 2019), SGD, or LARS (You et al. 2017) for large batches."""
+    momentum: float = 0.9
+    """Of SGD and LARS."""
     weight_decay: float = 0.05
     """On matrices and kernels only, never on biases, norms and tokens (He et al. 2022, table 8)."""
     weight_decay_end: float | None = None
@@ -47,6 +52,7 @@ class OptimizerConfig:
                 f"warmup_steps and weight decay must be >= 0, got {self.warmup_steps}, {self.weight_decay} and"
                 f" {self.weight_decay_end}: raise them"
             )
+        expect(0 <= self.momentum < 1, expected="momentum within 0 and 1", got=self.momentum, remedy="try 0.9")
         if not 0 <= self.lr_start <= 1 or not 0 <= self.lr_end <= 1:
             raise UserError(f"lr_start and lr_end are shares of the peak, got {self.lr_start} and {self.lr_end}")
 
@@ -76,6 +82,15 @@ def group_parameters(module: nn.Module, *, weight_decay: float) -> list[dict[str
     known = {id(parameter) for parameter in free}
     decayed = [parameter for _, parameter in trained if id(parameter) not in known]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def make_optimizer(groups: list[dict[str, Any]], *, lr: float, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimiser over groups of parameters; AdamW in one fused kernel, LARS without adapting what does not decay."""
+    if config.algorithm == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=config.betas, fused=True)
+    if config.algorithm == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum)
+    return Lars(groups, lr=lr, momentum=config.momentum)
 
 
 class Pretraining(pl.LightningModule):
@@ -115,9 +130,9 @@ class Pretraining(pl.LightningModule):
         return results["loss"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW in one fused kernel and its learning rate per step."""
+        """The optimiser and its learning rate per step."""
         groups = group_parameters(self.objective, weight_decay=self.config.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.config.betas, fused=True)
+        optimizer = make_optimizer(groups, lr=self.lr, config=self.config)
         schedule = LambdaLR(optimizer, lambda step: compute_lr_share(step, total=self.steps, config=self.config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

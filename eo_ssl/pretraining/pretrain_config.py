@@ -46,6 +46,8 @@ class PretrainConfig:
         """The configuration as the manifest records it."""
         plain: dict[str, Any] = to_plain(asdict(self))
         plain |= {"objective": self.method, "options": plain["objective"]}
+        if self.optimizer.algorithm == OptimizerConfig.algorithm:  # unsaid, as by versions that had no other
+            del plain["optimizer"]["algorithm"], plain["optimizer"]["momentum"]
         plain["model"] = {"name": type(self.model).__name__, "options": plain["model"]}
         contracts = {stream: contract.to_json() for stream, contract in data.items.contracts.items()}
         return plain | {"streams": data.stream_names, "preprocessing": contracts}
