@@ -18,7 +18,19 @@ from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
 from eo_ssl.models import Vit
-from eo_ssl.objectives import IJepa, Mae, SimClr
+from eo_ssl.objectives import (
+    BarlowTwins,
+    Byol,
+    Dcl,
+    Dino,
+    IJepa,
+    Mae,
+    MixedBarlowTwins,
+    MocoV2,
+    MocoV3,
+    SimClr,
+    VicReg,
+)
 from eo_ssl.pretraining import DataSelection, FitConfig, Pruning, open_training_data
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import curate, ingest, pretrain
@@ -160,6 +172,26 @@ def test_the_workflow_tells_pruning_which_tiles_are_equal(corpora):
     context = pruning.context(material.pool)
     assert np.array_equal(context.identities, material.identities[material.pool])
     assert np.array_equal(context.labels, material.classes[material.pool]) and context.corpus_fingerprint
+
+
+def test_every_method_of_two_views_trains_an_encoder_by_the_command(corpora, tmp_path):
+    material = open_training_data(DataSelection((corpora["s1"],)))
+    tile = material.items.sources["tile"].read(material.pool[:4]).numpy()
+    heads = {"hidden_dim": 16}
+    short = {**QUICK, "steps": 2, "training": FitConfig(log_every=1, monitor_every=2, monitor_tiles=8)}
+    methods = [Dcl(**heads), BarlowTwins(**heads), MixedBarlowTwins(**heads), VicReg(**heads), Byol(**heads)]
+    methods += [MocoV2(**heads), MocoV3(**heads), Dino(**heads, prototypes=32)]
+    for method in methods:
+        out = tmp_path / type(method).__name__
+        pretrain.main(corpora["s1"], out, objective=method, **short)
+        encoder = load_encoder(out)
+        said = {"bands": encoder.preprocessing.bands, "quantity": "gamma0", "sensor": encoder.preprocessing.sensor}
+        features = encoder(tile, **said).numpy()
+        assert np.isfinite(features).all() and features.std(axis=0).min() > 0, out.name
+        log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        assert np.isfinite([row["loss"] for row in log if "loss" in row]).all()
+        if isinstance(method, MocoV2):
+            assert {row["queue"] for row in log if "queue" in row} == {len(material.pool) // 4}
 
 
 def test_a_subset_limits_the_pool_and_one_of_another_corpus_is_refused(corpora, tmp_path):

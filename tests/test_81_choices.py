@@ -108,6 +108,19 @@ def test_options_stand_under_the_name_of_the_choice(tmp_path: Path) -> None:
     assert values["objective"] == SimClr(temperature=0.3)
 
 
+def test_every_method_has_a_small_and_a_published_configuration() -> None:
+    folder = Path(__file__).parents[1] / "configs" / "pretrain"
+    found: dict[str, set[str]] = {}
+    for path in sorted(folder.glob("*.yaml")):
+        values = parsed("--config", str(path))
+        name, _, kind = path.stem.rpartition("_")
+        assert type(values["objective"]).__name__.lower() == name.replace("_", "")
+        assert set(values["views"] or {}) <= set(values["objective"].views)
+        found.setdefault(type(values["objective"]).__name__, set()).add(kind)
+    methods = set(list_methods()) - {"ToyDistillation"}  # of this file
+    assert found == {name: {"small", "paper"} for name in methods}
+
+
 def test_the_printed_configuration_reads_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         main(

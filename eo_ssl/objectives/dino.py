@@ -27,7 +27,7 @@ class Dino(Method):
     """DINO: the student gives each crop the class that its slow teacher gives the other large crop."""
 
     views: ClassVar[Mapping[str, ViewSpec]] = {
-        # areas as the script of SSL4EO-S12 for ViT-S/16; its local crops have 96 of 224 pixels, ten of them
+        # areas as the script of SSL4EO-S12 for ViT-S/16; its eight local crops have 96 of 224 pixels
         "global": ViewSpec(count=2, crop=(0.4, 1.0), gain=0.2, noise=0.1),
         "local": ViewSpec(count=4, size=0.5, crop=(0.05, 0.4), gain=0.2, noise=0.1),
     }

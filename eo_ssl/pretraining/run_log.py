@@ -26,6 +26,7 @@ from eo_ssl.pretraining.module import require_pretraining
 class RunLog(pl.Callback):
     """Writes `log.jsonl`: step, presentations, mean loss since the last line, lr, pool, images per second, monitors.
 
+    Beside the loss, what else the objective gave for the latest batch, such as the entropy of a teacher.
     Monitors add their values with `note` before this callback, the last but the checkpoint's, closes the step. Sums
     since the last line travel in the checkpoint, so a resumed run writes the lines the unbroken one would have.
     """
@@ -80,6 +81,7 @@ class RunLog(pl.Callback):
             "lr": module.lr_at(step - 1),
             "pool": len(self.loader.sampler.pool),
             "images_per_s": self._images / max(time.perf_counter() - self._since, 1e-9),
+            **{name: float(value) for name, value in module.last.items() if name != "loss"},
             **self._notes,
         }
         if trainer.is_global_zero:
