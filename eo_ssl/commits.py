@@ -54,7 +54,7 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def discard_leftovers(folder: Path, *, depth: int = 3) -> None:
+def discard_leftovers(folder: Path, *, depth: int = 4) -> None:
     """Remove the temporary files of `write_beside` whose writers, on this machine, have died.
 
     Args:

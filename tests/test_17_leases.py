@@ -180,12 +180,26 @@ def test_temporary_files_of_the_dead_are_swept_and_others_kept(tmp_path: Path) -
     dead = [tmp_path / name for name in (f".a.{here}.{2**22 + 1}.5.tmp", f".b.{2**22 + 1}.5.tmp")]
     dead.append(tmp_path / "rows" / f".c.json.{here}.{os.getpid()}.1.tmp")  # of an earlier process of our number
     kept = [tmp_path / name for name in (f".a.at-elsewhere.{2**22 + 1}.5.tmp", ".notes.tmp", "a.tmp")]
+    dead.append(tmp_path / "parts" / "key" / "draw" / f".c.npz.{here}.{2**22 + 1}.1.tmp")  # of a tuned evaluation
     kept.append(tmp_path / "rows" / f".d.json.{here}.{os.getpid()}.{time.monotonic_ns()}.tmp")
-    (tmp_path / "rows").mkdir()
     for path in (*dead, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
     with reserve(tmp_path):
         assert not any(path.exists() for path in dead) and all(path.exists() for path in kept)
+
+
+def test_what_a_run_left_that_was_killed_after_its_manifest_goes_when_nothing_is_left_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "subset"
+    with open_product(folder, **MADE) as product:
+        product.sign("f00d")
+    for holder in ({}, {"pid": 2**22 + 1}):
+        forge(folder, **holder)
+        (folder / "unfinished.json").write_text("{}")
+        with open_product(folder, **MADE) as product:
+            assert product.done
+        left = {path.name for path in folder.iterdir()} - {"manifest.json"}
+        assert left == (set() if holder else {LEASE, "unfinished.json"})  # of one that lives everything stays
 
 
 def test_what_replaces_a_product_is_never_mixed_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
