@@ -108,7 +108,7 @@ class Subject:
 
     @classmethod
     def make(cls, name: str, words: list[str], server: Server, root: Path) -> Subject:
-        """Run it once, undisturbed."""
+        """Run it once, undisturbed, in its place."""
         out = None if name in ("inspect", "doctor", "verify") else root / "disturbed" / name
         words = [*words, *(() if out is None else ("--out", str(out)))]
         subject = cls(name, words, out, server, server.run(words), None)

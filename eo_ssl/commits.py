@@ -67,7 +67,8 @@ def discard_leftovers(folder: Path, *, depth: int = 4) -> None:
             continue
         pid, begun = int(named["pid"]), int(named["begun"])
         if begun < _BEGUN if pid == os.getpid() else not is_running(pid):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # gone meanwhile, or not ours to remove
+                path.unlink()
 
 
 @contextmanager

@@ -258,6 +258,8 @@ def _untime(path: Path) -> bytes:
             value["files"] = sorted(value["files"])  # each is compared itself
             if value["stage"] in ("report", "search"):
                 del value["fingerprint"]  # of the page with the minute it was written
+            if value["stage"] == "ingest":
+                del value["summary"]["added"], value["summary"]["kept"]  # by the run that finished it
         return json.dumps(_drop_times(value), sort_keys=True).encode()
     if path.suffix == ".jsonl":
         return json.dumps([_drop_times(json.loads(line)) for line in path.read_text().splitlines()]).encode()

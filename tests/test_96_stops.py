@@ -32,7 +32,7 @@ def _interrupts() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Below a folder whose name would be markup of a terminal's styles, which every command prints as it is."""
-    return make_world(tmp_path_factory.mktemp("stops") / "[" / "red] [bold] :smile:")
+    return make_world(tmp_path_factory.mktemp("stops") / "[" / "red] [bold]")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_every_command_that_is_stopped_or_killed_says_so_and_ends_with_the_same_
         Subject(name, [*words, "--out", str(out)], out, server, whole[name], made).disturb(
             rng, tally, stops, most=again
         )
-    assert tally.violations == []
+    assert not tally.violations, tally.violations
     assert tally.ends > len(whole) / 2  # some are faster
 
 
