@@ -37,7 +37,8 @@ KILLED = (
     "search",
     "run",
 )
-ONLY_STOPPED = ("ingest", "inspect", "doctor", "verify")
+WITHOUT_PRODUCT = ("inspect", "doctor", "verify")
+ONLY_STOPPED = ("ingest", *WITHOUT_PRODUCT)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 LIMIT_S = 120.0
 SLURM = {"SLURM_JOB_ID": "12", "SLURM_JOB_NAME": "long", "SLURM_NTASKS": "1"}
@@ -103,19 +104,14 @@ class Subject:
     out: Path | None
     server: Server
     whole: Ended
-    made: Any
-    "content of the product of the undisturbed run, or what it printed"
+    made: Any = None
+    "content of the product of the undisturbed run, or what it printed; None: it was made in the same place"
 
-    @classmethod
-    def make(cls, name: str, words: list[str], server: Server, root: Path) -> Subject:
-        """Run it once, undisturbed, in its place."""
-        out = None if name in ("inspect", "doctor", "verify") else root / "disturbed" / name
-        words = [*words, *(() if out is None else ("--out", str(out)))]
-        subject = cls(name, words, out, server, server.run(words), None)
-        if subject.whole.status:
-            raise RuntimeError(f"expected {name} to succeed undisturbed, got {subject.whole}")
-        subject.made = subject.read(subject.whole)
-        return subject
+    def __post_init__(self) -> None:
+        if self.whole.status:
+            raise RuntimeError(f"expected {self.name} to succeed undisturbed, got {self.whole}")
+        if self.made is None:
+            self.made = self.read(self.whole)
 
     def read(self, ended: Ended) -> Any:
         return ended.out if self.out is None else content(self.out)
@@ -218,10 +214,15 @@ def run(folder: Path, *, kills: int, stops: int, seed: int) -> Iterator[dict[str
     )  # children of a shell's background job ignore it
     server = Server(root / "ended")
     try:
-        make_products(root, server)
-        known = list_commands(root)
-        names = [name for name in (*KILLED, *ONLY_STOPPED) if (kills and name in KILLED) or stops]
-        subjects = {name: Subject.make(name, known[name], server, root) for name in names}
+        made = make_products(root, server)
+        subjects: dict[str, Subject] = {}
+        for name, words in list_commands(root).items():
+            out = None if name in WITHOUT_PRODUCT else root / "disturbed" / name
+            words = [*words, *(() if out is None else ("--out", str(out)))]
+            whole = made.get(name) or server.run(words)
+            subjects[name] = Subject(
+                name, words, out, server, whole, content(root / "made" / name) if name in made else None
+            )
         for kind, names, total, signals in (
             ("killed", KILLED, kills, (signal.SIGKILL,)),
             ("stopped", (*KILLED, *ONLY_STOPPED), stops, SIGNALS),
