@@ -71,7 +71,7 @@ def _write_run(root: Path, found: dict[str, list[str]]) -> Path:
     """A configuration of two stages."""
     _, *words = found["curate"]
     curate = dict(zip((name[2:] for name in words[::2]), words[1::2], strict=True)) | {"keep": 0.5}
-    search = {"embeddings": str(root / "made" / "embed"), "like": "0", "out": "{out}/search"}
+    search = {"embeddings": str(root / "made" / "embed"), "lonlat": "9.0080,44.3944", "out": "{out}/search"}
     stages = [{"curate": {**curate, "out": "{out}/subset"}}, {"search": search}]
     path = root / "run.yaml"
     path.write_text(yaml.safe_dump({"stages": stages}))

@@ -82,7 +82,7 @@ def write_beside(path: Path, *, make_folder: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise explain_os_error(error, path) from error
     finally:
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):  # not there, or on a disk that can only be read
             temporary.unlink()
 
 

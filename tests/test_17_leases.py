@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 
 from eo_ssl import leases
 from eo_ssl.cli import main
+from eo_ssl.commits import commit
 from eo_ssl.documents import sign_json
 from eo_ssl.errors import UserError
 from eo_ssl.leases import LEASE, reserve
@@ -187,6 +189,18 @@ def test_temporary_files_of_the_dead_are_swept_and_others_kept(tmp_path: Path) -
         path.write_text("")
     with reserve(tmp_path):
         assert not any(path.exists() for path in dead) and all(path.exists() for path in kept)
+
+
+def test_a_disk_that_can_only_be_read_is_said_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one, removing a file that is not there fails too."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("write_bytes", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(UserError, match="expected to be allowed to write .*, got Read-only file system"):
+        commit(tmp_path / "file", b"content")
 
 
 def test_what_a_run_left_that_was_killed_after_its_manifest_goes_when_nothing_is_left_to_do(tmp_path: Path) -> None:

@@ -66,6 +66,23 @@ def test_every_command_that_is_stopped_or_killed_says_so_and_ends_with_the_same_
     assert tally.ends > len(whole) / 2  # some are faster
 
 
+def test_a_finished_evaluation_on_a_disk_that_can_only_be_read_is_printed(
+    world: Path, whole: object, tmp_path: Path
+) -> None:
+    """Its lease could not be written, and removing the temporary file that was never made ended in a stack trace."""
+    alone = ["unshare", "-rm"]
+    if subprocess.run([*alone, "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True).returncode:
+        pytest.skip("this machine does not allow a private mount")
+    made = str(world / "made" / "evaluate")
+    words = [*commands(world)["evaluate"], "--out", made]
+    mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && "$@"'
+    for more, status, said in (([], 0, "nothing to do"), (["knn20-cosine"], 2, "got Read-only file system; choose")):
+        command = [*alone, "sh", "-c", mount, made, EO_SSL, *words[:-2], *more, *words[-2:]]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert (done.returncode, said in done.stdout + done.stderr) == (status, True), done
+        assert "Traceback" not in done.stderr
+
+
 EO_SSL = str(Path(sys.executable).with_name("eo-ssl"))
 
 
