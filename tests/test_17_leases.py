@@ -199,7 +199,7 @@ def test_a_disk_that_can_only_be_read_is_said_as_that(tmp_path: Path, monkeypatc
 
     for name in ("write_bytes", "unlink"):
         monkeypatch.setattr(Path, name, refuse)
-    with pytest.raises(UserError, match="expected to be allowed to write .*, got Read-only file system"):
+    with pytest.raises(UserError, match=r"expected to be allowed to write .*, got Read-only file system"):
         commit(tmp_path / "file", b"content")
 
 

@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.progress import Progress
-from rich.text import Text
 
 from eo_ssl import embedding
 from eo_ssl.cards import Card, load_card
@@ -142,7 +140,7 @@ def _scenes(
         files: dict[str, str] = {}
         for scene, name in zip(products, scenes, strict=True):
             if not (out / name).is_file():
-                _map(model, scene, card, out / name, settings, console)
+                _map(model, scene, card, out / name, settings)
             files[name] = compute_sha256(out / name)
         owed = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")} | {"card": card.name}
         summary = {"files": files, "dim": model.dim, "scenes": scenes, **place, "licences": [owed]}
@@ -150,11 +148,10 @@ def _scenes(
     console.print(f"maps of scenes: {len(files)}, in {product.started.wall_s:.0f} s: {out.resolve()}", soft_wrap=True)
 
 
-def _map(
-    model: Encoder, scene: Product, card: Card, path: Path, settings: embedding.SceneSettings, console: Console
-) -> None:
-    with console.status(Text(f"embedding {scene.product_id} with {model.name}")):
-        tags = {"EO_SSL_NON_COMMERCIAL": str(bool(card.non_commercial)).lower()}
+def _map(model: Encoder, scene: Product, card: Card, path: Path, settings: embedding.SceneSettings) -> None:
+    console = make_console()
+    tags = {"EO_SSL_NON_COMMERCIAL": str(bool(card.non_commercial)).lower()}
+    with console.status("embedding a scene"):
         mapped = embedding.embed_scene(model, scene.open(), path, settings=settings, tags=tags)
     console.print(
         f"{path.name}: {mapped.shape[0]} x {mapped.shape[1]} patches of {mapped.windows} windows in "
