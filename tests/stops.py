@@ -239,15 +239,15 @@ _TIMED = ("wall_s", "cpu_s", "peak_mb", "created", "command", "images_per_s", "m
 def content(product: Path) -> dict[str, str]:
     """What a product, or each of those in a folder, is: the content of all files, hidden ones too, without what tells of time.
 
-    Of checkpoints it is the step, and nothing of what other libraries log: both may go.
+    Checkpoints, which are of the steps at which a run was stopped, and what other libraries log do not count: both may go.
     """
     for folder in [path.parent for path in product.rglob(MANIFEST)] or [product]:
         require(folder, STAGES)
     files = {path.relative_to(product).as_posix(): path for path in sorted(product.rglob("*")) if path.is_file()}
     return {
-        re.sub(r"(/step_\d+)\..*", r"\1", name): hashlib.sha256(_untime(path)).hexdigest()
+        name: hashlib.sha256(_untime(path)).hexdigest()
         for name, path in files.items()
-        if "/logs/" not in f"/{name}"
+        if not re.search(r"(^|/)(logs/|checkpoints/step_)", name)
     }
 
 
@@ -265,7 +265,7 @@ def _untime(path: Path) -> bytes:
         return json.dumps([_drop_times(json.loads(line)) for line in path.read_text().splitlines()]).encode()
     if path.suffix == ".html":
         return re.sub(r"Written [^<]*", "", path.read_text()).encode()
-    return b"" if path.suffix == ".ckpt" else path.read_bytes()
+    return path.read_bytes()
 
 
 def _drop_times(value: object) -> object:

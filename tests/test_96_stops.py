@@ -69,18 +69,16 @@ def test_every_command_that_is_stopped_or_killed_says_so_and_ends_with_the_same_
 def test_a_finished_evaluation_on_a_disk_that_can_only_be_read_is_printed(
     world: Path, whole: object, tmp_path: Path
 ) -> None:
-    """Its lease could not be written, and removing the temporary file that was never made ended in a stack trace."""
+    """Its lease could not be written, so that it was refused."""
     alone = ["unshare", "-rm"]
     if subprocess.run([*alone, "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True).returncode:
         pytest.skip("this machine does not allow a private mount")
     made = str(world / "made" / "evaluate")
     words = [*commands(world)["evaluate"], "--out", made]
     mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && "$@"'
-    for more, status, said in (([], 0, "nothing to do"), (["knn20-cosine"], 2, "got Read-only file system; choose")):
-        command = [*alone, "sh", "-c", mount, made, EO_SSL, *words[:-2], *more, *words[-2:]]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        assert (done.returncode, said in done.stdout + done.stderr) == (status, True), done
-        assert "Traceback" not in done.stderr
+    command = [*alone, "sh", "-c", mount, made, EO_SSL, *words]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert (done.returncode, done.stderr, "nothing to do" in done.stdout) == (0, "", True)
 
 
 EO_SSL = str(Path(sys.executable).with_name("eo-ssl"))
@@ -216,7 +214,7 @@ def test_a_reader_that_is_gone_is_no_success_and_no_stack_trace(words: list[str]
 
 
 def test_a_slurm_job_saves_returns_to_its_queue_and_ends_with_the_same_bits(
-    world: Path, server: Server, whole: object, tmp_path: Path
+    world: Path, server: Server, whole: dict[str, Ended], tmp_path: Path
 ) -> None:
     words = commands(world)["pretrain"]
     slurm = {
@@ -231,7 +229,8 @@ def test_a_slurm_job_saves_returns_to_its_queue_and_ends_with_the_same_bits(
     queue = tmp_path / "scontrol"
     queue.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     queue.chmod(0o755)
-    first = server.run([*words, "--out", str(tmp_path / "out")], stop=signal.SIGUSR1, nth=7, environment=slurm)
+    half = whole["pretrain"].moments // 2
+    first = server.run([*words, "--out", str(tmp_path / "out")], stop=signal.SIGUSR1, nth=half, environment=slurm)
     assert (first.status, first.err) == (
         138,
         "eo-ssl pretrain: stopped by SIGUSR1; job 12 is in the queue again and goes on from there\n",
