@@ -13,6 +13,7 @@ from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import fingerprint, hash_file
 from eo_ssl.scene.acquisition import Acquisition
+from eo_ssl.scene.gdal_files import find_mask_file
 from eo_ssl.scene.layers import Layers
 from eo_ssl.scene.product import Listing, Product, make_damaged_product
 from eo_ssl.scene.product_source import ProductSource
@@ -53,7 +54,9 @@ class GrdSource(ProductSource):
         product = open_safe(self.container).checksum()
         if self.card.radar is None or self.card.radar.geocoding != "terrain":
             return product
-        return fingerprint([product, hash_file(self.root / self.card.radar.dem)])
+        dem = self.root / self.card.radar.dem
+        mask = find_mask_file(dem)
+        return fingerprint([product, *(hash_file(path) for path in (dem, mask) if path)])
 
     def layers(self, bands: tuple[str, ...]) -> Layers:
         """Return the polarisations ``bands`` on the map, border noise and incidence angle.
