@@ -38,6 +38,7 @@ from eo_ssl.fingerprints import compute_sha256, fingerprint
 from eo_ssl.manifest import SCHEMA_VERSION, check_schema
 
 FRAGMENT = "fragment.json"
+_NAMED_BY = 2  # enters every name: a later schema must not make a fragment anew that a corpus holds
 _STAGING = ".staging-"
 _STOPPED = ".stopped-"
 _LIVE: set[str] = set()  # staging folders of this process
@@ -92,7 +93,7 @@ class FragmentManifest:
 
 def name_fragment(checksum: str, product_id: str, card_fingerprint: str, config: IngestConfig) -> str:
     """Return the name of a fragment: a hash of the product's content, what it is and how it is cut."""
-    return fingerprint([SCHEMA_VERSION, checksum, product_id, card_fingerprint, config.to_json()])[:32]
+    return fingerprint([_NAMED_BY, checksum, product_id, card_fingerprint, config.to_json()])[:32]
 
 
 def locate_fragment(name: str, content: str) -> str:
