@@ -76,6 +76,8 @@ class FragmentManifest:
     "relative path -> size in bytes and sha256"
     chunk_checksum: ChunkChecksum = ""
     "what follows each chunk of the array; nothing in fragments of version 0.1"
+    acquisition: str = ""
+    "what products of one acquisition share, whatever their names and forms; empty where nothing tells"
     content: str = ""
     "in an object store, where no folder can be renamed: the part of the files' address that tells their content"
     schema_version: int = SCHEMA_VERSION

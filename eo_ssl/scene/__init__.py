@@ -8,7 +8,7 @@ A reader is a package with ``list_products(card, root)`` and a :class:`ProductSo
 :data:`eo_ssl.scene.readers.READERS` and, with what a card must say for it, in :data:`eo_ssl.cards.READERS`.
 """
 
-from eo_ssl.scene.acquisition import Acquisition
+from eo_ssl.scene.acquisition import Acquisition, is_same_acquisition
 from eo_ssl.scene.chip import Chip, ChipEntry, UnreadableChip
 from eo_ssl.scene.cube import check_cube
 from eo_ssl.scene.gdal_files import find_masked, find_unmeasured, list_measured, open_unshared
@@ -35,6 +35,7 @@ __all__ = [
     "find_masked",
     "find_unmeasured",
     "is_link",
+    "is_same_acquisition",
     "list_measured",
     "list_products",
     "open_unshared",
