@@ -284,10 +284,10 @@ def _find_again(
     """
     if not snapshots.list_snapshots(store):
         return {}, {}
-    named = {(product.card.name, product.product_id) for product in plan.products}
+    gone = superseded | {(product.card.name, product.product_id) for product in plan.products}
     held: dict[tuple[str, str], list[snapshots.FragmentEntry]] = {}
     for entry in snapshots.load_snapshot(store).entries:
-        if entry.acquisition and (entry.card, entry.product_id) not in superseded | named:
+        if entry.acquisition and (entry.card, entry.product_id) not in gone:
             held.setdefault((entry.card, entry.acquisition.partition(" ")[0]), []).append(entry)
     again: dict[str, str] = {}
     replaced: dict[str, list[tuple[str, str]]] = {}
