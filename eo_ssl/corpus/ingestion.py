@@ -256,11 +256,12 @@ def _find_superseded(store: Store, before: IngestState, plan: IngestPlan) -> fro
 
     Batches of chips that are dealt anew, and cards cut anew.
     """
-    if not snapshots.list_snapshots(store):
+    known = snapshots.list_snapshots(store)
+    if not known:
         return frozenset()
     chips = {product.card.name for product in plan.products if product.kind == "chips"}
     anew = {name for name, wanted in plan.settings.items() if before.cards.get(name, wanted) != wanted}
-    entries = snapshots.load_snapshot(store).entries
+    entries = snapshots.load_snapshot(store, known[-1]).entries  # by its number, should a newer one have gone
     return frozenset((entry.card, entry.product_id) for entry in entries if entry.card in chips | anew)
 
 
