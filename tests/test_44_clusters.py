@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import distributed
 import numpy as np
 import pytest
@@ -35,10 +36,15 @@ def run(products, out, client: str = "synchronous"):
     return ingest(products, out=out, config=CONFIG, client=client)
 
 
-def workers(count: int) -> distributed.LocalCluster:
-    """Worker processes on this machine; a killed one is started again."""
+def workers(count: int, memory_limit: int | str = 0) -> distributed.LocalCluster:
+    """Worker processes on this machine; a killed one is started again, also where that takes long."""
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"})  # after 15 s it is given up for good
     return distributed.LocalCluster(
-        n_workers=count, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", memory_limit=0
+        n_workers=count,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address="127.0.0.1:0",
+        memory_limit=memory_limit,
     )
 
 

@@ -418,7 +418,8 @@ def test_what_failed_unexpectedly_is_kept_with_its_stack_and_tried_again(tmp_pat
     monkeypatch.setattr(cutting.NativeRaster, "read", read)
     assert len(run(products, tmp_path / "c").quarantined) == 1
     (aside,) = Corpus.open(tmp_path / "c").quarantine()
-    assert "MemoryError: no room" in aside["reason"] and "in read" in aside["trace"]
+    assert "expected memory for this product, got MemoryError: no room; give workers more" in aside["reason"]
+    assert "in read" in aside["trace"]
     assert run(products, tmp_path / "c").state == "ingested"  # tried, failed again
     monkeypatch.undo()
     assert run(products, tmp_path / "c").added == 1

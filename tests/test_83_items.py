@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
@@ -32,6 +33,7 @@ from eo_ssl.pretraining import (
 )
 from eo_ssl.pretraining.loader import ItemLoader
 from eo_ssl.pretraining.tile_source import locate_acquisitions
+from eo_ssl.pretraining.training_data import rank_values
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.sensors import Quantity
 from eo_ssl.workflows import ingest, pair, pretrain
@@ -78,8 +80,11 @@ def test_row_i_of_every_stream_is_item_i() -> None:
 
 def test_dates_of_a_place_are_spread_and_none_is_used_twice() -> None:
     source = TileSource([CountingReader(14)])
-    location = np.array(["a"] * 7 + ["b"] * 3 + ["a"] * 2 + ["c"] * 2, dtype=object)
-    moment = np.array([f"2023-{month:02d}-01" for month in (1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 9, 8, 5, 5)], dtype=object)
+    location = rank_values(pa.chunked_array([["a"] * 7 + ["b"] * 3, ["a"] * 2 + ["c"] * 2]))
+    months = (1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 9, 8, 5, 5)
+    moment = rank_values(pa.chunked_array([[f"2023-{month:02d}-01" for month in months]]))
+    assert location.tolist() == [0] * 7 + [1] * 3 + [0] * 2 + [2] * 2
+    assert moment.tolist() == [month - 1 for month in months]  # from January to September
     usable = np.arange(14) != 9
     places = Places(source, preprocessing(), location, moment, dates=2, usable=usable)
     # a: rows 0 to 6 and, later, 11 (August) and 10 (September), nine dates: four items; b: two usable dates; c: one moment
@@ -95,7 +100,7 @@ def test_dates_of_a_place_are_spread_and_none_is_used_twice() -> None:
 
 
 def test_time_and_place_of_tiles_across_the_antimeridian_and_unknown() -> None:
-    moments = np.array(["2015-01-02T12:00:00Z", "", "2014-12-31", "2020-01-01T00:00:00.500000Z"], dtype=object)
+    moments = pa.chunked_array([["2015-01-02T12:00:00Z", ""], ["2014-12-31", "2020-01-01T00:00:00.500000Z"]])
     bounds = np.array([[10, 44, 12, 48], [179, -2, -177, 0], [178, 0, -179.5, 1], [np.nan] * 4])
     found = locate_acquisitions(moments, bounds)
     assert found.dtype == np.float32

@@ -56,10 +56,12 @@ def guard(task: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R
         except UserError as error:
             return Failure(subject.product_id, str(error))
         except Exception as error:  # the readers of a dozen formats raise what they like
-            reason = (
-                f"expected a readable product, got {type(error).__name__}: {error}; "
-                "look at its files or at the stack in the quarantine folder"
+            wanted, remedy = (
+                ("memory for this product", "give workers more of it, or use fewer, and run again")
+                if isinstance(error, MemoryError)
+                else ("a readable product", "look at its files or at the stack in the quarantine folder")
             )
+            reason = f"expected {wanted}, got {type(error).__name__}: {error}; {remedy}"
             return Failure(subject.product_id, reason, trace="".join(traceback.format_exception(error)))
 
     run.__name__ = task.__name__  # what Dask shows

@@ -117,8 +117,8 @@ class Places(Items):
         self,
         source: TileSource,
         contract: Preprocessing,
-        locations: npt.NDArray[np.object_],
-        moments: npt.NDArray[np.object_],
+        locations: Rows,
+        moments: Rows,
         *,
         dates: int,
         usable: npt.NDArray[np.bool_],
@@ -131,9 +131,8 @@ class Places(Items):
         Args:
             source: the tiles.
             contract: of their stream.
-            locations: [N] str, `location_id` of each tile.
-            moments: [N] str, in the order of time: ISO 8601, or the product where no date is known; tiles of one
-                place and moment count once, the first.
+            locations: int64 [N], equal for tiles of one `location_id`; places come in their order.
+            moments: int64 [N], in the order of time; tiles of one place and moment count once, the first.
             dates: k, tiles of an item.
             usable: [N], tiles that may be part of an item.
 
@@ -144,7 +143,7 @@ class Places(Items):
             raise UserError(f"expected at least two dates of a place, got {dates}: raise --dates, or train on tiles")
         self.sources, self.contracts, self.dates = {"tile": source}, {"tile": contract}, dates
         rows = np.flatnonzero(usable)
-        rows = rows[np.lexsort((rows, moments[rows].astype(str), locations[rows].astype(str)))]
+        rows = rows[np.lexsort((rows, moments[rows], locations[rows]))]
         place, moment = locations[rows], moments[rows]
         first = np.ones(len(rows), dtype=bool)
         first[1:] = (place[1:] != place[:-1]) | (moment[1:] != moment[:-1])

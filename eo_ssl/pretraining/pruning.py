@@ -36,7 +36,7 @@ class Pruning:
 
     schedule: DynamicSchedule
     """When and how."""
-    identities: npt.NDArray[np.generic] | npt.NDArray[np.object_] | None = None
+    identities: Rows | None = None
     """[N], equal for rows whose pixels are the same: of those an event keeps the first; None recognises none."""
     classes: npt.NDArray[np.int64] | None = None
     """int64 [N], -1 without label; for the report, never used to choose."""
@@ -83,7 +83,7 @@ class DynamicPruning(pl.Callback):
         self.files: dict[str, dict[str, Any]] = {}  # size and sha256 of the events' tables
         self.context = pruning.context(self.everything)
         identities, kept = self.context.identities, resolve_keep(self.schedule.config.keep, len(self.everything))
-        different = len(self.everything) if identities is None else len(np.unique(np.asarray(identities)))
+        different = len(self.everything) if identities is None else len(np.unique(identities))
         if min(kept, different) < loader.sampler.global_batch:
             raise UserError(
                 f"expected pruning to leave at least one batch of {loader.sampler.global_batch} tiles, got"

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -36,16 +37,17 @@ class Reader(Protocol):
     ) -> npt.NDArray[np.float32]: ...
 
 
-def locate_acquisitions(moments: npt.NDArray[np.object_], bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+def locate_acquisitions(moments: pa.ChunkedArray, bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """Days since 2015-01-01, longitude and latitude (degrees) of the middle of tiles; NaN where unknown: [N, 3].
 
     Args:
-        moments: [N] str, ISO 8601 in UTC; empty where unknown.
+        moments: [N] strings, ISO 8601 in UTC; empty where unknown.
         bounds: [N, 4], xmin, ymin, xmax, ymax in degrees; xmin > xmax across the antimeridian; NaN where unknown.
     """
-    distinct, which = np.unique(moments.astype(str), return_inverse=True)
-    stamps = np.char.rstrip(distinct, "Z").astype("datetime64[s]")  # an empty one is no time
+    encoded = moments.combine_chunks().dictionary_encode()  # acquisitions are few, tiles are many
+    stamps = np.char.rstrip(np.array(encoded.dictionary.to_pylist(), str), "Z").astype("datetime64[s]")  # "": no time
     days = (stamps - np.datetime64("2015-01-01")) / np.timedelta64(1, "D")
+    which = encoded.indices.to_numpy()
     west, south, east, north = bounds.T
     lon = (west + np.where(west > east, east + 360, east)) / 2
     place = np.stack([np.where(lon > 180, lon - 360, lon), (south + north) / 2], axis=1)
