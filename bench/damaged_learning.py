@@ -16,7 +16,7 @@ import torch
 
 from bench import damaged_writing
 from bench.damage_trials import Kind, detach, digest_table
-from bench.damaged_products import OPTICAL, make_products
+from bench.damaged_products import OPTICAL
 from bench.damages import BYTES, Act, Rng
 from eo_ssl.corpus import Corpus
 from eo_ssl.curation import DynamicConfig, Hierarchical, Readiness
@@ -49,9 +49,8 @@ RUN: dict[str, Any] = {
 }
 
 
-def make_learning(root: Path, kinds: Mapping[str, Kind]) -> Path:
-    """Make one product of each kind asked for, of the corpus that is made first, and return their folder."""
-    made = make_products(root)
+def make_learning(made: Path, kinds: Mapping[str, Kind]) -> None:
+    """Make one product of each kind asked for beside those that `make_products` made."""
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
@@ -61,7 +60,6 @@ def make_learning(root: Path, kinds: Mapping[str, Kind]) -> Path:
         for kind in kinds.values():
             if kind.make is not None:
                 kind.make(made)
-    return made
 
 
 # Encoders

@@ -51,11 +51,12 @@ def run() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="eo-ssl-robustness-") as folder:
         if wanted["MUTATIONS"]:
             yield from mutated(Path(folder), seed=wanted["SEED"], count=wanted["MUTATIONS"])
-        if wanted["PRODUCTS"]:
+        if wanted["PRODUCTS"] or wanted["LEARNING"]:
             made = damaged_products.make_products(Path(folder) / "products")
+        if wanted["PRODUCTS"]:
             yield from damaged("product", damaged_products.KINDS, made, seed=wanted["SEED"], count=wanted["PRODUCTS"])
         if wanted["LEARNING"]:
-            made = damaged_learning.make_learning(Path(folder) / "learning", damaged_learning.KINDS)
+            damaged_learning.make_learning(made, damaged_learning.KINDS)
             yield from damaged("learning", damaged_learning.KINDS, made, seed=wanted["SEED"], count=wanted["LEARNING"])
         if wanted["KILLS"]:
             yield from kills.run(Path(folder), kills=wanted["KILLS"], seed=wanted["SEED"])
@@ -77,7 +78,7 @@ def mutated(folder: Path, *, seed: int, count: int) -> Iterator[dict[str, Any]]:
 def damaged(
     group: str, kinds: Mapping[str, damage_trials.Kind], made: Path, *, seed: int, count: int
 ) -> Iterator[dict[str, Any]]:
-    for one in damage_trials.damage(kinds, made, made.parent / "damaged", count=count, seed=seed):
+    for one in damage_trials.damage(kinds, made, made.parent / f"damaged-{group}", count=count, seed=seed):
         if one.number % 25 == 0 or one.violation:
             print(f"{group} {one.number} of {count} {one.violation}", file=sys.stderr, flush=True)
         yield {"name": f"{group}/{one.number:03d}", "seed": seed, "violation": one.violation, **asdict(one)}

@@ -49,10 +49,12 @@ def test_no_change_of_a_file_is_read_as_another_value_or_ends_in_a_stack(made: P
     assert sum(one.verdict == "refused" for one in found) > COUNT / 2
 
 
-def test_no_change_of_an_encoder_a_run_a_snapshot_or_a_text_goes_unnoticed_or_ends_in_a_stack(tmp_path: Path) -> None:
+def test_no_change_of_an_encoder_a_run_a_snapshot_or_a_text_goes_unnoticed_or_ends_in_a_stack(
+    made: Path, tmp_path: Path
+) -> None:
     """Bundles have tests of their own; ``python -m bench robustness`` tries all, and more of each."""
     kinds = {name: kind for name, kind in damaged_learning.KINDS.items() if name != "bundle"}
-    made = damaged_learning.make_learning(tmp_path / "made", kinds)
+    damaged_learning.make_learning(made, kinds)
     found = list(damage_trials.damage(kinds, made, tmp_path / "damaged", count=LEARNING, seed=SEED))
     print([(one.number, one.kind, one.file, one.mutation, one.verdict) for one in found])
     assert [one for one in found if one.violation] == []
