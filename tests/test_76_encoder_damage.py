@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.damages import EDITS, Act, Rng, check_sentence, edit_tensors, flip_bit, list_acts, put_number
+from bench.damaged_tensors import TENSORS, edit_tensors, put_number
+from bench.damaged_values import Act, Rng
+from bench.damages import check_sentence, flip_bit, list_acts
 from eo_ssl.cli import main
 from eo_ssl.curation import DynamicConfig, DynamicSchedule, Hierarchical
 from eo_ssl.encoder import ENCODER_FILE, load_encoder, save_encoder
@@ -92,7 +94,7 @@ def test_ninety_damages_are_refused_in_a_sentence_or_change_nothing(made: Path, 
 
 
 @pytest.mark.parametrize("origin", ["made", "old"])
-@pytest.mark.parametrize("act", [flip_bit, EDITS[".safetensors"]["tensor: NaN"]], ids=["flip", "nan"])
+@pytest.mark.parametrize("act", [flip_bit, TENSORS["tensor: NaN"]], ids=["flip", "nan"])
 def test_other_weights_are_refused_wherever_an_encoder_is_opened(
     origin: str, act: Act, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
