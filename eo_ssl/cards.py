@@ -196,11 +196,16 @@ class Card:
                 f"expected mask of card {self.name} with `source` and `classes`, or with the reason why masks in the "
                 f"files do not count (`mask: {{ignore: why}}`), got {asdict(mask)}; complete it"
             )
-        if mask.ignore and self.reader not in ("raster", "band_folder", "chips", "stac", "ssl4eo_folders"):
+        if mask.ignore and self.reader not in ("raster", "band_folder", "chips", "stac", "ssl4eo_folders", "torchgeo"):
             raise UserError(
                 f"expected mask.ignore of card {self.name} with a reader of rasters, got {self.reader}; remove it: "
                 "other files have none"
             )
+
+    @property
+    def ignores_masks(self) -> bool:
+        """Whether masks and alpha bands in the files do not count."""
+        return self.mask is not None and bool(self.mask.ignore)
 
     def list_stated(self, *names: str) -> list[str]:
         """Return those of the optional keys ``names`` that the card gives: some readers leave them to the products."""

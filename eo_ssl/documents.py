@@ -21,18 +21,19 @@ from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.fingerprints import dump_canonical_json, hash_file
 
 T = TypeVar("T")
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_SIGNED_SINCE = 3  # documents of this version and later end with their signature; those of 0.1 have version 2 and none
 _SIGNATURE = re.compile(rb',\s*"sha256":\s*"([0-9a-f]{64})"\s*\}\s*\Z')
 _TAIL = 200  # bytes at the end of a document that hold its signature
 _LARGEST = 1_000_000_000  # bytes; the snapshot of 10 million tiles in 10,000 fragments has 4 MB
 
 
-def sign_json(value: object, *, indent: int | None = None) -> bytes:
-    """Return the JSON of an object that is not empty, its last key the sha256 of the text before it.
+def sign_json(value: Mapping[str, Any], *, indent: int | None = None) -> bytes:
+    """Return the JSON of an object with its schema version, its last key the sha256 of the text before it.
 
-    Whoever reads the document notices a flipped bit and an edit.
+    Whoever reads the document notices a flipped bit and an edit, and by the version that a signature is missing.
     """
-    text = dump_canonical_json(value)
+    text = dump_canonical_json({"schema_version": SCHEMA_VERSION, **value})
     if indent is not None:
         text = json.dumps(json.loads(text), indent=indent, sort_keys=True)
     head, end = text[:-1].rstrip("\n").encode(), "\n}" if indent is not None else "}"
@@ -59,6 +60,12 @@ def parse_json(data: bytes, *, at: str, remedy: str) -> dict[str, Any]:
     expect(isinstance(value, dict), expected=f"a JSON object in {at}", got=f"a {type(value).__name__}", remedy=remedy)
     if "schema_version" in value:  # first: another version may sign in another way
         check_schema(value, at=at, remedy=remedy)
+    expect(
+        "sha256" in value or value.get("schema_version", 0) < _SIGNED_SINCE,
+        expected=f"the signature at the end of {at}",
+        got="none: it was edited or is damaged",
+        remedy=remedy,
+    )
     if "sha256" in value:
         found, start = _SIGNATURE.search(data[-_TAIL:]), max(len(data) - _TAIL, 0)
         expect(
@@ -73,18 +80,33 @@ def parse_json(data: bytes, *, at: str, remedy: str) -> dict[str, Any]:
 
 
 def check_schema(value: Mapping[str, Any], *, at: str, remedy: str) -> None:
-    """Refuse the content ``value`` of a file ``at`` a place that another version wrote than this one or the one before.
+    """Refuse the content ``value`` of a file ``at`` a place whose schema version is none that is read here.
 
     Raises:
-        UserError: naming both versions.
+        UserError: naming both versions, and whether a newer eo_ssl wrote it.
     """
     version = value.get("schema_version")
+    check_not_newer(version, SCHEMA_VERSION, what="schema version", at=at)
     expect(
-        version in (SCHEMA_VERSION, SCHEMA_VERSION - 1),
+        type(version) is int and 1 <= version <= SCHEMA_VERSION,
         expected=f"schema version {SCHEMA_VERSION} at {at}",
-        got=version,
+        got=str(version)[:60],
         remedy=remedy,
     )
+
+
+def check_not_newer(version: object, known: int, *, what: str, at: str) -> None:
+    """Refuse what a newer version of this library wrote ``at`` a place, before anything else of it is looked at.
+
+    Raises:
+        UserError: ``version``, a number or its text, is larger than the ``known`` one of ``what``.
+    """
+    newer = re.fullmatch(r"[0-9]{1,9}", str(version)) is not None and int(str(version)) > known
+    if newer and not isinstance(version, bool):
+        raise UserError(
+            f"expected {what} {known} or earlier at {at}, got {version}, which a newer eo_ssl wrote; update eo_ssl "
+            "(pip install -U eo_ssl)"
+        )
 
 
 def measure_file(path: Path, *, remedy: str = "make it again") -> dict[str, Any]:
@@ -134,8 +156,12 @@ def build_record(kind: type[T], value: Mapping[str, Any], *, at: str, remedy: st
     """
     hashable: Any = kind
     names = _list_fields(hashable)
+    if "schema_version" not in names:  # which `sign_json` gives every document
+        value = {key: part for key, part in value.items() if key != "schema_version"}
     wrong = [f"the unknown key {key!r}{suggest_nearest(key, names)}" for key in value if key not in names]
     wrong += [f"none called {name!r}" for name, required in names.items() if required and name not in value]
+    if wrong and wrong[0].startswith("the unknown key"):
+        remedy = f"update eo_ssl if a newer one wrote it, or {remedy}"
     expect(not wrong, expected=f"the keys of a {_describe(kind)} in {at}", got=", ".join(wrong[:1]), remedy=remedy)
     try:
         return kind(**_adapter(hashable).validate_python(value, strict=True))

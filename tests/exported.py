@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from eo_ssl.documents import sign_json
 from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.fingerprints import compute_sha256, fingerprint
 from eo_ssl.manifest import MANIFEST
@@ -81,7 +82,7 @@ def seal(folder: Path) -> None:
     digests = {name: compute_sha256(folder / name) for name in content["summary"]["files"]}
     content["summary"]["files"], content["fingerprint"] = digests, fingerprint(digests)
     content.pop("sha256", None)  # of the manifest itself
-    (folder / MANIFEST).write_text(json.dumps(content))
+    (folder / MANIFEST).write_bytes(sign_json(content))
 
 
 def encoder(

@@ -418,6 +418,37 @@ def test_nodata_and_impossible_heights(tmp_path: Path) -> None:
         open_elevation(_card(dem="bad.tif", dem_datum="ellipsoid"), tmp_path).read((0, 20), (0, 30))
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_masked_heights_are_unknown(tmp_path: Path, inside: bool) -> None:
+    """What a masked pixel of an elevation model holds (sea, a void that was filled) looks like any height."""
+    rng = np.random.default_rng(5)
+    values, valid = rng.uniform(0, 900, UTM.shape).astype(np.float32), rng.random(UTM.shape) > 0.2
+    path = _write(tmp_path / "dem.tif", UTM, values)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=inside), rasterio.open(path, "r+") as file:
+        file.write_mask(valid)
+    found = open_elevation(_card(dem="dem.tif", dem_datum="ellipsoid"), tmp_path).read((-2, 17), (3, 33))
+    np.testing.assert_array_equal(found[2:, :27], np.where(valid, values, np.nan)[:17, 3:])
+    assert np.isnan(found[:2]).all() and np.isnan(found[:, 27:]).all()
+
+
+def test_the_mask_beside_an_elevation_raster_makes_it_another_one(tmp_path: Path) -> None:
+    """Blocks of solved geometry are kept by what identifies the raster."""
+    path = _write(tmp_path / "dem.tif", UTM, np.full(UTM.shape, 50.0))
+    before = open_elevation(_card(dem="dem.tif", dem_datum="ellipsoid"), tmp_path)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as file:
+        file.write_mask(np.arange(UTM.shape[0] * UTM.shape[1]).reshape(UTM.shape) % 7 > 0)
+    after = open_elevation(_card(dem="dem.tif", dem_datum="ellipsoid"), tmp_path)
+    assert after != before and after.masks == (("mask", 1),)
+
+
+def test_an_elevation_raster_of_two_bands_is_refused(tmp_path: Path) -> None:
+    profile = {"driver": "GTiff", "height": 20, "width": 30, "count": 2, "dtype": "float32"}
+    with rasterio.open(tmp_path / "dem.tif", "w", crs=read_crs(UTM), transform=UTM.affine, **profile) as file:
+        file.write(np.zeros((2, 20, 30), dtype=np.float32))
+    with pytest.raises(UserError, match=r"expected one band in .*dem\.tif, got 2"):
+        open_elevation(_card(dem="dem.tif", dem_datum="ellipsoid"), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("radar", "grid", "message"),
     [

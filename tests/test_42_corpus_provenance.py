@@ -21,7 +21,7 @@ from eo_ssl.corpus.conditions import Condition
 from eo_ssl.corpus.stac_collection import build_collection
 from eo_ssl.curation import Random
 from eo_ssl.errors import UserError
-from eo_ssl.manifest import SCHEMA_VERSION, require
+from eo_ssl.manifest import require
 from eo_ssl.reporting import collect_report, render_report
 from eo_ssl.workflows.curate import main as curate
 from fake_scenes import FakeProduct, card, scenes
@@ -62,7 +62,7 @@ def old(tmp_path: Path) -> Path:
 
 def test_a_corpus_of_the_schema_before_is_still_read(old: Path) -> None:
     recorded = json.loads((old / "manifest.json").read_text())
-    assert recorded["schema_version"] == SCHEMA_VERSION - 1
+    assert recorded["schema_version"] == 1
     corpus = Corpus.open(old)
     assert require(old, "ingest").fingerprint == corpus.fingerprint == recorded["fingerprint"]
     assert corpus.verify() == []  # its fingerprint is over the columns it was written with

@@ -57,12 +57,14 @@ def forget_digests(corpus: Path) -> None:
     for path in corpus.glob("fragments/*/digests.bin"):
         manifest = json.loads((path.parent / "fragment.json").read_text())
         del manifest["files"]["digests.bin"], manifest["sha256"]
+        manifest["schema_version"] = 2
         (path.parent / "fragment.json").write_text(json.dumps(manifest))
         sizes[manifest["name"]] = sum(file["size"] for file in manifest["files"].values())
         path.unlink()
     (path,) = corpus.glob("snapshots/*.json")
     snapshot = json.loads(path.read_text())
     del snapshot["sha256"]
+    snapshot["schema_version"] = 2
     for entry in snapshot["fragments"]:
         entry["nbytes"] = sizes[entry["name"]]
     path.write_text(json.dumps(snapshot))

@@ -55,6 +55,7 @@ def _forget_files(folder: Path) -> None:
     """As earlier versions wrote it."""
     content = json.loads((folder / MANIFEST).read_text())
     del content["files"], content["sha256"]
+    content["schema_version"] = 2
     (folder / MANIFEST).write_text(json.dumps(content))
 
 

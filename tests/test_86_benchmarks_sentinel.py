@@ -63,16 +63,16 @@ def test_eurosat_splits_differ_and_say_so(eurosat: Path) -> None:
     assert random.name == "eurosat-ms" and spatial.name == "eurosat-spatial"
     assert "at random" in random.split and "longitude" in spatial.split and random.fingerprint != spatial.fingerprint
     names = [
-        [Path(path).name for path, _ in source.files.splits[2].samples]  # type: ignore[attr-defined]
-        for source in (random.sources[0], spatial.sources[0])
+        [source.files.paths[row].name for row in task.folds[0].test]  # type: ignore[attr-defined]
+        for task, source in ((random, random.sources[0]), (spatial, spatial.sources[0]))
     ]
     assert set(names[0]) != set(names[1])
     # The test strip lies west of everything that teaches, class by class.
     places: dict[tuple[int, str], list[float]] = {}
-    for split, dataset in zip(("train", "val", "test"), spatial.sources[0].files.splits, strict=True):  # type: ignore[attr-defined]
-        for path, label in dataset.samples:
-            with rasterio.open(path) as file:
-                places.setdefault((label, split), []).append(file.lnglat()[0])
+    for split in ("train", "test"):
+        for row in getattr(spatial.folds[0], split):
+            with rasterio.open(spatial.sources[0].files.paths[row]) as file:  # type: ignore[attr-defined]
+                places.setdefault((int(spatial.labels[row]), split), []).append(file.lnglat()[0])
     assert all(max(places[label, "test"]) < min(places[label, "train"]) for label in range(10))
 
 

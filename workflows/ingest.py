@@ -147,9 +147,13 @@ def _show_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _print_report(report: IngestReport) -> None:
-    """Print what was done, and what was put aside or left out by reason."""
+    """Print what was done, what was put aside or left out by reason, and what must be known of products."""
     _print(report.sentence())
-    for label, rows in (("quarantined", report.quarantined), ("left out", report.dropped)):
+    for label, rows in (
+        ("quarantined", report.quarantined),
+        ("left out", report.dropped),
+        ("remark on", report.remarks),
+    ):
         by_reason: dict[str, list[str]] = {}
         for product_id, reason in rows:
             by_reason.setdefault(reason, []).append(product_id)

@@ -244,6 +244,7 @@ def _pack(build: FragmentBuild, parts: Sequence[CutResult]) -> FragmentManifest:
         encoding=plan.encoding.to_json(),
         tiles_per_shard=size,
         chunk_checksum=layout.chunk_checksum,
+        acquisition=plan.product.acquisition.key,
         rows=counts["kept"],
         counts=counts,
         refused=[list(item) for part in parts for item in part.refused],

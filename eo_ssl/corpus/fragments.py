@@ -38,6 +38,7 @@ from eo_ssl.fingerprints import compute_sha256, fingerprint
 from eo_ssl.manifest import SCHEMA_VERSION, check_schema
 
 FRAGMENT = "fragment.json"
+_NAMED_BY = 2  # enters every name: a later schema must not make a fragment anew that a corpus holds
 _STAGING = ".staging-"
 _STOPPED = ".stopped-"
 _LIVE: set[str] = set()  # staging folders of this process
@@ -75,6 +76,8 @@ class FragmentManifest:
     "relative path -> size in bytes and sha256"
     chunk_checksum: ChunkChecksum = ""
     "what follows each chunk of the array; nothing in fragments of version 0.1"
+    acquisition: str = ""
+    "what products of one acquisition share, whatever their names and forms; empty where nothing tells"
     content: str = ""
     "in an object store, where no folder can be renamed: the part of the files' address that tells their content"
     schema_version: int = SCHEMA_VERSION
@@ -92,7 +95,7 @@ class FragmentManifest:
 
 def name_fragment(checksum: str, product_id: str, card_fingerprint: str, config: IngestConfig) -> str:
     """Return the name of a fragment: a hash of the product's content, what it is and how it is cut."""
-    return fingerprint([SCHEMA_VERSION, checksum, product_id, card_fingerprint, config.to_json()])[:32]
+    return fingerprint([_NAMED_BY, checksum, product_id, card_fingerprint, config.to_json()])[:32]
 
 
 def locate_fragment(name: str, content: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -75,6 +75,14 @@ class IngestPlan:
             mark = outcome.checksum if isinstance(outcome, ProductPlan) else f"unreadable {outcome.reason}"
             rows.setdefault(product.card.name, []).append([product.product_id, mark])
         return {name: fingerprint(sorted(marks)) for name, marks in sorted(rows.items())}
+
+    def without(self, names: Container[str]) -> IngestPlan:
+        """Return the plan without the products of these names."""
+        return replace(
+            self,
+            products=tuple(item for item in self.products if item.product_id not in names),
+            outcomes=tuple(item for item in self.outcomes if item.product_id not in names),
+        )
 
     def sentence(self) -> str:
         """Return the plan in one sentence."""

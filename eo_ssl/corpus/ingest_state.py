@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 from eo_ssl.commits import explain_read_error
 from eo_ssl.corpus.snapshots import Snapshot
 from eo_ssl.corpus.store import Store
-from eo_ssl.documents import explain_content, parse_json
+from eo_ssl.documents import explain_content, parse_json, sign_json
 from eo_ssl.errors import expect
-from eo_ssl.fingerprints import dump_canonical_json
-from eo_ssl.manifest import MANIFEST, SCHEMA_VERSION, UNFINISHED, Clock, describe
+from eo_ssl.manifest import MANIFEST, UNFINISHED, Clock, describe
 
 STAGE = "ingest"
 Settings = Mapping[str, Mapping[str, Any]]
@@ -114,9 +113,8 @@ def mark_unfinished(store: Store, before: IngestState, settings: Settings, input
         "stage": STAGE,
         "config": {"cards": {**before.cards, **settings}},
         "inputs": {**before.inputs, **inputs},
-        "schema_version": SCHEMA_VERSION,
     }
-    store.replace(UNFINISHED, dump_canonical_json(begun).encode())
+    store.replace(UNFINISHED, sign_json(begun))
 
 
 def write_manifest(store: Store, snapshot: Snapshot, *, clock: Clock, seed: int, summary: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from eo_ssl.corpus.store import LocalStore, Place, Store, open_store
 from eo_ssl.corpus.streams import Stream
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock
-from eo_ssl.scene import Product
+from eo_ssl.scene import Product, is_same_acquisition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,8 @@ class IngestReport:
     "products put aside, with the reason"
     dropped: tuple[tuple[str, str], ...] = ()
     "products left out before the ingest, with the reason"
+    remarks: tuple[tuple[str, str], ...] = ()
+    "products with what a user of their pixels must know that others do not have"
     counts: dict[str, int] = field(default_factory=dict)
     "tiles of the snapshot that were planned and kept, and left out by reason"
     non_commercial: tuple[str, ...] = ()
@@ -151,23 +153,26 @@ def _execute(plan: IngestPlan, run: _Run) -> IngestReport:
         return _report(newest, plan, licences, fresh=0, dropped=run.dropped, failures=aside, state="done")
     store.check_writable()
     ingest_state.mark_unfinished(store, run.before, settings, inputs)
+    superseded = _find_superseded(store, run.before, plan)
+    again, replaced = _find_again(store, plan, superseded, left_out={name for name, _ in run.dropped})
+    plan, dropped = plan.without(again), [*run.dropped, *again.items()]
     manifests, failures, fresh = _make_fragments(plan, store, run.client, run.progress)
     checksums = {part.product_id: part.checksum for part in plan.plans}
     quarantine.update(store, plan.products, failures, checksums=checksums)
-    if not manifests:
+    if not manifests and failures:
         others = f" (and {len(failures) - 1} other products failed, see {store}/{quarantine.FOLDER})"
         raise UserError(failures[0].reason + (others if len(failures) > 1 else ""))
     change = snapshots.Change(
         entries=[snapshots.FragmentEntry.of(manifest) for manifest in manifests],
         streams={Stream.from_json(manifest.stream).name: manifest.stream for manifest in manifests},
-        replaced=_find_superseded(store, run.before, plan),
+        replaced=superseded | {pair for item in manifests for pair in replaced.get(item.product_id, ())},
         cards=settings,
         inputs=inputs,
     )
     snapshot = snapshots.publish(store, change)
     while True:
         corpus = Corpus(store, snapshot.number)
-        report = _report(snapshot, plan, corpus.licences(), fresh=fresh, dropped=run.dropped, failures=failures)
+        report = _report(snapshot, plan, corpus.licences(), fresh=fresh, dropped=dropped, failures=failures)
         summary = {name: value for name, value in asdict(report).items() if name not in ("state", "fingerprint")}
         stac_collection.write(corpus)
         ingest_state.write_manifest(store, snapshot, clock=run.clock, seed=plan.config.seed, summary=summary)
@@ -265,6 +270,42 @@ def _find_superseded(store: Store, before: IngestState, plan: IngestPlan) -> fro
     return frozenset((entry.card, entry.product_id) for entry in entries if entry.card in chips | anew)
 
 
+def _find_again(
+    store: Store, plan: IngestPlan, superseded: frozenset[tuple[str, str]], *, left_out: set[str]
+) -> tuple[dict[str, str], dict[str, list[tuple[str, str]]]]:
+    """Return products whose acquisition the corpus holds under another name, with the reason, and what others replace.
+
+    A listing chooses among the forms and processings of one acquisition that lie together; these came in another run.
+
+    Args:
+        store: of the corpus.
+        plan: of the ingest.
+        superseded: (card, product) pairs whose fragments do not stay.
+        left_out: products that the listing left out; one of them that the corpus holds is replaced by the one taken.
+    """
+    if not snapshots.list_snapshots(store):
+        return {}, {}
+    gone = superseded | {(product.card.name, product.product_id) for product in plan.products}
+    held: dict[tuple[str, str], list[snapshots.FragmentEntry]] = {}
+    for entry in snapshots.load_snapshot(store).entries:
+        if entry.acquisition and (entry.card, entry.product_id) not in gone:
+            held.setdefault((entry.card, entry.acquisition.partition(" ")[0]), []).append(entry)
+    again: dict[str, str] = {}
+    replaced: dict[str, list[tuple[str, str]]] = {}
+    for product in plan.products:
+        key = product.acquisition.key
+        for entry in held.get((product.card.name, key.partition(" ")[0]), ()):
+            if not is_same_acquisition(entry.acquisition, key):
+                continue
+            if entry.product_id in left_out:
+                replaced.setdefault(product.product_id, []).append((entry.card, entry.product_id))
+            else:
+                again[product.product_id] = (
+                    f"the same acquisition as {entry.product_id}, which the corpus holds since another run"
+                )
+    return again, replaced
+
+
 def _report(
     snapshot: Snapshot,
     plan: IngestPlan,
@@ -291,6 +332,11 @@ def _report(
         streams=streams,
         quarantined=tuple((failure.product_id, failure.reason) for failure in failures),
         dropped=tuple(dropped),
+        remarks=tuple(
+            (product.product_id, product.acquisition.remarks)
+            for product in plan.products
+            if product.acquisition.remarks
+        ),
         counts=snapshot.counts,
         non_commercial=tuple(item["card"] for item in licences if item["non_commercial"]),
     )

@@ -48,6 +48,7 @@ class FragmentEntry:
     nbytes: Annotated[int, Field(ge=0)]
     content: str = ""
     chunk_checksum: ChunkChecksum = ""
+    acquisition: str = ""
 
     @property
     def folder(self) -> str:
@@ -69,6 +70,7 @@ class FragmentEntry:
             "nbytes",
             "content",
             "chunk_checksum",
+            "acquisition",
         )
         stream = _name_stream(dump_canonical_json(manifest.stream))
         return cls(**{name: getattr(manifest, name) for name in names}, stream=stream, codec=manifest.config["codec"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -146,6 +147,41 @@ def _spread(kernels: Tensor, contract: Preprocessing, spread: str, *, name: str)
         if len(wanted) > len(COLOURS):
             words += f", zero on the {len(wanted) - len(COLOURS)} other bands"
     return FittedKernels(whole, words, f"first layer: {words} (rgb={spread})")
+
+
+def find_first_layer(model: Any) -> str | None:
+    """Return the name of the kernels of a timm model that see the bands, None where there is not one such layer."""
+    first = model.pretrained_cfg.get("first_conv")
+    return f"{first}.weight" if isinstance(first, str) and f"{first}.weight" in model.state_dict() else None
+
+
+def order_drawn_kernels(kernels: Tensor, contract: Preprocessing) -> Tensor:
+    """Return random ``kernels`` [O, C, k, k], drawn for the bands in their sensor's order, in the contract's order.
+
+    So a seed gives each band its own kernels wherever it stands: the order of planes in files decides nothing.
+    """
+    out = torch.empty_like(kernels)
+    out[:, order_as_sensor(contract)] = kernels
+    return out
+
+
+def order_first_layer(model: Any, contract: Preprocessing, *, name: str) -> None:
+    """Bring the random kernels of a timm model that see the bands to the contract's order, as `order_drawn_kernels`.
+
+    Raises:
+        UserError: there is no one such layer, and the contract has another order than its sensor.
+    """
+    if order_as_sensor(contract) == list(range(len(contract.bands))):
+        return
+    first = find_first_layer(model)
+    kernels = None if first is None else model.get_parameter(first)
+    if kernels is None or kernels.ndim != 4 or kernels.shape[1] != len(contract.bands):
+        raise UserError(
+            f"expected a network with one kernel for each band, to give {', '.join(contract.bands)} theirs by name, got"
+            f" {name}; give a contract with its bands in the order of the sensor"
+        )
+    with torch.no_grad():
+        kernels.copy_(order_drawn_kernels(kernels, contract))
 
 
 def order_as_sensor(contract: Preprocessing) -> list[int]:

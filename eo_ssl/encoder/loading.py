@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures
 from eo_ssl.encoder.external import ExternalEncoder
+from eo_ssl.encoder.first_layer import order_first_layer
 from eo_ssl.encoder.protocol import Encoder, resize_contract
 from eo_ssl.encoder.remoteclip import load_remoteclip
 from eo_ssl.encoder.specs import is_spec, parse_spec
@@ -139,5 +140,6 @@ def _make_weight_free(
         patch = next(side for side in range(min(8, size_px), 0, -1) if size_px % side == 0)
         architecture = BackboneConfig(Vit(patch_size=patch), bands, size_px)
     config = replace(architecture, model=architecture.model.averaged(), bands=bands)
-    origin = {"weights": "random", "seed": seed}
-    return TrainedEncoder(config.build(seed), preprocessing, name="random_init", provenance=origin)
+    origin, backbone = {"weights": "random", "seed": seed}, config.build(seed)
+    order_first_layer(backbone.network, preprocessing, name=name)
+    return TrainedEncoder(backbone, preprocessing, name="random_init", provenance=origin)

@@ -14,6 +14,7 @@ import safetensors.torch
 from torch import Tensor
 
 from eo_ssl.commits import commit
+from eo_ssl.documents import check_not_newer
 from eo_ssl.encoder.foreign_weights import check_finite
 from eo_ssl.encoder.protocol import hash_tensors
 from eo_ssl.encoder.trained import TrainedEncoder, check_fit, describe_identity
@@ -27,6 +28,8 @@ ENCODER_FILE = "encoder.safetensors"
 FORMAT = 1  # of the metadata inside the weights file
 _SEAL = "seal"
 """Key of the sha256 over the other metadata: provenance, licences included, is no part of an encoder's fingerprint."""
+_KEYS = ("format", "architecture", "preprocessing", "provenance", "fingerprint", _SEAL)
+_ARCHITECTURE_KEYS = ("family", "pooling", "config")
 _REMEDY = "train it again with `eo-ssl pretrain`, or give the file that `save_encoder` wrote"
 
 
@@ -120,6 +123,7 @@ def read_parts(path: Path, *, expected: str | None = None) -> EncoderParts:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
+        check_not_newer(metadata.get("format"), FORMAT, what="encoder format", at=str(path))
         architecture = json.loads(metadata["architecture"])
         values, provenance = (json.loads(metadata[key]) for key in ("preprocessing", "provenance"))
         family, format_ = architecture["family"], metadata.get("format")
@@ -129,6 +133,14 @@ def read_parts(path: Path, *, expected: str | None = None) -> EncoderParts:
             got=f"{str(format_)[:20]} and {str(family)[:20]}",
             remedy=_REMEDY,
         )
+        for keys, known in ((metadata, _KEYS), (architecture, _ARCHITECTURE_KEYS)):
+            unknown = sorted(set(keys) - set(known))
+            expect(
+                not unknown,
+                expected=f"the keys {', '.join(known)} in the header of {path}",
+                got=", ".join(unknown)[:60],
+                remedy=f"update eo_ssl if a newer one wrote it, or {_REMEDY}",
+            )
         seal = metadata.pop(_SEAL, None)  # earlier versions wrote none, and the fingerprint into the manifest alone
         expect(
             seal in (None, fingerprint(metadata)),

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from eo_ssl.encoder.adapters import fit_grid, resize_to_contract
 from eo_ssl.encoder.external import ExternalEncoder, Readout
-from eo_ssl.encoder.first_layer import COLOURS, fit_kernels, locate_colours, order_as_sensor
+from eo_ssl.encoder.first_layer import (
+    COLOURS,
+    find_first_layer,
+    fit_kernels,
+    locate_colours,
+    order_as_sensor,
+    order_first_layer,
+)
 from eo_ssl.encoder.foreign_weights import Convert, match_keys, put_tensors, read_tensors
 from eo_ssl.encoder.rgb_contract import make_rgb_contract
 from eo_ssl.encoder.specs import ExternalSpec, refuse_options
@@ -64,6 +71,8 @@ def load_timm(spec: ExternalSpec, *, preprocessing: Preprocessing | None = None,
             f"expected a model of timm for {len(contract.bands)} channels, got {str(error)[:120]} for {spec.text};"
             " choose another"
         ) from error
+    if spec.random:
+        order_first_layer(model, contract, name=spec.text)
     origin |= {"weights": "random", "seed": seed} if spec.random else _load_trained(spec, model, contract)
     model = resize_to_contract(model, contract, name=spec.text)
     pooling: Any = spec.options.get("pooling", "own")
@@ -78,8 +87,8 @@ def _contract(spec: ExternalSpec, preprocessing: Preprocessing | None) -> Prepro
         if named not in (None, "training"):
             raise UserError(f"expected one contract for {spec.text}, got one and contract={named}; leave out either")
         refuse_options(spec, ("sensor", "white"), reason="the contract is given")
-        # The order of a task's bands is that of planes in its files, on which trained weights must not depend.
-        return preprocessing if named is None or spec.random else _sort_bands(preprocessing)
+        # The order of a task's bands is that of planes in its files, on which no weights may depend.
+        return preprocessing if named is None else _sort_bands(preprocessing)
     if named is None:
         raise UserError(
             f"expected a preprocessing contract for {spec.text}, got none; give one (preprocessing=), "
@@ -155,7 +164,7 @@ def _fit_first_layer(
     """Bring the kernels among ``tensors`` that see the bands to those of ``contract``, and return what was done."""
     own, given, spread = "file" in spec.options, spec.options.get("bands"), spec.options.get("rgb")
     photographs = not own and model.pretrained_cfg.get("input_size", (0,))[0] == len(COLOURS)
-    first = _find_first_layer(model)
+    first = find_first_layer(model)
     if first is None or tensors[first].ndim != 4 or model.get_parameter(first).shape[1] != len(contract.bands):
         in_order = locate_colours(contract) == [0, 1, 2] and len(contract.bands) == len(COLOURS)
         if given or spread or (photographs and not in_order):
@@ -182,12 +191,6 @@ def _find_converter(model: nn.Module) -> Convert | None:
     """What timm does to the keys of the authors' files of this family, where it does something."""
     converter: Convert | None = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     return converter
-
-
-def _find_first_layer(model: Any) -> str | None:
-    """Name of the kernels that see the bands, None where there is not exactly one such layer."""
-    first = model.pretrained_cfg.get("first_conv")
-    return f"{first}.weight" if isinstance(first, str) and f"{first}.weight" in model.state_dict() else None
 
 
 def _find_file(spec: ExternalSpec) -> Path:

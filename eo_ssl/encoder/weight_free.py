@@ -1,6 +1,7 @@
 """Encoders that need no training, the honest baselines of every result (Corley et al. 2024, arXiv 2305.13456).
 
-Image statistics, random convolutional features, and a residual network with random weights.
+Image statistics, random convolutional features, and a residual network with random weights. A seed gives each band its
+own kernels by name: images whose planes stand in another order give the same features.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from eo_ssl.encoder.first_layer import order_drawn_kernels, order_first_layer
 from eo_ssl.encoder.protocol import EncoderBase
 from eo_ssl.errors import UserError
 from eo_ssl.models import seed_weights
@@ -138,7 +140,8 @@ class RandomFeatures(FilterFeatures):
         filters = count_filters(features)
         rng = torch.Generator().manual_seed(seed)
         drawn = torch.randn(filters, len(preprocessing.bands), FILTER_PX, FILTER_PX, generator=rng)
-        super().__init__("rcf", preprocessing, {"weights": "random", "seed": seed}, weights=drawn, bias=bias)
+        weights = order_drawn_kernels(drawn, preprocessing)
+        super().__init__("rcf", preprocessing, {"weights": "random", "seed": seed}, weights=weights, bias=bias)
 
 
 def count_filters(features: int) -> int:
@@ -158,6 +161,7 @@ class RandomResNet(EncoderBase):
             self.model = timm.create_model(
                 "resnet50", pretrained=False, in_chans=len(preprocessing.bands), num_classes=0
             )
+        order_first_layer(self.model, preprocessing, name=self.name)
         self.eval()
 
     @property

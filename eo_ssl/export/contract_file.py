@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eo_ssl.documents import check_not_newer
 from eo_ssl.encoder import TrainedEncoder
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import sensor
 
 PREPROCESS_FILE = "preprocess.json"
 FORMAT = 1
+_KEYS = ("format", "name", "encoder", "pooling", "dim", "configurations", "torchgeo_left_out")
 POOLINGS = ("cls", "mean", "avg")
 _REMEDY = "export the encoder again with this version"
 
@@ -102,11 +104,22 @@ def read_configurations(folder: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
         format_ = content["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"expected an exported contract in {path}, got {type(error).__name__}; {_REMEDY}") from error
+    check_not_newer(format_, FORMAT, what="exported contract of format", at=str(path))
+    try:
         for configuration in (content["configurations"]["native"], *content["configurations"].values()):
             _ = [configuration[key] for key in ("model", "input", "preprocessing", "words")]
         pooling = content["pooling"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"expected an exported contract in {path}, got {type(error).__name__}; {_REMEDY}") from error
+    unknown = sorted(set(content) - set(_KEYS))
+    expect(
+        not unknown,
+        expected=f"the keys {', '.join(_KEYS)} in {path}",
+        got=", ".join(unknown)[:60],
+        remedy=f"update eo_ssl if a newer one wrote it, or {_REMEDY}",
+    )
     if format_ != FORMAT or pooling not in POOLINGS:
         raise UserError(
             f"expected format {FORMAT} and pooling out of {', '.join(POOLINGS)} in {path}, got {format_} and {pooling};"

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from eo_ssl.documents import check_not_newer
 from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.landcover import CLASS_NAMES, CLASSES, S2_BANDS, UNKNOWN, Bytes
 from eo_ssl.sample.fields import Floats, repeat_pixels
@@ -79,6 +80,7 @@ class Truth:
         expect(path.is_file(), expected=whole, got=f"no {TRUTH}", remedy="make it with make_archive")
         value = json.loads(path.read_bytes())
         version, known = value.get("version"), f"a sample archive of version {TRUTH_VERSION} at {folder}"
+        check_not_newer(version, TRUTH_VERSION, what="a sample archive of version", at=str(folder))
         expect(version == TRUTH_VERSION, expected=known, got=version, remedy="make it again")
         return cls.from_json(value)
 

@@ -8,14 +8,15 @@ A reader is a package with ``list_products(card, root)`` and a :class:`ProductSo
 :data:`eo_ssl.scene.readers.READERS` and, with what a card must say for it, in :data:`eo_ssl.cards.READERS`.
 """
 
-from eo_ssl.scene.acquisition import Acquisition
+from eo_ssl.scene.acquisition import Acquisition, is_same_acquisition
 from eo_ssl.scene.chip import Chip, ChipEntry, UnreadableChip
 from eo_ssl.scene.cube import check_cube
-from eo_ssl.scene.gdal_files import open_unshared
+from eo_ssl.scene.gdal_files import find_masked, find_unmeasured, list_measured, open_unshared
 from eo_ssl.scene.layers import FIELDS, FLAGS
 from eo_ssl.scene.product import Product
 from eo_ssl.scene.product_source import ProductSource
 from eo_ssl.scene.readers import ProductList, assign_offsets, list_products
+from eo_ssl.scene.resampling import compute_taps, resample
 from eo_ssl.scene.stac.access import is_link, read_document
 
 __all__ = [
@@ -30,8 +31,14 @@ __all__ = [
     "UnreadableChip",
     "assign_offsets",
     "check_cube",
+    "compute_taps",
+    "find_masked",
+    "find_unmeasured",
     "is_link",
+    "is_same_acquisition",
+    "list_measured",
     "list_products",
     "open_unshared",
     "read_document",
+    "resample",
 ]

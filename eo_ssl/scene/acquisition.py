@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,34 @@ class Acquisition:
     "radar incidence angle at the centre of the scene"
     remarks: str = ""
     "what a user of the pixels must know that other products do not have: a mask that is absent, uncalibrated data"
+    key: str = ""
+    "`name_acquisition` of it, of products whose own metadata tell; empty of others"
 
 
+APART = timedelta(seconds=2)
+"""Less than this lies between the times that two processors state for one image."""
 UNKNOWN_ACQUISITION = Acquisition("", "", "", 0.0)
 """Of a product whose metadata cannot be read."""
+
+
+def name_acquisition(what: Iterable[object], *, start: str, stop: str) -> str:
+    """Return what products of one acquisition share, whatever their names, processors and forms.
+
+    Args:
+        what: platform, orbit, place ...; equal for all of them.
+        start: of the image, ISO 8601, UTC; processors cut it up to two seconds apart.
+        stop: of the image.
+    """
+    times = [datetime.fromisoformat(text).replace(tzinfo=None).isoformat() for text in (start, stop)]
+    return " ".join(["/".join(str(part) for part in what), *times])
+
+
+def is_same_acquisition(one: str, other: str) -> bool:
+    """Return whether two keys of `name_acquisition` are of one acquisition; empty ones are of none."""
+    if not one or one.split(" ")[:-2] != other.split(" ")[:-2]:
+        return False
+    pairs = zip(one.split(" ")[-2:], other.split(" ")[-2:], strict=True)
+    return all(abs(datetime.fromisoformat(a) - datetime.fromisoformat(b)) < APART for a, b in pairs)
 
 
 def read_acquisition(card: Card, *, folder: Path, path: Path, names: dict[str, str]) -> Acquisition:

@@ -14,7 +14,7 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -48,16 +48,18 @@ MaskBand = tuple[Literal["alpha", "mask"], int]
 """What tells the pixels that count: an alpha band of the file, or the mask that GDAL keeps for a band."""
 
 
+_Key = tuple[FileIdentity, FileIdentity | None]
+"""A file and the mask beside it, which a handle that was opened without it does not see."""
+
+
 class _Local(threading.local):
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.handles: OrderedDict[FileIdentity, Any] = OrderedDict()
+        self.handles: OrderedDict[_Key, Any] = OrderedDict()
 
 
 _LOCAL = _Local()
-_INHERITED: list[
-    OrderedDict[FileIdentity, Any]
-] = []  # handles of a parent process: never used, never closed by the child
+_INHERITED: list[OrderedDict[_Key, Any]] = []  # handles of a parent process: never used, never closed by the child
 _WARNINGS = threading.Lock()  # the warning filters are global to the process
 
 
@@ -85,7 +87,7 @@ def open_raster(path: Path) -> Any:
     if _LOCAL.pid != os.getpid():
         _INHERITED.append(_LOCAL.handles)
         _LOCAL.pid, _LOCAL.handles = os.getpid(), OrderedDict()
-    key = identify_file(path)
+    key = _identify(path)
     if key not in _LOCAL.handles:
         try:
             _LOCAL.handles[key] = open_unshared(path)
@@ -133,6 +135,11 @@ def find_mask_file(path: Path) -> Path | None:
     """Return the file beside a raster that holds its mask, None where there is none."""
     beside = path.with_name(path.name + ".msk")
     return beside if beside.exists() else None
+
+
+def _identify(path: Path) -> _Key:
+    beside = find_mask_file(path)
+    return identify_file(path), identify_file(beside) if beside else None
 
 
 def check_sidecars(path: Path) -> None:
@@ -191,15 +198,58 @@ def read_masked(dataset: Any, mask: MaskBand, *, window: Window) -> npt.NDArray[
     )
 
 
+def list_measured(dataset: Any, *, bands: int, ignored: bool) -> list[int]:
+    """Return the 1-based bands of an open dataset that are measurements: all but its alpha band.
+
+    An alpha band counts as one where masks are ``ignored`` and it is among as many ``bands`` as are wanted.
+    """
+    alpha, as_band = find_alpha(dataset), ignored and dataset.count == bands
+    return [index for index in range(1, dataset.count + 1) if index != alpha or as_band]
+
+
+def find_unmeasured(
+    dataset: Any, planes: npt.NDArray[Any], indexes: Sequence[int], *, ignored: bool
+) -> npt.NDArray[np.bool_]:
+    """Return [band, y, x] of a whole open dataset: what its nodata values, masks or alpha band call no measurement.
+
+    Args:
+        dataset: of rasterio.
+        planes: stored numbers [band, y, x] of its 1-based bands ``indexes``.
+        indexes: of the bands.
+        ignored: whether masks and the alpha band do not count.
+
+    Raises:
+        rasterio.errors.RasterioError: the file is truncated or damaged.
+    """
+    out = np.zeros(planes.shape, dtype=bool) if ignored else find_masked(dataset, indexes)
+    for plane, invalid, index in zip(planes, out, indexes, strict=True):
+        nodata = dataset.nodatavals[index - 1]
+        invalid |= False if nodata is None else plane == nodata
+    return out
+
+
+def find_masked(dataset: Any, indexes: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Return [band, y, x] of a whole open dataset: what its masks or alpha band call no measurement.
+
+    Raises:
+        rasterio.errors.RasterioError: the file is truncated or damaged.
+    """
+    whole = place_window((0, dataset.height), (0, dataset.width))
+    out = np.zeros((len(indexes), dataset.height, dataset.width), dtype=bool)
+    for invalid, index in zip(out, indexes, strict=True):
+        for mask in find_masks(dataset, index):
+            invalid |= read_masked(dataset, mask, window=whole)
+    return out
+
+
 def list_masks(path: Path, index: int) -> tuple[MaskBand, ...]:
     """Return `find_masks` of a file, asked of GDAL once per process and content."""
-    beside = find_mask_file(path)
-    return _list_masks(identify_file(path), identify_file(beside) if beside else None)[index - 1]
+    return _list_masks(_identify(path))[index - 1]
 
 
 @lru_cache(maxsize=1024)
-def _list_masks(content: FileIdentity, beside: FileIdentity | None) -> tuple[tuple[MaskBand, ...], ...]:
-    dataset = open_raster(Path(content[0]))
+def _list_masks(content: _Key) -> tuple[tuple[MaskBand, ...], ...]:
+    dataset = open_raster(Path(content[0][0]))
     return tuple(find_masks(dataset, index) for index in range(1, dataset.count + 1))
 
 
@@ -240,7 +290,7 @@ def _pixels_of(path: Path) -> Iterator[Any]:
     try:
         yield dataset
     except RasterioError as error:
-        _LOCAL.handles.pop(identify_file(path), None)
+        _LOCAL.handles.pop(_identify(path), None)
         raise UserError(
             f"expected readable pixels in {path}, got: {describe_error(error)}; the file is truncated or damaged, "
             "fetch it again"

@@ -45,7 +45,7 @@ def _resolve(sensor_name: str, name: str) -> str:
 
 def list_masks(card: Card, path: Path, index: int) -> tuple[gdal_files.MaskBand, ...]:
     """Return the masks of a band that count, beside its nodata values; none where the card says to ignore them."""
-    return () if card.mask is not None and card.mask.ignore else gdal_files.list_masks(path, index)
+    return () if card.ignores_masks else gdal_files.list_masks(path, index)
 
 
 def check_single_band(path: Path) -> None:

@@ -3,7 +3,7 @@
 TorchGeo's class names the splits, the folders and the classes. Its pixels are not used, for two reasons that a test
 shows: it reads backscatter in dB as whole numbers, and it stacks VH before VV, the alphabetical order of the files,
 under documentation that says (VV, VH). Here each band is read from the file that bears its name; 20 and 60 m bands come
-to 10 m by bilinear interpolation (GDAL), as TorchGeo does it, but are not rounded.
+to 10 m by bilinear interpolation, as TorchGeo does it (GDAL), but are not rounded, and missing pixels do not bleed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from eo_ssl.evaluation.benchmarks.images import (
     make_card_source,
     make_consecutive_fold,
     number_names,
-    read_planes,
 )
+from eo_ssl.evaluation.benchmarks.raster_images import read_planes
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.tasks import Task
@@ -49,6 +49,8 @@ class BandFolders:
     bands: tuple[str, ...]
     times: tuple[int, ...]
     "how many times coarser than 10 m the file of each band is"
+    ignored: bool
+    "whether masks in the files do not count"
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -59,7 +61,13 @@ class BandFolders:
 
     def _patch(self, folder: Path) -> Stored:
         planes = [
-            read_planes(folder / f"{folder.name}_{band}.tif", planes=1, size=(SIZE_PX, SIZE_PX), times=times)[0]
+            read_planes(
+                folder / f"{folder.name}_{band}.tif",
+                planes=1,
+                ignored=self.ignored,
+                size=(SIZE_PX, SIZE_PX),
+                times=times,
+            )[0]
             for band, times in zip(self.bands, self.times, strict=True)
         ]
         return np.stack(planes).astype(np.float32, copy=False)
@@ -68,7 +76,8 @@ class BandFolders:
 def make_band_folders(folders: tuple[Path, ...], card: Card) -> BandFolders:
     """Return the patches in ``folders`` with the bands of ``card``, each at the resolution of its sensor."""
     known = sensor(card.sensor)
-    return BandFolders(folders, card.bands, tuple(round(known.band(name).gsd_m / card.gsd_m) for name in card.bands))
+    times = tuple(round(known.band(name).gsd_m / card.gsd_m) for name in card.bands)
+    return BandFolders(folders, card.bands, times, card.ignores_masks)
 
 
 def load(request: Request) -> Task:

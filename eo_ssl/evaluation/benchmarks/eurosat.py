@@ -1,4 +1,4 @@
-"""EuroSAT (Helber et al. 2019, arXiv 1709.00029) read by TorchGeo's own class, its bands named by the card."""
+"""EuroSAT (Helber et al. 2019, arXiv 1709.00029): lists, files and classes by TorchGeo, bands by the card."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from torchgeo.datasets import DatasetNotFoundError, EuroSAT, EuroSATSpatial
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks.images import (
-    TorchGeoImages,
     check_complete,
     explain_incomplete,
     make_card_source,
     make_consecutive_fold,
-    read_raster_boxes,
-    read_raster_shape,
 )
+from eo_ssl.evaluation.benchmarks.raster_images import Rasters, read_raster_boxes, read_raster_shape
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import compute_sha256
@@ -61,7 +59,7 @@ def load(request: Request) -> Task:
         )
     _check_planes(paths[0], request.card)
     source = make_card_source(
-        TorchGeoImages(tuple(datasets)),
+        Rasters(tuple(paths), request.card),
         request.card,
         size=(SIZE_PX, SIZE_PX),
         content=[[path.name, compute_sha256(path)] for path in paths],
@@ -85,7 +83,7 @@ def load(request: Request) -> Task:
 
 def _check_planes(path: Path, card: Card) -> None:
     """Refuse files of the RGB release or of another size before TorchGeo picks planes that are not there."""
-    found = read_raster_shape(path)
+    found = read_raster_shape(path, card)
     if found != (len(card.bands), SIZE_PX, SIZE_PX):
         raise UserError(
             f"expected EuroSAT images {[len(card.bands), SIZE_PX, SIZE_PX]} (card {card.name}), got {list(found)} in "

@@ -7,11 +7,10 @@ from torchgeo.datasets import CopernicusBenchEuroSATS1, DatasetNotFoundError
 
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks.images import (
-    TorchGeoImages,
     make_card_source,
     make_consecutive_fold,
-    read_raster_shape,
 )
+from eo_ssl.evaluation.benchmarks.raster_images import Rasters, read_raster_shape
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import compute_sha256
@@ -48,14 +47,14 @@ def load(request: Request) -> Task:
     for path in paths:
         if not path.is_file():
             raise request.absent(f"no {path.relative_to(request.root)}")
-    shape, wanted = read_raster_shape(paths[0]), (len(request.card.bands), SIZE_PX, SIZE_PX)
+    shape, wanted = read_raster_shape(paths[0], request.card), (len(request.card.bands), SIZE_PX, SIZE_PX)
     if shape != wanted:
         raise UserError(
             f"expected images {list(wanted)} (card {request.card.name}), got {list(shape)} in {paths[0].name}; use "
             "EuroSAT-SAR"
         )
     content = [[path.name, compute_sha256(path)] for path in paths]
-    source = make_card_source(TorchGeoImages(tuple(datasets)), request.card, size=wanted[1:], content=content)
+    source = make_card_source(Rasters(tuple(paths), request.card), request.card, size=wanted[1:], content=content)
     labels = np.array([classes.index(kind) for kind in found], dtype=np.int64)
     fold = make_consecutive_fold(*(len(dataset) for dataset in datasets), names=names)
     return Task(

@@ -12,10 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from rasterio.enums import Resampling
-from rasterio.errors import RasterioIOError
-from rasterio.warp import transform_bounds
-from torch.utils.data import ConcatDataset
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
@@ -23,13 +19,13 @@ from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.sources import Matrix, Rows
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.fingerprints import fingerprint
-from eo_ssl.scene import open_unshared
 from eo_ssl.sensors import Quantity, sensor
 
 Stored = npt.NDArray[Any]
 Masks = Callable[[Rows, Rows], None]
 _NAMED = 3  # classes of a split that a sentence names
-_THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, os.cpu_count() or 1)
+"""That read files at the same time."""
 
 
 class Files(Protocol):
@@ -37,7 +33,10 @@ class Files(Protocol):
 
     def __len__(self) -> int: ...
     def stored(self, positions: Rows) -> Stored:
-        """Return the images at ``positions``, [n, bands of the card, H, W], as the files hold them."""
+        """Return the images at ``positions``, [n, bands of the card, H, W], as the files hold them.
+
+        NaN where a file itself says that there is no measurement.
+        """
         ...
 
 
@@ -179,96 +178,15 @@ def number_names(names: Sequence[str]) -> Rows:
     return np.unique(np.array(names, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
 
 
-def read_planes(path: Path, *, planes: int, size: tuple[int, int] | None = None, times: int = 1) -> Stored:
-    """Return the bands of one raster [planes, H, W] in the file's own type.
-
-    Args:
-        path: of the raster.
-        planes: bands that it must have.
-        size: height and width wanted; None for those of the file.
-        times: how many times coarser than ``size`` the file must be; it is brought there by bilinear interpolation.
-
-    Raises:
-        UserError: no such file, not a raster, or another number of bands or pixels.
-    """
-    try:
-        with open_unshared(path) as file:
-            if file.count != planes:
-                raise UserError(
-                    f"expected {planes} bands in {path}, got {file.count}; this is another version of the data set, "
-                    "fetch the one that the card describes"
-                )
-            own = (file.height * times, file.width * times)
-            if size is not None and size != own:
-                wanted = [size[0] // times, size[1] // times]
-                raise UserError(
-                    f"expected {wanted} pixels in {path}, got {[file.height, file.width]}; this is another version of "
-                    "the data set, fetch it again"
-                )
-            if size is None or times == 1:
-                return np.asarray(file.read())
-            shape = (planes, *size)
-            return np.asarray(file.read(out_shape=shape, out_dtype="float32", resampling=Resampling.bilinear))
-    except RasterioIOError as error:
-        raise UserError(
-            f"expected a readable raster at {path}, got {str(error).splitlines()[0]}; fetch the file again"
-        ) from error
-
-
-def read_raster_shape(path: Path) -> tuple[int, int, int]:
-    """Return bands, height and width of a raster.
-
-    Raises:
-        UserError: no such file, or not a raster.
-    """
-    try:
-        with open_unshared(path) as file:
-            return int(file.count), int(file.height), int(file.width)
-    except RasterioIOError as error:
-        raise UserError(
-            f"expected a readable raster at {path}, got {str(error).splitlines()[0]}; fetch the file again"
-        ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Rasters:
-    """One multi-band raster per image."""
-
-    paths: tuple[Path, ...]
-    planes: int
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def stored(self, positions: Rows) -> Stored:
-        """Return the images at ``positions``."""
-        return gather_images(lambda at: read_planes(self.paths[at], planes=self.planes), positions.tolist())
-
-
-@dataclass(frozen=True, slots=True)
-class TorchGeoImages:
-    """Images as TorchGeo's own class gives them, all splits one after the other."""
-
-    splits: tuple[Any, ...]
-    "one data set of TorchGeo each"
-
-    def __len__(self) -> int:
-        return sum(len(split) for split in self.splits)
-
-    def stored(self, positions: Rows) -> Stored:
-        """Return the images at ``positions``, [n, planes of the file, H, W] float32, numbers of the files."""
-        joined: ConcatDataset[Any] = ConcatDataset(self.splits)
-        return gather_images(lambda at: np.asarray(joined[at]["image"].numpy()), positions.tolist())
-
-
 def gather_images(read: Callable[[int], Stored], numbers: Sequence[int]) -> Stored:
     """Return what ``read`` gives for each of ``numbers`` as one array; threads read, since small files wait."""
 
     def one(number: int) -> Stored:
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):  # or GDAL lists the folder at every open
+        # Or GDAL lists the folder at every open. Not EMPTY_DIR, under which it does not see the mask beside a file.
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):
             return read(number)
 
-    with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="eo-ssl-images") as pool:
+    with ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="eo-ssl-images") as pool:
         return stack_images(list(pool.map(one, numbers)))
 
 
@@ -303,19 +221,6 @@ def check_complete(path: Path, found: int) -> None:
         raise UserError(
             f"expected the {listed} images that {path} lists, got {found}; the copy is incomplete, fetch it again"
         )
-
-
-def read_raster_boxes(paths: Sequence[Path]) -> npt.NDArray[np.float64]:
-    """Return xmin, ymin, xmax, ymax of each raster in degrees, float64 [n, 4]; NaN for one without georeference."""
-
-    def place(path: Path) -> tuple[float, float, float, float]:
-        with open_unshared(path) as file:
-            if file.crs is None:
-                return (np.nan,) * 4
-            return transform_bounds(file.crs, "OGC:CRS84", *file.bounds)  # type: ignore[no-any-return]
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return np.array(list(pool.map(place, paths)), dtype=np.float64).reshape(-1, 4)
 
 
 def explain_incomplete(request: Request, lists: Sequence[Path], images: Path) -> UserError:

@@ -12,14 +12,12 @@ import numpy as np
 
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks.images import (
-    Rasters,
     list_lines,
     make_card_source,
     make_consecutive_fold,
     number_names,
-    read_planes,
-    read_raster_shape,
 )
+from eo_ssl.evaluation.benchmarks.raster_images import Rasters, read_planes, read_raster_shape
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.tasks import IGNORED, Task
@@ -50,7 +48,9 @@ class LabelRasters:
     def __call__(self, positions: Rows, out: Rows) -> None:
         """Fill ``out`` [n, H, W] with 0 (not water), 1 (water) or -1 (not labelled)."""
         for target, at in zip(out, positions.tolist(), strict=True):
-            stored = read_planes(self.paths[at], planes=1)[0]
+            stored = read_planes(self.paths[at], planes=1, ignored=False, classes=True)[0]
+            if stored.dtype.kind == "f":
+                stored[np.isnan(stored)] = UNLABELLED
             if stored.shape != target.shape or not np.isin(stored, (UNLABELLED, 0, 1)).all():
                 raise UserError(
                     f"expected classes -1, 0 and 1 on {list(target.shape)} pixels in {self.paths[at]}, got "
@@ -89,8 +89,8 @@ def load(request: Request) -> Task:
     sources = []
     for paths, card in zip(images, request.cards, strict=True):
         content = [[path.name, compute_sha256(path)] for path in (*paths, *labels)]
-        size = read_raster_shape(paths[0])[1:]
-        files = Rasters(paths, len(card.bands))
+        size = read_raster_shape(paths[0], card)[1:]
+        files = Rasters(paths, card)
         sources.append(make_card_source(files, card, size=size, content=content, masks=masks))
     fold = make_consecutive_fold(*counts, names=chips)
     events = [chip.rpartition("_")[0] for chip in chips]

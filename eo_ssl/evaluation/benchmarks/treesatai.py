@@ -13,12 +13,11 @@ from torchgeo.datasets import TreeSatAI
 
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.benchmarks.images import (
-    Rasters,
     list_lines,
     make_card_source,
     make_consecutive_fold,
-    read_raster_shape,
 )
+from eo_ssl.evaluation.benchmarks.raster_images import Rasters, read_raster_shape
 from eo_ssl.evaluation.benchmarks.request import Request
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import compute_sha256
@@ -60,14 +59,14 @@ def load(request: Request) -> Task:
     absent = next((path for path in paths if not path.is_file()), None)
     if absent is not None:
         raise request.absent(f"no {absent.relative_to(request.root)}")
-    shape, wanted = read_raster_shape(paths[0]), (len(request.card.bands), *SIZE_PX[request.variant])
+    shape, wanted = read_raster_shape(paths[0], request.card), (len(request.card.bands), *SIZE_PX[request.variant])
     if shape != wanted:
         raise UserError(
             f"expected images {list(wanted)} of 60 m in {folder}, got {list(shape)}; use the 60 m patches that the "
             "card describes"
         )
     content = [request.variant, files, *(compute_sha256(path) for path in (*lists.values(), labels_path))]
-    source = make_card_source(Rasters(paths, len(request.card.bands)), request.card, size=wanted[1:], content=content)
+    source = make_card_source(Rasters(paths, request.card), request.card, size=wanted[1:], content=content)
     fold = make_consecutive_fold(len(names["train"]), 0, len(names["test"]), names=files)
     return Task(
         request.name,

@@ -25,7 +25,13 @@ from eo_ssl.scene.array.array_store import (
     read_dates,
 )
 from eo_ssl.scene.array.cf_conventions import check_classes
-from eo_ssl.scene.array.placement import check_band_names, find_turn, locate_array, turn_transform
+from eo_ssl.scene.array.placement import (
+    check_band_names,
+    describe_swath,
+    find_turn,
+    locate_array,
+    turn_transform,
+)
 from eo_ssl.scene.band_stack import check_gsd
 from eo_ssl.scene.class_rasters import convert_classes
 from eo_ssl.scene.file_patterns import find_extras, list_readable, match_paths, name_product
@@ -56,7 +62,9 @@ def list_products(card: Card, root: Path) -> Listing:
 
 
 def _list_steps(card: Card, name: str, path: Path) -> Iterator[Product]:
-    acquisition = read_acquisition(card, folder=path.parent, path=path, names={})
+    acquisition, declared = read_acquisition(card, folder=path.parent, path=path, names={}), check_layout(card)
+    key = next(iter(declared.variables), declared.key or "")
+    acquisition = replace(acquisition, remarks=describe_swath(card, path, key, declared.dims))
     parts, offset = (("pixels", path), *find_extras(card, path, pixels=True)), acquisition.offset or 0.0
     dates = _read_steps(card, path)
     if dates is None:

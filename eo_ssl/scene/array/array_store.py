@@ -23,6 +23,7 @@ from eo_ssl.scene.acquisition import format_iso
 from eo_ssl.scene.array.cf_conventions import (
     Axes,
     StoredNumbers,
+    find_swath,
     read_axes,
     read_decoded,
     read_labels,
@@ -226,6 +227,12 @@ def locate_axes(path: Path, keys: tuple[str, ...], dims: str, *, crs: str) -> Ax
 def _locate(content: FileIdentity, key: str, dims: str, crs: str) -> tuple[tuple[str, ...], Axes]:
     with _variable(Path(content[0]), key) as variable:
         return tuple(variable.dimensions), read_axes(variable, dims, crs=crs, name=f"{key} of {content[0]}")
+
+
+def locate_swath(path: Path, key: str, dims: str) -> tuple[str, str] | None:
+    """Return `cf_conventions.find_swath` of a variable in a NetCDF file."""
+    with _variable(path, key) as variable:
+        return find_swath(variable, dims)
 
 
 def list_labels(path: Path, key: str, position: int) -> tuple[str, ...]:

@@ -268,6 +268,28 @@ def _is_count(first: float, step: float) -> bool:
     return step == 1.0 and first in (0.0, 0.5, 1.0)
 
 
+def find_swath(variable: Any, dims: str) -> tuple[str, str] | None:
+    """Return the variables with latitude and longitude of each pixel [y, x] (CF 5.2), None where there are not both.
+
+    Args:
+        variable: of netCDF4.
+        dims: a letter per axis of the variable, as the card declares it.
+    """
+    plane, found, group = (
+        {variable.dimensions[dims.index(letter)] for letter in "yx"},
+        dict[str, str](),
+        variable.group(),
+    )
+    while group is not None:
+        for called, other in group.variables.items():
+            if len(other.dimensions) == 2 and set(other.dimensions) == plane:
+                units = re.fullmatch(r"degrees?_?(n|north|e|east)", str(getattr(other, "units", "")).lower())
+                by_units = "" if units is None else "latitude" if units[1][0] == "n" else "longitude"
+                found.setdefault(str(getattr(other, "standard_name", by_units)), called)
+        group = group.parent
+    return (found["latitude"], found["longitude"]) if {"latitude", "longitude"} <= set(found) else None
+
+
 def read_decoded(variable: Any, *, name: str) -> npt.NDArray[Any]:
     """Return all numbers of a small variable (a coordinate), unpacked by netCDF4.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError, expect
-from eo_ssl.scene.array.array_store import is_netcdf, locate_axes
+from eo_ssl.scene.array.array_store import is_netcdf, locate_axes, locate_swath
 from eo_ssl.scene.array.cf_conventions import Axes
 from eo_ssl.sensors import sensor
 
@@ -43,6 +43,22 @@ def locate_array(
         remedy="remove `transform` from the card, or correct it",
     )
     return card.transform, crs or stated.crs
+
+
+def describe_swath(card: Card, path: Path, key: str, dims: str) -> str:
+    """Return what a user must know of a NetCDF variable whose file gives a latitude and longitude of each pixel.
+
+    Such a grid gives rows and columns no place, so that it is not read. Empty where there is none, or where the file
+    gives coordinates of rows and columns beside it.
+
+    Raises:
+        UserError: as `locate_axes`.
+    """
+    swath = locate_swath(path, key, dims) if is_netcdf(path) else None
+    if swath is None or locate_axes(path, (key,), dims, crs=card.crs).transform:
+        return ""
+    given = f"latitude and longitude of each pixel ({', '.join(swath)}) are not read"
+    return f"{given}: {'its place is that of the card' if card.transform else 'its tiles have no place'}"
 
 
 def find_turn(transform: tuple[float, ...]) -> tuple[bool, bool]:

@@ -25,12 +25,10 @@ from eo_ssl.fingerprints import FileIdentity, identify_file
 from eo_ssl.scene.chip import UNLABELLED, Chip, ChipEntry
 from eo_ssl.scene.gdal_files import (
     describe_error,
-    find_alpha,
-    find_masks,
+    find_unmeasured,
     is_tiff,
+    list_measured,
     open_quietly,
-    place_window,
-    read_masked,
 )
 from eo_ssl.scene.radiometry import Radiometry
 from eo_ssl.scene.raster_facts import check_dataset_names
@@ -234,7 +232,7 @@ def _decode_picture(image: Any, card: Card, *, name: str) -> tuple[npt.NDArray[A
         )
     planes = stored[np.newaxis] if stored.ndim == 2 else stored.transpose(2, 0, 1)
     masked = np.zeros(planes.shape[1:], dtype=bool)
-    ignored, clear = bool(card.mask and card.mask.ignore), image.info.get("transparency")
+    ignored, clear = card.ignores_masks, image.info.get("transparency")
     if image.mode in ("LA", "RGBA") and not (ignored and len(planes) == len(card.bands)):
         planes, masked = planes[:-1], planes[-1] == 0
     elif clear is not None and image.mode in ("L", "RGB", "I", "I;16"):
@@ -246,7 +244,6 @@ def _decode_tiff(
     data: bytes, card: Card, radiometry: Radiometry, *, name: str
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Return the stored numbers [band, y, x] of a TIFF, and which pixels [band, y, x] its mask or nodata takes out."""
-    ignored = bool(card.mask and card.mask.ignore)
     try:
         with MemoryFile(data) as memory, open_quietly(memory.name, drivers=("GTiff",)) as file:
             expect(
@@ -255,18 +252,12 @@ def _decode_tiff(
                 got="indices into a palette",
                 remedy="convert the chips first",
             )
-            alpha, as_band = find_alpha(file), ignored and file.count == len(card.bands)
-            wanted = [index for index in range(1, file.count + 1) if index != alpha or as_band]
+            wanted = list_measured(file, bands=len(card.bands), ignored=card.ignores_masks)
             check_dataset_names(file, dict(zip(wanted, card.bands, strict=False)), card=card, name=name)
             if (stated := (file.scales[0], file.offsets[0])) != (1.0, 0.0):
                 radiometry.check_stated(*stated, name=name)
-            planes, whole = np.asarray(file.read(wanted)), place_window((0, file.height), (0, file.width))
-            masked = np.zeros(planes.shape, dtype=bool)
-            for plane, out, index in zip(planes, masked, wanted, strict=True):
-                nodata = file.nodatavals[index - 1]
-                out |= False if nodata is None else plane == nodata
-                for mask in () if ignored else find_masks(file, index):
-                    out |= read_masked(file, mask, window=whole)
+            planes = np.asarray(file.read(wanted))
+            masked = find_unmeasured(file, planes, wanted, ignored=card.ignores_masks)
     except RasterioError as error:
         raise UserError(
             f"expected a whole image in {name}, got: {describe_error(error)}; fetch the archive again"

@@ -155,7 +155,7 @@ class RasterSource(FileSource):
         for band, (path, index) in where.items():
             file = gdal_files.open_raster(path)
             alpha, counted = gdal_files.find_alpha(file), int(file.count)
-            if alpha == index and not (card.mask and card.mask.ignore):
+            if alpha == index and not card.ignores_masks:
                 raise UserError(
                     f"expected {band} in band {index} of {path}, got an alpha band, which says what is valid; leave it "
                     "out of `bands`, or, if it is a measurement, say `mask: {ignore: why}`"

@@ -12,7 +12,8 @@ import numpy as np
 from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import fingerprint, hash_file
-from eo_ssl.scene.acquisition import Acquisition
+from eo_ssl.scene.acquisition import Acquisition, is_same_acquisition
+from eo_ssl.scene.gdal_files import find_mask_file
 from eo_ssl.scene.layers import Layers
 from eo_ssl.scene.product import Listing, Product, make_damaged_product
 from eo_ssl.scene.product_source import ProductSource
@@ -53,7 +54,9 @@ class GrdSource(ProductSource):
         product = open_safe(self.container).checksum()
         if self.card.radar is None or self.card.radar.geocoding != "terrain":
             return product
-        return fingerprint([product, hash_file(self.root / self.card.radar.dem)])
+        dem = self.root / self.card.radar.dem
+        mask = find_mask_file(dem)
+        return fingerprint([product, *(hash_file(path) for path in (dem, mask) if path)])
 
     def layers(self, bands: tuple[str, ...]) -> Layers:
         """Return the polarisations ``bands`` on the map, border noise and incidence angle.
@@ -106,13 +109,14 @@ def collect_products(
     check_card(card)
     here, damaged, dropped = list_containers_below(card, root, mark=MANIFEST)
     products: dict[str, Product] = {}
-    kept: dict[tuple[object, ...], list[Safe]] = {}
+    kept: dict[str, list[tuple[str, Safe]]] = {}
     for container in here:
         product_id = f"{card.name}/{container.name}"
         try:
             safe = open_safe(container)
             verdict = examine(safe)
-            key = (*safe.pass_key, _read_spacing(card, safe) if isinstance(verdict, Product) and kind == "cube" else 0)
+            spacing = _read_spacing(card, safe) if isinstance(verdict, Product) and kind == "cube" else 0
+            key = safe.name_acquisition(spacing_m=spacing)
         except UserError as error:
             damaged.setdefault(container.name, str(error))
             continue
@@ -121,14 +125,14 @@ def collect_products(
         elif product_id in products:
             dropped.append((product_id, f"a second copy, in {container.archive.path.name}"))
         else:
-            products[product_id] = verdict
-            group = kept.setdefault(key, [])
-            other = next((item for item in group if item.is_same_time(safe)), None)
-            if other is None:
-                group.append(safe)
+            products[product_id] = replace(verdict, acquisition=replace(verdict.acquisition, key=key))
+            group = kept.setdefault(key.partition(" ")[0], [])
+            at = next((at for at, (known, _) in enumerate(group) if is_same_acquisition(known, key)), None)
+            if at is None:
+                group.append((key, safe))
                 continue
-            older, newer = sorted((other, safe), key=_rank_age)
-            group[group.index(other)] = newer
+            older, newer = sorted((group[at][1], safe), key=_rank_age)
+            group[at] = (key, newer)
             dropped.append((f"{card.name}/{older.name}", _explain_older(older, newer)))
             del products[f"{card.name}/{older.name}"]
     for name, reason in damaged.items():

@@ -26,6 +26,7 @@ from eo_ssl.scene.band_stack import add_own_nodata, check_gsd
 from eo_ssl.scene.grids import is_metric, locate_pixels, read_crs
 from eo_ssl.scene.layers import Range
 from eo_ssl.scene.radiometry import Radiometry
+from eo_ssl.scene.raster_facts import check_single_band, list_masks
 from eo_ssl.sensors import Quantity
 
 _GEOIDS = {"egm96": "us_nga_egm96_15.tif", "egm2008": "us_nga_egm08_25.tif"}
@@ -44,6 +45,10 @@ class Elevation:
     nodata: tuple[float, ...]
     content: FileIdentity
     "what identifies the present content of the file"
+    masks: tuple[gdal_files.MaskBand, ...] = ()
+    "masks and alpha bands of the file that say which heights are known, beside nodata values"
+    beside: FileIdentity | None = None
+    "what identifies the mask that lies beside the file, where one does"
 
     def read(self, rows: Range, columns: Range) -> npt.NDArray[np.float64]:
         """Return metres above the ellipsoid [y, x] float64 of a half-open window that may reach beyond the raster.
@@ -62,6 +67,9 @@ class Elevation:
             return out
         stored = gdal_files.read_window(self.path, (1,), rows=inner[0], columns=inner[1])[0]
         heights = Radiometry(Quantity.DN, 1.0, 0.0, self.nodata).physical(stored).astype(np.float64)
+        if self.masks:
+            for masked in gdal_files.read_masks(self.path, self.masks, rows=inner[0], columns=inner[1]).values():
+                heights[masked] = np.nan
         known = heights[np.isfinite(heights)]
         if known.size and not (_EARTH_M[0] <= known.min() and known.max() <= _EARTH_M[1]):
             raise UserError(
@@ -115,8 +123,18 @@ def open_elevation(card: Card, root: Path) -> Elevation:
     check_gsd(card, grid, path=path)
     if radar.dem_datum != "ellipsoid":
         _transformers(read_crs(grid), radar.dem_datum)
+    check_single_band(path)
     nodata = add_own_nodata(Radiometry(Quantity.DN, 1.0, 0.0, ()), path, index=1).nodata
-    return Elevation(path, grid, radar.dem_datum, nodata, identify_file(path))
+    beside = gdal_files.find_mask_file(path)
+    return Elevation(
+        path,
+        grid,
+        radar.dem_datum,
+        nodata,
+        identify_file(path),
+        masks=list_masks(card, path, 1),
+        beside=identify_file(beside) if beside else None,
+    )
 
 
 @lru_cache(maxsize=16)

@@ -12,11 +12,9 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element
 
-import numpy as np
-
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import FileIdentity, identify_file
-from eo_ssl.scene.acquisition import Acquisition, format_iso
+from eo_ssl.scene.acquisition import Acquisition, format_iso, name_acquisition
 from eo_ssl.scene.safe_container import MANIFEST, Container, DataObject
 from eo_ssl.scene.sentinel1.annotation import Annotation, read_annotation
 from eo_ssl.scene.sentinel1.calibration import Calibration, read_calibration
@@ -28,7 +26,6 @@ _ROLES = {
     "s1Level1NoiseSchema": "noise",
 }
 _COG = "-cog"  # at the end of file names in the cloud-optimised form
-_APART = np.timedelta64(2, "s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +83,11 @@ class Safe:
         """Whether this is the cloud-optimised form that the Copernicus Data Space makes of a product."""
         return all(PurePosixPath(image.measurement).stem.endswith(_COG) for image in self.images)
 
-    @property
-    def pass_key(self) -> tuple[object, ...]:
-        """What products of one acquisition share, whatever their names, processors and forms; times differ a little."""
-        polarisations = tuple(sorted({image.polarisation for image in self.images}))
-        what = (self.platform, self.mode, self.product_type, self.absolute_orbit)
-        return (*what, self.data_take, self.slice_number, polarisations)
-
-    def is_same_time(self, other: Safe) -> bool:
-        """Return whether two products begin and end together; processors cut a slice up to a second apart."""
-        pairs = ((self.start, other.start), (self.stop, other.stop))
-        return all(abs(np.datetime64(mine) - np.datetime64(its)) < _APART for mine, its in pairs)
+    def name_acquisition(self, *, spacing_m: int) -> str:
+        """Return the key of the acquisition; products of other ``spacing_m`` between pixels are no copies of it."""
+        what = (self.platform, self.mode, self.product_type, self.absolute_orbit, self.data_take, self.slice_number)
+        polarisations = "+".join(sorted({image.polarisation for image in self.images}))
+        return name_acquisition([*what, polarisations, spacing_m], start=self.start, stop=self.stop)
 
     @property
     def acquisition(self) -> Acquisition:

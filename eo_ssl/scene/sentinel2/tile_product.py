@@ -17,6 +17,7 @@ from eo_ssl.cards import Card
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.scene import gdal_files
+from eo_ssl.scene.acquisition import name_acquisition
 from eo_ssl.scene.band_stack import BandFile, BandStack, choose_common_grid, choose_method
 from eo_ssl.scene.layers import ClassFlag, Layers
 from eo_ssl.scene.product import Dropped, Listing, Product, make_damaged_product
@@ -59,7 +60,8 @@ def list_products(card: Card, root: Path) -> Listing:
             dropped.append((f"{card.name}/{name}", f"{item.safe.archive.path} has the name of another product"))
             continue
         source = SafeTileSource(card, item.safe, item.metadata)
-        acquisition = replace(item.metadata.acquisition, remarks=masks.describe_absent(item.safe, item.metadata))
+        remarks, key = masks.describe_absent(item.safe, item.metadata), _name_sensing(item.metadata)
+        acquisition = replace(item.metadata.acquisition, remarks=remarks, key=key)
         products[name] = Product(f"{card.name}/{name}", card, "cube", acquisition, source)
     names = {item.safe.name for item in tiles}
     for name, reason in damaged.items():
@@ -155,6 +157,13 @@ def _keep_newest(tiles: list[_Tile]) -> tuple[list[_Tile], Dropped]:
                 dropped.append((item.safe.name, _explain_older(item, better)))
         kept += parts.values()
     return kept, dropped
+
+
+def _name_sensing(metadata: TileMetadata) -> str:
+    """Return the key of the acquisition: products of two datastrips of one sensing are parts of a tile, no copies."""
+    what = (metadata.acquisition.platform, metadata.tile, metadata.sensing_start)
+    start = metadata.datastrip or metadata.sensing_start
+    return name_acquisition(what, start=start, stop=start)
 
 
 def _rank_age(metadata: TileMetadata) -> tuple[bool, str, str]:

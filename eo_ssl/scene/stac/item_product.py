@@ -104,7 +104,7 @@ class StacItem(ProductSource):
         return assets.find_scene_classes(self.card, _parsed(self.text), self.base, root=self.root)
 
     def _pixels(self, asset: Asset) -> AssetPixels:
-        header, ignored = asset.header(), self.card.mask is not None and self.card.mask.ignore
+        header, ignored = asset.header(), self.card.ignores_masks
         return AssetPixels(asset.place, asset.sign, header, () if ignored else header.masks)
 
 
