@@ -261,13 +261,17 @@ def _find_superseded(store: Store, before: IngestState, plan: IngestPlan) -> fro
 
     Batches of chips that are dealt anew, and cards cut anew.
     """
-    known = snapshots.list_snapshots(store)
-    if not known:
+    if not snapshots.list_snapshots(store):
         return frozenset()
     chips = {product.card.name for product in plan.products if product.kind == "chips"}
     anew = {name for name, wanted in plan.settings.items() if before.cards.get(name, wanted) != wanted}
-    entries = snapshots.load_snapshot(store, known[-1]).entries  # by its number, should a newer one have gone
+    entries = _list_held(store)
     return frozenset((entry.card, entry.product_id) for entry in entries if entry.card in chips | anew)
+
+
+def _list_held(store: Store) -> list[snapshots.FragmentEntry]:
+    """Return the entries of the newest snapshot that is there: this run makes the one anew that has gone."""
+    return snapshots.load_snapshot(store, snapshots.list_snapshots(store)[-1]).entries
 
 
 def _find_again(
@@ -287,7 +291,7 @@ def _find_again(
         return {}, {}
     gone = superseded | {(product.card.name, product.product_id) for product in plan.products}
     held: dict[tuple[str, str], list[snapshots.FragmentEntry]] = {}
-    for entry in snapshots.load_snapshot(store).entries:
+    for entry in _list_held(store):
         if entry.acquisition and (entry.card, entry.product_id) not in gone:
             held.setdefault((entry.card, entry.acquisition.partition(" ")[0]), []).append(entry)
     again: dict[str, str] = {}
