@@ -1,8 +1,8 @@
-"""Damaged and hostile archives, damaged products of the library, and ingests that are killed.
+"""Damaged and hostile archives, damaged products of the library, ingests that are killed, and all commands killed or stopped.
 
-``python -m bench robustness > rows.jsonl`` runs all (a quarter of an hour on an idle machine) and ``python -m bench.robustness < rows.jsonl``
-prints the tables of docs/robustness.md. EO_SSL_SEED (0), EO_SSL_MUTATIONS (500), EO_SSL_PRODUCTS (500), EO_SSL_LEARNING (500) and
-EO_SSL_KILLS (100) change the run; 0 leaves a part out.
+``python -m bench robustness > rows.jsonl`` runs all (twenty minutes on an idle machine) and ``python -m bench.robustness < rows.jsonl``
+prints the tables of docs/robustness.md. EO_SSL_SEED (0), EO_SSL_MUTATIONS (500), EO_SSL_PRODUCTS (500), EO_SSL_LEARNING (500),
+EO_SSL_KILLS (100, of the ingest), EO_SSL_COMMAND_KILLS (100) and EO_SSL_STOPS (40, by signal) change the run; 0 leaves a part out.
 """
 
 from __future__ import annotations
@@ -17,10 +17,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import damage_trials, damaged_learning, damaged_products, kills, trials
+from bench import damage_trials, damaged_learning, damaged_products, kills, stopped_commands, trials
 from bench.subjects import make_subjects
 
 INGEST_EVERY = 5
+USUAL = {
+    "SEED": "0",
+    "MUTATIONS": "500",
+    "PRODUCTS": "500",
+    "LEARNING": "500",
+    "KILLS": "100",
+    "COMMAND_KILLS": "100",
+    "STOPS": "40",
+}
 VERDICTS = (
     "listing",
     "dropped",
@@ -38,16 +47,7 @@ VERDICTS = (
 
 
 def run() -> Iterator[dict[str, Any]]:
-    wanted = {
-        name: int(os.environ.get(f"EO_SSL_{name}", usual))
-        for name, usual in (
-            ("SEED", "0"),
-            ("MUTATIONS", "500"),
-            ("PRODUCTS", "500"),
-            ("LEARNING", "500"),
-            ("KILLS", "100"),
-        )
-    }
+    wanted = {name: int(os.environ.get(f"EO_SSL_{name}", usual)) for name, usual in USUAL.items()}
     with tempfile.TemporaryDirectory(prefix="eo-ssl-robustness-") as folder:
         if wanted["MUTATIONS"]:
             yield from mutated(Path(folder), seed=wanted["SEED"], count=wanted["MUTATIONS"])
@@ -60,6 +60,10 @@ def run() -> Iterator[dict[str, Any]]:
             yield from damaged("learning", damaged_learning.KINDS, made, seed=wanted["SEED"], count=wanted["LEARNING"])
         if wanted["KILLS"]:
             yield from kills.run(Path(folder), kills=wanted["KILLS"], seed=wanted["SEED"])
+        if wanted["COMMAND_KILLS"] or wanted["STOPS"]:
+            yield from stopped_commands.run(
+                Path(folder), kills=wanted["COMMAND_KILLS"], stops=wanted["STOPS"], seed=wanted["SEED"]
+            )
 
 
 def mutated(folder: Path, *, seed: int, count: int) -> Iterator[dict[str, Any]]:
@@ -85,7 +89,7 @@ def damaged(
 
 
 def tables(rows: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: mutations by what a checksum can know, by subject and by kind, then the kills."""
+    """Return the results as Markdown: mutations by what a checksum can know, by subject and by kind, then kills and stops."""
     damaged = [row for row in rows if row["name"].startswith("mutation/")]
     parts: list[str] = []
     if damaged:
@@ -126,6 +130,9 @@ def tables(rows: list[dict[str, Any]]) -> str:
             "\n".join(lines),
             "Kills at named points: " + ", ".join(f"{name} {count}" for name, count in sorted(points.items())),
         ]
+    commands = [row for row in rows if row["name"].startswith(("killed/", "stopped/"))]
+    if commands:
+        parts.append(stopped_commands.tabulate(commands))
     return "\n\n".join(parts)
 
 

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # the working folder, from which `python -m` takes modules; the console script has none there
+
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
@@ -233,6 +237,7 @@ def _spell(arguments: Sequence[str], workflow: Callable[..., Any]) -> list[str]:
 
     hints = get_type_hints(workflow)
     spelled: list[str] = []
+    given: set[str] = set()
     waiting = list(arguments)
     while waiting:
         argument = waiting.pop(0)
@@ -255,6 +260,11 @@ def _spell(arguments: Sequence[str], workflow: Callable[..., Any]) -> list[str]:
                 )
             elif values:
                 equals, value = "=", values[0]
+        elif name in given and (value or "".join(waiting[:1])).startswith("["):
+            item = list  # of the options of an option, whose types are not known here
+        if item is not None and name in given:
+            raise UserError(f"expected {name} once with all its values, got it again; write `{name} ONE TWO`")
+        given.add(name)
         spelled.append(name + equals + value)
     return spelled
 

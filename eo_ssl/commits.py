@@ -54,7 +54,7 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def discard_leftovers(folder: Path, *, depth: int = 3) -> None:
+def discard_leftovers(folder: Path, *, depth: int = 4) -> None:
     """Remove the temporary files of `write_beside` whose writers, on this machine, have died.
 
     Args:
@@ -67,7 +67,8 @@ def discard_leftovers(folder: Path, *, depth: int = 3) -> None:
             continue
         pid, begun = int(named["pid"]), int(named["begun"])
         if begun < _BEGUN if pid == os.getpid() else not is_running(pid):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # gone meanwhile, or not ours to remove
+                path.unlink()
 
 
 @contextmanager
@@ -81,7 +82,7 @@ def write_beside(path: Path, *, make_folder: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise explain_os_error(error, path) from error
     finally:
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):  # not there, or on a disk that can only be read
             temporary.unlink()
 
 

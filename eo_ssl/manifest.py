@@ -10,7 +10,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -235,12 +235,21 @@ def open_product(
         RuntimeError: the block ended without signing a product that was not done.
     """
     begun = _decide(folder, _describe_wanted(stage, config, inputs), overwrite=overwrite)
+    if begun == "done":
+        _remove_leftovers(folder)
     with nullcontext() if begun == "done" else reserve(folder):
         state = plan(folder, stage=stage, config=config, inputs=inputs, overwrite=overwrite)
         product = OpenProduct(folder, stage, config, inputs, state)
         yield product
         if not product.done:
             raise RuntimeError(f"the product {folder} was left without its manifest")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a run that was killed after its manifest left in ``folder``, where that is allowed."""
+    if any((folder / name).exists() for name in (LEASE, UNFINISHED)):
+        with suppress(UserError, OSError), reserve(folder):
+            (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def require(folder: Path, stage: str | tuple[str, ...]) -> Manifest:

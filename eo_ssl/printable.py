@@ -9,9 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eo_ssl.errors import expect
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _BIDI = {code: f"\\u{code:04x}" for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 """Unicode's controls of direction."""
@@ -54,6 +57,20 @@ def check_name(name: str, *, what: str) -> None:
         got=f"'{show_controls(name)}'",
         remedy="choose another",
     )
+
+
+def make_console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """Return a console that prints text as it is: what a name holds in brackets or colons is neither style nor emoji.
+
+    Styled text is a ``rich.text.Text``.
+
+    Args:
+        stderr: print on standard error.
+        width: characters of a line, if not the terminal's.
+    """
+    from rich.console import Console  # not before a command prints: signals are not watched yet
+
+    return Console(stderr=stderr, width=width, markup=False, emoji=False)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """How a command is stopped from outside: one sentence, status 128 + signal, no half-done file, nothing left running.
 
-SIGINT (a person), SIGTERM (a scheduler) and SIGUSR1 (Slurm before a time limit) raise `Stopped` in the main thread, so
-that what is open closes. A thread of its own sees to the rest: a second SIGINT ends the process at once, and so does
-the end of the grace time where the main thread is stuck in a library.
+SIGINT (a person), SIGTERM (a scheduler), SIGHUP (the terminal is gone) and SIGUSR1 (Slurm before a time limit) raise
+`Stopped` in the main thread, so that what is open closes. A thread of its own sees to the rest: a second SIGINT ends
+the process at once, and so does the end of the grace time where the main thread is stuck in a library.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn, Self, TextIO
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 GRACE_S = 20.0  # from the signal to the end at the latest; Slurm and Kubernetes kill after 30 s
-STAGE = "EO_SSL_STAGE"  # set for the stages of `eo-ssl run`, which speaks for them
+STAGE = "EO_SSL_STAGE"  # tells a stage of `eo-ssl run`, which speaks for it, the pipe that closes when that ends
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of torchrun, Lightning and Slurm; 0 is the process that speaks
 
 
@@ -61,6 +61,7 @@ class _Watch:
 
     command = "eo-ssl"
     number = 0  # the first signal, 0 before it
+    speaks = True  # whether nobody else says that it was stopped
     said = threading.Lock()
 
 
@@ -80,7 +81,16 @@ def handle_signals(command: str, *, grace_s: float = GRACE_S) -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _raise_stopped)
-    threading.Thread(target=_enforce, args=(reading, grace_s), name="stop-signals", daemon=True).start()
+    threading.Thread(target=_enforce, args=([reading, *_find_run()], grace_s), name="stop-signals", daemon=True).start()
+
+
+def _find_run() -> list[int]:
+    """Return the pipe of the `eo-ssl run` whose stage this is; processes that this one starts are no stages."""
+    pipe = os.environ.pop(STAGE, "")
+    _Watch.speaks = not pipe
+    if pipe:
+        os.set_inheritable(int(pipe), False)
+    return [int(pipe)] if pipe else []
 
 
 def is_stopping() -> bool:
@@ -105,13 +115,22 @@ def _raise_stopped(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
-def _enforce(reading: int, grace_s: float) -> None:
-    """End the process at a second SIGINT, or when the grace time is over; runs in a thread."""
+def _enforce(pipes: list[int], grace_s: float) -> None:
+    """End the process at a second SIGINT, or when the grace time is over; ask it to stop where its `run` was killed.
+
+    Runs in a thread. The first pipe is that of signals, a second one closes with the `run`.
+    """
     first, since, interrupts = 0, 0.0, 0
+    reading = pipes[0]
     while True:
         left = max(since + grace_s - time.monotonic(), 0.0) if first else None
-        if not select.select([reading], [], [], left)[0]:
+        ready = select.select(pipes, [], [], left)[0]
+        if not ready:
             stop_process(first)
+        if reading not in ready:
+            pipes = [reading]
+            os.kill(os.getpid(), signal.SIGTERM)
+            continue
         for number in os.read(reading, 64):
             if number not in SIGNALS:
                 continue
@@ -125,7 +144,7 @@ def _enforce(reading: int, grace_s: float) -> None:
 def stop_process(number: int = 0) -> NoReturn:
     """Say the sentence, end what this process has started and the process itself, now: of the signal that came."""
     number = number or _Watch.number
-    if _is_first() and STAGE not in os.environ and _Watch.said.acquire(blocking=False):
+    if _is_first() and _Watch.speaks and _Watch.said.acquire(blocking=False):
         show_cursor = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar may have hidden it
         cause = f"by {signal.Signals(number).name}"
         if number == signal.SIGPIPE:

@@ -1,11 +1,7 @@
-"""A tiny pretraining run on tiles in memory; as a script, the process that tests kill."""
+"""A tiny pretraining run on tiles in memory."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,35 +151,3 @@ class Spoiled:
 def weights(objective: Objective) -> str:
     """Fingerprint of every weight, bit by bit."""
     return fingerprint({key: value.numpy().tobytes().hex() for key, value in objective.state_dict().items()})
-
-
-def serve() -> None:
-    """Read one JSON list [folder, objective] a line, run it in a forked process of its own session, answer with its pid and exit status.
-
-    The libraries take seconds to import; forking afterwards gives every killed run a process of its own at once.
-    """
-    original = FakeReader.read
-
-    def slow(self, rows, *, out=None):
-        time.sleep(0.02)  # so that a kill has many moments to fall on
-        return original(self, rows, out=out)
-
-    FakeReader.read = slow  # type: ignore[method-assign]
-    for line in sys.stdin:
-        folder, name = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            os.setsid()
-            status = 1
-            try:
-                trained, _ = run(Path(folder), name=name, keep=0.5)
-                (Path(folder) / "weights.json").write_text(json.dumps(weights(trained)))
-                status = 0
-            finally:
-                os._exit(status)
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-
-if __name__ == "__main__":
-    serve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 
 from eo_ssl import leases
 from eo_ssl.cli import main
+from eo_ssl.commits import commit
 from eo_ssl.documents import sign_json
 from eo_ssl.errors import UserError
 from eo_ssl.leases import LEASE, reserve
@@ -180,12 +182,38 @@ def test_temporary_files_of_the_dead_are_swept_and_others_kept(tmp_path: Path) -
     dead = [tmp_path / name for name in (f".a.{here}.{2**22 + 1}.5.tmp", f".b.{2**22 + 1}.5.tmp")]
     dead.append(tmp_path / "rows" / f".c.json.{here}.{os.getpid()}.1.tmp")  # of an earlier process of our number
     kept = [tmp_path / name for name in (f".a.at-elsewhere.{2**22 + 1}.5.tmp", ".notes.tmp", "a.tmp")]
+    dead.append(tmp_path / "parts" / "key" / "draw" / f".c.npz.{here}.{2**22 + 1}.1.tmp")  # of a tuned evaluation
     kept.append(tmp_path / "rows" / f".d.json.{here}.{os.getpid()}.{time.monotonic_ns()}.tmp")
-    (tmp_path / "rows").mkdir()
     for path in (*dead, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
     with reserve(tmp_path):
         assert not any(path.exists() for path in dead) and all(path.exists() for path in kept)
+
+
+def test_a_disk_that_can_only_be_read_is_said_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one, removing a file that is not there fails too."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("write_bytes", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(UserError, match=r"expected to be allowed to write .*, got Read-only file system"):
+        commit(tmp_path / "file", b"content")
+
+
+def test_what_a_run_left_that_was_killed_after_its_manifest_goes_when_nothing_is_left_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "subset"
+    with open_product(folder, **MADE) as product:
+        product.sign("f00d")
+    for holder in ({}, {"pid": 2**22 + 1}):
+        forge(folder, **holder)
+        (folder / "unfinished.json").write_text("{}")
+        with open_product(folder, **MADE) as product:
+            assert product.done
+        left = {path.name for path in folder.iterdir()} - {"manifest.json"}
+        assert left == (set() if holder else {LEASE, "unfinished.json"})  # of one that lives everything stays
 
 
 def test_what_replaces_a_product_is_never_mixed_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

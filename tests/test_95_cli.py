@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from rich.table import Table
 
-from eo_ssl.cli import _spell, find_config, main
+from eo_ssl.cli import _item, _spell, find_config, main
+from eo_ssl.commands import COMMANDS
 from eo_ssl.errors import UserError
+from eo_ssl.manifest import open_product
+from eo_ssl.printable import make_console
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -53,6 +60,46 @@ def test_lists_are_typed_as_words() -> None:
     assert _spell(["--names", "one"], workflow) == ['--names=["one"]']
     assert _spell(["--inputs", "a/b", "c"], workflow) == ['--inputs=["a/b", "c"]']
     assert _spell(["--names", "[a, b]", "--shots=5"], workflow) == ["--names=[a, b]", "--shots=[5]"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_list_that_is_given_twice_is_refused_and_not_overwritten(command: str) -> None:
+    workflow = import_module(f"eo_ssl.workflows.{command}").main
+    lists = [name for name, hint in get_type_hints(workflow).items() if _item(hint)]
+    for name in lists:
+        with pytest.raises(
+            UserError, match=f"expected --{name} once with all its values, got it again; write `--{name} O"
+        ):
+            _spell([f"--{name}", "1", f"--{name.replace('_', '-')}=2"], workflow)
+    with pytest.raises(UserError, match=r"expected --method\.levels once"):  # of an option's option
+        _spell(["--method.levels", "[4]", "--method.levels=[5, 6]"], workflow)
+    assert _spell(["--seed", "1", "--seed", "2", "--config", "a", "--config", "b"], workflow)
+
+
+def test_text_of_people_and_files_is_printed_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], project_root: Path
+) -> None:
+    """It used to vanish as a style, or to end in a stack trace where it closes one that is not open."""
+    names = ("[/red]", "[bold]x", ":smile:", "\\[dim]")
+    (tmp_path / "[").mkdir()
+    folder = tmp_path / "[" / "red] [bold]"
+    with open_product(folder, stage="curate", config={name: name for name in names}, inputs={"a": "b"}) as product:
+        product.sign("f00d", summary={name: [{name: name}] for name in names})
+    assert main(["inspect", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert str(folder) in shown.replace("\n", "") and all(shown.count(name) >= 4 for name in names)
+    console = make_console(width=200)
+    console.print(f"{names}")
+    table = Table(names[0], title=names[1], caption=names[2])
+    table.add_row(names[3])
+    console.print(table)
+    console.rule(names[0])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names)
+    sources = [path for room in ("eo_ssl", "workflows") for path in (project_root / room).rglob("*.py")]
+    assert [
+        path.name for path in sources if re.search(r"(?<!make_)\bConsole\(|rich import print", path.read_text())
+    ] == ["printable.py"]
 
 
 def test_debug_shows_the_stack_trace() -> None:

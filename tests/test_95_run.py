@@ -70,3 +70,11 @@ def test_options_of_a_stage_are_left_to_its_command(
     monkeypatch.chdir(tmp_path)
     assert main(["run", "--config", "run.yaml"]) == 0, capsys.readouterr().err
     assert written == [{"prune": {"method": method}, "corpus": "o/c"}]
+
+
+def test_the_command_as_a_module_takes_none_from_the_working_folder_either(tmp_path: Path) -> None:
+    for name in ("yaml", "json", "random", "numpy", "rich", "jsonargparse", "pathlib", "difflib", "fcntl"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write({name!r})\n")
+    command = [sys.executable, "-m", "eo_ssl.cli", "inspect", "s2_29rkh_l2a"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, (tmp_path / "executed").exists()) == (0, "", False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import signal
 import subprocess
@@ -12,16 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import yaml
 
+from bench.stopped_commands import SIGNALS, Subject, Tally
 from eo_ssl.manifest import require
-from eo_ssl.sample import ArchiveSpec, make_archive
-from stops import Ended, Server, lives
-
-STAGES = ("ingest", "curate", "pretrain", "evaluate", "export", "embed")
-STREAM = "s2_boa_12b_10m_32px"
+from stops import Ended, Server, commands, content, lives, make_products, make_world, outlives
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -34,81 +31,54 @@ def _interrupts() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("stops")
-    spec = ArchiveSpec(sites=1, dates=1, size_px=192, exact_duplicates=0, near_duplicates=0, reprocessed=0)
-    make_archive(root / "archive", seed=1, spec=spec)
-    return root
+    """Below a folder whose name would be markup of a terminal's styles, which every command prints as it is."""
+    return make_world(tmp_path_factory.mktemp("stops") / "[" / "red] [bold]")
 
 
 @pytest.fixture(scope="module")
 def server(world: Path) -> Iterator[Server]:
-    (world / "ended").mkdir()
     server = Server(world / "ended")
     yield server
     server.close()
 
 
-def commands(root: Path) -> dict[str, list[str]]:
-    """A command line for each stage, without its output; each takes what the earlier ones made in `root/whole`."""
-    corpus, encoder = str(root / "whole" / "ingest"), str(root / "whole" / "pretrain")
-    ingest = [
-        "ingest",
-        "--card",
-        "sample_s2_l2a",
-        "--data",
-        str(root / "archive"),
-        "--size_px",
-        "32",
-        "--min_valid",
-        "0.2",
-    ]
-    pretrain = ["pretrain", "--corpus", corpus, "--steps", "8", "--batch_size", "4", "--model.depth", "1"]
-    evaluate = ["evaluate", "--encoders", encoder, "imagestats", "--task", "corpus", "--data", corpus]
-    return {
-        "ingest": ingest,
-        "curate": ["curate", "--corpus", corpus, "--stream", STREAM, "--keep", "0.5"],
-        "pretrain": [*pretrain, "--training.checkpoint_every", "3", "--training.log_every", "1"],
-        "evaluate": [*evaluate, "--streams", STREAM, "--protocols", "knn5"],
-        "export": ["export", encoder],
-        "embed": ["embed", encoder, corpus, "--stream", STREAM],
-        "report": ["report", "--inputs", corpus, encoder],
-    }
-
-
 @pytest.fixture(scope="module")
 def whole(world: Path, server: Server) -> dict[str, Ended]:
     """How each command ended that nobody stopped."""
-    made = {
-        command: server.run([*words, "--out", str(world / "whole" / command)])
-        for command, words in commands(world).items()
-    }
-    assert all(one.status == 0 and one.syncs > 0 for one in made.values()), made
+    made = make_products(world, server)
+    assert [name for name, one in made.items() if name != "ingest" and str(world / "made" / name) not in one.out] == []
     return made
 
 
-def content(product: Path) -> str:
-    """What identifies a product: its fingerprint, of a report its page without the minute it was written."""
-    page = product / "index.html"
-    return re.sub(r"Written [^<]*", "", page.read_text()) if page.exists() else require(product, STAGES).fingerprint
-
-
-def test_every_command_that_is_stopped_says_so_and_ends_with_the_same_product(
-    world: Path, server: Server, whole: dict[str, Ended]
+@pytest.mark.parametrize("stops", [SIGNALS, (signal.SIGKILL,)], ids=["stopped", "killed"])
+def test_every_command_that_is_stopped_or_killed_says_so_and_ends_with_the_same_product(
+    stops: tuple[signal.Signals, ...], world: Path, server: Server, whole: dict[str, Ended]
 ) -> None:
-    moments = random.Random(time.time_ns())  # others each time: the claim is about all of them
-    for command, words in commands(world).items():
-        at_a_file = {"nth": moments.randint(1, whole[command].syncs)}
-        any_time = {"after_s": moments.random() * whole[command].wall_s}
-        for stop, moment in ((signal.SIGTERM, at_a_file), (signal.SIGINT, any_time)):
-            out = world / stop.name / command
-            stopped = server.run([*words, "--out", str(out)], stop=stop, **moment)
-            if stopped.status == 0 and "after_s" in moment:
-                continue  # it was faster
-            was = stopped.status, stopped.err.strip(), stopped.left
-            assert was == (128 + stop, sentence(command, stop), False), (command, moment, stopped)
-            again = server.run([*words, "--out", str(out)])
-            assert (again.status, "Traceback" in again.err) == (0, False), (command, moment, again)
-            assert content(out) == content(world / "whole" / command), (command, moment)
+    rng = np.random.default_rng(time.time_ns())  # other moments each time: the claim is about all of them
+    tally = Tally(seed=0)
+    for name, words in commands(world).items():
+        out, made = world / stops[0].name / name, content(world / "made" / name)
+        again = 2 if name == "pretrain" else 1  # a resumed run is stopped too
+        Subject(name, [*words, "--out", str(out)], out, server, whole[name], made).disturb(
+            rng, tally, stops, most=again
+        )
+    assert not tally.violations, tally.violations
+    assert tally.ends > len(whole) / 2  # some are faster
+
+
+def test_a_finished_evaluation_on_a_disk_that_can_only_be_read_is_printed(
+    world: Path, whole: object, tmp_path: Path
+) -> None:
+    """Its lease could not be written, so that it was refused."""
+    alone = ["unshare", "-rm"]
+    if subprocess.run([*alone, "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True).returncode:
+        pytest.skip("this machine does not allow a private mount")
+    made = str(world / "made" / "evaluate")
+    words = [*commands(world)["evaluate"], "--out", made]
+    mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && "$@"'
+    command = [*alone, "sh", "-c", mount, made, EO_SSL, *words]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert (done.returncode, done.stderr, "nothing to do" in done.stdout) == (0, "", True)
 
 
 EO_SSL = str(Path(sys.executable).with_name("eo-ssl"))
@@ -183,7 +153,7 @@ def test_a_process_that_is_stuck_ends_with_its_grace_time_or_a_second_interrupt(
 
 
 def test_run_passes_a_signal_on_waits_and_ends_alike(world: Path, whole: object, tmp_path: Path) -> None:
-    corpus = str(world / "whole" / "ingest")
+    corpus = str(world / "made" / "ingest")
     stage = {
         "corpus": corpus,
         "out": "{out}/encoder",
@@ -208,23 +178,18 @@ def test_run_passes_a_signal_on_waits_and_ends_alike(world: Path, whole: object,
         os.killpg(process.pid, stop) if to_all else process.send_signal(stop)
         assert ended(process) == (128 + stop, sentence("run", stop), False)
         assert len(list(found.glob("step_*.ckpt"))) == 1 + to_all  # saved by the stage, which was waited for
+    log.unlink()
+    process = begin("run", "--config", str(tmp_path / "run.yaml"))  # killed without its stage, which stops by itself
+    await_true(process, lambda _: log.exists() and len(log.read_text().splitlines()) > 1)
+    process.kill()
+    process.communicate(timeout=100)
+    assert process.returncode == -signal.SIGKILL and not outlives(process.pid, wait_s=60)
+    assert len(list(found.glob("step_*.ckpt"))) == 2 and not (tmp_path / "run" / "encoder" / ".lease.json").exists()
     assert not (tmp_path / "run" / "report").exists()
 
 
 def test_workers_of_a_stopped_ingest_end_without_a_word(world: Path, whole: object, tmp_path: Path) -> None:
-    words = [
-        "ingest",
-        "--card",
-        "sample_s2_l2a",
-        "--data",
-        str(world / "archive"),
-        "--size_px",
-        "32",
-        "--min_valid",
-        "0.2",
-        "--dask",
-        "processes",
-    ]
+    words = [*commands(world)["ingest"], "--dask", "processes"]
     for stop, to_all in ((signal.SIGINT, True), (signal.SIGTERM, False)):
         process = begin(*words, "--out", str(tmp_path / "corpus"))
         await_true(process, lambda process: len(psutil.Process(process.pid).children()) > 2)
@@ -232,7 +197,7 @@ def test_workers_of_a_stopped_ingest_end_without_a_word(world: Path, whole: obje
         assert ended(process) == (128 + stop, sentence("ingest", stop), False)
     assert ended(begin(*words, "--out", str(tmp_path / "corpus")))[:2] == (0, "")
     assert (
-        require(tmp_path / "corpus", "ingest").fingerprint == require(world / "whole" / "ingest", "ingest").fingerprint
+        require(tmp_path / "corpus", "ingest").fingerprint == require(world / "made" / "ingest", "ingest").fingerprint
     )
 
 
@@ -249,7 +214,7 @@ def test_a_reader_that_is_gone_is_no_success_and_no_stack_trace(words: list[str]
 
 
 def test_a_slurm_job_saves_returns_to_its_queue_and_ends_with_the_same_bits(
-    world: Path, server: Server, whole: object, tmp_path: Path
+    world: Path, server: Server, whole: dict[str, Ended], tmp_path: Path
 ) -> None:
     words = commands(world)["pretrain"]
     slurm = {
@@ -264,7 +229,8 @@ def test_a_slurm_job_saves_returns_to_its_queue_and_ends_with_the_same_bits(
     queue = tmp_path / "scontrol"
     queue.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     queue.chmod(0o755)
-    first = server.run([*words, "--out", str(tmp_path / "out")], stop=signal.SIGUSR1, nth=7, environment=slurm)
+    half = whole["pretrain"].moments // 2
+    first = server.run([*words, "--out", str(tmp_path / "out")], stop=signal.SIGUSR1, nth=half, environment=slurm)
     assert (first.status, first.err) == (
         138,
         "eo-ssl pretrain: stopped by SIGUSR1; job 12 is in the queue again and goes on from there\n",
@@ -277,5 +243,5 @@ def test_a_slurm_job_saves_returns_to_its_queue_and_ends_with_the_same_bits(
     assert server.run([*words, "--out", str(tmp_path / "out")], environment=slurm).status == 0
     assert (
         require(tmp_path / "out", "pretrain").fingerprint
-        == require(world / "whole" / "pretrain", "pretrain").fingerprint
+        == require(world / "made" / "pretrain", "pretrain").fingerprint
     )

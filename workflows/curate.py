@@ -19,6 +19,7 @@ from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation import CorpusSource, extract_features, open_corpus_source
 from eo_ssl.manifest import open_product
+from eo_ssl.printable import make_console
 
 
 def main(
@@ -59,7 +60,7 @@ def main(
         seed: of everything random.
         overwrite: replace a subset made with another configuration.
     """
-    console, opened = Console(), Corpus.open(corpus, snapshot=snapshot)
+    console, opened = make_console(), Corpus.open(corpus, snapshot=snapshot)
     name = choose_stream(opened, stream)
     model = prepare_encoder(encoder, statistics=(opened, name), seed=seed)
     rows, context = _rows(opened, name, split, model, where=where or [], duplicates=duplicates == "drop")
@@ -113,5 +114,5 @@ def _rows(
 
 def _embed(model: Encoder, source: CorpusSource, batch_size: int, console: Console) -> npt.NDArray[np.float32]:
     with Progress(console=console, transient=True, disable=bool(os.environ.get("EO_SSL_QUIET"))) as bars:
-        task = bars.add_task(f"embedding {len(source)} tiles with {model.name}", total=len(source))
+        task = bars.add_task(f"embedding {len(source)} tiles", total=len(source))
         return extract_features(model, source, batch_size=batch_size, progress=lambda done: bars.advance(task, done)).x

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from eo_ssl import diagnosis
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import expect
 from eo_ssl.fingerprints import dump_canonical_json
+from eo_ssl.printable import make_console
 
 _COLOURS = {"wrong": "red", "suspect": "yellow", "cannot tell": "cyan", "fine": "green"}
 _NAMED = 6  # products of one finding that are named
@@ -111,9 +111,9 @@ def _machine(root: Path, as_json: bool) -> int:
     table = Table(title="eo-ssl doctor", show_header=False)
     for name, value in facts.items():
         table.add_row(name, value)
-    Console().print(table)
-    lacks = [f"[red]missing[/red]: {sentence}" for sentence in missing]
-    Console().print("\n".join(lacks or ["nothing is missing"]))
+    make_console().print(table)
+    lacks = [Text.assemble(("missing", "red"), f": {sentence}") for sentence in missing]
+    make_console().print(Text("\n").join(lacks) if lacks else "nothing is missing")
     return int(bool(missing))
 
 
@@ -125,7 +125,7 @@ def _show(examinations: list[diagnosis.Examination], counts: Counter[str], offse
             if found.outcome != "fine":
                 key = (found.kind, found.outcome, found.sentence)
                 alike.setdefault(key, []).append((item.product_id.partition("/")[2] or item.product_id, found))
-    console = Console()
+    console = make_console()
     table = Table("what", "verdict", "finding", "products", show_lines=True)
     for (kind, outcome, sentence), cases in sorted(alike.items(), key=lambda case: list(_COLOURS).index(case[0][1])):
         name, first = cases[0]
@@ -135,8 +135,8 @@ def _show(examinations: list[diagnosis.Examination], counts: Counter[str], offse
         named = ", ".join(name for name, _ in cases[:_NAMED]) + (" ..." if len(cases) > _NAMED else "")
         table.add_row(
             kind,
-            f"[{_COLOURS[outcome]}]{says}[/]",
-            f"{sentence}{_card_keys(first.remedy)}\n[dim]{escape(about + _plain(first.evidence))}[/dim]",
+            Text(says, _COLOURS[outcome]),
+            Text.assemble(sentence, _card_keys(first.remedy), "\n", (about + _plain(first.evidence), "dim")),
             named if len(cases) == 1 else f"{len(cases)}: {named}",
         )
     if table.row_count:
@@ -144,7 +144,7 @@ def _show(examinations: list[diagnosis.Examination], counts: Counter[str], offse
     told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _COLOURS if counts[outcome])
     console.print(f"{len(examinations)} examined, each counted by its gravest finding: {told}")
     if offsets and len(set(offsets.values())) > 1:
-        console.print("[red]the set mixes offsets[/]: one `offset` in the card cannot be right")
+        console.print(Text.assemble(("the set mixes offsets", "red"), ": one `offset` in the card cannot be right"))
     if offsets:
         console.print("what the pixels say of the offsets, for the card:")
         print(yaml.safe_dump({"offset_by_file": offsets}, sort_keys=True), end="")
@@ -160,4 +160,4 @@ def _plain(value: Any) -> str:
 def _card_keys(remedy: Mapping[str, Any]) -> str:
     keys = {name: value for name, value in remedy.items() if name != "offset_by_file"}
     text = yaml.safe_dump(keys, default_flow_style=True, width=1000).strip().strip("{}")
-    return f"\nin the card: {escape(text)}" if keys else ""
+    return f"\nin the card: {text}" if keys else ""

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.progress import Progress
 
 from eo_ssl import embedding
@@ -17,6 +16,7 @@ from eo_ssl.errors import expect
 from eo_ssl.evaluation import choose_device
 from eo_ssl.fingerprints import compute_sha256, fingerprint
 from eo_ssl.manifest import measure_peak_mb, open_product
+from eo_ssl.printable import make_console
 from eo_ssl.scene import Product, is_link
 
 QUIET = bool(os.environ.get("EO_SSL_QUIET"))
@@ -88,7 +88,7 @@ def _tiles(
     model: Encoder, corpus: Corpus, out: Path, settings: embedding.TileSettings, config: dict[str, Any], overwrite: bool
 ) -> None:
     """Embed a stream of a corpus."""
-    console, name = Console(), config["stream"]
+    console, name = make_console(), config["stream"]
     conditions = config["where"] if config["split"] == "all" else [f"split=={config['split']}", *config["where"]]
     rows = select_rows(corpus, name, conditions)
     expect(len(rows), expected=f"tiles of {name} that meet {', '.join(conditions)}", got="none", remedy="choose others")
@@ -100,8 +100,8 @@ def _tiles(
             embedding.remove_parts(out)
             console.print(product.nothing_to_do, soft_wrap=True)
             return
-        with Progress(console=Console(stderr=True), transient=True, disable=QUIET) as bars:
-            bar = bars.add_task(f"embedding {len(rows)} tiles with {model.name}", total=len(rows))
+        with Progress(console=make_console(stderr=True), transient=True, disable=QUIET) as bars:
+            bar = bars.add_task(f"embedding {len(rows)} tiles", total=len(rows))
             made = embedding.embed_tiles(
                 model, corpus, name, rows=rows, out=out, settings=settings, progress=lambda n: bars.advance(bar, n)
             )
@@ -121,7 +121,7 @@ def _scenes(
     overwrite: bool,
 ) -> None:
     """Embed every scene found at a place."""
-    console, card = Console(), products[0].card
+    console, card = make_console(), products[0].card
     embedding.check_scene(model, products[0].open(), settings=settings)
     scenes = {
         name: {"id": scene.product_id, "checksum": scene.checksum()}
@@ -140,7 +140,7 @@ def _scenes(
         files: dict[str, str] = {}
         for scene, name in zip(products, scenes, strict=True):
             if not (out / name).is_file():
-                _map(model, scene, card, out / name, settings, console)
+                _map(model, scene, card, out / name, settings)
             files[name] = compute_sha256(out / name)
         owed = {key: getattr(card, key) for key in ("licence", "attribution", "non_commercial")} | {"card": card.name}
         summary = {"files": files, "dim": model.dim, "scenes": scenes, **place, "licences": [owed]}
@@ -148,11 +148,10 @@ def _scenes(
     console.print(f"maps of scenes: {len(files)}, in {product.started.wall_s:.0f} s: {out.resolve()}", soft_wrap=True)
 
 
-def _map(
-    model: Encoder, scene: Product, card: Card, path: Path, settings: embedding.SceneSettings, console: Console
-) -> None:
-    with console.status(f"embedding {scene.product_id} with {model.name}"):
-        tags = {"EO_SSL_NON_COMMERCIAL": str(bool(card.non_commercial)).lower()}
+def _map(model: Encoder, scene: Product, card: Card, path: Path, settings: embedding.SceneSettings) -> None:
+    console = make_console()
+    tags = {"EO_SSL_NON_COMMERCIAL": str(bool(card.non_commercial)).lower()}
+    with console.status("embedding a scene"):
         mapped = embedding.embed_scene(model, scene.open(), path, settings=settings, tags=tags)
     console.print(
         f"{path.name}: {mapped.shape[0]} x {mapped.shape[1]} patches of {mapped.windows} windows in "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus
@@ -38,6 +39,7 @@ from eo_ssl.evaluation import (
 )
 from eo_ssl.leases import reserve
 from eo_ssl.manifest import Clock
+from eo_ssl.printable import make_console
 from eo_ssl.reporting import print_results, render_leaderboard
 
 
@@ -130,7 +132,8 @@ def main(
         inputs["corpus"] = Corpus.open(data).manifest().fingerprint
     where = choose_device(device)
     kept = cache or (out / "features" if study != "compare" else None)  # equal inputs of a grid are encoded once
-    with reserve(out):
+    read_only = out.is_dir() and not os.access(out, os.W_OK)  # prints what is finished; what it lacks cannot be written
+    with nullcontext() if read_only else reserve(out):
         folder = ResultsFolder.open(out, chosen, settings, inputs=inputs, overwrite=overwrite, started=started)
         _run(chosen, compared, settings, folder, Computing(batch_size, kept, where))
 
@@ -139,7 +142,7 @@ def _run(
     task: Task, compared: Sequence[Candidate], settings: Settings, folder: ResultsFolder, computing: Computing
 ) -> None:
     """Judge, print and finish ``folder``; a finished one is printed again and left alone."""
-    console, aside, started = Console(), Console(stderr=True), folder.product.started
+    console, aside, started = make_console(), make_console(stderr=True), folder.product.started
     ahead = estimate_training_cost(task, compared, settings)
     if ahead.steps:
         aside.print(f"to train, at most: {ahead.label}", soft_wrap=True)
@@ -153,6 +156,6 @@ def _run(
     if (folder.path / SUPERSEDED).is_dir():
         console.print(f"note: {folder.path / SUPERSEDED} holds results of weights that were replaced", soft_wrap=True)
     if not folder.finish(task, rows, comparisons, render=render_leaderboard):
-        console.print(f"nothing to do: {folder.path} holds these results already")
+        console.print(f"nothing to do: {folder.path} holds these results already", soft_wrap=True)
         return
-    console.print(f"{len(rows)} results in {started.wall_s:.0f} s: {folder.path}")
+    console.print(f"{len(rows)} results in {started.wall_s:.0f} s: {folder.path}", soft_wrap=True)

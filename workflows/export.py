@@ -15,7 +15,7 @@ from eo_ssl.export import Bundle, Check, Options, check_repo, collect_terms, exp
 from eo_ssl.export import push as upload
 from eo_ssl.export import verify as checks_of
 from eo_ssl.manifest import require
-from eo_ssl.printable import check_name
+from eo_ssl.printable import check_name, make_console
 
 
 def main(
@@ -58,7 +58,7 @@ def main(
     Returns:
         0, or 1 when verify found a route that does not give the encoder's features.
     """
-    console = Console()
+    console = make_console()
     if verify is not None:
         if encoder is not None or out is not None or push is not None:
             raise UserError("expected verify alone, got it with encoder, out or push; export first, then verify")
@@ -146,7 +146,8 @@ def _push(console: Console, folder: Path, repo: str, *, private: bool, dry_run: 
         console.print(f"{file.nbytes:>12,} {repo}/{file.target}", soft_wrap=True, highlight=False)
     console.print(
         f"{len(sent)} files, {sum(file.nbytes for file in sent) / 1e6:.1f} MB {'would be' if dry_run else ''} sent to"
-        f" {repo}"
+        f" {repo}",
+        soft_wrap=True,
     )
 
 
@@ -154,7 +155,7 @@ def _show(console: Console, checks: list[Check]) -> int:
     for check in checks:
         difference = "" if check.difference is None else f"{check.difference:.1e} of {check.tolerance}"
         verdict = "passed" if check.passed else f"FAILED {check.reason}"
-        console.print(f"{check.route:<72} {difference:<28} {verdict}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{check.route:<72} {difference:<28} {verdict}", soft_wrap=True, highlight=False)
     failed = sum(not check.passed for check in checks)
     console.print(f"{len(checks) - failed} of {len(checks)} passed")
     return int(failed > 0)

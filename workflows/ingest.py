@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +19,7 @@ from rich.progress import (
 
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Codec, IngestConfig, IngestPlan, IngestReport, Method, Tiling, ingest, plan_ingest
+from eo_ssl.printable import make_console
 from eo_ssl.scene import ProductList, list_products
 from eo_ssl.tiling import Edge
 
@@ -127,14 +127,14 @@ def _list_products(
 
 
 def _print(text: str) -> None:
-    Console().print(text, soft_wrap=True, highlight=False, markup=False)
+    make_console().print(text, soft_wrap=True, highlight=False)
 
 
 @contextmanager
 def _show_bars() -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar per step on standard error while the block runs."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = make_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         shown: dict[str, TaskID] = {}
 

@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from eo_ssl.cards import list_cards, load_card
 from eo_ssl.documents import read_json
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import MANIFEST, UNFINISHED
+from eo_ssl.printable import make_console
 
 
 def main(
@@ -58,9 +58,9 @@ def main(
     if format == "json":
         print(json.dumps(facts, indent=1, default=str))
         return status
-    tree = Tree(f"[bold]{escape(path)}[/bold]")
+    tree = Tree(Text(path, "bold"))
     _grow(tree, facts)
-    Console().print(tree)
+    make_console().print(tree)
     return status
 
 
@@ -127,12 +127,12 @@ def _grow(tree: Tree, value: Any) -> None:
     """Add a nested value to a tree: one branch per key, long lists shortened."""
     for key, item in value.items():
         if isinstance(item, dict) and item:
-            _grow(tree.add(f"[bold]{escape(str(key))}[/bold]"), item)
+            _grow(tree.add(Text(str(key), "bold")), item)
         elif isinstance(item, list | tuple) and item and isinstance(item[0], dict):
             columns = list(dict.fromkeys(name for part in item[:20] for name in part))
             table = Table(*map(str, columns))
             for part in item[:20]:
-                table.add_row(*(escape(str(part.get(name, ""))[:60]) for name in columns))
-            tree.add(f"[bold]{escape(str(key))}[/bold]").add(table)
+                table.add_row(*(str(part.get(name, ""))[:60] for name in columns))
+            tree.add(Text(str(key), "bold")).add(table)
         elif item not in (None, "", {}, [], ()):
-            tree.add(escape(f"{key}: {str(item)[:400]}"))
+            tree.add(f"{key}: {str(item)[:400]}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.manifest import open_product
 from eo_ssl.pairing import PAIR_FILES, PairConfig, match, pair, write_pairs
+from eo_ssl.printable import make_console
 
 
 def main(
@@ -36,7 +36,7 @@ def main(
         snapshot: number of the corpus snapshot; the latest when left out.
         overwrite: replace pairs made with another configuration.
     """
-    console, opened = Console(), Corpus.open(corpus, snapshot=snapshot)
+    console, opened = make_console(), Corpus.open(corpus, snapshot=snapshot)
     settings = {"first": first, "second": second, "snapshot": opened.snapshot, **bounds.to_json()}
     inputs = {"corpus": opened.fingerprint}
     candidates = match(opened, first, second, bounds)  # refused before anything is written
@@ -44,7 +44,7 @@ def main(
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
-        with Progress(console=Console(stderr=True), transient=True) as bars:
+        with Progress(console=make_console(stderr=True), transient=True) as bars:
             total = len(candidates.match.row_a)
             task = bars.add_task(f"comparing {total} candidates", total=total)
             pairing = pair(

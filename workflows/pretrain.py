@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from eo_ssl.curation import DynamicConfig, DynamicSchedule
 from eo_ssl.manifest import open_product
 from eo_ssl.models import Architecture, Vit
@@ -32,6 +30,7 @@ from eo_ssl.pretraining import (
     parse_limit,
     save_encoders,
 )
+from eo_ssl.printable import make_console
 
 
 def main(
@@ -136,7 +135,7 @@ def _train(
     data: TrainingData, config: PretrainConfig, out: Path, *, ahead: bool, running: dict[str, Any], overwrite: bool
 ) -> None:
     """Check everything, then train, save and sign the encoder."""
-    console, contracts, processes = Console(), data.items.contracts, running["processes"]
+    console, contracts, processes = make_console(), data.items.contracts, running["processes"]
     maker = ViewMaker(config.views, contracts, dates=data.items.dates)
     module = Pretraining(
         config.build_objective(contracts), lr=config.lr, steps=config.steps, optimizer=config.optimizer

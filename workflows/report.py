@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from rich.console import Console
-
 from eo_ssl.commits import commit
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import open_product
+from eo_ssl.printable import make_console
 from eo_ssl.reporting import DEFAULT_TITLE, collect_report, find_products, render_report
 
 
@@ -30,7 +29,7 @@ def main(inputs: list[Path], out: Path, title: str = DEFAULT_TITLE, note: str = 
     Raises:
         UserError: an input holds no finished product, or is not what its manifest says.
     """
-    console = Console()
+    console = make_console()
     products = find_products(inputs)
     if any(product.path == out.resolve() for product in products):
         raise UserError(

@@ -12,12 +12,14 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from eo_ssl.commands import COMMANDS
-from eo_ssl.commits import replace
+from eo_ssl.commits import discard_leftovers, replace
 from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.manifest import Clock
+from eo_ssl.printable import make_console
 from eo_ssl.sample import make_archive
 from eo_ssl.stop_signals import SIGNALS, STAGE, HeldSignals, Stopped
 
@@ -50,10 +52,11 @@ def main(
             remedy="correct the list of stages",
         )
     folder = data or Path(os.environ.get("EO_SSL_DATA", "../shared/data"))
-    console, started, rows = Console(), Clock(), []
+    console, started, rows = make_console(), Clock(), []
+    discard_leftovers(out, depth=2)  # of a run that was killed
     if sample_seed is not None:
         folder = out / "archive"
-        console.rule("[bold]sample archive[/bold]")
+        console.rule(Text("sample archive", "bold"))
         make_archive(folder, seed=sample_seed)
     names = {"out": str(out), "data": str(folder)}
     resolved = [(command, _fill(options or {}, names)) for stage in stages for command, options in stage.items()]
@@ -64,7 +67,8 @@ def main(
     for number, (command, options) in enumerate(resolved, 1):
         if only and command not in only:
             continue
-        console.rule(f"[bold]{number}/{len(resolved)} {command}[/bold] {Path(str(options.get('out', ''))).name}")
+        name = Path(str(options.get("out", ""))).name
+        console.rule(Text.assemble((f"{number}/{len(resolved)} {command}", "bold"), f" {name}"))
         rows.append(_stage(command, options, out / "logs" / f"{number:02d}-{command}.yaml"))
         replace(out / "stages.json", dump_canonical_json(rows).encode())
     _print(console, rows, started)
@@ -90,15 +94,19 @@ def _stage(command: str, options: dict[str, Any], config: Path) -> dict[str, Any
     replace(config, yaml.safe_dump(options, sort_keys=False).encode())
     clock = Clock()
     with HeldSignals() as held:
+        its, ours = os.pipe()  # closes when this process ends, however that comes: then the stage stops too
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "eo_ssl.cli", command, "--config", str(config)],  # -P: nothing of this folder
-            env={**os.environ, "PYTHONSAFEPATH": "1", STAGE: "1"},
+            env={**os.environ, "PYTHONSAFEPATH": "1", STAGE: str(its)},
             stdin=subprocess.DEVNULL,
+            pass_fds=(its,),
         )
+        os.close(its)
         held.pass_on(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         held.pass_on(0)
+        os.close(ours)
     number = -process.returncode if process.returncode < 0 else process.returncode - 128
     if number in SIGNALS:
         raise Stopped(number)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from eo_ssl import embedding
@@ -16,6 +15,7 @@ from eo_ssl.commits import commit
 from eo_ssl.encoder import FITTED, WEIGHT_FREE
 from eo_ssl.errors import UserError, expect
 from eo_ssl.manifest import open_product
+from eo_ssl.printable import make_console
 from eo_ssl.reporting import HIT_COLUMNS, MISSING, render_search, trim_middle
 
 
@@ -53,7 +53,7 @@ def main(
         out: folder that receives the page index.html; none is drawn when left out.
         overwrite: replace a page of another search.
     """
-    console, table = Console(), embedding.Embeddings.open(embeddings)
+    console, table = make_console(), embedding.Embeddings.open(embeddings)
     query = _query(table, {"like": like, "lonlat": lonlat, "image": image}, encoder, card, corpus, seed)
     without = set() if query.position is None else {query.position}
     if elsewhere:
@@ -139,8 +139,8 @@ def _print(
     for name in heads:
         shown.add_column(name, no_wrap=True, justify="right" if name in ("", distance, "row") else "left")
     for line in lines:
-        shown.add_row(*map(escape, line[:-1]), escape(trim_middle(line[-1], room)))
-    console.print(f"like {query.words}", soft_wrap=True, highlight=False, markup=False)
+        shown.add_row(*line[:-1], trim_middle(line[-1], room))
+    console.print(f"like {query.words}", soft_wrap=True, highlight=False)
     console.print(shown)
 
 

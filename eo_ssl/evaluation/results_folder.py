@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ class ResultsFolder:
         """Write comparisons, what ``render`` makes of all rows, and the manifest; False where they are there."""
         content = fingerprint(sorted(dump_canonical_json(row) for row in rows))
         if (self.path / MANIFEST).is_file() and _is_finished(self.path, content):
+            with suppress(OSError):  # of a run that was killed after its manifest
+                (self.path / UNFINISHED).unlink()
             return False
         written = render(rows, comparisons)
         written["comparisons.json"] = json.dumps(comparisons, indent=1, sort_keys=True).encode()

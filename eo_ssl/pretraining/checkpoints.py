@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import zipfile
 import zlib
@@ -13,13 +12,13 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 
-from eo_ssl.commits import explain_os_error, sync_folder
+from eo_ssl.commits import sync_folder, write_beside
 from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import compute_sha256
 from eo_ssl.objectives import Batch
 from eo_ssl.pretraining.module import require_pretraining
+from eo_ssl.printable import make_console
 from eo_ssl.stop_signals import HeldSignals
 
 SUFFIX = ".ckpt"
@@ -95,7 +94,7 @@ def put_aside(path: Path, folder: Path, *, step: int) -> None:
 
 @rank_zero_only
 def _say(sentence: str) -> None:
-    Console(stderr=True).print(sentence, soft_wrap=True, markup=False, highlight=False)
+    make_console(stderr=True).print(sentence, soft_wrap=True, highlight=False)
 
 
 class AtomicCheckpoint(pl.callbacks.Checkpoint):
@@ -123,20 +122,15 @@ class AtomicCheckpoint(pl.callbacks.Checkpoint):
         Raises:
             UserError: if the disk is full or the folder cannot be written; the earlier checkpoints stay.
         """
-        temporary = self.folder / f".step_{step:09d}{SUFFIX}.tmp"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        with write_beside(self.folder / f"step_{step:09d}{SUFFIX}") as temporary:
             trainer.save_checkpoint(temporary)
             if not trainer.is_global_zero:
                 return
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_folder(temporary)
             temporary.replace(self.folder / f"step_{step:09d}.{compute_sha256(temporary)[:SUM_DIGITS]}{SUFFIX}")
             sync_folder(self.folder)
             for old in _list_checkpoints(self.folder)[: -self.keep]:
                 old.unlink()
-        except OSError as error:
-            raise explain_os_error(error, temporary) from error
 
 
 class SignalStop(pl.Callback):

@@ -8,7 +8,6 @@ import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from eo_ssl.pretraining.loader import ItemLoader
 from eo_ssl.pretraining.module import Pretraining, require_pretraining
 from eo_ssl.pretraining.run_log import RunLog
 from eo_ssl.pretraining.sampler import Rows
+from eo_ssl.printable import make_console
 
 EPSILON = 1e-7  # added to each share of the spectrum (Garrido et al. 2023, equation 1)
 FEWEST_HELD_OUT = 10  # labelled tiles below which an accuracy says nothing
@@ -115,7 +115,7 @@ def embed_rows(
     shown = track(
         starts[rank::world],
         description=title,
-        console=Console(stderr=True),
+        console=make_console(stderr=True),
         transient=True,
         disable=len(rows) < LONG_ROWS or rank > 0,
     )

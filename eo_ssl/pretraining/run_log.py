@@ -23,6 +23,7 @@ from eo_ssl.objectives import Batch
 from eo_ssl.pretraining.checkpoints import put_aside
 from eo_ssl.pretraining.loader import ItemLoader
 from eo_ssl.pretraining.module import require_pretraining
+from eo_ssl.printable import make_console
 
 
 class RunLog(pl.Callback):
@@ -146,7 +147,7 @@ class ProgressLine(pl.Callback):
 
     def __init__(self, console: Console | None = None) -> None:
         """Write to `console`, by default standard error; silent where that is no terminal."""
-        self.console = console or Console(stderr=True)
+        self.console = console or make_console(stderr=True)
         columns = (
             TextColumn("pretraining"),
             BarColumn(),

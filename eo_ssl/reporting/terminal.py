@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eo_ssl.evaluation import METRIC_WORDS, Row, Task
+from eo_ssl.printable import make_console
 from eo_ssl.reporting.leaderboard_tables import tabulate_input_variants
 
 
@@ -34,13 +35,13 @@ def print_results(console: Console, task: Task, rows: Sequence[Row], comparisons
                 next(str(row["pretraining_seeds"]) for (of_name, _), row in of.items() if of_name == name),
                 *(_number(of[name, amount]) if (name, amount) in of else "" for amount in amounts),
             )
-        Console(width=max(console.width, 48 + 22 * len(amounts))).print(table)
+        make_console(width=max(console.width, 48 + 22 * len(amounts))).print(table)
     for variants in tabulate_input_variants(rows, comparisons):
         head, *lines = variants.cells
         table = Table(*head, title=variants.title, caption=variants.words)
         for line in lines:
             table.add_row(*line)
-        Console(width=max(console.width, 100)).print(table)
+        make_console(width=max(console.width, 100)).print(table)
     for note in dict.fromkeys(note for row in plain for note in row["notes"]):
         console.print(f"note: {note}", soft_wrap=True)
     names = {row["encoder"] for row in plain}
