@@ -1,8 +1,8 @@
 """Damaged and hostile archives, damaged products of the library, ingests that are killed, and all commands killed or stopped.
 
 ``python -m bench robustness > rows.jsonl`` runs all (twenty minutes on an idle machine) and ``python -m bench.robustness < rows.jsonl``
-prints the tables of docs/robustness.md. EO_SSL_SEED (0), EO_SSL_MUTATIONS (500), EO_SSL_PRODUCTS (500), EO_SSL_KILLS (100, of the ingest),
-EO_SSL_COMMAND_KILLS (100) and EO_SSL_STOPS (40, by signal) change the run; 0 leaves a part out.
+prints the tables of docs/robustness.md. EO_SSL_SEED (0), EO_SSL_MUTATIONS (500), EO_SSL_PRODUCTS (500), EO_SSL_LEARNING (500),
+EO_SSL_KILLS (100, of the ingest), EO_SSL_COMMAND_KILLS (100) and EO_SSL_STOPS (40, by signal) change the run; 0 leaves a part out.
 """
 
 from __future__ import annotations
@@ -12,16 +12,24 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import damaged_products, kills, stopped_commands, trials
+from bench import damage_trials, damaged_learning, damaged_products, kills, stopped_commands, trials
 from bench.subjects import make_subjects
 
 INGEST_EVERY = 5
-USUAL = {"SEED": "0", "MUTATIONS": "500", "PRODUCTS": "500", "KILLS": "100", "COMMAND_KILLS": "100", "STOPS": "40"}
+USUAL = {
+    "SEED": "0",
+    "MUTATIONS": "500",
+    "PRODUCTS": "500",
+    "LEARNING": "500",
+    "KILLS": "100",
+    "COMMAND_KILLS": "100",
+    "STOPS": "40",
+}
 VERDICTS = (
     "listing",
     "dropped",
@@ -43,8 +51,13 @@ def run() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="eo-ssl-robustness-") as folder:
         if wanted["MUTATIONS"]:
             yield from mutated(Path(folder), seed=wanted["SEED"], count=wanted["MUTATIONS"])
+        if wanted["PRODUCTS"] or wanted["LEARNING"]:
+            made = damaged_products.make_products(Path(folder) / "products")
         if wanted["PRODUCTS"]:
-            yield from damaged(Path(folder), seed=wanted["SEED"], count=wanted["PRODUCTS"])
+            yield from damaged("product", damaged_products.KINDS, made, seed=wanted["SEED"], count=wanted["PRODUCTS"])
+        if wanted["LEARNING"]:
+            damaged_learning.make_learning(made, damaged_learning.KINDS)
+            yield from damaged("learning", damaged_learning.KINDS, made, seed=wanted["SEED"], count=wanted["LEARNING"])
         if wanted["KILLS"]:
             yield from kills.run(Path(folder), kills=wanted["KILLS"], seed=wanted["SEED"])
         if wanted["COMMAND_KILLS"] or wanted["STOPS"]:
@@ -66,10 +79,13 @@ def mutated(folder: Path, *, seed: int, count: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def damaged(folder: Path, *, seed: int, count: int) -> Iterator[dict[str, Any]]:
-    made = damaged_products.make_products(folder / "made")
-    for one in damaged_products.damage(made, folder / "damaged", count=count, seed=seed):
-        yield {"name": f"product/{one.number:03d}", "seed": seed, "violation": one.violation, **asdict(one)}
+def damaged(
+    group: str, kinds: Mapping[str, damage_trials.Kind], made: Path, *, seed: int, count: int
+) -> Iterator[dict[str, Any]]:
+    for one in damage_trials.damage(kinds, made, made.parent / f"damaged-{group}", count=count, seed=seed):
+        if one.number % 25 == 0 or one.violation:
+            print(f"{group} {one.number} of {count} {one.violation}", file=sys.stderr, flush=True)
+        yield {"name": f"{group}/{one.number:03d}", "seed": seed, "violation": one.violation, **asdict(one)}
 
 
 def tables(rows: list[dict[str, Any]]) -> str:
@@ -89,13 +105,19 @@ def tables(rows: list[dict[str, Any]]) -> str:
             f"- {row['name']} {row['subject']} {row['mutation']}: {row['violation']}; {row['detail']}"
             for row in violations
         ]
-    products = [row for row in rows if row["name"].startswith("product/")]
-    if products:
-        parts += [
-            _table(products, "product", lambda row: row["kind"], damaged_products.VERDICTS),
-            _table(products, "change", lambda row: row["mutation"], damaged_products.VERDICTS),
-            f"Violations: {sum(bool(row['violation']) for row in products)}.",
-        ]
+    for group in ("product", "learning"):
+        products = [row for row in rows if row["name"].startswith(f"{group}/")]
+        if products:
+            parts += [
+                _table(products, "product", lambda row: row["kind"], damage_trials.VERDICTS),
+                _table(products, "change", lambda row: row["mutation"], damage_trials.VERDICTS),
+                f"Violations: {sum(bool(row['violation']) for row in products)}.",
+            ]
+            parts += [
+                f"- {row['name']} {row['kind']} {row['file']} {row['mutation']}: {row['violation']}; {row['detail']}"
+                for row in products
+                if row["violation"]
+            ]
     killed = [row for row in rows if row["name"].startswith("kills/")]
     if killed:
         columns = [key for key in killed[0] if key != "points"]

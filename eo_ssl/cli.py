@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_
 from eo_ssl import __version__
 from eo_ssl.commands import COMMANDS
 from eo_ssl.errors import UserError, suggest_nearest
-from eo_ssl.printable import show_bidi, show_bidi_in_terminal
+from eo_ssl.printable import show_bidi_in_terminal, show_sentence
 from eo_ssl.stop_signals import GRACE_S, Stopped, handle_signals, is_stopping, stop_process
 
 if TYPE_CHECKING:  # what is imported before signals are watched is kept small
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         if debug or is_stopping():
             raise
-        print(f"eo-ssl {command}: {show_bidi(error)}", file=sys.stderr)
+        print(f"eo-ssl {command}: {show_sentence(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         from eo_ssl.commits import TOO_MANY, explain_read_error
@@ -146,11 +146,25 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
     check_ranges(options.as_dict())
     try:
         ready = parser.instantiate(options)
-    except (TypeError, OverflowError) as error:  # of a number where something else came; what is meant is a UserError
+    except (TypeError, OverflowError, ValueError) as error:  # what a class says itself is a UserError, or its cause
+        said = error if isinstance(error, UserError) else error.__cause__
+        if isinstance(said, UserError):
+            raise said from error
         raise UserError(_sentence(parser, f"expected values of the types of the options, got {error}")) from error
-    named = {key.lstrip(_ESCAPE): value for key, value in vars(ready).items()}
+    named = {key.lstrip(_ESCAPE): _make_plain(value) for key, value in vars(ready).items()}
     values = {key: value for key, value in named.items() if key not in ("config", "__default_config__")}
     return options, lambda: workflow(**values)
+
+
+def _make_plain(value: Any) -> Any:
+    """What stages of `run` hold, without the parser's own containers."""
+    from jsonargparse import Namespace
+
+    if isinstance(value, list):
+        return [_make_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _make_plain(item) for key, item in value.items()}
+    return value.as_dict() if isinstance(value, Namespace) else value
 
 
 def _make_parser(command: str, workflow: Callable[..., Any], choices: Choices) -> Any:
@@ -196,7 +210,11 @@ def _make_parser(command: str, workflow: Callable[..., Any], choices: Choices) -
 
     set_loader("plain_yaml", load_value, (yaml.YAMLError,))
     registered = [f"{each.__module__}.{each.__qualname__}" for classes in choices.values() for each in classes.values()]
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=["eo_ssl", *registered])
+    set_parsing_settings(
+        import_path_denylist=["*"],
+        import_path_allowlist=["eo_ssl", *registered],
+        instantiate_subclass_spec_in_any=False,  # what stages of `run` hold is for their own commands
+    )
     parser = NamingParser(
         prog=f"eo-ssl {command}",
         exit_on_error=False,

@@ -1,4 +1,4 @@
-"""Ranges of numbers that no command can mean otherwise: checked in every option before a workflow is called.
+"""Ranges of numbers, and texts as keys, that no command can mean otherwise: checked before a workflow is called.
 
 What depends on the data or on other options is checked by the workflow and the classes of its options.
 """
@@ -52,6 +52,8 @@ MAY_BE_INFINITE = ("eta", "max_days")
 def check_ranges(options: Mapping[str, Any]) -> None:
     """Refuse a number among ``options`` that is no number, is out of its range, or does not fit 64 bits.
 
+    Keys of nested options must be texts.
+
     Raises:
         UserError: naming the option.
     """
@@ -70,7 +72,9 @@ def _list_numbers(value: Any, name: str = "") -> Iterator[tuple[str, int | float
     """All numbers of nested options, by their names on the command line."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            inner = f"{name}.{key}" if name and key != "init_args" else name if name else str(key)
+            texts = f"texts as keys{f' of --{name}' if name else ''}"
+            expect(isinstance(key, str), expected=texts, got=repr(key), remedy="put quotes around it, or correct it")
+            inner = f"{name}.{key}" if name and key != "init_args" else name if name else key
             yield from _list_numbers(item, inner)
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for number, item in enumerate(value):

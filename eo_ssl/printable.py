@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _BIDI = {code: f"\\u{code:04x}" for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 """Unicode's controls of direction."""
+_LONGEST = 900  # characters of a sentence in a terminal
 _BREAKS = {code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
 _CONTROLS = _BIDI | _BREAKS | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 _IN_PAGES = {code: shown for code, shown in _CONTROLS.items() if chr(code) not in "\n\r\t"}
@@ -26,6 +27,12 @@ _IN_PAGES = {code: shown for code, shown in _CONTROLS.items() if chr(code) not i
 def show_bidi(text: object) -> str:
     """Return ``text`` with the controls of direction as escapes; lines stay lines."""
     return str(text).translate(_BIDI)
+
+
+def show_sentence(error: object) -> str:
+    """Return what an error says as `show_bidi`, without its middle where a name in it has thousands of letters."""
+    text = show_bidi(error)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} [...] {text[-_LONGEST // 3 :]}"
 
 
 def show_controls(text: object, *, keep_lines: bool = False) -> str:

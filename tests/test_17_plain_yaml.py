@@ -89,6 +89,8 @@ def test_a_file_is_named(tmp_path: Path) -> None:
         ({"steps": 0}, "for --steps, got 0"),
         ({"row": 10**30}, "for --row, got 1000000000000000000000000000000"),
         ({"prune": {"method": {"levels": (2**64,)}}}, r"for --prune.method.levels\[0\]"),
+        ({"stages": [{"ingest": {None: 1}}]}, r"expected texts as keys of --stages\[0\].ingest, got None; put quotes"),
+        ({"views": {7: {"gain": 0.1}}}, "expected texts as keys of --views, got 7"),
     ],
 )
 def test_numbers_that_cannot_be_meant_are_refused_by_the_name_of_the_option(options: dict, words: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from eo_ssl.corpus import Corpus, Encoding, IngestConfig, Stream, index, ingest, snapshots
 from eo_ssl.corpus.store import LocalStore, open_store
+from eo_ssl.errors import UserError
 from eo_ssl.sensors import Quantity, sensor
 from fake_scenes import scenes
 
@@ -76,6 +77,21 @@ def test_a_corpus_without_digests_grows_all_the_same(tmp_path: Path, rng: np.ran
     ingest(products[:2], out=tmp_path / "c", config=CONFIG, client="synchronous")
     forget_digests(tmp_path / "c")
     assert ingest(products, out=tmp_path / "c", config=CONFIG, client="synchronous").fingerprint == expected
+
+
+def test_a_newest_snapshot_that_has_gone_is_missed(tmp_path: Path, rng: np.random.Generator) -> None:
+    """The one before it was read as the corpus, without a word."""
+    products, place = scenes(rng, 3), tmp_path / "c"
+    ingest(products[:2], out=place, config=CONFIG, client="synchronous")
+    whole = ingest(products, out=place, config=CONFIG, client="synchronous").fingerprint
+    (place / "snapshots" / "000002.json").unlink()
+    with pytest.raises(
+        UserError, match=r"expected snapshot 2 of .*/c, which its manifest describes, got 1 as the newest"
+    ):
+        Corpus.open(place)
+    assert Corpus.open(place, snapshot=1).verify() == []
+    assert ingest(products, out=place, config=CONFIG, client="synchronous").fingerprint == whole  # as it is told
+    assert Corpus.open(place).snapshot == 2 and Corpus.open(place).fingerprint == whole
 
 
 def test_rows_of_the_index_are_read_where_they_lie(tmp_path: Path, rng, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
+import signal
+import time
+import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bench import damaged_products
+from bench import damage_trials, damaged_learning, damaged_products, damages
 from bench.damaged_products import OPTICAL
 from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus, ingest
@@ -23,7 +29,7 @@ from eo_ssl.manifest import Manifest, require
 from eo_ssl.pretraining import DataSelection, open_training_data
 from fake_scenes import scenes
 
-SEED, COUNT = 46, 45
+SEED, COUNT, LEARNING = 46, 45, 40
 VERSION_0_1 = Path(__file__).parent / "fixtures" / "version_0_1"
 CONFIG = Config(size_px=16, edge="pad", min_valid=0.0)
 STREAM = "s2_boa_b02b03b04_10m_16px"
@@ -36,11 +42,85 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_change_of_a_file_is_read_as_another_value_or_ends_in_a_stack(made: Path, tmp_path: Path) -> None:
     """Files of a corpus, a subset, pairs, embeddings and results in turns (``python -m bench robustness`` tries more)."""
-    found = list(damaged_products.damage(made, tmp_path, count=COUNT, seed=SEED))
+    found = list(damage_trials.damage(damaged_products.KINDS, made, tmp_path, count=COUNT, seed=SEED))
     print([(one.number, one.kind, one.file, one.mutation, one.verdict) for one in found])
     assert [one for one in found if one.violation] == []
-    assert {one.kind for one in found if one.verdict == "refused"} == set(damaged_products._READERS)
+    assert {one.kind for one in found if one.verdict == "refused"} == set(damaged_products.KINDS)
     assert sum(one.verdict == "refused" for one in found) > COUNT / 2
+
+
+def test_no_change_of_an_encoder_a_run_a_snapshot_or_a_text_goes_unnoticed_or_ends_in_a_stack(
+    made: Path, tmp_path: Path
+) -> None:
+    """Bundles have tests of their own; ``python -m bench robustness`` tries all, and more of each."""
+    kinds = {name: kind for name, kind in damaged_learning.KINDS.items() if name != "bundle"}
+    damaged_learning.make_learning(made, kinds)
+    found = list(damage_trials.damage(kinds, made, tmp_path / "damaged", count=LEARNING, seed=SEED))
+    print([(one.number, one.kind, one.file, one.mutation, one.verdict) for one in found])
+    assert [one for one in found if one.violation] == []
+    assert sum(one.verdict == "refused" for one in found) > LEARNING / 2
+
+
+def _die(folder: Path) -> Iterator[Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield b""
+
+
+def _sleep(folder: Path) -> Iterator[Any]:
+    time.sleep(600)
+    yield b""
+
+
+def _compute(folder: Path) -> Iterator[Any]:
+    resource.setrlimit(resource.RLIMIT_CPU, (1, 2))
+    while True:
+        yield b""
+
+
+def _grow(folder: Path) -> Iterator[Any]:
+    yield np.ones(int(9e7)).tobytes()[:1]
+
+
+def _run_code(folder: Path) -> Iterator[Any]:
+    Path(damages.MARK).touch()
+    yield b""
+
+
+def _take(folder: Path) -> Iterator[Any]:
+    Path(damage_trials.PRECIOUS).unlink()
+    yield b""
+
+
+def _warn(folder: Path) -> Iterator[Any]:
+    warnings.warn("a cast of NaN", RuntimeWarning, stacklevel=1)
+    yield b""
+
+
+def _say_pages(folder: Path) -> Iterator[Any]:
+    raise UserError("expected\na page")
+    yield b""
+
+
+@pytest.mark.parametrize(
+    ("read", "verdict"),
+    [
+        (_die, "crash"),
+        (_sleep, "slow"),
+        (_compute, "slow"),
+        (_grow, "large"),
+        (_run_code, "executed"),
+        (_take, "lost"),
+        (_warn, "unworded"),
+        (_say_pages, "unworded"),
+    ],
+)
+def test_what_a_reader_must_not_do_is_seen(
+    read: damage_trials.Read, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(damage_trials, "DEADLINE", 1.0 if read is _sleep else 600.0)
+    (tmp_path / damage_trials.PRECIOUS).write_text("mine: 1\n")
+    found = damage_trials._try(read, tmp_path / "product")
+    assert damage_trials._judge(found, damage_trials.Answer(), tmp_path)[0] == verdict, found
 
 
 def test_a_change_that_is_read_is_counted_as_one() -> None:
@@ -48,11 +128,12 @@ def test_a_change_that_is_read_is_counted_as_one() -> None:
     base: dict[str, Any] = {"number": 0, "kind": "k", "file": "f", "mutation": "m", "done": "d", "detail": ""}
     seen = {
         (verdict, signed)
-        for verdict in ("equal", "refused", "another", "unworded", "slow", "large")
+        for verdict in damage_trials.VERDICTS
         for signed in (True, False)
-        if damaged_products.DamagedProduct(**base, verdict=verdict, signed=signed).violation
+        if damage_trials.DamagedProduct(**base, verdict=verdict, signed=signed).violation
     }
-    assert seen == {(v, s) for v in ("unworded", "slow", "large") for s in (True, False)} | {("another", True)}
+    always = set(damage_trials.VERDICTS) - {"equal", "refused", "another"}
+    assert seen == {(verdict, signed) for verdict in always for signed in (True, False)} | {("another", True)}
 
 
 # Corpora

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from damages import BYTES, JSONS, TENSORS, Rng, check_sentence, edit_tensors, flip, flip_early, nan
+from bench.damaged_tensors import TENSORS, edit_tensors, put_number
+from bench.damaged_values import Act, Rng
+from bench.damages import check_sentence, flip_bit, list_acts
 from eo_ssl.cli import main
 from eo_ssl.curation import DynamicConfig, DynamicSchedule, Hierarchical
 from eo_ssl.encoder import ENCODER_FILE, load_encoder, save_encoder
@@ -47,12 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-ACTS = {
-    ENCODER_FILE: (*BYTES, flip_early, *TENSORS),
-    MANIFEST: (*BYTES, *JSONS),
-    "log.jsonl": (*BYTES, *JSONS),
-    "pruning/events.json": (*BYTES, *JSONS),
-}
+DAMAGED = (ENCODER_FILE, MANIFEST, "log.jsonl", "pruning/events.json")
 
 
 def _forget_files(folder: Path) -> None:
@@ -86,9 +82,9 @@ def test_ninety_damages_are_refused_in_a_sentence_or_change_nothing(made: Path, 
         guarded = number % 3 == 0
         if number % 3 == 1:
             _forget_files(folder)
-        name = str(rng.choice([name for name in ACTS if (folder / name).is_file()]))
-        act = ACTS[name][rng.integers(len(ACTS[name]))]
-        act(folder / name, rng)
+        name = str(rng.choice([name for name in DAMAGED if (folder / name).is_file()]))
+        acts = list_acts(Path(name).suffix)
+        acts[rng.integers(len(acts))][1](rng, folder / name)
         if _open(folder) is None:
             accepted.append((guarded, name))
             assert name != ENCODER_FILE or not guarded  # provenance without the seal of today's files
@@ -99,13 +95,13 @@ def test_ninety_damages_are_refused_in_a_sentence_or_change_nothing(made: Path, 
 
 
 @pytest.mark.parametrize("origin", ["made", "old"])
-@pytest.mark.parametrize("act", [flip, edit_tensors(nan)], ids=["flip", "nan"])
+@pytest.mark.parametrize("act", [flip_bit, TENSORS["tensor: NaN"]], ids=["flip", "nan"])
 def test_other_weights_are_refused_wherever_an_encoder_is_opened(
-    origin: str, act: Callable[[Path, Rng], None], made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    origin: str, act: Act, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = tmp_path / "encoder", str(tmp_path / "out")
     shutil.copytree(made if origin == "made" else OLD, folder)
-    act(folder / ENCODER_FILE, np.random.default_rng(3))
+    act(np.random.default_rng(3), folder / ENCODER_FILE)
     corpus = str(OLD.parent / "corpus")
     commands = (
         ["embed", str(folder), corpus, "--stream", "s2_boa_b02b03b04b08_10m_16px", "--out", out],
@@ -139,11 +135,11 @@ def test_a_lone_file_knows_its_own_fingerprint(made: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"expected the encoder of fingerprint \w{12} in .*, got other weights"):
         load_encoder(lone)
 
-    def nan_in_earlier_form(tensors: dict[str, Any], metadata: dict[str, str], rng: Rng) -> None:
+    def nan_in_earlier_form(rng: Rng, tensors: dict[str, Any], metadata: dict[str, str]) -> str:
         del metadata["seal"], metadata["fingerprint"]
-        nan(tensors, metadata, rng)
+        return put_number(float("nan"))(rng, tensors, metadata)
 
-    edit_tensors(nan_in_earlier_form)(lone, np.random.default_rng(0))
+    edit_tensors(nan_in_earlier_form)(np.random.default_rng(0), lone)
     with pytest.raises(UserError, match=r"expected finite weights in .*, got NaN or infinity in \w+"):
         load_encoder(lone)
 

@@ -16,6 +16,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.leases import reserve
 from eo_ssl.pretraining import Processes
 from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, find_sound_checkpoint
+from eo_ssl.pretraining.run_log import summarise
 from runs import BATCH, STEPS, TILES, run, schedule, weights
 
 
@@ -215,3 +216,89 @@ def test_where_no_checkpoint_is_sound_a_sentence_says_so_and_the_next_start_begi
         run(tmp_path / "broken")
     got, _ = run(tmp_path / "broken")
     assert weights(got) == weights(wanted)
+
+
+def _forge_loss(path: Path) -> None:
+    """A number that could be true, in a line that is sound JSON."""
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(first), "loss": 0.125}), *others, ""]))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [_flip, _forge_loss, lambda path: path.write_bytes(b"\xff\0"), Path.unlink],
+    ids=["flip", "loss", "junk", "gone"],
+)
+def test_a_damaged_log_is_put_aside_with_a_sentence_and_costs_nothing_else(harm, tmp_path, capsys):
+    """Its lines were taken as they were, or ended in a stack of UTF-8; a number that had changed was signed as the run's."""
+    wanted, _ = run(tmp_path / "whole", name="ijepa")
+    _spoil(tmp_path / "broken")
+    log = tmp_path / "broken" / "log.jsonl"
+    first = _log(tmp_path / "broken")[0]["loss"]
+    harm(log)
+    there = log.exists()
+    capsys.readouterr()
+    got, _ = run(tmp_path / "broken", name="ijepa")
+    assert weights(got) == weights(wanted)
+    (said,) = capsys.readouterr().err.splitlines()
+    aside = log.parent / "checkpoints" / "damaged_log.jsonl"
+    happened = f"is damaged: put aside as {aside}" if there else "is gone"
+    assert said == f"{log} as it was at step 35 {happened}; the run goes on, its weights are the same without it"
+    assert aside.exists() == there
+    rows = _untimed(_log(tmp_path / "broken"))
+    assert rows == [row for row in _untimed(_log(tmp_path / "whole")) if row["step"] > 35]
+    assert summarise(rows_with_speed(rows), loss_first=first)["loss_first"] == first
+
+
+def rows_with_speed(rows: list[dict]) -> list[dict]:
+    return [{**row, "images_per_s": 1.0} for row in rows]
+
+
+def test_a_torn_line_beyond_the_checkpoint_is_no_damage(tmp_path, capsys):
+    """What a kill leaves: the lines after the checkpoint are written again."""
+    _spoil(tmp_path / "broken", "mae")
+    with (tmp_path / "broken" / "log.jsonl").open("ab") as file:
+        file.write(b'{"step": 40, "lo\xff')
+    capsys.readouterr()
+    run(tmp_path / "broken")
+    run(tmp_path / "whole")
+    assert capsys.readouterr().err == ""
+    assert _untimed(_log(tmp_path / "broken")) == _untimed(_log(tmp_path / "whole"))
+
+
+def test_a_checkpoint_of_an_earlier_version_knows_no_log_and_takes_its_lines(tmp_path, capsys):
+    wanted, _ = run(tmp_path / "whole")
+    for path in _spoil(tmp_path / "broken", "mae"):
+        state = torch.load(path, weights_only=True)
+        for name in ("lines", "loss_first"):
+            del state["callbacks"]["RunLog"][name]
+        path.unlink()
+        torch.save(state, path.with_name(f"{path.name[:14]}.ckpt"))
+    with (tmp_path / "broken" / "log.jsonl").open("ab") as file:
+        file.write(b'{"step": 40, "lo\xff')
+    got, _ = run(tmp_path / "broken")
+    assert weights(got) == weights(wanted)
+    assert _untimed(_log(tmp_path / "broken")) == _untimed(_log(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("harm", [_flip, Path.unlink], ids=["flip", "gone"])
+def test_damaged_reports_of_pruning_are_written_again_and_damaged_tables_put_aside(harm, tmp_path, capsys):
+    """A finished run signed whatever lay there."""
+    wanted, _ = run(tmp_path / "whole", keep=0.5)
+    for _ in range(21):
+        with pytest.raises(UserError):
+            run(tmp_path / "short", keep=0.5, max_time="00:00:00:00")
+    folder = tmp_path / "short" / "pruning"
+    harm(folder / "events.json")
+    harm(folder / "event_0001.parquet")
+    capsys.readouterr()
+    got, _ = run(tmp_path / "short", keep=0.5)
+    assert weights(got) == weights(wanted)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"{folder / 'event_0001.parquet'} as it was at step 21 is ")
+    untimed = [
+        [{key: value for key, value in event.items() if key != "cost"} for event in json.loads(path.read_text())]
+        for path in (folder / "events.json", tmp_path / "whole" / "pruning" / "events.json")
+    ]
+    assert untimed[0] == untimed[1] and len(untimed[0]) == 3
+    assert not (folder / "event_0001.parquet").exists() and (folder / "event_0002.parquet").exists()

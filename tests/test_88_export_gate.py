@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from damages import BYTES, JSONS, check_sentence
+from bench.damages import check_sentence, list_acts
 from eo_ssl.cli import main
 from eo_ssl.encoder import save_encoder
 from eo_ssl.errors import UserError
@@ -126,8 +126,8 @@ def test_forty_damages_of_a_bundle_are_refused_in_words(tmp_path: Path) -> None:
     for number in range(40):
         folder = Path(shutil.copytree(sound, tmp_path / str(number)))
         name = str(rng.choice(names))
-        acts = (*BYTES, *JSONS) if name.endswith(".json") else BYTES
-        acts[rng.integers(len(acts))](folder / name, rng)
+        acts = list_acts(Path(name).suffix)
+        acts[rng.integers(len(acts))][1](rng, folder / name)
         forged = name != MANIFEST and (folder / name).is_file() and number % 3 > 0
         if forged:
             seal(folder)

@@ -132,3 +132,16 @@ def test_dashes_and_switches_are_understood() -> None:
 
     spelled = _spell(["--out-folder", "a-b", "--dry-run", "--seed=3", "--dry_run", "false"], workflow)
     assert spelled == ["--out_folder", "a-b", "--dry_run=true", "--seed=3", "--dry_run", "false"]
+
+
+def test_what_an_optional_group_of_options_refuses_is_its_own_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """It was a stack: the parser had wrapped it in an error of its own."""
+    said = refused(capsys, "pretrain", "--corpus", "c", "--out", "o", "--prune.warmup", "-1", "--prune.interval", "5")
+    assert said == (
+        "eo-ssl pretrain: expected warmup >= 0 and interval >= 1 sample presentations, got -1 and 5; count presentations\n"
+    )
+
+
+def test_a_name_of_thousands_of_letters_is_not_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "doctor", f"--{'x' * 10_000}", "1")
+    assert len(said) < 1000 and "xxx [...] " in said and said.endswith("(see `eo-ssl doctor --help`)\n")

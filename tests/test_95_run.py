@@ -13,6 +13,7 @@ import yaml
 from eo_ssl.cli import main
 from eo_ssl.manifest import require
 from eo_ssl.sample import ArchiveSpec, make_archive
+from eo_ssl.workflows import run
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,22 @@ def test_no_process_takes_a_module_from_the_working_folder(tmp_path: Path) -> No
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert not (tmp_path / "executed").exists()
     assert require(tmp_path / "out" / "corpus", "ingest").summary["tiles"] > 0
+
+
+@pytest.mark.parametrize("path", ["eo_ssl.curation.Hierarchical", "eo_ssl.pretraining.FitConfig"])
+def test_options_of_a_stage_are_left_to_its_command(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The parser of `run` made an object of any class of this library that a stage named, and a stack when it wrote it."""
+    method = {"class_path": path, "init_args": {"iterations": 7}}
+    stages = [{"pretrain": {"prune": {"method": method}, "corpus": "{out}/c"}}]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"out": "o", "stages": stages}))
+    written: list[object] = []
+    monkeypatch.setattr(run, "_stage", lambda command, options, config: written.append(options) or {"command": "x"})
+    monkeypatch.setattr(run, "_print", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--config", "run.yaml"]) == 0, capsys.readouterr().err
+    assert written == [{"prune": {"method": method}, "corpus": "o/c"}]
 
 
 def test_the_command_as_a_module_takes_none_from_the_working_folder_either(tmp_path: Path) -> None:

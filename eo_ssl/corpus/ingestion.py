@@ -265,8 +265,13 @@ def _find_superseded(store: Store, before: IngestState, plan: IngestPlan) -> fro
         return frozenset()
     chips = {product.card.name for product in plan.products if product.kind == "chips"}
     anew = {name for name, wanted in plan.settings.items() if before.cards.get(name, wanted) != wanted}
-    entries = snapshots.load_snapshot(store).entries
+    entries = _list_held(store)
     return frozenset((entry.card, entry.product_id) for entry in entries if entry.card in chips | anew)
+
+
+def _list_held(store: Store) -> list[snapshots.FragmentEntry]:
+    """Return the entries of the newest snapshot that is there: this run makes the one anew that has gone."""
+    return snapshots.load_snapshot(store, snapshots.list_snapshots(store)[-1]).entries
 
 
 def _find_again(
@@ -286,7 +291,7 @@ def _find_again(
         return {}, {}
     gone = superseded | {(product.card.name, product.product_id) for product in plan.products}
     held: dict[tuple[str, str], list[snapshots.FragmentEntry]] = {}
-    for entry in snapshots.load_snapshot(store).entries:
+    for entry in _list_held(store):
         if entry.acquisition and (entry.card, entry.product_id) not in gone:
             held.setdefault((entry.card, entry.acquisition.partition(" ")[0]), []).append(entry)
     again: dict[str, str] = {}

@@ -122,15 +122,22 @@ def load_snapshot(place: Place | Store, number: int | None = None) -> Snapshot:
     """Return snapshot ``number``, or the newest.
 
     Raises:
-        UserError: there is none, or it is of another schema.
+        UserError: there is none, it is of another schema, or the newest one has gone.
     """
     store = open_store(place)
+    described = _read_described(store) if number is None else 0  # before the list: a run may add one meanwhile
     known = list_snapshots(store)
     if not known:
         raise UserError(
             f"expected a corpus with a snapshot at {store}, got none; make it (or finish it) with `eo-ssl ingest`"
         )
     chosen = known[-1] if number is None else number
+    expect(
+        chosen >= described,
+        expected=f"snapshot {described} of {store}, which its manifest describes",
+        got=f"{chosen} as the newest",
+        remedy="restore it, or run the ingests that made it again",
+    )
     if chosen not in known:
         raise UserError(
             f"expected a snapshot of {store} out of {', '.join(map(str, known))}, got {chosen}; choose one of them"
@@ -150,6 +157,17 @@ def load_snapshot(place: Place | Store, number: int | None = None) -> Snapshot:
     if not is_signed(data):
         _check_unsigned(store, snapshot, at)
     return snapshot
+
+
+def _read_described(store: Store) -> int:
+    """Return the number of the snapshot that the manifest of a corpus describes; 0 without a manifest."""
+    try:
+        data = store.read(MANIFEST)
+    except FileNotFoundError:
+        return 0
+    at = f"{store}/{MANIFEST}"
+    with explain_content("the number of a snapshot", at=at, remedy=_REMEDY):
+        return int(parse_json(data, at=at, remedy=_REMEDY)["summary"].get("snapshot", 0))  # 0: of another stage
 
 
 def _read_recorded(store: Store) -> dict[str, Any]:

@@ -80,6 +80,18 @@ def _find_damage(path: Path) -> str | None:
     return wrong and f"another checksum of {wrong}"
 
 
+def put_aside(path: Path, folder: Path, *, step: int) -> None:
+    """Move a file that is not as the checkpoint of `step` knows it into `folder` as `damaged_*`, with a sentence.
+
+    It says what happened, not what to compute, so the run goes on without it.
+    """
+    target = folder / f"damaged_{path.name}"
+    happened = f"is damaged: put aside as {target}" if path.exists() else "is gone"
+    with suppress(FileNotFoundError):
+        path.rename(target)
+    _say(f"{path} as it was at step {step} {happened}; the run goes on, its weights are the same without it")
+
+
 @rank_zero_only
 def _say(sentence: str) -> None:
     make_console(stderr=True).print(sentence, soft_wrap=True, highlight=False)

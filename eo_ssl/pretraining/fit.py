@@ -129,7 +129,7 @@ def fit(
         if trainer.is_global_zero:
             whole.load_state_dict({name.removeprefix("objective."): tensor for name, tensor in state.items()})
             module.objective = whole
-    return summarise(log.rows()) if trainer.is_global_zero else None
+    return summarise(log.rows(), loss_first=log.loss_first) if trainer.is_global_zero else None
 
 
 @contextmanager

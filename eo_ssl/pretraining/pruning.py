@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 
 from eo_ssl.commits import replace
 from eo_ssl.curation import Context, DynamicSchedule, resolve_keep, tabulate_selection
+from eo_ssl.documents import measure_file
 from eo_ssl.encoder import hash_tensors
 from eo_ssl.errors import UserError
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.objectives import Batch
+from eo_ssl.pretraining.checkpoints import put_aside
 from eo_ssl.pretraining.loader import ItemLoader
 from eo_ssl.pretraining.module import Pretraining, require_pretraining
 from eo_ssl.pretraining.monitors import embed_rows
@@ -78,6 +80,7 @@ class DynamicPruning(pl.Callback):
         self.schedule, self.loader, self.run_log, self.folder = pruning.schedule, loader, run_log, folder
         self.everything: Rows = loader.sampler.pool
         self.reports: list[dict[str, Any]] = []
+        self.files: dict[str, dict[str, Any]] = {}  # size and sha256 of the events' tables
         self.context = pruning.context(self.everything)
         identities, kept = self.context.identities, resolve_keep(self.schedule.config.keep, len(self.everything))
         different = len(self.everything) if identities is None else len(np.unique(identities))
@@ -88,7 +91,9 @@ class DynamicPruning(pl.Callback):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prune where an event is due before the first step."""
+        """Look at what a resumed run has written, and prune where an event is due before the first step."""
+        if self.reports and trainer.is_global_zero:
+            self._check_written(trainer.global_step)
         self._prune(trainer, require_pretraining(pl_module))
 
     def on_train_batch_end(
@@ -100,13 +105,15 @@ class DynamicPruning(pl.Callback):
             self._prune(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The schedule's state and the reports so far, plain values."""
-        return {"schedule": self.schedule.state_dict(), "reports": [json.dumps(report) for report in self.reports]}
+        """The schedule's state, the reports so far, and what their tables are, plain values."""
+        reports = [json.dumps(report) for report in self.reports]
+        return {"schedule": self.schedule.state_dict(), "reports": reports, "files": dict(self.files)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the schedule; the pool itself comes back with the sampler."""
         self.schedule.load_state_dict(state_dict["schedule"])
         self.reports = [json.loads(report) for report in state_dict["reports"]]
+        self.files = dict(state_dict.get("files", {}))  # none in those of earlier versions
 
     def _prune(self, trainer: pl.Trainer, module: Pretraining) -> None:
         """Embed on all ranks, redraw on rank 0, tell all ranks, change the sampler, write the event down."""
@@ -126,6 +133,14 @@ class DynamicPruning(pl.Callback):
             pool, self.schedule.next_at = trainer.strategy.broadcast((pool, self.schedule.next_at))
             self.loader.sampler.replace_pool(pool)
 
+    def _check_written(self, step: int) -> None:
+        """Write the reports again, which the checkpoint holds, and put tables aside that are not as they were."""
+        replace(self.folder / "events.json", json.dumps(self.reports, indent=1).encode())
+        for name, mark in self.files.items():
+            path = self.folder / name
+            if not path.exists() or measure_file(path) != mark:
+                put_aside(path, self.folder.parent / "checkpoints", step=step)
+
     def _write(self) -> None:
         """Write the latest event; a resumed run writes the same bytes again."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +148,9 @@ class DynamicPruning(pl.Callback):
         if event is not None and last is not None:
             data = io.BytesIO()
             pq.write_table(tabulate_selection(last, self.everything), data)
-            replace(self.folder / f"event_{event:04d}.parquet", data.getvalue())
+            path = self.folder / f"event_{event:04d}.parquet"
+            replace(path, data.getvalue())
+            self.files[path.name] = measure_file(path)
         replace(self.folder / "events.json", json.dumps(self.reports, indent=1).encode())
 
 

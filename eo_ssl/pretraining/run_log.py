@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -19,6 +20,7 @@ from torch import Tensor
 from eo_ssl.commits import replace
 from eo_ssl.errors import UserError
 from eo_ssl.objectives import Batch
+from eo_ssl.pretraining.checkpoints import put_aside
 from eo_ssl.pretraining.loader import ItemLoader
 from eo_ssl.pretraining.module import require_pretraining
 from eo_ssl.printable import make_console
@@ -29,7 +31,8 @@ class RunLog(pl.Callback):
 
     Beside the loss, what else the objective gave for the latest batch, such as the entropy of a teacher.
     Monitors add their values with `note` before this callback, the last but the checkpoint's, closes the step. Sums
-    since the last line travel in the checkpoint, so a resumed run writes the lines the unbroken one would have.
+    since the last line travel in the checkpoint, so a resumed run writes the lines the unbroken one would have. So do
+    size and sha256 of the lines so far: of a log that is damaged a sentence says so, and it is put aside.
     """
 
     def __init__(self, path: Path, loader: ItemLoader, *, every: int) -> None:
@@ -39,6 +42,9 @@ class RunLog(pl.Callback):
         self._losses: list[Tensor] = []  # left on the device: fetching each would stall it
         self._images = 0  # since the last line, in this process
         self._since = time.perf_counter()
+        self._size, self._sum = 0, hashlib.sha256()  # of the lines written so far
+        self._known: dict[str, Any] = {}  # of the checkpoint that the run resumes from
+        self.loss_first: float | None = None
 
     def note(self, **values: float) -> None:
         """Add values to the line of the current step, which is then written whatever the interval."""
@@ -58,10 +64,21 @@ class RunLog(pl.Callback):
         self._since = time.perf_counter()
         if not trainer.is_global_zero:
             return
-        done = trainer.global_step
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= done]
-        replace(self.path, "".join(f"{line}\n" for line in kept).encode())
+        data = self.path.read_bytes() if self.path.exists() else b""
+        kept = self._take_known(data, trainer.global_step)
+        replace(self.path, kept)
+        self._size, self._sum = len(kept), hashlib.sha256(kept)
+
+    def _take_known(self, data: bytes, step: int) -> bytes:
+        """The lines of a log up to the checkpoint of `step`, which are its first bytes; none where they are damaged."""
+        if "size" not in self._known:  # of an earlier version, or none at all
+            lines = data.decode(errors="replace").splitlines()
+            return "".join(f"{line}\n" for line in lines if _step_of(line) <= step).encode()
+        kept = data[: self._known["size"]]
+        if {"size": len(kept), "sha256": hashlib.sha256(kept).hexdigest()} == self._known:
+            return kept
+        put_aside(self.path, self.path.parent / "checkpoints", step=step)
+        return b""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
@@ -72,7 +89,7 @@ class RunLog(pl.Callback):
         self._images += self.loader.sampler.global_batch
         if not module.stepped or not (self._notes or step % self.every == 0 or step == module.steps):
             return
-        loss = sum(self.state_dict()["losses"]) / len(self._losses)
+        loss = sum(float(loss) for loss in self._losses) / len(self._losses)
         if not math.isfinite(loss):
             raise UserError(f"expected a finite loss, got {loss} by step {step}: lower lr, or clip the gradient")
         row: dict[str, Any] = {
@@ -85,31 +102,40 @@ class RunLog(pl.Callback):
             **{name: float(value) for name, value in module.last.items() if name != "loss"},
             **self._notes,
         }
+        self.loss_first = loss if self.loss_first is None else self.loss_first
         if trainer.is_global_zero:
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            line = f"{json.dumps(row)}\n".encode()
+            with self.path.open("ab") as file:
+                file.write(line)
+            self._size += len(line)
+            self._sum.update(line)
         for listener in trainer.loggers:
             listener.log_metrics({name: float(value) for name, value in row.items()}, step=step)
         self._losses, self._notes, self._images, self._since = [], {}, 0, time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """Losses since the last line."""
-        return {"losses": [float(loss) for loss in self._losses]}
+        """Losses since the last line, the first loss, and what the log is by now."""
+        lines = {"size": self._size, "sha256": self._sum.hexdigest()}
+        return {"losses": [float(loss) for loss in self._losses], "loss_first": self.loss_first, "lines": lines}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the sums."""
         self._losses = [torch.tensor(loss) for loss in state_dict["losses"]]
+        self._known, self.loss_first = state_dict.get("lines", {}), state_dict.get("loss_first")
 
     def rows(self) -> list[dict[str, Any]]:
         """All lines written so far."""
         return [json.loads(line) for line in self.path.read_text().splitlines()]
 
 
-def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """First and last loss, the median speed and the latest value of each monitor in the lines of a log."""
+def summarise(rows: list[dict[str, Any]], *, loss_first: float | None) -> dict[str, float]:
+    """First and last loss, the median speed and the latest value of each monitor in the lines of a log.
+
+    The first loss is given where lines may be lost; None takes that of the first line.
+    """
     speeds = sorted(row["images_per_s"] for row in rows)
     summary = {
-        "loss_first": rows[0]["loss"],
+        "loss_first": rows[0]["loss"] if loss_first is None else loss_first,
         "loss_last": rows[-1]["loss"],
         "images_per_s": speeds[len(speeds) // 2],
     }
