@@ -44,18 +44,18 @@ class Gallery:
     "in row order"
 
 
-def spread_rows(products: npt.NDArray[np.object_], most: int, *, among: Rows | None = None) -> Rows:
+def spread_rows(products: Rows, most: int, *, among: Rows | None = None) -> Rows:
     """At most `most` rows that visit every product in turn, each at even steps through its own rows; in row order.
 
     Args:
-        products: [n] product id of every row.
+        products: int64 [n], a number for the product, or the cluster, of every row.
         most: number of rows wanted.
         among: the rows to choose from; all where None.
     """
     pool = np.arange(len(products), dtype=np.int64) if among is None else np.sort(among)
     if len(pool) <= most:
         return pool
-    names, inverse = np.unique(products[pool].astype(str), return_inverse=True)
+    names, inverse = np.unique(products[pool], return_inverse=True)
     if len(names) > most:  # more products than places: products at even steps, the middle row of each
         chosen = np.linspace(0, len(names) - 1, most).round().astype(np.int64)
         return np.sort(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -153,21 +154,13 @@ def describe_corpus(product: FinishedProduct, position: int) -> CorpusView:
 def _stream_view(corpus: Corpus, name: str, index: pa.Table, *, n_products: int) -> StreamView:
     reader = corpus.stream(name)
     stream = reader.stream
-    product = np.asarray(index.column("product_id").to_pylist(), dtype=object)
-    source = np.asarray(index.column("source").to_pylist(), dtype=object)
-    rows = spread_rows(product, TILES_SHOWN)
+    products = index.column("product_id").combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    rows = spread_rows(products, TILES_SHOWN)
     rendering = choose_gallery_rendering(reader, rows)
-    split = index.column("split").to_pylist()
-    label = index.column("label_name").to_pylist()
-    day = [str(d or "")[:10] for d in index.column("datetime").to_pylist()]
-    lines = [
-        (
-            " · ".join(filter(None, (label[r] or day[r] or str(source[r])[-16:], split[r]))),
-            " · ".join(filter(None, (str(source[r] or product[r]), day[r], label[r] or "", split[r], f"row {r}"))),
-        )
-        for r in rows.tolist()
+    captions = [
+        _caption(tile, row) for tile, row in zip(index.take(pa.array(rows)).to_pylist(), rows.tolist(), strict=True)
     ]
-    counted = Counter(split)
+    counted = _count_values(index, "split")
     measured = stream.quantity.in_db if stream.quantity.is_power else stream.quantity
     words = f"{len(rows)} of {format_count(index.num_rows, 'tile')}, products in turn. {rendering.words}."
     size_px = format_number(stream.size_px)
@@ -179,12 +172,12 @@ def _stream_view(corpus: Corpus, name: str, index: pa.Table, *, n_products: int)
         facts=(
             ("Tiles", format_number(index.num_rows)),
             ("Products", format_number(n_products)),
-            ("Dates", _dates_words(day)),
+            ("Dates", _dates_words(index)),
             ("Bands", " ".join(stream.bands)),
             *_same(index),
         ),
         splits=tuple((s, counted[s], counted[s] / index.num_rows) for s in SPLITS if counted[s]),
-        gallery=Gallery("", words, draw_thumbs(reader, rows, captions=lines, rendering=rendering)),
+        gallery=Gallery("", words, draw_thumbs(reader, rows, captions=captions, rendering=rendering)),
         bands=draw_band_histograms(corpus.statistics(name, quantity=measured), stream.sensor),
         quality=draw_quality_histograms(index),
         unknown=list_unknown_columns(index),
@@ -193,8 +186,26 @@ def _stream_view(corpus: Corpus, name: str, index: pa.Table, *, n_products: int)
     )
 
 
-def _dates_words(days: list[str]) -> str:
-    known = sorted({d for d in days if d})
+def _caption(tile: dict[str, Any], row: int) -> tuple[str, str]:
+    """Below a tile, and where it is pointed at."""
+    label, day, split = tile["label_name"] or "", str(tile["datetime"] or "")[:10], tile["split"]
+    source, product = str(tile["source"] or ""), str(tile["product_id"])
+    return (
+        " · ".join(filter(None, (label or day or source[-16:], split))),
+        " · ".join(filter(None, (source or product, day, label, split, f"row {row}"))),
+    )
+
+
+def _count_values(index: pa.Table, column: str) -> Counter[str]:
+    """Tiles by value of a column; an unknown one is an empty text."""
+    counted: Counter[str] = Counter()
+    for item in index.column(column).value_counts().to_pylist():
+        counted[str(item["values"] or "")] += item["counts"]
+    return counted
+
+
+def _dates_words(index: pa.Table) -> str:
+    known = sorted({text[:10] for text in _count_values(index, "datetime")} - {""})
     if not known:
         return "unknown"
     return known[0] if len(known) == 1 else f"{known[0]} to {known[-1]} ({len(known)})"
@@ -215,19 +226,15 @@ def _months(index: pa.Table, name: str) -> Chart | None:
 
 def _same(index: pa.Table) -> list[tuple[str, str]]:
     """Baseline, orbit or label where all tiles share one."""
-    values = {title: set(index.column(column).to_pylist()) for column, title in GROUPED.items()}
-    return [
-        (title, str(next(iter(taken))))
-        for title, taken in values.items()
-        if len(taken) == 1 and taken not in ({""}, {None})
-    ]
+    values = {title: set(_count_values(index, column)) for column, title in GROUPED.items()}
+    return [(title, next(iter(taken))) for title, taken in values.items() if len(taken) == 1 and taken != {""}]
 
 
 def _groups(index: pa.Table) -> tuple[tuple[str, tuple[tuple[str, int], ...]], ...]:
     """Tiles by baseline, orbit and label, where they differ."""
     groups = []
     for column, title in GROUPED.items():
-        counted = Counter(str(v or "") for v in index.column(column).to_pylist())
+        counted = _count_values(index, column)
         if len(counted) > 1:
             most = counted.most_common(MOST_VALUES)
             rest = sum(counted.values()) - sum(n for _, n in most)

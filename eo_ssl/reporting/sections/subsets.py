@@ -213,7 +213,7 @@ def _galleries(product: FinishedProduct, reader: StreamReader) -> tuple[tuple[Ga
     rows, cluster = _columns(dropped)
     for name, _ in Counter(str(r) for r in reason).most_common():
         parts.append((f"Dropped: {name}", "dropped", rows[reason == name], cluster[reason == name]))
-    picked = [spread_rows(own_cluster.astype(object), TILES_SHOWN) for _, _, _, own_cluster in parts]
+    picked = [spread_rows(own_cluster, TILES_SHOWN) for _, _, _, own_cluster in parts]
     shown = np.unique(np.concatenate([own[p] for (_, _, own, _), p in zip(parts, picked, strict=True)]))
     rendering = choose_gallery_rendering(reader, shown)
     galleries = []
