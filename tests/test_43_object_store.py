@@ -145,7 +145,7 @@ def test_no_bucket_no_credentials_and_no_answer_are_one_sentence(mock: Mock, rng
     with pytest.raises(UserError, match=f"expected a corpus with a snapshot at {OUT}, got none"):
         Corpus.open(OUT)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"expected to list .*check address, credentials .* and connection"):
+    with pytest.raises(UserError, match=r"expected to read .*check address, credentials .* and connection"):
         Corpus.open(OUT)
 
 
