@@ -17,7 +17,7 @@ from eo_ssl.curation import DynamicConfig, DynamicSchedule, Random
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
-from eo_ssl.models import Vit
+from eo_ssl.models import ResNet, Vit
 from eo_ssl.objectives import (
     BarlowTwins,
     Byol,
@@ -192,6 +192,37 @@ def test_every_method_of_two_views_trains_an_encoder_by_the_command(corpora, tmp
         assert np.isfinite([row["loss"] for row in log if "loss" in row]).all()
         if isinstance(method, MocoV2):
             assert {row["queue"] for row in log if "queue" in row} == {len(material.pool) // 4}
+
+
+def test_training_goes_on_from_an_encoder_under_its_contract(corpora, tmp_path):
+    first, out = tmp_path / "first", tmp_path / "second"
+    pretrain.main(corpora["narrow"], first, bands=["B04", "B03", "B08"], **QUICK)
+    rest = {key: value for key, value in QUICK.items() if key not in ("steps", "model")}
+    pretrain.main(corpora["s2"], out, init=first, objective=SimClr(), steps=1, lr=1e-12, **rest)
+    before, after = load_encoder(first), load_encoder(out)
+    assert after.preprocessing.bands == ("B04", "B03", "B08")  # found by name in a stream of twelve
+    assert (after.preprocessing.mean, after.preprocessing.std) == (before.preprocessing.mean, before.preprocessing.std)
+    assert after.architecture == before.architecture
+    moved = [
+        (new - old).abs().max()
+        for new, old in zip(after.model.state_dict().values(), before.model.state_dict().values(), strict=True)
+    ]
+    assert 0 < max(moved) < 1e-9  # a step of next to nothing from the weights of the first, all of which are trained
+    trained = {name for name, parameter in after.model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, parameter in before.model.named_parameters() if parameter.requires_grad}
+    manifest = require(out, "pretrain")
+    assert manifest.inputs["encoder first"] == manifest.config["init"]["fingerprint"] == before.fingerprint
+    assert "init" not in require(first, "pretrain").config
+    for arguments, words in (
+        ({"corpus": corpora["s1"]}, "expected a band of sentinel1_rtc"),
+        ({"bands": ["B04"]}, "expected the bands B04, B03, B08 of .*first, got B04; leave out --bands"),
+        ({"model": ResNet("resnet18")}, "expected the architecture of .*first"),
+        ({"init": tmp_path / "absent"}, "absent"),
+        ({"init": Path("imagestats")}, "weight-free encoder imagestats"),
+    ):
+        with pytest.raises(UserError, match=words):
+            pretrain.main(**{"corpus": corpora["s2"], "init": first, "out": tmp_path / "no", **rest, **arguments})
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_subset_limits_the_pool_and_one_of_another_corpus_is_refused(corpora, tmp_path):

@@ -12,6 +12,7 @@ from eo_ssl.objectives import Mae, Method, override_views
 from eo_ssl.pretraining import (
     DataSelection,
     FitConfig,
+    InitialEncoder,
     ItemLoader,
     ItemSampler,
     LoggerName,
@@ -42,6 +43,7 @@ def main(
     dates: int = 2,
     objective: Method = Mae(),  # noqa: B008  (frozen, as are all below)
     model: Architecture = Vit(),  # noqa: B008
+    init: Path | None = None,
     bands: list[str] | None = None,
     subset: list[Path] | Path | None = None,
     split: Literal["train", "all"] = "train",
@@ -80,6 +82,8 @@ def main(
         objective: name of the method, such as Mae, IJepa or SimClr; --objective.OPTION sets its options,
             --objective.help NAME lists them.
         model: name of the architecture, Vit or ResNet; its bands and image size come from the data.
+        init: folder of a trained encoder to go on from, with its architecture, bands and normalisation; random weights
+            when left out.
         bands: bands in the encoder's input order, held by every stream; those of the first stream when left out.
         subset: folder, or list of folders, that `eo-ssl curate` made; a stream without a subset is used whole.
         split: rows to train on; test items of a benchmark are always left out.
@@ -103,11 +107,15 @@ def main(
         max_time: DD:HH:MM:SS after which to stop with a checkpoint; the same command goes on from there.
         overwrite: replace an encoder made with another configuration.
     """
+    initial = None if init is None else InitialEncoder.of(init, model=model)
+    chosen = _tuple(bands) if initial is None else initial.choose_bands(bands)
     data = open_training_data(
         DataSelection(
-            _tuple(corpus), _tuple(streams) or None, _tuple(bands) or None, _tuple(subset), split, items, pairs, dates
+            _tuple(corpus), _tuple(streams) or None, chosen or None, _tuple(subset), split, items, pairs, dates
         )
     )
+    if initial is not None:
+        data, model = initial.take_over(data), initial.model
     processes = Processes(device, devices, num_nodes, strategy, precision, accumulate)
     config = PretrainConfig(
         objective=objective,
@@ -126,6 +134,7 @@ def main(
         precision=precision,
         world=processes.world,
         accumulate=accumulate,
+        initial=initial,
     )
     running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": parse_limit(max_time)}
     _train(data, config, out, ahead=num_workers > 0, running=running, overwrite=overwrite)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from eo_ssl.pretraining.checkpoints import parse_limit
 from eo_ssl.pretraining.fit import FitConfig, fit
+from eo_ssl.pretraining.initial_encoder import InitialEncoder
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import OptimizerConfig, Pretraining
@@ -21,6 +22,7 @@ __all__ = [
     "DataSelection",
     "DynamicPruning",
     "FitConfig",
+    "InitialEncoder",
     "ItemBatch",
     "ItemData",
     "ItemLoader",

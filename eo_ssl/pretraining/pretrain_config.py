@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from eo_ssl.curation import DynamicConfig
@@ -12,6 +12,7 @@ from eo_ssl.models import Architecture
 from eo_ssl.objectives import Method, Objective, ViewSpec, derive_seed
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.fit import FitConfig
+from eo_ssl.pretraining.initial_encoder import InitialEncoder
 from eo_ssl.pretraining.module import OptimizerConfig
 from eo_ssl.pretraining.training_data import TrainingData
 
@@ -36,6 +37,8 @@ class PretrainConfig:
     precision: str
     world: int
     accumulate: int
+    initial: InitialEncoder | None = None
+    """What training begins from; None for random weights."""
 
     @property
     def method(self) -> str:
@@ -44,7 +47,10 @@ class PretrainConfig:
 
     def resolved(self, data: TrainingData) -> dict[str, Any]:
         """The configuration as the manifest records it."""
-        plain: dict[str, Any] = to_plain(asdict(self))
+        plain: dict[str, Any] = to_plain(asdict(replace(self, initial=None)))
+        del plain["initial"]
+        if self.initial is not None:
+            plain["init"] = self.initial.describe()
         plain |= {"objective": self.method, "options": plain["objective"]}
         if self.optimizer.algorithm == OptimizerConfig.algorithm:  # unsaid, as by versions that had no other
             del plain["optimizer"]["algorithm"], plain["optimizer"]["momentum"]
@@ -53,7 +59,9 @@ class PretrainConfig:
         return plain | {"streams": data.stream_names, "preprocessing": contracts}
 
     def build_objective(self, contracts: Mapping[str, Preprocessing]) -> Objective:
-        """The objective around one fresh encoder for each stream."""
+        """The objective around one encoder for each stream, fresh unless training goes on from one."""
+        if self.initial is not None:
+            return self.objective.build(self.initial.copy_backbones(contracts), seed=self.seed + 1)
         encoders = {}
         for place, (stream, contract) in enumerate(contracts.items()):
             seed = derive_seed(self.seed, place) if place else self.seed
