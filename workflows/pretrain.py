@@ -12,7 +12,6 @@ from eo_ssl.objectives import Mae, Method, override_views
 from eo_ssl.pretraining import (
     DataSelection,
     FitConfig,
-    InitialEncoder,
     ItemLoader,
     ItemSampler,
     LoggerName,
@@ -27,7 +26,7 @@ from eo_ssl.pretraining import (
     count_steps,
     fit,
     make_probe,
-    open_training_data,
+    open_continued_data,
     parse_limit,
     save_encoders,
 )
@@ -107,15 +106,8 @@ def main(
         max_time: DD:HH:MM:SS after which to stop with a checkpoint; the same command goes on from there.
         overwrite: replace an encoder made with another configuration.
     """
-    initial = None if init is None else InitialEncoder.of(init, model=model)
-    chosen = _tuple(bands) if initial is None else initial.choose_bands(bands)
-    data = open_training_data(
-        DataSelection(
-            _tuple(corpus), _tuple(streams) or None, chosen or None, _tuple(subset), split, items, pairs, dates
-        )
-    )
-    if initial is not None:
-        data, model = initial.take_over(data), initial.model
+    selection = DataSelection.of(corpus, streams, bands, subset, split, items, pairs, dates)
+    data, initial = open_continued_data(selection, init=init, model=model)
     processes = Processes(device, devices, num_nodes, strategy, precision, accumulate)
     config = PretrainConfig(
         objective=objective,
@@ -177,7 +169,3 @@ def _train(
         save_encoders(module.objective, data, product, seed=config.seed, summary=facts)
     loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
     console.print(f"{config.method} encoder, {loss}: {out.resolve()}", soft_wrap=True)
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    return () if value is None else tuple(value) if isinstance(value, list) else (value,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eo_ssl.pretraining.checkpoints import parse_limit
 from eo_ssl.pretraining.fit import FitConfig, fit
-from eo_ssl.pretraining.initial_encoder import InitialEncoder
+from eo_ssl.pretraining.initial_encoder import InitialEncoder, open_continued_data
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import OptimizerConfig, Pretraining
@@ -46,6 +46,7 @@ __all__ = [
     "measure_feature_std",
     "fit",
     "make_probe",
+    "open_continued_data",
     "open_training_data",
     "parse_limit",
     "rank_me",

@@ -13,7 +13,7 @@ from eo_ssl.encoder import TrainedEncoder, load_encoder
 from eo_ssl.errors import UserError, expect
 from eo_ssl.models import Architecture, Backbone, Vit
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.pretraining.training_data import TrainingData
+from eo_ssl.pretraining.training_data import DataSelection, TrainingData, open_training_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +112,23 @@ class InitialEncoder:
     def describe(self) -> dict[str, Any]:
         """What the manifest of a run says of it."""
         return {"encoder": self.source, "fingerprint": self.encoder.fingerprint}
+
+
+def open_continued_data(
+    selection: DataSelection, *, init: Path | None, model: Architecture
+) -> tuple[TrainingData, InitialEncoder | None]:
+    """The training data, and the encoder that training goes on from, under whose contract they then are.
+
+    Args:
+        selection: which data.
+        init: folder of the encoder; None for random weights.
+        model: the architecture that was asked for.
+
+    Raises:
+        UserError: as `open_training_data` and `InitialEncoder`.
+    """
+    if init is None:
+        return open_training_data(selection), None
+    initial = InitialEncoder.of(init, model=model)
+    bands = initial.choose_bands(selection.bands)
+    return initial.take_over(open_training_data(dataclasses.replace(selection, bands=bands))), initial

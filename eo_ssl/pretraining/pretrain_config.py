@@ -54,7 +54,8 @@ class PretrainConfig:
         plain |= {"objective": self.method, "options": plain["objective"]}
         if self.optimizer.algorithm == OptimizerConfig.algorithm:  # unsaid, as by versions that had no other
             del plain["optimizer"]["algorithm"], plain["optimizer"]["momentum"]
-        plain["model"] = {"name": type(self.model).__name__, "options": plain["model"]}
+        model = self.model if self.initial is None else self.initial.model
+        plain["model"] = {"name": type(model).__name__, "options": to_plain(asdict(model))}  # type: ignore[call-overload]
         contracts = {stream: contract.to_json() for stream, contract in data.items.contracts.items()}
         return plain | {"streams": data.stream_names, "preprocessing": contracts}
 

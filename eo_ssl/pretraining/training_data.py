@@ -28,6 +28,7 @@ COLUMNS = (
     *BOUNDS,
 )
 Kind = Literal["tiles", "pairs", "places"]
+Paths = Sequence[Path] | Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,18 @@ class DataSelection:
     """Folder that pair made, for pairs."""
     dates: int = 2
     """Dates of an item, for places."""
+
+    @classmethod
+    def of(
+        cls,
+        corpora: Paths,
+        streams: Sequence[str] | None,
+        bands: Sequence[str] | None,
+        subsets: Paths | None,
+        *rest: Any,
+    ) -> DataSelection:
+        """The selection of a command line, where one of something may stand for a list of one, and none for all."""
+        return cls(_as_tuple(corpora), _as_tuple(streams) or None, _as_tuple(bands) or None, _as_tuple(subsets), *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,10 @@ class TrainingData:
     def stream_names(self) -> list[str]:
         """Corpus streams behind the items, in the order of their rows."""
         return [reader.stream.name for source in self.items.sources.values() for reader in source.readers]
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return () if value is None else tuple(value) if isinstance(value, list) else (value,)
 
 
 def open_training_data(selection: DataSelection) -> TrainingData:
