@@ -131,6 +131,7 @@ def _perform(order: dict) -> int:
     folder, moments, number = Path(order["folder"]), 0, order["signal"]
     for name in ("moments", "sent"):
         (folder / name).unlink(missing_ok=True)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for handle, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
