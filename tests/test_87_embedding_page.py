@@ -39,7 +39,8 @@ addEventListener("load", async () => {
 });
 </script>"""
 _FRAMES = """<!doctype html><body><script>
-const seen = {}; addEventListener("message", (e) => { seen[e.data.width] = e.data.audit; document.body.dataset.seen = JSON.stringify(seen); });
+const seen = {}; addEventListener("message", (e) => { seen[e.data.width] = e.data.audit;
+ if (Object.keys(seen).length === document.querySelectorAll("iframe").length) document.body.dataset.seen = JSON.stringify(seen); });
 </script>%s</body>"""
 
 

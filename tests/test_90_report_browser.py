@@ -53,12 +53,16 @@ addEventListener("load", async () => {
 </script>"""
 
 _FRAMES = """<!doctype html><body><script>
-const seen = {}; addEventListener("message", (e) => { seen[e.data.width] = e.data.audit; document.body.dataset.seen = JSON.stringify(seen); });
+const seen = {}; addEventListener("message", (e) => { seen[e.data.width] = e.data.audit;
+ if (Object.keys(seen).length === document.querySelectorAll("iframe").length) document.body.dataset.seen = JSON.stringify(seen); });
 </script>%s</body>"""
 
 
 def browse(page: Path, folder: Path) -> tuple[str, str]:
-    """The DOM after all scripts ran, and what the browser wrote to its log."""
+    """The DOM after all scripts ran, and what the browser wrote to its log.
+
+    A browser on a busy machine may be told to end before a frame has told what it saw: it is asked again then.
+    """
     assert CHROMIUM is not None
     quiet = ("background-networking", "component-update", "sync", "gpu", "extensions", "dev-shm-usage")
     options = [f"--disable-{name}" for name in quiet]
@@ -77,7 +81,10 @@ def browse(page: Path, folder: Path) -> tuple[str, str]:
         "--dump-dom",
         page.as_uri(),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    for _ in range(3):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+        if "data-seen=" in done.stdout:
+            break
     return done.stdout, done.stderr
 
 
