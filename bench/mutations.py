@@ -119,16 +119,18 @@ def unpacked(victim: Path) -> Iterator[Path]:
 
 
 def seal(path: Path, folder: Path) -> None:
-    """Write the present checksum of a file where checksums are stated: the product's manifest, or the assets of its item."""
+    """Write the present checksum and size of a file where they are stated: the product's manifest, or the assets of its item."""
     for manifest in folder.rglob("manifest.safe"):
         if path.is_file() and path != manifest and path.is_relative_to(manifest.parent):
             name = re.escape(path.relative_to(manifest.parent).as_posix())
 
             def renew(match: re.Match[str]) -> str:
-                digest = hashlib.new(match[2].lower().replace("-", "_"), path.read_bytes()).hexdigest()
-                return f"{match[1]}{digest.upper() if match[3].isupper() else digest}"
+                digest = hashlib.new(match["name"].lower().replace("-", "_"), path.read_bytes()).hexdigest()
+                written = digest.upper() if match["digest"].isupper() else digest
+                return f'size="{path.stat().st_size}"{match["between"]}{written}'
 
-            stated = rf'(href="(?:\./)?{name}"\s*/>\s*<checksum checksumName="([^"]+)">)([0-9a-fA-F]+)'
+            place = rf'<fileLocation [^>]*href="(?:\./)?{name}"\s*/>\s*<checksum checksumName="(?P<name>[^"]+)">'
+            stated = rf'size="\d+"(?P<between>>\s*{place})(?P<digest>[0-9a-fA-F]+)'
             text = manifest.read_text(encoding="utf-8", errors="surrogateescape")
             manifest.write_text(re.sub(stated, renew, text), encoding="utf-8", errors="surrogateescape")
     item = folder / "item.json"
