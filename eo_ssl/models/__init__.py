@@ -1,4 +1,4 @@
-"""Backbones: timm networks for any bands, asked by objectives for one vector per image and one per patch."""
+"""Backbones: networks for any bands, asked by objectives for one vector per image and one per patch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from eo_ssl.models.backbone import (
     require_maskable,
     seed_weights,
 )
+from eo_ssl.models.band_codes import encode_bands
+from eo_ssl.models.channel_vit import ChannelVit, ChannelVitBackbone
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_sincos_positions
 from eo_ssl.models.resnet import ResNet, ResNetBackbone
 from eo_ssl.models.vit import Vit, VitBackbone
 
-FAMILIES: Mapping[str, type[Architecture]] = MappingProxyType({model.family: model for model in (Vit, ResNet)})
+FAMILIES: Mapping[str, type[Architecture]] = MappingProxyType(
+    {model.family: model for model in (Vit, ResNet, ChannelVit)}
+)
 """Architectures by the name that the file of an encoder gives them."""
 
 __all__ = [
@@ -28,6 +32,8 @@ __all__ = [
     "Architecture",
     "Backbone",
     "BackboneConfig",
+    "ChannelVit",
+    "ChannelVitBackbone",
     "MaskableBackbone",
     "ResNet",
     "ResNetBackbone",
@@ -35,6 +41,7 @@ __all__ = [
     "View",
     "Vit",
     "VitBackbone",
+    "encode_bands",
     "require_maskable",
     "seed_weights",
     "make_sincos_positions",
