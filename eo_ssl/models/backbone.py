@@ -91,6 +91,10 @@ class Backbone(nn.Module, ABC):
     def at_size(self, size_px: int) -> Self:
         """The same weights for images of another side, pixels; position codes are interpolated."""
 
+    def mark_input(self, x: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `network` alone takes of pixels [B, C, H, W], valid or zero: its input, and options beside it."""
+        return x, {}
+
     def channels(self, view: View) -> Tensor:
         """The view's pixels with channels in this network's order: [B, C, H, W] float32.
 

@@ -103,7 +103,7 @@ class BandEmbed(PatchEmbed):
         made = cast(PatchEmbed, plain)
         dim = made.proj.out_channels
         super().__init__(made.img_size, made.patch_size[0], 1, dim, bias=False)
-        self.proj, self.norm = made.proj, made.norm
+        self.proj, self.norm, self.flatten = made.proj, made.norm, made.flatten
         self.channel_embed = nn.Parameter(torch.zeros(CODE_DIM, dim))
         self.proj.bias = None
         self.codes: Tensor
@@ -115,9 +115,10 @@ class BandEmbed(PatchEmbed):
         return torch.einsum("ck,dkij->dcij", self.codes, self.proj.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens [B, N, D] of images [B, C, H, W] that hold NaN where invalid."""
+        """Tokens of images [B, C, H, W] that hold NaN where invalid: [B, N, D], or [B, h, w, D] where timm asks."""
         valid = ~torch.isnan(x)
-        return self.project(torch.where(valid, x, 0.0), self.find_valid(valid))
+        tokens = self.project(torch.where(valid, x, 0.0), self.find_valid(valid))
+        return tokens if self.flatten else tokens.unflatten(1, [side // self.patch_size[0] for side in x.shape[2:]])
 
     def find_valid(self, valid: Tensor) -> Tensor:
         """Whether a band has a valid pixel in a patch: [B, C, H, W] -> [B, N, C] bool."""
@@ -174,15 +175,24 @@ class ChannelVitBackbone(VitBackbone):
         tokens = torch.where(mask[..., None], token.to(projected.dtype), projected)
         return self._encode_seen(tokens, view, None, known.any(dim=2) | mask)
 
+    def mark_input(self, x: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pixels that are NaN where invalid, and the mask of the keys for the network's attention."""
+        seen = self.embed.find_valid(valid).any(dim=2)  # [B, N]
+        return x.masked_fill(~valid, torch.nan), {"attn_mask": self._mask_keys(seen)}
+
     def for_bands(self, bands: tuple[str, ...], *, sensor: str) -> Self:
-        """The same weights for other bands, known by their wavelength or polarisation.
+        """The same weights for other bands, known by their wavelength or polarisation; its own keep their codes.
 
         Raises:
             UserError: bands without either, or unknown to the sensor.
         """
         network = copy.deepcopy(self.network)
         embed = cast(BandEmbed, network.patch_embed)
-        embed.codes = encode_bands(sensor, bands).to(self.embed.codes)
+        codes, own = encode_bands(sensor, bands).to(self.embed.codes), self.config
+        for row, band in enumerate(bands):
+            if sensor == own.sensor and band in own.bands:
+                codes[row] = self.embed.codes[own.bands.index(band)]
+        embed.codes = codes
         return type(self)(network, dataclasses.replace(self.config, bands=bands, sensor=sensor))
 
     def _shown(self, view: View) -> tuple[Tensor, Tensor]:

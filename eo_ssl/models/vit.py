@@ -234,11 +234,15 @@ class VitBackbone(MaskableBackbone):
         if seen is None:
             answered: Tensor = blocks(entered)
             return answered
-        batch, kept = seen.shape
-        keys = torch.cat([seen.new_ones(batch, entered.shape[1] - kept), seen], dim=1)[:, None, None]  # [B, 1, 1, P+K]
+        keys = self._mask_keys(seen)
         for block in blocks:
             entered = block(entered, attn_mask=keys)
         return entered
+
+    def _mask_keys(self, seen: Tensor) -> Tensor:
+        """Keys that tokens attend to: the prefix, and the patches that are `seen` [B, K]: [B, 1, 1, P + K] bool."""
+        prefix = seen.new_ones(seen.shape[0], self.network.num_prefix_tokens)
+        return torch.cat([prefix, seen], dim=1)[:, None, None]
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Position codes of the patches, resampled where the grid is not the built one: [1, N, D]."""

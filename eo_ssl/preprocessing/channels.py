@@ -41,7 +41,7 @@ def order_channels(
     if there < fewest:
         remedy = "name the channels" if not there else "add them, or choose missing = fill_mean or zero in the contract"
         got, many = f"{', '.join(names)} without {', '.join(absent)}", "bands"
-        if 1 < fewest < len(wanted):
+        if there and fewest < len(wanted):
             many, remedy = f"at least {fewest} of the bands", "add some, fewer were never tried in training"
         raise UserError(f"expected {many} {', '.join(wanted)} of {sensor}, got {got}; {remedy}")
     return index
