@@ -11,8 +11,12 @@ import torch
 
 from eo_ssl.encoder import TrainedEncoder, load_encoder, save_encoder, transfer_bands
 from eo_ssl.errors import UserError
+from eo_ssl.evaluation.band_subsets import list_band_subsets
+from eo_ssl.evaluation.compatibility import check_compatibility
 from eo_ssl.evaluation.encoder_candidates import FoldCandidate, TrainedCandidate
 from eo_ssl.evaluation.perturbations import list_perturbations
+from eo_ssl.evaluation.predictions import Settings
+from eo_ssl.evaluation.studies import VariantGrid, expand_study
 from eo_ssl.evaluation.tuning.feature_maps import compute_four_maps, compute_last_map, prepare_network_input
 from eo_ssl.export import Bundle, Options, export, verify
 from eo_ssl.export.encoder_module import MODULE_FILE, run_module
@@ -20,9 +24,10 @@ from eo_ssl.export.onnx_graph import PHYSICAL_GRAPH, run_graph
 from eo_ssl.models import ChannelVit, Vit, encode_bands
 from eo_ssl.preprocessing import Preprocessing
 from exported import PROVENANCE, encoder, optical, radar
-from planted import Images, contract, planted
+from planted import BANDS, Images, contract, planted
 
 MODEL = ChannelVit("test_vit", patch_size=8, depth=1, fewest_bands=2)
+TWELVE = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 S2 = {"quantity": "toa_reflectance", "sensor": "sentinel2_l1c"}
 
 
@@ -39,8 +44,10 @@ def images(bands: tuple[str, ...] = ("B02", "B03", "B04", "B08")) -> torch.Tenso
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """With both graphs."""
-    return export(ours(), tmp_path_factory.mktemp("channels") / "bundle", options=Options(onnx_preprocessing=True))
+    """With the graph from physical values."""
+    return export(
+        ours(), tmp_path_factory.mktemp("channels") / "bundle", options=Options(onnx=False, onnx_preprocessing=True)
+    )
 
 
 def test_its_contract_says_what_it_takes_and_others_are_as_before() -> None:
@@ -91,6 +98,43 @@ def test_features_of_a_subset_are_evaluated(tmp_path: Path) -> None:
     assert type(drawn.architecture.model) is ChannelVit and drawn.architecture.sensor == "sentinel2_l1c"
 
 
+def test_encoders_are_compared_with_some_of_the_bands_alone() -> None:
+    task = planted(np.random.default_rng(1), n=24)
+    source = task.sources[0]
+    plain = TrainedEncoder(Vit("test_vit", patch_size=8, depth=1).build(BANDS, 16, 0), contract(), name="plain")
+    compared = [
+        TrainedCandidate("channels", ours(given=contract())),
+        TrainedCandidate("plain", plain),
+        FoldCandidate("imagestats", 0, origin="imagestats"),
+    ]
+    studied = expand_study(compared, task, "bands", grid=VariantGrid(), seed=0, subsets=["B08,B03", "all-B02"])
+    names = ["channels", "channels | B08 B03", "channels | without B02"]
+    assert [one.name for one in studied[:3]] == names and len(studied) == 9
+    two = torch.from_numpy(source.x[:, [1, 3]])
+    (x,), (filled,), (statistics,) = (studied[place].features(task) for place in (1, 4, 7))
+    np.testing.assert_allclose(x, compared[0].trained(two, bands=("B03", "B08"), **S2).numpy(), rtol=1e-5, atol=1e-5)
+    mean = plain.with_preprocessing(replace(plain.preprocessing, missing="fill_mean"))
+    np.testing.assert_allclose(filled, mean(two, bands=("B03", "B08"), **S2).numpy(), rtol=1e-5, atol=1e-5)
+    assert statistics.shape[1] * 2 == compared[2].features(task)[0].shape[1]  # made for these bands
+    said = [studied[place].describe(task) for place in (1, 4, 7)]
+    assert [one.bands for one in said] == [("B03", "B08")] * 3 and len({one.fingerprint for one in said}) == 3
+    assert said[1].notes[0].endswith("the others filled with their training mean") and "no others" in said[0].notes[0]
+    settings = Settings.of(["knn5"], kind="classification", tuning=None, shots=(0,), fractions=(), draws=1, seed=0)
+    with pytest.raises(UserError, match=r"at least 2 of the bands .* for channels, got B08; leave that subset out"):
+        one = expand_study(compared[:1], task, "bands", grid=VariantGrid(), seed=0, subsets=["B08"])
+        check_compatibility(task, one, settings)
+    for wrong in ("B12", "B02,B03,B04,B08", "all-B02,B03,B04,B08"):
+        with pytest.raises(UserError, match="some of the bands B02, B03, B04, B08 of the task, or all-BAND"):
+            expand_study(compared, task, "bands", grid=VariantGrid(), seed=0, subsets=[wrong])
+    with pytest.raises(UserError, match="subsets for the study bands alone"):
+        expand_study(compared, task, "grid", grid=VariantGrid(), seed=0, subsets=["B08"])
+    twelve = Images(np.zeros((1, 12, 2, 2), np.float32), bands=tuple(b for b in TWELVE), sensor="sentinel2_l2a")
+    chosen = [" ".join(subset.bands) for subset in list_band_subsets(twelve, None)]
+    assert chosen == ["B04 B03 B02", "B02 B03 B04 B08", " ".join(band for band in TWELVE if band != "B8A")]
+    sar = Images(np.zeros((1, 2, 2, 2), np.float32), bands=("VV", "VH"), sensor="sentinel1_grd")
+    assert [subset.bands for subset in list_band_subsets(sar, None)] == [("VV",), ("VH",)]
+
+
 def test_its_maps_leave_out_what_is_invalid() -> None:
     trained = ours(replace(MODEL, depth=4))
     x, valid = trained.preprocessing(images(), bands=("B02", "B03", "B04", "B08"), **S2)
@@ -139,8 +183,7 @@ def test_a_bundle_opens_by_torch_and_onnx_and_says_that_timm_cannot_name_it(bund
     checks = verify(bundle.folder)
     assert [check.reason for check in checks if not check.passed] == []
     routes = {check.route for check in checks if "checksums" not in check.route}
-    graphs = {f"onnxruntime onnx/{name}.onnx" for name in ("encoder", "encoder_physical")}
-    assert routes == {"preprocess.json", "torch.export", "STAC item (MLM)", *graphs}
+    assert routes == {"preprocess.json", "torch.export", "STAC item (MLM)", "onnxruntime onnx/encoder_physical.onnx"}
     assert MODULE_FILE in bundle.files and not any(name.startswith(("timm/", "bench/")) for name in bundle.files)
     card = (bundle.folder / "README.md").read_text()
     assert "library_name: pytorch" in card and "**timm cannot name this network**, a channel transformer" in card

@@ -118,7 +118,8 @@ class BandEmbed(PatchEmbed):
         """Tokens of images [B, C, H, W] that hold NaN where invalid: [B, N, D], or [B, h, w, D] where timm asks."""
         valid = ~torch.isnan(x)
         tokens = self.project(torch.where(valid, x, 0.0), self.find_valid(valid))
-        return tokens if self.flatten else tokens.unflatten(1, [side // self.patch_size[0] for side in x.shape[2:]])
+        rows, cols = (side // self.patch_size[0] for side in x.shape[2:])
+        return tokens if self.flatten else tokens.reshape(tokens.shape[0], rows, cols, -1)
 
     def find_valid(self, valid: Tensor) -> Tensor:
         """Whether a band has a valid pixel in a patch: [B, C, H, W] -> [B, N, C] bool."""
