@@ -146,13 +146,13 @@ def test_the_seed_of_the_step_alone_draws_the_mask() -> None:
 def test_a_hidden_group_is_told_from_the_other_better_than_by_the_means_of_its_bands() -> None:
     """Two materials in changing shares: what one group shows says what the other hides."""
     gen = torch.Generator().manual_seed(0)
-    share = torch.randn(48, 1, 4, 4, generator=gen).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    share = torch.randn(48, 1, 1, 1, generator=gen) + 0.1 * torch.randn(48, 1, 32, 32, generator=gen)
     spectrum = torch.tensor([1.0, -1.0, 0.5, 1.0, -0.5])[:, None, None]
-    tiles = share * spectrum + 0.02 * torch.randn(48, 5, 32, 32, generator=gen)
+    tiles = share * spectrum
     image, unseen = tiles[:40], tiles[40:]
-    objective = build(dataclasses.replace(SatMae(**SMALL), mask_ratio=0.5))
+    objective = build(SatMae(**SMALL))
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
-    for step in range(60):
+    for step in range(30):
         loss = objective(make_batch(image, seed=step))["loss"]
         optimizer.zero_grad()
         loss.backward()
