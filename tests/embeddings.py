@@ -52,7 +52,7 @@ class PatchMeans(EncoderBase):
     def dim(self) -> int:
         return len(self.preprocessing.bands) + 1
 
-    def tokens(self, x: Tensor) -> Tensor:
+    def tokens(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         means = torch.nn.functional.avg_pool2d(x, PATCH)
         squares = torch.nn.functional.avg_pool2d(x.square().sum(dim=1, keepdim=True), PATCH)
         return torch.cat([means, squares], dim=1).flatten(2).transpose(1, 2)
@@ -64,7 +64,7 @@ class PatchMeans(EncoderBase):
 class Placed(PatchMeans):
     """As `PatchMeans`, but each token also carries its column in the window: every window has a seam."""
 
-    def tokens(self, x: Tensor) -> Tensor:
+    def tokens(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         tokens = super().tokens(x)
         column = torch.arange(tokens.shape[1]) % (x.shape[3] // PATCH)
         return torch.cat([tokens[..., :-1], column[None, :, None].expand(len(x), -1, 1).float()], dim=2)

@@ -84,7 +84,7 @@ class TinyCnn(EncoderBase):
     def features(self, x: torch.Tensor, *, valid: torch.Tensor | None = None) -> torch.Tensor:
         return self.model(x)
 
-    def tokens(self, x: torch.Tensor) -> torch.Tensor:
+    def tokens(self, x: torch.Tensor, *, valid: torch.Tensor | None = None) -> torch.Tensor:
         return self.model.forward_features(x).flatten(2).transpose(1, 2)
 
 

@@ -295,13 +295,13 @@ class SceneEmbedder:
         """Tokens of windows [n, C, size, size] as [n, side, side, D] float32."""
         contract, side = self.encoder.preprocessing, self.lattice.side
         with self._forward, torch.inference_mode():
-            x, _ = contract(
+            x, valid = contract(
                 torch.from_numpy(images).to(self.settings.device),
                 bands=self.bands,
                 quantity=self.quantity,
                 sensor=str(self.cube.attrs["sensor"]),
             )
-            tokens: Matrix = self.encoder.tokens(x).to("cpu", torch.float32).numpy()
+            tokens: Matrix = self.encoder.tokens(x, valid=valid).to("cpu", torch.float32).numpy()
         expect(
             np.isfinite(tokens).all(),
             expected=f"finite tokens of {self.encoder.name}",

@@ -85,7 +85,7 @@ class ExternalEncoder(EncoderBase):
             return self.tokens(x).mean(dim=1)
         return pool_images(self.model, self.seen(x))
 
-    def tokens(self, x: Tensor) -> Tensor:
+    def tokens(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         """Positions of the last map: [B, C, H, W] -> [B, N, D]."""
         return encode_positions(self.model, self.seen(x))
 

@@ -139,7 +139,8 @@ def _make_weight_free(
     if architecture is None:
         patch = next(side for side in range(min(8, size_px), 0, -1) if size_px % side == 0)
         architecture = BackboneConfig(Vit(patch_size=patch), bands, size_px)
-    config = replace(architecture, model=architecture.model.averaged(), bands=bands)
+    config = replace(architecture, model=architecture.model.averaged(), bands=bands, sensor=preprocessing.sensor)
     origin, backbone = {"weights": "random", "seed": seed}, config.build(seed)
-    order_first_layer(backbone.network, preprocessing, name=name)
+    if config.model.in_timm:
+        order_first_layer(backbone.network, preprocessing, name=name)
     return TrainedEncoder(backbone, preprocessing, name="random_init", provenance=origin)

@@ -57,8 +57,8 @@ class Encoder(Protocol):
         """
         ...
 
-    def tokens(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] float32 -> one vector per position, [B, N, D] float32, row by row."""
+    def tokens(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] float32 -> one vector per position, row by row, [B, N, D] float32; valid as for features."""
         ...
 
     def at_size(self, size_px: int) -> Encoder:
@@ -110,7 +110,7 @@ class EncoderBase(nn.Module, ABC):
         """[B, C, H, W] float32, output of the contract -> one vector per image, [B, D] float32."""
 
     @abstractmethod
-    def tokens(self, x: Tensor) -> Tensor:
+    def tokens(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         """[B, C, H, W] float32, output of the contract -> one vector per position, [B, N, D] float32, row by row."""
 
     @property

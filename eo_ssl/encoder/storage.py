@@ -38,8 +38,8 @@ def save_encoder(
 ) -> str:
     """Write ``folder/encoder.safetensors``, contract and provenance inside, and return the encoder's fingerprint.
 
-    The state dict is plain timm; equal content gives equal bytes. The caller's manifest makes the folder a finished
-    product.
+    The state dict is that of the network, plain timm's where timm names it; equal content gives equal bytes. The
+    caller's manifest makes the folder a finished product.
 
     Args:
         folder: of the encoder.
@@ -150,7 +150,7 @@ def read_parts(path: Path, *, expected: str | None = None) -> EncoderParts:
         )
         model = FAMILIES[family].from_json(architecture["config"], pooling=architecture["pooling"])
         contract = Preprocessing.from_json(values)
-        config = BackboneConfig(model, contract.bands, architecture["config"]["img_size"])
+        config = BackboneConfig(model, contract.bands, architecture["config"]["img_size"], contract.sensor)
         check_fit(config, contract)
         found = hash_tensors(tensors, describe_identity(config, contract))
     for named in (expected, metadata.get("fingerprint")):

@@ -21,7 +21,7 @@ class TrainedEncoder(EncoderBase):
     backbone: Backbone
     "what encodes; its network is `model`"
     model: nn.Module
-    "the timm network"
+    "the network: timm's, or our own"
 
     def __init__(
         self,
@@ -62,12 +62,12 @@ class TrainedEncoder(EncoderBase):
         return hash_tensors(self.model.state_dict(), describe_identity(self.architecture, self.preprocessing))
 
     def features(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
-        """Pooled vectors: [B, C, H, W] -> [B, D]; missing pixels are the band's mean, as in training."""
-        return self._encode(x).pooled
+        """Pooled vectors: [B, C, H, W] -> [B, D]; missing pixels are the band's mean, or left out, as in training."""
+        return self._encode(x, valid).pooled
 
-    def tokens(self, x: Tensor) -> Tensor:
+    def tokens(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         """Patch tokens, or positions of the last map, row by row: [B, C, H, W] -> [B, N, D]."""
-        return self._encode(x).patches
+        return self._encode(x, valid).patches
 
     def at_size(self, size_px: int) -> Self:
         """Return this encoder for images of another side, position codes interpolated as `Backbone.at_size` says.
@@ -91,7 +91,7 @@ class TrainedEncoder(EncoderBase):
             remedy=f"take `at_size({contract.size_px})` of the encoder first",
         )
 
-    def _encode(self, x: Tensor) -> Tokens:
+    def _encode(self, x: Tensor, valid: Tensor | None) -> Tokens:
         bands, side = self.architecture.bands, None if get_patch_px(self.model) is None else self.architecture.size_px
         sides = "H, W" if side is None else f"{side}, {side}"
         expect(
@@ -101,8 +101,9 @@ class TrainedEncoder(EncoderBase):
             remedy="pass the output of its preprocessing, with resize = to_size or crop for images of another size",
         )
         self.check_prepared(x)
-        everywhere = torch.ones((), dtype=torch.bool, device=x.device).expand(x.shape)  # x is filled already
-        tokens: Tokens = self.backbone(View(x, everywhere, bands))
+        if valid is None or not self.backbone.reads_valid:  # x is filled already
+            valid = torch.ones((), dtype=torch.bool, device=x.device).expand(x.shape)
+        tokens: Tokens = self.backbone(View(x, valid, bands))
         return tokens
 
 

@@ -63,7 +63,7 @@ class ImageStats(EncoderBase):
         high, low = (torch.where(valid, sign * x, -torch.inf).amax(dim=2) * sign for sign in (1, -1))
         return torch.cat([torch.where(count > 0, part, 0.0) for part in (mean, std, high, low)], dim=1)
 
-    def tokens(self, x: Tensor) -> Tensor:
+    def tokens(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         """The whole image is the one position: [B, 1, 4C]."""
         return self.features(x)[:, None]
 
@@ -116,7 +116,7 @@ class FilterFeatures(EncoderBase):
         positive = y.relu_().mean(dim=(2, 3))
         return torch.cat([positive, positive - whole], dim=1)  # relu(-y) = relu(y) - y
 
-    def tokens(self, x: Tensor) -> Tensor:
+    def tokens(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, (H-2)*(W-2), D]."""
         self.check_prepared(x)
         y = nn.functional.conv2d(x, self.weights, self.bias)
@@ -175,7 +175,7 @@ class RandomResNet(EncoderBase):
         pooled: Tensor = self.model(x)
         return pooled
 
-    def tokens(self, x: Tensor) -> Tensor:
+    def tokens(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         """Last feature map: [B, C, H, W] -> [B, H/32 * W/32, 2048]."""
         self.check_prepared(x)
         grid: Tensor = self.model.forward_features(x)

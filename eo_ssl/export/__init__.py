@@ -1,4 +1,4 @@
-"""Export: an encoder as a bundle that timm, TorchGeo, onnxruntime and catalogues open, and the check that they do."""
+"""Export: an encoder as a bundle that timm, TorchGeo, torch, onnxruntime and catalogues open, and the check of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from eo_ssl.export.bench_adapter import BENCH_FOLDER
 from eo_ssl.export.bundle import Bundle, Options, export
 from eo_ssl.export.checksums import check_files
 from eo_ssl.export.contract_file import PREPROCESS_FILE, get_contract, read_configurations
+from eo_ssl.export.encoder_module import MODULE_FILE
 from eo_ssl.export.hub import Upload, check_repo, list_uploads, push
 from eo_ssl.export.model_card import CARD_FILE, POOLED
 from eo_ssl.export.onnx_graph import ENCODER_GRAPH, PHYSICAL_GRAPH
@@ -23,6 +24,7 @@ __all__ = [
     "CLASSIFICATION_FILE",
     "ENCODER_GRAPH",
     "ITEM_FILE",
+    "MODULE_FILE",
     "PARITY_FILE",
     "PHYSICAL_GRAPH",
     "POOLED",

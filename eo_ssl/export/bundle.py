@@ -17,6 +17,7 @@ from eo_ssl.export import contract_file, parity
 from eo_ssl.export.bench_adapter import make_bench_files
 from eo_ssl.export.checksums import check_files
 from eo_ssl.export.contract_file import PREPROCESS_FILE
+from eo_ssl.export.encoder_module import MODULE_FILE, make_module
 from eo_ssl.export.model_card import CARD_FILE, BundleFacts, render_model_card
 from eo_ssl.export.onnx_graph import GRAPHS, PHYSICAL_GRAPH, export_graph, require_onnx
 from eo_ssl.export.parity import PARITY_FILE
@@ -149,10 +150,13 @@ def _list_files(configurations: _Configurations, options: Options) -> Iterator[t
     yield PREPROCESS_FILE, lambda: contract_file.to_bytes(content)
     about = {"pooling": encoder.pooling, "name": encoder.name}
     yield PARITY_FILE, lambda: parity.to_bytes(configurations.tensors, about)
-    yield TIMM_CONFIG, lambda: make_timm_config(encoder, licence=options.licence)
-    yield TIMM_WEIGHTS, lambda: make_timm_weights(encoder)
-    for name, data in make_bench_files(encoder).items():
-        yield name, partial(bytes, data)
+    if encoder.architecture.model.in_timm:
+        yield TIMM_CONFIG, lambda: make_timm_config(encoder, licence=options.licence)
+        yield TIMM_WEIGHTS, lambda: make_timm_weights(encoder)
+        for name, data in make_bench_files(encoder).items():
+            yield name, partial(bytes, data)
+    else:
+        yield MODULE_FILE, lambda: make_module(encoder)
     method, dataset, weights = name_method(encoder), name_dataset(encoder), ""
     if other is not None:
         meta = describe_weights(

@@ -55,12 +55,17 @@ def _configuration(encoder: TrainedEncoder) -> dict[str, Any]:
         "final_quantity": contract.final_quantity.value,
         "final_unit": contract.final_quantity.unit,
         "preprocessing": contract.to_json(),
-        "words": describe_contract(contract),
+        "words": describe_contract(contract, reads_valid=encoder.backbone.reads_valid),
     }
 
 
-def describe_contract(contract: Preprocessing) -> list[str]:
-    """Return the contract as sentences, in the order in which they are carried out."""
+def describe_contract(contract: Preprocessing, *, reads_valid: bool = False) -> list[str]:
+    """Return the contract as sentences, in the order in which they are carried out.
+
+    Args:
+        contract: of an encoder.
+        reads_valid: whether its network leaves out what is invalid.
+    """
     known = sensor(contract.sensor)
     sentences = [
         f"Bands of {known.title} by name, in this order: {', '.join(contract.bands)}.",
@@ -85,7 +90,11 @@ def describe_contract(contract: Preprocessing) -> list[str]:
             " invalid."
         )
     sentences.append("Subtract the mean and divide by the standard deviation of each band.")
-    sentences.append("An invalid pixel becomes 0, its band's mean.")
+    sentences.append(
+        "An invalid pixel stays NaN, by which the network knows what to leave out."
+        if reads_valid
+        else "An invalid pixel becomes 0, its band's mean."
+    )
     return sentences
 
 

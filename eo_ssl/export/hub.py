@@ -36,7 +36,7 @@ class Upload:
 
 
 def list_uploads(folder: Path) -> list[Upload]:
-    """Return the files that a push of a bundle sends, timm's two once more at the root, where ``hf-hub:`` looks.
+    """Return the files that a push of a bundle sends, timm's once more at the root, where ``hf-hub:`` looks.
 
     Raises:
         UserError: the folder is no finished bundle, or its files are not those of its manifest.
@@ -67,7 +67,7 @@ def push(folder: Path, repo: str, *, private: bool = True, api: Api | None = Non
     message = f"export of {show_controls(folder.name)}"
     try:
         hub.create_repo(repo, private=private, exist_ok=True)
-        for source in (folder, folder / TIMM_FOLDER):
+        for source in (folder, folder / TIMM_FOLDER) if (folder / TIMM_FOLDER).is_dir() else (folder,):
             hub.upload_folder(
                 repo_id=repo,
                 folder_path=str(source),

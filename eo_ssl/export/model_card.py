@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from eo_ssl.encoder import TrainedEncoder
+from eo_ssl.export.encoder_module import MODULE_LINE
 from eo_ssl.export.terms import Terms
 from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILES, name_backbone
 from eo_ssl.printable import show_controls
@@ -64,10 +65,15 @@ def render_model_card(
     """
     restricted = terms.non_commercial
     head = {
-        "library_name": "timm",
+        "library_name": "timm" if encoder.architecture.model.in_timm else "pytorch",
         "license": licence,
         "pipeline_tag": "image-feature-extraction",
-        "tags": ["timm", "torchgeo", "earth-observation", "self-supervised", encoder.preprocessing.sensor]
+        "tags": [
+            *(["timm", "torchgeo"] if encoder.architecture.model.in_timm else []),
+            "earth-observation",
+            "self-supervised",
+            encoder.preprocessing.sensor,
+        ]
         + (["non-commercial"] if restricted else []),
     }
     parts = [
@@ -103,18 +109,39 @@ def _summary(encoder: TrainedEncoder, facts: BundleFacts) -> str:
 
 def _loading(encoder: TrainedEncoder, facts: BundleFacts) -> str:
     chans, size = len(encoder.architecture.bands), encoder.architecture.size_px
+    listed = "\n".join(f"- `{name}` with onnxruntime, `image` -> `features`." for name in facts.graphs)
+    graphs = [listed] if listed else []
+    if not encoder.architecture.model.in_timm:
+        return "\n\n".join([*_loading_module(encoder), *graphs])
     timm_lines = (
         '```python\nimport timm\n\nmodel = timm.create_model("local-dir:timm", pretrained=True).eval()\n'
         f"features = model(x)  # x [n, {chans}, {size}, {size}] normalised as preprocess.json says -> [n,"
         f" {encoder.dim}]\n```"
     )
-    listed = "\n".join(f"- `{name}` with onnxruntime, `image` -> `features`." for name in facts.graphs)
-    graphs = [listed] if listed else []
     hub = 'From the Hugging Face hub: `timm.create_model("hf-hub:OWNER/NAME", pretrained=True)`.'
     if facts.torchgeo is None:
         lost = f"**TorchGeo's checkpoints are left out:** {facts.reason}. timm opens the encoder as it is."
         return "\n\n".join([timm_lines, hub, lost, *graphs])
     return "\n\n".join([timm_lines, hub, *_loading_torchgeo(encoder, facts), *graphs])
+
+
+def _loading_module(encoder: TrainedEncoder) -> list[str]:
+    """Lines that open a network that timm cannot name, and that say so."""
+    chans, size, invalid = len(encoder.architecture.bands), encoder.architecture.size_px, "normalised"
+    if encoder.backbone.reads_valid:
+        invalid = "NaN where invalid and in bands that are not given, else normalised"
+    lines = (
+        f"```python\nimport torch\n\nmodel = {MODULE_LINE}\n"
+        f"features = model(x)  # x [n, {chans}, {size}, {size}], {invalid} as preprocess.json says -> [n,"
+        f" {encoder.dim}]\n```"
+    )
+    title = encoder.architecture.model.title
+    said = (
+        f"**timm cannot name this network**, a {title}, nor can TorchGeo, which builds models by their timm name: there"
+        " are no files for them. The file holds network and weights, which can be trained further; torch alone opens"
+        " it."
+    )
+    return [lines, said]
 
 
 def _loading_torchgeo(encoder: TrainedEncoder, facts: BundleFacts) -> list[str]:

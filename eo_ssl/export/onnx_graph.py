@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.errors import UserError
-from eo_ssl.export.standalone import make_transforms
+from eo_ssl.export.encoder_module import FeatureModule
 
 ENCODER_GRAPH = "onnx/encoder.onnx"
 PHYSICAL_GRAPH = "onnx/encoder_physical.onnx"
@@ -35,28 +34,13 @@ def require_onnx() -> None:
         )
 
 
-class _Graph(nn.Module):
-    """Features of an encoder, of its input or of physical values at its input size."""
-
-    def __init__(self, encoder: TrainedEncoder, *, physical: bool) -> None:
-        super().__init__()
-        contract = json.loads(json.dumps(encoder.preprocessing.to_json()))
-        self.before: nn.Module = make_transforms(contract, resize=False) if physical else nn.Identity()
-        self.encoder = encoder
-
-    def forward(self, image: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, D]."""
-        return self.encoder.features(self.before(image))
-
-
 def export_graph(encoder: TrainedEncoder, *, physical: bool) -> bytes:
     """Return the graph ``image`` [batch, C, s, s] float32 -> ``features`` [batch, D] float32, the batch free.
 
     Args:
         encoder: whose native size s the graph takes; another size is interpolated before, as preprocess.json says.
         physical: take values in the contract's quantity; conversion, clipping, normalisation and invalid pixels (not
-            finite -> mean)
-            are part of the graph.
+            finite -> mean, or left out by networks that do so) are part of the graph.
 
     Raises:
         UserError: more weights than one file can hold.
@@ -67,7 +51,7 @@ def export_graph(encoder: TrainedEncoder, *, physical: bool) -> bytes:
         raise UserError(
             f"expected at most 2 GB of weights for one ONNX file, got {size / 1e9:.1f} GB; export with --onnx false"
         )
-    module = _Graph(encoder, physical=physical).eval()
+    module = FeatureModule(encoder, physical=physical).eval()
     side = encoder.architecture.size_px
     example = torch.zeros(2, len(encoder.architecture.bands), side, side)
     with warnings.catch_warnings(), torch.inference_mode():

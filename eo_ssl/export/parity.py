@@ -49,10 +49,14 @@ def generate_images(contract: Preprocessing, *, size_px: int, seed: int = 0) -> 
 
 @torch.inference_mode()
 def compute_reference(encoder: TrainedEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the encoder's input [n, C, s, s] float32 and features [n, D] float32 of physical images."""
+    """Return the encoder's input [n, C, s, s] float32 and features [n, D] float32 of physical images.
+
+    In the input of a network that leaves out what is invalid, that is NaN.
+    """
     contract = encoder.preprocessing
     x, valid = contract(images, bands=contract.bands, quantity=contract.quantity, sensor=contract.sensor)
-    return x, encoder.features(x, valid=valid)
+    features = encoder.features(x, valid=valid)
+    return (x.masked_fill(~valid, torch.nan) if encoder.backbone.reads_valid else x), features
 
 
 def mean_cosine(a: Tensor, b: Tensor) -> float:

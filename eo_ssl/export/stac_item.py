@@ -10,6 +10,7 @@ from typing import Any
 
 from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.errors import UserError
+from eo_ssl.export.encoder_module import MODULE_FILE
 from eo_ssl.export.model_card import CARD_FILE, BundleFacts
 from eo_ssl.export.onnx_graph import PHYSICAL_GRAPH
 from eo_ssl.export.timm_folder import TIMM_FOLDER
@@ -143,9 +144,13 @@ def _assets(encoder: TrainedEncoder, content: Mapping[str, Any], facts: BundleFa
     model, weights = ["mlm:model"], ["mlm:weights"]
     known = sensor(encoder.preprocessing.sensor)
     bands = {"bands": [_band(known.band(name)) for name in encoder.preprocessing.bands]}
-    assets: dict[str, dict[str, Any]] = {
-        "timm": _asset(f"{TIMM_FOLDER}/model.safetensors", "timm local-dir", model + weights, "safetensors", bands),
-    }
+    assets: dict[str, dict[str, Any]] = {}
+    if encoder.architecture.model.in_timm:
+        assets["timm"] = _asset(
+            f"{TIMM_FOLDER}/model.safetensors", "timm local-dir", model + weights, "safetensors", bands
+        )
+    else:
+        assets["module"] = _asset(MODULE_FILE, "program of torch.export", model + weights, "torch.export", bands)
     if facts.torchgeo is not None:
         own = {"mlm:input": [describe_input(content["configurations"]["torchgeo"])]}
         assets |= {

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,12 @@ class Tokens:
 
 
 class Backbone(nn.Module, ABC):
-    """A network around a timm model, whose weights are saved as plain timm has them."""
+    """A network around a timm model, or one of ours, whose weights are saved as it has them."""
 
+    reads_valid: ClassVar[bool] = False
+    """Whether it leaves out what is invalid; others see the band's mean there."""
     network: nn.Module
-    """The timm model; its state dict is what an encoder's file holds."""
+    """The timm model or our own; its state dict is what an encoder's file holds."""
     config: BackboneConfig
     """What rebuilds it without its weights."""
     dim: int
@@ -129,19 +132,22 @@ class Architecture(ABC):
     """What it is called in a sentence."""
     short: ClassVar[str]
     """What it is called in a table."""
+    in_timm: ClassVar[bool] = True
+    """Whether `timm.create_model` rebuilds the network from `name` and `timm_options`; else they are of its trunk."""
     name: str
     """Name registered in timm."""
     pooling: str
     """How its positions become one vector: `mean`, `cls` or `avg`."""
 
     @abstractmethod
-    def build(self, bands: tuple[str, ...], size_px: int, seed: int) -> Backbone:
+    def build(self, bands: tuple[str, ...], size_px: int, seed: int, *, sensor: str = "") -> Backbone:
         """A backbone with initial weights drawn from `seed`.
 
         Args:
             bands: names of the input channels, in order.
             size_px: side of the images, pixels.
             seed: of the initial weights.
+            sensor: registered name of the sensor whose bands they are, for networks that must know what a band is.
 
         Raises:
             UserError: a name that timm does not know, or options that do not fit the size.
@@ -164,6 +170,10 @@ class Architecture(ABC):
     def timm_options(self, *, bands: int, size_px: int) -> dict[str, Any]:
         """What `timm.create_model` takes beside the name so that the network gives the pooled vector of an image."""
 
+    def adapt_contract(self, contract: Preprocessing) -> Preprocessing:
+        """The contract of an encoder of this architecture that is trained under `contract`: what more it accepts."""
+        return contract
+
     def averaged(self) -> Architecture:
         """The same network with the mean of its positions for a vector, which needs no trained token."""
         return self
@@ -178,10 +188,12 @@ class BackboneConfig:
     """Names of the input channels, in order."""
     size_px: int
     """Side of the images, pixels."""
+    sensor: str = ""
+    """Registered name of the sensor whose bands they are; empty for networks that need not know."""
 
     def build(self, seed: int = 0) -> Backbone:
         """The backbone with initial weights drawn from `seed`."""
-        return self.model.build(self.bands, self.size_px, seed)
+        return self.model.build(self.bands, self.size_px, seed, sensor=self.sensor)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: registered name, sizes and options."""

@@ -36,7 +36,7 @@ class ResNet(Architecture):
     name: str = "resnet50"
     """Name registered in timm."""
 
-    def build(self, bands: tuple[str, ...], size_px: int, seed: int) -> ResNetBackbone:
+    def build(self, bands: tuple[str, ...], size_px: int, seed: int, *, sensor: str = "") -> ResNetBackbone:
         """A residual network without a head, and the state dict of plain timm; it takes images of any size.
 
         Raises:

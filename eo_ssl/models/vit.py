@@ -66,7 +66,7 @@ class Vit(Architecture):
                 remedy="give a larger number",
             )
 
-    def build(self, bands: tuple[str, ...], size_px: int, seed: int) -> VitBackbone:
+    def build(self, bands: tuple[str, ...], size_px: int, seed: int, *, sensor: str = "") -> VitBackbone:
         """A vision transformer with a class token, no head, and the state dict of plain timm.
 
         Raises:

@@ -128,7 +128,11 @@ def open_continued_data(
         UserError: as `open_training_data` and `InitialEncoder`.
     """
     if init is None:
-        return open_training_data(selection), None
+        data = open_training_data(selection)
+        data.items.contracts = {
+            stream: model.adapt_contract(contract) for stream, contract in data.items.contracts.items()
+        }
+        return data, None
     initial = InitialEncoder.of(init, model=model)
     bands = initial.choose_bands(selection.bands)
     return initial.take_over(open_training_data(dataclasses.replace(selection, bands=bands))), initial

@@ -66,5 +66,5 @@ class PretrainConfig:
         encoders = {}
         for place, (stream, contract) in enumerate(contracts.items()):
             seed = derive_seed(self.seed, place) if place else self.seed
-            encoders[stream] = self.model.build(contract.bands, contract.size_px, seed)
+            encoders[stream] = self.model.build(contract.bands, contract.size_px, seed, sensor=contract.sensor)
         return self.objective.build(encoders, seed=self.seed + 1)

@@ -12,6 +12,7 @@ from eo_ssl.export import (
     CLASSIFICATION_FILE,
     ENCODER_GRAPH,
     ITEM_FILE,
+    MODULE_FILE,
     PARITY_FILE,
     PHYSICAL_GRAPH,
     POOLED,
@@ -44,6 +45,7 @@ FILE_WORDS = {
     PARITY_FILE: "images and the features every route must give",
     TIMM_CONFIG: "architecture, for timm",
     TIMM_WEIGHTS: "weights, for timm",
+    MODULE_FILE: "network and weights, for torch",
     CLASSIFICATION_FILE: "checkpoint for classification",
     **dict.fromkeys(SEGMENTATION_FILES.values(), "checkpoint for segmentation"),
     WEIGHTS_FILE: "WeightsEnum with its transforms",
@@ -136,7 +138,8 @@ def _describe(product: FinishedProduct, position: int) -> BundleView:
 
 def _change(summary: Mapping[str, Any], size_px: int) -> str:
     if summary["torchgeo"] is None:
-        return f"No files for TorchGeo: {summary['torchgeo_left_out']}. timm opens the encoder as it is."
+        opens = "torch" if MODULE_FILE in summary["files"] else "timm"
+        return f"No files for TorchGeo: {summary['torchgeo_left_out']}. {opens} opens the encoder as it is."
     if summary["cosine_native_to_torchgeo"] is None:
         return f"TorchGeo's tasks take the encoder as it was trained, as {summary['torchgeo']}, and images of any size."
     return (
@@ -154,6 +157,7 @@ def _routes(content: Mapping[str, Any], summary: Mapping[str, Any], folder: str)
     backbone = "" if model is None else name_backbone(model)
     lines = (
         (TIMM_WEIGHTS, "timm", f'timm.create_model("local-dir:{folder}/{TIMM_FOLDER}", pretrained=True)'),
+        (MODULE_FILE, "torch", f'torch.export.load("{folder}/{MODULE_FILE}").module()'),
         (
             CLASSIFICATION_FILE,
             "TorchGeo",
