@@ -10,9 +10,10 @@ import pytest
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 
-from eo_ssl.encoder import save_encoder
+from eo_ssl.encoder import TrainedEncoder, save_encoder
 from eo_ssl.encoder.storage import read_encoder
 from eo_ssl.errors import UserError
+from eo_ssl.export.encoder_module import MODULE_FILE, make_module, run_module
 from eo_ssl.models import BackboneConfig, SpectralVit, SpectralVitBackbone, View, make_group_positions
 from eo_ssl.preprocessing import Preprocessing
 from runs import FakeStream
@@ -152,17 +153,33 @@ def test_bands_are_found_by_name() -> None:
     assert torch.equal(vit(shuffled).pooled, vit(view(missing=True)).pooled)
 
 
+def make_contract() -> Preprocessing:
+    stream = FakeStream(bands=BANDS, size_px=32)
+    return Preprocessing.of_stream(stream, SimpleNamespace(quantity=stream.quantity, mean=MEAN, std=STD))
+
+
 def test_its_file_gives_it_back(tmp_path) -> None:
     vit = build()
     values = BackboneConfig(TINY, BANDS, 32).to_json()
     assert SpectralVit.from_json(values, pooling="mean") == TINY
-    stream = FakeStream(bands=BANDS, size_px=32)
-    contract = Preprocessing.of_stream(stream, SimpleNamespace(quantity=stream.quantity, mean=MEAN, std=STD))
+    contract = make_contract()
     save_encoder(tmp_path, vit, preprocessing=contract, provenance={"config": {}, "inputs": {}})
     loaded = read_encoder(tmp_path / "encoder.safetensors")
-    image = view().image
-    assert torch.equal(loaded.features(image), vit(view()).pooled)
-    assert loaded.tokens(image).shape == (3, N, 64)
+    images = view(missing=True)
+    prepared = {"x": images.pixels, "valid": images.valid}  # what a contract gives
+    assert torch.equal(loaded.features(**prepared), vit(images).pooled)
+    assert torch.equal(loaded.tokens(**prepared), vit(images).patches)
+    assert not torch.allclose(loaded.features(images.pixels), vit(images).pooled)
+
+
+def test_a_program_of_torch_leaves_out_the_same_tokens(tmp_path) -> None:
+    encoder, images = TrainedEncoder(build(dataclasses.replace(TINY, depth=1)), make_contract()), view(missing=True)
+    (tmp_path / MODULE_FILE).parent.mkdir()
+    (tmp_path / MODULE_FILE).write_bytes(make_module(encoder))
+    marked = torch.where(images.valid, images.image, torch.nan)
+    with torch.no_grad():
+        wanted = encoder.features(images.pixels, valid=images.valid)
+    torch.testing.assert_close(run_module(tmp_path, marked), wanted)
 
 
 def test_refusals() -> None:

@@ -34,6 +34,7 @@ class SpectralVit(Architecture):
     family = "spectral_vit"
     title = "vision transformer over groups of bands"
     short = "SpectralViT"
+    in_timm = False
 
     name: str = "vit_tiny_patch16_224"
     """Name registered in timm of the network that it has the width, the blocks and the class token of."""
@@ -66,7 +67,7 @@ class SpectralVit(Architecture):
         """The plain network whose blocks it has."""
         return Vit(self.name, self.patch_size, self.depth, "learned", self.pooling)
 
-    def build(self, bands: tuple[str, ...], size_px: int, seed: int) -> SpectralVitBackbone:
+    def build(self, bands: tuple[str, ...], size_px: int, seed: int, *, sensor: str = "") -> SpectralVitBackbone:
         """A vision transformer over groups of bands with a class token and no head.
 
         Raises:
@@ -93,7 +94,7 @@ class SpectralVit(Architecture):
             )
         network.pos_embed = nn.Parameter(codes, requires_grad=False)
         network.dynamic_img_size = False  # timm's resampling knows no groups; `at_size` does it
-        return SpectralVitBackbone(network, BackboneConfig(self, bands, size_px))
+        return SpectralVitBackbone(network, BackboneConfig(self, bands, size_px, sensor))
 
     def to_json(self, *, bands: int, size_px: int) -> dict[str, Any]:
         """Registered name of the blocks, sizes, depth and groups."""
@@ -144,6 +145,8 @@ class SpectralVitBackbone(VitBackbone):
     Objectives for any transformer name patches: all tokens of a patch are kept or hidden together, and their mean
     stands for it. `encode_tokens` names the tokens themselves, g*N + n for patch n of group g.
     """
+
+    reads_valid = True
 
     @property
     def patch_embed(self) -> GroupPatchEmbed:
