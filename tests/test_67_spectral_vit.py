@@ -41,9 +41,7 @@ def code(token: int, dim: int = 64) -> np.ndarray:
     group, place = divmod(token, N)
     row, col = divmod(place, 4)
     own = dim // 4
-    waves = {
-        length: 10_000.0 ** -(np.arange(length // 2) / (length // 2)) for length in ((dim - own) // 2, own)
-    }
+    waves = {length: 10_000.0 ** -(np.arange(length // 2) / (length // 2)) for length in ((dim - own) // 2, own)}
     parts = [(row, (dim - own) // 2), (col, (dim - own) // 2), (group, own)]
     return np.concatenate([f(number * waves[length]) for number, length in parts for f in (np.sin, np.cos)])
 
@@ -138,7 +136,9 @@ def test_another_size_moves_places_and_leaves_groups() -> None:
     codes, before = larger.network.pos_embed[0], vit.network.pos_embed[0]
     assert larger.grid == (8, 8) and codes.shape == (1 + 2 * 64, 64) and not codes.requires_grad
     for group in range(2):
-        wanted = resample_abs_pos_embed(before[None, 1 + group * N : 1 + group * N + N], (8, 8), (4, 4), num_prefix_tokens=0)
+        wanted = resample_abs_pos_embed(
+            before[None, 1 + group * N : 1 + group * N + N], (8, 8), (4, 4), num_prefix_tokens=0
+        )
         assert torch.equal(codes[1 + group * 64 : 65 + group * 64], wanted[0])
         torch.testing.assert_close(codes[1 + group * 64, -16:], before[1 + group * N, -16:], rtol=0, atol=1e-6)
     image = torch.randn(2, 5, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -183,13 +183,17 @@ def test_a_program_of_torch_leaves_out_the_same_tokens(tmp_path) -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(UserError, match="bands of the groups B02 B11 | B08 B03 B04, got B02, B03, B04, B08; name these"):
+    with pytest.raises(
+        UserError, match=r"bands of the groups B02 B11 \| B08 B03 B04, got B02, B03, B04, B08; name these"
+    ):
         TINY.build(BANDS[:4], 32, 0)
-    with pytest.raises(UserError, match="each band in one of them, got B02 | B02; name each band once"):
+    with pytest.raises(UserError, match=r"each band in one of them, got B02 \| B02; name each band once"):
         SpectralVit(groups=(("B02",), ("B02",)))
     with pytest.raises(UserError, match="groups of bands, each band in one of them, got none"):
         SpectralVit(groups=())
-    with pytest.raises(UserError, match="an even group_dim of at least 2 that leaves 4 of the 64 channels or more, got 63"):
+    with pytest.raises(
+        UserError, match="an even group_dim of at least 2 that leaves 4 of the 64 channels or more, got 63"
+    ):
         dataclasses.replace(TINY, group_dim=63).build(BANDS, 32, 0)
     with pytest.raises(UserError, match="patch size of at least 1"):
         SpectralVit(patch_size=0)

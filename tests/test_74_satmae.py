@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from eo_ssl.errors import UserError
 from eo_ssl.models import SpectralVit, Vit, split_patches
-from eo_ssl.objectives import SatMae, Step
+from eo_ssl.objectives import SatMae, SatMaePp, Step
 from eo_ssl.objectives.satmae import Masks, SatMaeObjective, compute_token_loss
+from eo_ssl.objectives.satmae_pp import shrink
 from tiles import BANDS, holes, make_batch, training_tiles
 
 GROUPS = (("B02", "B11", "B04"), ("B08", "B03"))  # not in the order of the bands
@@ -107,12 +107,14 @@ def test_masks_hide_a_share_of_what_is_there() -> None:
         ("shared", half, (4, 12)),
     ):
         drawn = draw(build(SatMae(**SMALL, masks=masks)), valid)
-        assert all((there.sum(dim=1) == count).all() for there, count in zip((drawn.shown, drawn.wanted), counts))
+        assert all(
+            (there.sum(dim=1) == count).all() for there, count in zip((drawn.shown, drawn.wanted), counts, strict=True)
+        )
         hidden = torch.zeros(64, 2 * N, dtype=torch.bool).scatter(1, drawn.hidden, drawn.wanted).view(64, 2, N)
         alike = bool((hidden[:, 0] == hidden[:, 1]).all())
         assert alike == (masks == "shared" and valid is whole)
         often = hidden[:, 1].float().mean(dim=0)  # every patch of a group that is there, about as often
-        assert 0.5 < float(often.min()) and float(often.max()) < 0.95
+        assert float(often.min()) > 0.5 and float(often.max()) < 0.95
 
 
 @pytest.mark.parametrize("masks", ["independent", "shared"])
@@ -171,8 +173,84 @@ def test_a_hidden_group_is_told_from_the_other_better_than_by_the_means_of_its_b
     assert float(features.std(dim=0).mean()) > 0.05
 
 
+def test_finer_scales_are_made_from_all_predictions_and_compared_whole() -> None:
+    """SatMAE's own loss on the halved view, and the authors' upsampling blocks written out."""
+    objective = SatMaePp(**SMALL, upsampling_width=2).build({"tile": ENCODER.build(BANDS, 32, 0)}, 1)
+    image, _ = training_tiles(n=3, bands=5, size=128)
+    half = functional.interpolate(image, scale_factor=0.5, mode="bilinear")
+    quarter = functional.interpolate(half, scale_factor=0.5, mode="bilinear")
+    batch = make_batch(image, seed=11)
+    assert torch.equal(shrink(batch.views["tile"][0]).image, half)
+    painted: list[torch.Tensor] = []
+    objective.project.register_forward_pre_hook(lambda module, given: painted.append(given[0]))
+    result = objective(batch)
+    alone = build()(make_batch(quarter, seed=11))["loss"]  # the same weights and masks
+    assert float(result["masked"]) == pytest.approx(float(alone.detach()), rel=1e-5)
+
+    maps, errors = objective.project(painted[0]), []
+    for block, target in zip(objective.upsampling, (half, image), strict=True):
+        up, up_norm, _ = block.enlarge
+        first, _, second = block.change
+        maps = functional.leaky_relu(normalise(up(maps), up_norm))
+        maps = normalise(second(functional.relu(first(maps))) * 0.5 + maps, block.norm)
+        errors.append(functional.l1_loss(block.image(maps), target))
+    wanted = 0.6 * alone + 0.4 * (0.5 * errors[0] + 0.5 * errors[1])
+    assert float(result["loss"].detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
+
+
+def normalise(maps: torch.Tensor, norm: torch.nn.Module) -> torch.Tensor:
+    """Each position over its channels: [B, W, h, w]."""
+    centred = maps - maps.mean(dim=1, keepdim=True)
+    scaled = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
+    return scaled * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+
+def test_every_prediction_is_painted_where_its_token_lies() -> None:
+    objective = SatMaePp(**SMALL, upsampling_width=1).build({"tile": ENCODER.build(BANDS, 32, 0)}, 1)
+    _, valid = training_tiles(n=3, bands=5)
+    valid = valid & holes(valid.shape, patch=8)
+    valid[0, CHANNELS[0]] = False
+    masks = draw(objective, valid)
+    gen = torch.Generator().manual_seed(0)
+    prediction = torch.randn(3, 2 * N, 5 * 64, generator=gen)
+    wanted = torch.zeros(3, 5, 32, 32)
+    tokens, there = (torch.cat(pair, dim=1) for pair in (masks[::2], masks[1::2]))
+    for number, place in there.nonzero().tolist():
+        group, patch = divmod(int(tokens[number, place]), N)
+        row, col = divmod(patch, 4)
+        pixels = prediction[number, place].view(5, 8, 8)
+        wanted[number, CHANNELS[group], row * 8 : row * 8 + 8, col * 8 : col * 8 + 8] = pixels[CHANNELS[group]]
+    assert torch.equal(objective.paint(prediction, masks), wanted)
+
+
+def test_finer_scales_leave_out_what_is_missing_and_learn() -> None:
+    objective = SatMaePp(**SMALL, scales=1, upsampling_width=1).build({"tile": ENCODER.build(BANDS, 32, 0)}, 1)
+    image, _ = training_tiles(n=8, bands=5, size=64)
+    valid = holes(image.shape, patch=16)
+    poisoned = torch.where(valid, image, torch.tensor(float("nan")))
+    results = [objective(make_batch(x, valid=valid)) for x in (image, poisoned)]
+    assert torch.equal(results[0]["loss"], results[1]["loss"])
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(25):
+        results.append(objective(make_batch(poisoned, valid=valid)))
+        optimizer.zero_grad()
+        results[-1]["loss"].backward()
+        optimizer.step()
+    assert float(results[-1]["finer"]) < 0.8 * float(results[0]["finer"])
+    nothing = objective(make_batch(image, valid=torch.zeros_like(valid)))["loss"]
+    assert float(nothing.detach()) == 0
+    with pytest.raises(
+        UserError, match="views of 2 times the tile's size for SatMaePp, 4 x 4 patches, got 2 x 2; leave"
+    ):
+        objective(make_batch(image[..., :32, :32]))
+
+
 def test_refusals() -> None:
-    with pytest.raises(UserError, match="mask_ratio between 0 and 1, got 1.5; try 0.75"):
+    with pytest.raises(UserError, match="1 to 3 scales, got 0; try 2"):
+        SatMaePp(scales=0)
+    with pytest.raises(UserError, match=r"scales_weight in \[0, 1\), got 1; try 0.4"):
+        SatMaePp(scales_weight=1)
+    with pytest.raises(UserError, match=r"mask_ratio between 0 and 1, got 1\.5; try 0\.75"):
         SatMae(mask_ratio=1.5)
     with pytest.raises(UserError, match="masks out of independent, shared, got 'none'"):
         SatMae(masks="none")  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from eo_ssl.curation import DynamicConfig, DynamicSchedule, Random
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
-from eo_ssl.models import ResNet, Vit
+from eo_ssl.models import ResNet, SpectralVit, Vit
 from eo_ssl.objectives import (
     BarlowTwins,
     Byol,
@@ -206,7 +206,9 @@ def test_satmae_trains_an_encoder_over_groups_of_bands_by_the_command(corpora, t
     bands = encoder.preprocessing.bands
     features = encoder(tile, bands=bands, quantity="boa_reflectance", sensor="sentinel2_l2a").numpy()
     assert np.isfinite(features).all() and features.std(axis=0).min() > 0
-    with pytest.raises(UserError, match=r"bands of the groups B02 B03 B04 \| B08, got B01, .*; name these with --bands"):
+    with pytest.raises(
+        UserError, match=r"bands of the groups B02 B03 B04 \| B08, got B01, .*; name these with --bands"
+    ):
         pretrain.main(corpora["s2"], tmp_path / "other", **short)
 
 

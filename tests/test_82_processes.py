@@ -33,6 +33,7 @@ from eo_ssl.objectives import (
     MocoV3,
     Objective,
     SatMae,
+    SatMaePp,
     SimClr,
     Step,
     VicReg,
@@ -59,6 +60,7 @@ METHODS: dict[str, Method] = {
     "MocoV3": MocoV3(**HEADS),
     "Dino": Dino(prototypes=32, hidden_dim=16, bottleneck_dim=8),
     "SatMae": SatMae(decoder_dim=32),
+    "SatMaePp": SatMaePp(decoder_dim=32, scales=1, upsampling_width=1),
 }
 MEANS = ("Dino", "MocoV2")  # whose loss is a mean over items that do not see each other
 
@@ -67,7 +69,7 @@ SPECTRAL = SpectralVit("test_vit", groups=(("B02", "B08"), ("B03", "B04")), dept
 
 
 def build(name: str) -> Objective:
-    model = SPECTRAL if name == "SatMae" else Vit(patch_size=8, depth=1)
+    model = SPECTRAL if name.startswith("SatMae") else Vit(patch_size=8, depth=1)
     return METHODS[name].build({"tile": model.build(BANDS[:4], 32, 0)}, 1).double()
 
 
@@ -91,11 +93,13 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     blocks = draw_blocks((4, 4), ITEMS, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(4))
     ijepa.draw_blocks = lambda *args, **options: tuple(part[rows] for part in blocks)
     views = [View(x[rows], valid[rows], BANDS[:4]) for x in (image, image.flip(3))]
+    large = View(*(x[rows].repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (image, valid)), BANDS[:4])
     small = [View(view.image[..., :16, :16], view.valid[..., :16, :16], view.bands) for view in views]
     groups = {
         "Mae": {"tile": views[:1]},
         "IJepa": {"tile": views[:1]},
         "SatMae": {"tile": views[:1]},
+        "SatMaePp": {"tile": [large]},
         "Dino": {"global": views, "local": small},
     }
     name = type(objective).__name__.removesuffix("Objective")

@@ -22,7 +22,9 @@ from eo_ssl.models.resnet import ResNet, ResNetBackbone
 from eo_ssl.models.spectral_vit import SpectralVit, SpectralVitBackbone
 from eo_ssl.models.vit import Vit, VitBackbone
 
-FAMILIES: Mapping[str, type[Architecture]] = MappingProxyType({model.family: model for model in (Vit, SpectralVit, ResNet)})
+FAMILIES: Mapping[str, type[Architecture]] = MappingProxyType(
+    {model.family: model for model in (Vit, SpectralVit, ResNet)}
+)
 """Architectures by the name that the file of an encoder gives them."""
 
 __all__ = [

@@ -85,8 +85,8 @@ class Predictor(nn.Module):
         return answer.unflatten(0, (batch, blocks))
 
 
-def take_only_view(batch: Batch, encoder: MaskableBackbone, *, method: str) -> View:
-    """The one whole view of a batch that a masked method works on.
+def take_only_view(batch: Batch, encoder: MaskableBackbone, *, method: str, times: int = 1) -> View:
+    """The one whole view of a batch that a masked method works on, `times` as wide as the encoder's images.
 
     Raises:
         UserError: several views, or one of another size than the encoder was built for.
@@ -95,12 +95,13 @@ def take_only_view(batch: Batch, encoder: MaskableBackbone, *, method: str) -> V
     expect(
         len(views) == 1, expected=f"one view of each tile for {method}", got=len(views), remedy="leave its count at 1"
     )
-    sides = tuple(side // encoder.patch_px for side in views[0].image.shape[-2:])
+    sides = tuple(side // (encoder.patch_px * times) for side in views[0].image.shape[-2:])
     expect(
         sides == encoder.grid,
-        expected=f"views of the tile's size for {method}, {encoder.grid[0]} x {encoder.grid[1]} patches",
+        expected=f"views of {'' if times == 1 else f'{times} times '}the tile's size for {method},"
+        f" {encoder.grid[0]} x {encoder.grid[1]} patches",
         got=f"{sides[0]} x {sides[1]}",
-        remedy="leave the size of its view at 1",
+        remedy=f"leave the size of its view at {times}",
     )
     return views[0]
 

@@ -59,9 +59,7 @@ class SatMae(Method):
             ("masks", self.masks, ("independent", "shared")),
             ("norm", self.norm, ("none", *NORMS)),
         ):
-            expect(
-                value in known, expected=f"{field} out of {', '.join(known)}", got=f"'{value}'", remedy="choose one"
-            )
+            expect(value in known, expected=f"{field} out of {', '.join(known)}", got=f"'{value}'", remedy="choose one")
         check_narrow("decoder", width=self.decoder_dim, depth=self.decoder_depth, heads=self.decoder_heads)
 
     def build(self, encoders: Mapping[str, Backbone], seed: int) -> SatMaeObjective:
@@ -92,7 +90,7 @@ class SatMaeObjective(Objective):
     def __init__(self, encoder: SpectralVitBackbone, method: SatMae, *, seed: int = 0) -> None:
         """Build the decoder, its weights drawn from `seed`, around `encoder`."""
         super().__init__({"tile": encoder})
-        self.method, self.patch_px = method, encoder.patch_px
+        self.method, self.patch_px, self.grid = method, encoder.patch_px, encoder.grid
         self.groups, self.n_patches = encoder.groups, encoder.grid[0] * encoder.grid[1]
         self.n_units = self.n_patches * (1 if method.masks == "shared" else self.groups)
         self.n_visible = max(1, int(self.n_units * (1 - method.mask_ratio)))  # floor, as in the authors' code
