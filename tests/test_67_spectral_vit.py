@@ -15,9 +15,10 @@ from eo_ssl.encoder.storage import read_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.export.encoder_module import MODULE_FILE, make_module, run_module
 from eo_ssl.models import BackboneConfig, SpectralVit, SpectralVitBackbone, View, make_group_positions
+from eo_ssl.objectives import IJepa, Mae
 from eo_ssl.preprocessing import Preprocessing
 from runs import FakeStream
-from tiles import BANDS, holes, training_tiles
+from tiles import BANDS, holes, make_batch, training_tiles
 
 GROUPS = (("B02", "B11"), ("B08", "B03", "B04"))  # other than in the order of the bands
 TINY = SpectralVit("test_vit", groups=GROUPS, patch_size=8, depth=2)
@@ -86,6 +87,7 @@ def test_the_published_code_takes_256_of_1024_channels() -> None:
 
 def test_a_token_without_a_valid_pixel_is_as_if_it_were_not_there() -> None:
     vit, images = build(), view(missing=True)
+    images.valid[1, BANDS.index("B11")] = False  # one band of a group
     present = vit.present_tokens(images)
     counted = [
         images.valid[:, [BANDS.index(band) for band in group], r * P : r * P + P, c * P : c * P + P].flatten(1).any(1)
@@ -148,9 +150,10 @@ def test_another_size_moves_places_and_leaves_groups() -> None:
 
 
 def test_bands_are_found_by_name() -> None:
-    vit = build()
-    shuffled = view(missing=True, bands=tuple(reversed(BANDS)))
-    assert torch.equal(vit(shuffled).pooled, vit(view(missing=True)).pooled)
+    vit, images, shuffled = build(), view(missing=True), view(missing=True, bands=tuple(reversed(BANDS)))
+    for each in (images, shuffled):
+        each.valid[0, [each.bands.index(band) for band in GROUPS[0]]] = False
+    assert torch.equal(vit(shuffled).pooled, vit(images).pooled)
 
 
 def make_contract() -> Preprocessing:
@@ -180,6 +183,19 @@ def test_a_program_of_torch_leaves_out_the_same_tokens(tmp_path) -> None:
     with torch.no_grad():
         wanted = encoder.features(images.pixels, valid=images.valid)
     torch.testing.assert_close(run_module(tmp_path, marked), wanted)
+
+
+@pytest.mark.parametrize("method", [Mae(decoder_dim=32, decoder_depth=1), IJepa(predictor_dim=48, predictor_depth=1)])
+def test_objectives_that_hide_patches_hide_them_in_all_groups(method) -> None:
+    objective = method.build({"tile": build()}, 1)
+    images = view(missing=True)
+    losses = [
+        objective(make_batch(torch.where(images.valid, images.image, torch.tensor(fill)), valid=images.valid))["loss"]
+        for fill in (0.0, float("nan"))
+    ]
+    losses[0].backward()
+    assert torch.equal(*losses) and float(losses[0].detach()) > 0
+    assert objective.encoder.patch_embed.proj[1].weight.grad.abs().sum() > 0
 
 
 def test_refusals() -> None:

@@ -156,7 +156,7 @@ class SatMaeObjective(Objective):
         patch, group = masks.hidden % self.n_patches, masks.hidden // self.n_patches  # [B, M]
         target = take_patches(split_patches(encoder.channels(view), self.patch_px), patch)  # [B, M, C, p*p]
         valid = take_patches(split_patches(encoder.valid_channels(view), self.patch_px), patch)
-        valid = valid & self.members[group][..., None] & masks.wanted[..., None, None]
+        valid = valid & self.members[group][..., None]  # none of a token that is not there
         return compute_token_loss(prediction.reshape(target.shape), target, valid, norm=self.method.norm)
 
 
