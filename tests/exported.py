@@ -93,7 +93,7 @@ def encoder(
 ) -> TrainedEncoder:
     """Random weights, positions and norms included, so that nothing is at its initial value."""
     contract = preprocessing or radar(64)
-    backbone = model.build(contract.bands, contract.size_px, 5)
+    backbone = model.build(contract.bands, contract.size_px, 5, sensor=contract.sensor)
     rng = torch.Generator().manual_seed(6)
     with torch.no_grad():
         for parameter in backbone.parameters():

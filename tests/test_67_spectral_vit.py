@@ -13,6 +13,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from eo_ssl.encoder import TrainedEncoder, save_encoder
 from eo_ssl.encoder.storage import read_encoder
 from eo_ssl.errors import UserError
+from eo_ssl.evaluation.tuning.feature_maps import compute_four_maps, compute_last_map
 from eo_ssl.export.encoder_module import MODULE_FILE, make_module, run_module
 from eo_ssl.models import BackboneConfig, SpectralVit, SpectralVitBackbone, View, make_group_positions
 from eo_ssl.objectives import IJepa, Mae
@@ -130,6 +131,19 @@ def test_patches_are_kept_and_hidden_in_all_groups() -> None:
     assert torch.equal(vit.masked(changed, mask, torch.ones(64)).patches, first.patches)
     assert not torch.allclose(vit.masked(images, mask, torch.zeros(64)).patches, first.patches)
     assert torch.equal(vit.masked(images, torch.zeros_like(mask), torch.ones(64)).patches, vit(images).patches)
+
+
+def test_maps_of_the_network_are_its_patches() -> None:
+    vit, images = build(), view(missing=True)
+    x, options = vit.mark_input(images.pixels, images.valid)
+    (last,) = compute_last_map(vit.network, x, **options).maps
+    torch.testing.assert_close(last.flatten(2).transpose(1, 2), vit(images).patches)
+    four = compute_four_maps(vit.network, x, **options)
+    torch.testing.assert_close(vit.network.norm(four.prefix[3]), vit(images).prefix)
+    assert [one.shape for one in four.maps] == [(3, 64, 4, 4)] * 4
+    whole = dataclasses.replace(images, valid=torch.ones_like(images.valid))
+    (last,) = compute_last_map(vit.network, whole.image).maps
+    torch.testing.assert_close(last.flatten(2).transpose(1, 2), vit(whole).patches)
 
 
 def test_another_size_moves_places_and_leaves_groups() -> None:

@@ -17,7 +17,7 @@ from eo_ssl.curation import DynamicConfig, DynamicSchedule, Random
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
-from eo_ssl.models import ResNet, SpectralVit, Vit
+from eo_ssl.models import ChannelVit, ResNet, SpectralVit, Vit
 from eo_ssl.objectives import (
     BarlowTwins,
     Byol,
@@ -128,6 +128,26 @@ def test_an_encoder_is_trained_signed_and_usable_and_a_second_run_does_nothing(c
     assert (out / "encoder.safetensors").read_bytes() == before
     with pytest.raises(UserError, match=r"differs in config.lr"):
         pretrain.main(corpora["s2"], out, bands=["B02", "B03", "B04"], objective=IJepa(), lr=1e-3, **QUICK)
+
+
+def test_a_channel_transformer_is_trained_for_any_subset_and_goes_on_as_such(corpora, tmp_path):
+    model = ChannelVit("test_vit", patch_size=8, depth=1, fewest_bands=2)
+    quick = {**QUICK, "model": model, "steps": 2}
+    pretrain.main(corpora["narrow"], tmp_path / "any", objective=Mae(), **quick)
+    encoder = load_encoder(tmp_path / "any")
+    contract = encoder.preprocessing
+    assert (contract.missing, contract.fewest_bands, encoder.architecture.model) == ("any_subset", 2, model)
+    (recorded,) = require(tmp_path / "any", "pretrain").config["preprocessing"].values()
+    assert recorded["missing"] == "any_subset" and recorded["fewest_bands"] == 2
+    tag = {"quantity": contract.quantity, "sensor": contract.sensor}
+    x = torch.full((2, 2, 32, 32), 0.1)
+    assert torch.isfinite(encoder(x, bands=("B08", "B02"), **tag)).all()
+    with pytest.raises(UserError, match="at least 2 of the bands B04, B03, B02, B08 of sentinel2_l2a"):
+        encoder(x[:, :1], bands=("B08",), **tag)
+    pretrain.main(
+        corpora["s2"], tmp_path / "more", init=tmp_path / "any", objective=SimClr(), **{**quick, "model": Vit()}
+    )
+    assert load_encoder(tmp_path / "more").preprocessing.missing == "any_subset"
 
 
 def test_power_is_normalised_in_decibel(corpora, tmp_path):

@@ -310,7 +310,8 @@ def test_networks_made_elsewhere_are_decoded_and_tuned(name: str) -> None:
     task = masked(8, test=4)
     (batch,) = TaskLoader(task, encoder.preprocessing, "cpu").batches([np.arange(2)])
     with torch.no_grad():
-        grid = compute_last_map(encoder.model, prepare_network_input(encoder, batch.image)).maps[0]
+        prepared, _ = prepare_network_input(encoder, batch.image, batch.valid)
+        grid = compute_last_map(encoder.model, prepared).maps[0]
         if name != "test_efficientnet":  # whose positions come after one more convolution
             assert torch.equal(grid.flatten(2).transpose(1, 2), encoder.tokens(batch.image))
     for protocol in ("seg-upernet", "seg-dpt", "seg-finetune"):

@@ -63,6 +63,7 @@ def main(
     sizes: list[int] | None = None,
     normalisations: list[str] | None = None,
     resizers: list[str] | None = None,
+    subsets: list[str] | None = None,
     tuning: Tuning | None = None,
     draws: int = 5,
     seed: int = 0,
@@ -98,10 +99,12 @@ def main(
         shots: training samples per class, 0 for all; default: mstar_soc 1 5 10 20, else all.
         fractions: shares of the training samples, such as 0.01 0.1, beside or instead of shots.
         study: compare encoders; grid: each encoder under its contract against other sizes and normalisations;
-            robustness: on perturbed test images.
+            robustness: on perturbed test images; bands: taught and tested with some of the bands alone.
         sizes: grid: sides in pixels that images are brought to beside the contract's.
         normalisations: grid: out of contract, zscore, divide, minmax, percentile, imagenet; default: all.
         resizers: grid: out of contract, torchvision, torchvision-no-antialias, kornia; default: contract.
+        subsets: bands: such as B04,B03,B02 or all-B8A (all but that one); default: red, green and blue, the bands of
+            the finest pixels, and all but the narrow near infrared, or each polarisation alone.
         tuning: recipe of protocols that train.
         draws: draws per number of shots or fraction.
         seed: of draws, bootstrap and random weights.
@@ -115,7 +118,7 @@ def main(
     options = TaskOptions(name, streams, clutter, sensor, classes, held_out, variant, card)
     chosen = note_spatial_leakage(open_task(task, data, options))
     grid = VariantGrid.of(sizes, normalisations, resizers)
-    compared = expand_study(plain, chosen, study, grid=grid, seed=seed)
+    compared = expand_study(plain, chosen, study, grid=grid, seed=seed, subsets=subsets)
     default = () if fractions else SHOTS if task == "mstar_soc" else (0,)
     settings = Settings.of(
         protocols or DEFAULT[chosen.kind],

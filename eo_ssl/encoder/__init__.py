@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eo_ssl.encoder.band_transfer import transfer_bands
 from eo_ssl.encoder.contracts import PublishedContract, derive_contract
 from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures, draw_patches
 from eo_ssl.encoder.external import ExternalEncoder, Readout
@@ -36,4 +37,5 @@ __all__ = [
     "list_weights",
     "load_encoder",
     "save_encoder",
+    "transfer_bands",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from eo_ssl.encoder.band_transfer import transfer_bands
 from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures
 from eo_ssl.encoder.external import ExternalEncoder
 from eo_ssl.encoder.first_layer import order_first_layer
@@ -24,6 +25,8 @@ from eo_ssl.manifest import MANIFEST, require
 from eo_ssl.models import BackboneConfig, Vit
 from eo_ssl.preprocessing import Preprocessing
 
+FOR_SENSOR = "?sensor="
+"""Behind a folder: the sensor whose bands its encoder is to know by their wavelength."""
 WEIGHT_FREE = ("imagestats", "rcf", "random_init", "random_resnet50")
 _ROUTES: dict[str, Callable[..., ExternalEncoder]] = {
     "torchgeo": load_torchgeo,
@@ -46,7 +49,8 @@ def load_encoder(
         source: folder of a finished pretraining, an ``encoder.safetensors``, one of `WEIGHT_FREE` or `FITTED`, or a
             spec such as
             ``torchgeo:ResNet50_Weights.SENTINEL2_ALL_MOCO?size=64``, ``timm:resnet50.a1_in1k?contract=imagenet`` or
-            ``remoteclip:FILE`` (`route:name[@random][?option=value&...]`, see `specs.OPTIONS`).
+            ``remoteclip:FILE`` (`route:name[@random][?option=value&...]`, see `specs.OPTIONS`). A folder may end in
+            ``?sensor=landsat8_oli`` for the bands of that sensor (`transfer_bands`).
         preprocessing: contract of a weight-free encoder, or instead of the published one of an external encoder; a
             trained one
             brings its own.
@@ -84,6 +88,12 @@ def load_encoder(
         if name in FITTED:
             return _fit_encoder(name, preprocessing, images, seed)
         return _make_weight_free(name, preprocessing, architecture, seed)
+    folder, asked, sensor = name.rpartition(FOR_SENSOR)
+    if asked and not Path(name).exists():
+        trained = load_encoder(folder, preprocessing=preprocessing, architecture=architecture)
+        if not isinstance(trained, TrainedEncoder):
+            raise UserError(f"expected a trained encoder before {FOR_SENSOR}{sensor}, got {folder}; leave it out")
+        return transfer_bands(trained, sensor=sensor)
     path = Path(source)
     expect(
         path.exists(),

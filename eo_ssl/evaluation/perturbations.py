@@ -98,7 +98,7 @@ def list_perturbations(source: ImageSource, contract: Preprocessing, *, seed: in
         std = 0.01 if quantity.is_reflectance else 2.55  # a hundredth of what 8 bits hold
         found.append(Perturbation("noise", f"Gaussian noise of standard deviation {std:g}", _noise(std, seed)))
         found.append(Perturbation("gain", "values raised by 10 %", _scaled(1.1)))
-    found += [_without(band) for band in contract.bands if len(contract.bands) > 1]
+    found += [_without(band, contract) for band in contract.bands if len(contract.bands) > 1]
     half = min(source.shape[1:]) // 2
     if half:
         found.append(Perturbation("half resolution", "means of 2 x 2 pixels in place of each", _halved(quantity)))
@@ -106,9 +106,12 @@ def list_perturbations(source: ImageSource, contract: Preprocessing, *, seed: in
     return tuple(found)
 
 
-def _without(band: str) -> Perturbation:
+def _without(band: str, contract: Preprocessing) -> Perturbation:
+    name, left_out = f"without {band}", contract.missing == "any_subset"
+    if left_out:
+        return Perturbation(name, f"band {band} missing, left out as the contract says", dropped=band)
     return Perturbation(
-        f"without {band}",
+        name,
         f"band {band} missing, filled with its training mean",
         contract=lambda contract: replace(contract, missing="fill_mean"),
         dropped=band,

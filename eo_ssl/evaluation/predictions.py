@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from eo_ssl.errors import expect
+from eo_ssl.evaluation.band_subsets import SubsetCandidate
 from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.draws import Amount
 from eo_ssl.evaluation.features import Computing
@@ -180,11 +181,12 @@ def predict_trained(
     alone.
 
     Raises:
-        UserError: test images that are perturbed, or what `tuning.predict_tuned` refuses.
+        UserError: images that are perturbed or lack bands, or what `tuning.predict_tuned` refuses.
     """
     expect(
-        not isinstance(candidate, PerturbedCandidate),
-        expected="a protocol on frozen features for the study robustness",
+        not isinstance(candidate, PerturbedCandidate | SubsetCandidate),
+        expected="a protocol on frozen features for the study "
+        + ("bands" if isinstance(candidate, SubsetCandidate) else "robustness"),
         got=protocol,
         remedy=f"choose out of {', '.join(FROZEN)}, or another study",
     )

@@ -1,4 +1,4 @@
-"""Studies: the size x normalisation grid of a contract (Corley et al. 2024, arXiv 2305.13456) and robustness."""
+"""Studies: the size x normalisation grid of a contract (Corley et al. 2024, arXiv 2305.13456), robustness, bands."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any, Literal
 import numpy as np
 
 from eo_ssl.errors import expect
+from eo_ssl.evaluation.band_subsets import BandSubset, SubsetCandidate, list_band_subsets
 from eo_ssl.evaluation.candidates import Candidate, SingleCandidate
 from eo_ssl.evaluation.input_variants import PerturbedCandidate, PreprocessedCandidate
 from eo_ssl.evaluation.perturbations import Perturbation, list_perturbations
 from eo_ssl.evaluation.preprocessing_variants import NORMALISATIONS, PreprocessingVariant
 from eo_ssl.evaluation.tasks import Task
 
-Study = Literal["compare", "grid", "robustness"]
+Study = Literal["compare", "grid", "robustness", "bands"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +46,49 @@ class VariantGrid:
 
 
 def expand_study(
-    compared: Sequence[Candidate], task: Task, study: Study, *, grid: VariantGrid, seed: int
+    compared: Sequence[Candidate],
+    task: Task,
+    study: Study,
+    *,
+    grid: VariantGrid,
+    seed: int,
+    subsets: Sequence[str] | None = None,
 ) -> tuple[Candidate, ...]:
     """Return what is judged: the candidates, or each of them followed by its variants.
 
     Raises:
-        UserError: robustness on masks, whose heads are trained and would be trained anew for each perturbation, or on
-            two sensors.
+        UserError: robustness or bands on masks, whose heads are trained and would be trained anew for each variant, or
+            on two sensors; subsets that the task does not have, or for another study.
     """
+    expect(
+        subsets is None or study == "bands",
+        expected="subsets for the study bands alone",
+        got=f"study {study}",
+        remedy="leave out --subsets",
+    )
     if study == "compare":
         return tuple(compared)
     if study == "grid":
         return tuple(variant for candidate in compared for variant in grid.expand(candidate))
     expect(
         task.kind != "segmentation",
-        expected="a task of classes, labels or values for the study robustness",
+        expected=f"a task of classes, labels or values for the study {study}",
         got=f"{task.name}, a task of masks",
         remedy="its studies are compare and grid",
     )
     expect(
         not task.partners,
-        expected="a task of one sensor for a study of perturbations",
+        expected=f"a task of one sensor for the study {study}",
         got=task.name,
         remedy="choose a variant with one",
     )
+    if study == "bands":
+        tried = list_band_subsets(task.sources[0], subsets)
+        return tuple(
+            variant
+            for candidate in compared
+            for variant in (candidate, *(candidate.vary(one.name, partial(_narrow_single, one)) for one in tried))
+        )
     return tuple(variant for candidate in compared for variant in _perturb(candidate, task, seed=seed))
 
 
@@ -95,6 +115,10 @@ def _perturb(candidate: Candidate, task: Task, *, seed: int) -> tuple[Candidate,
 
 def _preprocess(variant: PreprocessingVariant, base: SingleCandidate) -> SingleCandidate:
     return PreprocessedCandidate(base.name, base, variant)
+
+
+def _narrow_single(subset: BandSubset, base: SingleCandidate) -> SingleCandidate:
+    return SubsetCandidate(base.name, base, subset)
 
 
 def _perturb_single(perturbation: Perturbation, base: SingleCandidate) -> SingleCandidate:

@@ -75,6 +75,9 @@ def describe_contract(contract: Preprocessing, *, reads_valid: bool = False) -> 
         "A pixel that is not finite is invalid.",
     ]
     sentences += [f"Convert {name.replace('->', ' to ')}." for name in contract.convert]
+    if contract.missing == "any_subset":
+        many = "one" if contract.fewest_bands == 1 else str(contract.fewest_bands)
+        sentences.append(f"Any bands may be missing as long as {many} of them remain: the network leaves them out.")
     if contract.clip is not None:
         sentences.append(f"Clip to {json.dumps(contract.clip)}.")
     if contract.resize == "native":

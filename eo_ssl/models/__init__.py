@@ -1,4 +1,4 @@
-"""Backbones: timm networks for any bands, asked by objectives for one vector per image and one per patch."""
+"""Backbones: networks for any bands, asked by objectives for one vector per image and one per patch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from eo_ssl.models.backbone import (
     require_maskable,
     seed_weights,
 )
+from eo_ssl.models.band_codes import encode_bands
+from eo_ssl.models.channel_vit import ChannelVit, ChannelVitBackbone
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_group_positions, make_sincos_positions
 from eo_ssl.models.resnet import ResNet, ResNetBackbone
@@ -23,7 +25,7 @@ from eo_ssl.models.spectral_vit import SpectralVit, SpectralVitBackbone
 from eo_ssl.models.vit import Vit, VitBackbone
 
 FAMILIES: Mapping[str, type[Architecture]] = MappingProxyType(
-    {model.family: model for model in (Vit, SpectralVit, ResNet)}
+    {model.family: model for model in (Vit, ResNet, ChannelVit, SpectralVit)}
 )
 """Architectures by the name that the file of an encoder gives them."""
 
@@ -32,6 +34,8 @@ __all__ = [
     "Architecture",
     "Backbone",
     "BackboneConfig",
+    "ChannelVit",
+    "ChannelVitBackbone",
     "MaskableBackbone",
     "ResNet",
     "ResNetBackbone",
@@ -41,6 +45,7 @@ __all__ = [
     "View",
     "Vit",
     "VitBackbone",
+    "encode_bands",
     "require_maskable",
     "seed_weights",
     "make_group_positions",

@@ -1,4 +1,4 @@
-"""Attention among the tokens of an image that exist."""
+"""Attention among the tokens of an image that are there."""
 
 from __future__ import annotations
 
@@ -6,22 +6,33 @@ import torch
 from torch import Tensor, nn
 
 
-def run_blocks(blocks: nn.Sequential, tokens: Tensor, present: Tensor | None = None) -> Tensor:
-    """What transformer blocks of timm make of tokens, none of which attends to one that is not there.
+def run_blocks(blocks: nn.Sequential, tokens: Tensor, seen: Tensor | None = None, *, prefix: int = 0) -> Tensor:
+    """What transformer blocks of timm make of tokens, none of which attends to one that is not seen.
 
     Args:
         blocks: timm's.
-        tokens: [B, T, D]; finite where not present.
-        present: [B, T] bool, at least one in every row; None for all.
+        tokens: [B, prefix + T, D]; finite where not seen.
+        seen: [B, T] bool; None for all.
+        prefix: leading tokens that are always seen.
 
     Returns:
-        [B, T, D]; rows that are not present hold finite values that nothing else depends on.
+        [B, prefix + T, D]; what stands where nothing is seen depends on the others, and nothing on it.
     """
-    # an exported graph knows no branch over values: it always holds the mask
-    if present is None or (not torch.compiler.is_exporting() and bool(present.all())):
+    seen = None if seen is None else find_gaps(seen)
+    if seen is None:
         whole: Tensor = blocks(tokens)
         return whole
-    mask = present[:, None, None]  # [B, 1, 1, T], for all heads and queries
+    keys = mask_keys(seen, prefix=prefix)
     for block in blocks:
-        tokens = block(tokens, attn_mask=mask)
+        tokens = block(tokens, attn_mask=keys)
     return tokens
+
+
+def mask_keys(seen: Tensor, *, prefix: int = 0) -> Tensor:
+    """Keys for all heads and queries: the prefix, and what is `seen` [B, T]: [B, 1, 1, prefix + T] bool."""
+    return torch.cat([seen.new_ones(seen.shape[0], prefix), seen], dim=1)[:, None, None]
+
+
+def find_gaps(seen: Tensor) -> Tensor | None:
+    """The mask itself, or None where it hides nothing; always itself in a graph that is traced and has no values."""
+    return seen if torch.compiler.is_compiling() or not bool(seen.all()) else None

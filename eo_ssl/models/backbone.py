@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -33,6 +33,8 @@ class View:
     """[B, 2] float32, longitude and latitude of the tile's middle, degrees; NaN where unknown."""
     gsd_m: float | None = None
     """Ground sampling distance of the tile, metres."""
+    seed: int | None = None
+    """Of what a network in training draws for this view, such as the bands that it leaves out; None draws nothing."""
 
     @property
     def pixels(self) -> Tensor:
@@ -89,21 +91,34 @@ class Backbone(nn.Module, ABC):
     def at_size(self, size_px: int) -> Self:
         """The same weights for images of another side, pixels; position codes are interpolated."""
 
+    def mark_input(self, x: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `network` alone takes of pixels [B, C, H, W], valid or zero: its input, and options beside it."""
+        return x, {}
+
     def channels(self, view: View) -> Tensor:
         """The view's pixels with channels in this network's order: [B, C, H, W] float32.
 
         Raises:
             UserError: the view lacks a band of the network.
         """
+        return self.order_bands(view).pixels
+
+    def order_bands(self, view: View) -> View:
+        """The view with its channels in this network's order.
+
+        Raises:
+            UserError: the view lacks a band of the network.
+        """
         if view.bands == self.bands:
-            return view.pixels
+            return view
         absent = [band for band in self.bands if band not in view.bands]
         if absent:
             raise UserError(
                 f"expected a view with the bands {', '.join(self.bands)}, got {', '.join(view.bands)} without"
                 f" {', '.join(absent)}; make the view of a stream that holds them"
             )
-        return view.pixels[:, [view.bands.index(band) for band in self.bands]]
+        order = [view.bands.index(band) for band in self.bands]
+        return replace(view, image=view.image[:, order], valid=view.valid[:, order], bands=self.bands)
 
 
 class MaskableBackbone(Backbone):

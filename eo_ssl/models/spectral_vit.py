@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
@@ -14,11 +14,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from eo_ssl.errors import expect
-from eo_ssl.models.attention import run_blocks
+from eo_ssl.models.attention import find_gaps
 from eo_ssl.models.backbone import Architecture, BackboneConfig, Tokens, View, check_fields, seed_weights
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_group_positions
-from eo_ssl.models.vit import Vit, VitBackbone
+from eo_ssl.models.vit import Vit, VitBackbone, make_transformer
 
 PROJECTION_SEED = 1 << 32  # added to the seed: the projections draw other numbers than the blocks
 _FIELDS = ("timm_name", "img_size", "in_chans", "patch_size", "depth", "groups", "group_dim")  # of an encoder's file
@@ -80,7 +80,8 @@ class SpectralVit(Architecture):
             got=", ".join(bands),
             remedy="name these with --bands, or other groups with --model.groups",
         )
-        network = self.trunk.build(bands, size_px, seed).network
+        network = make_transformer(self.trunk, in_chans=len(bands), size_px=size_px, seed=seed)
+        network.__class__ = GroupTransformer  # timm builds by name alone
         grid, prefix = _count_side(size_px, self.patch_size), _count_prefix(network)
         codes = make_group_positions(
             grid, network.embed_dim, groups=len(self.groups), group_dim=self.group_dim, prefix=prefix
@@ -138,6 +139,36 @@ class GroupPatchEmbed(nn.Module):
         parts = [project(x[:, channels]) for project, channels in zip(self.proj, self.members, strict=True)]
         return torch.cat([part.flatten(2).transpose(1, 2) for part in parts], dim=1)
 
+    def find_valid(self, valid: Tensor) -> Tensor:
+        """Tokens with a valid pixel: [B, C, H, W] -> [B, G*N] bool."""
+        seen = split_patches(valid, self.patch_size[0]).any(dim=3)  # [B, N, C]
+        return torch.cat([seen[..., channels].any(dim=2) for channels in self.members], dim=1)
+
+    def merge(self, tokens: Tensor, present: Tensor | None) -> Tensor:
+        """Tokens [B, G*K, D] as patches [B, K, D]: means over the groups that are present [B, G*K], or over all."""
+        shape = (len(self.members), tokens.shape[1] // len(self.members))
+        grouped = tokens.unflatten(1, shape).transpose(1, 2)  # [B, K, G, D]
+        if present is None:
+            return grouped.mean(dim=2)
+        return _average(grouped, present.unflatten(1, shape).transpose(1, 2))
+
+
+class GroupTransformer(VisionTransformer):
+    """timm's vision transformer with a `GroupPatchEmbed`; only the maps of its blocks are made otherwise."""
+
+    def forward_intermediates(self, x: Tensor, **options: Any) -> Any:
+        """Maps of blocks as timm gives them, `intermediates_only`: of each patch, the mean of its groups' tokens."""
+        embed = cast(GroupPatchEmbed, self.patch_embed)
+        keys, prefix = options.get("attn_mask"), options.get("return_prefix_tokens", False)
+        present = None if keys is None else keys[:, 0, 0, self.num_prefix_tokens :]
+        found = super().forward_intermediates(x, **{**options, "intermediates_only": True, "output_fmt": "NLC"})
+        sides = [side // embed.patch_size[0] for side in x.shape[2:]]
+        maps = [
+            embed.merge(one[0] if prefix else one, present).transpose(1, 2).unflatten(2, sides).contiguous()
+            for one in found
+        ]
+        return [(one, beside[1]) for one, beside in zip(maps, found, strict=True)] if prefix else maps
+
 
 class SpectralVitBackbone(VitBackbone):
     """A vision transformer over groups of bands; tokens without a valid pixel take no part.
@@ -158,18 +189,24 @@ class SpectralVitBackbone(VitBackbone):
         """Number of groups."""
         return len(self.patch_embed.members)
 
-    def valid_channels(self, view: View) -> Tensor:
-        """Where the pixels of `channels` are measured: [B, C, H, W] bool."""
-        return view.valid[:, [view.bands.index(band) for band in self.bands]]
-
     def present_tokens(self, view: View) -> Tensor:
         """Tokens with a valid pixel: [B, G*N] bool."""
-        seen = split_patches(self.valid_channels(view), self.patch_px).any(dim=3)  # [B, N, C]
-        return torch.cat([seen[..., channels].any(dim=2) for channels in self.patch_embed.members], dim=1)
+        return self.patch_embed.find_valid(self.order_bands(view).valid)
 
     def forward(self, view: View) -> Tokens:
         """Encode all patches; one whose bands are all missing gets what the network makes of its place."""
-        return self._by_patch(self._encode_groups(view, None, self.present_tokens(view)))
+        return self._by_patch(self._embed(view), view, None, self.present_tokens(view))
+
+    def visible(self, view: View, keep: Tensor) -> Tokens:
+        """Encode the patches `keep` [B, K] alone, in all groups."""
+        tokens = self.tokens_of(keep, view)
+        return self._by_patch(self._embed(view), view, tokens, self.present_tokens(view).gather(1, tokens))
+
+    def masked(self, view: View, mask: Tensor, token: Tensor) -> Tokens:
+        """Encode all positions with `token` [D] in place of all groups of the patches where `mask` [B, N] is true."""
+        hidden, tokens = mask.repeat(1, self.groups), self._embed(view)  # [B, G*N], [B, G*N, D]
+        tokens = torch.where(hidden[..., None], token.to(tokens.dtype), tokens)
+        return self._by_patch(tokens, view, None, self.present_tokens(view) | hidden)
 
     def encode_tokens(self, view: View, keep: Tensor, present: Tensor) -> Tokens:
         """Encode the tokens `keep` [B, T] int64 alone, of which only those `present` [B, T] bool take part.
@@ -177,20 +214,7 @@ class SpectralVitBackbone(VitBackbone):
         Returns:
             Tokens whose `patches` [B, T, D] are one vector for each token, and whose mean is that of the present ones.
         """
-        tokens, prefix = self._encode_groups(view, keep, present)[:2]
-        return Tokens(self._pool(tokens, present, prefix), tokens, prefix)
-
-    def visible(self, view: View, keep: Tensor) -> Tokens:
-        """Encode the patches `keep` [B, K] alone, in all groups."""
-        tokens = self.tokens_of(keep, view)
-        return self._by_patch(self._encode_groups(view, tokens, self.present_tokens(view).gather(1, tokens)))
-
-    def masked(self, view: View, mask: Tensor, token: Tensor) -> Tokens:
-        """Encode all positions with `token` [D] in place of all groups of the patches where `mask` [B, N] is true."""
-        hidden = mask.repeat(1, self.groups)  # [B, G*N]
-        return self._by_patch(
-            self._encode_groups(view, None, self.present_tokens(view) | hidden, hidden=hidden, token=token)
-        )
+        return self._encode_present(self._embed(view), view, keep, present)
 
     def tokens_of(self, patches: Tensor, view: View) -> Tensor:
         """Indices of the tokens of patches [B, K] of the view, group after group: [B, G*K] int64."""
@@ -198,7 +222,11 @@ class SpectralVitBackbone(VitBackbone):
         first = rows * cols * torch.arange(self.groups, device=patches.device)  # [G]
         return (patches[:, None] + first[:, None]).flatten(1)
 
-    def at_size(self, size_px: int) -> SpectralVitBackbone:
+    def mark_input(self, x: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The pixels, and the mask of the keys for the network's attention."""
+        return x, {"attn_mask": self._mask_keys(self.patch_embed.find_valid(valid))}
+
+    def at_size(self, size_px: int) -> Self:
         """The same weights for images of another side: position codes interpolated by timm, group by group."""
         if size_px == self.config.size_px:
             return self
@@ -208,42 +236,23 @@ class SpectralVitBackbone(VitBackbone):
         cast(GroupPatchEmbed, network.patch_embed).fit(size_px)
         both = torch.cat([codes[:, : _count_prefix(network)], places], dim=1).detach()
         network.pos_embed = nn.Parameter(both, requires_grad=codes.requires_grad)
-        return SpectralVitBackbone(network, dataclasses.replace(self.config, size_px=size_px))
+        return type(self)(network, dataclasses.replace(self.config, size_px=size_px))
 
-    def _encode_groups(
-        self,
-        view: View,
-        keep: Tensor | None,
-        present: Tensor,
-        *,
-        hidden: Tensor | None = None,
-        token: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encoded tokens [B, T, D], prefix tokens [B, P, D] and `present`; `token` stands where `hidden` is true."""
-        network = self.network
-        tokens: Tensor = self.patch_embed(self.channels(view))  # [B, G*N, D]
-        if hidden is not None and token is not None:
-            tokens = torch.where(hidden[..., None], token.to(tokens.dtype), tokens)
-        tokens = tokens + self._positions(self._grid_of(view))
-        if keep is not None:
-            tokens = take_patches(tokens, keep)  # [B, T, D]
-        prefix = self._prefix().expand(tokens.shape[0], -1, -1)  # [B, P, D]
-        entered = network.norm_pre(network.pos_drop(torch.cat([prefix, tokens], dim=1)))
-        seen = torch.cat([present.new_ones(prefix.shape[:2]), present], dim=1)  # [B, P + T]
-        encoded: Tensor = network.norm(run_blocks(network.blocks, entered, seen))
-        return encoded[:, prefix.shape[1] :], encoded[:, : prefix.shape[1]], present
+    def _embed(self, view: View) -> Tensor:
+        """All tokens of the view after their projections, without positions: [B, G*N, D]."""
+        self._grid_of(view)  # refuses sizes that the patch does not divide
+        tokens: Tensor = self.patch_embed(self.channels(view))
+        return tokens
 
-    def _by_patch(self, encoded: tuple[Tensor, Tensor, Tensor]) -> Tokens:
-        """Tokens [B, G*K, D] as patches [B, K, D], the mean of the groups that are present."""
-        tokens, prefix, present = encoded
-        count = tokens.shape[1] // self.groups
-        grouped = tokens.unflatten(1, (self.groups, count)).transpose(1, 2)  # [B, K, G, D]
-        patches = _average(grouped, present.unflatten(1, (self.groups, count)).transpose(1, 2))
-        return Tokens(self._pool(tokens, present, prefix), patches, prefix)
+    def _encode_present(self, tokens: Tensor, view: View, keep: Tensor | None, present: Tensor) -> Tokens:
+        """Encode all tokens [B, G*N, D], or those that are kept [B, T], of which `present` [B, T] take part."""
+        tokens = tokens if keep is None else take_patches(tokens, keep)
+        return self._encode(tokens, self._grid_of(view), keep, seen=find_gaps(present))
 
-    def _pool(self, tokens: Tensor, present: Tensor, prefix: Tensor) -> Tensor:
-        """Vector of each image: the mean of the tokens [B, T, D] that are present, or the class token."""
-        return _average(tokens, present) if self.config.model.pooling == "mean" else prefix[:, 0]
+    def _by_patch(self, tokens: Tensor, view: View, keep: Tensor | None, present: Tensor) -> Tokens:
+        """As `_encode_present`, with one vector for each patch: [B, K, D]."""
+        encoded = self._encode_present(tokens, view, keep, present)
+        return dataclasses.replace(encoded, patches=self.patch_embed.merge(encoded.patches, present))
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Codes of the tokens, resampled group by group where the grid is not the built one: [1, G*N, D]."""

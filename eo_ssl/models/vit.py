@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import timm
 import torch
@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.models.attention import mask_keys, run_blocks
 from eo_ssl.models.backbone import (
     Architecture,
     BackboneConfig,
@@ -27,7 +28,7 @@ from eo_ssl.models.backbone import (
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_sincos_positions
 
-_FIELDS = ("timm_name", "img_size", "in_chans", "patch_size", "depth", "position")  # of an encoder's file
+TRUNK_FIELDS = ("timm_name", "img_size", "in_chans", "patch_size", "depth", "position")  # of an encoder's file
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
@@ -73,24 +74,18 @@ class Vit(Architecture):
             UserError: a patch that does not divide the size, a name that timm does not know or that is no vision
                 transformer with a class token.
         """
-        expect(
-            size_px % self.patch_size == 0,
-            expected="a patch size that divides the image size",
-            got=f"patch {self.patch_size} and image {size_px}",
-            remedy="choose a divisor",
-        )
-        network = _make_network(self, in_chans=len(bands), size_px=size_px, seed=seed)
+        network = make_transformer(self, in_chans=len(bands), size_px=size_px, seed=seed)
         return VitBackbone(network, BackboneConfig(self, bands, size_px))
 
     def to_json(self, *, bands: int, size_px: int) -> dict[str, Any]:
         """Registered name, sizes, depth and kind of positions."""
         values = (self.name, size_px, bands, self.patch_size, self.depth, self.position)
-        return dict(zip(_FIELDS, values, strict=True))
+        return dict(zip(TRUNK_FIELDS, values, strict=True))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, pooling: str) -> Vit:
         """The architecture of an encoder's file; an unknown field is refused."""
-        check_fields(values, _FIELDS, title=cls.title)
+        check_fields(values, TRUNK_FIELDS, title=cls.title)
         named = {"name": values["timm_name"], **{key: values[key] for key in ("patch_size", "depth", "position")}}
         return cls(**named, pooling=cast(Literal["mean", "cls"], pooling))
 
@@ -106,11 +101,21 @@ class Vit(Architecture):
         return dataclasses.replace(self, pooling="mean")
 
 
-def _make_network(model: Vit, *, in_chans: int, size_px: int, seed: int) -> VisionTransformer:
+def make_transformer(model: Vit, *, in_chans: int, size_px: int, seed: int) -> VisionTransformer:
     """The timm model: `network(x)` maps [B, C, H, W] float32 to the class token [B, D].
 
     `timm.create_model(name, img_size=..., patch_size=..., in_chans=..., num_classes=0)` loads its weights.
+
+    Raises:
+        UserError: a patch that does not divide the size, a name that timm does not know or that is no vision
+            transformer with a class token.
     """
+    expect(
+        size_px % model.patch_size == 0,
+        expected="a patch size that divides the image size",
+        got=f"patch {model.patch_size} and image {size_px}",
+        remedy="choose a divisor",
+    )
     names = timm.list_models()
     expect(
         model.name in names,
@@ -171,7 +176,7 @@ class VitBackbone(MaskableBackbone):
         tokens = torch.where(mask[..., None], token.to(projected.dtype), projected)  # [B, N, D]
         return self._encode(tokens, self._grid_of(view), None)
 
-    def at_size(self, size_px: int) -> VitBackbone:
+    def at_size(self, size_px: int) -> Self:
         """The same weights for images of another side: position codes interpolated by timm (bicubic, antialiased).
 
         Sine-cosine codes are interpolated like learned ones: the images show the same ground with more or fewer
@@ -183,7 +188,7 @@ class VitBackbone(MaskableBackbone):
         network.set_input_size(img_size=(size_px, size_px))
         learned = cast(Tensor, self.network.pos_embed).requires_grad
         cast(Tensor, network.pos_embed).requires_grad_(learned)  # timm's new codes are trained ones
-        return VitBackbone(network, dataclasses.replace(self.config, size_px=size_px))
+        return type(self)(network, dataclasses.replace(self.config, size_px=size_px))
 
     def _grid_of(self, view: View) -> tuple[int, int]:
         """Rows and columns of patches of the view."""
@@ -201,17 +206,34 @@ class VitBackbone(MaskableBackbone):
         projected: Tensor = embed.norm(embed.proj(self.channels(view)).flatten(2).transpose(1, 2))
         return projected
 
-    def _encode(self, tokens: Tensor, grid: tuple[int, int], keep: Tensor | None) -> Tokens:
-        """Run projected patches [B, K, D] through the blocks, at their positions and after the prefix tokens."""
+    def _encode(
+        self, tokens: Tensor, grid: tuple[int, int], keep: Tensor | None, *, seen: Tensor | None = None
+    ) -> Tokens:
+        """Run projected patches [B, K, D] through the blocks, at their positions and after the prefix tokens.
+
+        Where `seen` [B, K] bool is false no token attends to the patch, and it is no part of the mean; None for
+        patches that are all seen.
+        """
         # len() would fix the batch of an exported graph to the size of its example
         network, batch = self.network, tokens.shape[0]
         positions = self._positions(grid)  # [1, N, D]
         tokens = tokens + (positions if keep is None else take_patches(positions.expand(batch, -1, -1), keep))
         prefix = self._prefix().expand(batch, -1, -1)  # [B, P, D]
         entered = network.norm_pre(network.pos_drop(torch.cat([prefix, tokens], dim=1)))  # [B, P + K, D]
-        encoded: Tensor = network.norm(network.blocks(entered))  # [B, P + K, D]
+        encoded: Tensor = network.norm(
+            run_blocks(network.blocks, entered, seen, prefix=prefix.shape[1])
+        )  # [B, P + K, D]
         prefix, patches = encoded[:, : prefix.shape[1]], encoded[:, prefix.shape[1] :]
-        return Tokens(patches.mean(dim=1) if self.config.model.pooling == "mean" else prefix[:, 0], patches, prefix)
+        if self.config.model.pooling == "cls":
+            return Tokens(prefix[:, 0], patches, prefix)
+        if seen is None:
+            return Tokens(patches.mean(dim=1), patches, prefix)
+        weight = seen[..., None].to(patches.dtype)  # [B, K, 1]
+        return Tokens((patches * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1), patches, prefix)
+
+    def _mask_keys(self, seen: Tensor) -> Tensor:
+        """Keys that tokens attend to: the prefix, and the patches that are `seen` [B, K]: [B, 1, 1, P + K] bool."""
+        return mask_keys(seen, prefix=self.network.num_prefix_tokens)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Position codes of the patches, resampled where the grid is not the built one: [1, N, D]."""

@@ -58,7 +58,7 @@ class MixedBarlowTwinsObjective(BarlowTwinsObjective):
         share = torch.rand(1, generator=rng).expand(len(first)).to(device)  # [B], one draw of Beta(1, 1) for all
         order = torch.randperm(len(first), generator=rng).to(device)
         pixels = torch.lerp(second.pixels[order], first.pixels, share[:, None, None, None])
-        mixed = View(pixels, first.valid & second.valid[order], first.bands, first.stream)
+        mixed = View(pixels, first.valid & second.valid[order], first.bands, first.stream, seed=first.seed)
         z_first, z_second, z_mixed = (self.projector(x) for x in self.encode([first, second, mixed]))  # [B, d]
         twins = self.correlate(z_first, z_second)
         with torch.no_grad():

@@ -78,10 +78,8 @@ class Predictor(nn.Module):
         wanted = wanted.reshape(batch * blocks, size, -1)  # [B*n, T, d]
         seen = None
         if present is not None:
-            first = present[0].new_ones(batch, prefix)
-            seen = torch.cat([first, present[0]], dim=1).repeat_interleave(blocks, dim=0)  # [B*n, P + K]
-            seen = torch.cat([seen, present[1].flatten(0, 1)], dim=1)  # [B*n, P + K + T]
-        answer = self.norm(run_blocks(self.blocks, torch.cat([known, wanted], dim=1), seen))
+            seen = torch.cat([present[0].repeat_interleave(blocks, dim=0), present[1].flatten(0, 1)], dim=1)
+        answer = self.norm(run_blocks(self.blocks, torch.cat([known, wanted], dim=1), seen, prefix=prefix))
         return answer.unflatten(0, (batch, blocks))
 
 

@@ -155,7 +155,7 @@ class SatMaeObjective(Objective):
         encoder = require_groups(self.encoder, method="SatMae")
         patch, group = masks.hidden % self.n_patches, masks.hidden // self.n_patches  # [B, M]
         target = take_patches(split_patches(encoder.channels(view), self.patch_px), patch)  # [B, M, C, p*p]
-        valid = take_patches(split_patches(encoder.valid_channels(view), self.patch_px), patch)
+        valid = take_patches(split_patches(encoder.order_bands(view).valid, self.patch_px), patch)
         valid = valid & self.members[group][..., None]  # none of a token that is not there
         return compute_token_loss(prediction.reshape(target.shape), target, valid, norm=self.method.norm)
 

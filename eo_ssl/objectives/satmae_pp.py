@@ -77,7 +77,7 @@ class SatMaePpObjective(SatMaeObjective):
         """The weighted sum `loss`, `masked`, SatMAE's, and `finer`, the mean over the scales."""
         encoder = require_groups(self.encoder, method="SatMaePp")
         finest = take_only_view(batch, encoder, method="SatMaePp", times=2**self.method.scales)
-        pyramid = [self.in_order(finest)]
+        pyramid = [encoder.order_bands(finest)]
         for _ in range(self.method.scales):
             pyramid.insert(0, shrink(pyramid[0]))
         view = pyramid[0]
@@ -95,12 +95,6 @@ class SatMaePpObjective(SatMaeObjective):
         finer = torch.stack(errors).mean()
         share = self.method.scales_weight
         return {"loss": (1 - share) * masked + share * finer, "masked": masked.detach(), "finer": finer.detach()}
-
-    def in_order(self, view: View) -> View:
-        """The view with the bands of the encoder in its order."""
-        encoder = require_groups(self.encoder, method="SatMaePp")
-        image, valid = encoder.channels(view), encoder.valid_channels(view)
-        return dataclasses.replace(view, image=image, valid=valid, bands=encoder.bands)
 
     def paint(self, prediction: Tensor, masks: Masks) -> Tensor:
         """Predictions of shown and hidden tokens [B, K + M, C*p*p] as an image [B, C, H, W]; 0 where no token is."""

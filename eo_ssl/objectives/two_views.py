@@ -62,7 +62,11 @@ def encode_views(views: Sequence[View], encoders: Encoders) -> tuple[Tensor, ...
         return tuple(encoders[view.stream](view).pooled for view in views)
     first = views[0]
     both = View(
-        torch.cat([view.image for view in views]), torch.cat([view.valid for view in views]), first.bands, first.stream
+        torch.cat([view.image for view in views]),
+        torch.cat([view.valid for view in views]),
+        first.bands,
+        first.stream,
+        seed=first.seed,
     )
     features: Tensor = encoders[first.stream](both).pooled  # [n * B, D]
     return features.chunk(len(views))

@@ -28,20 +28,22 @@ def find_channels(sensor: str, names: tuple[str, ...], wanted: tuple[str, ...]) 
 
 
 def order_channels(
-    sensor: str, names: tuple[str, ...], wanted: tuple[str, ...], *, refuse_missing: bool
+    sensor: str, names: tuple[str, ...], wanted: tuple[str, ...], *, fewest: int
 ) -> tuple[int | None, ...]:
     """Return the channel of each wanted band among ``names``, None where it is missing.
 
     Raises:
-        UserError: no wanted band is there, one is there twice, or one is missing and ``refuse_missing``.
+        UserError: fewer than ``fewest`` of the wanted bands are there, or one is there twice.
     """
     index = find_channels(sensor, names, wanted)
     absent = [band for band, channel in zip(wanted, index, strict=True) if channel is None]
-    none = len(absent) == len(wanted)
-    if none or (absent and refuse_missing):
-        remedy = "name the channels" if none else "add them, or choose missing = fill_mean or zero in the contract"
-        got = f"{', '.join(names)} without {', '.join(absent)}"
-        raise UserError(f"expected bands {', '.join(wanted)} of {sensor}, got {got}; {remedy}")
+    there = len(wanted) - len(absent)
+    if there < fewest:
+        remedy = "name the channels" if not there else "add them, or choose missing = fill_mean or zero in the contract"
+        got, many = f"{', '.join(names)} without {', '.join(absent)}", "bands"
+        if there and fewest < len(wanted):
+            many, remedy = f"at least {fewest} of the bands", "add some, fewer were never tried in training"
+        raise UserError(f"expected {many} {', '.join(wanted)} of {sensor}, got {got}; {remedy}")
     return index
 
 

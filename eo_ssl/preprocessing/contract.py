@@ -28,7 +28,7 @@ from eo_ssl.sensors import Quantity
 from eo_ssl.sensors import sensor as sensor_named
 
 Resize = Literal["to_size", "native", "crop"]
-Missing = Literal["refuse", "fill_mean", "zero"]
+Missing = Literal["refuse", "fill_mean", "zero", "any_subset"]
 
 _CHOICES = {
     "resize": get_args(Resize),
@@ -68,9 +68,12 @@ class Preprocessing:
     antialias: bool
     "low-pass filter when shrinking (bilinear and bicubic only)"
     missing: Missing
-    "bands that are not given: refuse, fill with the mean, or fill with 0 of the final quantity"
+    """bands that are not given: refuse, fill with the mean, fill with 0 of the final quantity, or any_subset: the
+    network leaves them out, as it learned to"""
     invalid: Literal["mean_after_norm"] = "mean_after_norm"
     "pixels without a value take the mean, which is 0 after normalisation"
+    fewest_bands: int = 1
+    "of any_subset: the least number of bands that the network was trained and tested with"
 
     def __post_init__(self) -> None:
         """Check every field against the others."""
@@ -121,6 +124,12 @@ class Preprocessing:
             got=f"{self.size_px} and {self.gsd_m}",
             remedy="correct them",
         )
+        expect(
+            1 <= self.fewest_bands <= (len(self.bands) if self.missing == "any_subset" else 1),
+            expected=f"fewest_bands of 1, or up to the {len(self.bands)} bands of the contract with any_subset",
+            got=self.fewest_bands,
+            remedy="correct it",
+        )
         _ = self.final_quantity  # refuses a conversion that does not exist
 
     @property
@@ -129,6 +138,11 @@ class Preprocessing:
         if self.clip is None:
             return ()
         return self.clip if isinstance(self.clip[0], tuple) else (self.clip,)
+
+    @property
+    def _fewest(self) -> int:
+        """Least number of its bands that an image must have."""
+        return {"refuse": len(self.bands), "any_subset": self.fewest_bands}.get(self.missing, 1)
 
     @property
     def final_quantity(self) -> Quantity:
@@ -230,6 +244,8 @@ class Preprocessing:
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` accepts."""
         values = dataclasses.asdict(self)
+        if self.missing != "any_subset":  # unsaid, as by versions that had no such policy
+            del values["fewest_bands"]
         return {
             key: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Quantity) else value
             for key, value in values.items()
@@ -241,7 +257,8 @@ class Preprocessing:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             _check_choice("a field of a preprocessing contract", key, known)
-        absent = [key for key in known if key not in values]
+        optional = () if values.get("missing") == "any_subset" else ("fewest_bands",)
+        absent = [key for key in known if key not in values and key not in optional]
         expect(
             not absent,
             expected="a complete preprocessing contract",
@@ -290,7 +307,7 @@ class Preprocessing:
                 repeated band, an image smaller than the crop.
         """
         check_tags(image, bands, given=(sensor, quantity), accepted=(self.sensor, self.quantity))
-        index = order_channels(self.sensor, tuple(bands), self.bands, refuse_missing=self.missing == "refuse")
+        index = order_channels(self.sensor, tuple(bands), self.bands, fewest=self._fewest)
         present = [i for i in index if i is not None]
         x = image if present == list(range(image.shape[1])) else image[:, present]
         x = x.to(torch.float32).contiguous()  # one memory layout, so that every kernel below rounds alike
@@ -312,9 +329,7 @@ class Preprocessing:
         x = x.masked_fill_(~valid, 0.0)
         if len(kept) == len(self.bands):
             return x.contiguous(), valid.contiguous()
-        whole = (torch.zeros_like(mean) if self.missing == "fill_mean" else -mean / std).repeat(
-            x.shape[0], 1, *x.shape[2:]
-        )
+        whole = (-mean / std if self.missing == "zero" else torch.zeros_like(mean)).repeat(x.shape[0], 1, *x.shape[2:])
         whole[:, kept] = x
         known = torch.zeros_like(whole, dtype=torch.bool)
         known[:, kept] = valid

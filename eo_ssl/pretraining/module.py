@@ -19,7 +19,7 @@ from eo_ssl.errors import UserError, expect
 from eo_ssl.models import View
 from eo_ssl.objectives import Batch, Objective, Step, mean_over_processes
 
-TOKENS = ("cls_token", "reg_token", "pos_embed", "mask_token")  # parameters that are inputs, not maps
+TOKENS = ("cls_token", "reg_token", "pos_embed", "mask_token", "channel_embed")  # parameters that are inputs, not maps
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__

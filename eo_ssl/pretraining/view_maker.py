@@ -16,7 +16,7 @@ from eo_ssl.objectives import Batch, Step, ViewSpec, derive_seed
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.augmentation import apply_gain, crop_randomly, resize_whole, turn_randomly
 
-GEOMETRY, RADIOMETRY = 0, 1  # kinds of random numbers of a view; an aligned view shares the first
+GEOMETRY, RADIOMETRY, NETWORK = 0, 1, 2  # kinds of random numbers of a view; an aligned view shares the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +110,17 @@ class ViewMaker:
             time=None if known is None else known[:, 0],
             lonlat=None if known is None else known[:, 1:],
             gsd_m=contract.gsd_m[0],
+            seed=_seed_of(batch.step, name, index, NETWORK),
         )
 
 
 def _generator(step: Step, name: str, index: int, kind: int) -> torch.Generator:
     """Random numbers of one view: the objective's own come from the step's seed itself, so none repeats another's."""
-    return torch.Generator().manual_seed(derive_seed(step.seed, zlib.crc32(name.encode()), index, kind))
+    return torch.Generator().manual_seed(_seed_of(step, name, index, kind))
+
+
+def _seed_of(step: Step, name: str, index: int, kind: int) -> int:
+    return derive_seed(step.seed, zlib.crc32(name.encode()), index, kind)
 
 
 def _change_radiometry(image: Tensor, spec: ViewSpec, contract: Preprocessing, rng: torch.Generator) -> Tensor:

@@ -131,8 +131,11 @@ def draw_robustness(rows: Sequence[Row], comparisons: Sequence[Row]) -> Figure:
     with use_style(STUDY_STYLE):
         tall = 0.17 * max(map(len, lost)) + 0.3
         layout = FigureLayout(in_row, PAGE_IN / in_row if in_row > 1 else 6.5, tall, labels_in)
-        title = f"Points of {METRIC_WORDS[first['metric']]} lost on perturbed test images: {describe_place(first)}"
-        keys = [*_verdict_keys(), Line2D([], [], color="black", linewidth=0.8, label="untouched test images")]
+        fewer = all("bands" in row["departure"] for family in families for row in family[1:])
+        lost_with = "with some of the bands" if fewer else "on perturbed test images"
+        title = f"Points of {METRIC_WORDS[first['metric']]} lost {lost_with}: {describe_place(first)}"
+        plain = "all bands" if fewer else "untouched test images"
+        keys = [*_verdict_keys(), Line2D([], [], color="black", linewidth=0.8, label=plain)]
         caption = _describe(families, comparisons, bars="paired differences")
         page, panels = layout.draw(title, caption, keys=keys, panels=_headlines(families))
         for number, (axes, family) in enumerate(zip(panels, lost, strict=True)):

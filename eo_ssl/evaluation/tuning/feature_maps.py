@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from eo_ssl.encoder import Encoder, ExternalEncoder
+from eo_ssl.encoder import Encoder, ExternalEncoder, TrainedEncoder
 from eo_ssl.errors import UserError
 
 DEPTHS = 4  # a decoder takes maps of four depths (Xiao et al. 2018, UPerNet; Ranftl et al. 2021, DPT)
@@ -23,19 +23,24 @@ class Maps:
     "[B, P, D] class and register tokens beside each map, None where the network has none"
 
 
-def prepare_network_input(encoder: Encoder, x: Tensor) -> Tensor:
-    """Return what a network gets of the contract's output [B, C, H, W]: zeros for channels without a band."""
-    return encoder.seen(x) if isinstance(encoder, ExternalEncoder) else x
+def prepare_network_input(encoder: Encoder, x: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what a network gets of the contract's output [B, C, H, W] and its validity, and options beside it.
+
+    That is zeros for channels without a band, and marks of what is invalid where the network leaves it out.
+    """
+    if isinstance(encoder, TrainedEncoder):
+        return encoder.backbone.mark_input(x, valid)
+    return (encoder.seen(x) if isinstance(encoder, ExternalEncoder) else x), {}
 
 
-def compute_last_map(model: nn.Module, x: Tensor) -> Maps:
+def compute_last_map(model: nn.Module, x: Tensor, **options: Any) -> Maps:
     """Return the deepest map alone, after the network's last norm: a transformer's patch tokens on their grid."""
     network: Any = model
-    (found,) = network.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
+    (found,) = network.forward_intermediates(x, indices=1, norm=True, intermediates_only=True, **options)
     return Maps((found,), (None,))
 
 
-def compute_four_maps(model: nn.Module, x: Tensor) -> Maps:
+def compute_four_maps(model: nn.Module, x: Tensor, **options: Any) -> Maps:
     """Return the maps at four depths: of evenly spaced blocks where all have one size, else of the last four stages.
 
     Of twelve blocks these are the outputs of the 3rd, 6th, 9th and 12th; a transformer of fewer than four blocks gives
@@ -48,7 +53,7 @@ def compute_four_maps(model: nn.Module, x: Tensor) -> Maps:
     taken = even if len(set(reductions)) == 1 else list(range(depth - DEPTHS, depth))
     kept = sorted(set(taken))
     prefixed = getattr(network, "num_prefix_tokens", 0) > 0
-    options = {"return_prefix_tokens": True} if prefixed else {}
+    options |= {"return_prefix_tokens": True} if prefixed else {}
     found = network.forward_intermediates(x, indices=kept, intermediates_only=True, **options)
     by_depth = dict(zip(kept, found, strict=True))
     pairs = [by_depth[number] if prefixed else (by_depth[number], None) for number in taken]

@@ -62,7 +62,8 @@ class Network(nn.Module):
             features: Tensor = self.encoder.features(image, valid=valid)
             return features
         maps = compute_last_map if self.decoder == "linear" else compute_four_maps
-        return maps(self.encoder.model, prepare_network_input(self.encoder, image))
+        prepared, options = prepare_network_input(self.encoder, image, valid)
+        return maps(self.encoder.model, prepared, **options)
 
     def groups(self, config: Tuning) -> list[Group]:
         """Return the parameters that are trained, with their share of the rate."""
