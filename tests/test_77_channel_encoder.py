@@ -173,6 +173,19 @@ def test_bands_of_another_sensor_are_known_by_their_wavelength(tmp_path: Path) -
     assert (
         load_encoder(f"{tmp_path / 'e' / 'encoder.safetensors'}?sensor=landsat8_oli").fingerprint == landsat.fingerprint
     )
+    plain = TrainedEncoder(Vit("test_vit", patch_size=8, depth=1).build(BANDS, 32, 0), optical(32))
+    save_encoder(tmp_path / "p", plain.backbone, preprocessing=plain.preprocessing, provenance=PROVENANCE)
+    file = tmp_path / "p" / "encoder.safetensors"
+    assert load_encoder(f"{file}?missing=fill_mean").preprocessing.missing == "fill_mean"
+    for query, said in (
+        ("missing=any_subset", "which does refuse"),
+        ("mising=zero", "did you mean 'missing'"),
+        ("", "NAME"),
+    ):
+        with pytest.raises(UserError, match=said):
+            load_encoder(f"{file}?{query}")
+    with pytest.raises(UserError, match="which does any_subset; leave it out"):
+        load_encoder(f"{tmp_path / 'e' / 'encoder.safetensors'}?missing=zero")
     polarised = transfer_bands(
         ours(replace(MODEL, fewest_bands=1), radar(32, sensor="sentinel1_grd")), sensor="sentinel1_rtc"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from torch import Tensor
 
@@ -25,8 +26,9 @@ from eo_ssl.manifest import MANIFEST, require
 from eo_ssl.models import BackboneConfig, Vit
 from eo_ssl.preprocessing import Preprocessing
 
-FOR_SENSOR = "?sensor="
-"""Behind a folder: the sensor whose bands its encoder is to know by their wavelength."""
+FOLDER_OPTIONS = ("sensor", "missing")
+"""Behind a folder and `?`: the sensor whose bands its encoder is to know by their wavelength, or what stands in place
+of bands that are not given (fill_mean, zero) in an encoder that refuses to do without."""
 WEIGHT_FREE = ("imagestats", "rcf", "random_init", "random_resnet50")
 _ROUTES: dict[str, Callable[..., ExternalEncoder]] = {
     "torchgeo": load_torchgeo,
@@ -50,7 +52,7 @@ def load_encoder(
             spec such as
             ``torchgeo:ResNet50_Weights.SENTINEL2_ALL_MOCO?size=64``, ``timm:resnet50.a1_in1k?contract=imagenet`` or
             ``remoteclip:FILE`` (`route:name[@random][?option=value&...]`, see `specs.OPTIONS`). A folder may end in
-            ``?sensor=landsat8_oli`` for the bands of that sensor (`transfer_bands`).
+            ``?sensor=landsat8_oli`` for the bands of that sensor (`transfer_bands`), or in ``?missing=fill_mean``.
         preprocessing: contract of a weight-free encoder, or instead of the published one of an external encoder; a
             trained one
             brings its own.
@@ -88,12 +90,9 @@ def load_encoder(
         if name in FITTED:
             return _fit_encoder(name, preprocessing, images, seed)
         return _make_weight_free(name, preprocessing, architecture, seed)
-    folder, asked, sensor = name.rpartition(FOR_SENSOR)
+    folder, asked, query = name.rpartition("?")
     if asked and not Path(name).exists():
-        trained = load_encoder(folder, preprocessing=preprocessing, architecture=architecture)
-        if not isinstance(trained, TrainedEncoder):
-            raise UserError(f"expected a trained encoder before {FOR_SENSOR}{sensor}, got {folder}; leave it out")
-        return transfer_bands(trained, sensor=sensor)
+        return _change(load_encoder(folder, preprocessing=preprocessing, architecture=architecture), query, name=name)
     path = Path(source)
     expect(
         path.exists(),
@@ -111,6 +110,29 @@ def load_encoder(
         return _open_folder(path)
     beside = path.parent / MANIFEST
     return _open_folder(path.parent) if path.name == ENCODER_FILE and beside.is_file() else read_encoder(path)
+
+
+def _change(encoder: Encoder, query: str, *, name: str) -> Encoder:
+    """The encoder of a folder with what stands behind its `?`."""
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    strange = [option for option in options if option not in FOLDER_OPTIONS]
+    if strange or not options or not isinstance(encoder, TrainedEncoder):
+        raise UserError(
+            f"expected a folder of a trained encoder with options out of {', '.join(FOLDER_OPTIONS)}, got {name}"
+            f"{suggest_nearest(strange[0], FOLDER_OPTIONS) if strange else ''}; write FOLDER?sensor=NAME"
+        )
+    if "sensor" in options:
+        encoder = transfer_bands(encoder, sensor=options["sensor"])
+    if "missing" not in options:
+        return encoder
+    expect(
+        options["missing"] in ("fill_mean", "zero") and encoder.preprocessing.missing == "refuse",
+        expected="missing=fill_mean or missing=zero for an encoder that refuses missing bands",
+        got=f"{name}, which does {encoder.preprocessing.missing}",
+        remedy="leave it out",
+    )
+    contract = replace(encoder.preprocessing, missing=options["missing"])  # type: ignore[arg-type]
+    return encoder.with_preprocessing(contract)
 
 
 def _open_folder(folder: Path) -> Encoder:
