@@ -94,7 +94,7 @@ class SpectralVit(Architecture):
                 dim=network.embed_dim,
             )
         network.pos_embed = nn.Parameter(codes, requires_grad=False)
-        network.dynamic_img_size = False  # timm's resampling knows no groups; `at_size` does it
+        network.dynamic_img_size = False  # type: ignore[misc]  # timm's resampling knows no groups; `at_size` does it
         return SpectralVitBackbone(network, BackboneConfig(self, bands, size_px, sensor))
 
     def to_json(self, *, bands: int, size_px: int) -> dict[str, Any]:
@@ -146,27 +146,27 @@ class GroupPatchEmbed(nn.Module):
 
     def merge(self, tokens: Tensor, present: Tensor | None) -> Tensor:
         """Tokens [B, G*K, D] as patches [B, K, D]: means over the groups that are present [B, G*K], or over all."""
-        shape = (len(self.members), tokens.shape[1] // len(self.members))
-        grouped = tokens.unflatten(1, shape).transpose(1, 2)  # [B, K, G, D]
+        batch, count, dim = tokens.shape
+        groups = len(self.members)
+        grouped = tokens.reshape(batch, groups, count // groups, dim).transpose(1, 2)  # [B, K, G, D]
         if present is None:
             return grouped.mean(dim=2)
-        return _average(grouped, present.unflatten(1, shape).transpose(1, 2))
+        return _average(grouped, present.reshape(batch, groups, count // groups).transpose(1, 2))
 
 
 class GroupTransformer(VisionTransformer):
     """timm's vision transformer with a `GroupPatchEmbed`; only the maps of its blocks are made otherwise."""
 
-    def forward_intermediates(self, x: Tensor, **options: Any) -> Any:
+    def forward_intermediates(self, x: Tensor, *args: Any, **options: Any) -> Any:
         """Maps of blocks as timm gives them, `intermediates_only`: of each patch, the mean of its groups' tokens."""
         embed = cast(GroupPatchEmbed, self.patch_embed)
         keys, prefix = options.get("attn_mask"), options.get("return_prefix_tokens", False)
         present = None if keys is None else keys[:, 0, 0, self.num_prefix_tokens :]
-        found = super().forward_intermediates(x, **{**options, "intermediates_only": True, "output_fmt": "NLC"})
-        sides = [side // embed.patch_size[0] for side in x.shape[2:]]
-        maps = [
-            embed.merge(one[0] if prefix else one, present).transpose(1, 2).unflatten(2, sides).contiguous()
-            for one in found
-        ]
+        options |= {"intermediates_only": True, "output_fmt": "NLC"}
+        found = cast(list[Any], super().forward_intermediates(x, *args, **options))
+        patches = [embed.merge(one[0] if prefix else one, present) for one in found]  # [B, N, D] each
+        rows, cols = (side // embed.patch_size[0] for side in x.shape[2:])
+        maps = [each.transpose(1, 2).reshape(*each.shape[::2], rows, cols) for each in patches]
         return [(one, beside[1]) for one, beside in zip(maps, found, strict=True)] if prefix else maps
 
 

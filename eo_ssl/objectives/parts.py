@@ -79,8 +79,8 @@ class Predictor(nn.Module):
         seen = None
         if present is not None:
             seen = torch.cat([present[0].repeat_interleave(blocks, dim=0), present[1].flatten(0, 1)], dim=1)
-        answer = self.norm(run_blocks(self.blocks, torch.cat([known, wanted], dim=1), seen, prefix=prefix))
-        return answer.unflatten(0, (batch, blocks))
+        answer: Tensor = self.norm(run_blocks(self.blocks, torch.cat([known, wanted], dim=1), seen, prefix=prefix))
+        return answer.reshape(batch, blocks, *answer.shape[1:])
 
 
 def take_only_view(batch: Batch, encoder: MaskableBackbone, *, method: str, times: int = 1) -> View:

@@ -133,7 +133,7 @@ class SatMaeObjective(Objective):
         A patch that is shared by all groups can be drawn if it has a token; a token that it lacks is not there.
         """
         shared = self.method.masks == "shared"
-        units = present.unflatten(1, (self.groups, -1)).any(dim=1) if shared else present  # [B, U]
+        units = present.reshape(-1, self.groups, self.n_patches).any(dim=1) if shared else present  # [B, U]
         noise = torch.rand(units.shape, generator=rng).to(present.device)
         order = (noise + 2 * ~units).argsort(dim=1)  # [B, U]: what is not there comes last
         count = units.sum(dim=1, keepdim=True)  # [B, 1]

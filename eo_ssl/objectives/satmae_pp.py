@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from timm.layers import LayerNorm2d
+from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -107,8 +107,8 @@ class SatMaePpObjective(SatMaeObjective):
         canvas = canvas.reshape(batch, self.groups, self.n_patches, bands, -1)  # [B, G, N, C, p*p]
         own = self.members.long().argmax(dim=0)  # [C], the group of each band
         pixels = canvas[:, own, :, torch.arange(bands, device=own.device)].permute(1, 0, 3, 2)  # [B, C, p*p, N]
-        sides = [side * self.patch_px for side in self.grid]
-        return functional.fold(pixels.flatten(1, 2), sides, self.patch_px, stride=self.patch_px)
+        rows, cols = (side * self.patch_px for side in self.grid)
+        return functional.fold(pixels.flatten(1, 2), (rows, cols), self.patch_px, stride=self.patch_px)
 
 
 class UpsamplingBlock(nn.Module):
