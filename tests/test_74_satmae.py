@@ -28,7 +28,7 @@ def build(method: SatMae = SatMae(**SMALL), *, size: int = 32) -> SatMaeObjectiv
 def draw(objective: SatMaeObjective, valid: torch.Tensor, seed: int = 0) -> Masks:
     """The masks of the batch of that seed."""
     view = make_batch(valid.float(), valid=valid).views["tile"][0]
-    return objective.draw_masks(objective.encoder.present_tokens(view), Step(0, 1, seed).generator())
+    return objective.draw_tokens(objective.encoder.present_tokens(view), Step(0, 1, seed).generator())
 
 
 def has_pixels(valid: torch.Tensor, token: int) -> bool:

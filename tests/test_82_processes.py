@@ -88,8 +88,8 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     objective.draw_mask = lambda batch, rng: (order[rows, :4], order[rows, 4:])
     if isinstance(objective, SatMaeObjective):
         present = objective.encoder.present_tokens(View(image, valid, BANDS[:4]))
-        masks = SatMaeObjective.draw_masks(objective, present, torch.Generator().manual_seed(3))
-        objective.draw_masks = lambda present, rng: Masks(*(part[rows] for part in masks))
+        masks = SatMaeObjective.draw_tokens(objective, present, torch.Generator().manual_seed(3))
+        objective.draw_tokens = lambda present, rng: Masks(*(part[rows] for part in masks))
     blocks = draw_blocks((4, 4), ITEMS, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(4))
     ijepa.draw_blocks = lambda *args, **options: tuple(part[rows] for part in blocks)
     views = [View(x[rows], valid[rows], BANDS[:4]) for x in (image, image.flip(3))]

@@ -79,7 +79,9 @@ class Predictor(nn.Module):
         seen = None
         if present is not None:
             seen = torch.cat([present[0].repeat_interleave(blocks, dim=0), present[1].flatten(0, 1)], dim=1)
-        answer: Tensor = self.norm(run_blocks(self.blocks, torch.cat([known, wanted], dim=1), seen, prefix=prefix))
+        answer: Tensor = self.norm(
+            run_blocks(self.blocks, torch.cat([known, wanted], dim=1), seen, prefix=tokens.prefix.shape[1])
+        )
         return answer.reshape(batch, blocks, *answer.shape[1:])
 
 

@@ -120,14 +120,14 @@ class SatMaeObjective(Objective):
         """Mean squared error of the hidden tokens, `loss`."""
         encoder = require_groups(self.encoder, method="SatMae")
         view = take_only_view(batch, encoder, method="SatMae")
-        masks = self.draw_masks(encoder.present_tokens(view), batch.step.generator())
+        masks = self.draw_tokens(encoder.present_tokens(view), batch.step.generator())
         tokens = encoder.encode_tokens(view, masks.keep, masks.shown)
         prediction = self.decoder(
             tokens, masks.keep, masks.hidden[:, None], present=(masks.shown, masks.wanted[:, None])
         )[:, 0]  # [B, M, C*p*p]
         return {"loss": self.compare(prediction, view, masks)}
 
-    def draw_masks(self, present: Tensor, rng: torch.Generator) -> Masks:
+    def draw_tokens(self, present: Tensor, rng: torch.Generator) -> Masks:
         """A uniform random split of the tokens of each tile that are present [B, G*N] bool.
 
         A patch that is shared by all groups can be drawn if it has a token; a token that it lacks is not there.

@@ -81,7 +81,7 @@ class SatMaePpObjective(SatMaeObjective):
         for _ in range(self.method.scales):
             pyramid.insert(0, shrink(pyramid[0]))
         view = pyramid[0]
-        masks = self.draw_masks(encoder.present_tokens(view), batch.step.generator())
+        masks = self.draw_tokens(encoder.present_tokens(view), batch.step.generator())
         tokens = encoder.encode_tokens(view, masks.keep, masks.shown)
         answers = self.decoder.answer(
             tokens, masks.keep, masks.hidden[:, None], present=(masks.shown, masks.wanted[:, None])
