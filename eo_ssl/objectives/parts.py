@@ -58,15 +58,15 @@ class Predictor(nn.Module):
         Returns:
             [B, n, T, out].
         """
-        known = tokens.prefix.shape[1] + context.shape[1]
-        answer = self.answer(tokens, context, targets, present=present)[:, :, known:]  # [B, n, T, d]
-        values: Tensor = self.head(answer)  # [B, n, T, out]
-        return values
+        batch, blocks, size = targets.shape
+        answer = self.answer(tokens, context, targets, present=present)[:, -size:]  # [B*n, T, d]
+        values: Tensor = self.head(self.norm(answer))  # [B*n, T, out]
+        return values.reshape(batch, blocks, size, -1)
 
     def answer(
         self, tokens: Tokens, context: Tensor, targets: Tensor, *, present: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """What the last block makes of prefix, context and targets, for the head: [B, n, P + K + T, width]."""
+        """What the last block makes of prefix, context and targets, for norm and head: [B*n, P + K + T, width]."""
         batch, blocks, size = targets.shape
         positions = self.positions.expand(batch, -1, -1)  # [B, N, d]
         known = self.embed(torch.cat([tokens.prefix, tokens.patches], dim=1))  # [B, P + K, d]
@@ -79,10 +79,7 @@ class Predictor(nn.Module):
         seen = None
         if present is not None:
             seen = torch.cat([present[0].repeat_interleave(blocks, dim=0), present[1].flatten(0, 1)], dim=1)
-        answer: Tensor = self.norm(
-            run_blocks(self.blocks, torch.cat([known, wanted], dim=1), seen, prefix=tokens.prefix.shape[1])
-        )
-        return answer.reshape(batch, blocks, *answer.shape[1:])
+        return run_blocks(self.blocks, torch.cat([known, wanted], dim=1), seen, prefix=tokens.prefix.shape[1])
 
 
 def take_only_view(batch: Batch, encoder: MaskableBackbone, *, method: str, times: int = 1) -> View:

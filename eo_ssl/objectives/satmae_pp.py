@@ -85,8 +85,8 @@ class SatMaePpObjective(SatMaeObjective):
         tokens = encoder.encode_tokens(view, masks.keep, masks.shown)
         answers = self.decoder.answer(
             tokens, masks.keep, masks.hidden[:, None], present=(masks.shown, masks.wanted[:, None])
-        )[:, 0, tokens.prefix.shape[1] :]  # [B, K + M, d]
-        prediction = self.decoder.head(answers)  # [B, K + M, C*p*p]
+        )[:, tokens.prefix.shape[1] :]  # [B, K + M, d]
+        prediction = self.decoder.head(self.decoder.norm(answers))  # [B, K + M, C*p*p]
         masked = self.compare(prediction[:, masks.keep.shape[1] :], view, masks)
         maps, errors = self.project(self.paint(prediction, masks)), []
         for upsample, target in zip(self.upsampling, pyramid[1:], strict=True):
