@@ -17,7 +17,7 @@ from eo_ssl.curation import DynamicConfig, DynamicSchedule, Random
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
-from eo_ssl.models import ChannelVit, ResNet, Vit
+from eo_ssl.models import ChannelVit, ResNet, SpectralVit, Vit
 from eo_ssl.objectives import (
     BarlowTwins,
     Byol,
@@ -28,6 +28,7 @@ from eo_ssl.objectives import (
     MixedBarlowTwins,
     MocoV2,
     MocoV3,
+    SatMae,
     SimClr,
     VicReg,
 )
@@ -212,6 +213,23 @@ def test_every_method_of_two_views_trains_an_encoder_by_the_command(corpora, tmp
         assert np.isfinite([row["loss"] for row in log if "loss" in row]).all()
         if isinstance(method, MocoV2):
             assert {row["queue"] for row in log if "queue" in row} == {len(material.pool) // 4}
+
+
+def test_satmae_trains_an_encoder_over_groups_of_bands_by_the_command(corpora, tmp_path):
+    groups = {"groups": (("B02", "B03", "B04"), ("B08",)), "depth": 1}
+    short = {**QUICK, "steps": 2, "training": FitConfig(log_every=1, monitor_every=2, monitor_tiles=8)}
+    short |= {"model": SpectralVit("test_vit", **groups), "objective": SatMae(decoder_dim=32)}
+    pretrain.main(corpora["narrow"], tmp_path / "e", **short)
+    encoder = load_encoder(tmp_path / "e")
+    material = open_training_data(DataSelection((corpora["narrow"],)))
+    tile = material.items.sources["tile"].read(material.pool[:4]).numpy()
+    bands = encoder.preprocessing.bands
+    features = encoder(tile, bands=bands, quantity="boa_reflectance", sensor="sentinel2_l2a").numpy()
+    assert np.isfinite(features).all() and features.std(axis=0).min() > 0
+    with pytest.raises(
+        UserError, match=r"bands of the groups B02 B03 B04 \| B08, got B01, .*; name these with --bands"
+    ):
+        pretrain.main(corpora["s2"], tmp_path / "other", **short)
 
 
 def test_training_goes_on_from_an_encoder_under_its_contract(corpora, tmp_path):

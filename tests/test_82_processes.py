@@ -19,7 +19,7 @@ import yaml
 
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
-from eo_ssl.models import View, Vit
+from eo_ssl.models import SpectralVit, View, Vit
 from eo_ssl.objectives import (
     BarlowTwins,
     Batch,
@@ -32,12 +32,15 @@ from eo_ssl.objectives import (
     MocoV2,
     MocoV3,
     Objective,
+    SatMae,
+    SatMaePp,
     SimClr,
     Step,
     VicReg,
     ijepa,
 )
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
+from eo_ssl.objectives.satmae import Masks, SatMaeObjective
 from eo_ssl.pretraining import Processes
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest
@@ -56,12 +59,18 @@ METHODS: dict[str, Method] = {
     "MocoV2": MocoV2(**HEADS, queue=32),
     "MocoV3": MocoV3(**HEADS),
     "Dino": Dino(prototypes=32, hidden_dim=16, bottleneck_dim=8),
+    "SatMae": SatMae(decoder_dim=32),
+    "SatMaePp": SatMaePp(decoder_dim=32, scales=1, upsampling_width=1),
 }
 MEANS = ("Dino", "MocoV2")  # whose loss is a mean over items that do not see each other
 
 
+SPECTRAL = SpectralVit("test_vit", groups=(("B02", "B08"), ("B03", "B04")), depth=1)
+
+
 def build(name: str) -> Objective:
-    return METHODS[name].build({"tile": Vit(patch_size=8, depth=1).build(BANDS[:4], 32, 0)}, 1).double()
+    model = SPECTRAL if name.startswith("SatMae") else Vit(patch_size=8, depth=1)
+    return METHODS[name].build({"tile": model.build(BANDS[:4], 32, 0)}, 1).double()
 
 
 def items() -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,13 +86,20 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     image, valid = items()
     order = torch.rand(ITEMS, 16, generator=torch.Generator().manual_seed(3)).argsort(dim=1)
     objective.draw_mask = lambda batch, rng: (order[rows, :4], order[rows, 4:])
+    if isinstance(objective, SatMaeObjective):
+        present = objective.encoder.present_tokens(View(image, valid, BANDS[:4]))
+        masks = SatMaeObjective.draw_tokens(objective, present, torch.Generator().manual_seed(3))
+        objective.draw_tokens = lambda present, rng: Masks(*(part[rows] for part in masks))
     blocks = draw_blocks((4, 4), ITEMS, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(4))
     ijepa.draw_blocks = lambda *args, **options: tuple(part[rows] for part in blocks)
     views = [View(x[rows], valid[rows], BANDS[:4]) for x in (image, image.flip(3))]
+    large = View(*(x[rows].repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (image, valid)), BANDS[:4])
     small = [View(view.image[..., :16, :16], view.valid[..., :16, :16], view.bands) for view in views]
     groups = {
         "Mae": {"tile": views[:1]},
         "IJepa": {"tile": views[:1]},
+        "SatMae": {"tile": views[:1]},
+        "SatMaePp": {"tile": [large]},
         "Dino": {"global": views, "local": small},
     }
     name = type(objective).__name__.removesuffix("Objective")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from eo_ssl.models.attention import run_blocks
 from eo_ssl.models.backbone import (
     Architecture,
     Backbone,
@@ -18,12 +19,13 @@ from eo_ssl.models.backbone import (
 from eo_ssl.models.band_codes import encode_bands
 from eo_ssl.models.channel_vit import ChannelVit, ChannelVitBackbone
 from eo_ssl.models.patches import split_patches, take_patches
-from eo_ssl.models.positions import make_sincos_positions
+from eo_ssl.models.positions import make_group_positions, make_sincos_positions
 from eo_ssl.models.resnet import ResNet, ResNetBackbone
+from eo_ssl.models.spectral_vit import SpectralVit, SpectralVitBackbone
 from eo_ssl.models.vit import Vit, VitBackbone
 
 FAMILIES: Mapping[str, type[Architecture]] = MappingProxyType(
-    {model.family: model for model in (Vit, ResNet, ChannelVit)}
+    {model.family: model for model in (Vit, ResNet, ChannelVit, SpectralVit)}
 )
 """Architectures by the name that the file of an encoder gives them."""
 
@@ -37,6 +39,8 @@ __all__ = [
     "MaskableBackbone",
     "ResNet",
     "ResNetBackbone",
+    "SpectralVit",
+    "SpectralVitBackbone",
     "Tokens",
     "View",
     "Vit",
@@ -44,7 +48,9 @@ __all__ = [
     "encode_bands",
     "require_maskable",
     "seed_weights",
+    "make_group_positions",
     "make_sincos_positions",
+    "run_blocks",
     "split_patches",
     "take_patches",
 ]

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.models.attention import mask_keys, run_blocks
 from eo_ssl.models.backbone import (
     Architecture,
     BackboneConfig,
@@ -219,7 +220,9 @@ class VitBackbone(MaskableBackbone):
         tokens = tokens + (positions if keep is None else take_patches(positions.expand(batch, -1, -1), keep))
         prefix = self._prefix().expand(batch, -1, -1)  # [B, P, D]
         entered = network.norm_pre(network.pos_drop(torch.cat([prefix, tokens], dim=1)))  # [B, P + K, D]
-        encoded: Tensor = network.norm(self._attend(entered, seen))  # [B, P + K, D]
+        encoded: Tensor = network.norm(
+            run_blocks(network.blocks, entered, seen, prefix=prefix.shape[1])
+        )  # [B, P + K, D]
         prefix, patches = encoded[:, : prefix.shape[1]], encoded[:, prefix.shape[1] :]
         if self.config.model.pooling == "cls":
             return Tokens(prefix[:, 0], patches, prefix)
@@ -228,21 +231,9 @@ class VitBackbone(MaskableBackbone):
         weight = seen[..., None].to(patches.dtype)  # [B, K, 1]
         return Tokens((patches * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1), patches, prefix)
 
-    def _attend(self, entered: Tensor, seen: Tensor | None) -> Tensor:
-        """Run tokens [B, P + K, D] through the blocks; patches that are not `seen` [B, K] are nobody's keys."""
-        blocks = self.network.blocks
-        if seen is None:
-            answered: Tensor = blocks(entered)
-            return answered
-        keys = self._mask_keys(seen)
-        for block in blocks:
-            entered = block(entered, attn_mask=keys)
-        return entered
-
     def _mask_keys(self, seen: Tensor) -> Tensor:
         """Keys that tokens attend to: the prefix, and the patches that are `seen` [B, K]: [B, 1, 1, P + K] bool."""
-        prefix = seen.new_ones(seen.shape[0], self.network.num_prefix_tokens)
-        return torch.cat([prefix, seen], dim=1)[:, None, None]
+        return mask_keys(seen, prefix=self.network.num_prefix_tokens)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Position codes of the patches, resampled where the grid is not the built one: [1, N, D]."""

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from eo_ssl.errors import UserError, expect
-from eo_ssl.models import MaskableBackbone, Tokens, View, make_sincos_positions, take_patches
+from eo_ssl.models import MaskableBackbone, Tokens, View, make_sincos_positions, run_blocks, take_patches
 from eo_ssl.objectives.step import Batch
 
 
@@ -19,28 +19,54 @@ class Predictor(nn.Module):
     section 3) are this one.
     """
 
-    def __init__(self, dim: int, grid: tuple[int, int], *, width: int, depth: int, heads: int, out: int) -> None:
-        """Build it for tokens of `dim` channels on `grid`, with `depth` blocks of `width`; `out` channels an answer."""
+    def __init__(
+        self,
+        dim: int,
+        grid: tuple[int, int],
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        out: int,
+        positions: Tensor | None = None,
+    ) -> None:
+        """Build it for tokens of `dim` channels on `grid`, with `depth` blocks of `width`; `out` channels an answer.
+
+        `positions` [1, N, width] are the codes of the places that indices name; those of the grid when left out.
+        """
         super().__init__()
         self.embed = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.blocks = nn.Sequential(*[Block(width, heads, mlp_ratio=4.0, qkv_bias=True) for _ in range(depth)])
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, out)
-        self.register_buffer("positions", make_sincos_positions(grid, width, prefix=0), persistent=False)
+        codes = make_sincos_positions(grid, width, prefix=0) if positions is None else positions
+        self.register_buffer("positions", codes, persistent=False)
         self.positions: Tensor  # [1, N, width]
 
-    def forward(self, tokens: Tokens, context: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tokens, context: Tensor, targets: Tensor, *, present: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """What stands at each target, each of n blocks of targets by itself.
 
         Args:
             tokens: of the encoded context; its prefix tokens take part, without a position.
             context: [B, K] int64, raster indices of the context.
             targets: [B, n, T] int64, raster indices of the targets.
+            present: [B, K] and [B, n, T] bool, those of context and targets that there are; all when left out.
 
         Returns:
             [B, n, T, out].
         """
+        batch, blocks, size = targets.shape
+        answer = self.answer(tokens, context, targets, present=present)[:, -size:]  # [B*n, T, d]
+        values: Tensor = self.head(self.norm(answer))  # [B*n, T, out]
+        return values.reshape(batch, blocks, size, -1)
+
+    def answer(
+        self, tokens: Tokens, context: Tensor, targets: Tensor, *, present: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """What the last block makes of prefix, context and targets, for norm and head: [B*n, P + K + T, width]."""
         batch, blocks, size = targets.shape
         positions = self.positions.expand(batch, -1, -1)  # [B, N, d]
         known = self.embed(torch.cat([tokens.prefix, tokens.patches], dim=1))  # [B, P + K, d]
@@ -50,13 +76,14 @@ class Predictor(nn.Module):
         known = known.repeat_interleave(blocks, dim=0)  # [B*n, P + K, d]
         wanted = self.mask_token + take_patches(positions, targets.flatten(1))  # [B, n*T, d]
         wanted = wanted.reshape(batch * blocks, size, -1)  # [B*n, T, d]
-        answer = self.blocks(torch.cat([known, wanted], dim=1))[:, known.shape[1] :]  # [B*n, T, d]
-        values: Tensor = self.head(self.norm(answer))  # [B*n, T, out]
-        return values.reshape(batch, blocks, size, -1)
+        seen = None
+        if present is not None:
+            seen = torch.cat([present[0].repeat_interleave(blocks, dim=0), present[1].flatten(0, 1)], dim=1)
+        return run_blocks(self.blocks, torch.cat([known, wanted], dim=1), seen, prefix=tokens.prefix.shape[1])
 
 
-def take_only_view(batch: Batch, encoder: MaskableBackbone, *, method: str) -> View:
-    """The one whole view of a batch that a masked method works on.
+def take_only_view(batch: Batch, encoder: MaskableBackbone, *, method: str, times: int = 1) -> View:
+    """The one whole view of a batch that a masked method works on, `times` as wide as the encoder's images.
 
     Raises:
         UserError: several views, or one of another size than the encoder was built for.
@@ -65,12 +92,13 @@ def take_only_view(batch: Batch, encoder: MaskableBackbone, *, method: str) -> V
     expect(
         len(views) == 1, expected=f"one view of each tile for {method}", got=len(views), remedy="leave its count at 1"
     )
-    sides = tuple(side // encoder.patch_px for side in views[0].image.shape[-2:])
+    sides = tuple(side // (encoder.patch_px * times) for side in views[0].image.shape[-2:])
     expect(
         sides == encoder.grid,
-        expected=f"views of the tile's size for {method}, {encoder.grid[0]} x {encoder.grid[1]} patches",
+        expected=f"views of {'' if times == 1 else f'{times} times '}the tile's size for {method},"
+        f" {encoder.grid[0]} x {encoder.grid[1]} patches",
         got=f"{sides[0]} x {sides[1]}",
-        remedy="leave the size of its view at 1",
+        remedy=f"leave the size of its view at {times}",
     )
     return views[0]
 

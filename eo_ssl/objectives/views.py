@@ -9,6 +9,8 @@ from typing import Any
 
 from eo_ssl.errors import UserError, suggest_nearest
 
+LARGEST = 8  # tile sides; a view holds up to 64 times the pixels of its tile
+
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
 class ViewSpec:
@@ -17,7 +19,7 @@ class ViewSpec:
     count: int = 1
     """Views of the group."""
     size: float = 1.0
-    """Side of a view as a share of the tile's: 96/224 for local crops."""
+    """Side of a view as a share of the tile's: 96/224 for local crops, above 1 for targets at finer scales."""
     stream: str = "tile"
     """What a view is made of: `tile` for all that the item holds, in turn; `s1`, `s2`, `a` or `b` of a pair; `season`
     for the dates of a place, in turn."""
@@ -39,8 +41,10 @@ class ViewSpec:
             raise UserError(
                 f"expected at least one view in a group, got count {self.count}; leave out the group instead"
             )
-        if not 0 < self.size <= 1:
-            raise UserError(f"expected the size of a view as a share of the tile's side, got {self.size}; try 0.5")
+        if not 0 < self.size <= LARGEST:
+            raise UserError(
+                f"expected the size of a view as a share of the tile's side, up to {LARGEST}, got {self.size}; try 0.5"
+            )
         if self.crop is not None and not (len(self.crop) == 2 and 0 < self.crop[0] <= self.crop[1] <= 1):
             raise UserError(f"crop must be an increasing pair within 0 and 1, got {self.crop}: try (0.5, 1.0)")
         if not 0 <= self.gain < 1 or self.noise < 0:
