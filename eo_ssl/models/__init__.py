@@ -17,6 +17,7 @@ from eo_ssl.models.backbone import (
 )
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_sincos_positions
+from eo_ssl.models.relative_attention import RelativeBlock, index_pairs
 from eo_ssl.models.resnet import ResNet, ResNetBackbone
 from eo_ssl.models.vit import Vit, VitBackbone
 
@@ -29,12 +30,14 @@ __all__ = [
     "Backbone",
     "BackboneConfig",
     "MaskableBackbone",
+    "RelativeBlock",
     "ResNet",
     "ResNetBackbone",
     "Tokens",
     "View",
     "Vit",
     "VitBackbone",
+    "index_pairs",
     "require_maskable",
     "seed_weights",
     "make_sincos_positions",
