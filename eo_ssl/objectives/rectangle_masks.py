@@ -32,8 +32,8 @@ def draw_rectangles(grid: tuple[int, int], batch: int, *, hidden: int, rng: torc
     aspect = torch.exp((2 * aspect - 1) * -math.log(LEAST_ASPECT))
     rows, cols = ((area * aspect).sqrt().round().clamp(1, height), (area / aspect).sqrt().round().clamp(1, width))
     inside = _span(y, rows, height)[..., :, None] & _span(x, cols, width)[..., None, :]  # [B, R, H, W]
-    reached = inside.flatten(2).to(torch.uint8)  # [B, R, N]
-    first = torch.where(reached.any(dim=1), reached.argmax(dim=1), RECTANGLES)  # [B, N], the rectangle that reaches it
+    number = torch.arange(RECTANGLES)[:, None]
+    first = torch.where(inside.flatten(2), number, RECTANGLES).amin(dim=1)  # [B, N], the rectangle that reaches it
     order = (first + torch.rand(first.shape, generator=rng)).argsort(dim=1).argsort(dim=1)
     return order < hidden
 
