@@ -49,11 +49,6 @@ class Quantity(StrEnum):
         return self.value.endswith("_db")
 
     @property
-    def is_backscatter(self) -> bool:
-        """Whether the quantity is what a radar received: a power, its decibel form or an amplitude."""
-        return self.is_power or self.is_db or self is Quantity.AMPLITUDE
-
-    @property
     def unit(self) -> str:
         """``"dB"`` or ``"1"``."""
         return "dB" if self.is_db else "1"

@@ -37,8 +37,9 @@ def test_the_loss_of_a_batch_is_that_of_a_loop_over_all_numbers() -> None:
         patch = int(targets[b, n, t])
         row, col = divmod(patch, 4)
         edges = gradients[b, :, :, row * 8 : row * 8 + 8, col * 8 : col * 8 + 8].flatten()
-        parts = [features[b, patch], edges]
-        wanted = torch.cat([(x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt() for x in parts])
+        mine = features[b, patch]
+        mine = (mine - mine.mean()) / (mine.var(unbiased=False) + 1e-5).sqrt()
+        wanted = torch.cat([mine, (edges - edges.mean()) / (edges.var() + 1e-6).sqrt()])
         error = (prediction[b, n, t] - wanted).abs()
         losses.append(torch.where(error < 1, 0.5 * error**2, error - 0.5).mean())
     results = objective(batch)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from eo_ssl.cli import main
+from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.models import ResNet, View, Vit
 from eo_ssl.models.relative_attention import BUCKETS, RelativeAttention, bin_offsets, index_pairs
@@ -15,7 +18,9 @@ from eo_ssl.objectives import SarJepa
 from eo_ssl.objectives.ratio_gradients import RatioGradients, compute_ratio_gradients
 from eo_ssl.objectives.sar_jepa import SarJepaObjective
 from eo_ssl.objectives.window_masks import WindowMasks, draw_windows
+from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.sensors import Quantity
+from eo_ssl.workflows import ingest
 from tiles import BANDS, make_batch, radar_contract, train_briefly, training_tiles
 
 SMALL = {"decoder_dim": 32, "decoder_depth": 1, "masks": WindowMasks(count=3, mask_ratio=0.6)}
@@ -230,3 +235,25 @@ def test_refusals() -> None:
     ):
         with pytest.raises(UserError, match=words):
             make()
+
+
+def test_the_command_trains_a_radar_encoder_that_loads_and_refuses_an_optical_stream(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = ArchiveSpec(sites=1, dates=1, size_px=192, exact_duplicates=0, near_duplicates=0, reprocessed=0)
+    make_archive(tmp_path / "archive", seed=1, spec=spec)
+    for name, card in (("s1", "sample_s1_rtc"), ("s2", "sample_s2_l2a")):
+        ingest.main(card, data=tmp_path / "archive", out=tmp_path / name, size_px=32, dask="synchronous")
+    options = ["--objective", "SarJepa", "--objective.gradients.scales", "[2, 4]", "--objective.masks.count", "3"]
+    options += ["--model.depth", "1", "--model.position", "relative", "--steps", "2", "--batch_size", "4"]
+    command = ["pretrain", "--corpus", str(tmp_path / "s1"), "--out", str(tmp_path / "encoder"), *options]
+    assert main(command) == 0
+    encoder = load_encoder(tmp_path / "encoder")
+    assert encoder.architecture.model.position == "relative"
+    image = torch.randn(2, 2, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert encoder.at_size(64).features(image).shape == (2, 192)
+    command[2:5] = [str(tmp_path / "s2"), "--out", str(tmp_path / "optical")]
+    assert main(command) == 2 and not (tmp_path / "optical").exists()
+    assert "expected a radar stream for SarJepa: a power, dB or amplitude, got boa_refl" in capsys.readouterr().err
+    assert main(["export", "--encoder", str(tmp_path / "encoder"), "--out", str(tmp_path / "bundle")]) == 2
+    assert "a network that timm can name, got a vision transformer with relative positions" in capsys.readouterr().err

@@ -41,6 +41,7 @@ from eo_ssl.objectives import (
     ijepa,
 )
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
+from eo_ssl.objectives.hog import Hog
 from eo_ssl.objectives.masked_targets import MaskedTargets
 from eo_ssl.objectives.ratio_gradients import RatioGradients
 from eo_ssl.objectives.window_masks import WindowMasks
@@ -55,7 +56,7 @@ NEAR, WINDOWS = RatioGradients(scales=(1,)), WindowMasks(count=2)
 METHODS: dict[str, Method] = {
     "Mae": Mae(norm="patch"),
     "IJepa": IJepa(),
-    "MaskFeat": MaskFeat(),
+    "MaskFeat": MaskFeat(hog=Hog(cell_px=2)),
     "SarJepa": SarJepa(gradients=NEAR, masks=WINDOWS),
     "SarIJepa": SarIJepa(gradients=NEAR),
     "SimClr": SimClr(temperature=0.2),

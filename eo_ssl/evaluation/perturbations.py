@@ -88,7 +88,7 @@ def list_perturbations(source: ImageSource, contract: Preprocessing, *, seed: in
             Perturbation("offset +0.1", "reflectance + 0.1: the offset of baseline 04.00 left in", _added(OFFSET)),
             Perturbation("offset -0.1", "reflectance - 0.1: the offset subtracted twice", _added(-OFFSET)),
         ]
-    if quantity.is_backscatter:
+    if quantity.is_power or quantity.is_db or quantity == Quantity.AMPLITUDE:
         found.append(
             Perturbation("speckle", "power times gamma noise of mean 1 and 5 looks", _speckle(5.0, quantity, seed))
         )

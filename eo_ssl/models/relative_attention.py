@@ -75,7 +75,7 @@ class RelativeAttention(nn.Module):
         return answer
 
 
-class RelativeBlock(Block):  # type: ignore[misc]
+class RelativeBlock(Block):
     """A transformer block of timm with relative attention; its parameters keep their names."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -83,7 +83,7 @@ class RelativeBlock(Block):  # type: ignore[misc]
         super().__init__(*args, **options)
         self.attn = RelativeAttention(self.attn)
 
-    def forward(self, x: Tensor, buckets: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, buckets: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Tokens [B, N, D]; without `buckets` they are all patches of a square image after its prefix tokens."""
         if buckets is None:
             side = math.isqrt(x.shape[1])

@@ -78,6 +78,6 @@ def compute_hog(image: Tensor, valid: Tensor, config: Hog) -> tuple[Tensor, Tens
 def compute_hog_patches(view: View, config: Hog, *, patch_px: int) -> tuple[Tensor, Tensor]:
     """Histograms of the cells of each patch, band by band: values [B, N, C*O*cells] and whether each is known, bool."""
     histograms, known = compute_hog(view.pixels, view.valid, config)
-    known = known.expand_as(histograms)
-    side = patch_px // config.cell_px
-    return tuple(split_patches(x.flatten(1, 2), side).flatten(2) for x in (histograms, known))
+    side, known = patch_px // config.cell_px, known.expand_as(histograms)
+    values, counts = (split_patches(x.flatten(1, 2), side).flatten(2) for x in (histograms, known))
+    return values, counts

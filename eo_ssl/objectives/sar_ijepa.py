@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from eo_ssl.models import Backbone, MaskableBackbone, require_maskable, take_patches
-from eo_ssl.objectives.ijepa import IJepa, IJepaObjective, compute_feature_loss
+from eo_ssl.objectives.ijepa import IJepa, IJepaObjective
+from eo_ssl.objectives.mae import normalise_patches
+from eo_ssl.objectives.parts import mean_of_valid
 from eo_ssl.objectives.ratio_gradients import RatioGradients, compute_gradient_patches
 from eo_ssl.objectives.step import Batch
 from eo_ssl.preprocessing import Preprocessing, require_backscatter
@@ -49,14 +51,17 @@ class SarIJepaObjective(IJepaObjective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Smooth-L1 distance of all predicted numbers, `loss`; of the `features` and of the `gradients` alone.
 
-        Gradients of a patch count where none of their windows touches a missing pixel.
+        A gradient counts where its window touches no missing pixel; those of a patch are normalised together.
         """
         view, targets, prediction = self.predict(batch)  # prediction [B, n, T, D + G]
-        guess, edges = prediction.split([self.encoder.dim, self.numbers], dim=3)
+        guess, edges = prediction[..., : -self.numbers], prediction[..., -self.numbers :]
         features = self.compare_features(view, targets, guess)
-        made, known = compute_gradient_patches(view, self.contract, self.gradients, patch_px=self.patch_px)
-        wanted = take_patches(nn.functional.layer_norm(made, made.shape[-1:]), targets.flatten(1)).reshape(edges.shape)
-        weight = take_patches(known.all(dim=2), targets.flatten(1)).reshape(targets.shape).to(edges.dtype)
-        gradients = compute_feature_loss(edges, wanted, weight)
+        made, known = (
+            take_patches(x, targets.flatten(1))[:, :, None]  # [B, n*T, 1, G]
+            for x in compute_gradient_patches(view, self.contract, self.gradients, patch_px=self.patch_px)
+        )
+        wanted = normalise_patches(made, known, norm="patch").reshape(edges.shape)
+        error = nn.functional.smooth_l1_loss(edges, wanted, reduction="none")
+        gradients = mean_of_valid(error, known.reshape(edges.shape).to(error.dtype))
         share = self.numbers / prediction.shape[3]
         return {"loss": (1 - share) * features + share * gradients, "features": features, "gradients": gradients}

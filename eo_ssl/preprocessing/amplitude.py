@@ -7,6 +7,7 @@ from torch import Tensor
 
 from eo_ssl.errors import expect
 from eo_ssl.preprocessing.contract import Preprocessing
+from eo_ssl.sensors import Quantity
 
 
 def require_backscatter(contract: Preprocessing, *, method: str) -> None:
@@ -17,7 +18,7 @@ def require_backscatter(contract: Preprocessing, *, method: str) -> None:
     """
     quantity = contract.final_quantity
     expect(
-        quantity.is_backscatter,
+        quantity.is_power or quantity.is_db or quantity is Quantity.AMPLITUDE,
         expected=f"a radar stream for {method}: a power, dB or amplitude",
         got=f"{quantity.value} of {contract.sensor}",
         remedy="train on a radar stream, or choose MaskFeat",
