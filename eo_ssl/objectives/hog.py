@@ -59,19 +59,20 @@ def compute_hog(image: Tensor, valid: Tensor, config: Hog) -> tuple[Tensor, Tens
     Returns:
         histograms [B, C, O, H/cell, W/cell] and whether each cell is known [B, C, 1, H/cell, W/cell].
     """
-    batch, channels, height, width = image.shape
     padded = nn.functional.pad(image, (1, 1, 1, 1), mode="reflect").flatten(0, 1)  # [B*C, H+2, W+2]
     # Differences first: at an edge both neighbours are one pixel, and what rounding leaves of it would choose the bin.
     x, y = padded[..., :-2] - padded[..., 2:], padded[:, :-2] - padded[:, 2:]
     x, y = x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:], y[..., :-2] + 2 * y[..., 1:-1] + y[..., 2:]  # [B*C, H, W]
     place = (torch.atan2(x, y) / math.pi * config.orientations).floor().long() % config.orientations
-    bins = x.new_zeros(batch * channels, config.orientations, height, width)
-    bins.scatter_(1, place[:, None], torch.hypot(x, y)[:, None])
-    cells = nn.functional.avg_pool2d(bins, config.cell_px)  # [B*C, O, H/cell, W/cell]
-    histograms = nn.functional.normalize(cells * config.cell_px**2, dim=1)
+    length = torch.hypot(x, y)
+    cells = [
+        nn.functional.avg_pool2d(length * (place == orientation), config.cell_px, divisor_override=1)
+        for orientation in range(config.orientations)
+    ]
+    histograms = nn.functional.normalize(torch.stack(cells, dim=1), dim=1)  # [B*C, O, H/cell, W/cell]
     missing = nn.functional.max_pool2d((~valid).float(), 3, stride=1, padding=1)
     known = nn.functional.max_pool2d(missing, config.cell_px) == 0  # [B, C, H/cell, W/cell]
-    return histograms.reshape(batch, channels, config.orientations, *known.shape[2:]), known[:, :, None]
+    return histograms.unflatten(0, image.shape[:2]), known[:, :, None]
 
 
 @torch.no_grad()
