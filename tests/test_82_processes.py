@@ -28,12 +28,15 @@ from eo_ssl.objectives import (
     Dino,
     IJepa,
     Mae,
+    MaskFeat,
     Method,
     MocoV2,
     MocoV3,
     Objective,
     SatMae,
     SatMaePp,
+    SarIJepa,
+    SarJepa,
     SimClr,
     Step,
     VicReg,
@@ -41,16 +44,24 @@ from eo_ssl.objectives import (
 )
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
 from eo_ssl.objectives.satmae import Masks, SatMaeObjective
+from eo_ssl.objectives.hog import Hog
+from eo_ssl.objectives.masked_targets import MaskedTargets
+from eo_ssl.objectives.ratio_gradients import RatioGradients
+from eo_ssl.objectives.window_masks import WindowMasks
 from eo_ssl.pretraining import Processes
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest
-from tiles import BANDS, holes, training_tiles
+from tiles import BANDS, holes, radar_contract, training_tiles
 
 WORLD, ITEMS = 2, 8
 HEADS = {"hidden_dim": 16, "output_dim": 8}
+NEAR, WINDOWS = RatioGradients(scales=(1,)), WindowMasks(count=2)
 METHODS: dict[str, Method] = {
     "Mae": Mae(norm="patch"),
     "IJepa": IJepa(),
+    "MaskFeat": MaskFeat(hog=Hog(cell_px=2)),
+    "SarJepa": SarJepa(gradients=NEAR, masks=WINDOWS),
+    "SarIJepa": SarIJepa(gradients=NEAR),
     "SimClr": SimClr(temperature=0.2),
     "Dcl": Dcl(**HEADS),
     "BarlowTwins": BarlowTwins(**HEADS),
@@ -70,7 +81,9 @@ SPECTRAL = SpectralVit("test_vit", groups=(("B02", "B08"), ("B03", "B04")), dept
 
 def build(name: str) -> Objective:
     model = SPECTRAL if name.startswith("SatMae") else Vit(patch_size=8, depth=1)
-    return METHODS[name].build({"tile": model.build(BANDS[:4], 32, 0)}, 1).double()
+    objective = METHODS[name].build({"tile": model.build(BANDS[:4], 32, 0)}, 1).double()
+    objective.accept({"tile": radar_contract()})
+    return objective
 
 
 def items() -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,6 +105,9 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
         objective.draw_tokens = lambda present, rng: Masks(*(part[rows] for part in masks))
     blocks = draw_blocks((4, 4), ITEMS, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(4))
     ijepa.draw_blocks = lambda *args, **options: tuple(part[rows] for part in blocks)
+    if isinstance(objective, MaskedTargets):
+        drawn = type(objective).draw_parts(objective, ITEMS, torch.Generator().manual_seed(5))
+        objective.draw_parts = lambda batch, rng: tuple(part[rows] for part in drawn)
     views = [View(x[rows], valid[rows], BANDS[:4]) for x in (image, image.flip(3))]
     large = View(*(x[rows].repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (image, valid)), BANDS[:4])
     small = [View(view.image[..., :16, :16], view.valid[..., :16, :16], view.bands) for view in views]
@@ -100,6 +116,9 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
         "IJepa": {"tile": views[:1]},
         "SatMae": {"tile": views[:1]},
         "SatMaePp": {"tile": [large]},
+        "SarIJepa": {"tile": views[:1]},
+        "MaskFeat": {"tile": views[:1]},
+        "SarJepa": {"tile": views[:1]},
         "Dino": {"global": views, "local": small},
     }
     name = type(objective).__name__.removesuffix("Objective")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 
 from eo_ssl.models import View
 from eo_ssl.objectives import Batch, Objective, Step
 from eo_ssl.pretraining.monitors import measure_feature_std
+from eo_ssl.sensors import Quantity
 
 BANDS = ("B02", "B03", "B04", "B08", "B11")
 
@@ -66,3 +69,8 @@ def holes(shape: torch.Size, *, patch: int, seed: int = 0) -> torch.Tensor:
     valid = torch.rand(shape, generator=gen) > 0.1
     whole = torch.rand(shape[0], 1, shape[2] // patch, shape[3] // patch, generator=gen) > 0.3
     return valid & whole.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+
+
+def radar_contract(bands: int = 4, quantity: Quantity = Quantity.SIGMA0_DB) -> SimpleNamespace:
+    """What an objective reads of the contract of a radar stream whose normalised values are `training_tiles`."""
+    return SimpleNamespace(mean=(-12.0,) * bands, std=(3.0,) * bands, final_quantity=quantity, sensor="sentinel1_grd")

@@ -20,6 +20,7 @@ from eo_ssl.models.band_codes import encode_bands
 from eo_ssl.models.channel_vit import ChannelVit, ChannelVitBackbone
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_group_positions, make_sincos_positions
+from eo_ssl.models.relative_attention import RelativeBlock, index_pairs
 from eo_ssl.models.resnet import ResNet, ResNetBackbone
 from eo_ssl.models.spectral_vit import SpectralVit, SpectralVitBackbone
 from eo_ssl.models.vit import Vit, VitBackbone
@@ -37,6 +38,7 @@ __all__ = [
     "ChannelVit",
     "ChannelVitBackbone",
     "MaskableBackbone",
+    "RelativeBlock",
     "ResNet",
     "ResNetBackbone",
     "SpectralVit",
@@ -46,6 +48,7 @@ __all__ = [
     "Vit",
     "VitBackbone",
     "encode_bands",
+    "index_pairs",
     "require_maskable",
     "seed_weights",
     "make_group_positions",

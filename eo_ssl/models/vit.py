@@ -27,6 +27,7 @@ from eo_ssl.models.backbone import (
 )
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_sincos_positions
+from eo_ssl.models.relative_attention import RelativeBlock, index_pairs
 
 TRUNK_FIELDS = ("timm_name", "img_size", "in_chans", "patch_size", "depth", "position")  # of an encoder's file
 
@@ -45,8 +46,9 @@ class Vit(Architecture):
     """Side of a patch, pixels; divides the tile size."""
     depth: int | None = None
     """Number of blocks; None keeps that of the registered name."""
-    position: Literal["sincos", "learned"] = "sincos"
-    """Fixed sine-cosine position codes, written into timm's pos_embed, or timm's own, learned."""
+    position: Literal["sincos", "learned", "relative"] = "sincos"
+    """Fixed sine-cosine position codes, written into timm's pos_embed; timm's own, learned; or none, and attention that
+    knows the offset of two patches instead, which timm's networks do not."""
     pooling: Literal["mean", "cls"] = "mean"
     """What stands for the image: the mean of the patch tokens, or the class token."""
 
@@ -54,7 +56,7 @@ class Vit(Architecture):
         """Refuse unknown choices and numbers below 1."""
         for field, value, options in (
             ("pooling", self.pooling, ("mean", "cls")),
-            ("position", self.position, ("sincos", "learned")),
+            ("position", self.position, ("sincos", "learned", "relative")),
         ):
             expect(
                 value in options, expected=f"{field} out of {', '.join(options)}", got=repr(value), remedy="choose one"
@@ -90,7 +92,17 @@ class Vit(Architecture):
         return cls(**named, pooling=cast(Literal["mean", "cls"], pooling))
 
     def timm_options(self, *, bands: int, size_px: int) -> dict[str, Any]:
-        """Sizes and pooling; the last norm stands before the mean, as in training, where timm would move it behind."""
+        """Sizes and pooling; the last norm stands before the mean, as in training, where timm would move it behind.
+
+        Raises:
+            UserError: relative positions, which timm cannot name.
+        """
+        expect(
+            self.position != "relative",
+            expected="a network that timm can name",
+            got="a vision transformer with relative positions",
+            remedy="train with --model.position sincos",
+        )
         sizes = {"img_size": size_px, "patch_size": self.patch_size, "in_chans": bands}
         depth = {} if self.depth is None else {"depth": self.depth}
         pool = {"cls": "token", "mean": "avg"}[self.pooling]
@@ -125,9 +137,10 @@ def make_transformer(model: Vit, *, in_chans: int, size_px: int, seed: int) -> V
     )
     sizes: dict[str, Any] = {"img_size": size_px, "patch_size": model.patch_size, "in_chans": in_chans}
     depth: dict[str, Any] = {} if model.depth is None else {"depth": model.depth}
+    blocks: dict[str, Any] = {"block_fn": RelativeBlock} if model.position == "relative" else {}
     with seed_weights(seed):
         try:
-            network = timm.create_model(model.name, pretrained=False, num_classes=0, **sizes, **depth)
+            network = timm.create_model(model.name, pretrained=False, num_classes=0, **sizes, **depth, **blocks)
         except TypeError as error:
             raise UserError(
                 f"'{model.name}' takes no patch or image size ({error}): choose a vit_*_patch* name of timm"
@@ -139,12 +152,13 @@ def make_transformer(model: Vit, *, in_chans: int, size_px: int, seed: int) -> V
         remedy="choose one such as vit_tiny_patch16_224",
     )
     found = cast(VisionTransformer, network)
-    if model.position == "sincos":
-        codes = cast(Tensor, found.pos_embed)
+    if model.position != "learned":
+        codes = cast(Tensor, found.pos_embed).requires_grad_(False)
         prefix, side = 0 if found.no_embed_class else found.num_prefix_tokens, size_px // model.patch_size
         with torch.no_grad():
-            codes.copy_(make_sincos_positions((side, side), found.embed_dim, prefix=prefix))
-        codes.requires_grad_(False)
+            codes.zero_()
+            if model.position == "sincos":
+                codes.copy_(make_sincos_positions((side, side), found.embed_dim, prefix=prefix))
     return found
 
 
@@ -175,6 +189,22 @@ class VitBackbone(MaskableBackbone):
         projected = self._projected(view)  # [B, N, D]
         tokens = torch.where(mask[..., None], token.to(projected.dtype), projected)  # [B, N, D]
         return self._encode(tokens, self._grid_of(view), None)
+
+    def windows(self, view: View, places: Tensor, hidden: Tensor, token: Tensor) -> Tokens:
+        """Encode M parts of each image by themselves, with a token in place of some of their patches.
+
+        Args:
+            view: images [B, C, H, W].
+            places: [B, M, K] int64, raster indices of the patches of each part.
+            hidden: [B, M, K] bool, those in whose place the token stands.
+            token: [D].
+
+        Returns:
+            Tokens of M * B rows, the parts of an image beside each other.
+        """
+        projected = take_patches(self._projected(view), places.flatten(1)).reshape(*places.shape, -1)  # [B, M, K, D]
+        tokens = torch.where(hidden[..., None], token.to(projected.dtype), projected).flatten(0, 1)  # [B*M, K, D]
+        return self._encode(tokens, self._grid_of(view), places.flatten(0, 1))
 
     def at_size(self, size_px: int) -> Self:
         """The same weights for images of another side: position codes interpolated by timm (bicubic, antialiased).
@@ -220,9 +250,11 @@ class VitBackbone(MaskableBackbone):
         tokens = tokens + (positions if keep is None else take_patches(positions.expand(batch, -1, -1), keep))
         prefix = self._prefix().expand(batch, -1, -1)  # [B, P, D]
         entered = network.norm_pre(network.pos_drop(torch.cat([prefix, tokens], dim=1)))  # [B, P + K, D]
-        encoded: Tensor = network.norm(
-            run_blocks(network.blocks, entered, seen, prefix=prefix.shape[1])
-        )  # [B, P + K, D]
+        if isinstance(network.blocks[0], RelativeBlock):  # of plain ViTs, whose patches are all seen
+            ran = self._relate(entered, grid, keep)
+        else:
+            ran = run_blocks(network.blocks, entered, seen, prefix=prefix.shape[1])
+        encoded: Tensor = network.norm(ran)  # [B, P + K, D]
         prefix, patches = encoded[:, : prefix.shape[1]], encoded[:, prefix.shape[1] :]
         if self.config.model.pooling == "cls":
             return Tokens(prefix[:, 0], patches, prefix)
@@ -234,6 +266,14 @@ class VitBackbone(MaskableBackbone):
     def _mask_keys(self, seen: Tensor) -> Tensor:
         """Keys that tokens attend to: the prefix, and the patches that are `seen` [B, K]: [B, 1, 1, P + K] bool."""
         return mask_keys(seen, prefix=self.network.num_prefix_tokens)
+
+    def _relate(self, tokens: Tensor, grid: tuple[int, int], keep: Tensor | None) -> Tensor:
+        """Run tokens [B, P + K, D] through blocks with relative attention."""
+        places = torch.arange(grid[0] * grid[1], device=tokens.device)[None] if keep is None else keep
+        buckets = index_pairs(places, columns=grid[1], prefix=tokens.shape[1] - places.shape[1])
+        for block in self.network.blocks:
+            tokens = block(tokens, buckets)
+        return tokens
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Position codes of the patches, resampled where the grid is not the built one: [1, N, D]."""

@@ -14,6 +14,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.models import Backbone, Tokens, View
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
+from eo_ssl.preprocessing import Preprocessing
 
 
 class Objective(nn.Module, ABC):
@@ -41,6 +42,13 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of the batch under the key `loss` (a scalar), and further scalars worth logging."""
+
+    def accept(self, contracts: Mapping[str, Preprocessing]) -> None:
+        """Learn what the normalised values of each stream mean, before anything is trained or written.
+
+        Raises:
+            UserError: a stream that the method cannot be trained on.
+        """
 
     def prepare(self, items: int) -> None:
         """Learn how many items a run draws from, before its first step and before a checkpoint is read."""

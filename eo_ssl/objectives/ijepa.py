@@ -52,8 +52,8 @@ class IJepaObjective(Objective):
     The class token joins the context, so that it is trained too; the teacher sees the whole tile.
     """
 
-    def __init__(self, encoder: MaskableBackbone, method: IJepa, *, seed: int = 0) -> None:
-        """Build teacher and predictor, its weights drawn from `seed`, around `encoder`."""
+    def __init__(self, encoder: MaskableBackbone, method: IJepa, *, seed: int = 0, beside: int = 0) -> None:
+        """Build teacher and predictor, its weights drawn from `seed`; it says `beside` more numbers of a patch."""
         super().__init__({"tile": encoder})
         self.method, self.grid, self.patch_px = method, encoder.grid, encoder.patch_px
         self.teacher = Teacher(encoder)
@@ -64,7 +64,7 @@ class IJepaObjective(Objective):
                 width=method.predictor_dim,
                 depth=method.predictor_depth,
                 heads=method.predictor_heads,
-                out=encoder.dim,
+                out=encoder.dim + beside,
             )
 
     @property
@@ -74,16 +74,24 @@ class IJepaObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Smooth-L1 distance of predicted and teacher features, `loss`; patches without a valid pixel are left out."""
-        encoder = require_maskable(self.encoder, method="IJepa")
-        view = take_only_view(batch, encoder, method="IJepa")
+        return {"loss": self.compare_features(*self.predict(batch))}
+
+    def predict(self, batch: Batch) -> tuple[View, Tensor, Tensor]:
+        """The view, the patches of its target blocks [B, n, T] int64, and what is predicted of them [B, n, T, D]."""
+        method = type(self).__name__.removesuffix("Objective")
+        encoder = require_maskable(self.encoder, method=method)
+        view = take_only_view(batch, encoder, method=method)
         device = view.image.device
         context, targets = draw_blocks(self.grid, len(view), config=self.method.masks, rng=batch.step.generator())
         context, targets = context.to(device), targets.to(device)  # [B, K], [B, n, T]
+        return view, targets, self.predictor(encoder.visible(view, context), context, targets)
+
+    def compare_features(self, view: View, targets: Tensor, prediction: Tensor) -> Tensor:
+        """Smooth-L1 distance of predicted features [B, n, T, D] to the teacher's, of patches with a valid pixel."""
         seen = split_patches(view.valid, self.patch_px).flatten(2).any(dim=2)  # [B, N]
-        prediction = self.predictor(encoder.visible(view, context), context, targets)  # [B, n, T, D]
         wanted = take_patches(self.target_features(view), targets.flatten(1)).reshape(prediction.shape)  # [B, n, T, D]
         weight = take_patches(seen, targets.flatten(1)).reshape(targets.shape).to(prediction.dtype)  # [B, n, T]
-        return {"loss": compute_feature_loss(prediction, wanted, weight)}
+        return compute_feature_loss(prediction, wanted, weight)
 
     @torch.no_grad()
     def target_features(self, view: View) -> Tensor:

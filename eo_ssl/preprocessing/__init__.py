@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eo_ssl.preprocessing.amplitude import compute_amplitude, require_backscatter
 from eo_ssl.preprocessing.contract import Preprocessing
 from eo_ssl.preprocessing.conversion import apply_conversion, parse_conversion
 from eo_ssl.preprocessing.interpolation import MIN_VALID_WEIGHT, Interpolation, resample_masked
@@ -16,6 +17,8 @@ __all__ = [
     "StreamLike",
     "Tagged",
     "apply_conversion",
+    "compute_amplitude",
     "parse_conversion",
+    "require_backscatter",
     "resample_masked",
 ]
