@@ -13,8 +13,9 @@ from eo_ssl.models import View
 from eo_ssl.objectives import Step, ViewSpec, override_views
 from eo_ssl.objectives.views import PHYSICAL
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.pretraining import ItemBatch, ItemLoader, ViewMaker
+from eo_ssl.pretraining import ItemBatch, ItemLoader, ViewMaker, view_maker
 from eo_ssl.pretraining.physical_changes import (
+    Chance,
     add_decibels,
     blur,
     compute_blur_taps,
@@ -153,6 +154,8 @@ def test_a_blur_weighs_measured_pixels_only_and_commutes_with_normalisation() ->
     torch.testing.assert_close(again[valid], blurred[valid], rtol=1e-12, atol=0)
     flat = blur(torch.full_like(physical, 0.3), valid, mtf)  # a hole bleeds nothing into a flat tile
     torch.testing.assert_close(flat[valid], torch.full_like(flat[valid], 0.3), rtol=1e-12, atol=0)
+    whole = torch.ones_like(valid)
+    torch.testing.assert_close(blur(0.3 * whole.double(), whole, mtf), 0.3 * whole.double(), rtol=1e-12, atol=0)
     poisoned = torch.where(valid, physical, torch.tensor(float("nan"), dtype=torch.float64))
     assert torch.equal(blur(poisoned, valid, mtf)[valid], blurred[valid])
     torch.testing.assert_close(blur(physical, valid, torch.ones(2, 3))[valid], physical[valid], rtol=1e-12, atol=0)
@@ -183,6 +186,13 @@ def test_speckle_multiplies_power_whatever_the_image_is_normalised_in(contract: 
     assert float(factor.var()) == pytest.approx(0.25, abs=4 * (3 * 1.5 / 16 - 1 / 16) ** 0.5 * error)
     if len(contract.bands) > 1:  # bands speckle for themselves
         assert torch.corrcoef(factor.transpose(0, 1).flatten(1))[0, 1].abs() < 0.04
+
+
+def test_speckle_lies_on_the_sensors_pixels_not_on_the_views() -> None:
+    image, valid = normalise(torch.full((160, 2, 16, 16), 0.1), POWER)
+    half = restore(look(image, valid, POWER, crop=None, flips=False, size=0.5, looks=4.0).image, POWER) / 0.1
+    assert float(half.mean()) == pytest.approx(1, abs=0.015)
+    assert float(half.var()) == pytest.approx(0.25 / 4, rel=0.1)  # means of 2 x 2 pixels
 
 
 def test_gain_and_drift_are_decibels() -> None:
@@ -255,6 +265,20 @@ def test_one_change_moves_no_others_numbers_and_none_is_the_plain_view() -> None
     torch.testing.assert_close(both - hazy, offset - image, rtol=0, atol=1e-5)
     dropped = look(image, valid, gain=0.2, noise=0.1, drop_bands=0.5)
     assert torch.equal(dropped.image[dropped.valid], plain.image[dropped.valid])
+
+
+@pytest.mark.parametrize(
+    ("contract", "changes"), [(OPTICAL, EVERYTHING), (DECIBEL, {"looks": 4.4, "gain_db": 1.0, "drift_db": 1.0})]
+)
+def test_every_change_has_random_numbers_of_its_own(
+    contract: Preprocessing, changes: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: list[Chance] = []
+    original = view_maker._generator
+    monkeypatch.setattr(view_maker, "_generator", lambda *at: kinds.append(at[-1]) or original(*at))
+    image, valid = normalise(tiles(contract=contract)[0], contract)
+    look(image, valid, contract, **changes)
+    assert len(kinds) == len(set(kinds)) == 2 + len(changes)  # and two for geometry and radiometry
 
 
 def make(spec: ViewSpec, **contracts: Preprocessing) -> ViewMaker:

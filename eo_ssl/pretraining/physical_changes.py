@@ -92,7 +92,7 @@ def refuse_misplaced_changes(name: str, spec: ViewSpec, contracts: Sequence[Prep
             )
 
 
-def change_physically(image: Tensor, valid: Tensor, spec: ViewSpec, contract: Preprocessing, draw: Draw) -> Tensor:
+def augment_tiles(image: Tensor, valid: Tensor, spec: ViewSpec, contract: Preprocessing, draw: Draw) -> Tensor:
     """The tiles as another moment and another instrument might have given them: [B, C, H, W], normalised as they were.
 
     Nothing but measured pixels enters a measured pixel; what is invalid stays so, with any value.

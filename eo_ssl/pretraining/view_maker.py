@@ -16,7 +16,7 @@ from eo_ssl.models import View
 from eo_ssl.objectives import Batch, Step, ViewSpec, derive_seed
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.augmentation import apply_gain, crop_randomly, resize_whole, turn_randomly
-from eo_ssl.pretraining.physical_changes import Chance, change_physically, drop_bands, refuse_misplaced_changes
+from eo_ssl.pretraining.physical_changes import Chance, augment_tiles, drop_bands, refuse_misplaced_changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class ViewMaker:
         contract = self.contracts[stream]
         image, valid = (values[:, date] for values in batch.streams[stream])  # [B, C, S, S]
         draw = partial(_generator, batch.step, name, index)
-        image = change_physically(image, valid, spec, contract, draw)  # on the sensor's own pixels, before the crop
+        image = augment_tiles(image, valid, spec, contract, draw)  # on the sensor's own pixels, before the crop
         geometry = _generator(batch.step, "aligned" if spec.aligned else name, index, Chance.GEOMETRY)
         side = spec.size_px(contract.size_px)
         if spec.crop is not None:
