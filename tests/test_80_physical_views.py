@@ -136,6 +136,9 @@ def test_a_planted_wave_loses_contrast_as_the_gaussian_says(mtf: float) -> None:
             wanted = math.exp(-2 * (math.pi * sigma / period) ** 2)
             torch.testing.assert_close(inner, wanted * wave[6:-6], rtol=0, atol=tolerance)
     taps = compute_blur_taps(torch.tensor(mtf))
+    frequency = torch.linspace(0, 0.5, 101, dtype=torch.float64)
+    response = torch.cos(2 * math.pi * frequency[:, None] * torch.arange(-3, 4)) @ taps
+    assert (response - torch.exp(-2 * (math.pi * sigma * frequency) ** 2)).abs().max() < 0.05
     assert float(taps.sum()) == pytest.approx(1, abs=1e-12) and torch.equal(taps, taps.flip(0))
 
 
