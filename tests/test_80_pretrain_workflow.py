@@ -32,6 +32,7 @@ from eo_ssl.objectives import (
     SimClr,
     VicReg,
 )
+from eo_ssl.objectives.views import PHYSICAL
 from eo_ssl.pretraining import DataSelection, FitConfig, Pruning, open_training_data
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import curate, ingest, pretrain
@@ -314,13 +315,16 @@ def test_the_command_line_takes_nested_options_and_prunes(corpora, tmp_path):
         "prune.keep": 0.6,
         "prune.readiness.threshold": 0,
         "training.monitor_every": 6,
-        "views": "{tile: {gain: 0.1, crop: [0.6, 1.0]}}",
+        "views": "{tile: {gain: 0.1, crop: [0.6, 1.0], sun_deg: [20, 60], snr: {B02: 90, B03: 120}}}",
     }
     assert command_line(["pretrain", *(f"--{key}={value}" for key, value in options.items())]) == 0
     events = json.loads((out / "pruning" / "events.json").read_text())
     assert [event["presentations"] for event in events] == [16, 32]
     config = require(out, "pretrain").config
-    wanted = dataclasses.asdict(SimClr.views["tile"]) | {"gain": 0.1, "crop": [0.6, 1.0]}
+    wanted = dataclasses.asdict(SimClr.views["tile"]) | {"gain": 0.1, "crop": [0.6, 1.0], "sun_deg": [20, 60]}
+    wanted["snr"] = {"B02": 90, "B03": 120}
+    for unsaid in set(PHYSICAL) - {"sun_deg", "snr"}:  # as by versions that had no such changes
+        del wanted[unsaid]
     assert config["views"] == {"tile": wanted}
     assert (config["objective"], config["options"]["temperature"]) == ("SimClr", 0.2)
     assert (config["model"]["name"], config["model"]["options"]["depth"]) == ("Vit", 1)

@@ -33,20 +33,20 @@ from eo_ssl.objectives import (
     MocoV2,
     MocoV3,
     Objective,
-    SatMae,
-    SatMaePp,
     SarIJepa,
     SarJepa,
+    SatMae,
+    SatMaePp,
     SimClr,
     Step,
     VicReg,
     ijepa,
 )
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
-from eo_ssl.objectives.satmae import Masks, SatMaeObjective
 from eo_ssl.objectives.hog import Hog
 from eo_ssl.objectives.masked_targets import MaskedTargets
 from eo_ssl.objectives.ratio_gradients import RatioGradients
+from eo_ssl.objectives.satmae import Masks, SatMaeObjective
 from eo_ssl.objectives.window_masks import WindowMasks
 from eo_ssl.pretraining import Processes
 from eo_ssl.sample import ArchiveSpec, make_archive

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eo_ssl.errors import UserError, suggest_nearest
+from eo_ssl.errors import UserError, expect, suggest_nearest
+
+OPTICAL = ("offset", "sun_deg", "haze", "mtf", "snr")
+"""Changes of reflectance."""
+RADAR = ("looks", "gain_db", "drift_db")
+"""Changes of backscatter."""
+PHYSICAL = (*OPTICAL, *RADAR, "drop_bands")
 
 LARGEST = 8  # tile sides; a view holds up to 64 times the pixels of its tile
 
@@ -33,6 +39,29 @@ class ViewSpec:
     """Largest relative change of the radiometric gain, drawn for each band: 0.1 for 0.9 to 1.1 in linear units."""
     noise: float = 0.0
     """Standard deviation of added noise in units of the band's standard deviation over the corpus."""
+    offset: float = 0.0
+    """Reflectance: largest offset, drawn for each band on both sides of zero."""
+    sun_deg: tuple[float, float] | None = None
+    """Reflectance: range of solar zenith angles, degrees. Two are drawn for each tile, and all bands change by the
+    ratio of their cosines (the cosine correction of GRASS GIS i.topo.corr, applied backwards); None for no change."""
+    haze: float = 0.0
+    """Reflectance: largest path reflectance at 0.55 um, drawn from zero on for each tile and added in every band; falls
+    with the fourth power of the wavelength, as scattering by molecules does."""
+    mtf: float = 1.0
+    """Reflectance: least modulation transfer at the tile's Nyquist frequency of a Gaussian blur, drawn for each band up
+    to 1, which is none."""
+    snr: float | Mapping[str, float] | None = None
+    """Reflectance: signal to noise of added noise where a pixel has its band's mean over the corpus: one number, or
+    one for each band by name; None for no noise."""
+    looks: float | None = None
+    """Backscatter: number of looks of multiplied speckle, gamma with mean 1 and variance 1 / looks; None for none."""
+    gain_db: float = 0.0
+    """Backscatter: largest change of the gain, dB, drawn for each band on both sides of zero."""
+    drift_db: float = 0.0
+    """Backscatter: largest change from the first to the last column, dB, linear as over incidence angles (Makynen and
+    Karvonen 2017: -0.24 dB per degree in HH), drawn for each band on both sides of zero."""
+    drop_bands: float = 0.0
+    """Chance of each band to be missing, which is then invalid everywhere; one measured band always stays."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -49,6 +78,33 @@ class ViewSpec:
             raise UserError(f"crop must be an increasing pair within 0 and 1, got {self.crop}: try (0.5, 1.0)")
         if not 0 <= self.gain < 1 or self.noise < 0:
             raise UserError(f"gain must lie in [0, 1) and noise be >= 0, got {self.gain} and {self.noise}: lower them")
+        self._check_physical()
+
+    def _check_physical(self) -> None:
+        """Check the ranges of what acts in physical units."""
+        sun = None if self.sun_deg is None else tuple(self.sun_deg)
+        object.__setattr__(self, "sun_deg", sun)
+        ratios = list(self.snr.values()) if isinstance(self.snr, Mapping) else [self.snr or 1.0]
+        for name, right, wanted in (
+            ("offset", 0 <= self.offset < 1, "within [0, 1)"),
+            ("haze", 0 <= self.haze < 1, "within [0, 1)"),
+            (
+                "sun_deg",
+                sun is None or (len(sun) == 2 and 0 <= sun[0] <= sun[1] < 90),
+                "as an increasing pair within [0, 90)",
+            ),
+            ("mtf", 0 < self.mtf <= 1, "within (0, 1]"),
+            ("snr", self.snr != 0 and bool(ratios) and min(ratios) > 0, "above 0"),
+            ("looks", self.looks is None or self.looks > 0, "above 0"),
+            ("gain_db", self.gain_db >= 0, "of at least 0"),
+            ("drift_db", self.drift_db >= 0, "of at least 0"),
+            ("drop_bands", 0 <= self.drop_bands < 1, "within [0, 1)"),
+        ):
+            expect(right, expected=f"{name} {wanted}", got=getattr(self, name), remedy="correct it, or leave it out")
+
+    def list_changes(self, names: Sequence[str]) -> list[str]:
+        """Those of the fields `names` that ask for a change."""
+        return [name for name in names if getattr(self, name) != getattr(ViewSpec, name)]
 
     def size_px(self, tile_px: int) -> int:
         """Side of the view of a tile of `tile_px`, pixels."""

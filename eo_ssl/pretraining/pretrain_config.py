@@ -10,6 +10,7 @@ from eo_ssl.curation import DynamicConfig
 from eo_ssl.curation.report import to_plain
 from eo_ssl.models import Architecture, Backbone
 from eo_ssl.objectives import Method, Objective, ViewSpec, derive_seed
+from eo_ssl.objectives.views import PHYSICAL
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.fit import FitConfig
 from eo_ssl.pretraining.initial_encoder import InitialEncoder
@@ -56,6 +57,11 @@ class PretrainConfig:
             del plain["optimizer"]["algorithm"], plain["optimizer"]["momentum"]
         model = self.model if self.initial is None else self.initial.model
         plain["model"] = {"name": type(model).__name__, "options": to_plain(asdict(model))}  # type: ignore[call-overload]
+        for spec, views in zip(
+            self.views.values(), plain["views"].values(), strict=True
+        ):  # unsaid, as by versions without
+            for unsaid in set(PHYSICAL) - set(spec.list_changes(PHYSICAL)):
+                del views[unsaid]
         contracts = {stream: contract.to_json() for stream, contract in data.items.contracts.items()}
         return plain | {"streams": data.stream_names, "preprocessing": contracts}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,7 @@ from eo_ssl.models import View
 from eo_ssl.objectives import Batch, Step, ViewSpec, derive_seed
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.augmentation import apply_gain, crop_randomly, resize_whole, turn_randomly
-
-GEOMETRY, RADIOMETRY, NETWORK = 0, 1, 2  # kinds of random numbers of a view; an aligned view shares the first
+from eo_ssl.pretraining.physical_changes import Chance, augment_tiles, drop_bands, refuse_misplaced_changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,9 @@ class ViewMaker:
         self.specs, self.contracts, self.dates = dict(specs), dict(contracts), dates
         self.sources = {name: self._sources(spec) for name, spec in self.specs.items()}
         used = {self.sources[name][i % len(self.sources[name])][0] for name, i, _ in self._all_views()}
+        for name, spec in self.specs.items():
+            made_of = [self.contracts[stream] for stream, _ in self.sources[name][: spec.count]]
+            refuse_misplaced_changes(name, spec, made_of)
         unused = [stream for stream in self.contracts if stream not in used]
         if unused:
             raise UserError(
@@ -91,7 +94,9 @@ class ViewMaker:
         stream, date = self.sources[name][index % len(self.sources[name])]
         contract = self.contracts[stream]
         image, valid = (values[:, date] for values in batch.streams[stream])  # [B, C, S, S]
-        geometry = _generator(batch.step, "aligned" if spec.aligned else name, index, GEOMETRY)
+        draw = partial(_generator, batch.step, name, index)
+        image = augment_tiles(image, valid, spec, contract, draw)  # on the sensor's own pixels, before the crop
+        geometry = _generator(batch.step, "aligned" if spec.aligned else name, index, Chance.GEOMETRY)
         side = spec.size_px(contract.size_px)
         if spec.crop is not None:
             image, valid = crop_randomly(image, valid, scale=spec.crop, size_px=side, rng=geometry)
@@ -99,7 +104,9 @@ class ViewMaker:
             image, valid = resize_whole(image, valid, size_px=side)
         if spec.flips:
             image, valid = turn_randomly(image, valid, rng=geometry)
-        image = _change_radiometry(image, spec, contract, _generator(batch.step, name, index, RADIOMETRY))
+        image = _change_radiometry(image, spec, contract, draw(Chance.RADIOMETRY))
+        if spec.drop_bands:
+            valid = drop_bands(valid, share=spec.drop_bands, rng=draw(Chance.BANDS))
         image = torch.where(valid, image, image.new_zeros(()))
         known = batch.acquired[stream][:, date] if stream in batch.acquired else None  # [B, 3]
         return View(
@@ -110,11 +117,11 @@ class ViewMaker:
             time=None if known is None else known[:, 0],
             lonlat=None if known is None else known[:, 1:],
             gsd_m=contract.gsd_m[0],
-            seed=_seed_of(batch.step, name, index, NETWORK),
+            seed=_seed_of(batch.step, name, index, Chance.NETWORK),
         )
 
 
-def _generator(step: Step, name: str, index: int, kind: int) -> torch.Generator:
+def _generator(step: Step, name: str, index: int, kind: Chance) -> torch.Generator:
     """Random numbers of one view: the objective's own come from the step's seed itself, so none repeats another's."""
     return torch.Generator().manual_seed(_seed_of(step, name, index, kind))
 
