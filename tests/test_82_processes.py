@@ -24,6 +24,7 @@ from eo_ssl.objectives import (
     BarlowTwins,
     Batch,
     Byol,
+    Data2Vec2,
     Dcl,
     Dino,
     IJepa,
@@ -48,6 +49,7 @@ HEADS = {"hidden_dim": 16, "output_dim": 8}
 METHODS: dict[str, Method] = {
     "Mae": Mae(norm="patch"),
     "IJepa": IJepa(),
+    "Data2Vec2": Data2Vec2(masks=2, layers=1, decoder_dim=32, decoder_depth=1, mask_noise=0.0, cls_weight=0.1),
     "SimClr": SimClr(temperature=0.2),
     "Dcl": Dcl(**HEADS),
     "BarlowTwins": BarlowTwins(**HEADS),
@@ -77,6 +79,8 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     image, valid = items()
     order = torch.rand(ITEMS, 16, generator=torch.Generator().manual_seed(3)).argsort(dim=1)
     objective.draw_mask = lambda batch, rng: (order[rows, :4], order[rows, 4:])
+    several = torch.stack([order, order.flip(1)], dim=1)  # two masks of each item
+    objective.draw_masks = lambda batch, rng: (several[rows, :, :4], several[rows, :, 4:])
     blocks = draw_blocks((4, 4), ITEMS, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(4))
     ijepa.draw_blocks = lambda *args, **options: tuple(part[rows] for part in blocks)
     views = [View(x[rows], valid[rows], BANDS[:4]) for x in (image, image.flip(3))]
@@ -84,6 +88,7 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     groups = {
         "Mae": {"tile": views[:1]},
         "IJepa": {"tile": views[:1]},
+        "Data2Vec2": {"tile": views[:1]},
         "Dino": {"global": views, "local": small},
     }
     name = type(objective).__name__.removesuffix("Objective")

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -113,11 +113,43 @@ class MaskableBackbone(Backbone):
 
     @abstractmethod
     def visible(self, view: View, keep: Tensor) -> Tokens:
-        """Encode the patches `keep` [B, K] int64 (raster indices) alone, which then see only each other."""
+        """Encode the patches `keep` [B, K] int64 (raster indices) alone, which then see only each other.
+
+        With `keep` [B, M, K] each image is encoded M times, other patches each time: M * B rows, those of an image
+        beside each other.
+        """
 
     @abstractmethod
     def masked(self, view: View, mask: Tensor, token: Tensor) -> Tokens:
         """Encode all positions, with `token` [D] in place of the patches where `mask` [B, N] is true."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(cast(nn.Sequential, self.network.blocks))
+
+    def layers(self, view: View, *, last: int, part: Literal["block", "mlp"]) -> list[Tensor]:
+        """What the `last` blocks make of every patch, before the final norm: [B, N, D] each, the deepest at the end.
+
+        Args:
+            view: encoded whole.
+            last: number of blocks.
+            part: `block` for what a block gives to the next, `mlp` for what its second half adds.
+        """
+        blocks = list(cast(nn.Sequential, self.network.blocks))[-last:]
+        found: list[Tensor] = []
+
+        def keep_output(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            found.append(output)
+
+        parts = [block if part == "block" else cast(nn.Module, block.mlp) for block in blocks]
+        handles = [module.register_forward_hook(keep_output) for module in parts]
+        try:
+            prefix = self.forward(view).prefix.shape[1]
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [tokens[:, prefix:] for tokens in found]
 
 
 class Architecture(ABC):
