@@ -24,6 +24,7 @@ from eo_ssl.objectives import (
     BarlowTwins,
     Batch,
     Byol,
+    Data2Vec,
     Data2Vec2,
     Dcl,
     Dino,
@@ -49,6 +50,7 @@ HEADS = {"hidden_dim": 16, "output_dim": 8}
 METHODS: dict[str, Method] = {
     "Mae": Mae(norm="patch"),
     "IJepa": IJepa(),
+    "Data2Vec": Data2Vec(layers=1),
     "Data2Vec2": Data2Vec2(masks=2, layers=1, decoder_dim=32, decoder_depth=1, mask_noise=0.0, cls_weight=0.1),
     "SimClr": SimClr(temperature=0.2),
     "Dcl": Dcl(**HEADS),
@@ -79,6 +81,7 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     image, valid = items()
     order = torch.rand(ITEMS, 16, generator=torch.Generator().manual_seed(3)).argsort(dim=1)
     objective.draw_mask = lambda batch, rng: (order[rows, :4], order[rows, 4:])
+    objective.draw_hidden = lambda batch, rng: order[rows].argsort(dim=1) < 9
     several = torch.stack([order, order.flip(1)], dim=1)  # two masks of each item
     objective.draw_masks = lambda batch, rng: (several[rows, :, :4], several[rows, :, 4:])
     blocks = draw_blocks((4, 4), ITEMS, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(4))
@@ -88,6 +91,7 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     groups = {
         "Mae": {"tile": views[:1]},
         "IJepa": {"tile": views[:1]},
+        "Data2Vec": {"tile": views[:1]},
         "Data2Vec2": {"tile": views[:1]},
         "Dino": {"global": views, "local": small},
     }

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from eo_ssl.errors import expect
 from eo_ssl.models import Backbone, MaskableBackbone, Tokens, View, require_maskable, seed_weights, split_patches
-from eo_ssl.objectives.base import Method, Objective, Teacher
+from eo_ssl.objectives.base import Method, Objective, Teacher, check_ramp, compute_momentum
 from eo_ssl.objectives.inverse_blocks import draw_inverse_blocks
-from eo_ssl.objectives.layer_targets import average_layers, check_layers, check_ramp, compute_momentum, measure_spread
+from eo_ssl.objectives.layer_targets import average_layers, check_layers, measure_spread
 from eo_ssl.objectives.parts import mean_of_valid, take_only_view
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
@@ -95,7 +95,7 @@ class PatchConvolutions(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Predicted features of every patch: [B, N, D] -> [B, N, D]."""
-        x = patches.transpose(1, 2).unflatten(2, self.grid)  # [B, D, H, W]
+        x = patches.transpose(1, 2).reshape(len(patches), -1, *self.grid)  # [B, D, H, W]
         for convolution in self.convolutions:
             y = convolution(x).permute(0, 2, 3, 1)  # [B, H, W, d]
             y = nn.functional.gelu(nn.functional.layer_norm(y, y.shape[-1:])).permute(0, 3, 1, 2)
@@ -158,7 +158,7 @@ class Data2Vec2Objective(Objective):
             surplus=method.block_surplus,
             rng=rng,
         )
-        return keep.unflatten(0, (batch, method.masks)), hidden.unflatten(0, (batch, method.masks))
+        return keep.reshape(batch, method.masks, -1), hidden.reshape(batch, method.masks, -1)
 
     @torch.no_grad()
     def compute_targets(self, view: View, seen: Tensor) -> Tensor:
@@ -173,13 +173,13 @@ class Data2Vec2Objective(Objective):
         place = keep.flatten(0, 1)[..., None].expand(-1, -1, dim)  # [B*M, K, D]
         filled = noise.flatten(0, 1).to(tokens.patches).scatter(1, place, tokens.patches)  # [B*M, N, D]
         values: Tensor = self.decoder(filled)
-        return values.unflatten(0, keep.shape[:2])
+        return values.reshape(*keep.shape[:2], patches, dim)
 
     def compare_class(self, token: Tensor, targets: Tensor, seen: Tensor) -> Tensor:
         """Squared distance of the class token [B*M, D] from the mean target of the tile's seen patches, a mean."""
         weight = seen[..., None].to(targets.dtype)  # [B, N, 1]
         mean = (targets * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)  # [B, D]
-        error = token.unflatten(0, (len(targets), -1)) - mean[:, None].to(token.dtype)  # [B, M, D]
+        error = token.reshape(len(targets), -1, token.shape[1]) - mean[:, None].to(token.dtype)  # [B, M, D]
         distance = error.square().sum(dim=2) / math.sqrt(token.shape[1])  # [B, M]
         return mean_of_valid(distance, seen.any(dim=1)[:, None].expand_as(distance).to(distance.dtype))
 

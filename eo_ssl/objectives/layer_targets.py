@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from eo_ssl.errors import expect
 from eo_ssl.models import MaskableBackbone
-from eo_ssl.objectives.base import check_momentum
-from eo_ssl.objectives.step import Step
 
 VARIANCE_FLOOR = 1e-5  # squared feature units; that of torch's norms, which the authors use
 
@@ -48,28 +46,6 @@ def measure_spread(features: Tensor) -> Tensor:
     """Standard deviation over rows [n, D], mean over the channels: near 0 all are alike, a sign of collapse."""
     spread: Tensor = features.detach().float().std(dim=0, unbiased=False).mean()
     return spread
-
-
-def compute_momentum(step: Step, momentum: tuple[float, float], *, ramp: float) -> float:
-    """Share of itself that a teacher keeps: from the first to the second in a straight line over `ramp`, then so.
-
-    Args:
-        step: where the run stands.
-        momentum: at the beginning and at the end of the ramp.
-        ramp: share of the run; 0 for the end's value throughout.
-    """
-    return momentum[1] if ramp == 0 else step.linear(*momentum, share=ramp)
-
-
-def check_ramp(momentum: tuple[float, float], *, ramp: float) -> None:
-    """Refuse a course of the momentum that no teacher can take.
-
-    Raises:
-        UserError: naming momentum or momentum_ramp.
-    """
-    for value in momentum:
-        check_momentum(value)
-    expect(0 <= ramp <= 1, expected="momentum_ramp between 0 and 1", got=ramp, remedy="give a share of the run")
 
 
 def check_layers(encoder: MaskableBackbone, layers: int) -> None:
