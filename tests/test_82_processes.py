@@ -40,6 +40,7 @@ from eo_ssl.objectives import (
     ijepa,
 )
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
+from eo_ssl.objectives.hard_patches import HardPatches
 from eo_ssl.pretraining import Processes
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest
@@ -49,6 +50,7 @@ WORLD, ITEMS = 2, 8
 HEADS = {"hidden_dim": 16, "output_dim": 8}
 METHODS: dict[str, Method] = {
     "Mae": Mae(norm="patch"),
+    "MaeCross": Mae(decoder="cross", predicted=0.5, decoder_dim=32, hard=HardPatches(share=0.5)),
     "IJepa": IJepa(),
     "Data2Vec": Data2Vec(layers=1),
     "Data2Vec2": Data2Vec2(masks=2, layers=1, decoder_dim=32, decoder_depth=1, mask_noise=0.0, cls_weight=0.1),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
 
@@ -138,18 +139,35 @@ class MaskableBackbone(Backbone):
         """
         blocks = list(cast(nn.Sequential, self.network.blocks))[-last:]
         found: list[Tensor] = []
-
-        def keep_output(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            found.append(output)
-
-        parts = [block if part == "block" else cast(nn.Module, block.mlp) for block in blocks]
-        handles = [module.register_forward_hook(keep_output) for module in parts]
-        try:
+        with _hooked(
+            (block if part == "block" else cast(nn.Module, block.mlp)).register_forward_hook(
+                lambda module, inputs, output: found.append(output)
+            )
+            for block in blocks
+        ):
             prefix = self.forward(view).prefix.shape[1]
-        finally:
-            for handle in handles:
-                handle.remove()
         return [tokens[:, prefix:] for tokens in found]
+
+    def visible_layers(self, view: View, keep: Tensor) -> tuple[Tokens, list[Tensor]]:
+        """What `visible` gives, and what entered each block on the way: [B, P + K, D] each, P prefix tokens first."""
+        found: list[Tensor] = []
+        with _hooked(
+            block.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
+            for block in cast(nn.Sequential, self.network.blocks)
+        ):
+            tokens = self.visible(view, keep)
+        return tokens, found
+
+
+@contextmanager
+def _hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Hooks of modules that act inside the block alone."""
+    kept = list(handles)
+    try:
+        yield
+    finally:
+        for handle in kept:
+            handle.remove()
 
 
 class Architecture(ABC):
