@@ -11,6 +11,7 @@ from eo_ssl.curation import DynamicConfig, DynamicSchedule, Hierarchical, Readin
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.models import Vit
 from eo_ssl.objectives import Dino, IJepa, Mae, Method, MocoV2, Objective, SimClr
+from eo_ssl.objectives.hard_patches import HardPatches
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining import (
     FitConfig,
@@ -30,6 +31,7 @@ from eo_ssl.sensors import Quantity
 
 METHODS: dict[str, Method] = {
     "mae": Mae(),
+    "mae_hard": Mae(decoder="cross", predicted=0.5, decoder_dim=32, hard=HardPatches(share=0.5, momentum=(0.9, 0.99))),
     "ijepa": IJepa(),
     "simclr": SimClr(),
     "mocov2": MocoV2(queue=32, hidden_dim=32, output_dim=16),

@@ -158,12 +158,12 @@ def test_the_printed_configuration_reads_back(capsys: pytest.CaptureFixture[str]
     [
         (["--objective", "Moco"], "VicReg, got 'Moco'; did you mean 'MocoV"),
         (["--objective", "mae"], "did you mean 'Mae'"),
-        (["--objective", "trap.Payload"], "expected objective out of BarlowTwins, Byol, Dcl"),
-        (["--objective=trap.Payload"], "expected objective out of BarlowTwins, Byol, Dcl"),
-        (["--objective.help", "trap.Payload"], "expected objective out of BarlowTwins, Byol, Dcl"),
+        (["--objective", "trap.Payload"], "expected objective out of BarlowTwins, Byol, "),
+        (["--objective=trap.Payload"], "expected objective out of BarlowTwins, Byol, "),
+        (["--objective.help", "trap.Payload"], "expected objective out of BarlowTwins, Byol, "),
         (["--objective.class_path", "trap.Payload"], "expected an option of objective such as --objective.OPTION"),
         (["--model", "trap.Payload"], "expected model out of ChannelVit, ResNet, SpectralVit, Vit"),
-        (["--objective", "{class_path: trap.Payload}"], "expected objective out of BarlowTwins, Byol, Dcl"),
+        (["--objective", "{class_path: trap.Payload}"], "expected objective out of BarlowTwins, Byol, "),
         (["--mae.norm", "patch"], "expected --objective Mae --objective.norm, got the earlier spelling --mae.norm"),
         (["--model.timm_name", "x"], "expected --model.name, got the earlier spelling"),
     ],
@@ -182,9 +182,9 @@ def test_a_name_that_is_not_registered_is_refused_before_anything_is_imported(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("objective: trap.Payload", "expected objective out of BarlowTwins, Byol, Dcl"),
-        ("objective: {class_path: trap.Payload}", "with one of BarlowTwins, Byol, Dcl"),
-        ("objective: {trap.Payload: {}}", "expected objective out of BarlowTwins, Byol, Dcl"),
+        ("objective: trap.Payload", "expected objective out of BarlowTwins, Byol, "),
+        ("objective: {class_path: trap.Payload}", "with one of BarlowTwins, Byol, Data2Vec, Data2Vec2, Dcl"),
+        ("objective: {trap.Payload: {}}", "expected objective out of BarlowTwins, Byol, "),
         (
             "objective: {name: Mae, norm: patch}",
             "expected `objective: BarlowTwins` or `objective: {BarlowTwins: {OPTION: VALUE}}`",

@@ -24,6 +24,8 @@ from eo_ssl.objectives import (
     BarlowTwins,
     Batch,
     Byol,
+    Data2Vec,
+    Data2Vec2,
     Dcl,
     Dino,
     IJepa,
@@ -43,6 +45,7 @@ from eo_ssl.objectives import (
     ijepa,
 )
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
+from eo_ssl.objectives.hard_patches import HardPatches
 from eo_ssl.objectives.hog import Hog
 from eo_ssl.objectives.masked_targets import MaskedTargets
 from eo_ssl.objectives.ratio_gradients import RatioGradients
@@ -58,10 +61,13 @@ HEADS = {"hidden_dim": 16, "output_dim": 8}
 NEAR, WINDOWS = RatioGradients(scales=(1,)), WindowMasks(count=2)
 METHODS: dict[str, Method] = {
     "Mae": Mae(norm="patch"),
+    "MaeCross": Mae(decoder="cross", predicted=0.5, decoder_dim=32, hard=HardPatches(share=0.5)),
     "IJepa": IJepa(),
     "MaskFeat": MaskFeat(hog=Hog(cell_px=2)),
     "SarJepa": SarJepa(gradients=NEAR, masks=WINDOWS),
     "SarIJepa": SarIJepa(gradients=NEAR),
+    "Data2Vec": Data2Vec(layers=1),
+    "Data2Vec2": Data2Vec2(masks=2, layers=1, decoder_dim=32, decoder_depth=1, mask_noise=0.0, cls_weight=0.1),
     "SimClr": SimClr(temperature=0.2),
     "Dcl": Dcl(**HEADS),
     "BarlowTwins": BarlowTwins(**HEADS),
@@ -103,6 +109,9 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
         present = objective.encoder.present_tokens(View(image, valid, BANDS[:4]))
         masks = SatMaeObjective.draw_tokens(objective, present, torch.Generator().manual_seed(3))
         objective.draw_tokens = lambda present, rng: Masks(*(part[rows] for part in masks))
+    objective.draw_hidden = lambda batch, rng: order[rows].argsort(dim=1) < 9
+    several = torch.stack([order, order.flip(1)], dim=1)  # two masks of each item
+    objective.draw_masks = lambda batch, rng: (several[rows, :, :4], several[rows, :, 4:])
     blocks = draw_blocks((4, 4), ITEMS, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(4))
     ijepa.draw_blocks = lambda *args, **options: tuple(part[rows] for part in blocks)
     if isinstance(objective, MaskedTargets):
@@ -119,6 +128,8 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
         "SarIJepa": {"tile": views[:1]},
         "MaskFeat": {"tile": views[:1]},
         "SarJepa": {"tile": views[:1]},
+        "Data2Vec": {"tile": views[:1]},
+        "Data2Vec2": {"tile": views[:1]},
         "Dino": {"global": views, "local": small},
     }
     name = type(objective).__name__.removesuffix("Objective")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.preprocessing import Preprocessing
@@ -131,11 +132,60 @@ class MaskableBackbone(Backbone):
 
     @abstractmethod
     def visible(self, view: View, keep: Tensor) -> Tokens:
-        """Encode the patches `keep` [B, K] int64 (raster indices) alone, which then see only each other."""
+        """Encode the patches `keep` [B, K] int64 (raster indices) alone, which then see only each other.
+
+        With `keep` [B, M, K] each image is encoded M times, other patches each time: M * B rows, those of an image
+        beside each other.
+        """
 
     @abstractmethod
     def masked(self, view: View, mask: Tensor, token: Tensor) -> Tokens:
         """Encode all positions, with `token` [D] in place of the patches where `mask` [B, N] is true."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(cast(nn.Sequential, self.network.blocks))
+
+    def layers(self, view: View, *, last: int, part: Literal["block", "mlp"]) -> list[Tensor]:
+        """What the `last` blocks make of every patch, before the final norm: [B, N, D] each, the deepest at the end.
+
+        Args:
+            view: encoded whole.
+            last: number of blocks.
+            part: `block` for what a block gives to the next, `mlp` for what its second half adds.
+        """
+        blocks = list(cast(nn.Sequential, self.network.blocks))[-last:]
+        found: list[Tensor] = []
+        with _hooked(
+            (block if part == "block" else cast(nn.Module, block.mlp)).register_forward_hook(
+                lambda module, inputs, output: found.append(output)
+            )
+            for block in blocks
+        ):
+            prefix = self.forward(view).prefix.shape[1]
+        return [tokens[:, prefix:] for tokens in found]
+
+    def visible_layers(self, view: View, keep: Tensor) -> tuple[Tokens, list[Tensor]]:
+        """What `visible` gives, and what entered each block on the way: [B, P + K, D] each, P prefix tokens first."""
+        found: list[Tensor] = []
+        with _hooked(
+            block.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
+            for block in cast(nn.Sequential, self.network.blocks)
+        ):
+            tokens = self.visible(view, keep)
+        return tokens, found
+
+
+@contextmanager
+def _hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Hooks of modules that act inside the block alone."""
+    kept = list(handles)
+    try:
+        yield
+    finally:
+        for handle in kept:
+            handle.remove()
 
 
 class Architecture(ABC):

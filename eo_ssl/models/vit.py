@@ -178,11 +178,13 @@ class VitBackbone(MaskableBackbone):
         return self._encode(self._projected(view), self._grid_of(view), None)
 
     def visible(self, view: View, keep: Tensor) -> Tokens:
-        """Encode the patches `keep` [B, K] alone; only they pass through the patch projection."""
-        pixels = take_patches(split_patches(self.channels(view), self.patch_px).flatten(2), keep)  # [B, K, C*p*p]
+        """Encode the patches `keep` [B, K] or [B, M, K] alone; only they pass through the patch projection."""
+        pixels = split_patches(self.channels(view), self.patch_px).flatten(2)  # [B, N, C*p*p]
+        pixels = take_patches(pixels, keep.flatten(1))  # [B, M*K, C*p*p]
         projection = self.network.patch_embed.proj
-        tokens = torch.nn.functional.linear(pixels, projection.weight.flatten(1), projection.bias)  # [B, K, D]
-        return self._encode(self.network.patch_embed.norm(tokens), self._grid_of(view), keep)
+        tokens = torch.nn.functional.linear(pixels, projection.weight.flatten(1), projection.bias)  # [B, M*K, D]
+        tokens = self.network.patch_embed.norm(tokens).reshape(-1, keep.shape[-1], self.dim)  # [B*M, K, D]
+        return self._encode(tokens, self._grid_of(view), keep.flatten(0, -2))
 
     def masked(self, view: View, mask: Tensor, token: Tensor) -> Tokens:
         """Encode all positions with `token` [D] in place of the patches where `mask` [B, N] is true."""

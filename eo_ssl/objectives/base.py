@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.models import Backbone, Tokens, View
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
@@ -145,3 +145,25 @@ def check_momentum(value: float) -> None:
     """
     if not 0 <= value <= 1:
         raise UserError(f"momentum must lie between 0 and 1, got {value}: try 0.996")
+
+
+def compute_momentum(step: Step, momentum: tuple[float, float], *, ramp: float) -> float:
+    """Share of itself that a teacher keeps: from the first to the second in a straight line over `ramp`, then so.
+
+    Args:
+        step: where the run stands.
+        momentum: at the beginning and at the end of the ramp.
+        ramp: share of the run; 0 for the end's value throughout.
+    """
+    return momentum[1] if ramp == 0 else step.linear(*momentum, share=ramp)
+
+
+def check_ramp(momentum: tuple[float, float], *, ramp: float) -> None:
+    """Refuse a course of the momentum that no teacher can take.
+
+    Raises:
+        UserError: naming momentum or momentum_ramp.
+    """
+    for value in momentum:
+        check_momentum(value)
+    expect(0 <= ramp <= 1, expected="momentum_ramp between 0 and 1", got=ramp, remedy="give a share of the run")

@@ -69,17 +69,26 @@ class Predictor(nn.Module):
         """What the last block makes of prefix, context and targets, for norm and head: [B*n, P + K + T, width]."""
         batch, blocks, size = targets.shape
         positions = self.positions.expand(batch, -1, -1)  # [B, N, d]
-        known = self.embed(torch.cat([tokens.prefix, tokens.patches], dim=1))  # [B, P + K, d]
-        prefix = tokens.prefix.shape[1]
-        placed = known[:, prefix:] + take_patches(positions, context)  # [B, K, d]
-        known = torch.cat([known[:, :prefix], placed], dim=1)  # [B, P + K, d]
-        known = known.repeat_interleave(blocks, dim=0)  # [B*n, P + K, d]
+        known = self._place(tokens, context).repeat_interleave(blocks, dim=0)  # [B*n, P + K, d]
         wanted = self.mask_token + take_patches(positions, targets.flatten(1))  # [B, n*T, d]
         wanted = wanted.reshape(batch * blocks, size, -1)  # [B*n, T, d]
         seen = None
         if present is not None:
             seen = torch.cat([present[0].repeat_interleave(blocks, dim=0), present[1].flatten(0, 1)], dim=1)
         return run_blocks(self.blocks, torch.cat([known, wanted], dim=1), seen, prefix=tokens.prefix.shape[1])
+
+    def judge_context(self, tokens: Tokens, context: Tensor) -> Tensor:
+        """What it says of the context itself, with nothing to fill in: [B, K, out]; arguments as for `forward`."""
+        answer = self.blocks(self._place(tokens, context))[:, tokens.prefix.shape[1] :]  # [B, K, d]
+        values: Tensor = self.head(self.norm(answer))
+        return values
+
+    def _place(self, tokens: Tokens, context: Tensor) -> Tensor:
+        """Tokens of the context at its width and with its positions, after the prefix tokens: [B, P + K, d]."""
+        known = self.embed(torch.cat([tokens.prefix, tokens.patches], dim=1))  # [B, P + K, d]
+        prefix = tokens.prefix.shape[1]
+        placed = known[:, prefix:] + take_patches(self.positions.expand(len(known), -1, -1), context)  # [B, K, d]
+        return torch.cat([known[:, :prefix], placed], dim=1)
 
 
 def take_only_view(batch: Batch, encoder: MaskableBackbone, *, method: str, times: int = 1) -> View:
