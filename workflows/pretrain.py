@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from eo_ssl.curation import DynamicConfig, DynamicSchedule
 from eo_ssl.manifest import open_product
-from eo_ssl.models import Architecture, Vit
+from eo_ssl.models import Architecture, Vit, copy_merged
 from eo_ssl.objectives import Mae, Method, override_views
 from eo_ssl.pretraining import (
+    Adaptation,
     DataSelection,
     FitConfig,
     ItemLoader,
@@ -23,7 +24,9 @@ from eo_ssl.pretraining import (
     Pruning,
     TrainingData,
     ViewMaker,
+    Whole,
     count_steps,
+    count_trained,
     fit,
     make_probe,
     open_continued_data,
@@ -42,7 +45,8 @@ def main(
     dates: int = 2,
     objective: Method = Mae(),  # noqa: B008  (frozen, as are all below)
     model: Architecture = Vit(),  # noqa: B008
-    init: Path | None = None,
+    init: str | Path | None = None,
+    adapt: Adaptation = Whole(),  # noqa: B008
     bands: list[str] | None = None,
     subset: list[Path] | Path | None = None,
     split: Literal["train", "all"] = "train",
@@ -81,8 +85,10 @@ def main(
         objective: name of the method, such as Mae, IJepa or SimClr; --objective.OPTION sets its options,
             --objective.help NAME lists them.
         model: name of the architecture, Vit or ResNet; its bands and image size come from the data.
-        init: folder of a trained encoder to go on from, with its architecture, bands and normalisation; random weights
-            when left out.
+        init: encoder to go on from, with its architecture, bands and normalisation: a folder that `eo-ssl pretrain`
+            wrote, or weights of others by the names that `eo-ssl evaluate` takes; random weights when left out.
+        adapt: what of it is trained: Whole, Frozen (last blocks and norms beside a frozen trunk) or Lora (changes of
+            low rank); --adapt.OPTION sets its options.
         bands: bands in the encoder's input order, held by every stream; those of the first stream when left out.
         subset: folder, or list of folders, that `eo-ssl curate` made; a stream without a subset is used whole.
         split: rows to train on; test items of a benchmark are always left out.
@@ -107,7 +113,7 @@ def main(
         overwrite: replace an encoder made with another configuration.
     """
     selection = DataSelection.of(corpus, streams, bands, subset, split, items, pairs, dates)
-    data, initial = open_continued_data(selection, init=init, model=model)
+    data, initial, changes = open_continued_data(selection, init=init, model=model)
     processes = Processes(device, devices, num_nodes, strategy, precision, accumulate)
     config = PretrainConfig(
         objective=objective,
@@ -127,7 +133,10 @@ def main(
         world=processes.world,
         accumulate=accumulate,
         initial=initial,
+        adapt=adapt,
     )
+    for change in changes:
+        make_console().print(f"{init}: {change}", soft_wrap=True, highlight=False)
     running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": parse_limit(max_time)}
     _train(data, config, out, ahead=num_workers > 0, running=running, overwrite=overwrite)
 
@@ -141,6 +150,9 @@ def _train(
     module = Pretraining(
         config.build_objective(contracts), lr=config.lr, steps=config.steps, optimizer=config.optimizer
     )
+    if not isinstance(config.adapt, Whole):
+        trained, known = count_trained(module.objective.encoder)
+        console.print(f"adapt {type(config.adapt).__name__}: {trained:,} of {known:,} parameters of the encoder train")
     share, world = processes.share(config.batch_size), processes.world
     sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=world)
     loader = ItemLoader(data.items, sampler, steps=config.steps, accumulate=processes.accumulate, ahead=ahead)
@@ -165,7 +177,11 @@ def _train(
             return
         facts: dict[str, Any] = {"tiles": len(data.pool), "benchmark_tiles_left_out": data.left_out, **results}
         facts |= {"objective": config.method, "steps": config.steps, "presentations": config.steps * config.batch_size}
-        facts |= {"parameters": sum(p.numel() for one in module.objective.embedders.values() for p in one.parameters())}
+        facts |= {
+            "parameters": sum(
+                p.numel() for one in module.objective.embedders.values() for p in copy_merged(one).parameters()
+            )
+        }
         save_encoders(module.objective, data, product, seed=config.seed, summary=facts)
     loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
     console.print(f"{config.method} encoder, {loss}: {out.resolve()}", soft_wrap=True)

@@ -15,6 +15,7 @@ from eo_ssl.models.backbone import (
     require_maskable,
     seed_weights,
 )
+from eo_ssl.models.lora import TARGETS, LoraLinear, copy_merged, insert_lora, merge_lora
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_sincos_positions
 from eo_ssl.models.resnet import ResNet, ResNetBackbone
@@ -25,9 +26,11 @@ FAMILIES: Mapping[str, type[Architecture]] = MappingProxyType({model.family: mod
 
 __all__ = [
     "FAMILIES",
+    "TARGETS",
     "Architecture",
     "Backbone",
     "BackboneConfig",
+    "LoraLinear",
     "MaskableBackbone",
     "ResNet",
     "ResNetBackbone",
@@ -35,6 +38,9 @@ __all__ = [
     "View",
     "Vit",
     "VitBackbone",
+    "copy_merged",
+    "insert_lora",
+    "merge_lora",
     "require_maskable",
     "seed_weights",
     "make_sincos_positions",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from eo_ssl.pretraining.adaptation import Adaptation, Frozen, Lora, Whole, count_trained
 from eo_ssl.pretraining.checkpoints import parse_limit
 from eo_ssl.pretraining.fit import FitConfig, fit
-from eo_ssl.pretraining.initial_encoder import InitialEncoder, open_continued_data
+from eo_ssl.pretraining.initial_encoder import InitialEncoder, add_sources, open_continued_data
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import OptimizerConfig, Pretraining
@@ -19,9 +20,11 @@ from eo_ssl.pretraining.training_data import DataSelection, TrainingData, open_t
 from eo_ssl.pretraining.view_maker import ItemBatch, ViewMaker
 
 __all__ = [
+    "Adaptation",
     "DataSelection",
     "DynamicPruning",
     "FitConfig",
+    "Frozen",
     "InitialEncoder",
     "ItemBatch",
     "ItemData",
@@ -30,6 +33,7 @@ __all__ = [
     "Items",
     "LabelledProbe",
     "LoggerName",
+    "Lora",
     "OptimizerConfig",
     "Pairs",
     "Places",
@@ -42,7 +46,10 @@ __all__ = [
     "Tiles",
     "TrainingData",
     "ViewMaker",
+    "Whole",
+    "add_sources",
     "count_steps",
+    "count_trained",
     "measure_feature_std",
     "fit",
     "make_probe",

@@ -8,9 +8,11 @@ from typing import Any
 
 from eo_ssl.curation import DynamicConfig
 from eo_ssl.curation.report import to_plain
+from eo_ssl.errors import expect
 from eo_ssl.models import Architecture
 from eo_ssl.objectives import Method, Objective, ViewSpec, derive_seed
 from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.pretraining.adaptation import Adaptation, Whole
 from eo_ssl.pretraining.fit import FitConfig
 from eo_ssl.pretraining.initial_encoder import InitialEncoder
 from eo_ssl.pretraining.module import OptimizerConfig
@@ -39,6 +41,17 @@ class PretrainConfig:
     accumulate: int
     initial: InitialEncoder | None = None
     """What training begins from; None for random weights."""
+    adapt: Adaptation = Whole()
+    """What of it is trained."""
+
+    def __post_init__(self) -> None:
+        """Refuse to freeze random weights."""
+        expect(
+            self.initial is not None or isinstance(self.adapt, Whole),
+            expected=f"an encoder to go on from for adapt {type(self.adapt).__name__}",
+            got="random weights",
+            remedy="name it with --init, or train the whole encoder",
+        )
 
     @property
     def method(self) -> str:
@@ -47,10 +60,12 @@ class PretrainConfig:
 
     def resolved(self, data: TrainingData) -> dict[str, Any]:
         """The configuration as the manifest records it."""
-        plain: dict[str, Any] = to_plain(asdict(replace(self, initial=None)))
-        del plain["initial"]
+        plain: dict[str, Any] = to_plain(asdict(replace(self, initial=None, adapt=Whole())))
+        del plain["initial"], plain["adapt"]
         if self.initial is not None:
             plain["init"] = self.initial.describe()
+        if not isinstance(self.adapt, Whole):
+            plain["adapt"] = {"name": type(self.adapt).__name__, "options": to_plain(asdict(self.adapt))}  # type: ignore[call-overload]
         plain |= {"objective": self.method, "options": plain["objective"]}
         if self.optimizer.algorithm == OptimizerConfig.algorithm:  # unsaid, as by versions that had no other
             del plain["optimizer"]["algorithm"], plain["optimizer"]["momentum"]
@@ -62,7 +77,10 @@ class PretrainConfig:
     def build_objective(self, contracts: Mapping[str, Preprocessing]) -> Objective:
         """The objective around one encoder for each stream, fresh unless training goes on from one."""
         if self.initial is not None:
-            return self.objective.build(self.initial.copy_backbones(contracts), seed=self.seed + 1)
+            backbones = self.initial.copy_backbones(contracts)
+            for backbone in backbones.values():
+                self.adapt.apply(backbone, seed=self.seed + 2)
+            return self.objective.build(backbones, seed=self.seed + 1)
         encoders = {}
         for place, (stream, contract) in enumerate(contracts.items()):
             seed = derive_seed(self.seed, place) if place else self.seed

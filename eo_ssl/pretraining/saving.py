@@ -9,7 +9,7 @@ from typing import Any
 from eo_ssl.encoder import save_encoder
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.manifest import MANIFEST, UNFINISHED, OpenProduct, open_product
-from eo_ssl.models import Backbone
+from eo_ssl.models import Backbone, copy_merged
 from eo_ssl.objectives import Objective
 from eo_ssl.pretraining.training_data import TrainingData
 
@@ -55,4 +55,4 @@ def list_files(folder: Path) -> list[str]:
 def _save_one(folder: Path, embedder: Backbone, data: TrainingData, product: OpenProduct, stream: str) -> str:
     """Write the encoder of `stream` to `folder` and return its fingerprint."""
     origin = {"inputs": dict(data.inputs), "config": dict(product.config), "licences": data.licences}
-    return save_encoder(folder, embedder, preprocessing=data.items.contracts[stream], provenance=origin)
+    return save_encoder(folder, copy_merged(embedder), preprocessing=data.items.contracts[stream], provenance=origin)
