@@ -50,7 +50,9 @@ def test_lora_begins_as_the_trunk_bit_for_bit_and_ends_in_plain_weights_that_do_
     scatter(adapted)
     # an independent sum W + alpha / r * B A, part by part of the fused matrix
     layer = adapted.network.blocks[1].attn.qkv
-    expected = plain.network.blocks[1].attn.qkv.weight + 2.0 * torch.cat([b @ a for b, a in zip(layer.b, layer.a)])
+    expected = plain.network.blocks[1].attn.qkv.weight + 2.0 * torch.cat(
+        [b @ a for b, a in zip(layer.b, layer.a, strict=True)]
+    )
     merged = copy_merged(adapted)
     torch.testing.assert_close(merged.network.blocks[1].attn.qkv.weight, expected)
     assert set(merged.state_dict()) == set(plain.state_dict()) and isinstance(layer, LoraLinear)

@@ -177,11 +177,8 @@ def _train(
             return
         facts: dict[str, Any] = {"tiles": len(data.pool), "benchmark_tiles_left_out": data.left_out, **results}
         facts |= {"objective": config.method, "steps": config.steps, "presentations": config.steps * config.batch_size}
-        facts |= {
-            "parameters": sum(
-                p.numel() for one in module.objective.embedders.values() for p in copy_merged(one).parameters()
-            )
-        }
+        plain = [copy_merged(one) for one in module.objective.embedders.values()]
+        facts |= {"parameters": sum(parameter.numel() for one in plain for parameter in one.parameters())}
         save_encoders(module.objective, data, product, seed=config.seed, summary=facts)
     loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
     console.print(f"{config.method} encoder, {loss}: {out.resolve()}", soft_wrap=True)

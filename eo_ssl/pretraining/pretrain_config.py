@@ -41,7 +41,7 @@ class PretrainConfig:
     accumulate: int
     initial: InitialEncoder | None = None
     """What training begins from; None for random weights."""
-    adapt: Adaptation = Whole()
+    adapt: Adaptation = Whole()  # noqa: RUF009  (frozen)
     """What of it is trained."""
 
     def __post_init__(self) -> None:
