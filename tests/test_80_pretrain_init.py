@@ -13,7 +13,7 @@ from eo_ssl.encoder import ExternalEncoder, Readout, collect_licences, load_enco
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
 from eo_ssl.models import ResNet, View, Vit
-from eo_ssl.objectives import Mae, SimClr
+from eo_ssl.objectives import Distill, Mae, SimClr
 from eo_ssl.pretraining import FitConfig, Frozen, Lora
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest, pretrain
@@ -132,7 +132,7 @@ def test_adapters_train_by_the_command_resume_to_the_same_bits_and_are_saved_as_
     options = {**SHORT, "steps": 3, "init": source, "objective": Mae(), "lr": 1e-2, "adapt": Lora(rank=2)}
     options["training"] = FitConfig(log_every=1, monitor_every=3, monitor_tiles=8, checkpoint_every=1)
     pretrain.main(corpus, tmp_path / "whole", **options)
-    with pytest.raises(UserError, match="expected 3 steps within a time .*, got 1; the same command goes on"):
+    with pytest.raises(UserError, match=r"expected 3 steps within a time .*, got 1; the same command goes on"):
         pretrain.main(corpus, tmp_path / "again", max_time="00:00:00:00", **options)
     (checkpoint,) = (tmp_path / "again" / "checkpoints").iterdir()
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
@@ -143,7 +143,8 @@ def test_adapters_train_by_the_command_resume_to_the_same_bits_and_are_saved_as_
     assert encoder.preprocessing.bands[:3] == ("B01", "B02", "B03") and len(encoder.preprocessing.bands) == 12
     trunk = timm.create_model("test_vit", num_classes=0, in_chans=12, img_size=32).state_dict()
     assert set(encoder.model.state_dict()) == set(trunk)
-    before = load(source, preprocessing=encoder.preprocessing).model.state_dict()
+    given = load(source, preprocessing=encoder.preprocessing)
+    before = rebuild_backbone(given).at_size(32).network.state_dict()
     changed = {name for name, value in encoder.model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {
         name
@@ -163,6 +164,20 @@ def test_adapters_train_by_the_command_resume_to_the_same_bits_and_are_saved_as_
             "targets": ["q", "k", "v", "proj", "fc1", "fc2"],
         },
     }
+
+
+def test_a_foreign_teacher_teaches_by_the_command_and_is_recorded(corpus: Path, weights: Path, tmp_path: Path) -> None:
+    teacher = f"timm:test_vit?contract=imagenet&file={weights}&{L2A}&size=32"
+    method = Distill(teacher=teacher, hidden_dim=16)
+    pretrain.main(corpus, tmp_path / "out", objective=method, model=Vit(patch_size=8, depth=1), **SHORT)
+    manifest, after, theirs = require(tmp_path / "out", "pretrain"), load_encoder(tmp_path / "out"), load(teacher)
+    assert manifest.inputs[f"teacher {theirs.name}"] == theirs.fingerprint
+    assert manifest.config["options"]["teacher"] == teacher
+    assert [item["non_commercial"] for item in after.provenance["licences"] if item["card"] == theirs.name] == [None]
+    with pytest.raises(UserError, match="expected tiles of sensor sentinel2_l1c for the teacher, got sentinel2_l2a"):
+        other = Distill(teacher=teacher.replace("sentinel2_l2a", "sentinel2_l1c"))
+        pretrain.main(corpus, tmp_path / "no", objective=other, **SHORT)
+    assert not (tmp_path / "no").exists()
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(corpus: Path, weights: Path, tmp_path: Path) -> None:
@@ -188,4 +203,5 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(corpus: Path, w
         with pytest.raises(UserError, match=words):
             pretrain.main(corpus, tmp_path / "no", **{**SHORT, **arguments})
     assert not (tmp_path / "no").exists()
-    assert collect_licences(load("timm:test_vit@random?contract=imagenet")) == []
+    drawn = load("timm:test_vit@random?contract=imagenet")
+    assert collect_licences(drawn.name, drawn.provenance) == []  # nothing is owed for random weights

@@ -26,6 +26,7 @@ from eo_ssl.objectives import (
     Byol,
     Dcl,
     Dino,
+    Distill,
     IJepa,
     Mae,
     Method,
@@ -41,6 +42,7 @@ from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
 from eo_ssl.pretraining import Processes
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest
+from test_74_distill import TEACHER, contract
 from tiles import BANDS, holes, training_tiles
 
 WORLD, ITEMS = 2, 8
@@ -56,12 +58,17 @@ METHODS: dict[str, Method] = {
     "MocoV2": MocoV2(**HEADS, queue=32),
     "MocoV3": MocoV3(**HEADS),
     "Dino": Dino(prototypes=32, hidden_dim=16, bottleneck_dim=8),
+    "Distill": Distill(teacher=TEACHER, hidden_dim=16),
 }
+SINGLE = ("Distill",)  # whose targets a network of single precision makes, not the same bits for another batch
 MEANS = ("Dino", "MocoV2")  # whose loss is a mean over items that do not see each other
 
 
 def build(name: str) -> Objective:
-    return METHODS[name].build({"tile": Vit(patch_size=8, depth=1).build(BANDS[:4], 32, 0)}, 1).double()
+    objective = METHODS[name].build({"tile": Vit(patch_size=8, depth=1).build(BANDS[:4], 32, 0)}, 1).double()
+    if name == "Distill":
+        objective.accept({"tile": contract()})
+    return objective
 
 
 def items() -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,7 +104,11 @@ def gradient(objective: Objective) -> torch.Tensor:
 def state_after(objective: Objective) -> torch.Tensor:
     """What no gradient moves after a step: queues, centres and running statistics."""
     objective.after_step(Step(1, 2, 0))
-    kept = [buffer for name, buffer in objective.named_buffers() if name.endswith(("queue", "center", "running_var"))]
+    kept = [
+        buffer
+        for name, buffer in objective.named_buffers()
+        if name.endswith(("queue", "center", "running_var", "running_std"))
+    ]
     return torch.cat([torch.zeros(1), *(buffer.flatten() for buffer in kept)])
 
 
@@ -133,9 +144,12 @@ def test_two_halves_give_the_loss_and_the_gradient_of_the_whole(tmp_path: Path) 
             objective = build(name)
             loss = loss_of(objective, slice(0, ITEMS))
             loss.backward()
-            torch.testing.assert_close(halves[name]["loss"], loss.detach(), rtol=1e-9, atol=1e-12)
-            torch.testing.assert_close(halves[name]["gradient"], gradient(objective), rtol=1e-6, atol=1e-10)
-            torch.testing.assert_close(halves[name]["state"], state_after(objective), rtol=1e-6, atol=1e-10)
+            coarse = 1e4 if name in SINGLE else 1
+            torch.testing.assert_close(halves[name]["loss"], loss.detach(), rtol=1e-9 * coarse, atol=1e-12)
+            torch.testing.assert_close(
+                halves[name]["gradient"], gradient(objective), rtol=1e-6 * coarse, atol=1e-10 * coarse
+            )
+            torch.testing.assert_close(halves[name]["state"], state_after(objective), rtol=1e-6 * coarse, atol=1e-10)
             # and the state matters: the mean of two separate halves is something else
             apart = sum(float(loss_of(objective, slice(at, at + 4)).detach()) for at in (0, 4)) / 2
             assert name in MEANS or abs(apart - float(loss.detach())) > 1e-5, name

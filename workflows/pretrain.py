@@ -25,6 +25,7 @@ from eo_ssl.pretraining import (
     TrainingData,
     ViewMaker,
     Whole,
+    add_sources,
     count_steps,
     count_trained,
     fit,
@@ -150,6 +151,7 @@ def _train(
     module = Pretraining(
         config.build_objective(contracts), lr=config.lr, steps=config.steps, optimizer=config.optimizer
     )
+    data = add_sources(data, module.objective.inputs, module.objective.licences)
     if not isinstance(config.adapt, Whole):
         trained, known = count_trained(module.objective.encoder)
         console.print(f"adapt {type(config.adapt).__name__}: {trained:,} of {known:,} parameters of the encoder train")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.models import Backbone, Tokens, View
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
+from eo_ssl.preprocessing import Preprocessing
 
 
 class Objective(nn.Module, ABC):
@@ -38,9 +39,26 @@ class Objective(nn.Module, ABC):
         """Networks whose features are used, by stream: EMA teachers if the paper evaluates them, else the encoders."""
         return list_encoders(self.encoders)
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints by name of what the task rests on beside the data, such as a teacher made elsewhere."""
+        return {}
+
+    @property
+    def licences(self) -> list[dict[str, Any]]:
+        """What is owed to the owners of `inputs`, as a corpus says it of its cards."""
+        return []
+
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of the batch under the key `loss` (a scalar), and further scalars worth logging."""
+
+    def accept(self, contracts: Mapping[str, Preprocessing]) -> None:
+        """Learn what the normalised values of each stream mean, before anything is trained or written.
+
+        Raises:
+            UserError: a stream that the method cannot be trained on.
+        """
 
     def prepare(self, items: int) -> None:
         """Learn how many items a run draws from, before its first step and before a checkpoint is read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from eo_ssl.preprocessing.contract import Preprocessing
 from eo_ssl.preprocessing.conversion import apply_conversion, parse_conversion
 from eo_ssl.preprocessing.interpolation import MIN_VALID_WEIGHT, Interpolation, resample_masked
+from eo_ssl.preprocessing.physical_values import restore_values
 from eo_ssl.preprocessing.tags import CountedStats, StatsLike, StreamLike, Tagged
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "apply_conversion",
     "parse_conversion",
     "resample_masked",
+    "restore_values",
 ]

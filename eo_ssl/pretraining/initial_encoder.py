@@ -116,7 +116,8 @@ class InitialEncoder:
         )
         data.items.contracts = {stream: contract}
         name = Path(self.source).name if isinstance(self.encoder, TrainedEncoder) else self.encoder.name
-        return add_sources(data, {f"encoder {name}": self.encoder.fingerprint}, collect_licences(self.encoder))
+        licences = collect_licences(self.encoder.name, self.encoder.provenance)
+        return add_sources(data, {f"encoder {name}": self.encoder.fingerprint}, licences)
 
     def _check_same(self, field: str, own: str, found: str) -> None:
         """Refuse data of another sensor or quantity."""

@@ -9,7 +9,7 @@ from typing import Any
 from eo_ssl.curation import DynamicConfig
 from eo_ssl.curation.report import to_plain
 from eo_ssl.errors import expect
-from eo_ssl.models import Architecture
+from eo_ssl.models import Architecture, Backbone
 from eo_ssl.objectives import Method, Objective, ViewSpec, derive_seed
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.adaptation import Adaptation, Whole
@@ -75,14 +75,22 @@ class PretrainConfig:
         return plain | {"streams": data.stream_names, "preprocessing": contracts}
 
     def build_objective(self, contracts: Mapping[str, Preprocessing]) -> Objective:
-        """The objective around one encoder for each stream, fresh unless training goes on from one."""
-        if self.initial is not None:
-            backbones = self.initial.copy_backbones(contracts)
-            for backbone in backbones.values():
-                self.adapt.apply(backbone, seed=self.seed + 2)
-            return self.objective.build(backbones, seed=self.seed + 1)
+        """The objective around one encoder for each stream, fresh unless training goes on from one.
+
+        Raises:
+            UserError: encoders or streams that the method cannot be trained with.
+        """
+        encoders = self._build_encoders(contracts) if self.initial is None else self.initial.copy_backbones(contracts)
+        for encoder in encoders.values():
+            self.adapt.apply(encoder, seed=self.seed + 2)
+        objective = self.objective.build(encoders, seed=self.seed + 1)
+        objective.accept(contracts)
+        return objective
+
+    def _build_encoders(self, contracts: Mapping[str, Preprocessing]) -> dict[str, Backbone]:
+        """Fresh encoders by stream."""
         encoders = {}
         for place, (stream, contract) in enumerate(contracts.items()):
             seed = derive_seed(self.seed, place) if place else self.seed
             encoders[stream] = self.model.build(contract.bands, contract.size_px, seed)
-        return self.objective.build(encoders, seed=self.seed + 1)
+        return encoders
