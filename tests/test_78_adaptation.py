@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from eo_ssl.models import TARGETS, Backbone, LoraLinear, ResNet, Vit, copy_merge
 from eo_ssl.objectives import Dino, Step
 from eo_ssl.pretraining import Frozen, Lora, Whole, count_trained
 from eo_ssl.pretraining.module import group_parameters
+from test_81_choices import parsed
 from tiles import BANDS, make_batch, training_tiles
 
 DEPTH, WIDTH = 3, 192
@@ -46,7 +48,7 @@ def test_lora_begins_as_the_trunk_bit_for_bit_and_ends_in_plain_weights_that_do_
     wanted = {f"network.blocks.{i}.{name}.{ab}" for i in range(DEPTH) for name in names for ab in "ab"}
     assert trained(adapted) == wanted
     # r (in + out) of each matrix: q, k, v, proj, and twice the MLP's, four times as wide
-    assert count_trained(adapted)[0] == DEPTH * 4 * (4 * 2 * WIDTH + 2 * 5 * WIDTH)
+    assert count_trained(adapted) == DEPTH * 4 * (4 * 2 * WIDTH + 2 * 5 * WIDTH)
     scatter(adapted)
     # an independent sum W + alpha / r * B A, part by part of the fused matrix
     layer = adapted.network.blocks[1].attn.qkv
@@ -118,6 +120,18 @@ def test_optimiser_decay_and_teacher_see_what_is_trained_and_the_trunk_is_held_o
             assert torch.equal(kept, value), name  # decay reaches no frozen weight
     moved = [(mine, theirs) for mine, theirs in zip(teacher.parameters(), encoder.parameters(), strict=True)]
     assert all(torch.equal(mine, theirs) is not theirs.requires_grad for mine, theirs in moved)
+
+
+def test_an_adaptation_is_chosen_by_name_with_its_options(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("corpus: c\nout: o\nadapt: {Frozen: {blocks: 2, norms: false}}\n")
+    for arguments, expected in (
+        (["--adapt", "Lora", "--adapt.rank", "4", "--adapt.targets", "[q, v]"], Lora(rank=4, targets=("q", "v"))),
+        (["--config", str(config)], Frozen(blocks=2, norms=False)),
+        ([], Whole()),
+    ):
+        assert parsed(*arguments)["adapt"] == expected
+    assert parsed("--init", "timm:resnet50?contract=training")["init"] == "timm:resnet50?contract=training"
 
 
 def test_refusals() -> None:

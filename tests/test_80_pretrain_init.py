@@ -153,6 +153,8 @@ def test_adapters_train_by_the_command_resume_to_the_same_bits_and_are_saved_as_
         and name.endswith("weight")
         and any(part in name for part in ("qkv", "proj", "fc"))
     }
+    summary = require(tmp_path / "whole", "pretrain").summary
+    assert summary["parameters"] == sum(value.numel() for value in before.values()) > 10 * summary["trained_parameters"]
     assert require(tmp_path / "whole", "pretrain").config["adapt"] == {
         "name": "Lora",
         "options": {

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from eo_ssl.curation import DynamicConfig, DynamicSchedule
 from eo_ssl.manifest import open_product
-from eo_ssl.models import Architecture, Vit, copy_merged
+from eo_ssl.models import Architecture, Vit
 from eo_ssl.objectives import Mae, Method, override_views
 from eo_ssl.pretraining import (
     Adaptation,
@@ -25,9 +25,7 @@ from eo_ssl.pretraining import (
     TrainingData,
     ViewMaker,
     Whole,
-    add_sources,
     count_steps,
-    count_trained,
     fit,
     make_probe,
     open_continued_data,
@@ -114,7 +112,7 @@ def main(
         overwrite: replace an encoder made with another configuration.
     """
     selection = DataSelection.of(corpus, streams, bands, subset, split, items, pairs, dates)
-    data, initial, changes = open_continued_data(selection, init=init, model=model)
+    data, initial = open_continued_data(selection, init=init, model=model)
     processes = Processes(device, devices, num_nodes, strategy, precision, accumulate)
     config = PretrainConfig(
         objective=objective,
@@ -136,8 +134,6 @@ def main(
         initial=initial,
         adapt=adapt,
     )
-    for change in changes:
-        make_console().print(f"{init}: {change}", soft_wrap=True, highlight=False)
     running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": parse_limit(max_time)}
     _train(data, config, out, ahead=num_workers > 0, running=running, overwrite=overwrite)
 
@@ -148,19 +144,13 @@ def _train(
     """Check everything, then train, save and sign the encoder."""
     console, contracts, processes = make_console(), data.items.contracts, running["processes"]
     maker = ViewMaker(config.views, contracts, dates=data.items.dates)
-    module = Pretraining(
-        config.build_objective(contracts), lr=config.lr, steps=config.steps, optimizer=config.optimizer
-    )
-    data = add_sources(data, module.objective.inputs, module.objective.licences)
-    if not isinstance(config.adapt, Whole):
-        trained, known = count_trained(module.objective.encoder)
-        console.print(f"adapt {type(config.adapt).__name__}: {trained:,} of {known:,} parameters of the encoder train")
+    objective = config.build_objective(contracts)
+    module = Pretraining(objective, lr=config.lr, steps=config.steps, optimizer=config.optimizer)
     share, world = processes.share(config.batch_size), processes.world
     sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=world)
     loader = ItemLoader(data.items, sampler, steps=config.steps, accumulate=processes.accumulate, ahead=ahead)
-    with open_product(
-        out, stage="pretrain", config=config.resolved(data), inputs=data.inputs, overwrite=overwrite
-    ) as product:
+    asked: dict[str, Any] = {"config": config.resolved(data), "inputs": data.inputs | objective.inputs}
+    with open_product(out, stage="pretrain", overwrite=overwrite, **asked) as product:
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
@@ -177,10 +167,7 @@ def _train(
         if results is None:
             product.leave()
             return
-        facts: dict[str, Any] = {"tiles": len(data.pool), "benchmark_tiles_left_out": data.left_out, **results}
-        facts |= {"objective": config.method, "steps": config.steps, "presentations": config.steps * config.batch_size}
-        plain = [copy_merged(one) for one in module.objective.embedders.values()]
-        facts |= {"parameters": sum(parameter.numel() for one in plain for parameter in one.parameters())}
+        facts = config.summarise(data, module.objective) | results
         save_encoders(module.objective, data, product, seed=config.seed, summary=facts)
     loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
     console.print(f"{config.method} encoder, {loss}: {out.resolve()}", soft_wrap=True)

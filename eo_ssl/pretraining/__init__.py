@@ -5,7 +5,7 @@ from __future__ import annotations
 from eo_ssl.pretraining.adaptation import Adaptation, Frozen, Lora, Whole, count_trained
 from eo_ssl.pretraining.checkpoints import parse_limit
 from eo_ssl.pretraining.fit import FitConfig, fit
-from eo_ssl.pretraining.initial_encoder import InitialEncoder, add_sources, open_continued_data
+from eo_ssl.pretraining.initial_encoder import InitialEncoder, open_continued_data
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import OptimizerConfig, Pretraining
@@ -47,7 +47,6 @@ __all__ = [
     "TrainingData",
     "ViewMaker",
     "Whole",
-    "add_sources",
     "count_steps",
     "count_trained",
     "measure_feature_std",

@@ -142,7 +142,6 @@ def _list_blocks(network: nn.Module) -> list[nn.Module]:
     return list(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else []
 
 
-def count_trained(backbone: Backbone) -> tuple[int, int]:
-    """How many parameters are trained, and how many there are."""
-    sizes = [(part.numel(), part.requires_grad) for part in backbone.parameters()]
-    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+def count_trained(backbone: Backbone) -> int:
+    """How many numbers of the backbone are trained."""
+    return sum(part.numel() for part in backbone.parameters() if part.requires_grad)

@@ -24,6 +24,7 @@ from eo_ssl.errors import UserError, expect
 from eo_ssl.models import Architecture, Backbone, MaskableBackbone, Vit
 from eo_ssl.preprocessing import Preprocessing, StreamLike
 from eo_ssl.pretraining.training_data import DataSelection, TrainingData, open_training_data
+from eo_ssl.printable import make_console
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +175,12 @@ class InitialEncoder:
             )
         kept = self.encoder.provenance
         said += [str(kept[key]) for key in ("first_layer", "remark") if kept.get(key)]
-        if isinstance(self.encoder, ExternalEncoder) and any(
-            key.startswith("head.") for key in self.encoder.model.state_dict()
-        ):
-            said.append("the projection behind its vector is left out")
+        said += ["its weights are random"] if kept.get("weights") == "random" else []
+        if isinstance(self.encoder, ExternalEncoder):
+            if self.encoder.readout.window_px is not None:
+                said.append(f"of its images it saw the central {self.encoder.readout.window_px} px")
+            if any(key.startswith("head.") for key in self.encoder.model.state_dict()):
+                said.append("the projection behind its vector is left out")
         return said
 
 
@@ -190,8 +193,10 @@ def add_sources(data: TrainingData, inputs: Mapping[str, str], licences: Sequenc
 
 def open_continued_data(
     selection: DataSelection, *, init: str | Path | None, model: Architecture
-) -> tuple[TrainingData, InitialEncoder | None, list[str]]:
-    """The training data, the encoder that training goes on from, under whose contract they then are, and what changes.
+) -> tuple[TrainingData, InitialEncoder | None]:
+    """The training data, and the encoder that training goes on from, under whose contract they then are.
+
+    What differs from the encoder as it is, is said in a sentence each.
 
     Args:
         selection: which data.
@@ -202,7 +207,7 @@ def open_continued_data(
         UserError: as `open_training_data` and `InitialEncoder`.
     """
     if init is None:
-        return open_training_data(selection), None, []
+        return open_training_data(selection), None
     contract = None
     if is_spec(str(init)) and has_task_contract(str(init)):
         found = open_training_data(selection).items.contracts
@@ -219,4 +224,6 @@ def open_continued_data(
     bands = initial.choose_bands(selection.bands, streams)
     data = initial.take_over(open_training_data(dataclasses.replace(selection, bands=bands)))
     (contract,) = data.items.contracts.values()
-    return data, initial, initial.list_changes(contract, streams)
+    for change in initial.list_changes(contract, streams):
+        make_console().print(f"{init}: {change}", soft_wrap=True, highlight=False)
+    return data, initial

@@ -9,10 +9,10 @@ from typing import Any
 from eo_ssl.curation import DynamicConfig
 from eo_ssl.curation.report import to_plain
 from eo_ssl.errors import expect
-from eo_ssl.models import Architecture, Backbone
+from eo_ssl.models import Architecture, Backbone, copy_merged
 from eo_ssl.objectives import Method, Objective, ViewSpec, derive_seed
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.pretraining.adaptation import Adaptation, Whole
+from eo_ssl.pretraining.adaptation import Adaptation, Whole, count_trained
 from eo_ssl.pretraining.fit import FitConfig
 from eo_ssl.pretraining.initial_encoder import InitialEncoder
 from eo_ssl.pretraining.module import OptimizerConfig
@@ -73,6 +73,21 @@ class PretrainConfig:
         plain["model"] = {"name": type(model).__name__, "options": to_plain(asdict(model))}  # type: ignore[call-overload]
         contracts = {stream: contract.to_json() for stream, contract in data.items.contracts.items()}
         return plain | {"streams": data.stream_names, "preprocessing": contracts}
+
+    def summarise(self, data: TrainingData, objective: Objective) -> dict[str, Any]:
+        """What the manifest says of a finished run beside its results."""
+        plain = [copy_merged(embedder) for embedder in objective.embedders.values()]
+        facts = {
+            "tiles": len(data.pool),
+            "benchmark_tiles_left_out": data.left_out,
+            "objective": self.method,
+            "steps": self.steps,
+            "presentations": self.steps * self.batch_size,
+            "parameters": sum(part.numel() for one in plain for part in one.parameters()),
+        }
+        if not isinstance(self.adapt, Whole):
+            facts["trained_parameters"] = count_trained(objective.encoder)
+        return facts
 
     def build_objective(self, contracts: Mapping[str, Preprocessing]) -> Objective:
         """The objective around one encoder for each stream, fresh unless training goes on from one.

@@ -11,6 +11,7 @@ from eo_ssl.fingerprints import fingerprint
 from eo_ssl.manifest import MANIFEST, UNFINISHED, OpenProduct, open_product
 from eo_ssl.models import Backbone, copy_merged
 from eo_ssl.objectives import Objective
+from eo_ssl.pretraining.initial_encoder import add_sources
 from eo_ssl.pretraining.training_data import TrainingData
 
 _MAY_GO = ("checkpoints", "logs")
@@ -20,6 +21,7 @@ def save_encoders(
     objective: Objective, data: TrainingData, product: OpenProduct, *, seed: int, summary: Mapping[str, Any]
 ) -> None:
     """Write the encoder, or one per stream, each in a signed folder of its own, and sign the product with its files."""
+    data = add_sources(data, objective.inputs, objective.licences)
     embedders = objective.embedders
     if len(embedders) == 1:
         ((stream, embedder),) = embedders.items()
