@@ -253,7 +253,10 @@ def test_training_goes_on_from_an_encoder_under_its_contract(corpora, tmp_path):
     assert manifest.inputs["encoder first"] == manifest.config["init"]["fingerprint"] == before.fingerprint
     assert "init" not in require(first, "pretrain").config
     for arguments, words in (
-        ({"corpus": corpora["s1"]}, "expected a band of sentinel1_rtc"),
+        (
+            {"corpus": corpora["s1"]},
+            "expected data of sensor sentinel2_l2a, as .*first was trained on, got sentinel1_rtc",
+        ),
         ({"bands": ["B04"]}, "expected the bands B04, B03, B08 of .*first, got B04; leave out --bands"),
         ({"model": ResNet("resnet18")}, "expected the architecture of .*first"),
         ({"init": tmp_path / "absent"}, "absent"),

@@ -28,6 +28,7 @@ from eo_ssl.objectives import (
     Data2Vec2,
     Dcl,
     Dino,
+    Distill,
     IJepa,
     Mae,
     MaskFeat,
@@ -54,6 +55,7 @@ from eo_ssl.objectives.window_masks import WindowMasks
 from eo_ssl.pretraining import Processes
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest
+from test_74_distill import TEACHER, contract
 from tiles import BANDS, holes, radar_contract, training_tiles
 
 WORLD, ITEMS = 2, 8
@@ -78,7 +80,9 @@ METHODS: dict[str, Method] = {
     "Dino": Dino(prototypes=32, hidden_dim=16, bottleneck_dim=8),
     "SatMae": SatMae(decoder_dim=32),
     "SatMaePp": SatMaePp(decoder_dim=32, scales=1, upsampling_width=1),
+    "Distill": Distill(teacher=TEACHER, hidden_dim=16),
 }
+SINGLE = ("Distill",)  # whose targets a network of single precision makes, not the same bits for another batch
 MEANS = ("Dino", "MocoV2")  # whose loss is a mean over items that do not see each other
 
 
@@ -88,7 +92,7 @@ SPECTRAL = SpectralVit("test_vit", groups=(("B02", "B08"), ("B03", "B04")), dept
 def build(name: str) -> Objective:
     model = SPECTRAL if name.startswith("SatMae") else Vit(patch_size=8, depth=1)
     objective = METHODS[name].build({"tile": model.build(BANDS[:4], 32, 0)}, 1).double()
-    objective.accept({"tile": radar_contract()})
+    objective.accept({"tile": contract() if name == "Distill" else radar_contract()})
     return objective
 
 
@@ -143,7 +147,11 @@ def gradient(objective: Objective) -> torch.Tensor:
 def state_after(objective: Objective) -> torch.Tensor:
     """What no gradient moves after a step: queues, centres and running statistics."""
     objective.after_step(Step(1, 2, 0))
-    kept = [buffer for name, buffer in objective.named_buffers() if name.endswith(("queue", "center", "running_var"))]
+    kept = [
+        buffer
+        for name, buffer in objective.named_buffers()
+        if name.endswith(("queue", "center", "running_var", "running_std"))
+    ]
     return torch.cat([torch.zeros(1), *(buffer.flatten() for buffer in kept)])
 
 
@@ -179,9 +187,12 @@ def test_two_halves_give_the_loss_and_the_gradient_of_the_whole(tmp_path: Path) 
             objective = build(name)
             loss = loss_of(objective, slice(0, ITEMS))
             loss.backward()
-            torch.testing.assert_close(halves[name]["loss"], loss.detach(), rtol=1e-9, atol=1e-12)
-            torch.testing.assert_close(halves[name]["gradient"], gradient(objective), rtol=1e-6, atol=1e-10)
-            torch.testing.assert_close(halves[name]["state"], state_after(objective), rtol=1e-6, atol=1e-10)
+            coarse = 1e4 if name in SINGLE else 1
+            torch.testing.assert_close(halves[name]["loss"], loss.detach(), rtol=1e-9 * coarse, atol=1e-12)
+            torch.testing.assert_close(
+                halves[name]["gradient"], gradient(objective), rtol=1e-6 * coarse, atol=1e-10 * coarse
+            )
+            torch.testing.assert_close(halves[name]["state"], state_after(objective), rtol=1e-6 * coarse, atol=1e-10)
             # and the state matters: the mean of two separate halves is something else
             apart = sum(float(loss_of(objective, slice(at, at + 4)).detach()) for at in (0, 4)) / 2
             assert name in MEANS or abs(apart - float(loss.detach())) > 1e-5, name

@@ -19,7 +19,7 @@ from eo_ssl.encoder import ExternalEncoder, Readout
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.task_metrics import measure
-from eo_ssl.evaluation.tuning import TUNED, Tuning, lora
+from eo_ssl.evaluation.tuning import TUNED, Tuning
 from eo_ssl.evaluation.tuning.decoders import make_decoder
 from eo_ssl.evaluation.tuning.feature_maps import check_maps, compute_four_maps, compute_last_map, prepare_network_input
 from eo_ssl.evaluation.tuning.losses import TuningLoss, count_confusion, make_loss
@@ -27,7 +27,7 @@ from eo_ssl.evaluation.tuning.network import make_network
 from eo_ssl.evaluation.tuning.optimisation import LayerwiseAdamW, add_stochastic_depth, group_layers, scale_rate
 from eo_ssl.evaluation.tuning.prediction import reserve_validation
 from eo_ssl.evaluation.tuning.task_loader import TaskBatch, TaskLoader, augment_batch, shuffle_batches
-from eo_ssl.models import seed_weights
+from eo_ssl.models import insert_lora, merge_lora, seed_weights
 from tuned_tasks import BANDS, EMPTY, Planted, TinyCnn, classes, contract, images, masked, task_of, vit
 
 
@@ -113,7 +113,7 @@ def test_blocks_are_skipped_more_often_the_deeper_they_lie() -> None:
 
 def test_lora_starts_as_the_frozen_network_bit_for_bit_and_trains_its_factors_alone() -> None:
     encoder, plain = vit(depth=3), vit(depth=3)
-    trained = lora.insert(encoder.model, rank=4, alpha=8.0)
+    trained = insert_lora(encoder.model, rank=4, alpha=8.0)
     x = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(encoder.features(x), plain.features(x))
     encoder.features(x).square().sum().backward()
@@ -125,7 +125,7 @@ def test_lora_starts_as_the_frozen_network_bit_for_bit_and_trains_its_factors_al
 
 def test_lora_is_its_formula_and_merges_into_plain_weights() -> None:
     encoder = vit()
-    lora.insert(encoder.model, rank=3, alpha=6.0)
+    insert_lora(encoder.model, rank=3, alpha=6.0)
     draw = torch.Generator().manual_seed(1)
     layer = encoder.model.blocks[0].attn.qkv
     for block in encoder.model.blocks:
@@ -138,7 +138,7 @@ def test_lora_is_its_formula_and_merges_into_plain_weights() -> None:
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, atol=1e-5)
     image = torch.randn(3, 3, 32, 32, generator=draw)
     adapted = encoder.features(image).detach()
-    lora.merge(encoder.model)
+    merge_lora(encoder.model)
     assert {type(block.attn.qkv) for block in encoder.model.blocks} == {torch.nn.Linear}
     assert set(encoder.state_dict()) == set(vit().state_dict())
     torch.testing.assert_close(encoder.features(image).detach(), adapted, rtol=1e-4, atol=1e-5)
@@ -147,11 +147,11 @@ def test_lora_is_its_formula_and_merges_into_plain_weights() -> None:
 
 def test_lora_refuses_what_it_cannot_adapt() -> None:
     with pytest.raises(
-        UserError, match="expected a transformer with fused query, key and value for LoRA, got ResNet; use finetune"
+        UserError, match="expected a transformer with fused query, key and value for LoRA, got ResNet; train it whole"
     ):
-        lora.insert(TinyCnn(contract()).model, rank=4, alpha=4.0)
-    with pytest.raises(UserError, match="expected lora_rank below the width 64"):
-        lora.insert(vit().model, rank=64, alpha=4.0)
+        insert_lora(TinyCnn(contract()).model, rank=4, alpha=4.0)
+    with pytest.raises(UserError, match="expected a rank of LoRA below the width 64"):
+        insert_lora(vit().model, rank=64, alpha=4.0)
 
 
 def test_symmetries_move_image_validity_and_mask_together() -> None:
@@ -331,7 +331,7 @@ def test_what_sees_a_part_of_the_image_or_gives_no_maps_is_no_encoder_for_masks(
     with pytest.raises(UserError, match="expected a timm network with maps at 4 depths"):
         check_maps(windowed, torch.nn.Linear(2, 2))
     with pytest.raises(UserError, match="expected a transformer with fused query"):
-        lora.insert(timm.create_model("beit_base_patch16_224", depth=1, num_classes=0), rank=2, alpha=2.0)
+        insert_lora(timm.create_model("beit_base_patch16_224", depth=1, num_classes=0), rank=2, alpha=2.0)
 
 
 def test_decoders_are_wired_as_in_their_own_library() -> None:

@@ -10,6 +10,7 @@ from eo_ssl.manifest import open_product
 from eo_ssl.models import Architecture, Vit
 from eo_ssl.objectives import Mae, Method, override_views
 from eo_ssl.pretraining import (
+    Adaptation,
     DataSelection,
     FitConfig,
     ItemLoader,
@@ -23,6 +24,7 @@ from eo_ssl.pretraining import (
     Pruning,
     TrainingData,
     ViewMaker,
+    Whole,
     count_steps,
     fit,
     make_probe,
@@ -42,7 +44,8 @@ def main(
     dates: int = 2,
     objective: Method = Mae(),  # noqa: B008  (frozen, as are all below)
     model: Architecture = Vit(),  # noqa: B008
-    init: Path | None = None,
+    init: str | Path | None = None,
+    adapt: Adaptation = Whole(),  # noqa: B008
     bands: list[str] | None = None,
     subset: list[Path] | Path | None = None,
     split: Literal["train", "all"] = "train",
@@ -80,9 +83,12 @@ def main(
         dates: dates of an item, for items places.
         objective: name of the method, such as Mae, IJepa or SimClr; --objective.OPTION sets its options,
             --objective.help NAME lists them.
-        model: name of the architecture, Vit, SpectralVit or ResNet; its bands and image size come from the data.
-        init: folder of a trained encoder to go on from, with its architecture, bands and normalisation; random weights
-            when left out.
+        model: name of the architecture, Vit, ChannelVit, SpectralVit or ResNet; its bands and image size come from the
+            data.
+        init: encoder to go on from, with its architecture, bands and normalisation: a folder that `eo-ssl pretrain`
+            wrote, or weights of others by the names that `eo-ssl evaluate` takes; random weights when left out.
+        adapt: what of it is trained: Whole, Frozen (last blocks and norms beside a frozen trunk) or Lora (changes of
+            low rank); --adapt.OPTION sets its options.
         bands: bands in the encoder's input order, held by every stream; those of the first stream when left out.
         subset: folder, or list of folders, that `eo-ssl curate` made; a stream without a subset is used whole.
         split: rows to train on; test items of a benchmark are always left out.
@@ -127,6 +133,7 @@ def main(
         world=processes.world,
         accumulate=accumulate,
         initial=initial,
+        adapt=adapt,
     )
     running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": parse_limit(max_time)}
     _train(data, config, out, ahead=num_workers > 0, running=running, overwrite=overwrite)
@@ -138,15 +145,13 @@ def _train(
     """Check everything, then train, save and sign the encoder."""
     console, contracts, processes = make_console(), data.items.contracts, running["processes"]
     maker = ViewMaker(config.views, contracts, dates=data.items.dates)
-    module = Pretraining(
-        config.build_objective(contracts), lr=config.lr, steps=config.steps, optimizer=config.optimizer
-    )
+    objective = config.build_objective(contracts)
+    module = Pretraining(objective, lr=config.lr, steps=config.steps, optimizer=config.optimizer)
     share, world = processes.share(config.batch_size), processes.world
     sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=world)
     loader = ItemLoader(data.items, sampler, steps=config.steps, accumulate=processes.accumulate, ahead=ahead)
-    with open_product(
-        out, stage="pretrain", config=config.resolved(data), inputs=data.inputs, overwrite=overwrite
-    ) as product:
+    asked: dict[str, Any] = {"config": config.resolved(data), "inputs": data.inputs | objective.inputs}
+    with open_product(out, stage="pretrain", overwrite=overwrite, **asked) as product:
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
@@ -163,9 +168,7 @@ def _train(
         if results is None:
             product.leave()
             return
-        facts: dict[str, Any] = {"tiles": len(data.pool), "benchmark_tiles_left_out": data.left_out, **results}
-        facts |= {"objective": config.method, "steps": config.steps, "presentations": config.steps * config.batch_size}
-        facts |= {"parameters": sum(p.numel() for one in module.objective.embedders.values() for p in one.parameters())}
+        facts = config.summarise(data, module.objective) | results
         save_encoders(module.objective, data, product, seed=config.seed, summary=facts)
     loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
     console.print(f"{config.method} encoder, {loss}: {out.resolve()}", soft_wrap=True)

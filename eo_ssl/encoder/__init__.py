@@ -6,7 +6,9 @@ from eo_ssl.encoder.band_transfer import transfer_bands
 from eo_ssl.encoder.contracts import PublishedContract, derive_contract
 from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures, draw_patches
 from eo_ssl.encoder.external import ExternalEncoder, Readout
+from eo_ssl.encoder.foreign_backbone import rebuild_backbone
 from eo_ssl.encoder.loading import WEIGHT_FREE, load_encoder
+from eo_ssl.encoder.owed_licences import collect_licences
 from eo_ssl.encoder.protocol import Encoder, EncoderBase, hash_tensors
 from eo_ssl.encoder.specs import has_task_contract, is_spec
 from eo_ssl.encoder.storage import ENCODER_FILE, check_encoder, save_encoder
@@ -29,6 +31,7 @@ __all__ = [
     "Readout",
     "TrainedEncoder",
     "check_encoder",
+    "collect_licences",
     "derive_contract",
     "draw_patches",
     "has_task_contract",
@@ -36,6 +39,7 @@ __all__ = [
     "is_spec",
     "list_weights",
     "load_encoder",
+    "rebuild_backbone",
     "save_encoder",
     "transfer_bands",
 ]

@@ -55,6 +55,21 @@ def encode_positions(network: Any, x: Tensor) -> Tensor:
         return grid.flatten(2).transpose(1, 2)
     with _large_enough(x):
         out: Tensor = network.forward_features(x)
+    return _list_positions(network, out)
+
+
+def encode_whole(network: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What `pool_images` and `encode_positions` give, in one pass through networks of timm."""
+    if not hasattr(network, "forward_features"):
+        return pool_images(network, x), encode_positions(network, x)
+    with _large_enough(x):
+        out: Tensor = network.forward_features(x)
+        vectors: Tensor = network.forward_head(out)
+    return vectors, _list_positions(network, out)
+
+
+def _list_positions(network: Any, out: Tensor) -> Tensor:
+    """Positions of the last map of a network of timm, row by row: [B, N, D]."""
     if out.ndim == 3:  # [B, P + N, D]
         return out[:, getattr(network, "num_prefix_tokens", 0) :]
     if getattr(network, "output_fmt", "NCHW") == "NHWC":

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from eo_ssl.encoder.adapters import (
     encode_positions,
+    encode_whole,
     get_dim,
     get_input_px,
     get_position_dim,
@@ -88,6 +89,11 @@ class ExternalEncoder(EncoderBase):
     def tokens(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         """Positions of the last map: [B, C, H, W] -> [B, N, D]."""
         return encode_positions(self.model, self.seen(x))
+
+    def encode(self, x: Tensor, *, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`features` and `tokens` in one pass."""
+        vectors, positions = encode_whole(self.model, self.seen(x))
+        return (positions.mean(dim=1) if self.readout.pooling == "mean" else vectors), positions
 
     def at_size(self, size_px: int) -> Self:
         """Return this encoder for whole images brought to another side.

@@ -113,6 +113,10 @@ class EncoderBase(nn.Module, ABC):
     def tokens(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
         """[B, C, H, W] float32, output of the contract -> one vector per position, [B, N, D] float32, row by row."""
 
+    def encode(self, x: Tensor, *, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`features` and `tokens` of one input, in one pass through a network."""
+        return self.features(x, valid=valid), self.tokens(x)
+
     @property
     def fingerprint(self) -> str:
         """Sha256 over weights and contract; provenance and the order of the file do not enter."""

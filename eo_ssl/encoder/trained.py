@@ -69,6 +69,11 @@ class TrainedEncoder(EncoderBase):
         """Patch tokens, or positions of the last map, row by row: [B, C, H, W] -> [B, N, D]."""
         return self._encode(x, valid).patches
 
+    def encode(self, x: Tensor, *, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`features` and `tokens` in one pass."""
+        tokens = self._encode(x)
+        return tokens.pooled, tokens.patches
+
     def at_size(self, size_px: int) -> Self:
         """Return this encoder for images of another side, position codes interpolated as `Backbone.at_size` says.
 

@@ -23,10 +23,10 @@ class Terms:
 
     @property
     def non_commercial(self) -> bool | None:
-        """Whether a source forbids commercial use; None where the licences are not known."""
-        if not self.licences:
-            return None
-        return any(item["non_commercial"] or is_non_commercial(str(item["licence"])) for item in self.licences)
+        """Whether a source forbids commercial use; None where not all licences are known and none forbids it."""
+        if any(item["non_commercial"] or is_non_commercial(str(item["licence"])) for item in self.licences):
+            return True
+        return None if not self.licences or any(item["non_commercial"] is None for item in self.licences) else False
 
     @property
     def attributions(self) -> tuple[str, ...]:

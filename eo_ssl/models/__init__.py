@@ -18,6 +18,7 @@ from eo_ssl.models.backbone import (
 )
 from eo_ssl.models.band_codes import encode_bands
 from eo_ssl.models.channel_vit import ChannelVit, ChannelVitBackbone
+from eo_ssl.models.lora import TARGETS, LoraLinear, copy_merged, insert_lora, merge_lora
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_group_positions, make_sincos_positions
 from eo_ssl.models.relative_attention import RelativeBlock, index_pairs
@@ -32,11 +33,13 @@ FAMILIES: Mapping[str, type[Architecture]] = MappingProxyType(
 
 __all__ = [
     "FAMILIES",
+    "TARGETS",
     "Architecture",
     "Backbone",
     "BackboneConfig",
     "ChannelVit",
     "ChannelVitBackbone",
+    "LoraLinear",
     "MaskableBackbone",
     "RelativeBlock",
     "ResNet",
@@ -49,6 +52,9 @@ __all__ = [
     "VitBackbone",
     "encode_bands",
     "index_pairs",
+    "copy_merged",
+    "insert_lora",
+    "merge_lora",
     "require_maskable",
     "seed_weights",
     "make_group_positions",

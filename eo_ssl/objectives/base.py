@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,16 @@ class Objective(nn.Module, ABC):
     def embedders(self) -> Mapping[str, Backbone]:
         """Networks whose features are used, by stream: EMA teachers if the paper evaluates them, else the encoders."""
         return list_encoders(self.encoders)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints by name of what the task rests on beside the data, such as a teacher made elsewhere."""
+        return {}
+
+    @property
+    def licences(self) -> list[dict[str, Any]]:
+        """What is owed to the owners of `inputs`, as a corpus says it of its cards."""
+        return []
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -98,7 +108,7 @@ class Teacher(nn.Module, Generic[Student]):
     network: Student
 
     def __init__(self, student: Student, *, batch_statistics: bool = False) -> None:
-        """Begin as a copy of `student`.
+        """Begin as a copy of `student`; what is not trained in it is held once, by both.
 
         Args:
             student: what is averaged.
@@ -106,7 +116,8 @@ class Teacher(nn.Module, Generic[Student]):
         """
         super().__init__()
         self.batch_statistics = batch_statistics
-        self.network = copy.deepcopy(student).requires_grad_(False)
+        shared = {id(part): part for part in student.parameters() if not part.requires_grad}
+        self.network = copy.deepcopy(student, shared).requires_grad_(False)
         self.train()
 
     def train(self, mode: bool = True) -> Self:
@@ -119,9 +130,10 @@ class Teacher(nn.Module, Generic[Student]):
 
     @torch.no_grad()
     def follow(self, student: nn.Module, *, momentum: float) -> None:
-        """Move every parameter towards the student's, t <- m t + (1 - m) s, and take over its buffers."""
-        mine: list[Tensor] = list(self.network.parameters())
-        torch._foreach_lerp_(mine, list(student.parameters()), 1 - momentum)
+        """Move towards the student's trained parameters, t <- m t + (1 - m) s, and take over its buffers."""
+        both = zip(self.network.parameters(), student.parameters(), strict=True)
+        moving = [(mine, source) for mine, source in both if source.requires_grad]
+        torch._foreach_lerp_([mine for mine, _ in moving], [source for _, source in moving], 1 - momentum)
         for buffer, source in zip(self.network.buffers(), student.buffers(), strict=True):
             buffer.copy_(source)
 

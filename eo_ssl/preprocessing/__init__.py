@@ -6,6 +6,7 @@ from eo_ssl.preprocessing.amplitude import compute_amplitude, require_backscatte
 from eo_ssl.preprocessing.contract import Preprocessing
 from eo_ssl.preprocessing.conversion import apply_conversion, parse_conversion
 from eo_ssl.preprocessing.interpolation import MIN_VALID_WEIGHT, Interpolation, resample_masked
+from eo_ssl.preprocessing.physical_values import restore_values
 from eo_ssl.preprocessing.tags import CountedStats, StatsLike, StreamLike, Tagged
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "parse_conversion",
     "require_backscatter",
     "resample_masked",
+    "restore_values",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eo_ssl.pretraining.adaptation import Adaptation, Frozen, Lora, Whole, count_trained
 from eo_ssl.pretraining.checkpoints import parse_limit
 from eo_ssl.pretraining.fit import FitConfig, fit
 from eo_ssl.pretraining.initial_encoder import InitialEncoder, open_continued_data
@@ -19,9 +20,11 @@ from eo_ssl.pretraining.training_data import DataSelection, TrainingData, open_t
 from eo_ssl.pretraining.view_maker import ItemBatch, ViewMaker
 
 __all__ = [
+    "Adaptation",
     "DataSelection",
     "DynamicPruning",
     "FitConfig",
+    "Frozen",
     "InitialEncoder",
     "ItemBatch",
     "ItemData",
@@ -30,6 +33,7 @@ __all__ = [
     "Items",
     "LabelledProbe",
     "LoggerName",
+    "Lora",
     "OptimizerConfig",
     "Pairs",
     "Places",
@@ -42,7 +46,9 @@ __all__ = [
     "Tiles",
     "TrainingData",
     "ViewMaker",
+    "Whole",
     "count_steps",
+    "count_trained",
     "measure_feature_std",
     "fit",
     "make_probe",

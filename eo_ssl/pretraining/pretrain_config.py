@@ -8,10 +8,12 @@ from typing import Any
 
 from eo_ssl.curation import DynamicConfig
 from eo_ssl.curation.report import to_plain
-from eo_ssl.models import Architecture, Backbone
+from eo_ssl.errors import expect
+from eo_ssl.models import Architecture, Backbone, copy_merged
 from eo_ssl.objectives import Method, Objective, ViewSpec, derive_seed
 from eo_ssl.objectives.views import PHYSICAL
 from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.pretraining.adaptation import Adaptation, Whole, count_trained
 from eo_ssl.pretraining.fit import FitConfig
 from eo_ssl.pretraining.initial_encoder import InitialEncoder
 from eo_ssl.pretraining.module import OptimizerConfig
@@ -40,6 +42,17 @@ class PretrainConfig:
     accumulate: int
     initial: InitialEncoder | None = None
     """What training begins from; None for random weights."""
+    adapt: Adaptation = Whole()  # noqa: RUF009  (frozen)
+    """What of it is trained."""
+
+    def __post_init__(self) -> None:
+        """Refuse to freeze random weights."""
+        expect(
+            self.initial is not None or isinstance(self.adapt, Whole),
+            expected=f"an encoder to go on from for adapt {type(self.adapt).__name__}",
+            got="random weights",
+            remedy="name it with --init, or train the whole encoder",
+        )
 
     @property
     def method(self) -> str:
@@ -48,10 +61,12 @@ class PretrainConfig:
 
     def resolved(self, data: TrainingData) -> dict[str, Any]:
         """The configuration as the manifest records it."""
-        plain: dict[str, Any] = to_plain(asdict(replace(self, initial=None)))
-        del plain["initial"]
+        plain: dict[str, Any] = to_plain(asdict(replace(self, initial=None, adapt=Whole())))
+        del plain["initial"], plain["adapt"]
         if self.initial is not None:
             plain["init"] = self.initial.describe()
+        if not isinstance(self.adapt, Whole):
+            plain["adapt"] = {"name": type(self.adapt).__name__, "options": to_plain(asdict(self.adapt))}  # type: ignore[call-overload]
         plain |= {"objective": self.method, "options": plain["objective"]}
         if self.optimizer.algorithm == OptimizerConfig.algorithm:  # unsaid, as by versions that had no other
             del plain["optimizer"]["algorithm"], plain["optimizer"]["momentum"]
@@ -65,6 +80,21 @@ class PretrainConfig:
         contracts = {stream: contract.to_json() for stream, contract in data.items.contracts.items()}
         return plain | {"streams": data.stream_names, "preprocessing": contracts}
 
+    def summarise(self, data: TrainingData, objective: Objective) -> dict[str, Any]:
+        """What the manifest says of a finished run beside its results."""
+        plain = [copy_merged(embedder) for embedder in objective.embedders.values()]
+        facts = {
+            "tiles": len(data.pool),
+            "benchmark_tiles_left_out": data.left_out,
+            "objective": self.method,
+            "steps": self.steps,
+            "presentations": self.steps * self.batch_size,
+            "parameters": sum(part.numel() for one in plain for part in one.parameters()),
+        }
+        if not isinstance(self.adapt, Whole):
+            facts["trained_parameters"] = count_trained(objective.encoder)
+        return facts
+
     def build_objective(self, contracts: Mapping[str, Preprocessing]) -> Objective:
         """The objective around one encoder for each stream, fresh unless training goes on from one.
 
@@ -72,6 +102,8 @@ class PretrainConfig:
             UserError: encoders or streams that the method cannot be trained with.
         """
         encoders = self._build_encoders(contracts) if self.initial is None else self.initial.copy_backbones(contracts)
+        for encoder in encoders.values():
+            self.adapt.apply(encoder, seed=self.seed + 2)
         objective = self.objective.build(encoders, seed=self.seed + 1)
         objective.accept(contracts)
         return objective

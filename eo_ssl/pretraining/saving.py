@@ -9,8 +9,9 @@ from typing import Any
 from eo_ssl.encoder import save_encoder
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.manifest import MANIFEST, UNFINISHED, OpenProduct, open_product
-from eo_ssl.models import Backbone
+from eo_ssl.models import Backbone, copy_merged
 from eo_ssl.objectives import Objective
+from eo_ssl.pretraining.initial_encoder import add_sources
 from eo_ssl.pretraining.training_data import TrainingData
 
 _MAY_GO = ("checkpoints", "logs")
@@ -20,6 +21,7 @@ def save_encoders(
     objective: Objective, data: TrainingData, product: OpenProduct, *, seed: int, summary: Mapping[str, Any]
 ) -> None:
     """Write the encoder, or one per stream, each in a signed folder of its own, and sign the product with its files."""
+    data = add_sources(data, objective.inputs, objective.licences)
     embedders = objective.embedders
     if len(embedders) == 1:
         ((stream, embedder),) = embedders.items()
@@ -55,4 +57,4 @@ def list_files(folder: Path) -> list[str]:
 def _save_one(folder: Path, embedder: Backbone, data: TrainingData, product: OpenProduct, stream: str) -> str:
     """Write the encoder of `stream` to `folder` and return its fingerprint."""
     origin = {"inputs": dict(data.inputs), "config": dict(product.config), "licences": data.licences}
-    return save_encoder(folder, embedder, preprocessing=data.items.contracts[stream], provenance=origin)
+    return save_encoder(folder, copy_merged(embedder), preprocessing=data.items.contracts[stream], provenance=origin)

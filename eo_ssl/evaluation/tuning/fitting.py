@@ -18,12 +18,12 @@ from eo_ssl.encoder import Encoder
 from eo_ssl.evaluation.sources import Rows
 from eo_ssl.evaluation.task_metrics import PredictionArray
 from eo_ssl.evaluation.tasks import Task
-from eo_ssl.evaluation.tuning import lora
 from eo_ssl.evaluation.tuning.losses import TuningLoss, make_loss
 from eo_ssl.evaluation.tuning.network import Network, make_network
 from eo_ssl.evaluation.tuning.optimisation import LayerwiseAdamW
 from eo_ssl.evaluation.tuning.task_loader import TaskLoader, augment_batch, shuffle_batches, split_in_order
 from eo_ssl.evaluation.tuning.tuning_config import LEAST_STEPS, TunedProtocol, Tuning
+from eo_ssl.models import merge_lora
 
 CHECKS = 10  # states among which the validation split chooses
 
@@ -90,7 +90,7 @@ def fit(job: TrainingJob, rows: Rows, *, rate: float, chosen_by: Rows | None = N
     if kept is not None:
         network.load_state_dict(kept, strict=False)
     if job.protocol.adapts == "lora":
-        lora.merge(network.encoder.model)
+        merge_lora(network.encoder.model)
     return FittedNetwork(network.eval(), criterion, finite=True, score=np.nan if kept is None else best)
 
 

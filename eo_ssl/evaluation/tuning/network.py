@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
-from eo_ssl.evaluation.tuning import lora
 from eo_ssl.evaluation.tuning.decoders import make_decoder
 from eo_ssl.evaluation.tuning.feature_maps import (
     Maps,
@@ -23,6 +22,7 @@ from eo_ssl.evaluation.tuning.feature_maps import (
 from eo_ssl.evaluation.tuning.optimisation import Group, add_stochastic_depth, group_head, group_layers
 from eo_ssl.evaluation.tuning.task_loader import TaskBatch
 from eo_ssl.evaluation.tuning.tuning_config import Decoder, TunedProtocol, Tuning
+from eo_ssl.models import insert_lora
 
 
 class Network(nn.Module):
@@ -109,7 +109,7 @@ def make_network(
     else:
         network.head = _linear_head(features.shape[1], outputs, of_batch=protocol.adapts == "lora")
     if protocol.adapts == "lora":
-        lora.insert(model, rank=config.lora_rank, alpha=config.lora_alpha)
+        insert_lora(model, rank=config.lora_rank, alpha=config.lora_alpha)
     if network.tuned:
         given: Any = encoder
         for name, parameter in given.model.named_parameters():
