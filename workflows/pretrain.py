@@ -12,6 +12,7 @@ from eo_ssl.objectives import Mae, Method, override_views
 from eo_ssl.pretraining import (
     DataSelection,
     FitConfig,
+    GuardConfig,
     ItemLoader,
     ItemSampler,
     LoggerName,
@@ -55,6 +56,7 @@ def main(
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
     prune: DynamicConfig | None = None,
     training: FitConfig = FitConfig(),  # noqa: B008
+    guard: GuardConfig = GuardConfig(),  # noqa: B008
     device: Literal["auto", "cpu", "cuda"] = "auto",
     devices: int = 1,
     num_nodes: int = 1,
@@ -95,6 +97,7 @@ def main(
         optimizer: AdamW and its schedules, in optimizer steps.
         prune: dynamic pruning of the pool while training, in item presentations; none when left out.
         training: how often to log, look and save.
+        guard: when a run counts as collapsing, and whether to warn or to stop then.
         device: where to train; auto takes GPUs where there are some.
         devices: processes on each node, one device each; the batch is divided among them.
         num_nodes: nodes, each of which runs this command under Slurm or torchrun.
@@ -129,6 +132,7 @@ def main(
         initial=initial,
     )
     running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": parse_limit(max_time)}
+    running["guard"] = guard
     _train(data, config, out, ahead=num_workers > 0, running=running, overwrite=overwrite)
 
 

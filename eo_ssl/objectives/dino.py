@@ -137,6 +137,11 @@ class DinoObjective(Objective):
             "teacher_certainty": 1 - measure_entropy(classes).mean(),
         }
 
+    def project(self, features: Tensor) -> Tensor:
+        """Scores that the teacher gives, [B, K]."""
+        scores: Tensor = self.teacher_head.network(features)
+        return scores
+
     def after_step(self, step: Step) -> None:
         """Move the teacher towards the student, momentum along a cosine from its start to 1."""
         momentum = step.cosine(self.method.momentum, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from eo_ssl.pretraining.checkpoints import parse_limit
+from eo_ssl.pretraining.collapse_guard import CollapseGuard, GuardConfig
 from eo_ssl.pretraining.fit import FitConfig, fit
 from eo_ssl.pretraining.initial_encoder import InitialEncoder, open_continued_data
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
@@ -19,9 +20,11 @@ from eo_ssl.pretraining.training_data import DataSelection, TrainingData, open_t
 from eo_ssl.pretraining.view_maker import ItemBatch, ViewMaker
 
 __all__ = [
+    "CollapseGuard",
     "DataSelection",
     "DynamicPruning",
     "FitConfig",
+    "GuardConfig",
     "InitialEncoder",
     "ItemBatch",
     "ItemData",

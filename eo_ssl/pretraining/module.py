@@ -168,6 +168,22 @@ class Pretraining(pl.LightningModule):
             features = [nn.functional.normalize(vectors, dim=1) for vectors in features]
         return torch.cat(features, dim=1).float().cpu()
 
+    @torch.no_grad()
+    def project(self, features: Tensor) -> Tensor | None:
+        """What the loss compares, [B, d] on the CPU, from features [B, D] of single views; None where it has no head.
+
+        None too for features of several views beside each other, which no head takes.
+        """
+        training = self.objective.training
+        if features.shape[1] != self.objective.encoder.dim:
+            return None
+        self.objective.eval()
+        try:
+            projection = self.objective.project(features.to(self.device))
+        finally:
+            self.objective.train(training)
+        return None if projection is None else projection.float().cpu()
+
 
 def require_pretraining(module: pl.LightningModule) -> Pretraining:
     """The module under its own type; the callbacks of this room serve no other."""
