@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eo_ssl.curation import DynamicConfig, DynamicSchedule
+from eo_ssl.errors import expect
 from eo_ssl.manifest import open_product
 from eo_ssl.models import Architecture, Vit
 from eo_ssl.objectives import Mae, Method, override_views
 from eo_ssl.pretraining import (
+    Branch,
     DataSelection,
     FitConfig,
     GuardConfig,
@@ -31,6 +33,7 @@ from eo_ssl.pretraining import (
     parse_limit,
     save_encoders,
 )
+from eo_ssl.pretraining.branching import RECORD
 from eo_ssl.printable import make_console
 
 
@@ -44,6 +47,7 @@ def main(
     objective: Method = Mae(),  # noqa: B008  (frozen, as are all below)
     model: Architecture = Vit(),  # noqa: B008
     init: Path | None = None,
+    branch: Path | None = None,
     bands: list[str] | None = None,
     subset: list[Path] | Path | None = None,
     split: Literal["train", "all"] = "train",
@@ -85,6 +89,8 @@ def main(
         model: name of the architecture, Vit or ResNet; its bands and image size come from the data.
         init: folder of a trained encoder to go on from, with its architecture, bands and normalisation; random weights
             when left out.
+        branch: folder of an earlier run, finished or not, whose newest checkpoint this one goes on from with the same
+            settings: for more steps, on newer snapshots of its corpora, or to anneal; steps count from its first one.
         bands: bands in the encoder's input order, held by every stream; those of the first stream when left out.
         subset: folder, or list of folders, that `eo-ssl curate` made; a stream without a subset is used whole.
         split: rows to train on; test items of a benchmark are always left out.
@@ -94,7 +100,7 @@ def main(
         lr: peak learning rate.
         seed: of weights, order, views and masks.
         views: changes of the objective's views, by group: {tile: {crop: [0.5, 1], gain: 0.1}}; its own when left out.
-        optimizer: AdamW and its schedules, in optimizer steps.
+        optimizer: the optimiser and its schedules, in optimizer steps.
         prune: dynamic pruning of the pool while training, in item presentations; none when left out.
         training: how often to log, look and save.
         guard: when a run counts as collapsing, and whether to warn or to stop then.
@@ -110,7 +116,17 @@ def main(
         overwrite: replace an encoder made with another configuration.
     """
     selection = DataSelection.of(corpus, streams, bands, subset, split, items, pairs, dates)
-    data, initial = open_continued_data(selection, init=init, model=model)
+    expect(
+        init is None or branch is None,
+        expected="init or branch",
+        got="both",
+        remedy="leave out --init, which gives weights",
+    )
+    origin = None if branch is None else Branch.of(branch)
+    if origin is None:
+        data, initial = open_continued_data(selection, init=init, model=model)
+    else:
+        data, initial = origin.open_data(selection), None
     processes = Processes(device, devices, num_nodes, strategy, precision, accumulate)
     config = PretrainConfig(
         objective=objective,
@@ -130,6 +146,7 @@ def main(
         world=processes.world,
         accumulate=accumulate,
         initial=initial,
+        branch=origin,
     )
     running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": parse_limit(max_time)}
     running["guard"] = guard
@@ -147,13 +164,17 @@ def _train(
     )
     share, world = processes.share(config.batch_size), processes.world
     sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=world)
-    loader = ItemLoader(data.items, sampler, steps=config.steps, accumulate=processes.accumulate, ahead=ahead)
-    with open_product(
-        out, stage="pretrain", config=config.resolved(data), inputs=data.inputs, overwrite=overwrite
-    ) as product:
+    lengths = {"steps": config.steps, "horizon": module.horizon, "accumulate": processes.accumulate}
+    loader = ItemLoader(data.items, sampler, **lengths, ahead=ahead)
+    resolved = config.resolved(data)
+    if config.branch is not None and (overwrite or not (out / RECORD).exists()):
+        config.branch.check(resolved)
+    with open_product(out, stage="pretrain", config=resolved, inputs=data.inputs, overwrite=overwrite) as product:
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
+        if config.branch is not None:
+            config.branch.plant(out, data)
         results = fit(
             module,
             loader,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eo_ssl.pretraining.branching import Branch
 from eo_ssl.pretraining.checkpoints import parse_limit
 from eo_ssl.pretraining.collapse_guard import CollapseGuard, GuardConfig
 from eo_ssl.pretraining.fit import FitConfig, fit
@@ -20,6 +21,7 @@ from eo_ssl.pretraining.training_data import DataSelection, TrainingData, open_t
 from eo_ssl.pretraining.view_maker import ItemBatch, ViewMaker
 
 __all__ = [
+    "Branch",
     "CollapseGuard",
     "DataSelection",
     "DynamicPruning",

@@ -130,15 +130,30 @@ class AtomicCheckpoint(pl.callbacks.Checkpoint):
         Raises:
             UserError: if the disk is full or the folder cannot be written; the earlier checkpoints stay.
         """
-        with write_beside(self.folder / f"step_{step:09d}{SUFFIX}") as temporary:
-            trainer.save_checkpoint(temporary)
-            if not trainer.is_global_zero:
-                return
-            sync_folder(temporary)
-            temporary.replace(self.folder / f"step_{step:09d}.{compute_sha256(temporary)[:SUM_DIGITS]}{SUFFIX}")
-            sync_folder(self.folder)
+        save_checkpoint(self.folder, step, trainer.save_checkpoint, first=trainer.is_global_zero)
+        if trainer.is_global_zero:
             for old in _list_checkpoints(self.folder)[: -self.keep]:
                 old.unlink()
+
+
+def save_checkpoint(folder: Path, step: int, write: Callable[[Path], object], *, first: bool = True) -> None:
+    """Make what `write` writes the checkpoint of `step` in `folder`, under the name that holds its sha256.
+
+    Args:
+        folder: of checkpoints.
+        step: steps done.
+        write: writes to the path it is given; called by every process of a run.
+        first: whether this process is the one that names the file.
+
+    Raises:
+        UserError: if the disk is full or the folder cannot be written.
+    """
+    with write_beside(folder / f"step_{step:09d}{SUFFIX}") as temporary:
+        write(temporary)
+        if first:
+            sync_folder(temporary)
+            temporary.replace(folder / f"step_{step:09d}.{compute_sha256(temporary)[:SUM_DIGITS]}{SUFFIX}")
+            sync_folder(folder)
 
 
 class SignalStop(pl.Callback):

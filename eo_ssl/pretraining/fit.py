@@ -93,16 +93,17 @@ def fit(
     """
     log = RunLog(folder / "log.jsonl", loader, every=config.log_every)
     pool = loader.sampler.pool
-    module.objective.prepare(len(pool))
+    module.prepare(len(pool))
     watched = pool[np.linspace(0, len(pool) - 1, min(config.monitor_tiles, len(pool))).round().astype(np.int64)]
     held, watch = HeldSignals(), CollapseGuard(guard)
+    endless = module.config.schedule == "infinite"  # what it ended with is what the next run goes on from
     callbacks: list[pl.Callback] = [
         Monitors(loader, log, rows=watched, every=config.monitor_every, guard=watch, probe=probe),
         log,
         ProgressLine(),
         *([] if max_time is None else [TimeLimit(max_time)]),
         SignalStop(held),
-        AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every, at_end=lambda: watch.stops),
+        AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every, at_end=lambda: watch.stops or endless),
     ]
     if pruning is not None:
         callbacks.insert(0, DynamicPruning(pruning, loader, log, folder=folder / "pruning"))

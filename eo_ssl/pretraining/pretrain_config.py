@@ -8,13 +8,18 @@ from typing import Any
 
 from eo_ssl.curation import DynamicConfig
 from eo_ssl.curation.report import to_plain
+from eo_ssl.errors import expect
 from eo_ssl.models import Architecture
 from eo_ssl.objectives import Method, Objective, ViewSpec, derive_seed
 from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.pretraining.branching import Branch
 from eo_ssl.pretraining.fit import FitConfig
 from eo_ssl.pretraining.initial_encoder import InitialEncoder
 from eo_ssl.pretraining.module import OptimizerConfig
 from eo_ssl.pretraining.training_data import TrainingData
+
+LATER = ("schedule", "cooldown_steps", "lr_constant", "anneal_steps", "horizon", "layer_decay")
+"""Options of the optimiser that version 0.1 did not have: unsaid where they are as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,17 @@ class PretrainConfig:
     accumulate: int
     initial: InitialEncoder | None = None
     """What training begins from; None for random weights."""
+    branch: Branch | None = None
+    """The run that this one goes on from."""
+
+    def __post_init__(self) -> None:
+        """Refuse a teacher that would stand still for the rest of a run without an end."""
+        expect(
+            self.optimizer.schedule != "infinite" or getattr(self.objective, "momentum_end", 0) < 1,
+            expected="a teacher that goes on following its student in schedule infinite",
+            got="a momentum_end of 1",
+            remedy="set --objective.momentum_end below 1, such as 0.9995",
+        )
 
     @property
     def method(self) -> str:
@@ -47,13 +63,20 @@ class PretrainConfig:
 
     def resolved(self, data: TrainingData) -> dict[str, Any]:
         """The configuration as the manifest records it."""
-        plain: dict[str, Any] = to_plain(asdict(replace(self, initial=None)))
-        del plain["initial"]
+        plain: dict[str, Any] = to_plain(asdict(replace(self, initial=None, branch=None)))
+        del plain["initial"], plain["branch"]
+        if self.branch is not None:
+            plain["branch"] = str(self.branch.source)
         if self.initial is not None:
             plain["init"] = self.initial.describe()
         plain |= {"objective": self.method, "options": plain["objective"]}
         if self.optimizer.algorithm == OptimizerConfig.algorithm:  # unsaid, as by versions that had no other
             del plain["optimizer"]["algorithm"], plain["optimizer"]["momentum"]
+        for name in LATER:
+            if plain["optimizer"][name] == getattr(OptimizerConfig, name):
+                del plain["optimizer"][name]
+        if plain["options"].get("momentum_end") == 1:
+            del plain["options"]["momentum_end"]
         model = self.model if self.initial is None else self.initial.model
         plain["model"] = {"name": type(model).__name__, "options": to_plain(asdict(model))}  # type: ignore[call-overload]
         contracts = {stream: contract.to_json() for stream, contract in data.items.contracts.items()}
