@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eo_ssl.curation import DynamicConfig, DynamicSchedule
-from eo_ssl.errors import expect
 from eo_ssl.manifest import open_product
 from eo_ssl.models import Architecture, Vit
 from eo_ssl.objectives import Mae, Method, override_views
@@ -116,17 +115,10 @@ def main(
         overwrite: replace an encoder made with another configuration.
     """
     selection = DataSelection.of(corpus, streams, bands, subset, split, items, pairs, dates)
-    expect(
-        init is None or branch is None,
-        expected="init or branch",
-        got="both",
-        remedy="leave out --init, which gives weights",
-    )
     origin = None if branch is None else Branch.of(branch)
-    if origin is None:
-        data, initial = open_continued_data(selection, init=init, model=model)
-    else:
-        data, initial = origin.open_data(selection), None
+    selection = selection if origin is None else origin.choose_bands(selection)
+    data, initial = open_continued_data(selection, init=init, model=model)
+    data = data if origin is None else origin.take_over(data, selection)
     processes = Processes(device, devices, num_nodes, strategy, precision, accumulate)
     config = PretrainConfig(
         objective=objective,

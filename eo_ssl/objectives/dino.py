@@ -33,7 +33,7 @@ class Dino(Method):
     }
 
     momentum: float = 0.996
-    """Share of itself that the teacher keeps at the first step, towards its end along a cosine (script of SSL4EO-S12)."""
+    """Share of itself that the teacher keeps at the first step, towards its end by a cosine (script of SSL4EO-S12)."""
     momentum_end: float = 1.0
     """That share at the end; an infinite schedule needs one below 1, or its teacher would stand still."""
     prototypes: int = 4096

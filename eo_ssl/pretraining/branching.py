@@ -22,11 +22,11 @@ from eo_ssl.manifest import MANIFEST, UNFINISHED, require
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.checkpoints import find_sound_checkpoint, save_checkpoint
 from eo_ssl.pretraining.module import OptimizerConfig, compute_lr_share, compute_weight_decay
-from eo_ssl.pretraining.training_data import DataSelection, TrainingData, open_training_data
+from eo_ssl.pretraining.training_data import DataSelection, TrainingData
 
 RECORD = "branch.json"
 """What a run that goes on from another says of it; written when its first checkpoint is there."""
-MAY_DIFFER = frozenset({"steps", "training", "split", "streams", "preprocessing", "init", "branch", "optimizer"})
+MAY_DIFFER = frozenset({"steps", "training", "split", "streams", "preprocessing", "branch", "optimizer"})
 ANNEALING = ("anneal_steps", "lr_end")
 DATA = ("corpus ", "subset ", "pairs ")  # how the names of inputs that hold data begin
 
@@ -76,23 +76,28 @@ class Branch:
         step = int(checkpoint.name.removeprefix("step_").partition(".")[0])
         return cls(source, checkpoint, step, said["config"], said["inputs"])
 
-    def open_data(self, selection: DataSelection) -> TrainingData:
-        """The training data under the contracts of the run, whose encoders know no other; licences add up.
+    @property
+    def contracts(self) -> dict[str, Preprocessing]:
+        """What the encoders of the run accept, by stream."""
+        return {stream: Preprocessing.from_json(values) for stream, values in self.config["preprocessing"].items()}
+
+    def choose_bands(self, selection: DataSelection) -> DataSelection:
+        """The selection with the bands of the run, where it names none."""
+        if selection.kind == "pairs" or selection.bands is not None:
+            return selection
+        (contract,) = self.contracts.values()
+        return dataclasses.replace(selection, bands=contract.bands)
+
+    def take_over(self, data: TrainingData, selection: DataSelection) -> TrainingData:
+        """The data under the contracts of the run, whose encoders know no other; licences add up.
 
         Raises:
             UserError: other streams, sensors, quantities or sizes, or corpora that are not those of the run, as they
                 were or grown by snapshots.
         """
-        contracts = {stream: Preprocessing.from_json(values) for stream, values in self.config["preprocessing"].items()}
-        if selection.kind != "pairs" and selection.bands is None:
-            (only,) = contracts.values()
-            selection = dataclasses.replace(selection, bands=only.bands)
-        data = open_training_data(selection)
-        found = data.items.contracts
+        contracts, found = self.contracts, data.items.contracts
         for field in ("sensor", "final_quantity", "bands", "size_px"):
-            said = [
-                {stream: getattr(each, field) for stream, each in some.items()} for some in (contracts, dict(found))
-            ]
+            said = [{stream: getattr(each, field) for stream, each in some.items()} for some in (contracts, found)]
             expect(
                 said[0] == said[1],
                 expected=f"data of {field} {said[0]}, as those of {self.source}",
@@ -164,9 +169,11 @@ class Branch:
         if (folder / RECORD).exists():
             return
         state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        loops = state["loops"]["fit_loop"]
+        loops["epoch_loop.batch_progress"]["is_last_batch"] = False  # of the run that has ended, not of this one
         same = _list_data(self.inputs) == _list_data(data.inputs)
         if not same:
-            (loader,) = state["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+            (loader,) = loops["state_dict"]["combined_loader"]
             loader["sampler"] |= {
                 "epoch": loader["sampler"]["epoch"] + 1,
                 "step": 0,
