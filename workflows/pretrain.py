@@ -25,11 +25,13 @@ from eo_ssl.pretraining import (
     Pruning,
     TrainingData,
     ViewMaker,
+    compile_blocks,
     count_steps,
     fit,
     make_probe,
     open_continued_data,
     parse_limit,
+    require_compiler,
     save_encoders,
 )
 from eo_ssl.pretraining.branching import RECORD
@@ -66,6 +68,7 @@ def main(
     strategy: Literal["auto", "ddp", "fsdp"] = "auto",
     precision: Precision = "auto",
     accumulate: int = 1,
+    compile: bool = False,
     num_workers: Literal[0, 1] = 1,
     loggers: list[LoggerName] = ["csv"],  # noqa: B006  (never changed)
     max_time: str | None = None,
@@ -109,6 +112,7 @@ def main(
         strategy: auto for one process or data parallel; fsdp shards weights and optimizer state and needs GPUs.
         precision: auto takes bfloat16 on a GPU that has it, else float32.
         accumulate: parts of a process's share of a batch that are computed one after another, to save memory.
+        compile: have torch compile the blocks of all networks, where it finds a compiler; equal up to rounding.
         num_workers: 1 reads the next batch in a thread during the step, 0 in the step itself; neither changes a bit.
         loggers: listeners beside log.jsonl, in logs/: csv, tensorboard, mlflow, wandb or trackio, where installed.
         max_time: DD:HH:MM:SS after which to stop with a checkpoint; the same command goes on from there.
@@ -139,6 +143,7 @@ def main(
         accumulate=accumulate,
         initial=initial,
         branch=origin,
+        compiled=compile,
     )
     running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": parse_limit(max_time)}
     running["guard"] = guard
@@ -154,6 +159,9 @@ def _train(
     module = Pretraining(
         config.build_objective(contracts), lr=config.lr, steps=config.steps, optimizer=config.optimizer
     )
+    if config.compiled:
+        require_compiler(on_cuda=processes.trainer_options()["accelerator"] == "cuda")
+        compile_blocks(module.objective)
     share, world = processes.share(config.batch_size), processes.world
     sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=world)
     lengths = {"steps": config.steps, "horizon": module.horizon, "accumulate": processes.accumulate}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from eo_ssl.pretraining.branching import Branch
 from eo_ssl.pretraining.checkpoints import parse_limit
 from eo_ssl.pretraining.collapse_guard import CollapseGuard, GuardConfig
+from eo_ssl.pretraining.compilation import compile_blocks, require_compiler
 from eo_ssl.pretraining.fit import FitConfig, fit
 from eo_ssl.pretraining.initial_encoder import InitialEncoder, open_continued_data
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
@@ -47,6 +48,7 @@ __all__ = [
     "Tiles",
     "TrainingData",
     "ViewMaker",
+    "compile_blocks",
     "count_steps",
     "measure_feature_std",
     "fit",
@@ -55,6 +57,7 @@ __all__ = [
     "open_training_data",
     "parse_limit",
     "rank_me",
+    "require_compiler",
     "list_files",
     "save_encoders",
 ]

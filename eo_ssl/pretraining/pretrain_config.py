@@ -46,6 +46,8 @@ class PretrainConfig:
     """What training begins from; None for random weights."""
     branch: Branch | None = None
     """The run that this one goes on from."""
+    compiled: bool = False
+    """Whether blocks are compiled, which rounds otherwise."""
 
     def __post_init__(self) -> None:
         """Refuse a teacher that would stand still for the rest of a run without an end."""
@@ -65,6 +67,8 @@ class PretrainConfig:
         """The configuration as the manifest records it."""
         plain: dict[str, Any] = to_plain(asdict(replace(self, initial=None, branch=None)))
         del plain["initial"], plain["branch"]
+        if not self.compiled:
+            del plain["compiled"]
         if self.branch is not None:
             plain["branch"] = str(self.branch.source)
         if self.initial is not None:
