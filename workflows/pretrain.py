@@ -11,8 +11,10 @@ from eo_ssl.models import Architecture, Vit
 from eo_ssl.objectives import Mae, Method, override_views
 from eo_ssl.pretraining import (
     Adaptation,
+    Branch,
     DataSelection,
     FitConfig,
+    GuardConfig,
     ItemLoader,
     ItemSampler,
     LoggerName,
@@ -25,13 +27,16 @@ from eo_ssl.pretraining import (
     TrainingData,
     ViewMaker,
     Whole,
+    compile_blocks,
     count_steps,
     fit,
     make_probe,
     open_continued_data,
     parse_limit,
+    require_compiler,
     save_encoders,
 )
+from eo_ssl.pretraining.branching import RECORD
 from eo_ssl.printable import make_console
 
 
@@ -46,6 +51,7 @@ def main(
     model: Architecture = Vit(),  # noqa: B008
     init: str | Path | None = None,
     adapt: Adaptation = Whole(),  # noqa: B008
+    branch: Path | None = None,
     bands: list[str] | None = None,
     subset: list[Path] | Path | None = None,
     split: Literal["train", "all"] = "train",
@@ -58,12 +64,14 @@ def main(
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
     prune: DynamicConfig | None = None,
     training: FitConfig = FitConfig(),  # noqa: B008
+    guard: GuardConfig = GuardConfig(),  # noqa: B008
     device: Literal["auto", "cpu", "cuda"] = "auto",
     devices: int = 1,
     num_nodes: int = 1,
     strategy: Literal["auto", "ddp", "fsdp"] = "auto",
     precision: Precision = "auto",
     accumulate: int = 1,
+    compile: bool = False,
     num_workers: Literal[0, 1] = 1,
     loggers: list[LoggerName] = ["csv"],  # noqa: B006  (never changed)
     max_time: str | None = None,
@@ -89,6 +97,8 @@ def main(
             wrote, or weights of others by the names that `eo-ssl evaluate` takes; random weights when left out.
         adapt: what of it is trained: Whole, Frozen (last blocks and norms beside a frozen trunk) or Lora (changes of
             low rank); --adapt.OPTION sets its options.
+        branch: folder of an earlier run, finished or not, whose newest checkpoint this one goes on from with the same
+            settings: for more steps, on newer snapshots of its corpora, or to anneal; steps count from its first one.
         bands: bands in the encoder's input order, held by every stream; those of the first stream when left out.
         subset: folder, or list of folders, that `eo-ssl curate` made; a stream without a subset is used whole.
         split: rows to train on; test items of a benchmark are always left out.
@@ -98,22 +108,27 @@ def main(
         lr: peak learning rate.
         seed: of weights, order, views and masks.
         views: changes of the objective's views, by group: {tile: {crop: [0.5, 1], gain: 0.1}}; its own when left out.
-        optimizer: AdamW and its schedules, in optimizer steps.
+        optimizer: the optimiser and its schedules, in optimizer steps.
         prune: dynamic pruning of the pool while training, in item presentations; none when left out.
         training: how often to log, look and save.
+        guard: when a run counts as collapsing, and whether to warn or to stop then.
         device: where to train; auto takes GPUs where there are some.
         devices: processes on each node, one device each; the batch is divided among them.
         num_nodes: nodes, each of which runs this command under Slurm or torchrun.
         strategy: auto for one process or data parallel; fsdp shards weights and optimizer state and needs GPUs.
         precision: auto takes bfloat16 on a GPU that has it, else float32.
         accumulate: parts of a process's share of a batch that are computed one after another, to save memory.
+        compile: have torch compile the blocks of all networks, where it finds a compiler; equal up to rounding.
         num_workers: 1 reads the next batch in a thread during the step, 0 in the step itself; neither changes a bit.
         loggers: listeners beside log.jsonl, in logs/: csv, tensorboard, mlflow, wandb or trackio, where installed.
         max_time: DD:HH:MM:SS after which to stop with a checkpoint; the same command goes on from there.
         overwrite: replace an encoder made with another configuration.
     """
     selection = DataSelection.of(corpus, streams, bands, subset, split, items, pairs, dates)
+    origin = None if branch is None else Branch.of(branch)
+    selection = selection if origin is None else origin.choose_bands(selection)
     data, initial = open_continued_data(selection, init=init, model=model)
+    data = data if origin is None else origin.take_over(data, selection)
     processes = Processes(device, devices, num_nodes, strategy, precision, accumulate)
     config = PretrainConfig(
         objective=objective,
@@ -134,8 +149,11 @@ def main(
         accumulate=accumulate,
         initial=initial,
         adapt=adapt,
+        branch=origin,
+        compiled=compile,
     )
     running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": parse_limit(max_time)}
+    running["guard"] = guard
     _train(data, config, out, ahead=num_workers > 0, running=running, overwrite=overwrite)
 
 
@@ -147,14 +165,22 @@ def _train(
     maker = ViewMaker(config.views, contracts, dates=data.items.dates)
     objective = config.build_objective(contracts)
     module = Pretraining(objective, lr=config.lr, steps=config.steps, optimizer=config.optimizer)
+    if config.compiled:
+        require_compiler(on_cuda=processes.trainer_options()["accelerator"] == "cuda")
+        compile_blocks(objective)
     share, world = processes.share(config.batch_size), processes.world
     sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=world)
-    loader = ItemLoader(data.items, sampler, steps=config.steps, accumulate=processes.accumulate, ahead=ahead)
+    lengths = {"steps": config.steps, "horizon": module.horizon, "accumulate": processes.accumulate}
+    loader = ItemLoader(data.items, sampler, **lengths, ahead=ahead)
     asked: dict[str, Any] = {"config": config.resolved(data), "inputs": data.inputs | objective.inputs}
+    if config.branch is not None and (overwrite or not (out / RECORD).exists()):
+        config.branch.check(asked["config"])
     with open_product(out, stage="pretrain", overwrite=overwrite, **asked) as product:
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
+        if config.branch is not None:
+            config.branch.plant(out, data)
         results = fit(
             module,
             loader,

@@ -47,6 +47,8 @@ class BarlowTwins(Method):
 class BarlowTwinsObjective(TwoViews):
     """The cross-correlation of two views' projections over the batches of all processes becomes the identity."""
 
+    channels_differ = True
+
     def __init__(self, encoders: Mapping[str, Backbone], method: BarlowTwins, *, seed: int = 0) -> None:
         """Build the projector, its weights drawn from `seed`, behind `encoders`."""
         super().__init__(encoders)

@@ -22,6 +22,8 @@ class Objective(nn.Module, ABC):
 
     encoders: nn.ModuleDict
     """By the stream of the item that each encodes: one named `tile`, or one for each stream of a pair."""
+    channels_differ: ClassVar[bool] = False
+    """Whether the loss asks the channels of what it compares to be no copies of each other."""
 
     def __init__(self, encoders: Mapping[str, Backbone]) -> None:
         """Hold the encoders."""
@@ -70,6 +72,10 @@ class Objective(nn.Module, ABC):
         """Features of the embedder of the view's stream: [B, D]."""
         tokens: Tokens = self.embedders[view.stream](view)
         return tokens.pooled
+
+    def project(self, features: Tensor) -> Tensor | None:
+        """What the loss compares, [B, d], from features [B, D] of the embedder; None without such a head."""
+        return None
 
 
 class Method(ABC):

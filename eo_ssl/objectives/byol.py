@@ -27,7 +27,9 @@ class Byol(Method):
     }
 
     momentum: float = 0.99
-    """Share of itself that the teacher keeps at the first step; grows to 1 along a cosine."""
+    """Share of itself that the teacher keeps at the first step; grows to its end along a cosine."""
+    momentum_end: float = 1.0
+    """That share at the end; an infinite schedule needs one below 1, or its teacher would stand still."""
     hidden_dim: int = 1024
     """Width of the hidden layers of projector and predictor; lightly's heads of the paper have 4096."""
     output_dim: int = 256
@@ -37,6 +39,7 @@ class Byol(Method):
         """Check the ranges."""
         check_widths(hidden_dim=self.hidden_dim, output_dim=self.output_dim)
         check_momentum(self.momentum)
+        check_momentum(self.momentum_end)
 
     def build(self, encoders: Mapping[str, Backbone], seed: int) -> ByolObjective:
         """Student, teacher, projector and predictor; refuses encoders of different widths."""
@@ -73,7 +76,7 @@ class ByolObjective(TwoViews):
         return {"loss": 4 - 2 * torch.stack(agreement).sum()}
 
     def after_step(self, step: Step) -> None:
-        """Move the teacher towards the student, momentum along a cosine from its start to 1."""
-        momentum = step.cosine(self.method.momentum, 1.0)
+        """Move the teacher towards the student, momentum along a cosine from its start to its end."""
+        momentum = step.cosine(self.method.momentum, self.method.momentum_end)
         self.teacher.follow(self.encoders, momentum=momentum)
         self.teacher_projector.follow(self.projector, momentum=momentum)

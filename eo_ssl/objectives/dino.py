@@ -33,7 +33,9 @@ class Dino(Method):
     }
 
     momentum: float = 0.996
-    """Share of itself that the teacher keeps at the first step; grows to 1 along a cosine (script of SSL4EO-S12)."""
+    """Share of itself that the teacher keeps at the first step, towards its end by a cosine (script of SSL4EO-S12)."""
+    momentum_end: float = 1.0
+    """That share at the end; an infinite schedule needs one below 1, or its teacher would stand still."""
     prototypes: int = 4096
     """Classes that the network makes up; 65536 in the script of SSL4EO-S12."""
     hidden_dim: int = 512
@@ -59,6 +61,7 @@ class Dino(Method):
         for value in self.teacher_temperature:
             check_temperature(value, name="teacher_temperature", usual=0.04)
         check_momentum(self.momentum)
+        check_momentum(self.momentum_end)
         for name in ("teacher_warmup", "frozen_prototypes", "center_momentum"):
             value = getattr(self, name)
             expect(0 <= value <= 1, expected=f"{name} between 0 and 1", got=value, remedy="give a share")
@@ -137,9 +140,14 @@ class DinoObjective(Objective):
             "teacher_certainty": 1 - measure_entropy(classes).mean(),
         }
 
+    def project(self, features: Tensor) -> Tensor:
+        """Scores that the teacher gives, [B, K]."""
+        scores: Tensor = self.teacher_head.network(features)
+        return scores
+
     def after_step(self, step: Step) -> None:
-        """Move the teacher towards the student, momentum along a cosine from its start to 1."""
-        momentum = step.cosine(self.method.momentum, 1.0)
+        """Move the teacher towards the student, momentum along a cosine from its start to its end."""
+        momentum = step.cosine(self.method.momentum, self.method.momentum_end)
         self.teacher.follow(self.encoders, momentum=momentum)
         self.teacher_head.follow(self.head, momentum=momentum)
 

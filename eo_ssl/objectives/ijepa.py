@@ -32,13 +32,16 @@ class IJepa(Method):
     predictor_heads: int = 3
     """Attention heads of the predictor."""
     momentum: float = 0.996
-    """Share of itself that the teacher keeps at the first step; grows linearly to 1 (appendix A.1)."""
+    """Share of itself that the teacher keeps at the first step; grows linearly to its end (appendix A.1)."""
+    momentum_end: float = 1.0
+    """That share at the end; an infinite schedule needs one below 1, or its teacher would stand still."""
     masks: BlockMaskConfig = field(default_factory=BlockMaskConfig)
     """Sizes of context and target blocks."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_momentum(self.momentum)
+        check_momentum(self.momentum_end)
         check_narrow("predictor", width=self.predictor_dim, depth=self.predictor_depth, heads=self.predictor_heads)
 
     def build(self, encoders: Mapping[str, Backbone], seed: int) -> IJepaObjective:
@@ -100,8 +103,8 @@ class IJepaObjective(Objective):
         return nn.functional.layer_norm(patches, patches.shape[-1:])
 
     def after_step(self, step: Step) -> None:
-        """Move the teacher towards the student, momentum linear in steps from its start to 1."""
-        self.teacher.follow(self.encoder, momentum=step.linear(self.method.momentum, 1.0))
+        """Move the teacher towards the student, momentum linear in steps from its start to its end."""
+        self.teacher.follow(self.encoder, momentum=step.linear(self.method.momentum, self.method.momentum_end))
 
 
 def compute_feature_loss(prediction: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:

@@ -29,7 +29,9 @@ class MocoV3(Method):
     temperature: float = 0.2
     """Of the similarities (script of SSL4EO-S12 for ViT-S/16)."""
     momentum: float = 0.99
-    """Share of itself that the teacher keeps at the first step; grows to 1 along a cosine (the same script)."""
+    """Share of itself that the teacher keeps at the first step; grows to its end along a cosine (the same script)."""
+    momentum_end: float = 1.0
+    """That share at the end; an infinite schedule needs one below 1, or its teacher would stand still."""
     hidden_dim: int = 1024
     """Width of the hidden layers of projector and predictor; 4096 in the paper."""
     output_dim: int = 256
@@ -42,6 +44,7 @@ class MocoV3(Method):
         check_temperature(self.temperature, usual=0.2)
         check_widths(hidden_dim=self.hidden_dim, output_dim=self.output_dim)
         check_momentum(self.momentum)
+        check_momentum(self.momentum_end)
 
     def build(self, encoders: Mapping[str, Backbone], seed: int) -> MocoV3Objective:
         """Student, teacher, projector and predictor; refuses encoders of different widths."""
@@ -83,8 +86,8 @@ class MocoV3Objective(TwoViews):
         return {"loss": 2 * self.method.temperature * torch.stack(losses).sum()}
 
     def after_step(self, step: Step) -> None:
-        """Move the teacher towards the student, momentum along a cosine from its start to 1."""
-        momentum = step.cosine(self.method.momentum, 1.0)
+        """Move the teacher towards the student, momentum along a cosine from its start to its end."""
+        momentum = step.cosine(self.method.momentum, self.method.momentum_end)
         self.teacher.follow(self.encoders, momentum=momentum)
         self.teacher_projector.follow(self.projector, momentum=momentum)
 

@@ -20,7 +20,7 @@ class Step:
     number: int
     """Optimizer steps done so far: 0 in the first forward pass, 1 in the first `after_step`."""
     total: int
-    """Optimizer steps of the whole run."""
+    """Optimizer steps of the whole run, or of its part in which what changes with time changes."""
     seed: int
     """Of everything random in this step; derived from the run's seed, the step and the rank alone, below 2**63."""
 

@@ -19,6 +19,9 @@ Encoders = Mapping[str, Backbone]
 class TwoViews(Objective):
     """Two views of each item, each encoded by the encoder of its stream, compared over the batches of all processes."""
 
+    projector: nn.Module
+    """Behind the encoders: [B, D] -> [B, d]."""
+
     def __init__(self, encoders: Encoders) -> None:
         """Hold the encoders.
 
@@ -54,6 +57,11 @@ class TwoViews(Objective):
         """
         chosen = list_encoders(self.encoders if encoders is None else encoders)
         return tuple(gather(features) for features in encode_views(views, chosen))
+
+    def project(self, features: Tensor) -> Tensor:
+        """Projections of features, [B, d]."""
+        projection: Tensor = self.projector(features)
+        return projection
 
 
 def encode_views(views: Sequence[View], encoders: Encoders) -> tuple[Tensor, ...]:

@@ -53,6 +53,8 @@ class VicReg(Method):
 class VicRegObjective(TwoViews):
     """Projections of two views agree while their channels keep spread and independence over all processes."""
 
+    channels_differ = True
+
     def __init__(self, encoders: Mapping[str, Backbone], method: VicReg, *, seed: int = 0) -> None:
         """Build the projector, its weights drawn from `seed`, behind `encoders`."""
         super().__init__(encoders)

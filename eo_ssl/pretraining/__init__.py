@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from eo_ssl.pretraining.adaptation import Adaptation, Frozen, Lora, Whole, count_trained
+from eo_ssl.pretraining.branching import Branch
 from eo_ssl.pretraining.checkpoints import parse_limit
+from eo_ssl.pretraining.collapse_guard import CollapseGuard, GuardConfig
+from eo_ssl.pretraining.compilation import compile_blocks, require_compiler
 from eo_ssl.pretraining.fit import FitConfig, fit
 from eo_ssl.pretraining.initial_encoder import InitialEncoder, open_continued_data
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
@@ -25,6 +28,9 @@ __all__ = [
     "DynamicPruning",
     "FitConfig",
     "Frozen",
+    "Branch",
+    "CollapseGuard",
+    "GuardConfig",
     "InitialEncoder",
     "ItemBatch",
     "ItemData",
@@ -47,6 +53,7 @@ __all__ = [
     "TrainingData",
     "ViewMaker",
     "Whole",
+    "compile_blocks",
     "count_steps",
     "count_trained",
     "measure_feature_std",
@@ -56,6 +63,7 @@ __all__ = [
     "open_training_data",
     "parse_limit",
     "rank_me",
+    "require_compiler",
     "list_files",
     "save_encoders",
 ]

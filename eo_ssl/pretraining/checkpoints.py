@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zipfile
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -103,17 +104,24 @@ class AtomicCheckpoint(pl.callbacks.Checkpoint):
     It is a Lightning `Checkpoint`, so Lightning runs it after all other callbacks and their state of this step enters.
     """
 
-    def __init__(self, folder: Path, *, every: int, keep: int = 2) -> None:
-        """Save into `folder` every `every` steps, keeping the newest `keep`."""
-        self.folder, self.every, self.keep = folder, every, keep
+    def __init__(self, folder: Path, *, every: int, keep: int = 2, at_end: Callable[[], bool] = lambda: False) -> None:
+        """Save into `folder` every `every` steps, and after the last one where `at_end` says so; keep the newest."""
+        self.folder, self.every, self.keep, self.at_end = folder, every, keep, at_end
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
-        """Save where a checkpoint is due; the last step is the encoder's, not a checkpoint's."""
+        """Save where a checkpoint is due; the last step is the encoder's, and a checkpoint's only where asked for."""
         module, step = require_pretraining(pl_module), trainer.global_step
         due = step % self.every == 0 or trainer.should_stop
-        if module.stepped and due and step < module.steps:
+        if module.stepped and ((due and step < module.steps) or (step == module.steps and self.at_end())):
+            finite = all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters())
+            expect(
+                trainer.strategy.reduce_boolean_decision(finite),
+                expected=f"finite weights at step {step}",
+                got="others, for the training has diverged",
+                remedy="lower lr, or clip the gradient; the checkpoints of earlier steps are kept",
+            )
             self.save(trainer, step)
 
     def save(self, trainer: pl.Trainer, step: int) -> None:
@@ -122,15 +130,30 @@ class AtomicCheckpoint(pl.callbacks.Checkpoint):
         Raises:
             UserError: if the disk is full or the folder cannot be written; the earlier checkpoints stay.
         """
-        with write_beside(self.folder / f"step_{step:09d}{SUFFIX}") as temporary:
-            trainer.save_checkpoint(temporary)
-            if not trainer.is_global_zero:
-                return
-            sync_folder(temporary)
-            temporary.replace(self.folder / f"step_{step:09d}.{compute_sha256(temporary)[:SUM_DIGITS]}{SUFFIX}")
-            sync_folder(self.folder)
+        save_checkpoint(self.folder, step, trainer.save_checkpoint, first=trainer.is_global_zero)
+        if trainer.is_global_zero:
             for old in _list_checkpoints(self.folder)[: -self.keep]:
                 old.unlink()
+
+
+def save_checkpoint(folder: Path, step: int, write: Callable[[Path], object], *, first: bool = True) -> None:
+    """Make what `write` writes the checkpoint of `step` in `folder`, under the name that holds its sha256.
+
+    Args:
+        folder: of checkpoints.
+        step: steps done.
+        write: writes to the path it is given; called by every process of a run.
+        first: whether this process is the one that names the file.
+
+    Raises:
+        UserError: if the disk is full or the folder cannot be written.
+    """
+    with write_beside(folder / f"step_{step:09d}{SUFFIX}") as temporary:
+        write(temporary)
+        if first:
+            sync_folder(temporary)
+            temporary.replace(folder / f"step_{step:09d}.{compute_sha256(temporary)[:SUM_DIGITS]}{SUFFIX}")
+            sync_folder(folder)
 
 
 class SignalStop(pl.Callback):

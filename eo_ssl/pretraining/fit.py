@@ -18,6 +18,7 @@ import torch
 from eo_ssl.errors import UserError, expect
 from eo_ssl.objectives import Teacher
 from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, SignalStop, TimeLimit, find_sound_checkpoint
+from eo_ssl.pretraining.collapse_guard import CollapseGuard, GuardConfig
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import Pretraining
 from eo_ssl.pretraining.monitors import LabelledProbe, Monitors
@@ -62,6 +63,7 @@ def fit(
     max_time: timedelta | None = None,
     pruning: Pruning | None = None,
     probe: LabelledProbe | None = None,
+    guard: GuardConfig = GuardConfig(),  # noqa: B008  (frozen)
 ) -> dict[str, float] | None:
     """Train to the last step, from the newest checkpoint in `folder` where there is one.
 
@@ -78,6 +80,7 @@ def fit(
         max_time: time after which the run stops with a checkpoint; None for no limit.
         pruning: dynamic pruning; None trains on the whole pool throughout.
         probe: labelled tiles for the online nearest-neighbour accuracy.
+        guard: when the run counts as collapsing, and what happens then.
 
     Returns:
         Loss first and last, images per second and the latest monitors; None in all processes of a run but the first.
@@ -86,20 +89,21 @@ def fit(
 
     Raises:
         UserError: if the disk is full, the data are refused by their preprocessing, another process of the run ended,
-            the time was up, or no checkpoint is sound.
+            the time was up, the run has diverged, it is collapsing and is to stop then, or no checkpoint is sound.
     """
     log = RunLog(folder / "log.jsonl", loader, every=config.log_every)
     pool = loader.sampler.pool
-    module.objective.prepare(len(pool))
+    module.prepare(len(pool))
     watched = pool[np.linspace(0, len(pool) - 1, min(config.monitor_tiles, len(pool))).round().astype(np.int64)]
-    held = HeldSignals()
+    held, watch = HeldSignals(), CollapseGuard(guard)
+    endless = module.config.schedule == "infinite"  # what it ended with is what the next run goes on from
     callbacks: list[pl.Callback] = [
-        Monitors(loader, log, rows=watched, every=config.monitor_every, probe=probe),
+        Monitors(loader, log, rows=watched, every=config.monitor_every, guard=watch, probe=probe),
         log,
         ProgressLine(),
         *([] if max_time is None else [TimeLimit(max_time)]),
         SignalStop(held),
-        AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every),
+        AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every, at_end=lambda: watch.stops or endless),
     ]
     if pruning is not None:
         callbacks.insert(0, DynamicPruning(pruning, loader, log, folder=folder / "pruning"))
@@ -119,6 +123,7 @@ def fit(
         # Lightning's own call of torch, nothing a user of either can change.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
         trainer.fit(module, ItemData(loader, views), ckpt_path=resume, weights_only=True)
+    watch.expect_sound()
     if trainer.global_step < module.steps:
         raise UserError(
             f"expected {module.steps} steps within a time of {max_time}, got {trainer.global_step}; the same command"

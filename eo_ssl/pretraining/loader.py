@@ -26,7 +26,14 @@ class ItemLoader:
     """
 
     def __init__(
-        self, items: Items, sampler: ItemSampler, *, steps: int, accumulate: int = 1, ahead: bool = True
+        self,
+        items: Items,
+        sampler: ItemSampler,
+        *,
+        steps: int,
+        horizon: int | None = None,
+        accumulate: int = 1,
+        ahead: bool = True,
     ) -> None:
         """Serve the batches of `steps` optimizer steps of `items` as `sampler` orders them.
 
@@ -34,10 +41,11 @@ class ItemLoader:
             items: what is read.
             sampler: gives the items of each batch.
             steps: optimizer steps of the run.
+            horizon: steps over which what changes with time changes; None for those of the run.
             accumulate: batches of one optimizer step.
             ahead: read the next batch in a thread.
         """
-        self.items, self.sampler = items, sampler
+        self.items, self.sampler, self.horizon = items, sampler, horizon or steps
         self.steps, self.accumulate, self.ahead, self.step = steps, accumulate, ahead, 0
         self._lock = Lock()
 
@@ -82,7 +90,7 @@ class ItemLoader:
     def _make(self, step: int, rows: bytes) -> ItemBatch:
         index = np.frombuffer(rows, dtype=np.int64)
         seed = derive_seed(self.sampler.seed, step, self.sampler.rank)
-        at = Step(step // self.accumulate, self.steps, seed)
+        at = Step(step // self.accumulate, self.horizon, seed)
         return ItemBatch(self.normalised(index), torch.tensor(index), at, self.items.acquired(index))
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Is the encoder learning or collapsing? Effective rank, spread and nearest-neighbour accuracy of its features."""
+"""Is the encoder learning or collapsing? Rank, spread and nearest-neighbour accuracy of its features, and a guard."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -15,6 +16,7 @@ from eo_ssl.errors import expect
 from eo_ssl.evaluation import knn
 from eo_ssl.models import View
 from eo_ssl.objectives import Batch
+from eo_ssl.pretraining.collapse_guard import CollapseGuard
 from eo_ssl.pretraining.loader import ItemLoader
 from eo_ssl.pretraining.module import Pretraining, require_pretraining
 from eo_ssl.pretraining.run_log import RunLog
@@ -42,6 +44,10 @@ class LabelledProbe:
     k: int = 5
     """Neighbours."""
 
+    def __len__(self) -> int:
+        """Tiles that are judged."""
+        return len(self.test_rows)
+
 
 def make_probe(pool: Rows, held_out: Rows, classes: npt.NDArray[np.int64]) -> LabelledProbe | None:
     """A probe of labelled tiles spread evenly over the pool and the held-out rows, or None where labels do not suffice.
@@ -63,10 +69,22 @@ def make_probe(pool: Rows, held_out: Rows, classes: npt.NDArray[np.int64]) -> La
 
 
 class Monitors(pl.Callback):
-    """Notes `rankme`, `feature_std` and, given a probe, `knn_accuracy` in the log every N steps and at the last."""
+    """Notes what is watched in the log every N steps and at the last, and lets the guard judge it.
+
+    These are `rankme`, `feature_std` and `uniformity` of the features; `projection_std` of what the loss compares, for
+    a method with a projector, and `projection_rank`, where the loss asks its channels to differ; and, given a probe,
+    `knn_accuracy`. `collapsing` is noted as 1 in a line at which the guard gave a warning.
+    """
 
     def __init__(
-        self, loader: ItemLoader, run_log: RunLog, *, rows: Rows, every: int, probe: LabelledProbe | None = None
+        self,
+        loader: ItemLoader,
+        run_log: RunLog,
+        *,
+        rows: Rows,
+        every: int,
+        guard: CollapseGuard,
+        probe: LabelledProbe | None = None,
     ) -> None:
         """Watch the features of fixed tiles.
 
@@ -75,9 +93,11 @@ class Monitors(pl.Callback):
             run_log: receives the values.
             rows: int64 [n], the tiles of rank and spread.
             every: steps between looks.
+            guard: judges each look.
             probe: labelled tiles, if there are any.
         """
-        self.loader, self.run_log, self.rows, self.every, self.probe = loader, run_log, rows, every, probe
+        self.loader, self.run_log, self.rows, self.every = loader, run_log, rows, every
+        self.guard, self.probe = guard, probe
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
@@ -87,11 +107,40 @@ class Monitors(pl.Callback):
         if not module.stepped or not (step % self.every == 0 or step == module.steps):
             return
         with self.run_log.paused():
-            features = embed_rows(module, self.loader, self.rows)
-            values = {"rankme": rank_me(features), "feature_std": measure_feature_std(features)}
-            if self.probe is not None:
-                values["knn_accuracy"] = self._accuracy(module, self.probe)
+            values = self._measure(module)
+        chance = None if self.probe is None else float(np.bincount(self.probe.test_labels).max() / len(self.probe))
+        logged = {name: float(value) for name, value in module.last.items()}
+        sentence = self.guard.judge({**logged, **values}, step=step, chance=chance)
+        if sentence is not None:
+            values["collapsing"] = 1.0
+            trainer.should_stop = trainer.should_stop or self.guard.stops
+            if trainer.is_global_zero and not self.guard.stops:
+                make_console(stderr=True).print(f"warning: {sentence}", soft_wrap=True, highlight=False)
         self.run_log.note(**values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the guard."""
+        return self.guard.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the guard's counts."""
+        self.guard.load_state_dict(state_dict)
+
+    def _measure(self, module: Pretraining) -> dict[str, float]:
+        features = embed_rows(module, self.loader, self.rows)
+        values = {
+            "rankme": rank_me(features),
+            "feature_std": measure_feature_std(features),
+            "uniformity": measure_uniformity(features),
+        }
+        projection = module.project(torch.from_numpy(features))
+        if projection is not None:
+            values["projection_std"] = measure_feature_std(projection.numpy())
+            if module.objective.channels_differ:
+                values["projection_rank"] = count_different_channels(projection.numpy())
+        if self.probe is not None:
+            values["knn_accuracy"] = self._accuracy(module, self.probe)
+        return values
 
     def _accuracy(self, module: Pretraining, probe: LabelledProbe) -> float:
         train = embed_rows(module, self.loader, probe.train_rows)
@@ -169,3 +218,30 @@ def measure_feature_std(features: npt.NDArray[np.float32]) -> float:
     """
     unit: Tensor = torch.nn.functional.normalize(torch.from_numpy(features).double(), dim=1)
     return float(unit.std(dim=0).mean() * unit.shape[1] ** 0.5)
+
+
+def measure_uniformity(features: npt.NDArray[np.float32]) -> float:
+    """Uniformity of features [n, D] on the unit sphere: log of the mean over pairs of exp(-2 d^2), d their distance.
+
+    Wang and Isola 2020 (arXiv 2005.10242), equation 2, t = 2; 0 when all tiles have one feature, -4 where the mean
+    squared distance is that of independent directions and varies little. Pairs of a tile with itself do not count.
+    """
+    unit: Tensor = torch.nn.functional.normalize(torch.from_numpy(features).double(), dim=1)
+    return float(torch.pdist(unit).square().mul(-2).exp().mean().log()) if len(unit) > 1 else 0.0
+
+
+def count_different_channels(projection: npt.NDArray[np.float32]) -> float:
+    """How many channels of [n, d] are no copies of each other: exp of the entropy of their correlation's spectrum.
+
+    The effective rank of Roy and Vetterli 2007, equations 2 and 3, of the correlation matrix; 1 when every channel is
+    the same up to scale and sign, d when none is correlated with another. Constant channels do not count; 0 where all
+    are.
+    """
+    x = torch.from_numpy(projection).double()
+    spread = x.std(dim=0, correction=0)
+    moving = spread > EPSILON * x.abs().max()
+    if not moving.any():
+        return 0.0
+    standard = ((x - x.mean(dim=0)) / spread.clamp(min=torch.finfo(torch.float64).tiny))[:, moving]  # [n, d']
+    share = torch.linalg.svdvals(standard).square()
+    return float(torch.special.entr(share / share.sum()).sum().exp())

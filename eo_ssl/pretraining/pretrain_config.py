@@ -14,10 +14,14 @@ from eo_ssl.objectives import Method, Objective, ViewSpec, derive_seed
 from eo_ssl.objectives.views import PHYSICAL
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.adaptation import Adaptation, Whole, count_trained
+from eo_ssl.pretraining.branching import Branch
 from eo_ssl.pretraining.fit import FitConfig
 from eo_ssl.pretraining.initial_encoder import InitialEncoder
 from eo_ssl.pretraining.module import OptimizerConfig
 from eo_ssl.pretraining.training_data import TrainingData
+
+LATER = ("schedule", "cooldown_steps", "lr_constant", "anneal_steps", "horizon", "layer_decay")
+"""Options of the optimiser that version 0.1 did not have: unsaid where they are as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +48,24 @@ class PretrainConfig:
     """What training begins from; None for random weights."""
     adapt: Adaptation = Whole()  # noqa: RUF009  (frozen)
     """What of it is trained."""
+    branch: Branch | None = None
+    """The run that this one goes on from."""
+    compiled: bool = False
+    """Whether blocks are compiled, which rounds otherwise."""
 
     def __post_init__(self) -> None:
-        """Refuse to freeze random weights."""
+        """Refuse frozen random weights, and a teacher that would stand still for the rest of a run without an end."""
         expect(
             self.initial is not None or isinstance(self.adapt, Whole),
             expected=f"an encoder to go on from for adapt {type(self.adapt).__name__}",
             got="random weights",
             remedy="name it with --init, or train the whole encoder",
+        )
+        expect(
+            self.optimizer.schedule != "infinite" or getattr(self.objective, "momentum_end", 0) < 1,
+            expected="a teacher that goes on following its student in schedule infinite",
+            got="a momentum_end of 1",
+            remedy="set --objective.momentum_end below 1, such as 0.9995",
         )
 
     @property
@@ -61,8 +75,12 @@ class PretrainConfig:
 
     def resolved(self, data: TrainingData) -> dict[str, Any]:
         """The configuration as the manifest records it."""
-        plain: dict[str, Any] = to_plain(asdict(replace(self, initial=None, adapt=Whole())))
-        del plain["initial"], plain["adapt"]
+        plain: dict[str, Any] = to_plain(asdict(replace(self, initial=None, adapt=Whole(), branch=None)))
+        del plain["initial"], plain["adapt"], plain["branch"]
+        if not self.compiled:
+            del plain["compiled"]
+        if self.branch is not None:
+            plain["branch"] = str(self.branch.source)
         if self.initial is not None:
             plain["init"] = self.initial.describe()
         if not isinstance(self.adapt, Whole):
@@ -70,6 +88,11 @@ class PretrainConfig:
         plain |= {"objective": self.method, "options": plain["objective"]}
         if self.optimizer.algorithm == OptimizerConfig.algorithm:  # unsaid, as by versions that had no other
             del plain["optimizer"]["algorithm"], plain["optimizer"]["momentum"]
+        for name in LATER:
+            if plain["optimizer"][name] == getattr(OptimizerConfig, name):
+                del plain["optimizer"][name]
+        if plain["options"].get("momentum_end") == 1:
+            del plain["options"]["momentum_end"]
         model = self.model if self.initial is None else self.initial.model
         plain["model"] = {"name": type(model).__name__, "options": to_plain(asdict(model))}  # type: ignore[call-overload]
         for spec, views in zip(

@@ -129,7 +129,7 @@ class RunLog(pl.Callback):
 
 
 def summarise(rows: list[dict[str, Any]], *, loss_first: float | None) -> dict[str, float]:
-    """First and last loss, the median speed and the latest value of each monitor in the lines of a log.
+    """First and last loss, the median speed, the latest value of each monitor, and how often the guard gave a warning.
 
     The first loss is given where lines may be lost; None takes that of the first line.
     """
@@ -141,6 +141,8 @@ def summarise(rows: list[dict[str, Any]], *, loss_first: float | None) -> dict[s
     }
     for row in rows:
         summary.update({name: row[name] for name in ("rankme", "feature_std", "knn_accuracy") if name in row})
+    if warnings := sum("collapsing" in row for row in rows):
+        summary["collapse_warnings"] = warnings
     return summary
 
 

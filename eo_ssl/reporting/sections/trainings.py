@@ -35,6 +35,13 @@ CURVES: dict[str, tuple[str, str, str, bool, bool]] = {
         False,
         True,
     ),
+    "projection_rank": (
+        "Channels in use",
+        "different channels",
+        "Channels of what the loss compares that are no copies of each other. A fall towards 1 is collapse.",
+        False,
+        True,
+    ),
     "knn_accuracy": (
         "Online kNN",
         "accuracy",
@@ -64,6 +71,7 @@ SUMMARY_WORDS = {
     "feature_std": "Feature spread at the end",
     "knn_accuracy": "Online kNN at the end",
     "images_per_s": "Images per second",
+    "collapse_warnings": "Warnings of collapse",
 }
 
 
