@@ -26,6 +26,7 @@ from eo_ssl.objectives import (
     Byol,
     Dcl,
     Dino,
+    DinoV2,
     IJepa,
     Mae,
     Method,
@@ -35,9 +36,10 @@ from eo_ssl.objectives import (
     SimClr,
     Step,
     VicReg,
+    dino_v2,
     ijepa,
 )
-from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
+from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks, draw_masks
 from eo_ssl.pretraining import Processes
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest
@@ -56,6 +58,8 @@ METHODS: dict[str, Method] = {
     "MocoV2": MocoV2(**HEADS, queue=32),
     "MocoV3": MocoV3(**HEADS),
     "Dino": Dino(prototypes=32, hidden_dim=16, bottleneck_dim=8),
+    "DinoV2": DinoV2(prototypes=32, hidden_dim=16, bottleneck_dim=8),
+    "DinoV2 balanced": DinoV2(prototypes=32, hidden_dim=16, bottleneck_dim=8, centering="sinkhorn"),
 }
 MEANS = ("Dino", "MocoV2")  # whose loss is a mean over items that do not see each other
 
@@ -79,12 +83,16 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     objective.draw_mask = lambda batch, rng: (order[rows, :4], order[rows, 4:])
     blocks = draw_blocks((4, 4), ITEMS, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(4))
     ijepa.draw_blocks = lambda *args, **options: tuple(part[rows] for part in blocks)
+    masks = draw_masks((4, 4), 2 * ITEMS, share=0.5, ratio=(0.1, 0.5), rng=torch.Generator().manual_seed(5))
+    masks = masks.reshape(2, ITEMS, -1)
+    dino_v2.draw_masks = lambda *args, **options: masks[:, rows].flatten(0, 1)
     views = [View(x[rows], valid[rows], BANDS[:4]) for x in (image, image.flip(3))]
     small = [View(view.image[..., :16, :16], view.valid[..., :16, :16], view.bands) for view in views]
     groups = {
         "Mae": {"tile": views[:1]},
         "IJepa": {"tile": views[:1]},
         "Dino": {"global": views, "local": small},
+        "DinoV2": {"global": views, "local": small},
     }
     name = type(objective).__name__.removesuffix("Objective")
     return objective(Batch(groups.get(name, {"tile": views}), torch.arange(ITEMS)[rows], Step(0, 1, 0)))["loss"]
@@ -127,7 +135,7 @@ def test_two_halves_give_the_loss_and_the_gradient_of_the_whole(tmp_path: Path) 
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(compare, (port, str(tmp_path)), nprocs=WORLD)
     halves = torch.load(tmp_path / "halves.pt", weights_only=True)
-    original = ijepa.draw_blocks
+    originals = ijepa.draw_blocks, dino_v2.draw_masks
     try:
         for name in METHODS:
             objective = build(name)
@@ -140,7 +148,7 @@ def test_two_halves_give_the_loss_and_the_gradient_of_the_whole(tmp_path: Path) 
             apart = sum(float(loss_of(objective, slice(at, at + 4)).detach()) for at in (0, 4)) / 2
             assert name in MEANS or abs(apart - float(loss.detach())) > 1e-5, name
     finally:
-        ijepa.draw_blocks = original
+        ijepa.draw_blocks, dino_v2.draw_masks = originals
 
 
 def test_a_batch_is_divided_evenly_or_refused() -> None:
