@@ -35,6 +35,7 @@ from eo_ssl.objectives import (
     Objective,
     SimClr,
     Step,
+    Swav,
     VicReg,
     dino_v2,
     ijepa,
@@ -60,6 +61,7 @@ METHODS: dict[str, Method] = {
     "Dino": Dino(prototypes=32, hidden_dim=16, bottleneck_dim=8),
     "DinoV2": DinoV2(prototypes=32, hidden_dim=16, bottleneck_dim=8),
     "DinoV2 balanced": DinoV2(prototypes=32, hidden_dim=16, bottleneck_dim=8, centering="sinkhorn"),
+    "Swav": Swav(**HEADS, prototypes=16),
 }
 MEANS = ("Dino", "MocoV2")  # whose loss is a mean over items that do not see each other
 
@@ -93,6 +95,7 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
         "IJepa": {"tile": views[:1]},
         "Dino": {"global": views, "local": small},
         "DinoV2": {"global": views, "local": small},
+        "Swav": {"global": views, "local": small},
     }
     name = type(objective).__name__.removesuffix("Objective")
     return objective(Batch(groups.get(name, {"tile": views}), torch.arange(ITEMS)[rows], Step(0, 1, 0)))["loss"]
