@@ -33,6 +33,7 @@ from eo_ssl.objectives import (
     MocoV2,
     MocoV3,
     Objective,
+    Pmsn,
     SimClr,
     Step,
     Swav,
@@ -62,6 +63,7 @@ METHODS: dict[str, Method] = {
     "DinoV2": DinoV2(prototypes=32, hidden_dim=16, bottleneck_dim=8),
     "DinoV2 balanced": DinoV2(prototypes=32, hidden_dim=16, bottleneck_dim=8, centering="sinkhorn"),
     "Swav": Swav(**HEADS, prototypes=16),
+    "Pmsn": Pmsn(**HEADS, prototypes=16, sinkhorn_iterations=2),
 }
 MEANS = ("Dino", "MocoV2")  # whose loss is a mean over items that do not see each other
 
@@ -82,6 +84,7 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     """Loss of some items, under masks that are planted for all of them."""
     image, valid = items()
     order = torch.rand(ITEMS, 16, generator=torch.Generator().manual_seed(3)).argsort(dim=1)
+    objective.draw_kept = lambda *args: order[rows, :12]
     objective.draw_mask = lambda batch, rng: (order[rows, :4], order[rows, 4:])
     blocks = draw_blocks((4, 4), ITEMS, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(4))
     ijepa.draw_blocks = lambda *args, **options: tuple(part[rows] for part in blocks)
@@ -96,6 +99,7 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
         "Dino": {"global": views, "local": small},
         "DinoV2": {"global": views, "local": small},
         "Swav": {"global": views, "local": small},
+        "Pmsn": {"target": views[:1], "anchor": views[1:], "focal": small},
     }
     name = type(objective).__name__.removesuffix("Objective")
     return objective(Batch(groups.get(name, {"tile": views}), torch.arange(ITEMS)[rows], Step(0, 1, 0)))["loss"]
