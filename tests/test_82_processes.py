@@ -28,6 +28,7 @@ from eo_ssl.objectives import (
     Dino,
     DinoV2,
     IJepa,
+    ISogClr,
     Mae,
     Method,
     MocoV2,
@@ -53,6 +54,7 @@ METHODS: dict[str, Method] = {
     "Mae": Mae(norm="patch"),
     "IJepa": IJepa(),
     "SimClr": SimClr(temperature=0.2),
+    "ISogClr": ISogClr(**HEADS),
     "Dcl": Dcl(**HEADS),
     "BarlowTwins": BarlowTwins(**HEADS),
     "VicReg": VicReg(**HEADS),
@@ -65,11 +67,15 @@ METHODS: dict[str, Method] = {
     "Swav": Swav(**HEADS, prototypes=16),
     "Pmsn": Pmsn(**HEADS, prototypes=16, sinkhorn_iterations=2),
 }
+STATE = ("queue", "center", "running_var", "means", "temperatures", "velocities")
 MEANS = ("Dino", "MocoV2")  # whose loss is a mean over items that do not see each other
 
 
 def build(name: str) -> Objective:
-    return METHODS[name].build({"tile": Vit(patch_size=8, depth=1).build(BANDS[:4], 32, 0)}, 1).double()
+    objective = METHODS[name].build({"tile": Vit(patch_size=8, depth=1).build(BANDS[:4], 32, 0)}, 1)
+    if name == "ISogClr":
+        objective.prepare(ITEMS)
+    return objective.double()
 
 
 def items() -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,9 +116,9 @@ def gradient(objective: Objective) -> torch.Tensor:
 
 
 def state_after(objective: Objective) -> torch.Tensor:
-    """What no gradient moves after a step: queues, centres and running statistics."""
+    """What no gradient moves after a step: queues, centres, running statistics and numbers of items."""
     objective.after_step(Step(1, 2, 0))
-    kept = [buffer for name, buffer in objective.named_buffers() if name.endswith(("queue", "center", "running_var"))]
+    kept = [buffer for name, buffer in objective.named_buffers() if name.endswith(STATE)]
     return torch.cat([torch.zeros(1), *(buffer.flatten() for buffer in kept)])
 
 

@@ -42,8 +42,13 @@ class Objective(nn.Module, ABC):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of the batch under the key `loss` (a scalar), and further scalars worth logging."""
 
-    def prepare(self, items: int) -> None:
-        """Learn how many items a run draws from, before its first step and before a checkpoint is read."""
+    def prepare(self, items: int, *, rows: int | None = None) -> None:
+        """Learn how many items a run draws from, before its first step and before a checkpoint is read.
+
+        Args:
+            items: of the pool.
+            rows: items of the source, of which `Batch.rows` are numbers; None where the pool is all of it.
+        """
 
     def after_step(self, step: Step) -> None:
         """Update what no gradient moves (EMA teachers); once per optimizer step, `step.number` is 1 after the first."""

@@ -90,7 +90,7 @@ def fit(
     """
     log = RunLog(folder / "log.jsonl", loader, every=config.log_every)
     pool = loader.sampler.pool
-    module.objective.prepare(len(pool))
+    module.objective.prepare(len(pool), rows=len(loader.items))
     watched = pool[np.linspace(0, len(pool) - 1, min(config.monitor_tiles, len(pool))).round().astype(np.int64)]
     held = HeldSignals()
     callbacks: list[pl.Callback] = [
