@@ -29,6 +29,7 @@ from eo_ssl.objectives import (
     DinoV2,
     IJepa,
     ISogClr,
+    LeJepa,
     Mae,
     Method,
     MocoV2,
@@ -55,6 +56,7 @@ METHODS: dict[str, Method] = {
     "IJepa": IJepa(),
     "SimClr": SimClr(temperature=0.2),
     "ISogClr": ISogClr(**HEADS),
+    "LeJepa": LeJepa(**HEADS, directions=8),
     "Dcl": Dcl(**HEADS),
     "BarlowTwins": BarlowTwins(**HEADS),
     "VicReg": VicReg(**HEADS),
@@ -105,6 +107,7 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
         "Dino": {"global": views, "local": small},
         "DinoV2": {"global": views, "local": small},
         "Swav": {"global": views, "local": small},
+        "LeJepa": {"global": views, "local": small},
         "Pmsn": {"target": views[:1], "anchor": views[1:], "focal": small},
     }
     name = type(objective).__name__.removesuffix("Objective")
