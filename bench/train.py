@@ -1,106 +1,237 @@
-"""`train/mae-vs-lightly`: one optimizer step of our masked autoencoder against lightly's parts around the same transformer."""
+"""`train/*`: one optimizer step of ours against lightly's or TorchGeo's, same network, data and threads, in alternating pairs."""
 
 from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import timm
 import torch
-from lightly.models import utils
-from lightly.models.modules import MaskedVisionTransformerTIMM
-from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
 from torch import Tensor, nn
+from torchgeo.trainers import MoCoTask, SimCLRTask
 
-from eo_ssl.models import View, Vit
-from eo_ssl.objectives import Batch, Mae, Step
-from eo_ssl.pretraining import OptimizerConfig
-from eo_ssl.pretraining.module import group_parameters
-from eo_ssl.sensors import sensor
+from bench.peers import LightlyDino, LightlyIJepa, LightlyMae, TorchGeoByol, make_augmentation, make_stepper
+from eo_ssl.models import ResNet, View, Vit
+from eo_ssl.objectives import Batch, Byol, Dino, IJepa, Mae, MocoV2, Objective, SimClr, Step
+from eo_ssl.objectives.base import Method
+from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.pretraining import ItemBatch, OptimizerConfig, ViewMaker
+from eo_ssl.pretraining.module import group_parameters, make_optimizer
+from eo_ssl.sensors import Quantity, sensor
 
 SIZE_PX = 64
 BANDS = sensor("sentinel2_l1c").band_names
-ARCHITECTURE = Vit("vit_tiny_patch16_224", patch_size=8)
-CONFIG = Mae(mask_ratio=0.75, norm="patch", decoder_dim=256, decoder_depth=4, decoder_heads=8)
-BATCH, PAIRS = 32, 7
+VIT = Vit("vit_tiny_patch16_224", patch_size=8)
+RESNET = ResNet("resnet18")
+BATCH, PAIRS, STEPS = 32, 7, 1000
 
-
-class LightlyMae(nn.Module):
-    """lightly's modules put together as its own example does: same encoder, decoder, mask ratio, target and optimiser."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        a = ARCHITECTURE
-        vit = timm.create_model(a.name, img_size=SIZE_PX, patch_size=a.patch_size, in_chans=len(BANDS), num_classes=0)
-        self.backbone = MaskedVisionTransformerTIMM(vit=vit)
-        self.length = self.backbone.sequence_length
-        width = CONFIG.decoder_dim
-        self.embed = nn.Linear(vit.embed_dim, width)
-        self.decoder = MaskedVisionTransformerDecoderTIMM(
-            num_patches=vit.patch_embed.num_patches,
-            embed_dim=width,
-            depth=CONFIG.decoder_depth,
-            num_heads=CONFIG.decoder_heads,
-        )
-        self.head = nn.Linear(width, len(BANDS) * a.patch_size**2)
-
-    def forward(self, image: Tensor) -> Tensor:
-        keep, mask = utils.random_token_mask(
-            (len(image), self.length), mask_ratio=CONFIG.mask_ratio, device=image.device
-        )
-        encoded = self.backbone.encode(images=image, idx_keep=keep)
-        tokens = utils.repeat_token(self.decoder.mask_token, (len(image), self.length))
-        tokens = utils.set_at_index(tokens, keep, self.embed(encoded).type_as(tokens))
-        decoded = self.decoder.decode(self.decoder.add_pos_embed(tokens))
-        predicted = self.head(utils.get_at_index(decoded, mask))
-        target = utils.get_at_index(utils.patchify(image, ARCHITECTURE.patch_size), mask - 1)
-        return nn.functional.mse_loss(predicted, utils.normalize_mean_var(target, dim=-1))
+Stepper = Callable[[], None]
 
 
 def run() -> Iterator[dict[str, Any]]:
-    """One row: median seconds per step of both, measured alternately in this process."""
-    image = torch.randn(BATCH, len(BANDS), SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(0))
-    ours, theirs = CONFIG.build({"tile": ARCHITECTURE.build(BANDS, SIZE_PX, 0)}, 1), LightlyMae()
-    view = View(image, torch.ones_like(image, dtype=torch.bool), BANDS)
-    batch = Batch({"tile": [view]}, torch.arange(BATCH), Step(0, 1, 0))
-    first = _stepper(ours, lambda: ours(batch)["loss"])
-    second = _stepper(theirs, lambda: theirs(image))
-    first(), second()  # warm up: memory, oneDNN
+    """One row a comparison: median seconds per step of both."""
+    warnings.filterwarnings("ignore", message=".*self.*log.*trainer.*")
+    for name, compare in COMPARISONS.items():
+        torch.manual_seed(0)
+        ours, theirs, reference, note = compare()
+        yield measure_pairs(f"train/{name}", ours, theirs, reference=reference, note=note)
+
+
+def measure_pairs(name: str, ours: Stepper, theirs: Stepper, *, reference: str, note: str) -> dict[str, Any]:
+    """The row of two steppers that take turns, each first every other time."""
+    ours(), theirs()  # warm up: memory, oneDNN
     times: list[tuple[float, float]] = []
     for number in range(PAIRS):
-        order = (first, second) if number % 2 == 0 else (second, first)
+        order = (ours, theirs) if number % 2 == 0 else (theirs, ours)
         seconds = [_seconds(step) for step in order]
         times.append((seconds[0], seconds[1]) if number % 2 == 0 else (seconds[1], seconds[0]))
-    value, reference = (statistics.median(column) for column in zip(*times, strict=True))
-    yield {
-        "name": "train/mae-vs-lightly",
+    value, other = (statistics.median(column) for column in zip(*times, strict=True))
+    ratios = [mine / theirs for mine, theirs in times]
+    return {
+        "name": name,
         "value": value,
         "unit": "s/step",
-        "reference": "lightly MaskedVisionTransformerTIMM, same ViT, batch, decoder and fused AdamW",
-        "reference_value": reference,
-        "ratio": statistics.median(a / b for a, b in times),
+        "reference": reference,
+        "reference_value": other,
+        "ratio": statistics.median(ratios),
+        "ratios": [round(ratio, 3) for ratio in ratios],
         "pairs": PAIRS,
-        "note": f"ViT-Ti/8, 64 px, 13 bands, batch {BATCH}, mask 0.75, {BATCH / value:.1f} images/s, {torch.get_num_threads()} threads",
+        "note": f"{note}, {SIZE_PX} px, {len(BANDS)} bands, batch {BATCH}, {BATCH / value:.1f} images/s, {torch.get_num_threads()} threads",
     }
 
 
-def _stepper(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-    config = OptimizerConfig()
-    optimizer = torch.optim.AdamW(
-        group_parameters(model, weight_decay=config.weight_decay), lr=1e-4, betas=config.betas, fused=True
+def mae_vs_lightly() -> tuple[Stepper, Stepper, str, str]:
+    method = Mae(mask_ratio=0.75, norm="patch", decoder_dim=256, decoder_depth=4, decoder_heads=8)
+    images, theirs = draw_images(), LightlyMae(VIT, method, bands=len(BANDS), size_px=SIZE_PX)
+    reference = "lightly MaskedVisionTransformerTIMM, same ViT, batch, decoder and fused AdamW"
+    return (
+        step_on_views(method, [images]),
+        make_stepper(lambda: theirs(images), make_adamw(theirs)),
+        reference,
+        "ViT-Ti/8, mask 0.75",
     )
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss().backward()
-        optimizer.step()
 
-    return step
+def ijepa_vs_lightly() -> tuple[Stepper, Stepper, str, str]:
+    method = IJepa()
+    images, theirs = draw_images(), LightlyIJepa(VIT, method, bands=len(BANDS), size_px=SIZE_PX)
+    rng = torch.Generator().manual_seed(0)
+    step = make_stepper(lambda: theirs(images, rng), make_adamw(theirs))
+    reference = (
+        "lightly IJEPAPredictorTIMM and MaskedVisionTransformerTIMM, same ViT, predictor, blocks and fused AdamW"
+    )
+    return step_on_views(method, [images]), lambda: (step(), theirs.after_step())[0], reference, "ViT-Ti/8"
 
 
-def _seconds(step: Callable[[], None]) -> float:
+def dino_vs_lightly() -> tuple[Stepper, Stepper, str, str]:
+    method = Dino()
+    crops = [draw_images() for _ in range(2)] + [draw_images(SIZE_PX // 2) for _ in range(4)]
+    theirs = LightlyDino(VIT, method, bands=len(BANDS), size_px=SIZE_PX)
+    reference = "lightly DINOProjectionHead and DINOLoss, same ViT, crops, widths and fused AdamW"
+    return (
+        step_on_views(method, crops[:2], local=crops[2:]),
+        make_stepper(lambda: theirs(crops), make_adamw(theirs)),
+        reference,
+        "ViT-Ti/8, 2 crops of 64 px and 4 of 32 px",
+    )
+
+
+def moco_vs_torchgeo() -> tuple[Stepper, Stepper, str, str]:
+    method, queue = MocoV2(), 4096
+    augmentation = make_augmentation(SIZE_PX, gain=0.2)
+    task = MoCoTask(
+        RESNET.name,
+        in_channels=len(BANDS),
+        version=2,
+        layers=2,
+        hidden_dim=method.hidden_dim,
+        output_dim=method.output_dim,
+        temperature=method.temperature,
+        memory_bank_size=queue,
+        moco_momentum=method.momentum,
+        size=SIZE_PX,
+        augmentation1=augmentation,
+        augmentation2=augmentation,
+    )
+    images = draw_images()
+    optimizer = torch.optim.SGD(task.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    theirs = make_stepper(lambda: task.training_step({"image": images}, 0), optimizer)
+    ours = step_on_items(method, images, OptimizerConfig(algorithm="sgd", weight_decay=1e-4), items=4 * queue)
+    return ours, theirs, "TorchGeo MoCoTask, version 2, same queue, widths and SGD; " + AUGMENTED, "ResNet-18"
+
+
+def simclr_vs_torchgeo() -> tuple[Stepper, Stepper, str, str]:
+    method = SimClr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # version 1 with a shallow head says so
+        task = SimCLRTask(
+            RESNET.name,
+            in_channels=len(BANDS),
+            version=1,
+            layers=2,
+            hidden_dim=method.hidden_dim,
+            output_dim=method.output_dim,
+            temperature=method.temperature,
+            memory_bank_size=0,
+            size=SIZE_PX,
+            augmentations=make_augmentation(SIZE_PX, gain=0.2),
+        )
+    images = draw_images()
+    theirs = make_stepper(lambda: task.training_step({"image": images}, 0), make_adamw(task))
+    ours = step_on_items(method, images, OptimizerConfig())
+    return ours, theirs, "TorchGeo SimCLRTask, version 1, same widths and fused AdamW; " + AUGMENTED, "ResNet-18"
+
+
+def byol_vs_torchgeo() -> tuple[Stepper, Stepper, str, str]:
+    method, images = Byol(), draw_images()
+    theirs = TorchGeoByol(
+        RESNET.name,
+        bands=len(BANDS),
+        size_px=SIZE_PX,
+        hidden_dim=method.hidden_dim,
+        output_dim=method.output_dim,
+    )
+    step = make_stepper(lambda: theirs(images), make_adamw(theirs))
+    reference = "TorchGeo BYOL and the step of its task, same widths and fused AdamW; " + AUGMENTED
+    return (
+        step_on_items(method, images, OptimizerConfig()),
+        lambda: (step(), theirs.byol.update_target())[0],
+        reference,
+        "ResNet-18",
+    )
+
+
+AUGMENTED = "crops, flips and gain on both sides (Kornia there), views made in the step"
+COMPARISONS = {
+    "mae-vs-lightly": mae_vs_lightly,
+    "ijepa-vs-lightly": ijepa_vs_lightly,
+    "dino-vs-lightly": dino_vs_lightly,
+    "moco-vs-torchgeo": moco_vs_torchgeo,
+    "simclr-vs-torchgeo": simclr_vs_torchgeo,
+    "byol-vs-torchgeo": byol_vs_torchgeo,
+}
+
+
+def draw_images(size_px: int = SIZE_PX) -> Tensor:
+    """Normalised images [BATCH, bands, size_px, size_px] of noise."""
+    return torch.randn(BATCH, len(BANDS), size_px, size_px, generator=torch.Generator().manual_seed(size_px))
+
+
+def make_adamw(module: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of our defaults."""
+    config = OptimizerConfig()
+    return make_optimizer(group_parameters(module, weight_decay=config.weight_decay), lr=1e-4, config=config)
+
+
+def step_on_views(method: Method, images: list[Tensor], *, local: list[Tensor] | None = None) -> Stepper:
+    """A step of ours on views that are made already."""
+    objective = method.build({"tile": VIT.build(BANDS, SIZE_PX, 0)}, 1)
+    views = [
+        [View(image, torch.ones_like(image, dtype=torch.bool), BANDS) for image in group]
+        for group in (images, local or [])
+    ]
+    names = ("global", "local") if local else ("tile",)
+    batch = Batch(dict(zip(names, views, strict=False)), torch.arange(BATCH), Step(STEPS // 2, STEPS, 0))
+    return _finish(objective, lambda: batch, make_adamw(objective))
+
+
+def step_on_items(method: Method, images: Tensor, config: OptimizerConfig, *, items: int = 2048) -> Stepper:
+    """A step of ours that makes the views of the items first."""
+    contract = Preprocessing(
+        sensor="sentinel2_l1c",
+        quantity=Quantity.TOA_REFLECTANCE,
+        bands=BANDS,
+        convert=(),
+        range=(-0.2, 2.0),
+        clip=None,
+        mean=(0.2,) * len(BANDS),
+        std=(0.1,) * len(BANDS),
+        size_px=SIZE_PX,
+        gsd_m=(10.0, 10.0),
+        resize="to_size",
+        interpolation="bilinear",
+        antialias=True,
+        missing="refuse",
+    )
+    objective = method.build({"tile": RESNET.build(BANDS, SIZE_PX, 0)}, 1)
+    objective.prepare(items)
+    make_views = ViewMaker({"tile": method.views["tile"]}, {"tile": contract})
+    image = images[:, None]  # one date
+    batch = ItemBatch(
+        {"tile": (image, torch.ones_like(image, dtype=torch.bool))}, torch.arange(BATCH), Step(STEPS // 2, STEPS, 0)
+    )
+    groups = group_parameters(objective, weight_decay=config.weight_decay)
+    return _finish(objective, lambda: make_views(batch), make_optimizer(groups, lr=1e-4, config=config))
+
+
+def _finish(objective: Objective, batch: Callable[[], Batch], optimizer: torch.optim.Optimizer) -> Stepper:
+    step = make_stepper(lambda: objective(batch())["loss"], optimizer)
+    return lambda: (step(), objective.after_step(Step(STEPS // 2, STEPS, 0)))[0]
+
+
+def _seconds(step: Stepper) -> float:
     started = time.perf_counter()
     step()
     return time.perf_counter() - started

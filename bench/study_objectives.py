@@ -1,0 +1,180 @@
+"""Write what each method is worth into docs/objectives.md: every small configuration on sample archives and on real scenes.
+
+``python -m bench.study_objectives [--archives N] [--seeds N] [--steps N] [--out FOLDER]``; what is there already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "objectives.md"
+HEADING = "## What they are worth here"
+FIRST_ARCHIVE = 301  # no setting of a configuration was chosen on the archives from here on
+BASELINES = ("imagestats", "rcf", "rcf_zca", "random_init")
+PROTOCOLS = ("knn5", "linear")
+RADAR = ("sar_jepa",)  # methods of radar tiles alone; the radar study is another
+BANDS = ["B02", "B03", "B04", "B08", "B11", "B12"]  # shared with the scenes of csmask
+Options = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--archives", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study-objectives")
+    chosen = parser.parse_args()
+    recipes = read_recipes(steps=chosen.steps)
+    archives = [chosen.out / f"archive_{FIRST_ARCHIVE + number}" for number in range(chosen.archives)]
+    for number, folder in enumerate(archives):
+        run(list_archive_stages(recipes, seed=number), folder, "--sample_seed", str(FIRST_ARCHIVE + number))
+    run(list_real_stages(recipes, seeds=chosen.seeds), chosen.out / "real")
+    command = (
+        f"make study-objectives STUDY='--archives {chosen.archives} --seeds {chosen.seeds} --steps {chosen.steps}'"
+    )
+    write_section(list(recipes), archives, chosen.out / "real", command=command)
+
+
+def read_recipes(*, steps: int) -> dict[str, Options]:
+    """Options of `pretrain` by name of the method, those of its small configuration at one length and one batch size."""
+    recipes = {}
+    for path in sorted((ROOT / "configs" / "pretrain").glob("*_small.yaml")):
+        name = path.stem.removesuffix("_small")
+        if name not in RADAR:
+            options = yaml.safe_load(path.read_text())
+            options = {key: value for key, value in options.items() if key not in ("corpus", "out", "streams", "bands")}
+            optimizer = {**options.get("optimizer", {}), "warmup_steps": steps // 10}
+            model = {kind: {**sizes, "depth": 4} for kind, sizes in options["model"].items()}
+            recipes[name] = {**options, "model": model, "optimizer": optimizer, "steps": steps, "batch_size": 32}
+    return recipes
+
+
+def list_archive_stages(recipes: Mapping[str, Options], *, seed: int) -> list[Options]:
+    """Stages on one sample archive: its optical tiles, an encoder of each method, all of them beside the baselines."""
+    stream = "s2_boa_12b_10m_64px"
+    ingest = {"card": "sample_s2_l2a", "data": "{data}", "out": "{out}/corpus", "min_valid": 0.9, "max_cloud": 0.5}
+    trained = [
+        {"pretrain": {**options, "corpus": "{out}/corpus", "streams": [stream], "seed": seed, "out": f"{{out}}/{name}"}}
+        for name, options in recipes.items()
+    ]
+    evaluate = {
+        "encoders": [*(f"{{out}}/{name}" for name in recipes), *BASELINES],
+        "task": "corpus",
+        "data": "{out}/corpus",
+        "streams": [stream],
+        "name": "archive",
+        "protocols": list(PROTOCOLS),
+        "out": "{out}/results",
+    }
+    return [{"ingest": ingest}, *trained, {"evaluate": evaluate}]
+
+
+def list_real_stages(recipes: Mapping[str, Options], *, seeds: int) -> list[Options]:
+    """Stages on real scenes: each method with several seeds on a few hundred tiles, judged on cloud masks and land cover."""
+    toa = {"card": ["terramesh_s2l1c", "eolearn_l1c", "ssl4eo_patch_l1c", "s2_19udp_l1c"], "size_px": 32}
+    csmask = {"card": ["csmask_sentinel2", "csmask_landsat5", "csmask_landsat7"], "size_px": 16}
+    stages: list[Options] = [
+        {"ingest": {**toa, "data": "{data}", "out": "{out}/s2_toa"}},
+        {"ingest": {**csmask, "data": "{data}", "out": "{out}/csmask"}},
+    ]
+    for name, options in recipes.items():
+        model = {
+            kind: {**sizes, "patch_size": 4} if "patch_size" in sizes else sizes
+            for kind, sizes in options["model"].items()
+        }
+        common = {**options, "model": model, "corpus": "{out}/s2_toa", "bands": BANDS}
+        stages += [{"pretrain": {**common, "seed": seed, "out": f"{{out}}/{name}_{seed}"}} for seed in range(seeds)]
+    encoders = [f"{name}=" + ",".join(f"{{out}}/{name}_{seed}" for seed in range(seeds)) for name in recipes]
+    judge = {"encoders": [*encoders, *BASELINES], "task": "corpus", "held_out": "all", "protocols": list(PROTOCOLS)}
+    clouds = {
+        "data": "{out}/csmask",
+        "streams": ["s2_toa_6b-bc81_30m_16px", "l5_toa_6b-34fd_30m_16px", "l7_toa_6b-34fd_30m_16px"],
+        "sensor": "sentinel2_l1c",
+        "name": "csmask",
+    }
+    cover = {"data": "{out}/s2_toa", "streams": ["s2_toa_13b_10m_32px"], "name": "terramesh"}
+    tasks = (clouds, cover)
+    return [*stages, *({"evaluate": {**judge, **task, "out": f"{{out}}/results_{task['name']}"}} for task in tasks)]
+
+
+def run(stages: Sequence[Options], out: Path, *options: str) -> None:
+    """Run the stages that are not done yet."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = out / "study.yaml"
+    config.write_text(yaml.safe_dump({"stages": list(stages), "out": str(out)}, sort_keys=False))
+    code = "from eo_ssl.cli import entry; entry()"
+    environment = {**os.environ, "EO_SSL_DATA": os.environ.get("EO_SSL_DATA", str(ROOT.parent / "shared" / "data"))}
+    subprocess.run([sys.executable, "-c", code, "run", "--config", str(config), *options], check=True, env=environment)
+
+
+def read_rows(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Rows of a leaderboard by encoder and protocol."""
+    with (folder / "leaderboard.csv").open(newline="") as file:
+        return {(row["encoder"], row["protocol"]): row for row in csv.DictReader(file)}
+
+
+def write_section(methods: Sequence[str], archives: Sequence[Path], real: Path, *, command: str) -> None:
+    """Put the tables in the place of the page's last section."""
+    kept = PAGE.read_text().split(HEADING)[0].rstrip()
+    made = [read_rows(folder / "results") for folder in archives]
+    lines = [*describe_archives(methods, made), "", *describe_real(methods, real)]
+    head = f"{HEADING}\n\n`{command}`; done runs are not repeated. ViTs of four blocks, batches of 32, one length for all, numbers in %."
+    PAGE.write_text("\n".join([kept, "", head, "", *lines]) + "\n")
+
+
+def describe_archives(
+    methods: Sequence[str], made: Sequence[Mapping[tuple[str, str], Mapping[str, str]]]
+) -> Iterator[str]:
+    """The table of sample archives: means, and paired differences to the best baseline of each archive."""
+    yield f"On {len(made)} sample archives (seeds from {FIRST_ARCHIVE}; Student's 95 % intervals over archives, each encoder trained once on each):"
+    yield ""
+    yield "| method | kNN | kNN less best weight-free | linear | linear less best weight-free |"
+    yield "|---|---|---|---|---|"
+    for name in [*methods, *BASELINES]:
+        cells = [f"`{name}`"]
+        for protocol in PROTOCOLS:
+            values = [float(rows[name, protocol]["value"]) for rows in made]
+            best = [max(float(rows[other, protocol]["value"]) for other in BASELINES) for rows in made]
+            gains = [100 * (value - other) for value, other in zip(values, best, strict=True)]
+            cells += [f"{100 * statistics.mean(values):.1f}", format_interval(gains)]
+        yield f"| {' | '.join(cells)} |"
+
+
+def describe_real(methods: Sequence[str], real: Path) -> Iterator[str]:
+    """The table of real scenes, with the intervals of the leaderboards."""
+    yield "On real scenes, pretrained on a few hundred Sentinel-2 tiles (intervals over pretraining seeds and blocks of scenes):"
+    yield ""
+    yield "| method | csmask, kNN | csmask, linear | TerraMesh, kNN | TerraMesh, linear |"
+    yield "|---|---|---|---|---|"
+    found = [read_rows(real / f"results_{task}") for task in ("csmask", "terramesh")]
+    for name in [*methods, *BASELINES]:
+        shown = [rows[name, protocol] for rows in found for protocol in PROTOCOLS]
+        cells = [f"{float(row['value']):.1%} ({float(row['low']):.0%} to {float(row['high']):.0%})" for row in shown]
+        yield f"| `{name}` | {' | '.join(cells).replace('%', '')} |"
+
+
+def format_interval(values: Sequence[float]) -> str:
+    """Mean of the values and its 95 % interval."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:+.1f}"
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+
+
+if __name__ == "__main__":
+    main()
