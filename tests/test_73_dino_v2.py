@@ -161,7 +161,7 @@ def test_half_of_the_images_are_hidden_by_the_drawn_ratios_and_in_blocks(side: i
 
 
 def test_every_place_of_the_grid_is_hidden_about_equally_often() -> None:
-    masks = draw_masks((6, 6), 4000, share=1.0, ratio=(0.2, 0.4), rng=torch.Generator().manual_seed(0))
+    masks = draw_masks((6, 6), 2000, share=1.0, ratio=(0.2, 0.4), rng=torch.Generator().manual_seed(0))
     often = masks.float().mean(0).reshape(6, 6)
     for turned in (often.flip(0), often.flip(1), often.T):
         assert (often - turned).abs().max() < 0.05
@@ -194,19 +194,19 @@ def test_nodata_never_enters() -> None:
 
 
 @pytest.mark.parametrize("centering", ["mean", "sinkhorn"])
-def test_fifty_steps_on_16_tiles_learn_without_collapse(centering: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forty_steps_on_12_tiles_learn_without_collapse(centering: str, monkeypatch: pytest.MonkeyPatch) -> None:
     objective = build(momentum=0.9, prototypes=48, centering=centering, teacher_temperature=(0.04, 0.04))
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-3)
     images: list[float] = []
     patches: list[tuple[torch.Tensor, torch.Tensor]] = []
     compare = dino_v2.compare_patches
     monkeypatch.setattr(dino_v2, "compare_patches", lambda *x: patches.append((x[0], x[1].detach())) or compare(*x))
-    for number in range(50):
-        results = objective(make_crops(16, step=Step(number, 50, number)))
+    for number in range(40):
+        results = objective(make_crops(12, step=Step(number, 40, number)))
         optimizer.zero_grad()
         results["loss"].backward()
         optimizer.step()
-        objective.after_step(Step(number + 1, 50, number))
+        objective.after_step(Step(number + 1, 40, number))
         images.append(float(results["dino"]))
     assert sum(images[-3:]) < 0.8 * sum(images[:3])
     assert float(results["teacher_entropy"]) > 0.3
@@ -214,7 +214,7 @@ def test_fifty_steps_on_16_tiles_learn_without_collapse(centering: str, monkeypa
     ratios = [measure_match(*pair) for pair in (patches[0], patches[-1])]
     assert ratios[1] < 0.75 * ratios[0], ratios
     with torch.no_grad():
-        features = objective.eval().embed(View(*training_tiles(16), BANDS[:4]))
+        features = objective.eval().embed(View(*training_tiles(12), BANDS[:4]))
     assert measure_feature_std(features.numpy()) > 0.2
 
 

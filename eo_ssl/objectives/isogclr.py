@@ -119,7 +119,7 @@ class ISogClrObjective(TwoViews):
         temperatures = self.temperatures[rows]
         with torch.autocast(vectors.device.type, enabled=False):
             similarity = vectors @ vectors.T  # [2B, 2B]
-        found = contrast_individually(similarity, means=self.means[rows], temperatures=temperatures, method=self.method)
+        found = compare_individually(similarity, means=self.means[rows], temperatures=temperatures, method=self.method)
         if self.training:
             self._fresh.append((rows, found._replace(loss=found.loss.detach())))
         return {"loss": found.loss, "temperature": temperatures.mean()}
@@ -138,7 +138,7 @@ class ISogClrObjective(TwoViews):
         self._fresh.clear()
 
 
-def contrast_individually(
+def compare_individually(
     similarity: Tensor, *, means: Tensor, temperatures: Tensor, method: ISogClr
 ) -> IndividualContrast:
     """The contrast of two views of each item with those of the others, by the items' own temperatures.
