@@ -154,7 +154,7 @@ def test_the_printed_configuration_reads_back(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--objective", "Moco"], "MocoV2, MocoV3, SimClr, ToyDistillation, VicReg, got 'Moco'; did you mean 'MocoV"),
+        (["--objective", "Moco"], "got 'Moco'; did you mean 'MocoV"),
         (["--objective", "mae"], "did you mean 'Mae'"),
         (["--objective", "trap.Payload"], "expected objective out of BarlowTwins, Byol, Dcl"),
         (["--objective=trap.Payload"], "expected objective out of BarlowTwins, Byol, Dcl"),

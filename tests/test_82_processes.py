@@ -19,7 +19,7 @@ import yaml
 
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
-from eo_ssl.models import View, Vit
+from eo_ssl.models import LocationModel, View, Vit
 from eo_ssl.objectives import (
     BarlowTwins,
     Batch,
@@ -30,6 +30,7 @@ from eo_ssl.objectives import (
     IJepa,
     ISogClr,
     LeJepa,
+    Location,
     Mae,
     Method,
     MocoV2,
@@ -56,6 +57,7 @@ METHODS: dict[str, Method] = {
     "IJepa": IJepa(),
     "SimClr": SimClr(temperature=0.2),
     "ISogClr": ISogClr(**HEADS),
+    "Located": SimClr(**HEADS),
     "LeJepa": LeJepa(**HEADS, directions=8),
     "Dcl": Dcl(**HEADS),
     "BarlowTwins": BarlowTwins(**HEADS),
@@ -77,6 +79,8 @@ def build(name: str) -> Objective:
     objective = METHODS[name].build({"tile": Vit(patch_size=8, depth=1).build(BANDS[:4], 32, 0)}, 1)
     if name == "ISogClr":
         objective.prepare(ITEMS)
+    if name == "Located":
+        objective = Location(model=LocationModel(**HEADS)).wrap(objective, 2)
     return objective.double()
 
 
@@ -99,7 +103,9 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     masks = draw_masks((4, 4), 2 * ITEMS, share=0.5, ratio=(0.1, 0.5), rng=torch.Generator().manual_seed(5))
     masks = masks.reshape(2, ITEMS, -1)
     dino_v2.draw_masks = lambda *args, **options: masks[:, rows].flatten(0, 1)
-    views = [View(x[rows], valid[rows], BANDS[:4]) for x in (image, image.flip(3))]
+    places = torch.rand(ITEMS, 2, generator=torch.Generator().manual_seed(6)) * 90
+    places[2] = torch.nan
+    views = [View(x[rows], valid[rows], BANDS[:4], lonlat=places[rows]) for x in (image, image.flip(3))]
     small = [View(view.image[..., :16, :16], view.valid[..., :16, :16], view.bands) for view in views]
     groups = {
         "Mae": {"tile": views[:1]},

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from eo_ssl.curation import DynamicConfig, DynamicSchedule
 from eo_ssl.manifest import open_product
 from eo_ssl.models import Architecture, Vit
-from eo_ssl.objectives import Mae, Method, override_views
+from eo_ssl.objectives import Location, Mae, Method, override_views
 from eo_ssl.pretraining import (
     DataSelection,
     FitConfig,
@@ -28,6 +28,7 @@ from eo_ssl.pretraining import (
     make_probe,
     open_continued_data,
     parse_limit,
+    require_places,
     save_encoders,
 )
 from eo_ssl.printable import make_console
@@ -54,6 +55,7 @@ def main(
     views: dict[str, dict[str, Any]] | None = None,
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
     prune: DynamicConfig | None = None,
+    location: Location | None = None,
     training: FitConfig = FitConfig(),  # noqa: B008
     device: Literal["auto", "cpu", "cuda"] = "auto",
     devices: int = 1,
@@ -94,6 +96,8 @@ def main(
         views: changes of the objective's views, by group: {tile: {crop: [0.5, 1], gain: 0.1}}; its own when left out.
         optimizer: AdamW and its schedules, in optimizer steps.
         prune: dynamic pruning of the pool while training, in item presentations; none when left out.
+        location: contrast of images with their places beside the objective, whose network of places is saved too; none
+            when left out.
         training: how often to log, look and save.
         device: where to train; auto takes GPUs where there are some.
         devices: processes on each node, one device each; the batch is divided among them.
@@ -115,6 +119,7 @@ def main(
         model=model,
         optimizer=optimizer,
         prune=prune,
+        location=location,
         training=training,
         split=split,
         items=items,
@@ -137,10 +142,10 @@ def _train(
 ) -> None:
     """Check everything, then train, save and sign the encoder."""
     console, contracts, processes = make_console(), data.items.contracts, running["processes"]
+    if config.location is not None:
+        require_places(data.items, data.pool)
     maker = ViewMaker(config.views, contracts, dates=data.items.dates)
-    module = Pretraining(
-        config.build_objective(contracts), lr=config.lr, steps=config.steps, optimizer=config.optimizer
-    )
+    module = Pretraining(config.build_task(contracts), lr=config.lr, steps=config.steps, optimizer=config.optimizer)
     share, world = processes.share(config.batch_size), processes.world
     sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=world)
     loader = ItemLoader(data.items, sampler, steps=config.steps, accumulate=processes.accumulate, ahead=ahead)

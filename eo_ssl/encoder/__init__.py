@@ -6,6 +6,7 @@ from eo_ssl.encoder.contracts import PublishedContract, derive_contract
 from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures, draw_patches
 from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.loading import WEIGHT_FREE, load_encoder
+from eo_ssl.encoder.location_file import load_location_encoder, save_location_encoder
 from eo_ssl.encoder.protocol import Encoder, EncoderBase, hash_tensors
 from eo_ssl.encoder.specs import has_task_contract, is_spec
 from eo_ssl.encoder.storage import ENCODER_FILE, check_encoder, save_encoder
@@ -35,5 +36,7 @@ __all__ = [
     "is_spec",
     "list_weights",
     "load_encoder",
+    "load_location_encoder",
     "save_encoder",
+    "save_location_encoder",
 ]

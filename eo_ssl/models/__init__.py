@@ -15,6 +15,7 @@ from eo_ssl.models.backbone import (
     require_maskable,
     seed_weights,
 )
+from eo_ssl.models.location_encoder import LocationEncoder, LocationModel, place_on_sphere
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_sincos_positions
 from eo_ssl.models.resnet import ResNet, ResNetBackbone
@@ -28,6 +29,8 @@ __all__ = [
     "Architecture",
     "Backbone",
     "BackboneConfig",
+    "LocationEncoder",
+    "LocationModel",
     "MaskableBackbone",
     "ResNet",
     "ResNetBackbone",
@@ -38,6 +41,7 @@ __all__ = [
     "require_maskable",
     "seed_weights",
     "make_sincos_positions",
+    "place_on_sphere",
     "split_patches",
     "take_patches",
 ]

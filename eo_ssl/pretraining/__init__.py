@@ -5,7 +5,7 @@ from __future__ import annotations
 from eo_ssl.pretraining.checkpoints import parse_limit
 from eo_ssl.pretraining.fit import FitConfig, fit
 from eo_ssl.pretraining.initial_encoder import InitialEncoder, open_continued_data
-from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
+from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles, require_places
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import OptimizerConfig, Pretraining
 from eo_ssl.pretraining.monitors import LabelledProbe, make_probe, measure_feature_std, rank_me
@@ -50,6 +50,7 @@ __all__ = [
     "open_training_data",
     "parse_limit",
     "rank_me",
+    "require_places",
     "list_files",
     "save_encoders",
 ]

@@ -9,12 +9,14 @@ from typing import Any
 from eo_ssl.curation import DynamicConfig
 from eo_ssl.curation.report import to_plain
 from eo_ssl.models import Architecture
-from eo_ssl.objectives import Method, Objective, ViewSpec, derive_seed
+from eo_ssl.objectives import Location, Method, Objective, ViewSpec, derive_seed
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.fit import FitConfig
 from eo_ssl.pretraining.initial_encoder import InitialEncoder
 from eo_ssl.pretraining.module import OptimizerConfig
 from eo_ssl.pretraining.training_data import TrainingData
+
+LOCATED = 2**32  # part of the seed of what places add: streams of items are counted from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class PretrainConfig:
     model: Architecture
     optimizer: OptimizerConfig
     prune: DynamicConfig | None
+    location: Location | None
     training: FitConfig
     split: str
     items: str
@@ -54,6 +57,8 @@ class PretrainConfig:
         plain |= {"objective": self.method, "options": plain["objective"]}
         if self.optimizer.algorithm == OptimizerConfig.algorithm:  # unsaid, as by versions that had no other
             del plain["optimizer"]["algorithm"], plain["optimizer"]["momentum"]
+        if self.location is None:  # unsaid too
+            del plain["location"]
         model = self.model if self.initial is None else self.initial.model
         plain["model"] = {"name": type(model).__name__, "options": to_plain(asdict(model))}  # type: ignore[call-overload]
         contracts = {stream: contract.to_json() for stream, contract in data.items.contracts.items()}
@@ -68,3 +73,8 @@ class PretrainConfig:
             seed = derive_seed(self.seed, place) if place else self.seed
             encoders[stream] = self.model.build(contract.bands, contract.size_px, seed)
         return self.objective.build(encoders, seed=self.seed + 1)
+
+    def build_task(self, contracts: Mapping[str, Preprocessing]) -> Objective:
+        """The objective, and beside it the contrast with places where that was asked for."""
+        objective = self.build_objective(contracts)
+        return objective if self.location is None else self.location.wrap(objective, derive_seed(self.seed, LOCATED))
