@@ -26,6 +26,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "output_dim": (1, 100_000),
     "decoder_width": (1, 100_000),
     "lora_rank": (1, 100_000),
+    "prototypes": (1, 10_000_000),
+    "directions": (1, 1_000_000),
+    "knots": (2, 10_000),
+    "frequencies": (2, 10_000),
+    "random_places": (0, 100_000),
     # Sides of a tile, a patch or a window, pixels: a Sentinel-2 product has 10,980, a Sentinel-1 product 30,000.
     "size_px": (4, 100_000),
     "window_px": (1, 100_000),

@@ -10,7 +10,7 @@ import numpy as np
 from eo_ssl.curation import DynamicConfig, DynamicSchedule, Hierarchical, Readiness
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.models import Vit
-from eo_ssl.objectives import Dino, IJepa, Mae, Method, MocoV2, Objective, SimClr
+from eo_ssl.objectives import Dino, DinoV2, IJepa, ISogClr, Mae, Method, MocoV2, Objective, SimClr
 from eo_ssl.objectives.hard_patches import HardPatches
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining import (
@@ -36,6 +36,8 @@ METHODS: dict[str, Method] = {
     "simclr": SimClr(),
     "mocov2": MocoV2(queue=32, hidden_dim=32, output_dim=16),
     "dino": Dino(prototypes=32, hidden_dim=32, bottleneck_dim=16),
+    "isogclr": ISogClr(),
+    "dinov2": DinoV2(prototypes=32, hidden_dim=32, bottleneck_dim=16),
 }
 TILES, BATCH, STEPS = 96, 8, 60
 

@@ -9,7 +9,8 @@ from lightly.models.modules import DINOProjectionHead
 from eo_ssl.errors import UserError
 from eo_ssl.models import ResNet, View, Vit
 from eo_ssl.objectives import Batch, Dino, Step
-from eo_ssl.objectives.dino import DinoHead, DinoObjective, measure_entropy
+from eo_ssl.objectives.dino import DinoObjective
+from eo_ssl.objectives.prototypes import measure_entropy
 from eo_ssl.pretraining.monitors import measure_feature_std
 from tiles import BANDS, holes, training_tiles
 
@@ -62,7 +63,7 @@ def test_each_global_crop_of_the_teacher_is_compared_with_each_other_crop_of_the
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
 def test_the_head_is_lightlys_with_normalised_prototypes() -> None:
-    head = DinoHead(8, Dino(**SMALL))
+    head = Dino(**SMALL).make_head(8)
     oracle = DINOProjectionHead(8, 32, 16, 24)
     oracle.layers.load_state_dict(head.layers.layers.state_dict())
     oracle.last_layer.weight_v.data.copy_(head.prototypes.weight)

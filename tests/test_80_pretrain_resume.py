@@ -28,7 +28,7 @@ def _untimed(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "images_per_s"} for row in rows]
 
 
-@pytest.mark.parametrize("name", ["mae", "mae_hard", "ijepa", "simclr", "mocov2", "dino"])
+@pytest.mark.parametrize("name", ["mae", "mae_hard", "ijepa", "simclr", "mocov2", "dino", "dinov2", "isogclr"])
 def test_a_broken_run_continues_to_the_same_bits(name, tmp_path):
     wanted, _ = run(tmp_path / "whole", name=name)
     with pytest.raises(RuntimeError, match="spoiled on purpose"):

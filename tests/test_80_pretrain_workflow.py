@@ -14,7 +14,7 @@ import torch
 from eo_ssl.cli import main as command_line
 from eo_ssl.corpus import Corpus
 from eo_ssl.curation import DynamicConfig, DynamicSchedule, Random
-from eo_ssl.encoder import load_encoder
+from eo_ssl.encoder import load_encoder, load_location_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
 from eo_ssl.models import ChannelVit, ResNet, SpectralVit, Vit
@@ -23,13 +23,18 @@ from eo_ssl.objectives import (
     Byol,
     Dcl,
     Dino,
+    DinoV2,
     IJepa,
+    ISogClr,
+    LeJepa,
     Mae,
     MixedBarlowTwins,
     MocoV2,
     MocoV3,
+    Pmsn,
     SatMae,
     SimClr,
+    Swav,
     VicReg,
 )
 from eo_ssl.objectives.views import PHYSICAL
@@ -202,7 +207,8 @@ def test_every_method_of_two_views_trains_an_encoder_by_the_command(corpora, tmp
     heads = {"hidden_dim": 16}
     short = {**QUICK, "steps": 2, "training": FitConfig(log_every=1, monitor_every=2, monitor_tiles=8)}
     methods = [Dcl(**heads), BarlowTwins(**heads), MixedBarlowTwins(**heads), VicReg(**heads), Byol(**heads)]
-    methods += [MocoV2(**heads), MocoV3(**heads), Dino(**heads, prototypes=32)]
+    methods += [MocoV2(**heads), MocoV3(**heads), Dino(**heads, prototypes=32), ISogClr(**heads), LeJepa(**heads)]
+    methods += [Swav(**heads, prototypes=32), Pmsn(**heads, prototypes=32), DinoV2(**heads, prototypes=32)]
     for method in methods:
         out = tmp_path / type(method).__name__
         pretrain.main(corpora["s1"], out, objective=method, **short)
@@ -231,6 +237,27 @@ def test_satmae_trains_an_encoder_over_groups_of_bands_by_the_command(corpora, t
         UserError, match=r"bands of the groups B02 B03 B04 \| B08, got B01, .*; name these with --bands"
     ):
         pretrain.main(corpora["s2"], tmp_path / "other", **short)
+
+
+def test_places_are_learned_beside_any_objective_and_their_network_is_saved(corpora, tmp_path):
+    out = tmp_path / "located"
+    arguments = ["--objective", "SimClr", "--model.depth", "1", "--steps", "3", "--batch_size", "8"]
+    places = ["--location.weight", "0.5", "--location.model.output_dim", "16"]
+    assert command_line(["pretrain", "--corpus", str(corpora["s1"]), "--out", str(out), *arguments, *places]) == 0
+    manifest = require(out, "pretrain")
+    assert manifest.config["location"]["weight"] == 0.5 and "location.safetensors" in manifest.files
+    assert load_encoder(out).dim == 192
+    vectors = load_location_encoder(out).embed([[11.6, 48.1], [11.6, 48.2], [np.nan, 3]])
+    assert vectors.shape == (3, 16) and np.isfinite(vectors[:2]).all() and np.isnan(vectors[2]).all()
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(row["location"]) for row in log if "loss" in row)
+    whole = (out / "location.safetensors").read_bytes()
+    for damaged in (whole[:-5], whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:], whole[:3]):
+        (tmp_path / "l.safetensors").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"l\.safetensors"):
+            load_location_encoder(tmp_path / "l.safetensors")
+    with pytest.raises(UserError, match=r"expected a location encoder at .*, got none"):
+        load_location_encoder(corpora["s1"])
 
 
 def test_training_goes_on_from_an_encoder_under_its_contract(corpora, tmp_path):

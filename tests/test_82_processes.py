@@ -19,7 +19,7 @@ import yaml
 
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
-from eo_ssl.models import SpectralVit, View, Vit
+from eo_ssl.models import LocationModel, SpectralVit, View, Vit
 from eo_ssl.objectives import (
     BarlowTwins,
     Batch,
@@ -28,24 +28,31 @@ from eo_ssl.objectives import (
     Data2Vec2,
     Dcl,
     Dino,
+    DinoV2,
     Distill,
     IJepa,
+    ISogClr,
+    LeJepa,
+    Location,
     Mae,
     MaskFeat,
     Method,
     MocoV2,
     MocoV3,
     Objective,
+    Pmsn,
     SarIJepa,
     SarJepa,
     SatMae,
     SatMaePp,
     SimClr,
     Step,
+    Swav,
     VicReg,
+    dino_v2,
     ijepa,
 )
-from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
+from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks, draw_masks
 from eo_ssl.objectives.hard_patches import HardPatches
 from eo_ssl.objectives.hog import Hog
 from eo_ssl.objectives.masked_targets import MaskedTargets
@@ -71,6 +78,9 @@ METHODS: dict[str, Method] = {
     "Data2Vec": Data2Vec(layers=1),
     "Data2Vec2": Data2Vec2(masks=2, layers=1, decoder_dim=32, decoder_depth=1, mask_noise=0.0, cls_weight=0.1),
     "SimClr": SimClr(temperature=0.2),
+    "ISogClr": ISogClr(**HEADS),
+    "Located": SimClr(**HEADS),
+    "LeJepa": LeJepa(**HEADS, directions=8),
     "Dcl": Dcl(**HEADS),
     "BarlowTwins": BarlowTwins(**HEADS),
     "VicReg": VicReg(**HEADS),
@@ -81,8 +91,13 @@ METHODS: dict[str, Method] = {
     "SatMae": SatMae(decoder_dim=32),
     "SatMaePp": SatMaePp(decoder_dim=32, scales=1, upsampling_width=1),
     "Distill": Distill(teacher=TEACHER, hidden_dim=16),
+    "DinoV2": DinoV2(prototypes=32, hidden_dim=16, bottleneck_dim=8),
+    "DinoV2 balanced": DinoV2(prototypes=32, hidden_dim=16, bottleneck_dim=8, centering="sinkhorn"),
+    "Swav": Swav(**HEADS, prototypes=16),
+    "Pmsn": Pmsn(**HEADS, prototypes=16, sinkhorn_iterations=2),
 }
 SINGLE = ("Distill",)  # whose targets a network of single precision makes, not the same bits for another batch
+STATE = ("queue", "center", "running_var", "running_std", "means", "temperatures", "velocities")
 MEANS = ("Dino", "MocoV2")  # whose loss is a mean over items that do not see each other
 
 
@@ -91,9 +106,13 @@ SPECTRAL = SpectralVit("test_vit", groups=(("B02", "B08"), ("B03", "B04")), dept
 
 def build(name: str) -> Objective:
     model = SPECTRAL if name.startswith("SatMae") else Vit(patch_size=8, depth=1)
-    objective = METHODS[name].build({"tile": model.build(BANDS[:4], 32, 0)}, 1).double()
+    objective = METHODS[name].build({"tile": model.build(BANDS[:4], 32, 0)}, 1)
     objective.accept({"tile": contract() if name == "Distill" else radar_contract()})
-    return objective
+    if name == "ISogClr":
+        objective.prepare(ITEMS)
+    if name == "Located":
+        objective = Location(model=LocationModel(**HEADS)).wrap(objective, 2)
+    return objective.double()
 
 
 def items() -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,6 +127,7 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     """Loss of some items, under masks that are planted for all of them."""
     image, valid = items()
     order = torch.rand(ITEMS, 16, generator=torch.Generator().manual_seed(3)).argsort(dim=1)
+    objective.draw_kept = lambda *args: order[rows, :12]
     objective.draw_mask = lambda batch, rng: (order[rows, :4], order[rows, 4:])
     if isinstance(objective, SatMaeObjective):
         present = objective.encoder.present_tokens(View(image, valid, BANDS[:4]))
@@ -121,7 +141,12 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     if isinstance(objective, MaskedTargets):
         drawn = type(objective).draw_parts(objective, ITEMS, torch.Generator().manual_seed(5))
         objective.draw_parts = lambda batch, rng: tuple(part[rows] for part in drawn)
-    views = [View(x[rows], valid[rows], BANDS[:4]) for x in (image, image.flip(3))]
+    masks = draw_masks((4, 4), 2 * ITEMS, share=0.5, ratio=(0.1, 0.5), rng=torch.Generator().manual_seed(5))
+    masks = masks.reshape(2, ITEMS, -1)
+    dino_v2.draw_masks = lambda *args, **options: masks[:, rows].flatten(0, 1)
+    places = torch.rand(ITEMS, 2, generator=torch.Generator().manual_seed(6)) * 90
+    places[2] = torch.nan
+    views = [View(x[rows], valid[rows], BANDS[:4], lonlat=places[rows]) for x in (image, image.flip(3))]
     large = View(*(x[rows].repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (image, valid)), BANDS[:4])
     small = [View(view.image[..., :16, :16], view.valid[..., :16, :16], view.bands) for view in views]
     groups = {
@@ -135,6 +160,10 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
         "Data2Vec": {"tile": views[:1]},
         "Data2Vec2": {"tile": views[:1]},
         "Dino": {"global": views, "local": small},
+        "DinoV2": {"global": views, "local": small},
+        "Swav": {"global": views, "local": small},
+        "LeJepa": {"global": views, "local": small},
+        "Pmsn": {"target": views[:1], "anchor": views[1:], "focal": small},
     }
     name = type(objective).__name__.removesuffix("Objective")
     return objective(Batch(groups.get(name, {"tile": views}), torch.arange(ITEMS)[rows], Step(0, 1, 0)))["loss"]
@@ -145,13 +174,9 @@ def gradient(objective: Objective) -> torch.Tensor:
 
 
 def state_after(objective: Objective) -> torch.Tensor:
-    """What no gradient moves after a step: queues, centres and running statistics."""
+    """What no gradient moves after a step: queues, centres, running statistics and numbers of items."""
     objective.after_step(Step(1, 2, 0))
-    kept = [
-        buffer
-        for name, buffer in objective.named_buffers()
-        if name.endswith(("queue", "center", "running_var", "running_std"))
-    ]
+    kept = [buffer for name, buffer in objective.named_buffers() if name.endswith(STATE)]
     return torch.cat([torch.zeros(1), *(buffer.flatten() for buffer in kept)])
 
 
@@ -181,7 +206,7 @@ def test_two_halves_give_the_loss_and_the_gradient_of_the_whole(tmp_path: Path) 
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(compare, (port, str(tmp_path)), nprocs=WORLD)
     halves = torch.load(tmp_path / "halves.pt", weights_only=True)
-    original = ijepa.draw_blocks
+    originals = ijepa.draw_blocks, dino_v2.draw_masks
     try:
         for name in METHODS:
             objective = build(name)
@@ -197,7 +222,7 @@ def test_two_halves_give_the_loss_and_the_gradient_of_the_whole(tmp_path: Path) 
             apart = sum(float(loss_of(objective, slice(at, at + 4)).detach()) for at in (0, 4)) / 2
             assert name in MEANS or abs(apart - float(loss.detach())) > 1e-5, name
     finally:
-        ijepa.draw_blocks = original
+        ijepa.draw_blocks, dino_v2.draw_masks = originals
 
 
 def test_a_batch_is_divided_evenly_or_refused() -> None:

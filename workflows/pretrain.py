@@ -8,7 +8,7 @@ from typing import Any, Literal
 from eo_ssl.curation import DynamicConfig, DynamicSchedule
 from eo_ssl.manifest import open_product
 from eo_ssl.models import Architecture, Vit
-from eo_ssl.objectives import Mae, Method, override_views
+from eo_ssl.objectives import Location, Mae, Method, override_views
 from eo_ssl.pretraining import (
     Adaptation,
     Branch,
@@ -34,6 +34,7 @@ from eo_ssl.pretraining import (
     open_continued_data,
     parse_limit,
     require_compiler,
+    require_places,
     save_encoders,
 )
 from eo_ssl.pretraining.branching import RECORD
@@ -63,6 +64,7 @@ def main(
     views: dict[str, dict[str, Any]] | None = None,
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
     prune: DynamicConfig | None = None,
+    location: Location | None = None,
     training: FitConfig = FitConfig(),  # noqa: B008
     guard: GuardConfig = GuardConfig(),  # noqa: B008
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -110,6 +112,8 @@ def main(
         views: changes of the objective's views, by group: {tile: {crop: [0.5, 1], gain: 0.1}}; its own when left out.
         optimizer: the optimiser and its schedules, in optimizer steps.
         prune: dynamic pruning of the pool while training, in item presentations; none when left out.
+        location: contrast of images with their places beside the objective, whose network of places is saved too; none
+            when left out.
         training: how often to log, look and save.
         guard: when a run counts as collapsing, and whether to warn or to stop then.
         device: where to train; auto takes GPUs where there are some.
@@ -136,6 +140,7 @@ def main(
         model=model,
         optimizer=optimizer,
         prune=prune,
+        location=location,
         training=training,
         split=split,
         items=items,
@@ -162,8 +167,10 @@ def _train(
 ) -> None:
     """Check everything, then train, save and sign the encoder."""
     console, contracts, processes = make_console(), data.items.contracts, running["processes"]
+    if config.location is not None:
+        require_places(data.items, data.pool)
     maker = ViewMaker(config.views, contracts, dates=data.items.dates)
-    objective = config.build_objective(contracts)
+    objective = config.build_task(contracts)
     module = Pretraining(objective, lr=config.lr, steps=config.steps, optimizer=config.optimizer)
     if config.compiled:
         require_compiler(on_cuda=processes.trainer_options()["accelerator"] == "cuda")
@@ -174,7 +181,7 @@ def _train(
     loader = ItemLoader(data.items, sampler, **lengths, ahead=ahead)
     asked: dict[str, Any] = {"config": config.resolved(data), "inputs": data.inputs | objective.inputs}
     if config.branch is not None and (overwrite or not (out / RECORD).exists()):
-        config.branch.check(asked["config"])
+        config.branch.check(asked["config"], data, by_row=objective.by_row)
     with open_product(out, stage="pretrain", overwrite=overwrite, **asked) as product:
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)

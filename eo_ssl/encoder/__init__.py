@@ -8,6 +8,7 @@ from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures, draw_patches
 from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.foreign_backbone import rebuild_backbone
 from eo_ssl.encoder.loading import WEIGHT_FREE, load_encoder
+from eo_ssl.encoder.location_file import load_location_encoder, save_location_encoder
 from eo_ssl.encoder.owed_licences import collect_licences
 from eo_ssl.encoder.protocol import Encoder, EncoderBase, hash_tensors
 from eo_ssl.encoder.specs import has_task_contract, is_spec
@@ -42,4 +43,6 @@ __all__ = [
     "rebuild_backbone",
     "save_encoder",
     "transfer_bands",
+    "load_location_encoder",
+    "save_location_encoder",
 ]

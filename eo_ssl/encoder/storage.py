@@ -64,7 +64,7 @@ def save_encoder(
     }
     metadata[_SEAL] = fingerprint(metadata)
     path = Path(folder) / ENCODER_FILE
-    committed = commit(path, _sort_header(safetensors.torch.save(tensors, metadata)))
+    committed = commit(path, sort_header(safetensors.torch.save(tensors, metadata)))
     expect(
         committed or read_encoder(path).fingerprint == saved,
         expected=f"no other encoder at {path}",
@@ -197,7 +197,7 @@ def _expect_encoder(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _sort_header(data: bytes) -> bytes:
+def sort_header(data: bytes) -> bytes:
     """The same safetensors file with its header's keys sorted; safetensors writes metadata in an arbitrary order.
 
     Layout: 8 bytes little-endian header length, JSON header padded with spaces to a multiple of 8, tensor bytes.

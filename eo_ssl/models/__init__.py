@@ -18,6 +18,7 @@ from eo_ssl.models.backbone import (
 )
 from eo_ssl.models.band_codes import encode_bands
 from eo_ssl.models.channel_vit import ChannelVit, ChannelVitBackbone
+from eo_ssl.models.location_encoder import LocationEncoder, LocationModel, place_on_sphere
 from eo_ssl.models.lora import TARGETS, LoraLinear, copy_merged, insert_lora, merge_lora
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_group_positions, make_sincos_positions
@@ -40,6 +41,8 @@ __all__ = [
     "ChannelVit",
     "ChannelVitBackbone",
     "LoraLinear",
+    "LocationEncoder",
+    "LocationModel",
     "MaskableBackbone",
     "RelativeBlock",
     "ResNet",
@@ -60,6 +63,7 @@ __all__ = [
     "make_group_positions",
     "make_sincos_positions",
     "run_blocks",
+    "place_on_sphere",
     "split_patches",
     "take_patches",
 ]

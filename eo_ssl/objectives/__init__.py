@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from eo_ssl.objectives.base import Method, Objective, Teacher, list_methods
+from eo_ssl.objectives.location import LocatedObjective, Location
 from eo_ssl.objectives.parts import mean_over_processes
 from eo_ssl.objectives.step import Batch, Step, derive_seed
 from eo_ssl.objectives.views import ViewSpec, override_views
@@ -29,6 +30,8 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "Batch",
+    "LocatedObjective",
+    "Location",
     "Method",
     "Objective",
     "Step",

@@ -22,8 +22,10 @@ class Objective(nn.Module, ABC):
 
     encoders: nn.ModuleDict
     """By the stream of the item that each encodes: one named `tile`, or one for each stream of a pair."""
-    channels_differ: ClassVar[bool] = False
+    channels_differ: bool = False
     """Whether the loss asks the channels of what it compares to be no copies of each other."""
+    by_row: bool = False
+    """Whether it keeps numbers of each row of the source, so that a run on other rows cannot go on with them."""
 
     def __init__(self, encoders: Mapping[str, Backbone]) -> None:
         """Hold the encoders."""
@@ -62,8 +64,13 @@ class Objective(nn.Module, ABC):
             UserError: a stream that the method cannot be trained on.
         """
 
-    def prepare(self, items: int) -> None:
-        """Learn how many items a run draws from, before its first step and before a checkpoint is read."""
+    def prepare(self, items: int, *, rows: int | None = None) -> None:
+        """Learn how many items a run draws from, before its first step and before a checkpoint is read.
+
+        Args:
+            items: of the pool.
+            rows: items of the source, of which `Batch.rows` are numbers; None where the pool is all of it.
+        """
 
     def after_step(self, step: Step) -> None:
         """Update what no gradient moves (EMA teachers); once per optimizer step, `step.number` is 1 after the first."""

@@ -1,4 +1,4 @@
-"""Context and target blocks of I-JEPA (Assran et al. 2023, arXiv 2301.08243, section 3 and appendix A)."""
+"""Blocks of patches: context and targets of I-JEPA (Assran et al. 2023, arXiv 2301.08243), masks of DINOv2."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from torch import Tensor
 from eo_ssl.errors import UserError
 
 ATTEMPTS = 20  # draws of the blocks of one image before its context may overlap all targets but the first
+
+SMALLEST = 4  # patches of a block of a mask, `min_num_patches` of DINOv2's dinov2/data/masking.py
+ASPECTS = (0.3, 1 / 0.3)  # range of the aspect of a block of a mask, the same file
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
@@ -99,6 +102,49 @@ def draw_blocks(
         if not len(todo):
             break
     return _cut(context.flatten(1), rng), _indices(origin, (rows, cols), width)
+
+
+def draw_masks(
+    grid: tuple[int, int], batch: int, *, share: float, ratio: tuple[float, float], rng: torch.Generator
+) -> Tensor:
+    """Hidden patches of images, made of blocks; the other images have none: [batch, N] bool.
+
+    As DINOv2 draws them (dinov2/data/collate.py): a fixed number of images is masked, each by a ratio out of its own
+    part of the range, so that every step sees small and large masks. Blocks have random sizes and aspects (BEiT, Bao et
+    al. 2022, arXiv 2106.08254, algorithm 1). What no block fitted is made up by single patches, so that the ratio is
+    the drawn one on small grids too.
+
+    Args:
+        grid: rows and columns of patches.
+        batch: number of images.
+        share: of images that are masked; at least one is, if the share is above 0.
+        ratio: range of the share of the patches of a masked image; at least one patch, and not all, are hidden.
+        rng: source of randomness (CPU).
+    """
+    patches, chosen = grid[0] * grid[1], min(max(int(batch * share), 1), batch) if share > 0 else 0
+    masks = torch.zeros(batch, patches, dtype=torch.bool)
+    edges = torch.linspace(*ratio, chosen + 1).tolist()
+    for i, image in enumerate(torch.randperm(batch, generator=rng)[:chosen].tolist()):
+        wanted = min(max(int(patches * _uniform(edges[i], edges[i + 1], rng)), 1), patches - 1)
+        masks[image] = _draw_mask(grid, wanted, rng)
+    return masks
+
+
+def _draw_mask(grid: tuple[int, int], wanted: int, rng: torch.Generator) -> Tensor:
+    """A mask of blocks that hides `wanted` patches: [N] bool."""
+    mask = torch.zeros(grid, dtype=torch.bool)
+    for _ in range(ATTEMPTS):
+        left = wanted - int(mask.sum())
+        if left == 0:
+            break
+        area = _uniform(min(SMALLEST, left), left, rng)
+        aspect = math.exp(_uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1]), rng))
+        size = compute_block_size(grid, scale=area / mask.numel(), aspect=aspect)
+        block = _cover(_origins((), grid, size, rng), size, grid)  # [H, W]
+        if int((block & ~mask).sum()) <= left:
+            mask |= block
+    score = torch.rand(mask.shape, generator=rng).masked_fill(mask, -1).flatten()  # hidden ones first
+    return torch.zeros(mask.numel(), dtype=torch.bool).index_fill(0, score.argsort()[:wanted], True)
 
 
 def _uniform(low: float, high: float, rng: torch.Generator) -> float:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from lightly.loss import DINOLoss
-from lightly.models.modules.heads import ProjectionHead
-from torch import Tensor, nn
+from torch import Tensor
 
 from eo_ssl.errors import expect
 from eo_ssl.models import Backbone, seed_weights
 from eo_ssl.objectives.base import Method, Objective, Teacher, check_momentum, list_encoders
-from eo_ssl.objectives.parts import mean_over_processes
+from eo_ssl.objectives.prototypes import PrototypeHead, measure_classes, take_global_views
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.two_views import check_one_width, check_temperature, check_widths, encode_views
 from eo_ssl.objectives.views import ViewSpec
@@ -70,28 +67,19 @@ class Dino(Method):
         """Student, teacher and their heads; refuses encoders of different widths."""
         return DinoObjective(encoders, self, seed=seed)
 
+    def prototypes_learn(self, step: Step) -> bool:
+        """Whether the prototypes no longer keep their initial weights."""
+        return step.number >= self.frozen_prototypes * step.total
 
-class DinoHead(nn.Module):
-    """Three layers, then the cosine with each prototype."""
+    def teacher_temperature_at(self, step: Step) -> float:
+        """Temperature of the teacher's scores."""
+        return step.linear(*self.teacher_temperature, share=self.teacher_warmup or 1e-9)
 
-    def __init__(self, dim: int, method: Dino) -> None:
-        """Build it for features of `dim` channels."""
-        super().__init__()
-        widths = (dim, method.hidden_dim, method.hidden_dim, method.bottleneck_dim)
-        activations = (nn.GELU(), nn.GELU(), None)
-        blocks = zip(itertools.pairwise(widths), activations, strict=True)
-        self.layers = ProjectionHead([(*sizes, None, activation) for sizes, activation in blocks])
-        for part in self.layers.modules():
-            if isinstance(part, nn.Linear):
-                nn.init.trunc_normal_(part.weight, std=0.02)
-                nn.init.zeros_(part.bias)
-        self.prototypes = nn.Linear(method.bottleneck_dim, method.prototypes, bias=False)
-
-    def forward(self, features: Tensor, *, learn: bool = True) -> Tensor:
-        """Scores of the prototypes, [B, K]; a gradient of 0 reaches the prototypes where they are not to `learn`."""
-        weight = self.prototypes.weight
-        held = weight.detach() + (weight - weight.detach()) * learn
-        return nn.functional.normalize(self.layers(features), dim=1) @ nn.functional.normalize(held, dim=1).T
+    def make_head(self, dim: int) -> PrototypeHead:
+        """A head for features of `dim` channels."""
+        return PrototypeHead(
+            dim, hidden_dim=self.hidden_dim, bottleneck_dim=self.bottleneck_dim, prototypes=self.prototypes
+        )
 
 
 class DinoObjective(Objective):
@@ -103,7 +91,7 @@ class DinoObjective(Objective):
         check_one_width(encoders)
         self.method = method
         with seed_weights(seed):
-            self.head = DinoHead(self.encoder.dim, method)
+            self.head = method.make_head(self.encoder.dim)
         self.teacher, self.teacher_head = Teacher(self.encoders), Teacher(self.head)
         self.agree = DINOLoss(
             method.prototypes, student_temp=method.student_temperature, center_momentum=method.center_momentum
@@ -117,28 +105,20 @@ class DinoObjective(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Mean cross-entropy over pairs of a global crop of the teacher and another crop of the student, `loss`.
 
-        Beside it `teacher_entropy`, of the teacher's mean class over the items, as a share of its largest: near 0 all
-        items are of one class; and `teacher_certainty`, 1 less the mean entropy of a single item's: near 0 no item is
-        of any class. Both are signs of collapse.
+        Beside it the signs of collapse of `measure_classes`.
 
         Raises:
             UserError: another number of global views than two.
         """
-        crops = batch.views["global"]
-        expect(len(crops) == 2, expected="two global views of each item for Dino", got=len(crops), remedy="set it to 2")
-        learn = batch.step.number >= self.method.frozen_prototypes * batch.step.total
+        crops, learn = take_global_views(batch, method="Dino"), self.method.prototypes_learn(batch.step)
         views = [encode_views(group, list_encoders(self.encoders)) for group in batch.views.values()]
         student = [self.head(features, learn=learn) for group in views for features in group]  # [B, K] each
         with torch.no_grad():
             features = encode_views(crops, self.embedders)
             teacher = [self.teacher_head.network(vectors) for vectors in features]  # [B, K] each
-            temperature = batch.step.linear(*self.method.teacher_temperature, share=self.method.teacher_warmup or 1e-9)
+            temperature = self.method.teacher_temperature_at(batch.step)
             classes = ((torch.cat(teacher) - self.agree.center[0]) / temperature).softmax(dim=1)  # [2B, K]
-        return {
-            "loss": self.agree(teacher, student, teacher_temp=temperature),
-            "teacher_entropy": measure_entropy(mean_over_processes(classes.mean(dim=0))),
-            "teacher_certainty": 1 - measure_entropy(classes).mean(),
-        }
+        return {"loss": self.agree(teacher, student, teacher_temp=temperature), **measure_classes(classes)}
 
     def project(self, features: Tensor) -> Tensor:
         """Scores that the teacher gives, [B, K]."""
@@ -150,9 +130,3 @@ class DinoObjective(Objective):
         momentum = step.cosine(self.method.momentum, self.method.momentum_end)
         self.teacher.follow(self.encoders, momentum=momentum)
         self.teacher_head.follow(self.head, momentum=momentum)
-
-
-def measure_entropy(shares: Tensor) -> Tensor:
-    """Entropy of shares [..., K] that sum to 1, as a share of the largest, log K: [...]."""
-    entropy: Tensor = torch.special.entr(shares).sum(dim=-1)
-    return entropy / math.log(max(shares.shape[-1], 2))

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.models import Backbone, MaskableBackbone, View, require_maskable, seed_weights, split_patches, take_patches
+from eo_ssl.models import Backbone, MaskableBackbone, View, require_maskable, seed_weights, take_patches
 from eo_ssl.objectives.base import Method, Objective, Teacher, check_momentum
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
-from eo_ssl.objectives.parts import Predictor, check_narrow, mean_of_valid, take_only_view
+from eo_ssl.objectives.parts import Predictor, check_narrow, find_seen, mean_of_valid, take_only_view
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
 
@@ -91,7 +91,7 @@ class IJepaObjective(Objective):
 
     def compare_features(self, view: View, targets: Tensor, prediction: Tensor) -> Tensor:
         """Smooth-L1 distance of predicted features [B, n, T, D] to the teacher's, of patches with a valid pixel."""
-        seen = split_patches(view.valid, self.patch_px).flatten(2).any(dim=2)  # [B, N]
+        seen = find_seen(view, self.patch_px)  # [B, N]
         wanted = take_patches(self.target_features(view), targets.flatten(1)).reshape(prediction.shape)  # [B, n, T, D]
         weight = take_patches(seen, targets.flatten(1)).reshape(targets.shape).to(prediction.dtype)  # [B, n, T]
         return compute_feature_loss(prediction, wanted, weight)

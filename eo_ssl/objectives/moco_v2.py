@@ -76,7 +76,7 @@ class MocoV2Objective(TwoViews):
         self.prepare(SHARE * method.queue)
         self._fresh: list[Tensor] = []  # keys since the latest step
 
-    def prepare(self, items: int) -> None:
+    def prepare(self, items: int, *, rows: int | None = None) -> None:
         """Shorten the queue to a quarter of the items."""
         size = max(min(self.method.queue, items // SHARE), 1)
         with seed_weights(self._seed):

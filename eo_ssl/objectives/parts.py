@@ -8,7 +8,15 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from eo_ssl.errors import UserError, expect
-from eo_ssl.models import MaskableBackbone, Tokens, View, make_sincos_positions, run_blocks, take_patches
+from eo_ssl.models import (
+    MaskableBackbone,
+    Tokens,
+    View,
+    make_sincos_positions,
+    run_blocks,
+    split_patches,
+    take_patches,
+)
 from eo_ssl.objectives.step import Batch
 
 
@@ -123,6 +131,11 @@ def check_narrow(what: str, *, width: int, depth: int, heads: int) -> None:
             f"{what}_dim must be a multiple of {what}_heads with at least one block, got {width}, {heads} heads and"
             f" {depth} blocks: change one of them"
         )
+
+
+def find_seen(view: View, patch_px: int) -> Tensor:
+    """Patches with a valid pixel, [B, N] bool: those without are no targets."""
+    return split_patches(view.valid, patch_px).flatten(2).any(dim=2)
 
 
 def gather(x: Tensor) -> Tensor:

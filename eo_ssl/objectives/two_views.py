@@ -42,8 +42,7 @@ class TwoViews(Objective):
             raise UserError(
                 f"expected two views of each item for {method}, got {len(views)}: set the count of its views to 2"
             )
-        if len(views[0]) < 2:
-            raise UserError("expected at least two tiles per step to tell apart, got 1: raise batch_size")
+        check_several(views[0])
         return views
 
     def encode(self, views: Sequence[View], encoders: nn.ModuleDict | None = None) -> tuple[Tensor, ...]:
@@ -78,6 +77,16 @@ def encode_views(views: Sequence[View], encoders: Encoders) -> tuple[Tensor, ...
     )
     features: Tensor = encoders[first.stream](both).pooled  # [n * B, D]
     return features.chunk(len(views))
+
+
+def check_several(view: View) -> None:
+    """Refuse a batch of one item, which has no other to be told from.
+
+    Raises:
+        UserError: naming batch_size.
+    """
+    if len(view) < 2:
+        raise UserError("expected at least two tiles per step to tell apart, got 1: raise batch_size")
 
 
 def check_one_width(encoders: Encoders) -> None:

@@ -9,7 +9,7 @@ from eo_ssl.pretraining.collapse_guard import CollapseGuard, GuardConfig
 from eo_ssl.pretraining.compilation import compile_blocks, require_compiler
 from eo_ssl.pretraining.fit import FitConfig, fit
 from eo_ssl.pretraining.initial_encoder import InitialEncoder, open_continued_data
-from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
+from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles, require_places
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import OptimizerConfig, Pretraining
 from eo_ssl.pretraining.monitors import LabelledProbe, make_probe, measure_feature_std, rank_me
@@ -64,6 +64,7 @@ __all__ = [
     "parse_limit",
     "rank_me",
     "require_compiler",
+    "require_places",
     "list_files",
     "save_encoders",
 ]

@@ -127,16 +127,24 @@ class Branch:
         )
         return [there[content] for content in wanted.values()]
 
-    def check(self, wanted: Mapping[str, Any]) -> None:
+    def check(self, wanted: Mapping[str, Any], data: TrainingData, *, by_row: bool) -> None:
         """Refuse settings under which the run could not go on as it was.
 
         Args:
             wanted: the resolved configuration of the run that goes on.
+            data: what it learns from.
+            by_row: whether its objective keeps numbers of each row of the data.
 
         Raises:
             UserError: naming what differs, a last step that the checkpoint has passed, or a learning rate that would
                 jump.
         """
+        expect(
+            not by_row or _list_data(self.inputs) == _list_data(data.inputs),
+            expected=f"the data of {self.source} for {wanted['objective']}, which keeps numbers of each of its rows",
+            got="others",
+            remedy="begin from the weights alone with --init",
+        )
         new = json.loads(dump_canonical_json(wanted))
         different = _list_differences(self.config, new)
         expect(

@@ -93,7 +93,7 @@ def fit(
     """
     log = RunLog(folder / "log.jsonl", loader, every=config.log_every)
     pool = loader.sampler.pool
-    module.prepare(len(pool))
+    module.prepare(len(pool), rows=len(loader.items))
     watched = pool[np.linspace(0, len(pool) - 1, min(config.monitor_tiles, len(pool))).round().astype(np.int64)]
     held, watch = HeldSignals(), CollapseGuard(guard)
     endless = module.config.schedule == "infinite"  # what it ended with is what the next run goes on from

@@ -169,6 +169,18 @@ class Places(Items):
         return self._members[rows]
 
 
+def require_places(items: Items, pool: Rows) -> None:
+    """Refuse items of which none says where on Earth it lies.
+
+    Raises:
+        UserError: naming location.
+    """
+    first = next(iter(items.sources))
+    lonlat = items.sources[first].acquired[items.members(first, pool), 1:]  # [n, dates, 2]
+    if not np.isfinite(lonlat).all(axis=-1).any():
+        raise UserError("expected tiles that say where they lie for location, got none; leave out --location")
+
+
 def _spread(rows: Rows, dates: int) -> Rows:
     """Items of one place: rows in the order of their dates [n] -> [n // dates, dates], each spread over all dates."""
     step = len(rows) // dates

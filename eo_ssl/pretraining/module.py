@@ -226,6 +226,7 @@ class Pretraining(pl.LightningModule):
         self.horizon = optimizer.count_horizon(steps)
         """Steps over which what changes with time changes."""
         self.items: int | None = None
+        self.rows: int | None = None
         """Items of the pool that the objective was prepared for."""
         self.last: dict[str, Tensor] = {}
         """Results of the latest batch, means over all processes, on the device."""
@@ -257,10 +258,13 @@ class Pretraining(pl.LightningModule):
         for group in self.trainer.optimizers[0].param_groups[::2]:  # those that decay
             group["weight_decay"] = decay
 
-    def prepare(self, items: int) -> None:
-        """Tell the objective how many items the run draws from; one that goes on keeps what it was told first."""
-        self.items = items
-        self.objective.prepare(items)
+    def prepare(self, items: int, *, rows: int | None = None) -> None:
+        """Tell the objective how many items the run draws from, out of how many rows of the source.
+
+        A run that goes on keeps the number of items that it was told first.
+        """
+        self.items, self.rows = items, rows
+        self.objective.prepare(items, rows=rows)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the number of items."""
@@ -269,7 +273,7 @@ class Pretraining(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Prepare for the items that the run began with, so that its state fits; earlier versions did not say."""
         if checkpoint.get("items") is not None:
-            self.prepare(checkpoint["items"])
+            self.prepare(checkpoint["items"], rows=self.rows)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the objective update its teacher, so that every callback sees both in one state."""

@@ -10,7 +10,7 @@ from eo_ssl.curation import DynamicConfig
 from eo_ssl.curation.report import to_plain
 from eo_ssl.errors import expect
 from eo_ssl.models import Architecture, Backbone, copy_merged
-from eo_ssl.objectives import Method, Objective, ViewSpec, derive_seed
+from eo_ssl.objectives import Location, Method, Objective, ViewSpec, derive_seed
 from eo_ssl.objectives.views import PHYSICAL
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.adaptation import Adaptation, Whole, count_trained
@@ -20,6 +20,7 @@ from eo_ssl.pretraining.initial_encoder import InitialEncoder
 from eo_ssl.pretraining.module import OptimizerConfig
 from eo_ssl.pretraining.training_data import TrainingData
 
+LOCATED = 2**32  # part of the seed of what places add: streams of items are counted from 0
 LATER = ("schedule", "cooldown_steps", "lr_constant", "anneal_steps", "horizon", "layer_decay")
 """Options of the optimiser that version 0.1 did not have: unsaid where they are as it was."""
 
@@ -33,6 +34,7 @@ class PretrainConfig:
     model: Architecture
     optimizer: OptimizerConfig
     prune: DynamicConfig | None
+    location: Location | None
     training: FitConfig
     split: str
     items: str
@@ -93,6 +95,8 @@ class PretrainConfig:
                 del plain["optimizer"][name]
         if plain["options"].get("momentum_end") == 1:
             del plain["options"]["momentum_end"]
+        if self.location is None:  # unsaid too
+            del plain["location"]
         model = self.model if self.initial is None else self.initial.model
         plain["model"] = {"name": type(model).__name__, "options": to_plain(asdict(model))}  # type: ignore[call-overload]
         for spec, views in zip(
@@ -138,3 +142,8 @@ class PretrainConfig:
             seed = derive_seed(self.seed, place) if place else self.seed
             encoders[stream] = self.model.build(contract.bands, contract.size_px, seed, sensor=contract.sensor)
         return encoders
+
+    def build_task(self, contracts: Mapping[str, Preprocessing]) -> Objective:
+        """The objective, and beside it the contrast with places where that was asked for."""
+        objective = self.build_objective(contracts)
+        return objective if self.location is None else self.location.wrap(objective, derive_seed(self.seed, LOCATED))

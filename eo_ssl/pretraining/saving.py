@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.encoder import save_encoder
+from eo_ssl.encoder import save_encoder, save_location_encoder
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.manifest import MANIFEST, UNFINISHED, OpenProduct, open_product
 from eo_ssl.models import Backbone, copy_merged
-from eo_ssl.objectives import Objective
+from eo_ssl.objectives import LocatedObjective, Objective
 from eo_ssl.pretraining.initial_encoder import add_sources
 from eo_ssl.pretraining.training_data import TrainingData
 
@@ -20,7 +20,12 @@ _MAY_GO = ("checkpoints", "logs")
 def save_encoders(
     objective: Objective, data: TrainingData, product: OpenProduct, *, seed: int, summary: Mapping[str, Any]
 ) -> None:
-    """Write the encoder, or one per stream, each in a signed folder of its own, and sign the product with its files."""
+    """Write the encoder, or one per stream, each in a signed folder of its own, and sign the product with its files.
+
+    Beside them that of places, where one was trained.
+    """
+    if isinstance(objective, LocatedObjective):
+        save_location_encoder(product.folder, objective.places)
     data = add_sources(data, objective.inputs, objective.licences)
     embedders = objective.embedders
     if len(embedders) == 1:
