@@ -160,7 +160,7 @@ def test_the_printed_configuration_reads_back(capsys: pytest.CaptureFixture[str]
         (["--objective=trap.Payload"], "expected objective out of BarlowTwins, Byol, Dcl"),
         (["--objective.help", "trap.Payload"], "expected objective out of BarlowTwins, Byol, Dcl"),
         (["--objective.class_path", "trap.Payload"], "expected an option of objective such as --objective.OPTION"),
-        (["--model", "trap.Payload"], "expected model out of ResNet, Vit"),
+        (["--model", "trap.Payload"], "expected model out of ChannelVit, ResNet, "),
         (["--objective", "{class_path: trap.Payload}"], "expected objective out of BarlowTwins, Byol, Dcl"),
         (["--mae.norm", "patch"], "expected --objective Mae --objective.norm, got the earlier spelling --mae.norm"),
         (["--model.timm_name", "x"], "expected --model.name, got the earlier spelling"),
@@ -189,7 +189,7 @@ def test_a_name_that_is_not_registered_is_refused_before_anything_is_imported(
         ),
         (
             "model: {timm_name: vit_tiny_patch16_224, depth: 2}",
-            "expected `model: ResNet` or `model: {ResNet: {OPTION: VALUE}}`",
+            "expected `model: ChannelVit` or `model: {ChannelVit: {OPTION: VALUE}}`",
         ),
         ("mae: {norm: patch}", "got the earlier spelling --mae"),
     ],
