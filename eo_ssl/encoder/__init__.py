@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from eo_ssl.encoder.band_transfer import transfer_bands
 from eo_ssl.encoder.contracts import PublishedContract, derive_contract
 from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures, draw_patches
+from eo_ssl.encoder.encoder_translation import translate_encoder
 from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.loading import WEIGHT_FREE, load_encoder
 from eo_ssl.encoder.protocol import Encoder, EncoderBase, hash_tensors
@@ -37,5 +37,5 @@ __all__ = [
     "list_weights",
     "load_encoder",
     "save_encoder",
-    "transfer_bands",
+    "translate_encoder",
 ]

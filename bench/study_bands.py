@@ -1,0 +1,86 @@
+"""One encoder for any bands beside one with its missing bands filled: all bands, some of them, and Landsat, on real scenes.
+
+``python -m bench.study_bands [--seeds N] [--steps N] [--out FOLDER]`` prints its tables; what is there already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.study_objectives import ROOT, read_rows, run
+
+MODELS = {"channel": "ChannelVit", "plain": "Vit"}
+SUBSETS = ("B04,B03,B02", "B02,B03,B04,B08", "all-B8A")
+PROTOCOLS = ("knn5", "linear")
+Options = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study-bands")
+    chosen = parser.parse_args()
+    run(list_stages(seeds=chosen.seeds, steps=chosen.steps), chosen.out)
+    print(f"`python -m bench.study_bands --seeds {chosen.seeds} --steps {chosen.steps}`\n")
+    print_table("terramesh", chosen.out)
+    for sensor in ("landsat5_tm", "landsat7_etm"):
+        print_table(f"{sensor}_by_name", chosen.out)
+        print_table(f"{sensor}_by_wavelength", chosen.out)
+
+
+def list_stages(*, seeds: int, steps: int) -> list[Options]:
+    """Both models with several seeds on Sentinel-2, judged on its bands and, by wavelength and by name, on Landsat's."""
+    toa = {"card": ["terramesh_s2l1c", "eolearn_l1c", "ssl4eo_patch_l1c", "s2_19udp_l1c"], "size_px": 32}
+    csmask = {"card": ["csmask_landsat5", "csmask_landsat7"], "size_px": 32}
+    stages: list[Options] = [
+        {"ingest": {**toa, "data": "{data}", "out": "{out}/s2_toa"}},
+        {"ingest": {**csmask, "data": "{data}", "out": "{out}/csmask"}},
+    ]
+    common: Options = {
+        "corpus": "{out}/s2_toa",
+        "streams": ["s2_toa_13b_10m_32px"],
+        "objective": {"Mae": {"norm": "patch"}},
+    }
+    common |= {"steps": steps, "batch_size": 32, "lr": 1e-3, "optimizer": {"warmup_steps": steps // 10}}
+    for name, model in MODELS.items():
+        chosen = {"model": {model: {"patch_size": 4, "depth": 4}}}
+        stages += [
+            {"pretrain": {**common, **chosen, "seed": seed, "out": f"{{out}}/{name}_{seed}"}} for seed in range(seeds)
+        ]
+    judge = {"task": "corpus", "held_out": "all", "protocols": list(PROTOCOLS)}
+    both = [join_seeds(name, seeds) for name in MODELS]
+    cover: Options = {"data": "{out}/s2_toa", "streams": ["s2_toa_13b_10m_32px"], "name": "terramesh", "study": "bands"}
+    cover |= {"encoders": [*both, "imagestats"], "subsets": list(SUBSETS), "out": "{out}/results_terramesh"}
+    stages.append({"evaluate": {**judge, **cover}})
+    for sensor, stream in (("landsat5_tm", "l5_toa_6b-34fd_30m_32px"), ("landsat7_etm", "l7_toa_6b-34fd_30m_32px")):
+        clouds = {**judge, "data": "{out}/csmask", "streams": [stream]}
+        filled = [join_seeds("channel", seeds), join_seeds("plain", seeds, "?missing=fill_mean"), "imagestats"]
+        by_name = {"name": f"{sensor}_by_name", "encoders": filled, "sensor": "sentinel2_l1c"}
+        known = [join_seeds("channel", seeds, f"?sensor={sensor}"), "imagestats"]
+        by_wavelength = {"name": f"{sensor}_by_wavelength", "encoders": known}
+        for way in (by_name, by_wavelength):
+            stages.append({"evaluate": {**clouds, **way, "out": f"{{out}}/results_{way['name']}"}})
+    return stages
+
+
+def join_seeds(name: str, seeds: int, options: str = "") -> str:
+    """The runs of a model as one candidate."""
+    return f"{name}=" + ",".join(f"{{out}}/{name}_{seed}{options}" for seed in range(seeds))
+
+
+def print_table(task: str, out: Path, protocols: Sequence[str] = PROTOCOLS) -> None:
+    """The leaderboard of a task, in per cent, with the intervals over pretraining seeds and blocks of scenes."""
+    rows = read_rows(out / f"results_{task}")
+    print(f"\n| {task} | {' | '.join(protocols)} |\n|{'---|' * (len(protocols) + 1)}")
+    for name in dict.fromkeys(encoder for encoder, _ in rows):
+        shown = [rows[name, protocol] for protocol in protocols]
+        cells = [f"{float(r['value']):.1%} ({float(r['low']):.0%} to {float(r['high']):.0%})" for r in shown]
+        print(f"| `{name}` | {' | '.join(cells).replace('%', '')} |")
+
+
+if __name__ == "__main__":
+    main()
