@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from eo_ssl.encoder import TrainedEncoder, load_encoder, save_encoder, transfer_bands
+from eo_ssl.encoder import TrainedEncoder, load_encoder, save_encoder, translate_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.band_subsets import list_band_subsets
 from eo_ssl.evaluation.compatibility import check_compatibility
@@ -76,7 +76,7 @@ def test_it_is_saved_with_its_contract_and_takes_any_subset_above_the_tested_min
     marked = x.clone()
     marked[:, [1, 3]] = torch.nan
     torch.testing.assert_close(some, back(marked, bands=("B02", "B03", "B04", "B08"), **S2))
-    moved = transfer_bands(back, sensor="sentinel2_l1c", bands=("B04", "B02"))  # the network of these bands alone
+    moved = translate_encoder(back, sensor="sentinel2_l1c", bands=("B04", "B02"))  # the network of these bands alone
     torch.testing.assert_close(some, moved(x[:, [2, 0]], bands=("B04", "B02"), **S2), rtol=1e-5, atol=1e-5)
     with pytest.raises(UserError, match=r"at least 2 of the bands .*without B03, B04, B08; add some, fewer were never"):
         back(x[:, :1], bands=("B02",), **S2)
@@ -148,7 +148,7 @@ def test_its_maps_leave_out_what_is_invalid() -> None:
 def test_bands_of_another_sensor_are_known_by_their_wavelength(tmp_path: Path) -> None:
     given = MODEL.adapt_contract(optical(32, ("B02", "B04", "B8A", "B12"), mean=(0.1, 0.2, 0.3, 0.4)))
     toa = TrainedEncoder(MODEL.build(given.bands, 32, 1, sensor="sentinel2_l1c"), given, name="channels")
-    landsat = transfer_bands(toa, sensor="landsat8_oli")
+    landsat = translate_encoder(toa, sensor="landsat8_oli")
     made = landsat.preprocessing
     assert made.bands == ("B2", "B4", "B5", "B7") and made.sensor == "landsat8_oli"
     assert (made.mean, made.std) == (toa.preprocessing.mean, toa.preprocessing.std)
@@ -164,11 +164,11 @@ def test_bands_of_another_sensor_are_known_by_their_wavelength(tmp_path: Path) -
     with pytest.raises(
         UserError, match="at least 2 bands of landsat8_oli that the training of channels covers, got B10"
     ):
-        transfer_bands(toa, sensor="landsat8_oli", bands=("B2", "B10"))
+        translate_encoder(toa, sensor="landsat8_oli", bands=("B2", "B10"))
     with pytest.raises(UserError, match="sensor of toa_reflectance for channels, got sentinel1_grd"):
-        transfer_bands(toa, sensor="sentinel1_grd")
+        translate_encoder(toa, sensor="sentinel1_grd")
     with pytest.raises(UserError, match="a vision transformer; train one with --model ChannelVit"):
-        transfer_bands(encoder(Vit("test_vit", patch_size=8, depth=1), optical(32)), sensor="landsat8_oli")
+        translate_encoder(encoder(Vit("test_vit", patch_size=8, depth=1), optical(32)), sensor="landsat8_oli")
     save_encoder(tmp_path / "e", toa.backbone, preprocessing=toa.preprocessing, provenance=PROVENANCE)
     assert (
         load_encoder(f"{tmp_path / 'e' / 'encoder.safetensors'}?sensor=landsat8_oli").fingerprint == landsat.fingerprint
@@ -186,7 +186,7 @@ def test_bands_of_another_sensor_are_known_by_their_wavelength(tmp_path: Path) -
             load_encoder(f"{file}?{query}")
     with pytest.raises(UserError, match="which does any_subset; leave it out"):
         load_encoder(f"{tmp_path / 'e' / 'encoder.safetensors'}?missing=zero")
-    polarised = transfer_bands(
+    polarised = translate_encoder(
         ours(replace(MODEL, fewest_bands=1), radar(32, sensor="sentinel1_grd")), sensor="sentinel1_rtc"
     )
     assert polarised.preprocessing.bands == ("VV", "VH") and polarised.preprocessing.mean == (-11.0, -18.0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from eo_ssl.encoder.band_transfer import transfer_bands
 from eo_ssl.encoder.contracts import PublishedContract, derive_contract
 from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures, draw_patches
+from eo_ssl.encoder.encoder_translation import translate_encoder
 from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.foreign_backbone import rebuild_backbone
 from eo_ssl.encoder.loading import WEIGHT_FREE, load_encoder
@@ -42,7 +42,7 @@ __all__ = [
     "load_encoder",
     "rebuild_backbone",
     "save_encoder",
-    "transfer_bands",
     "load_location_encoder",
     "save_location_encoder",
+    "translate_encoder",
 ]

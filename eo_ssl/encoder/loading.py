@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl
 
 from torch import Tensor
 
-from eo_ssl.encoder.band_transfer import transfer_bands
 from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures
+from eo_ssl.encoder.encoder_translation import translate_encoder
 from eo_ssl.encoder.external import ExternalEncoder
 from eo_ssl.encoder.first_layer import order_first_layer
 from eo_ssl.encoder.protocol import Encoder, resize_contract
@@ -52,7 +52,7 @@ def load_encoder(
             spec such as
             ``torchgeo:ResNet50_Weights.SENTINEL2_ALL_MOCO?size=64``, ``timm:resnet50.a1_in1k?contract=imagenet`` or
             ``remoteclip:FILE`` (`route:name[@random][?option=value&...]`, see `specs.OPTIONS`). A folder may end in
-            ``?sensor=landsat8_oli`` for the bands of that sensor (`transfer_bands`), or in ``?missing=fill_mean``.
+            ``?sensor=landsat8_oli`` for the bands of that sensor (`translate_encoder`), or in ``?missing=fill_mean``.
         preprocessing: contract of a weight-free encoder, or instead of the published one of an external encoder; a
             trained one
             brings its own.
@@ -122,7 +122,7 @@ def _change(encoder: Encoder, query: str, *, name: str) -> Encoder:
             f"{suggest_nearest(strange[0], FOLDER_OPTIONS) if strange else ''}; write FOLDER?sensor=NAME"
         )
     if "sensor" in options:
-        encoder = transfer_bands(encoder, sensor=options["sensor"])
+        encoder = translate_encoder(encoder, sensor=options["sensor"])
     if "missing" not in options:
         return encoder
     expect(

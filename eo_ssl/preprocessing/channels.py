@@ -1,9 +1,12 @@
-"""The channels of an image that hold wanted bands, by name alone."""
+"""The channels of an image that hold wanted bands, by name alone, and what stands in place of absent ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+
+import torch
+from torch import Tensor
 
 from eo_ssl.errors import UserError, expect
 from eo_ssl.preprocessing.tags import Tagged
@@ -45,6 +48,32 @@ def order_channels(
             many, remedy = f"at least {fewest} of the bands", "add some, fewer were never tried in training"
         raise UserError(f"expected {many} {', '.join(wanted)} of {sensor}, got {got}; {remedy}")
     return index
+
+
+def place_channels(x: Tensor, valid: Tensor, kept: Sequence[int], fill: Tensor) -> tuple[Tensor, Tensor]:
+    """Return values and validity [B, C, H, W] of all bands, of which ``x`` and ``valid`` are those at ``kept``.
+
+    The others hold ``fill`` [1, C, 1, 1] and are invalid.
+    """
+    whole = fill.repeat(x.shape[0], 1, *x.shape[2:])
+    whole[:, kept] = x
+    known = torch.zeros_like(whole, dtype=torch.bool)
+    known[:, kept] = valid
+    return whole, known
+
+
+def check_fewest(fewest: int, bands: Sequence[str], *, any_subset: bool) -> None:
+    """Refuse a least number of bands that cannot be, or that nothing asks for.
+
+    Raises:
+        UserError: naming it.
+    """
+    expect(
+        1 <= fewest <= (len(bands) if any_subset else 1),
+        expected=f"fewest_bands of 1, or up to the {len(bands)} bands of the contract with any_subset",
+        got=fewest,
+        remedy="correct it",
+    )
 
 
 def choose_bands(images: Tagged, bands: Sequence[str] | None) -> tuple[str, ...]:

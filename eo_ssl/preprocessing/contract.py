@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.fingerprints import fingerprint
-from eo_ssl.preprocessing.channels import choose_bands, order_channels
+from eo_ssl.preprocessing.channels import check_fewest, choose_bands, order_channels, place_channels
 from eo_ssl.preprocessing.conversion import apply_conversion, parse_conversion
 from eo_ssl.preprocessing.interpolation import Interpolation, crop_center, interpolate_masked
 from eo_ssl.preprocessing.plausibility import check_range, check_scale, check_tags
@@ -68,8 +68,7 @@ class Preprocessing:
     antialias: bool
     "low-pass filter when shrinking (bilinear and bicubic only)"
     missing: Missing
-    """bands that are not given: refuse, fill with the mean, fill with 0 of the final quantity, or any_subset: the
-    network leaves them out, as it learned to"""
+    "bands that are not given: refuse, fill with the mean or 0 of the final quantity, or leave out (any_subset)"
     invalid: Literal["mean_after_norm"] = "mean_after_norm"
     "pixels without a value take the mean, which is 0 after normalisation"
     fewest_bands: int = 1
@@ -124,12 +123,7 @@ class Preprocessing:
             got=f"{self.size_px} and {self.gsd_m}",
             remedy="correct them",
         )
-        expect(
-            1 <= self.fewest_bands <= (len(self.bands) if self.missing == "any_subset" else 1),
-            expected=f"fewest_bands of 1, or up to the {len(self.bands)} bands of the contract with any_subset",
-            got=self.fewest_bands,
-            remedy="correct it",
-        )
+        check_fewest(self.fewest_bands, self.bands, any_subset=self.missing == "any_subset")
         _ = self.final_quantity  # refuses a conversion that does not exist
 
     @property
@@ -138,11 +132,6 @@ class Preprocessing:
         if self.clip is None:
             return ()
         return self.clip if isinstance(self.clip[0], tuple) else (self.clip,)
-
-    @property
-    def _fewest(self) -> int:
-        """Least number of its bands that an image must have."""
-        return {"refuse": len(self.bands), "any_subset": self.fewest_bands}.get(self.missing, 1)
 
     @property
     def final_quantity(self) -> Quantity:
@@ -307,7 +296,8 @@ class Preprocessing:
                 repeated band, an image smaller than the crop.
         """
         check_tags(image, bands, given=(sensor, quantity), accepted=(self.sensor, self.quantity))
-        index = order_channels(self.sensor, tuple(bands), self.bands, fewest=self._fewest)
+        fewest = len(self.bands) if self.missing == "refuse" else self.fewest_bands
+        index = order_channels(self.sensor, tuple(bands), self.bands, fewest=fewest)
         present = [i for i in index if i is not None]
         x = image if present == list(range(image.shape[1])) else image[:, present]
         x = x.to(torch.float32).contiguous()  # one memory layout, so that every kernel below rounds alike
@@ -325,15 +315,10 @@ class Preprocessing:
             x = x.clamp_(low, high)
         x, valid = self._resize(x, valid)
         mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        x = x.sub_(mean[:, kept]).div_(std[:, kept])
-        x = x.masked_fill_(~valid, 0.0)
+        x = x.sub_(mean[:, kept]).div_(std[:, kept]).masked_fill_(~valid, 0.0)
         if len(kept) == len(self.bands):
             return x.contiguous(), valid.contiguous()
-        whole = (-mean / std if self.missing == "zero" else torch.zeros_like(mean)).repeat(x.shape[0], 1, *x.shape[2:])
-        whole[:, kept] = x
-        known = torch.zeros_like(whole, dtype=torch.bool)
-        known[:, kept] = valid
-        return whole, known
+        return place_channels(x, valid, kept, -mean / std if self.missing == "zero" else torch.zeros_like(mean))
 
     def check_scale(self, x: Tensor, valid: Tensor) -> None:
         """Refuse values in `quantity` that are far below those of training, or linear power called decibels.

@@ -17,7 +17,7 @@ NEAR = 0.05
 colour differ by at most 0.022, and between the windows of the atmosphere values do not follow from the neighbours."""
 
 
-def transfer_bands(encoder: TrainedEncoder, *, sensor: str, bands: Sequence[str] | None = None) -> TrainedEncoder:
+def translate_encoder(encoder: TrainedEncoder, *, sensor: str, bands: Sequence[str] | None = None) -> TrainedEncoder:
     """Return ``encoder`` for images of another sensor in the same quantity, or for some bands of its own.
 
     Mean and standard deviation of a band are those of the trained band of the nearest wavelength, or of the same
