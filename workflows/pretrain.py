@@ -93,8 +93,8 @@ def main(
         dates: dates of an item, for items places.
         objective: name of the method, such as Mae, IJepa or SimClr; --objective.OPTION sets its options,
             --objective.help NAME lists them.
-        model: name of the architecture: Vit, ChannelVit for any subset of its bands, SpectralVit for groups of bands, or
-            ResNet; its bands and image size come from the data.
+        model: name of the architecture: Vit, ChannelVit for any subset of its bands, SpectralVit for groups of bands,
+            or ResNet; its bands and image size come from the data.
         init: encoder to go on from, with its architecture, bands and normalisation: a folder that `eo-ssl pretrain`
             wrote, or weights of others by the names that `eo-ssl evaluate` takes; random weights when left out.
         adapt: what of it is trained: Whole, Frozen (last blocks and norms beside a frozen trunk) or Lora (changes of
