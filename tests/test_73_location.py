@@ -126,6 +126,31 @@ def test_the_objective_is_untouched_and_the_first_view_meets_its_place() -> None
     assert slow.embedders["tile"] is slow.inner.embedders["tile"] is not slow.encoder
 
 
+def test_both_streams_of_a_pair_meet_their_place() -> None:
+    bands = {"s2": BANDS[:4], "s1": ("VV", "VH")}
+    encoders = {
+        stream: Vit(patch_size=8, depth=1).build(names, 32, i) for i, (stream, names) in enumerate(bands.items())
+    }
+    objective = Location(model=MODEL).wrap(SimClr(hidden_dim=16, output_dim=8).build(encoders, 1), 2)
+    batch = make_located(6)
+    views = [
+        View(view.image[:, : len(names)], view.valid[:, : len(names)], names, stream, lonlat=view.lonlat)
+        for view, (stream, names) in zip(batch.views["tile"], bands.items(), strict=True)
+    ]
+    term = objective(Batch({"tile": views}, batch.rows, batch.step))["location"]
+    wanted = [
+        compare_places(
+            torch.nn.functional.normalize(objective.images[view.stream](objective.encoders[view.stream](view).pooled)),
+            view.lonlat,
+            objective.places,
+            location=objective.location,
+            rng=batch.step.generator(LOCATION_STREAM + i),
+        )
+        for i, view in enumerate(views)
+    ]
+    torch.testing.assert_close(term, torch.stack(wanted).mean().detach())
+
+
 def test_without_known_places_the_term_is_0_and_every_weight_still_has_a_gradient() -> None:
     objective, batch = build(), make_located(4)
     shown = [View(view.image, view.valid, view.bands) for view in batch.views["tile"]]
