@@ -80,8 +80,8 @@ def main(
         dates: dates of an item, for items places.
         objective: name of the method, such as Mae, IJepa or SimClr; --objective.OPTION sets its options,
             --objective.help NAME lists them.
-        model: name of the architecture: Vit, ChannelVit for any subset of its bands, SpectralVit for groups of bands, or
-            ResNet; its bands and image size come from the data.
+        model: name of the architecture: Vit, ChannelVit for any subset of its bands, SpectralVit for groups of bands,
+            or ResNet; its bands and image size come from the data.
         init: folder of a trained encoder to go on from, with its architecture, bands and normalisation; random weights
             when left out.
         bands: bands in the encoder's input order, held by every stream; those of the first stream when left out.
