@@ -108,12 +108,11 @@ class SatMaeObjective(Objective):
         with seed_weights(seed):
             self.decoder = Predictor(
                 encoder.dim,
-                encoder.grid,
+                make_group_positions(encoder.grid, method.decoder_dim, groups=self.groups),
                 width=method.decoder_dim,
                 depth=method.decoder_depth,
                 heads=method.decoder_heads,
                 out=bands * encoder.patch_px**2,  # a head for each group: its rows, which its tokens alone use
-                positions=make_group_positions(encoder.grid, method.decoder_dim, groups=self.groups),
             )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
