@@ -34,7 +34,7 @@ class SatMaePp(SatMae):
     }  # the authors' util/datasets.py, SentinelIndividualImageDataset: crops of four times the side
 
     scales: int = 2
-    """Doublings of the side, each a target; the view is 2**scales tiles wide (the authors' engine_pretrain.py: 2x and 4x)."""
+    """Doublings of the side, each a target; the view is 2**scales tiles wide (engine_pretrain.py: 2x and 4x)."""
     scales_weight: float = 0.4
     """Share of the finer scales in the loss, the rest is SatMAE's (the authors' engine_pretrain.py)."""
     upsampling_width: int = 4
