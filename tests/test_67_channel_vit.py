@@ -6,13 +6,16 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from eo_ssl.errors import UserError
 from eo_ssl.models import BackboneConfig, ChannelVit, ChannelVitBackbone, View, Vit, encode_bands
 from eo_ssl.models.channel_vit import draw_bands
-from eo_ssl.objectives import Batch, Dino, IJepa, Mae, MocoV3, Step
+from eo_ssl.objectives import Batch, Dino, IJepa, Mae, MocoV3, Step, ViewSpec
+from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.pretraining.view_maker import ItemBatch, ViewMaker
 from tiles import BANDS, holes, train_briefly, training_tiles
 
 S2 = "sentinel2_l2a"
@@ -163,6 +166,36 @@ def test_bands_are_dropped_in_training_alone_by_a_number_first():
     assert torch.equal(kept(view(seed=5)).pooled, kept(view()).pooled)
     with pytest.raises(UserError, match="fewest_bands of 1 to the 2 bands VV, VH, got 3; lower it"):
         replace(TINY, fewest_bands=3).build(("VV", "VH"), 32, 0, sensor="sentinel1_grd")
+
+
+def test_views_carry_a_seed_of_their_own_and_hidden_bands_stay_targets():
+    stream = type("Stream", (), {"sensor": S2, "quantity": "boa_reflectance", "bands": BANDS[:4], "gsd_m": 10.0, "size_px": 32})()  # fmt: skip
+    moments = type("Stats", (), {"quantity": "boa_reflectance", "mean": np.zeros(4), "std": np.ones(4)})()
+    maker = ViewMaker(
+        {"tile": ViewSpec(count=2, crop=None, flips=False)}, {"tile": Preprocessing.of_stream(stream, moments)}
+    )
+    image, valid = training_tiles(8)
+    views = [
+        view
+        for number in range(2)
+        for view in maker(
+            ItemBatch({"tile": (image[:, None], valid[:, None])}, torch.arange(8), Step(number, 2, number))
+        ).all_views()
+    ]
+    assert (
+        len({view.seed for view in views}) == 4
+        and views[0].seed
+        == maker(ItemBatch({"tile": (image[:, None], valid[:, None])}, torch.arange(8), Step(0, 2, 0)))
+        .all_views()[0]
+        .seed
+    )
+    ours = ChannelVit("test_vit", patch_size=8, depth=1).build(BANDS[:4], 32, 0, sensor=S2)
+    objective = Mae().build({"tile": ours}, 1)
+    shown = draw_bands(8, 4, fewest=1, rng=torch.Generator().manual_seed(views[0].seed))
+    changed = replace(views[0], image=torch.where(shown[..., None, None], image, image.flip(2)))
+    assert not shown.all() and torch.equal(ours(changed).pooled, ours(views[0]).pooled)
+    losses = [objective(Batch({"tile": [one]}, torch.arange(8), Step(0, 1, 0)))["loss"] for one in (changed, views[0])]
+    assert losses[0] != losses[1]
 
 
 def test_every_kind_of_objective_trains_it():

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
+from eo_ssl.embedding import SceneSettings
+from eo_ssl.embedding.scenes import SceneEmbedder
 from eo_ssl.encoder import TrainedEncoder, load_encoder, save_encoder, translate_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.band_subsets import list_band_subsets
@@ -96,6 +99,18 @@ def test_features_of_a_subset_are_evaluated(tmp_path: Path) -> None:
     np.testing.assert_allclose(x, wanted.numpy(), rtol=1e-5, atol=1e-5)
     drawn = FoldCandidate("random_init", 0, trained, origin="random_init").encoder(task, task.folds[0])
     assert type(drawn.architecture.model) is ChannelVit and drawn.architecture.sensor == "sentinel2_l1c"
+
+
+def test_scenes_without_a_band_are_embedded_without_it() -> None:
+    trained, x = ours(), images()
+    attrs = {"sensor": "sentinel2_l1c", "quantity": "toa_reflectance", "product_id": "x"}
+    cube = xr.Dataset({"image": (("band", "y", "x"), x[0, [0, 3]].numpy())}, {"band": ["B02", "B08"]}, attrs)
+    scene = SceneEmbedder(trained, cube, settings=SceneSettings())
+    got = scene.tokens(x[:1, [0, 3]].numpy())
+    prepared, valid = trained.preprocessing(x[:1, [0, 3]], bands=("B02", "B08"), **S2)
+    wanted = trained.tokens(prepared, valid=valid)
+    np.testing.assert_allclose(got.reshape(1, 16, -1), wanted.detach().numpy(), rtol=1e-4, atol=1e-4)
+    assert (wanted - trained.tokens(prepared)).abs().max() > 0.01  # the mean in its place is something else
 
 
 def test_encoders_are_compared_with_some_of_the_bands_alone() -> None:

@@ -182,7 +182,7 @@ def test_the_graph_grows_with_the_blocks_and_each_window_is_encoded_once(
     encoder = PatchMeans(contract())
     seen: list[int] = []
     tokens = encoder.tokens
-    encoder.tokens = lambda x: (seen.append(len(x)), tokens(x))[1]  # type: ignore[method-assign]
+    encoder.tokens = lambda x, **_: (seen.append(len(x)), tokens(x))[1]  # type: ignore[method-assign]
     counts = {}
     for size in (64, 128, 256):
         scene = SceneEmbedder(encoder, opened(tmp_path, reflectance(rng, size, size)), SceneSettings(group=4))
@@ -204,7 +204,7 @@ def test_the_graph_grows_with_the_blocks_and_each_window_is_encoded_once(
 def test_a_killed_disk_leaves_nothing_behind(rng: np.random.Generator, tmp_path: Path) -> None:
     cube = opened(tmp_path, reflectance(rng))
     encoder = PatchMeans(contract())
-    encoder.tokens = lambda x: torch.full((len(x), 16, 4), torch.nan)  # type: ignore[method-assign]
+    encoder.tokens = lambda x, **_: torch.full((len(x), 16, 4), torch.nan)  # type: ignore[method-assign]
     with pytest.raises(UserError, match="expected finite tokens of patch_means"):
         embed_scene(encoder, cube, tmp_path / "out" / "m.tif", settings=SceneSettings(), tags={})
     assert list((tmp_path / "out").iterdir()) == []

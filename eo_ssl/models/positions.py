@@ -48,7 +48,7 @@ def make_group_positions(
     """Codes of the tokens of a grid of patches in several groups: where the patch lies, then which group it is.
 
     The first channels are `make_sincos_positions` of the grid, the last `group_dim` the sine and cosine of the number
-    of the group at group_dim/2 wavelengths (Cong et al. 2022, section 3.3; their models_mae_group_channels.py).
+    of the group at group_dim/2 wavelengths (Cong et al. 2022; their models_mae_group_channels.py).
 
     Args:
         grid: rows and columns of patches.

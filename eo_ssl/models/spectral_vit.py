@@ -39,7 +39,7 @@ class SpectralVit(Architecture):
     name: str = "vit_tiny_patch16_224"
     """Name registered in timm of the network that it has the width, the blocks and the class token of."""
     groups: tuple[tuple[str, ...], ...] = (("B02", "B03", "B04", "B08"), ("B05", "B06", "B07", "B8A"), ("B11", "B12"))
-    """Bands of each group, every band of the data in one of them (Cong et al. 2022, section 5.2; their code)."""
+    """Bands of each group, every band of the data in one of them (the authors' main_pretrain.py)."""
     patch_size: int = 8
     """Side of a patch, pixels; divides the tile size."""
     depth: int | None = None

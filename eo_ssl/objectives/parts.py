@@ -28,19 +28,11 @@ class Predictor(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        grid: tuple[int, int],
-        *,
-        width: int,
-        depth: int,
-        heads: int,
-        out: int,
-        positions: Tensor | None = None,
+        self, dim: int, grid: tuple[int, int] | Tensor, *, width: int, depth: int, heads: int, out: int
     ) -> None:
         """Build it for tokens of `dim` channels on `grid`, with `depth` blocks of `width`; `out` channels an answer.
 
-        `positions` [1, N, width] are the codes of the places that indices name; those of the grid when left out.
+        In place of rows and columns, `grid` may be the codes [1, N, width] of the places that indices name.
         """
         super().__init__()
         self.embed = nn.Linear(dim, width)
@@ -48,7 +40,7 @@ class Predictor(nn.Module):
         self.blocks = nn.Sequential(*[Block(width, heads, mlp_ratio=4.0, qkv_bias=True) for _ in range(depth)])
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, out)
-        codes = make_sincos_positions(grid, width, prefix=0) if positions is None else positions
+        codes = grid if isinstance(grid, Tensor) else make_sincos_positions(grid, width, prefix=0)
         self.register_buffer("positions", codes, persistent=False)
         self.positions: Tensor  # [1, N, width]
 

@@ -41,7 +41,7 @@ class SatMae(Method):
     """Share of the tokens that have a valid pixel that is hidden (the authors' main_pretrain.py)."""
     masks: Literal["independent", "shared"] = "independent"
     """Whether tokens are drawn, so that a patch may be hidden in one group alone, or patches, hidden in all groups
-    (Cong et al. 2022, section 3.3; the authors' spatial_mask, off by default)."""
+    (the authors' spatial_mask, off by default)."""
     norm: Norm = "none"
     """Statistics that normalise a target: none as published (the authors' command has no norm_pix_loss), of all bands
     of a token together, or of each."""
@@ -108,12 +108,11 @@ class SatMaeObjective(Objective):
         with seed_weights(seed):
             self.decoder = Predictor(
                 encoder.dim,
-                encoder.grid,
+                make_group_positions(encoder.grid, method.decoder_dim, groups=self.groups),
                 width=method.decoder_dim,
                 depth=method.decoder_depth,
                 heads=method.decoder_heads,
                 out=bands * encoder.patch_px**2,  # a head for each group: its rows, which its tokens alone use
-                positions=make_group_positions(encoder.grid, method.decoder_dim, groups=self.groups),
             )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ class SatMaePp(SatMae):
     }  # the authors' util/datasets.py, SentinelIndividualImageDataset: crops of four times the side
 
     scales: int = 2
-    """Doublings of the side, each a target; the view is 2**scales tiles wide (Noman et al. 2024: 2x and 4x)."""
+    """Doublings of the side, each a target; the view is 2**scales tiles wide (engine_pretrain.py: 2x and 4x)."""
     scales_weight: float = 0.4
     """Share of the finer scales in the loss, the rest is SatMAE's (the authors' engine_pretrain.py)."""
     upsampling_width: int = 4
@@ -112,7 +112,7 @@ class SatMaePpObjective(SatMaeObjective):
 
 
 class UpsamplingBlock(nn.Module):
-    """Maps at twice the side, and the image that they make (Noman et al. 2024, figure 3; their UpsampleBlock)."""
+    """Maps at twice the side, and the image that they make (the authors' UpsampleBlock)."""
 
     def __init__(self, width: int, bands: int) -> None:
         """Build it for maps of `width` channels and an image of `bands`."""
