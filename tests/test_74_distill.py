@@ -164,6 +164,9 @@ def test_a_finer_grid_is_averaged_onto_the_students_and_an_equal_one_is_left_alo
     torch.testing.assert_close(coarse[:, 1:3, 0], torch.tensor([2.5, 4.5]).repeat(4, 1))  # the middles stay in place
     torch.testing.assert_close(coarse[..., 0], coarse[..., 1].T)
     assert fit_positions(fine, 8) is fine
+    corner = torch.zeros(1, 64, 1)
+    corner[0, 0] = 1
+    assert fit_positions(corner, 2)[0, 0] > 0  # a coarse position holds all fine ones, not the middle alone
 
 
 def test_nodata_never_enters() -> None:

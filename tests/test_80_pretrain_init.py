@@ -13,7 +13,7 @@ from eo_ssl.encoder import ExternalEncoder, Readout, collect_licences, load_enco
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
 from eo_ssl.models import ResNet, View, Vit
-from eo_ssl.objectives import Distill, Mae, SimClr
+from eo_ssl.objectives import Distill, SimClr
 from eo_ssl.pretraining import FitConfig, Frozen, Lora
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest, pretrain
@@ -129,7 +129,8 @@ def test_adapters_train_by_the_command_resume_to_the_same_bits_and_are_saved_as_
     corpus: Path, weights: Path, tmp_path: Path
 ) -> None:
     source = f"timm:test_vit?contract=training&rgb=by_name&file={weights}"
-    options = {**SHORT, "steps": 3, "init": source, "objective": Mae(), "lr": 1e-2, "adapt": Lora(rank=2)}
+    method = Distill(teacher=f"timm:test_vit?contract=imagenet&file={weights}&{L2A}&size=32", hidden_dim=16)
+    options = {**SHORT, "steps": 3, "init": source, "objective": method, "lr": 1e-2, "adapt": Lora(rank=2)}
     options["training"] = FitConfig(log_every=1, monitor_every=3, monitor_tiles=8, checkpoint_every=1)
     pretrain.main(corpus, tmp_path / "whole", **options)
     with pytest.raises(UserError, match=r"expected 3 steps within a time .*, got 1; the same command goes on"):
@@ -137,6 +138,7 @@ def test_adapters_train_by_the_command_resume_to_the_same_bits_and_are_saved_as_
     (checkpoint,) = (tmp_path / "again" / "checkpoints").iterdir()
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert any(name.endswith("qkv.a") for name in state)  # factors beside the trunk
+    assert any(name.endswith("running_std") for name in state) and not any("teacher" in name for name in state)
     pretrain.main(corpus, tmp_path / "again", **options)
     encoder = load_encoder(tmp_path / "whole")
     assert encoder.fingerprint == load_encoder(tmp_path / "again").fingerprint

@@ -50,6 +50,9 @@ def test_terms_come_from_the_corpora_the_encoder_was_trained_on() -> None:
     assert both.attributions == ("Contains modified Copernicus data", "AFRL")
     assert collect_terms({"inputs": {"corpus a": "a" * 64}}, {"a" * 64: [FREE]}).non_commercial is False
     assert collect_terms({**TRAINED, "licences": [BOUND]}, {}).non_commercial is True  # an encoder that carries its own
+    unknown = {**FREE, "licence": "unknown", "non_commercial": None}  # weights of others that it was trained from
+    assert collect_terms({**TRAINED, "licences": [FREE, unknown]}, {}).non_commercial is None
+    assert collect_terms({**TRAINED, "licences": [BOUND, unknown]}, {}).non_commercial is True
     with pytest.raises(UserError, match="got one of fingerprint ffffffffffff"):
         collect_terms(TRAINED, {"f" * 64: [FREE]})
     with pytest.raises(UserError, match="got none of fingerprint corpus b bbbbbbbbbbbb"):
