@@ -151,7 +151,8 @@ def test_a_sabotaged_run_is_stopped_with_a_checkpoint_and_a_sound_one_of_the_sam
     measure = {"masked": "feature_std", "predictive": "feature_std", "decorrelating": "projection_rank"}
     measure = measure.get(family, "projection_std")
     assert measure in str(caught.value) and REMEDIES[measure] in str(caught.value)
-    assert find_sound_checkpoint(tmp_path / "sabotaged" / "checkpoints") is not None
+    kept = find_sound_checkpoint(tmp_path / "sabotaged" / "checkpoints")
+    assert kept is not None and kept.name < f"step_{STEPS:09d}"  # long before its end
 
 
 def test_a_stopped_run_stays_stopped_until_it_is_told_to_go_on(tmp_path, capsys):

@@ -5,40 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from eo_ssl.curation import DynamicConfig, DynamicSchedule
-from eo_ssl.manifest import open_product
+from eo_ssl.curation import DynamicConfig
 from eo_ssl.models import Architecture, Vit
 from eo_ssl.objectives import Location, Mae, Method, override_views
 from eo_ssl.pretraining import (
     Adaptation,
-    Branch,
     DataSelection,
     FitConfig,
     GuardConfig,
-    ItemLoader,
-    ItemSampler,
     LoggerName,
     OptimizerConfig,
     Precision,
     PretrainConfig,
-    Pretraining,
     Processes,
-    Pruning,
-    TrainingData,
-    ViewMaker,
     Whole,
-    compile_blocks,
     count_steps,
-    fit,
-    make_probe,
-    open_continued_data,
+    open_start,
     parse_limit,
-    require_compiler,
-    require_places,
-    save_encoders,
+    train_encoder,
 )
-from eo_ssl.pretraining.branching import RECORD
-from eo_ssl.printable import make_console
 
 
 def main(
@@ -129,10 +114,7 @@ def main(
         overwrite: replace an encoder made with another configuration.
     """
     selection = DataSelection.of(corpus, streams, bands, subset, split, items, pairs, dates)
-    origin = None if branch is None else Branch.of(branch)
-    selection = selection if origin is None else origin.choose_bands(selection)
-    data, initial = open_continued_data(selection, init=init, model=model)
-    data = data if origin is None else origin.take_over(data, selection)
+    data, start = open_start(selection, init=init, branch=branch, model=model)
     processes = Processes(device, devices, num_nodes, strategy, precision, accumulate)
     config = PretrainConfig(
         objective=objective,
@@ -142,66 +124,16 @@ def main(
         prune=prune,
         location=location,
         training=training,
-        split=split,
-        items=items,
-        dates=dates,
+        **selection.describe(),
         steps=count_steps(steps, epochs, pool=len(data.pool), batch_size=batch_size),
         batch_size=batch_size,
         lr=lr,
         seed=seed,
-        precision=precision,
-        world=processes.world,
-        accumulate=accumulate,
-        initial=initial,
         adapt=adapt,
-        branch=origin,
+        **processes.describe(),
         compiled=compile,
+        **start,
     )
     running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": parse_limit(max_time)}
-    running["guard"] = guard
-    _train(data, config, out, ahead=num_workers > 0, running=running, overwrite=overwrite)
-
-
-def _train(
-    data: TrainingData, config: PretrainConfig, out: Path, *, ahead: bool, running: dict[str, Any], overwrite: bool
-) -> None:
-    """Check everything, then train, save and sign the encoder."""
-    console, contracts, processes = make_console(), data.items.contracts, running["processes"]
-    if config.location is not None:
-        require_places(data.items, data.pool)
-    maker = ViewMaker(config.views, contracts, dates=data.items.dates)
-    objective = config.build_task(contracts)
-    module = Pretraining(objective, lr=config.lr, steps=config.steps, optimizer=config.optimizer)
-    if config.compiled:
-        require_compiler(on_cuda=processes.trainer_options()["accelerator"] == "cuda")
-        compile_blocks(objective)
-    share, world = processes.share(config.batch_size), processes.world
-    sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=world)
-    lengths = {"steps": config.steps, "horizon": module.horizon, "accumulate": processes.accumulate}
-    loader = ItemLoader(data.items, sampler, **lengths, ahead=ahead)
-    asked: dict[str, Any] = {"config": config.resolved(data), "inputs": data.inputs | objective.inputs}
-    if config.branch is not None and (overwrite or not (out / RECORD).exists()):
-        config.branch.check(asked["config"], data, by_row=objective.by_row)
-    with open_product(out, stage="pretrain", overwrite=overwrite, **asked) as product:
-        if product.done:
-            console.print(product.nothing_to_do, soft_wrap=True)
-            return
-        if config.branch is not None:
-            config.branch.plant(out, data)
-        results = fit(
-            module,
-            loader,
-            views=maker,
-            folder=out,
-            config=config.training,
-            pruning=None if config.prune is None else Pruning.over(data, DynamicSchedule(config.prune)),
-            probe=make_probe(data.pool, data.held_out, data.classes),
-            **running,
-        )
-        if results is None:
-            product.leave()
-            return
-        facts = config.summarise(data, module.objective) | results
-        save_encoders(module.objective, data, product, seed=config.seed, summary=facts)
-    loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
-    console.print(f"{config.method} encoder, {loss}: {out.resolve()}", soft_wrap=True)
+    running |= {"guard": guard}
+    train_encoder(data, config, out, ahead=num_workers > 0, running=running, overwrite=overwrite)

@@ -164,10 +164,12 @@ class ChannelVitBackbone(VitBackbone):
         return self._encode_seen(self.embed.project(x, known), view, None, known.any(dim=2))
 
     def visible(self, view: View, keep: Tensor) -> Tokens:
-        """Encode the patches `keep` [B, K] alone, less those without a valid pixel."""
+        """Encode the patches `keep` [B, K] or [B, M, K] alone, less those without a valid pixel."""
         x, known = self._shown(view)
-        known = take_patches(known, keep)  # [B, K, C]
-        return self._encode_seen(self.embed.project(x, known, keep), view, keep, known.any(dim=2))
+        flat, rows = keep.flatten(1), keep.flatten(0, -2)  # [B, M*K], [B*M, K]
+        known = take_patches(known, flat)  # [B, M*K, C]
+        tokens = self.embed.project(x, known, flat).reshape(*rows.shape, -1)  # [B*M, K, D]
+        return self._encode_seen(tokens, view, rows, known.any(dim=2).reshape(rows.shape))
 
     def masked(self, view: View, mask: Tensor, token: Tensor) -> Tokens:
         """Encode all positions with `token` [D] in place of the patches where `mask` [B, N] is true."""

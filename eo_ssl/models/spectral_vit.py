@@ -198,9 +198,18 @@ class SpectralVitBackbone(VitBackbone):
         return self._by_patch(self._embed(view), view, None, self.present_tokens(view))
 
     def visible(self, view: View, keep: Tensor) -> Tokens:
-        """Encode the patches `keep` [B, K] alone, in all groups."""
-        tokens = self.tokens_of(keep, view)
-        return self._by_patch(self._embed(view), view, tokens, self.present_tokens(view).gather(1, tokens))
+        """Encode the patches `keep` [B, K] or [B, M, K] alone, in all groups."""
+        rows = self.tokens_of(keep.flatten(0, -2), view)  # [B*M, G*K]
+        times = rows.shape[0] // keep.shape[0]
+        tokens, present = (
+            each.repeat_interleave(times, dim=0) for each in (self._embed(view), self.present_tokens(view))
+        )
+        return self._by_patch(tokens, view, rows, present.gather(1, rows))
+
+    def layers(self, view: View, *, last: int, part: Literal["block", "mlp"]) -> list[Tensor]:
+        """As for any transformer: of each patch, the mean of its groups' tokens."""
+        present = self.present_tokens(view)
+        return [self.patch_embed.merge(tokens, present) for tokens in super().layers(view, last=last, part=part)]
 
     def masked(self, view: View, mask: Tensor, token: Tensor) -> Tokens:
         """Encode all positions with `token` [D] in place of all groups of the patches where `mask` [B, N] is true."""

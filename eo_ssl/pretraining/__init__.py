@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from eo_ssl.pretraining.adaptation import Adaptation, Frozen, Lora, Whole, count_trained
-from eo_ssl.pretraining.branching import Branch
+from eo_ssl.pretraining.branching import Branch, open_start
 from eo_ssl.pretraining.checkpoints import parse_limit
 from eo_ssl.pretraining.collapse_guard import CollapseGuard, GuardConfig
 from eo_ssl.pretraining.compilation import compile_blocks, require_compiler
+from eo_ssl.pretraining.encoder_training import train_encoder
 from eo_ssl.pretraining.fit import FitConfig, fit
 from eo_ssl.pretraining.initial_encoder import InitialEncoder, open_continued_data
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles, require_places
@@ -60,6 +61,7 @@ __all__ = [
     "fit",
     "make_probe",
     "open_continued_data",
+    "open_start",
     "open_training_data",
     "parse_limit",
     "rank_me",
@@ -67,4 +69,5 @@ __all__ = [
     "require_places",
     "list_files",
     "save_encoders",
+    "train_encoder",
 ]

@@ -19,8 +19,10 @@ from eo_ssl.documents import read_json
 from eo_ssl.errors import expect
 from eo_ssl.fingerprints import compute_sha256, dump_canonical_json
 from eo_ssl.manifest import MANIFEST, UNFINISHED, require
+from eo_ssl.models import Architecture
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.checkpoints import find_sound_checkpoint, save_checkpoint
+from eo_ssl.pretraining.initial_encoder import open_continued_data
 from eo_ssl.pretraining.module import OptimizerConfig, compute_lr_share, compute_weight_decay
 from eo_ssl.pretraining.training_data import DataSelection, TrainingData
 
@@ -196,6 +198,28 @@ class Branch:
         save_checkpoint(folder / "checkpoints", self.step, lambda path: torch.save(state, path))
         record = {"run": str(self.source), "step": self.step, "checkpoint": compute_sha256(self.checkpoint)}
         replace(folder / RECORD, json.dumps({**record, "grown": not same}, indent=1).encode())
+
+
+def open_start(
+    selection: DataSelection, *, init: str | Path | None, branch: Path | None, model: Architecture
+) -> tuple[TrainingData, dict[str, Any]]:
+    """The training data, and what a run begins from: the encoder `initial` or None, and the run `branch` or None.
+
+    Args:
+        selection: which data.
+        init: the encoder whose weights training begins with; None for random weights, or those of the checkpoint.
+        branch: folder of the run that training goes on from; None for none.
+        model: the architecture that was asked for.
+
+    Raises:
+        UserError: as `open_continued_data` and `Branch`.
+    """
+    origin = None if branch is None else Branch.of(branch)
+    chosen = selection if origin is None else origin.choose_bands(selection)
+    data, initial = open_continued_data(chosen, init=init, model=model)
+    if origin is not None:
+        data = origin.take_over(data, chosen)
+    return data, {"initial": initial, "branch": origin}
 
 
 def _list_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -45,6 +45,10 @@ class Processes:
         """Processes of the run."""
         return self.devices * self.num_nodes
 
+    def describe(self) -> dict[str, Any]:
+        """What of it enters the configuration of a run, since it changes what is computed."""
+        return {"precision": self.precision, "world": self.world, "accumulate": self.accumulate}
+
     def share(self, batch_size: int) -> int:
         """Items of one process at a time, of a batch of `batch_size` over all processes and parts.
 

@@ -64,6 +64,10 @@ class DataSelection:
         """The selection of a command line, where one of something may stand for a list of one, and none for all."""
         return cls(_as_tuple(corpora), _as_tuple(streams) or None, _as_tuple(bands) or None, _as_tuple(subsets), *rest)
 
+    def describe(self) -> dict[str, Any]:
+        """What of it enters the configuration of a run beside the data."""
+        return {"split": self.split, "items": self.kind, "dates": self.dates}
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
@@ -100,9 +104,8 @@ def open_training_data(selection: DataSelection) -> TrainingData:
     """Open what was selected, refusing by name whatever does not fit together.
 
     Raises:
-        UserError: a corpus named twice or without a wanted stream, an unknown stream, an empty one, streams or bands
-            that do not agree, a subset or pairs of another corpus or with rows outside the training split,
-            nothing to train on.
+        UserError: a corpus named twice or without a wanted stream, an unknown or empty stream, streams or bands that do
+            not agree, a subset or pairs of another corpus or rows outside the training split, nothing to train on.
     """
     corpora = [Corpus.open(path) for path in selection.corpora]
     if len({corpus.fingerprint for corpus in corpora}) < len(corpora):

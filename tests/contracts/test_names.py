@@ -8,7 +8,7 @@ from pathlib import Path
 
 WORDS = """
     accept add align allocate annotate append apply assemble assess assign attach augment average balance begin bin blur bound build
-    calibrate center centre check choose classify clean clip close cluster collect combine commit compare complete compose compress
+    calibrate center centre check choose classify clean clip close cluster collect combine commit compare compile complete compose compress
     compute concatenate configure connect convert copy correct count cover create crop curate cut decide decode decompose deduplicate
     define delete demean denoise derive describe detect determine diagnose discard divide download draw drop embed encode ensure
     enumerate equalise estimate evaluate examine exclude execute expand expect explain export extract fetch fill filter find finish
