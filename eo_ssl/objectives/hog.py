@@ -72,7 +72,7 @@ def compute_hog(image: Tensor, valid: Tensor, config: Hog) -> tuple[Tensor, Tens
     histograms = nn.functional.normalize(torch.stack(cells, dim=1), dim=1)  # [B*C, O, H/cell, W/cell]
     missing = nn.functional.max_pool2d((~valid).float(), 3, stride=1, padding=1)
     known = nn.functional.max_pool2d(missing, config.cell_px) == 0  # [B, C, H/cell, W/cell]
-    return histograms.unflatten(0, image.shape[:2]), known[:, :, None]
+    return histograms.reshape(*image.shape[:2], *histograms.shape[1:]), known[:, :, None]
 
 
 @torch.no_grad()
