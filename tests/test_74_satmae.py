@@ -182,12 +182,12 @@ def test_finer_scales_are_made_from_all_predictions_and_compared_whole() -> None
     batch = make_batch(image, seed=11)
     assert torch.equal(shrink(batch.views["tile"][0]).image, half)
     painted: list[torch.Tensor] = []
-    objective.project.register_forward_pre_hook(lambda module, given: painted.append(given[0]))
+    objective.widen.register_forward_pre_hook(lambda module, given: painted.append(given[0]))
     result = objective(batch)
     alone = build()(make_batch(quarter, seed=11))["loss"]  # the same weights and masks
     assert float(result["masked"]) == pytest.approx(float(alone.detach()), rel=1e-5)
 
-    maps, errors = objective.project(painted[0]), []
+    maps, errors = objective.widen(painted[0]), []
     for block, target in zip(objective.upsampling, (half, image), strict=True):
         up, up_norm, _ = block.enlarge
         first, _, second = block.change

@@ -114,7 +114,7 @@ def main(
         overwrite: replace an encoder made with another configuration.
     """
     selection = DataSelection.of(corpus, streams, bands, subset, split, items, pairs, dates)
-    data, start = open_start(selection, init=init, branch=branch, model=model)
+    data, start = open_start(selection, init=init, branch=branch, model=model, adapt=adapt)
     processes = Processes(device, devices, num_nodes, strategy, precision, accumulate)
     config = PretrainConfig(
         objective=objective,
@@ -129,11 +129,9 @@ def main(
         batch_size=batch_size,
         lr=lr,
         seed=seed,
-        adapt=adapt,
         **processes.describe(),
         compiled=compile,
         **start,
     )
-    running: dict[str, Any] = {"processes": processes, "loggers": tuple(loggers), "max_time": parse_limit(max_time)}
-    running |= {"guard": guard}
+    running = {"processes": processes, "loggers": tuple(loggers), "max_time": parse_limit(max_time), "guard": guard}
     train_encoder(data, config, out, ahead=num_workers > 0, running=running, overwrite=overwrite)

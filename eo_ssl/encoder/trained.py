@@ -71,7 +71,7 @@ class TrainedEncoder(EncoderBase):
 
     def encode(self, x: Tensor, *, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`features` and `tokens` in one pass."""
-        tokens = self._encode(x)
+        tokens = self._encode(x, valid)
         return tokens.pooled, tokens.patches
 
     def at_size(self, size_px: int) -> Self:

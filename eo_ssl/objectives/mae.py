@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -105,7 +105,11 @@ class MaeObjective(Objective):
             )
         self.n_predicted = max(1, round((self.n_patches - self.n_visible) * method.predicted))
         self.groups = index_groups(method.groups, encoder.bands)
-        sizes = {"width": method.decoder_dim, "depth": method.decoder_depth, "heads": method.decoder_heads}
+        sizes: dict[str, Any] = {
+            "width": method.decoder_dim,
+            "depth": method.decoder_depth,
+            "heads": method.decoder_heads,
+        }
         out = len(encoder.bands) * encoder.patch_px**2
         with seed_weights(seed):
             if method.decoder == "full":

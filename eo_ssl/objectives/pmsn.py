@@ -127,7 +127,7 @@ class PmsnObjective(Objective):
         masked = [self.encode_masked(view, batch.step, i) for i, view in enumerate(batch.views["anchor"])]
         focal = encode_views(batch.views["focal"], list_encoders(self.encoders)) if "focal" in batch.views else ()
         # The head normalises over the views of one size together and over all processes, as the authors' does.
-        anchors = torch.cat([self.project(group) for group in (masked, focal) if group])  # [views * B, d]
+        anchors = torch.cat([self.project_views(group) for group in (masked, focal) if group])  # [views * B, d]
         with torch.no_grad():
             (whole,) = encode_views(targets, self.embedders)
             wanted = self.teacher_projector.network(gather(whole))  # [B, d]
@@ -138,7 +138,7 @@ class PmsnObjective(Objective):
             shares = prototype_probabilities(*unit, method.temperature).mean(dim=0)
         return {"loss": loss, "class_entropy": measure_entropy(shares)}
 
-    def project(self, features: Sequence[Tensor]) -> Tensor:
+    def project_views(self, features: Sequence[Tensor]) -> Tensor:
         """Projections of views of one size, view by view over all processes: [views * B, d]."""
         projected: Tensor = self.projector(torch.cat([gather(x) for x in features]))
         return projected

@@ -70,7 +70,7 @@ class SatMaePpObjective(SatMaeObjective):
         bands = len(encoder.bands)
         width = bands * method.upsampling_width
         with seed_weights(seed + 1):
-            self.project = nn.Sequential(nn.Conv2d(bands, width, 1), nn.GELU(), LayerNorm2d(width, eps=1e-6))
+            self.widen = nn.Sequential(nn.Conv2d(bands, width, 1), nn.GELU(), LayerNorm2d(width, eps=1e-6))
             self.upsampling = nn.ModuleList(UpsamplingBlock(width, bands) for _ in range(method.scales))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -88,7 +88,7 @@ class SatMaePpObjective(SatMaeObjective):
         )[:, tokens.prefix.shape[1] :]  # [B, K + M, d]
         prediction = self.decoder.head(self.decoder.norm(answers))  # [B, K + M, C*p*p]
         masked = self.compare(prediction[:, masks.keep.shape[1] :], view, masks)
-        maps, errors = self.project(self.paint(prediction, masks)), []
+        maps, errors = self.widen(self.paint(prediction, masks)), []
         for upsample, target in zip(self.upsampling, pyramid[1:], strict=True):
             maps, image = upsample(maps)
             errors.append(mean_of_valid((image - target.pixels).abs(), target.valid.to(image.dtype)))

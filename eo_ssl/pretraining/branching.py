@@ -21,6 +21,7 @@ from eo_ssl.fingerprints import compute_sha256, dump_canonical_json
 from eo_ssl.manifest import MANIFEST, UNFINISHED, require
 from eo_ssl.models import Architecture
 from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.pretraining.adaptation import Adaptation
 from eo_ssl.pretraining.checkpoints import find_sound_checkpoint, save_checkpoint
 from eo_ssl.pretraining.initial_encoder import open_continued_data
 from eo_ssl.pretraining.module import OptimizerConfig, compute_lr_share, compute_weight_decay
@@ -201,15 +202,16 @@ class Branch:
 
 
 def open_start(
-    selection: DataSelection, *, init: str | Path | None, branch: Path | None, model: Architecture
+    selection: DataSelection, *, init: str | Path | None, branch: Path | None, model: Architecture, adapt: Adaptation
 ) -> tuple[TrainingData, dict[str, Any]]:
-    """The training data, and what a run begins from: the encoder `initial` or None, and the run `branch` or None.
+    """The training data, and what a run begins from: the encoder `initial`, the run `branch`, and what of it is trained.
 
     Args:
         selection: which data.
         init: the encoder whose weights training begins with; None for random weights, or those of the checkpoint.
         branch: folder of the run that training goes on from; None for none.
         model: the architecture that was asked for.
+        adapt: what of the encoder is trained.
 
     Raises:
         UserError: as `open_continued_data` and `Branch`.
@@ -219,7 +221,7 @@ def open_start(
     data, initial = open_continued_data(chosen, init=init, model=model)
     if origin is not None:
         data = origin.take_over(data, chosen)
-    return data, {"initial": initial, "branch": origin}
+    return data, {"initial": initial, "branch": origin, "adapt": adapt}
 
 
 def _list_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

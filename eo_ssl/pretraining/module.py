@@ -113,8 +113,8 @@ def compute_lr_share(step: int, *, total: int, config: OptimizerConfig) -> float
     if config.schedule == "infinite":
         annealed = step - (total - config.anneal_steps)
         if config.anneal_steps and annealed >= 0:
-            share: float = (config.lr_end / config.lr_constant) ** min(annealed / config.anneal_steps, 1.0)
-            return config.lr_constant * share
+            fallen: float = (config.lr_end / config.lr_constant) ** min(annealed / config.anneal_steps, 1.0)
+            return config.lr_constant * fallen
         cooled, steps = step - config.warmup_steps, config.cooldown_steps
         done = cooled / steps if cooled < steps else 1.0
         return config.lr_constant + (1 - config.lr_constant) * 0.5 * (1 + math.cos(math.pi * done))
