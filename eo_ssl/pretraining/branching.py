@@ -204,7 +204,8 @@ class Branch:
 def open_start(
     selection: DataSelection, *, init: str | Path | None, branch: Path | None, model: Architecture, adapt: Adaptation
 ) -> tuple[TrainingData, dict[str, Any]]:
-    """The training data, and what a run begins from: the encoder `initial`, the run `branch`, and what of it is trained.
+    """The training data, and what a run begins from: the encoder `initial`, the run `branch`, and what is trained.
+
 
     Args:
         selection: which data.
