@@ -206,7 +206,6 @@ def open_start(
 ) -> tuple[TrainingData, dict[str, Any]]:
     """The training data, and what a run begins from: the encoder `initial`, the run `branch`, and what is trained.
 
-
     Args:
         selection: which data.
         init: the encoder whose weights training begins with; None for random weights, or those of the checkpoint.
