@@ -30,11 +30,12 @@ def view(bands: int = 5, size: int = 32, batch: int = 3) -> View:
         (TINY, 5, 32),
         (Vit(patch_size=16, depth=1, position="learned"), 2, 32),
         (Vit(patch_size=8, depth=1, position="relative"), 2, 32),
+        (Vit(patch_size=8, depth=1, position="alibi"), 2, 32),
         (Vit("vit_small_patch14_reg4_dinov2", patch_size=14, depth=2), 3, 28),
         (Vit("vit_base_patch16_clip_224", patch_size=16, depth=1), 3, 32),
         (Vit("test_vit", patch_size=8, depth=1), 3, 32),
     ],
-    ids=["sincos", "learned", "relative", "registers", "norm_pre", "dynamic_size"],
+    ids=["sincos", "learned", "relative", "alibi", "registers", "norm_pre", "dynamic_size"],
 )
 def test_all_tokens_equal_timms_own_forward(architecture, bands, size):
     vit, images = build(architecture, bands=bands, size=size), view(bands, size)
@@ -167,7 +168,7 @@ def test_refusals():
         build(Vit("resnet18"))
     for wrong, said in (
         ({"pooling": "max"}, "expected pooling out of mean, cls, got 'max'"),
-        ({"position": "rotary"}, "expected position out of sincos, learned, relative, got 'rotary'"),
+        ({"position": "rotary"}, "expected position out of sincos, learned, relative, alibi, got 'rotary'"),
         ({"depth": 0}, "expected a depth of at least 1 for a vision transformer, got 0"),
         ({"patch_size": 0}, "expected a patch size of at least 1 for a vision transformer, got 0"),
     ):

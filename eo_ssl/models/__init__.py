@@ -18,6 +18,7 @@ from eo_ssl.models.backbone import (
 )
 from eo_ssl.models.band_codes import encode_bands
 from eo_ssl.models.channel_vit import ChannelVit, ChannelVitBackbone
+from eo_ssl.models.fusion import FusionEncoder
 from eo_ssl.models.location_encoder import LocationEncoder, LocationModel, place_on_sphere
 from eo_ssl.models.lora import TARGETS, LoraLinear, copy_merged, insert_lora, merge_lora
 from eo_ssl.models.patches import split_patches, take_patches
@@ -40,6 +41,7 @@ __all__ = [
     "BackboneConfig",
     "ChannelVit",
     "ChannelVitBackbone",
+    "FusionEncoder",
     "LoraLinear",
     "LocationEncoder",
     "LocationModel",

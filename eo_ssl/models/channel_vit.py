@@ -45,6 +45,16 @@ class ChannelVit(Vit):
     """Least number of bands that an image is shown with, and that the trained encoder accepts; 1 in the paper's code
     (insitro/ChannelViT, channelvit/backbone/hcs_channel_vit.py)."""
 
+    def __post_init__(self) -> None:
+        """Refuse what a plain one refuses, and attention that would see patches without a valid pixel."""
+        super().__post_init__()
+        expect(
+            self.position in ("sincos", "learned"),
+            expected="position sincos or learned for a channel transformer",
+            got=f"'{self.position}'",
+            remedy="choose one of these, or --model Vit",
+        )
+
     def build(self, bands: tuple[str, ...], size_px: int, seed: int, *, sensor: str = "") -> ChannelVitBackbone:
         """A channel transformer for bands of `sensor`.
 

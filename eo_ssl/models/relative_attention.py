@@ -8,6 +8,7 @@ the formulae are those of `irpe.py` beside it.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -75,7 +76,32 @@ class RelativeAttention(nn.Module):
         return answer
 
 
-class RelativeBlock(Block):
+class PlacedBlock(Block, ABC):
+    """A transformer block of timm whose attention is told where tokens lie to each other."""
+
+    @staticmethod
+    @abstractmethod
+    def relate(places: Tensor, *, columns: int, prefix: int) -> Tensor:
+        """What the attention is told of each pair of tokens, [B, prefix + K, prefix + K].
+
+        Args:
+            places: [B, K] int64, raster indices of patches.
+            columns: patches in a row of the grid.
+            prefix: tokens in front of the patches.
+        """
+
+    def forward(self, x: Tensor, pairs: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Tokens [B, N, D]; without `pairs` they are all patches of a square image after its prefix tokens."""
+        if pairs is None:
+            side = math.isqrt(x.shape[1])
+            whole = torch.arange(side**2, device=x.device)[None]
+            pairs = self.relate(whole, columns=side, prefix=x.shape[1] - side**2)
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), pairs)))
+        mixed: Tensor = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return mixed
+
+
+class RelativeBlock(PlacedBlock):
     """A transformer block of timm with relative attention; its parameters keep their names."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -83,12 +109,7 @@ class RelativeBlock(Block):
         super().__init__(*args, **options)
         self.attn = RelativeAttention(self.attn)
 
-    def forward(self, x: Tensor, buckets: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """Tokens [B, N, D]; without `buckets` they are all patches of a square image after its prefix tokens."""
-        if buckets is None:
-            side = math.isqrt(x.shape[1])
-            whole = torch.arange(side**2, device=x.device)[None]
-            buckets = index_pairs(whole, columns=side, prefix=x.shape[1] - side**2)
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), buckets)))
-        mixed: Tensor = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-        return mixed
+    @staticmethod
+    def relate(places: Tensor, *, columns: int, prefix: int) -> Tensor:
+        """Buckets of the pairs: [B, prefix + K, prefix + K] int64."""
+        return index_pairs(places, columns=columns, prefix=prefix)

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.models.alibi_attention import AlibiBlock
 from eo_ssl.models.attention import mask_keys, run_blocks
 from eo_ssl.models.backbone import (
     Architecture,
@@ -27,8 +28,9 @@ from eo_ssl.models.backbone import (
 )
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_sincos_positions
-from eo_ssl.models.relative_attention import RelativeBlock, index_pairs
+from eo_ssl.models.relative_attention import PlacedBlock, RelativeBlock
 
+PLACED_BLOCKS: Mapping[str, type[PlacedBlock]] = {"relative": RelativeBlock, "alibi": AlibiBlock}
 TRUNK_FIELDS = ("timm_name", "img_size", "in_chans", "patch_size", "depth", "position")  # of an encoder's file
 
 
@@ -46,9 +48,9 @@ class Vit(Architecture):
     """Side of a patch, pixels; divides the tile size."""
     depth: int | None = None
     """Number of blocks; None keeps that of the registered name."""
-    position: Literal["sincos", "learned", "relative"] = "sincos"
+    position: Literal["sincos", "learned", "relative", "alibi"] = "sincos"
     """Fixed sine-cosine position codes, written into timm's pos_embed; timm's own, learned; or none, and attention that
-    knows the offset of two patches instead, which timm's networks do not."""
+    knows the offset of two patches instead, which timm's networks do not: learned, or falling with their distance."""
     pooling: Literal["mean", "cls"] = "mean"
     """What stands for the image: the mean of the patch tokens, or the class token."""
 
@@ -56,7 +58,7 @@ class Vit(Architecture):
         """Refuse unknown choices and numbers below 1."""
         for field, value, options in (
             ("pooling", self.pooling, ("mean", "cls")),
-            ("position", self.position, ("sincos", "learned", "relative")),
+            ("position", self.position, ("sincos", "learned", *PLACED_BLOCKS)),
         ):
             expect(
                 value in options, expected=f"{field} out of {', '.join(options)}", got=repr(value), remedy="choose one"
@@ -98,9 +100,9 @@ class Vit(Architecture):
             UserError: relative positions, which timm cannot name.
         """
         expect(
-            self.position != "relative",
+            self.position not in PLACED_BLOCKS,
             expected="a network that timm can name",
-            got="a vision transformer with relative positions",
+            got=f"a vision transformer with {self.position} positions",
             remedy="train with --model.position sincos",
         )
         sizes = {"img_size": size_px, "patch_size": self.patch_size, "in_chans": bands}
@@ -137,7 +139,7 @@ def make_transformer(model: Vit, *, in_chans: int, size_px: int, seed: int) -> V
     )
     sizes: dict[str, Any] = {"img_size": size_px, "patch_size": model.patch_size, "in_chans": in_chans}
     depth: dict[str, Any] = {} if model.depth is None else {"depth": model.depth}
-    blocks: dict[str, Any] = {"block_fn": RelativeBlock} if model.position == "relative" else {}
+    blocks: dict[str, Any] = {"block_fn": PLACED_BLOCKS[model.position]} if model.position in PLACED_BLOCKS else {}
     with seed_weights(seed):
         try:
             network = timm.create_model(model.name, pretrained=False, num_classes=0, **sizes, **depth, **blocks)
@@ -252,7 +254,7 @@ class VitBackbone(MaskableBackbone):
         tokens = tokens + (positions if keep is None else take_patches(positions.expand(batch, -1, -1), keep))
         prefix = self._prefix().expand(batch, -1, -1)  # [B, P, D]
         entered = network.norm_pre(network.pos_drop(torch.cat([prefix, tokens], dim=1)))  # [B, P + K, D]
-        if isinstance(network.blocks[0], RelativeBlock):  # of plain ViTs, whose patches are all seen
+        if isinstance(network.blocks[0], PlacedBlock):  # of plain ViTs, whose patches are all seen
             ran = self._relate(entered, grid, keep)
         else:
             ran = run_blocks(network.blocks, entered, seen, prefix=prefix.shape[1])
@@ -270,11 +272,12 @@ class VitBackbone(MaskableBackbone):
         return mask_keys(seen, prefix=self.network.num_prefix_tokens)
 
     def _relate(self, tokens: Tensor, grid: tuple[int, int], keep: Tensor | None) -> Tensor:
-        """Run tokens [B, P + K, D] through blocks with relative attention."""
+        """Run tokens [B, P + K, D] through blocks that are told where they lie to each other."""
         places = torch.arange(grid[0] * grid[1], device=tokens.device)[None] if keep is None else keep
-        buckets = index_pairs(places, columns=grid[1], prefix=tokens.shape[1] - places.shape[1])
+        kind = cast(PlacedBlock, self.network.blocks[0])
+        pairs = kind.relate(places, columns=grid[1], prefix=tokens.shape[1] - places.shape[1])
         for block in self.network.blocks:
-            tokens = block(tokens, buckets)
+            tokens = block(tokens, pairs)
         return tokens
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
