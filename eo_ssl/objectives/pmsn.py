@@ -55,7 +55,7 @@ class Pmsn(Method):
     """Of Sinkhorn-Knopp on the targets, 0 for none; MSN's file asks for it and lightly does 3, but it pulls the targets
     to the even classes that the prior is there to replace."""
     momentum: float = 0.996
-    """Share of itself that the teacher keeps at first; grows in a line and ends 0.8 of the way to its end (msn_train.py)."""
+    """Share of itself that the teacher keeps at first; grows in a line, 0.8 of the way to its end (msn_train.py)."""
     momentum_end: float = 1.0
     """That share after 1.25 of the run; an infinite schedule needs one below 1, or its teacher would stand still."""
     hidden_dim: int = 512
@@ -159,7 +159,7 @@ class PmsnObjective(Objective):
         return torch.rand(batch, patches, generator=rng).argsort(dim=1)[:, :kept]
 
     def after_step(self, step: Step) -> None:
-        """Move the teacher towards the student; its momentum would reach its end after 1.25 of the run (src/msn_train.py)."""
+        """Move the teacher towards the student; the momentum reaches its end after 1.25 of the run (src/msn_train.py)."""
         momentum = step.linear(self.method.momentum, self.method.momentum_end, share=1.25)
         self.teacher.follow(self.encoders, momentum=momentum)
         self.teacher_projector.follow(self.projector, momentum=momentum)
