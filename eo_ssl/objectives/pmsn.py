@@ -159,7 +159,7 @@ class PmsnObjective(Objective):
         return torch.rand(batch, patches, generator=rng).argsort(dim=1)[:, :kept]
 
     def after_step(self, step: Step) -> None:
-        """Move the teacher towards the student; the momentum reaches its end after 1.25 of the run (src/msn_train.py)."""
+        """Move the teacher towards the student; the momentum reaches its end after 1.25 of the run."""
         momentum = step.linear(self.method.momentum, self.method.momentum_end, share=1.25)
         self.teacher.follow(self.encoders, momentum=momentum)
         self.teacher_projector.follow(self.projector, momentum=momentum)
