@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ONLY ?=
+STUDY ?=
 
-.PHONY: install install-dev demo test test-python lint bench grids clean
+.PHONY: install install-dev demo test test-python lint bench grids study-objectives clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -41,6 +42,10 @@ bench: install-dev
 
 grids: install-dev
 	$(BIN)/python -m bench.grids
+
+# Every method on sample archives and real scenes, a night on two cores; STUDY='--archives 1 --seeds 1 --steps 100' is thinner.
+study-objectives: install-dev
+	$(BIN)/python -m bench.study_objectives $(STUDY)
 
 clean:
 	rm -rf runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -47,7 +47,8 @@ def verify(folder: Path) -> list[Check]:
     """Load a bundle through every route it holds and compare features with its parity file.
 
     Checksums come first: of a bundle whose files are not those of its manifest nothing is loaded. ``weights.py`` of the
-    bundle is imported, as its users import it: verify what you made or trust.
+    bundle is imported and a program of torch.export opened, as its users do, and both can run code: verify what you
+    made or trust.
 
     Raises:
         UserError: the folder is no finished bundle, or its contract or parity file cannot be read.

@@ -192,8 +192,8 @@ class DinoV2Objective(Objective):
         return require_maskable(list_encoders(self.encoders)[view.stream], method="DinoV2")
 
     def after_step(self, step: Step) -> None:
-        """Move the teacher towards the student, momentum along a cosine from its start to 1."""
-        momentum = step.cosine(self.method.momentum, 1.0)
+        """Move the teacher towards the student, momentum along a cosine from its start to its end."""
+        momentum = step.cosine(self.method.momentum, self.method.momentum_end)
         self.teacher.follow(self.encoders, momentum=momentum)
         self.teacher_heads.follow(self.heads, momentum=momentum)
 

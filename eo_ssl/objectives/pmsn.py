@@ -55,7 +55,9 @@ class Pmsn(Method):
     """Of Sinkhorn-Knopp on the targets, 0 for none; MSN's file asks for it and lightly does 3, but it pulls the targets
     to the even classes that the prior is there to replace."""
     momentum: float = 0.996
-    """Share of itself that the teacher keeps at first; grows in a line and ends 0.8 of the way to 1 (msn_train.py)."""
+    """Share of itself that the teacher keeps at first; grows in a line, 0.8 of the way to its end (msn_train.py)."""
+    momentum_end: float = 1.0
+    """That share after 1.25 of the run; an infinite schedule needs one below 1, or its teacher would stand still."""
     hidden_dim: int = 512
     """Width of the two hidden layers of the head; 2048 in msn_vits16.yaml."""
     output_dim: int = 256
@@ -67,6 +69,7 @@ class Pmsn(Method):
         check_temperature(self.sharpen, name="sharpen", usual=0.25)
         check_widths(prototypes=self.prototypes, hidden_dim=self.hidden_dim, output_dim=self.output_dim)
         check_momentum(self.momentum)
+        check_momentum(self.momentum_end)
         expect(0 <= self.patch_drop < 1, expected="patch_drop within 0 and 1", got=self.patch_drop, remedy="try 0.15")
         for name in ("exponent", "prior_weight", "sinkhorn_iterations"):
             value = getattr(self, name)
@@ -156,8 +159,8 @@ class PmsnObjective(Objective):
         return torch.rand(batch, patches, generator=rng).argsort(dim=1)[:, :kept]
 
     def after_step(self, step: Step) -> None:
-        """Move the teacher towards the student; its momentum would reach 1 after 1.25 of the run (src/msn_train.py)."""
-        momentum = step.linear(self.method.momentum, 1.0, share=1.25)
+        """Move the teacher towards the student; the momentum reaches its end after 1.25 of the run."""
+        momentum = step.linear(self.method.momentum, self.method.momentum_end, share=1.25)
         self.teacher.follow(self.encoders, momentum=momentum)
         self.teacher_projector.follow(self.projector, momentum=momentum)
 
