@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from eo_ssl.objectives import (
     BarlowTwins,
     Batch,
     Byol,
+    Croma,
     Data2Vec,
     Data2Vec2,
     Dcl,
@@ -80,6 +82,7 @@ METHODS: dict[str, Method] = {
     "SimClr": SimClr(temperature=0.2),
     "ISogClr": ISogClr(**HEADS),
     "Located": SimClr(**HEADS),
+    "Croma": Croma(fusion_heads=3, fusion_depth=1, decoder_dim=32),
     "LeJepa": LeJepa(**HEADS, directions=8),
     "Dcl": Dcl(**HEADS),
     "BarlowTwins": BarlowTwins(**HEADS),
@@ -106,7 +109,8 @@ SPECTRAL = SpectralVit("test_vit", groups=(("B02", "B08"), ("B03", "B04")), dept
 
 def build(name: str) -> Objective:
     model = SPECTRAL if name.startswith("SatMae") else Vit(patch_size=8, depth=1)
-    objective = METHODS[name].build({"tile": model.build(BANDS[:4], 32, 0)}, 1)
+    streams = ("s1", "s2") if name == "Croma" else ("tile",)
+    objective = METHODS[name].build({stream: model.build(BANDS[:4], 32, 0) for stream in streams}, 1)
     objective.accept({"tile": contract() if name == "Distill" else radar_contract()})
     if name == "ISogClr":
         objective.prepare(ITEMS)
@@ -131,11 +135,14 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     objective.draw_mask = lambda batch, rng: (order[rows, :4], order[rows, 4:])
     if isinstance(objective, SatMaeObjective):
         present = objective.encoder.present_tokens(View(image, valid, BANDS[:4]))
-        masks = SatMaeObjective.draw_tokens(objective, present, torch.Generator().manual_seed(3))
-        objective.draw_tokens = lambda present, rng: Masks(*(part[rows] for part in masks))
-    objective.draw_hidden = lambda batch, rng: order[rows].argsort(dim=1) < 9
+        split = SatMaeObjective.draw_tokens(objective, present, torch.Generator().manual_seed(3))
+        objective.draw_tokens = lambda present, rng: Masks(*(part[rows] for part in split))
+    name = type(objective).__name__.removesuffix("Objective")
+    if name == "Data2Vec":
+        objective.draw_hidden = lambda batch, rng: order[rows].argsort(dim=1) < 9
     several = torch.stack([order, order.flip(1)], dim=1)  # two masks of each item
     objective.draw_masks = lambda batch, rng: (several[rows, :, :4], several[rows, :, 4:])
+    objective.draw_splits = lambda batch, rng: tuple((one[rows, :4], one[rows, 4:]) for one in (order, order.flip(1)))
     blocks = draw_blocks((4, 4), ITEMS, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(4))
     ijepa.draw_blocks = lambda *args, **options: tuple(part[rows] for part in blocks)
     if isinstance(objective, MaskedTargets):
@@ -150,6 +157,7 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     large = View(*(x[rows].repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (image, valid)), BANDS[:4])
     small = [View(view.image[..., :16, :16], view.valid[..., :16, :16], view.bands) for view in views]
     groups = {
+        "Croma": {name: [replace(view, stream=name)] for view, name in zip(views, ("s1", "s2"), strict=True)},
         "Mae": {"tile": views[:1]},
         "IJepa": {"tile": views[:1]},
         "SatMae": {"tile": views[:1]},
@@ -165,7 +173,6 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
         "LeJepa": {"global": views, "local": small},
         "Pmsn": {"target": views[:1], "anchor": views[1:], "focal": small},
     }
-    name = type(objective).__name__.removesuffix("Objective")
     return objective(Batch(groups.get(name, {"tile": views}), torch.arange(ITEMS)[rows], Step(0, 1, 0)))["loss"]
 
 

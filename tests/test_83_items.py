@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
 from eo_ssl.models import Vit
-from eo_ssl.objectives import Mae, SimClr, ViewSpec
+from eo_ssl.objectives import Croma, Mae, SimClr, ViewSpec
 from eo_ssl.pairing import PairConfig
 from eo_ssl.pretraining import (
     DataSelection,
@@ -158,6 +159,15 @@ def test_two_sensors_of_a_pair_train_an_encoder_each(corpus: Path, tmp_path: Pat
     assert radar_encoder.preprocessing.bands == ("VV", "VH") and radar_encoder.preprocessing.final_quantity.is_db
     assert len(optical_encoder.preprocessing.bands) == 12
     assert require(out / "s1", "pretrain").fingerprint == radar_encoder.fingerprint != optical_encoder.fingerprint
+    model = Vit("test_vit", depth=1, position="alibi")
+    pretrain.main(
+        corpus, tmp_path / "both", items="pairs", pairs=tmp_path / "pairs", objective=Croma(), model=model, **QUICK
+    )
+    for stream, bands in (("s1", 2), ("s2", 12)):
+        alone = load_encoder(tmp_path / "both" / stream).at_size(64)
+        assert alone.features(torch.randn(3, bands, 64, 64)).shape == (3, 64)
+    log = [json.loads(line) for line in (tmp_path / "both" / "log.jsonl").read_text().splitlines()]
+    assert {"contrast", "radar", "optical", "rankme"} <= set().union(*log)
     with pytest.raises(UserError, match="expected views of every stream of the items, got none of s2"):
         pretrain.main(corpus, tmp_path / "mae", items="pairs", pairs=tmp_path / "pairs", objective=Mae(), **QUICK)
     with pytest.raises(UserError, match="expected a folder of pairs with items pairs and only then, got items tiles"):

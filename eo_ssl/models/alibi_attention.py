@@ -19,8 +19,8 @@ from eo_ssl.models.relative_attention import PlacedBlock
 def compute_slopes(heads: int) -> Tensor:
     """Slope of each head: 2**(-8 h / H) for h = 1 to H where H is a power of two, [H] float32.
 
-    Else those of the next smaller power of two, and then the first, third ... of twice as many (Press et al. 2022, arXiv
-    2108.12409; their code).
+    Else those of the next smaller power of two, and then the first, third ... of twice as many (`get_slopes` of the
+    authors' code, which is that of Press et al. 2022, arXiv 2108.12409).
     """
     fewer = 2 ** int(math.log2(heads))
     exponents = [8 * (h + 1) / fewer for h in range(fewer)]
@@ -47,7 +47,7 @@ def measure_distances(queries: Tensor, keys: Tensor, *, columns: int, prefix: in
     return nn.functional.pad((row.square() + col.square()).sqrt(), (prefix, 0, prefix, 0))
 
 
-def attend_nearby(q: Tensor, k: Tensor, v: Tensor, distances: Tensor, slopes: Tensor) -> Tensor:
+def average_nearby(q: Tensor, k: Tensor, v: Tensor, distances: Tensor, slopes: Tensor) -> Tensor:
     """Values [B, H, N, d] that queries [B, H, N, d] find at keys, the less the further these are.
 
     Args:
@@ -77,7 +77,7 @@ class AlibiAttention(nn.Module):
         """Tokens [B, N, D] that saw each other; distances [B or 1, N, N] of `measure_distances`."""
         batch, n, dim = x.shape
         q, k, v = self.qkv(x).reshape(batch, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # [B, H, N, d]
-        seen = attend_nearby(q, k, v, distances, self.slopes)
+        seen = average_nearby(q, k, v, distances, self.slopes)
         answer: Tensor = self.proj(seen.transpose(1, 2).reshape(batch, n, dim))
         return answer
 

@@ -6,7 +6,7 @@ from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-from eo_ssl.models.alibi_attention import AlibiAttention, attend_nearby, compute_slopes, measure_distances
+from eo_ssl.models.alibi_attention import AlibiAttention, average_nearby, compute_slopes, measure_distances
 
 
 class CrossAlibiAttention(nn.Module):
@@ -25,7 +25,7 @@ class CrossAlibiAttention(nn.Module):
         batch, n, dim = x.shape
         q = self.q(x).reshape(batch, n, self.heads, -1).transpose(1, 2)  # [B, H, N, d]
         k, v = self.kv(context).reshape(batch, context.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        seen = attend_nearby(q, k, v, distances, self.slopes)
+        seen = average_nearby(q, k, v, distances, self.slopes)
         answer: Tensor = self.proj(seen.transpose(1, 2).reshape(batch, n, dim))
         return answer
 
