@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,8 +16,14 @@ import shapely
 import torch
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.encoder import load_encoder
+from eo_ssl.encoder import FUSION_FILE, load_encoder, load_fused_encoder, save_fusion
 from eo_ssl.errors import UserError
+from eo_ssl.evaluation.features import Computing
+from eo_ssl.evaluation.predictions import Settings
+from eo_ssl.evaluation.result_rows import judge
+from eo_ssl.evaluation.seeds import load_candidates
+from eo_ssl.evaluation.splits import Fold
+from eo_ssl.evaluation.tasks import Task
 from eo_ssl.manifest import require
 from eo_ssl.models import Vit
 from eo_ssl.objectives import Croma, Mae, SimClr, ViewSpec
@@ -38,6 +45,7 @@ from eo_ssl.pretraining.training_data import rank_values
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.sensors import Quantity
 from eo_ssl.workflows import ingest, pair, pretrain
+from planted import Images
 from runs import FakeReader, FakeStream, preprocessing
 
 EPOCH = datetime(2015, 1, 1, tzinfo=UTC)
@@ -159,19 +167,78 @@ def test_two_sensors_of_a_pair_train_an_encoder_each(corpus: Path, tmp_path: Pat
     assert radar_encoder.preprocessing.bands == ("VV", "VH") and radar_encoder.preprocessing.final_quantity.is_db
     assert len(optical_encoder.preprocessing.bands) == 12
     assert require(out / "s1", "pretrain").fingerprint == radar_encoder.fingerprint != optical_encoder.fingerprint
-    model = Vit("test_vit", depth=1, position="alibi")
-    pretrain.main(
-        corpus, tmp_path / "both", items="pairs", pairs=tmp_path / "pairs", objective=Croma(), model=model, **QUICK
-    )
-    for stream, bands in (("s1", 2), ("s2", 12)):
-        alone = load_encoder(tmp_path / "both" / stream).at_size(64)
-        assert alone.features(torch.randn(3, bands, 64, 64)).shape == (3, 64)
-    log = [json.loads(line) for line in (tmp_path / "both" / "log.jsonl").read_text().splitlines()]
-    assert {"contrast", "radar", "optical", "rankme"} <= set().union(*log)
     with pytest.raises(UserError, match="expected views of every stream of the items, got none of s2"):
         pretrain.main(corpus, tmp_path / "mae", items="pairs", pairs=tmp_path / "pairs", objective=Mae(), **QUICK)
     with pytest.raises(UserError, match="expected a folder of pairs with items pairs and only then, got items tiles"):
         pretrain.main(corpus, tmp_path / "mae", pairs=tmp_path / "pairs", **QUICK)
+
+
+def test_two_sensors_train_an_encoder_each_and_one_of_both(corpus: Path, tmp_path: Path) -> None:
+    radar, optical = streams(corpus)
+    pair.main(corpus, tmp_path / "pairs", first=radar, second=optical, bounds=PairConfig(max_days=60))
+    out, model = tmp_path / "both", Vit("test_vit", depth=1, position="alibi")
+    pretrain.main(corpus, out, items="pairs", pairs=tmp_path / "pairs", objective=Croma(), model=model, **QUICK)
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert {"contrast", "radar", "optical", "rankme"} <= set().union(*log)
+    alone = {stream: load_encoder(out / stream) for stream in ("s1", "s2")}
+    gen = torch.Generator().manual_seed(0)
+    larger = {stream: torch.randn(3, bands, 64, 64, generator=gen) for stream, bands in (("s1", 2), ("s2", 12))}
+    assert all(encoder.at_size(64).features(larger[stream]).shape == (3, 64) for stream, encoder in alone.items())
+    fused = load_fused_encoder(out)
+    x = [torch.randn(3, bands, 32, 32, generator=gen) for bands in (2, 12)]
+    with torch.no_grad():
+        found = fused.features(*x)
+        tokens = [alone[stream].tokens(one) for stream, one in zip(("s1", "s2"), x, strict=True)]
+        places = torch.arange(16)[None]
+        wanted = fused.fusion(*tokens, (places, places), columns=4).mean(dim=1)
+    torch.testing.assert_close(found, wanted)
+    assert not torch.allclose(found, fused.features(x[0], x[1].flip(0)))  # both sensors count
+    # the class is the sum of two bits, one seen by each sensor
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (60, 2))
+    sources = []
+    for bit, (encoder, level) in enumerate(((fused.optical, 0.1), (fused.radar, 0.05))):
+        contract = encoder.preprocessing
+        image = level * (1 + bits[:, bit, None, None, None] + 0.1 * rng.random((60, len(contract.bands), 32, 32)))
+        sources.append(Images(image.astype(np.float32), contract.bands, contract.sensor, contract.quantity))
+    rows = np.arange(60)
+    labels, fold = 2 * bits[:, 0] + bits[:, 1], Fold(rows[:40], rows[40:], rows[:0])
+    task = Task(
+        "both", (sources[0],), labels, tuple("abcd"), rows, (fold,), "parts", "accuracy", partners=(sources[1],)
+    )
+    settings = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
+    compared = load_candidates([str(out), f"{out / 's2'}+{out / 's1'}"])
+    for _ in range(2):  # computed, and read from the cache
+        shown: list[int] = []
+        computing = Computing(batch_size=16, cache=tmp_path / "cache", progress=shown.append)
+        rows_of, _ = judge(task, compared, settings, tmp_path / "results", computing=computing)
+        x = compared[0].features(task, computing)[0]
+    assert [row["encoder"] for row in rows_of] == ["both", "s2+s1"] and rows_of[0]["value"] > 0.8
+    assert x.shape == (60, 64) and sum(shown) % 120 == 0
+    first = [
+        encoder.preprocessing(
+            torch.from_numpy(source.x[:1]), bands=source.bands, quantity=source.quantity, sensor=source.sensor
+        )[0]
+        for encoder, source in ((fused.radar, sources[1]), (fused.optical, sources[0]))
+    ]
+    np.testing.assert_allclose(x[:1], fused.features(*first).detach(), rtol=1e-4, atol=1e-5)
+    assert compared[0].identity(task) != compared[1].identity(task)
+    with pytest.raises(UserError, match="an encoder of one sensor for a study of its input, got both"):
+        compared[0].vary("x", lambda part: part)
+    with pytest.raises(UserError, match="one encoder for both, which has one sensor, got both"):
+        compared[0].features(dataclasses.replace(task, partners=()))
+    with pytest.raises(UserError, match=r"an encoder of two sensors in .*s1, got none"):
+        load_fused_encoder(out / "s1")
+    assert save_fusion(out, fused.fusion) == save_fusion(tmp_path, fused.fusion)
+    whole = (out / FUSION_FILE).read_bytes()
+    assert (tmp_path / FUSION_FILE).read_bytes() == whole
+    with torch.no_grad():
+        fused.fusion.norm.weight += 1
+    with pytest.raises(UserError, match="no other fusion at"):
+        save_fusion(out, fused.fusion)
+    (out / FUSION_FILE).write_bytes(whole[:-4] + b"\0\0\0\1")
+    with pytest.raises(UserError, match="as it was made, got another content"):
+        load_fused_encoder(out)
 
 
 def test_two_seasons_of_a_place_train_one_encoder(corpus: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures, draw_patches
 from eo_ssl.encoder.encoder_translation import translate_encoder
 from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.foreign_backbone import rebuild_backbone
+from eo_ssl.encoder.fused_encoder import FUSION_FILE, FusedEncoder, load_fused_encoder, save_fusion
 from eo_ssl.encoder.loading import WEIGHT_FREE, load_encoder
 from eo_ssl.encoder.location_file import load_location_encoder, save_location_encoder
 from eo_ssl.encoder.owed_licences import collect_licences
@@ -20,11 +21,13 @@ from eo_ssl.encoder.weight_free import ImageStats, RandomFeatures, RandomResNet
 __all__ = [
     "ENCODER_FILE",
     "FITTED",
+    "FUSION_FILE",
     "WEIGHT_FREE",
     "EmpiricalFeatures",
     "Encoder",
     "EncoderBase",
     "ExternalEncoder",
+    "FusedEncoder",
     "ImageStats",
     "PublishedContract",
     "RandomFeatures",
@@ -40,8 +43,10 @@ __all__ = [
     "is_spec",
     "list_weights",
     "load_encoder",
+    "load_fused_encoder",
     "rebuild_backbone",
     "save_encoder",
+    "save_fusion",
     "load_location_encoder",
     "save_location_encoder",
     "translate_encoder",

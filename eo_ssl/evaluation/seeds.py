@@ -14,6 +14,7 @@ from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation.candidates import Candidate, Description, SensorPair, SingleCandidate, Wrap
 from eo_ssl.evaluation.encoder_candidates import FoldCandidate, TrainedCandidate, read_pretraining_seed
 from eo_ssl.evaluation.features import ON_CPU, Computing
+from eo_ssl.evaluation.fused_candidates import is_fused, load_fused_pair
 from eo_ssl.evaluation.sources import Matrix
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import fingerprint
@@ -96,9 +97,9 @@ def load_candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidat
     """Return the candidates named by folders, weights files, specs or weight-free names, in the order given.
 
     ``random_init`` takes the architecture of the first trained encoder where that fits, so that training alone is
-    compared. Two names joined by ``+`` are the encoders of the two sensors of a task with partners; runs joined by
-    commas differ in their seed alone and are one candidate, as in ``mae=runs/0,runs/1`` or ``random=rcf@0,rcf@1``
-    (`parse_entry`).
+    compared. Two names joined by ``+`` are the encoders of the two sensors of a task with partners, for which the
+    folder of a run that trained an encoder of both is one name; runs joined by commas differ in their
+    seed alone and are one candidate, as in ``mae=runs/0,runs/1`` or ``random=rcf@0,rcf@1`` (`parse_entry`).
 
     Raises:
         UserError: none, one twice, an encoder that cannot be loaded, or runs that differ in more than their seed.
@@ -113,7 +114,7 @@ def load_candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidat
     )
     loaded = {
         name: load_encoder(name, seed=seed) if is_spec(name) else load_encoder(name)
-        for name in dict.fromkeys(name for run in runs for name in run)
+        for name in dict.fromkeys(name for run in runs if not is_fused(run[0]) for name in run)
         if _parse_weight_free(name) is None and not has_task_contract(name)
     }
     expect(
@@ -122,10 +123,7 @@ def load_candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidat
         got=f"equal ones among {', '.join(loaded)}",
         remedy="give each once",
     )
-    candidates = [
-        _combine_runs(entry.name, [[_make_single(name, loaded, seed) for name in run] for run in entry.runs])
-        for entry in entries
-    ]
+    candidates = [_combine_runs(entry.name, [_make_run(run, loaded, seed) for run in entry.runs]) for entry in entries]
     names = [candidate.name for candidate in candidates]
     expect(
         len(set(names)) == len(names),
@@ -134,6 +132,14 @@ def load_candidates(encoders: Sequence[str], *, seed: int = 0) -> tuple[Candidat
         remedy="write NAME=FOLDER",
     )
     return tuple(candidates)
+
+
+def _make_run(run: Sequence[str], loaded: dict[str, Encoder], seed: int) -> SingleCandidate | SensorPair:
+    """The candidate of one run: one encoder, one for each of two sensors, or one of two sensors."""
+    if len(run) == 1 and is_fused(run[0]):
+        return load_fused_pair(run[0])
+    parts = [_make_single(name, loaded, seed) for name in run]
+    return parts[0] if len(parts) == 1 else SensorPair("+".join(part.name for part in parts), parts[0], parts[1])
 
 
 def _make_single(name: str, loaded: dict[str, Encoder], seed: int) -> SingleCandidate:
@@ -149,14 +155,12 @@ def _make_single(name: str, loaded: dict[str, Encoder], seed: int) -> SingleCand
     return TrainedCandidate(path if ambiguous else trained.name, trained, origin=name if is_spec(name) else path)
 
 
-def _combine_runs(name: str | None, runs: Sequence[Sequence[SingleCandidate]]) -> Candidate:
-    """One candidate of runs that differ in their seed; each run is one encoder, or one for each of two sensors."""
+def _combine_runs(name: str | None, runs: Sequence[SingleCandidate | SensorPair]) -> Candidate:
+    """One candidate of runs that differ in their seed."""
     if len(runs) > 1:
-        for same in zip_longest(*runs):
+        for same in zip_longest(*(run.parts for run in runs)):
             _check_runs(same)
-    joined = [
-        run[0] if len(run) == 1 else SensorPair("+".join(part.name for part in run), run[0], run[1]) for run in runs
-    ]
+    joined = list(runs)
     if len(joined) > 1:
         joined.sort(key=lambda run: run.seed)
     chosen = name or ",".join(run.name for run in joined)

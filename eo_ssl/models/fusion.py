@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from timm.layers.attention import Attention
 from timm.layers.mlp import Mlp
-from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from eo_ssl.models.alibi_attention import AlibiAttention, average_nearby, compute_slopes, measure_distances
@@ -58,6 +58,8 @@ class FusionEncoder(nn.Module):
     def __init__(self, dim: int, *, depth: int, heads: int) -> None:
         """Build it for tokens of `dim` channels."""
         super().__init__()
+        self.sizes = {"dim": dim, "depth": depth, "heads": heads}
+        """What rebuilds it without its weights."""
         self.blocks = nn.ModuleList(FusionBlock(dim, heads) for _ in range(depth))
         self.norm = _norm(dim)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import UserError, expect
-from eo_ssl.models import Backbone, Tokens, View
+from eo_ssl.models import Backbone, FusionEncoder, Tokens, View
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
 from eo_ssl.preprocessing import Preprocessing
@@ -42,6 +42,11 @@ class Objective(nn.Module, ABC):
     def embedders(self) -> Mapping[str, Backbone]:
         """Networks whose features are used, by stream: EMA teachers if the paper evaluates them, else the encoders."""
         return list_encoders(self.encoders)
+
+    @property
+    def fused(self) -> FusionEncoder | None:
+        """What joins the tokens of its two encoders, radar and optical; None for encoders that stand alone."""
+        return None
 
     @property
     def inputs(self) -> dict[str, str]:

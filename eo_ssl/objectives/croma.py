@@ -161,6 +161,11 @@ class CromaObjective(Objective):
         check_several(views[0])
         return views[0], views[1]
 
+    @property
+    def fused(self) -> FusionEncoder:
+        """What joins the tokens of both sensors."""
+        return self.fusion
+
     def draw_splits(self, batch: int, rng: torch.Generator) -> tuple[Split, Split]:
         """Uniform random splits of the patches of each tile: of its radar, and independently of its optical image."""
         n = self.grid[0] * self.grid[1]
@@ -193,7 +198,7 @@ class CromaObjective(Objective):
         answer = self.decoder.answer(tokens, keep, hidden[:, None])  # [B, N, width], radar's visible patches first
         values = self.decoder.head(self.decoder.norm(answer))  # [B, N, C*p*p]
         raster = torch.cat([keep, hidden], dim=1).argsort(dim=1)  # [B, N]
-        return take_patches(values, raster).unflatten(2, (-1, self.patch_px**2))
+        return take_patches(values, raster).reshape(*raster.shape, -1, self.patch_px**2)
 
     def judge(self, prediction: Tensor, views: tuple[View, View], hidden: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """Mean squared error of the valid pixels that each sensor hides, radar's and optical.

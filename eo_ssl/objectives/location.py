@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import expect
-from eo_ssl.models import Backbone, LocationEncoder, LocationModel, View, place_on_sphere, seed_weights
+from eo_ssl.models import Backbone, FusionEncoder, LocationEncoder, LocationModel, View, place_on_sphere, seed_weights
 from eo_ssl.objectives.base import Objective, list_encoders
 from eo_ssl.objectives.parts import gather
 from eo_ssl.objectives.step import Batch, Step, derive_seed
@@ -83,6 +83,11 @@ class LocatedObjective(Objective):
     def embedders(self) -> Mapping[str, Backbone]:
         """Those of the objective."""
         return self.inner.embedders
+
+    @property
+    def fused(self) -> FusionEncoder | None:
+        """That of the objective."""
+        return self.inner.fused
 
     @property
     def inputs(self) -> dict[str, str]:

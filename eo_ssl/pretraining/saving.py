@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.encoder import save_encoder, save_location_encoder
+from eo_ssl.encoder import save_encoder, save_fusion, save_location_encoder
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.manifest import MANIFEST, UNFINISHED, OpenProduct, open_product
 from eo_ssl.models import Backbone, copy_merged
@@ -22,7 +22,7 @@ def save_encoders(
 ) -> None:
     """Write the encoder, or one per stream, each in a signed folder of its own, and sign the product with its files.
 
-    Beside them that of places, where one was trained.
+    Beside them that of places, and what joins the tokens of two sensors, where they were trained.
     """
     if isinstance(objective, LocatedObjective):
         save_location_encoder(product.folder, objective.places)
@@ -32,7 +32,10 @@ def save_encoders(
         ((stream, embedder),) = embedders.items()
         made = _save_one(product.folder, embedder, data, product, stream)
     else:
-        made = fingerprint(_save_each(embedders, data, product))
+        saved = _save_each(embedders, data, product)
+        if objective.fused is not None:
+            saved["fusion"] = save_fusion(product.folder, objective.fused)
+        made = fingerprint(saved)
     product.sign(made, seed=seed, summary=summary, files=list_files(product.folder))
 
 

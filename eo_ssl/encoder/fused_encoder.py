@@ -1,0 +1,122 @@
+"""The encoder of two sensors: both encoders of a run, each behind its contract, and what joins their tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from eo_ssl.commits import commit
+from eo_ssl.documents import check_not_newer
+from eo_ssl.encoder.protocol import hash_tensors
+from eo_ssl.encoder.storage import ENCODER_FILE, read_encoder, sort_header
+from eo_ssl.encoder.trained import TrainedEncoder
+from eo_ssl.errors import expect
+from eo_ssl.fingerprints import dump_canonical_json, fingerprint
+from eo_ssl.manifest import require
+from eo_ssl.models import FusionEncoder, MaskableBackbone
+
+FUSION_FILE = "fusion.safetensors"
+FORMAT = 1  # of the metadata inside the file
+RADAR, OPTICAL = "s1", "s2"
+"""Folders of both encoders beside the file; the joint tokens stand at the places of the first."""
+
+
+class FusedEncoder(nn.Module):
+    """One vector for a radar and an optical image of the same ground: the mean of their joint tokens."""
+
+    def __init__(self, radar: TrainedEncoder, optical: TrainedEncoder, fusion: FusionEncoder, *, name: str) -> None:
+        super().__init__()
+        self.radar, self.optical, self.fusion, self.name = radar, optical, fusion, name
+        self.eval()
+
+    @property
+    def dim(self) -> int:
+        """Length of a feature vector."""
+        return self.radar.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 over both encoders and what joins them."""
+        joined = hash_tensors(self.fusion.state_dict(), self.fusion.sizes)
+        return fingerprint([self.radar.fingerprint, self.optical.fingerprint, joined])
+
+    def features(
+        self,
+        radar: Tensor,
+        optical: Tensor,
+        *,
+        radar_valid: Tensor | None = None,
+        optical_valid: Tensor | None = None,
+    ) -> Tensor:
+        """One vector for each pair of images, [B, D] float32.
+
+        Args:
+            radar: [B, C, H, W] float32, output of the radar encoder's contract.
+            optical: [B, C, H, W] float32, output of the optical encoder's contract.
+            radar_valid: [B, C, H, W] bool, of the contract; None for everywhere.
+            optical_valid: the same of the optical image.
+
+        Raises:
+            UserError: images of different grids of patches, or what an encoder refuses.
+        """
+        first = self.radar.tokens(radar, valid=radar_valid)  # [B, N, D]
+        second = self.optical.tokens(optical, valid=optical_valid)
+        expect(
+            first.shape == second.shape,
+            expected="as many patches of both sensors",
+            got=f"{first.shape[1]} and {second.shape[1]}",
+            remedy="give images of the same ground and size",
+        )
+        backbone: MaskableBackbone = self.radar.backbone  # type: ignore[assignment]
+        places = torch.arange(first.shape[1], device=first.device)[None]
+        joint: Tensor = self.fusion(first, second, (places, places), columns=radar.shape[-1] // backbone.patch_px)
+        return joint.mean(dim=1)
+
+
+def save_fusion(folder: Path, fusion: FusionEncoder) -> str:
+    """Write ``folder/fusion.safetensors`` and return its fingerprint; equal content, equal bytes.
+
+    The encoders whose tokens it joins lie in the folders s1 and s2 beside it; the manifest of the run seals all three.
+
+    Raises:
+        UserError: another one is there already.
+    """
+    tensors = {key: value.detach().cpu().contiguous() for key, value in fusion.state_dict().items()}
+    metadata = {"format": str(FORMAT), "sizes": dump_canonical_json(fusion.sizes)}
+    data, path = sort_header(safetensors.torch.save(tensors, metadata)), Path(folder) / FUSION_FILE
+    expect(
+        commit(path, data) or path.read_bytes() == data,
+        expected=f"no other fusion at {path}",
+        got="one with other weights",
+        remedy="give another output folder",
+    )
+    return hash_tensors(tensors, fusion.sizes)
+
+
+def load_fused_encoder(folder: str | Path) -> FusedEncoder:
+    """The encoder of two sensors in the folder of a finished pretraining, such as that of `Croma`.
+
+    Raises:
+        UserError: no such folder, a file that is not as the run made it, or one of a newer format.
+    """
+    root = Path(folder)
+    path = root / FUSION_FILE
+    expect(
+        path.is_file(),
+        expected=f"an encoder of two sensors in {root}",
+        got="none",
+        remedy="name a folder that `eo-ssl pretrain --objective Croma` wrote",
+    )
+    require(root, "pretrain")  # compares every file of the run with its checksum
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata: dict[str, str] = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
+    check_not_newer(metadata.get("format"), FORMAT, what="fusion format", at=str(path))
+    fusion = FusionEncoder(**json.loads(metadata["sizes"]))
+    fusion.load_state_dict(tensors)
+    radar, optical = (read_encoder(root / stream / ENCODER_FILE) for stream in (RADAR, OPTICAL))
+    return FusedEncoder(radar, optical, fusion, name=root.resolve().name)

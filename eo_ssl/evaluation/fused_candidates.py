@@ -1,0 +1,122 @@
+"""Encoders of two sensors as candidates: one vector of joint tokens for the optical and the radar image of a place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+
+from eo_ssl.encoder import FUSION_FILE, FusedEncoder, load_fused_encoder
+from eo_ssl.errors import UserError
+from eo_ssl.evaluation.candidates import Description, SensorPair, Wrap
+from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
+from eo_ssl.evaluation.features import ON_CPU, Computing
+from eo_ssl.evaluation.npz_files import ArrayFile
+from eo_ssl.evaluation.sources import ImageSource, Matrix, SourceSubset
+from eo_ssl.evaluation.tasks import Task
+from eo_ssl.fingerprints import fingerprint
+
+_NOTE = "joint tokens of two sensors"
+
+
+@dataclass(frozen=True)
+class FusedPair(SensorPair):
+    """The optical and the radar encoder of one run, whose tokens are joined by what was trained with them."""
+
+    fused: FusedEncoder
+
+    def identity(self, task: Task) -> str:
+        """Return a fingerprint of both encoders and of what joins them."""
+        return self.fused.fingerprint
+
+    def describe(self, task: Task) -> Description:
+        """Return what stands beside a number of the joint tokens."""
+        plain = super().describe(task)
+        notes = (*plain.notes[:-1], _NOTE)
+        return replace(plain, fingerprint=fingerprint([plain.fingerprint, self.fused.fingerprint]), notes=notes)
+
+    def features(self, task: Task, computing: Computing = ON_CPU) -> tuple[Matrix, ...]:
+        """Return the means of the joint tokens, one pass for all folds."""
+        self.describe(task)
+        one, two = self._tasks(task)
+        x = np.full((len(task.labels), self.fused.dim), np.nan, dtype=np.float32)  # NaN: nobody may ask for them
+        (used,) = self.first._passes(one)
+        for optical, radar, (first, positions) in zip(one.sources, two.sources, used, strict=True):
+            found = extract_joint(
+                self.fused, SourceSubset(radar, positions), SourceSubset(optical, positions), computing
+            )
+            x[first + positions] = found
+        return (x,) * len(task.folds)
+
+    def has_network(self, task: Task) -> bool:
+        """It has three, which no protocol trains together."""
+        return False
+
+    def vary(self, label: str, wrap: Wrap) -> NoReturn:
+        """Refuse: the contracts of two encoders are not changed together."""
+        raise UserError(f"expected an encoder of one sensor for a study of its input, got {self.name}; leave it out")
+
+
+def is_fused(name: str) -> bool:
+    """Whether `name` is the folder of an encoder of two sensors."""
+    return (Path(name) / FUSION_FILE).is_file()
+
+
+def load_fused_pair(name: str) -> FusedPair:
+    """Return the candidate of the encoder of two sensors in the folder `name`.
+
+    Raises:
+        UserError: as `load_fused_encoder`.
+    """
+    fused = load_fused_encoder(name)
+    optical, radar = (
+        TrainedCandidate(f"{fused.name}/{encoder.name}", encoder, origin=str(Path(name) / encoder.name))
+        for encoder in (fused.optical, fused.radar)
+    )
+    return FusedPair(fused.name, optical, radar, fused)
+
+
+def extract_joint(fused: FusedEncoder, radar: ImageSource, optical: ImageSource, computing: Computing) -> Matrix:
+    """Return the features of pairs of images, [n, D] float32: row i of both sources is the same ground.
+
+    Raises:
+        UserError: a contract refuses a source, the encoder gives values that are not finite, or a cached file is
+            damaged.
+    """
+    if computing.cache is None:
+        return _compute_joint(fused, radar, optical, computing)
+    key = fingerprint({"fused": fused.fingerprint, "sources": [radar.fingerprint, optical.fingerprint], "format": 1})
+    file = ArrayFile(computing.cache / f"{key}.npz", ("x",), "cached features", "remove the file and run again")
+    there = file.path.is_file()
+    x = file.read_or_compute(lambda: {"x": _compute_joint(fused, radar, optical, computing)}, compress=False)["x"]
+    if there and computing.progress is not None:
+        computing.progress(2 * len(radar))
+    return x
+
+
+def _compute_joint(fused: FusedEncoder, radar: ImageSource, optical: ImageSource, computing: Computing) -> Matrix:
+    """Features [n, D] float32 by one forward pass per batch."""
+    x = np.empty((len(radar), fused.dim), dtype=np.float32)
+    fused.to(computing.device)
+    for start in range(0, len(radar), computing.batch_size):
+        positions = np.arange(start, min(start + computing.batch_size, len(radar)), dtype=np.int64)
+        prepared = []
+        for source, encoder in ((radar, fused.radar), (optical, fused.optical)):
+            image = np.empty((len(positions), *source.shape), dtype=np.float32)
+            source.read(positions, image)
+            values = torch.from_numpy(image).to(computing.device)
+            prepared.append(
+                encoder.preprocessing(values, bands=source.bands, quantity=source.quantity, sensor=source.sensor)
+            )
+        (first, first_valid), (second, second_valid) = prepared
+        with torch.inference_mode():
+            vectors = fused.features(first, second, radar_valid=first_valid, optical_valid=second_valid)
+        x[positions] = vectors.to("cpu", torch.float32).numpy()
+        if computing.progress is not None:
+            computing.progress(2 * len(positions))
+    if not np.isfinite(x).all():
+        raise UserError(f"expected finite features of {fused.name}, got NaN or infinity; train the encoder again")
+    return x
