@@ -15,6 +15,7 @@ import pytest
 import shapely
 import torch
 
+from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus
 from eo_ssl.encoder import FUSION_FILE, load_encoder, load_fused_encoder, save_fusion
 from eo_ssl.errors import UserError
@@ -173,7 +174,9 @@ def test_two_sensors_of_a_pair_train_an_encoder_each(corpus: Path, tmp_path: Pat
         pretrain.main(corpus, tmp_path / "mae", pairs=tmp_path / "pairs", **QUICK)
 
 
-def test_two_sensors_train_an_encoder_each_and_one_of_both(corpus: Path, tmp_path: Path) -> None:
+def test_two_sensors_train_an_encoder_each_and_one_of_both(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     radar, optical = streams(corpus)
     pair.main(corpus, tmp_path / "pairs", first=radar, second=optical, bounds=PairConfig(max_days=60))
     out, model = tmp_path / "both", Vit("test_vit", depth=1, position="alibi")
@@ -229,6 +232,29 @@ def test_two_sensors_train_an_encoder_each_and_one_of_both(corpus: Path, tmp_pat
         compared[0].features(dataclasses.replace(task, partners=()))
     with pytest.raises(UserError, match=r"an encoder of two sensors in .*s1, got none"):
         load_fused_encoder(out / "s1")
+    embedded = ["embed", "--encoder", str(out), "--source", str(corpus), "--pairs", str(tmp_path / "pairs")]
+    assert main([*embedded, "--out", str(tmp_path / "vectors"), "--batch_size", "7"]) == 0
+    table = pq.read_table(tmp_path / "vectors" / "embeddings.parquet")
+    kept = pq.read_table(tmp_path / "pairs" / "pairs.parquet").to_pandas()
+    index = Corpus.open(corpus).index(optical, columns=["tile_id"])["tile_id"].to_pylist()
+    assert table["tile_id"].to_pylist() == [index[row] for row in sorted(set(kept["row_b"]))]
+    row = sorted(set(kept["row_b"]))[5]
+    partners = kept[kept["row_b"] == row]
+    partner = partners.loc[partners["days"].abs().idxmin(), "row_a"]
+    ready = []
+    for encoder, name, at in ((fused.radar, radar, partner), (fused.optical, optical, row)):
+        reader = Corpus.open(corpus).stream(name)
+        tag, tile = reader.stream, torch.from_numpy(reader.read(np.array([at])))
+        ready.append(encoder.preprocessing(tile, bands=tag.bands, quantity=tag.quantity, sensor=tag.sensor)[0])
+    vector = np.array(table["embedding"][5].as_py())
+    np.testing.assert_allclose(vector, fused.features(*ready)[0].detach(), rtol=1e-4, atol=1e-5)
+    manifest = require(tmp_path / "vectors", "embed")
+    assert manifest.inputs["pairs"] == require(tmp_path / "pairs", "pair").fingerprint
+    assert main([*embedded, "--out", str(tmp_path / "none"), "--stream", optical]) == 2
+    assert main([*embedded[:2], str(out / "s2"), *embedded[3:], "--out", str(tmp_path / "none")]) == 2
+    said = capsys.readouterr().err
+    assert "expected options of pairs, which name their streams, got stream" in said
+    assert "expected an encoder of two sensors in" in said and not (tmp_path / "none").exists()
     assert save_fusion(out, fused.fusion) == save_fusion(tmp_path, fused.fusion)
     whole = (out / FUSION_FILE).read_bytes()
     assert (tmp_path / FUSION_FILE).read_bytes() == whole

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from eo_ssl import embedding
 from eo_ssl.cards import Card, load_card
 from eo_ssl.corpus import Corpus, select_rows
-from eo_ssl.encoder import Encoder
+from eo_ssl.encoder import Encoder, load_fused_encoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation import choose_device
 from eo_ssl.fingerprints import compute_sha256, fingerprint
@@ -31,6 +31,7 @@ def main(
     split: Literal["all", "train", "val", "test"] | None = None,
     where: list[str] | None = None,
     snapshot: int | None = None,
+    pairs: Path | None = None,
     statistics: Path | None = None,
     window_px: int | None = None,
     overlap: float | None = None,
@@ -45,7 +46,8 @@ def main(
     """Write embeddings of a corpus as GeoParquet (a row per tile) or of scenes as COG (a pixel per patch).
 
     Args:
-        encoder: folder of a trained encoder, a weight-free or a foreign one by name.
+        encoder: folder of a trained encoder, a weight-free or a foreign one by name; with pairs, of a run that trained
+            one of two sensors.
         source: a corpus; or, with a card, a raster file, a folder of products, a STAC item or item collection (path or
             link).
         out: folder that receives the embeddings.
@@ -54,6 +56,7 @@ def main(
         split: corpus: tiles of one split; default: all.
         where: corpus: conditions that tiles must meet, such as `[cloud_fraction<0.2]`.
         snapshot: corpus: number of the snapshot; the latest when left out.
+        pairs: corpus: folder that pair made, for an encoder of two sensors: each optical tile that has a radar tile.
         statistics: scenes: corpus whose training split normalises the input of a weight-free encoder.
         window_px: scenes: side of the windows, if not the encoder's own input.
         overlap: scenes: share of a window that the next one covers again; default 0.5.
@@ -67,7 +70,7 @@ def main(
     """
     runs_on = choose_device(device)
     if card is not None:
-        _refuse("scenes", split=split, where=where, snapshot=snapshot)
+        _refuse("scenes", split=split, where=where, snapshot=snapshot, pairs=pairs)
         share = 0.5 if overlap is None else overlap
         settings = embedding.SceneSettings(share, batch_size=batch_size, stored=stored, dask=dask, device=runs_on)
         known = None if statistics is None else embedding.open_stream(str(statistics), stream)
@@ -78,23 +81,44 @@ def main(
         _scenes(model, where_from, scenes, out, settings, overwrite)
         return
     _refuse("a corpus", statistics=statistics, window_px=window_px, overlap=overlap)
-    corpus, name = embedding.open_stream(source, stream, snapshot=snapshot)
-    model = embedding.prepare_encoder(encoder, statistics=(corpus, name), seed=seed)
+    tiles, corpus, name = _open_tiles(encoder, source, stream, snapshot, pairs, seed=seed)
     chosen = {"stream": name, "snapshot": corpus.snapshot, "split": split or "all", "where": where or []}
-    _tiles(model, corpus, out, embedding.TileSettings(batch_size, stored, device=runs_on), chosen, overwrite)
+    _tiles(tiles, corpus, out, embedding.TileSettings(batch_size, stored, device=runs_on), chosen, overwrite)
+
+
+def _open_tiles(
+    encoder: str, source: str, stream: str | None, snapshot: int | None, pairs: Path | None, *, seed: int
+) -> tuple[Encoder | embedding.PairedTiles, Corpus, str]:
+    """The encoder, the corpus and the stream whose tiles are rows of the table."""
+    if pairs is None:
+        corpus, name = embedding.open_stream(source, stream, snapshot=snapshot)
+        return embedding.prepare_encoder(encoder, statistics=(corpus, name), seed=seed), corpus, name
+    _refuse("pairs, which name their streams", stream=stream)
+    corpus = Corpus.open(source, snapshot=snapshot)
+    tiles = embedding.open_paired_tiles(load_fused_encoder(encoder), corpus, pairs)
+    return tiles, corpus, tiles.stream
 
 
 def _tiles(
-    model: Encoder, corpus: Corpus, out: Path, settings: embedding.TileSettings, config: dict[str, Any], overwrite: bool
+    model: Encoder | embedding.PairedTiles,
+    corpus: Corpus,
+    out: Path,
+    settings: embedding.TileSettings,
+    config: dict[str, Any],
+    overwrite: bool,
 ) -> None:
-    """Embed a stream of a corpus."""
+    """Embed a stream of a corpus, or the tiles of it that pairs name."""
     console, name = make_console(), config["stream"]
     conditions = config["where"] if config["split"] == "all" else [f"split=={config['split']}", *config["where"]]
     rows = select_rows(corpus, name, conditions)
+    if isinstance(model, embedding.PairedTiles):
+        rows, conditions = model.select(rows), [*conditions, f"stand in pairs with {model.radar_stream}"]
     expect(len(rows), expected=f"tiles of {name} that meet {', '.join(conditions)}", got="none", remedy="choose others")
     embedding.check_tiles(model, corpus, name, row=int(rows[0]), settings=settings)
     config = {"encoder": model.name, **config, **settings.to_json()}
     inputs = {"encoder": model.fingerprint, "corpus": corpus.fingerprint}
+    if isinstance(model, embedding.PairedTiles):
+        inputs["pairs"] = model.made
     with open_product(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite) as product:
         if product.done:
             embedding.remove_parts(out)

@@ -11,6 +11,7 @@ from eo_ssl.embedding.inputs import (
     prepare_encoder,
     reopen_scenes,
 )
+from eo_ssl.embedding.paired_tiles import PairedTiles, open_paired_tiles
 from eo_ssl.embedding.queries import Query, parse_lonlat, query_image, query_place, query_tile
 from eo_ssl.embedding.scenes import Mapped, SceneSettings, check_scene, embed_scene
 from eo_ssl.embedding.search import Distance, Embeddings, Hits, find_nearest, find_same_ground
@@ -24,6 +25,7 @@ __all__ = [
     "Embeddings",
     "Hits",
     "Mapped",
+    "PairedTiles",
     "Query",
     "SceneSettings",
     "TileSettings",
@@ -44,5 +46,6 @@ __all__ = [
     "query_tile",
     "remove_parts",
     "reopen_scenes",
+    "open_paired_tiles",
     "open_stream",
 ]

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from eo_ssl.commits import check_fault, commit, write_beside
 from eo_ssl.corpus import Corpus
+from eo_ssl.embedding.paired_tiles import PairedTiles
 from eo_ssl.embedding.table import Rows, Stored, build_schema, build_table, open_writer
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError, expect
@@ -63,7 +64,9 @@ class TileSettings:
         return {"batch_size": self.batch_size, "stored": self.stored, "part_tiles": self.step}
 
 
-def check_tiles(encoder: Encoder, corpus: Corpus, stream: str, *, row: int, settings: TileSettings) -> None:
+def check_tiles(
+    encoder: Encoder | PairedTiles, corpus: Corpus, stream: str, *, row: int, settings: TileSettings
+) -> None:
     """Embed one tile, so that what cannot be embedded is refused before a product is begun.
 
     Raises:
@@ -74,11 +77,10 @@ def check_tiles(encoder: Encoder, corpus: Corpus, stream: str, *, row: int, sett
         fitting = [name for name, known in corpus.streams.items() if known.sensor == wanted]
         remedy = f"name {' or '.join(fitting)} with --stream" if fitting else "embed a corpus of that sensor"
         raise UserError(f"expected a stream of {wanted} for {encoder.name}, got {stream} of {given}; {remedy}")
-    tile = SourceSubset(open_corpus_source(corpus, stream), np.array([row]))
-    extract_features(encoder, tile, batch_size=1, device=settings.device)
+    _extract(encoder, open_corpus_source(corpus, stream), np.array([row]), batch_size=1, device=settings.device)
 
 
-def describe(encoder: Encoder, corpus: Corpus, stream: str) -> dict[str, Any]:
+def describe(encoder: Encoder | PairedTiles, corpus: Corpus, stream: str) -> dict[str, Any]:
     """Return what a table of embeddings says of itself: encoder with contract, corpus, licences."""
     licences = corpus.licences()
     return {
@@ -88,6 +90,7 @@ def describe(encoder: Encoder, corpus: Corpus, stream: str) -> dict[str, Any]:
             "dim": encoder.dim,
             "preprocessing": encoder.preprocessing.to_json(),
         },
+        **({"partner": encoder.describe()} if isinstance(encoder, PairedTiles) else {}),
         "corpus": {"fingerprint": corpus.fingerprint, "snapshot": corpus.snapshot, "stream": stream},
         "stream": corpus.streams[stream].to_json(),
         "licences": [
@@ -99,7 +102,7 @@ def describe(encoder: Encoder, corpus: Corpus, stream: str) -> dict[str, Any]:
 
 
 def embed_tiles(
-    encoder: Encoder,
+    encoder: Encoder | PairedTiles,
     corpus: Corpus,
     stream: str,
     *,
@@ -113,7 +116,7 @@ def embed_tiles(
     Memory holds one part, whatever the corpus.
 
     Args:
-        encoder: any; its own contract is applied.
+        encoder: any, its own contract is applied; or one of two sensors with the pairs that it is shown.
         corpus: holds the tiles.
         stream: their stream.
         rows: int64 [n], rows of the stream, ascending, each once.
@@ -153,7 +156,7 @@ def remove_parts(out: Path) -> None:
 
 def _write_part(
     path: Path,
-    encoder: Encoder,
+    encoder: Encoder | PairedTiles,
     where: tuple[Corpus, str, CorpusSource],
     rows: Rows,
     *,
@@ -161,9 +164,16 @@ def _write_part(
     settings: TileSettings,
 ) -> None:
     corpus, stream, source = where
-    x = extract_features(encoder, SourceSubset(source, rows), batch_size=settings.batch_size, device=settings.device).x
+    x = _extract(encoder, source, rows, batch_size=settings.batch_size, device=settings.device)
     made = build_table(corpus, stream, rows, x, form=form)
     with write_beside(path) as temporary:
         with open_writer(temporary, form) as file:
             file.write_table(made, row_group_size=max(made.num_rows, 1))
         commit(path, temporary)
+
+
+def _extract(encoder: Encoder | PairedTiles, source: CorpusSource, rows: Rows, *, batch_size: int, device: str) -> Any:
+    """Vectors of the tiles ``rows`` of ``source``: [n, D] float32."""
+    if isinstance(encoder, PairedTiles):
+        return encoder.extract(source, rows, batch_size=batch_size, device=device)
+    return extract_features(encoder, SourceSubset(source, rows), batch_size=batch_size, device=device).x

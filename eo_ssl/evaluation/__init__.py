@@ -7,6 +7,7 @@ from eo_ssl.evaluation.benchmarks import BENCHMARKS, Benchmark, load_benchmark
 from eo_ssl.evaluation.candidates import Candidate
 from eo_ssl.evaluation.compatibility import check_compatibility, estimate_training_cost
 from eo_ssl.evaluation.features import Computing, Features, choose_device, extract_features
+from eo_ssl.evaluation.fused_candidates import extract_joint
 from eo_ssl.evaluation.mstar import SHOTS, make_mstar_task
 from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.preprocessing_variants import NORMALISATIONS, RESIZERS, Normalisation, Resizer
@@ -67,6 +68,7 @@ __all__ = [
     "estimate_training_cost",
     "expand_study",
     "extract_features",
+    "extract_joint",
     "judge",
     "knn",
     "load_benchmark",
