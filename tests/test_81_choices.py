@@ -183,7 +183,7 @@ def test_a_name_that_is_not_registered_is_refused_before_anything_is_imported(
     ("text", "words"),
     [
         ("objective: trap.Payload", "expected objective out of BarlowTwins, Byol, "),
-        ("objective: {class_path: trap.Payload}", "with one of BarlowTwins, Byol, Data2Vec, Data2Vec2, Dcl"),
+        ("objective: {class_path: trap.Payload}", "with one of BarlowTwins, Byol, Croma, Data2Vec, Data2Vec2"),
         ("objective: {trap.Payload: {}}", "expected objective out of BarlowTwins, Byol, "),
         (
             "objective: {name: Mae, norm: patch}",

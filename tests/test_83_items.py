@@ -253,7 +253,7 @@ def test_two_sensors_train_an_encoder_each_and_one_of_both(
     assert main([*embedded, "--out", str(tmp_path / "none"), "--stream", optical]) == 2
     assert main([*embedded[:2], str(out / "s2"), *embedded[3:], "--out", str(tmp_path / "none")]) == 2
     said = capsys.readouterr().err
-    assert "expected options of pairs, which name their streams, got stream" in said
+    assert "expected no stream for pairs, which name theirs, got s2_" in said
     assert "expected an encoder of two sensors in" in said and not (tmp_path / "none").exists()
     assert save_fusion(out, fused.fusion) == save_fusion(tmp_path, fused.fusion)
     whole = (out / FUSION_FILE).read_bytes()

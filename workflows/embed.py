@@ -10,8 +10,9 @@ from rich.progress import Progress
 
 from eo_ssl import embedding
 from eo_ssl.cards import Card, load_card
-from eo_ssl.corpus import Corpus, select_rows
-from eo_ssl.encoder import Encoder, load_fused_encoder
+from eo_ssl.corpus import Corpus
+from eo_ssl.embedding import TileEncoder, TileSettings
+from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation import choose_device
 from eo_ssl.fingerprints import compute_sha256, fingerprint
@@ -81,44 +82,21 @@ def main(
         _scenes(model, where_from, scenes, out, settings, overwrite)
         return
     _refuse("a corpus", statistics=statistics, window_px=window_px, overlap=overlap)
-    tiles, corpus, name = _open_tiles(encoder, source, stream, snapshot, pairs, seed=seed)
+    tiles, corpus, name = embedding.open_tiles(encoder, source, stream, snapshot, pairs, seed=seed)
     chosen = {"stream": name, "snapshot": corpus.snapshot, "split": split or "all", "where": where or []}
-    _tiles(tiles, corpus, out, embedding.TileSettings(batch_size, stored, device=runs_on), chosen, overwrite)
-
-
-def _open_tiles(
-    encoder: str, source: str, stream: str | None, snapshot: int | None, pairs: Path | None, *, seed: int
-) -> tuple[Encoder | embedding.PairedTiles, Corpus, str]:
-    """The encoder, the corpus and the stream whose tiles are rows of the table."""
-    if pairs is None:
-        corpus, name = embedding.open_stream(source, stream, snapshot=snapshot)
-        return embedding.prepare_encoder(encoder, statistics=(corpus, name), seed=seed), corpus, name
-    _refuse("pairs, which name their streams", stream=stream)
-    corpus = Corpus.open(source, snapshot=snapshot)
-    tiles = embedding.open_paired_tiles(load_fused_encoder(encoder), corpus, pairs)
-    return tiles, corpus, tiles.stream
+    _tiles(tiles, corpus, out, TileSettings(batch_size, stored, device=runs_on), chosen, overwrite)
 
 
 def _tiles(
-    model: Encoder | embedding.PairedTiles,
-    corpus: Corpus,
-    out: Path,
-    settings: embedding.TileSettings,
-    config: dict[str, Any],
-    overwrite: bool,
+    model: TileEncoder, corpus: Corpus, out: Path, settings: TileSettings, config: dict[str, Any], overwrite: bool
 ) -> None:
     """Embed a stream of a corpus, or the tiles of it that pairs name."""
     console, name = make_console(), config["stream"]
     conditions = config["where"] if config["split"] == "all" else [f"split=={config['split']}", *config["where"]]
-    rows = select_rows(corpus, name, conditions)
-    if isinstance(model, embedding.PairedTiles):
-        rows, conditions = model.select(rows), [*conditions, f"stand in pairs with {model.radar_stream}"]
-    expect(len(rows), expected=f"tiles of {name} that meet {', '.join(conditions)}", got="none", remedy="choose others")
+    rows = embedding.select_tiles(model, corpus, name, conditions)
     embedding.check_tiles(model, corpus, name, row=int(rows[0]), settings=settings)
     config = {"encoder": model.name, **config, **settings.to_json()}
-    inputs = {"encoder": model.fingerprint, "corpus": corpus.fingerprint}
-    if isinstance(model, embedding.PairedTiles):
-        inputs["pairs"] = model.made
+    inputs = {"encoder": model.fingerprint, "corpus": corpus.fingerprint, **embedding.name_pairs(model)}
     with open_product(out, stage="embed", config=config, inputs=inputs, overwrite=overwrite) as product:
         if product.done:
             embedding.remove_parts(out)

@@ -11,7 +11,7 @@ from eo_ssl.embedding.inputs import (
     prepare_encoder,
     reopen_scenes,
 )
-from eo_ssl.embedding.paired_tiles import PairedTiles, open_paired_tiles
+from eo_ssl.embedding.paired_tiles import PairedTiles, TileEncoder, name_pairs, open_tiles, select_tiles
 from eo_ssl.embedding.queries import Query, parse_lonlat, query_image, query_place, query_tile
 from eo_ssl.embedding.scenes import Mapped, SceneSettings, check_scene, embed_scene
 from eo_ssl.embedding.search import Distance, Embeddings, Hits, find_nearest, find_same_ground
@@ -28,6 +28,7 @@ __all__ = [
     "PairedTiles",
     "Query",
     "SceneSettings",
+    "TileEncoder",
     "TileSettings",
     "check_scene",
     "check_tiles",
@@ -39,6 +40,7 @@ __all__ = [
     "find_same_ground",
     "find_scenes",
     "name_maps",
+    "name_pairs",
     "parse_lonlat",
     "prepare_encoder",
     "query_image",
@@ -46,6 +48,7 @@ __all__ = [
     "query_tile",
     "remove_parts",
     "reopen_scenes",
-    "open_paired_tiles",
+    "open_tiles",
+    "select_tiles",
     "open_stream",
 ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eo_ssl.corpus import Corpus
+from eo_ssl.corpus import Corpus, select_rows
+from eo_ssl.embedding.inputs import open_stream, prepare_encoder
 from eo_ssl.embedding.table import Rows
-from eo_ssl.encoder import FusedEncoder
+from eo_ssl.encoder import Encoder, FusedEncoder, load_fused_encoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation import Computing, CorpusSource, SourceSubset, extract_joint, open_corpus_source
 from eo_ssl.manifest import require
@@ -59,15 +61,59 @@ class PairedTiles:
         contract = self.fused.radar.preprocessing.to_json()
         return {"stream": self.radar_stream, "pairs": self.made, "preprocessing": contract}
 
-    def select(self, rows: Rows) -> Rows:
-        """Return those of the optical ``rows`` [m] that have a radar tile."""
-        return rows[np.isin(rows, self.optical_rows)]
-
     def extract(self, optical: CorpusSource, rows: Rows, *, batch_size: int, device: str) -> Any:
         """Return the vectors of optical ``rows``, each with its radar tile: [m, D] float32."""
         partners = self.radar_rows[np.searchsorted(self.optical_rows, rows)]
         radar = SourceSubset(self.radar, partners)
         return extract_joint(self.fused, radar, SourceSubset(optical, rows), Computing(batch_size, device=device))
+
+
+TileEncoder = Encoder | PairedTiles
+"""What embeds the tiles of a stream."""
+
+
+def open_tiles(
+    encoder: str, source: str, stream: str | None, snapshot: int | None, pairs: Path | None, *, seed: int = 0
+) -> tuple[TileEncoder, Corpus, str]:
+    """Return an encoder, a corpus, and the stream whose tiles it embeds.
+
+    Args:
+        encoder: what `prepare_encoder` takes; with pairs, what `load_fused_encoder` takes.
+        source: folder or link of the corpus.
+        stream: of the corpus; None for its only one, and with pairs, which name their streams.
+        snapshot: of the corpus; None for the latest.
+        pairs: folder that pair made, for an encoder of two sensors.
+        seed: of random weights.
+
+    Raises:
+        UserError: no such encoder, corpus, stream or pairs, or what does not fit together.
+    """
+    if pairs is None:
+        corpus, name = open_stream(source, stream, snapshot=snapshot)
+        return prepare_encoder(encoder, statistics=(corpus, name), seed=seed), corpus, name
+    expect(stream is None, expected="no stream for pairs, which name theirs", got=stream, remedy="leave it out")
+    corpus = Corpus.open(source, snapshot=snapshot)
+    tiles = open_paired_tiles(load_fused_encoder(encoder), corpus, pairs)
+    return tiles, corpus, tiles.stream
+
+
+def select_tiles(encoder: TileEncoder, corpus: Corpus, stream: str, conditions: Sequence[str]) -> Rows:
+    """Return the rows of ``stream`` that meet ``conditions``, and of those that the encoder can embed.
+
+    Raises:
+        UserError: there are none.
+    """
+    rows, wanted = select_rows(corpus, stream, conditions), list(conditions)
+    if isinstance(encoder, PairedTiles):
+        rows = rows[np.isin(rows, encoder.optical_rows)]
+        wanted.append(f"have a tile of {encoder.radar_stream}")
+    expect(len(rows), expected=f"tiles of {stream} that meet {', '.join(wanted)}", got="none", remedy="choose others")
+    return rows
+
+
+def name_pairs(encoder: TileEncoder) -> dict[str, str]:
+    """Return the fingerprint of the pairs that an encoder is shown, as an input of a product; nothing without."""
+    return {"pairs": encoder.made} if isinstance(encoder, PairedTiles) else {}
 
 
 def open_paired_tiles(fused: FusedEncoder, corpus: Corpus, pairs: Path) -> PairedTiles:

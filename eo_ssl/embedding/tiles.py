@@ -21,9 +21,8 @@ import pyarrow.parquet as pq
 
 from eo_ssl.commits import check_fault, commit, write_beside
 from eo_ssl.corpus import Corpus
-from eo_ssl.embedding.paired_tiles import PairedTiles
+from eo_ssl.embedding.paired_tiles import PairedTiles, TileEncoder
 from eo_ssl.embedding.table import Rows, Stored, build_schema, build_table, open_writer
-from eo_ssl.encoder import Encoder
 from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation import CorpusSource, SourceSubset, extract_features, open_corpus_source
 from eo_ssl.fingerprints import compute_sha256
@@ -64,9 +63,7 @@ class TileSettings:
         return {"batch_size": self.batch_size, "stored": self.stored, "part_tiles": self.step}
 
 
-def check_tiles(
-    encoder: Encoder | PairedTiles, corpus: Corpus, stream: str, *, row: int, settings: TileSettings
-) -> None:
+def check_tiles(encoder: TileEncoder, corpus: Corpus, stream: str, *, row: int, settings: TileSettings) -> None:
     """Embed one tile, so that what cannot be embedded is refused before a product is begun.
 
     Raises:
@@ -80,7 +77,7 @@ def check_tiles(
     _extract(encoder, open_corpus_source(corpus, stream), np.array([row]), batch_size=1, device=settings.device)
 
 
-def describe(encoder: Encoder | PairedTiles, corpus: Corpus, stream: str) -> dict[str, Any]:
+def describe(encoder: TileEncoder, corpus: Corpus, stream: str) -> dict[str, Any]:
     """Return what a table of embeddings says of itself: encoder with contract, corpus, licences."""
     licences = corpus.licences()
     return {
@@ -102,7 +99,7 @@ def describe(encoder: Encoder | PairedTiles, corpus: Corpus, stream: str) -> dic
 
 
 def embed_tiles(
-    encoder: Encoder | PairedTiles,
+    encoder: TileEncoder,
     corpus: Corpus,
     stream: str,
     *,
@@ -156,7 +153,7 @@ def remove_parts(out: Path) -> None:
 
 def _write_part(
     path: Path,
-    encoder: Encoder | PairedTiles,
+    encoder: TileEncoder,
     where: tuple[Corpus, str, CorpusSource],
     rows: Rows,
     *,
@@ -172,7 +169,7 @@ def _write_part(
         commit(path, temporary)
 
 
-def _extract(encoder: Encoder | PairedTiles, source: CorpusSource, rows: Rows, *, batch_size: int, device: str) -> Any:
+def _extract(encoder: TileEncoder, source: CorpusSource, rows: Rows, *, batch_size: int, device: str) -> Any:
     """Vectors of the tiles ``rows`` of ``source``: [n, D] float32."""
     if isinstance(encoder, PairedTiles):
         return encoder.extract(source, rows, batch_size=batch_size, device=device)

@@ -49,7 +49,7 @@ def test_every_configuration_parses_against_its_workflow(path: Path) -> None:
     command = path.parent.name
     options, call = parse(command, import_module(f"eo_ssl.workflows.{command}").main, ["--config", str(path)])
     assert callable(call)
-    assert set(yaml.safe_load(path.read_text())) <= set(vars(options))
+    assert set(yaml.safe_load(path.read_text())) <= set(options.as_dict())
 
 
 def test_every_command_has_help_and_print_config(capsys: pytest.CaptureFixture[str]) -> None:
