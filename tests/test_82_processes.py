@@ -53,6 +53,7 @@ from eo_ssl.objectives import (
     ijepa,
 )
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks, draw_masks
+from eo_ssl.objectives.data2vec import Data2VecObjective
 from eo_ssl.objectives.hard_patches import HardPatches
 from eo_ssl.objectives.hog import Hog
 from eo_ssl.objectives.masked_targets import MaskedTargets
@@ -131,9 +132,10 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     objective.draw_mask = lambda batch, rng: (order[rows, :4], order[rows, 4:])
     if isinstance(objective, SatMaeObjective):
         present = objective.encoder.present_tokens(View(image, valid, BANDS[:4]))
-        masks = SatMaeObjective.draw_tokens(objective, present, torch.Generator().manual_seed(3))
-        objective.draw_tokens = lambda present, rng: Masks(*(part[rows] for part in masks))
-    objective.draw_hidden = lambda batch, rng: order[rows].argsort(dim=1) < 9
+        split = SatMaeObjective.draw_tokens(objective, present, torch.Generator().manual_seed(3))
+        objective.draw_tokens = lambda present, rng: Masks(*(part[rows] for part in split))
+    if isinstance(objective, Data2VecObjective):
+        objective.draw_hidden = lambda batch, rng: order[rows].argsort(dim=1) < 9
     several = torch.stack([order, order.flip(1)], dim=1)  # two masks of each item
     objective.draw_masks = lambda batch, rng: (several[rows, :, :4], several[rows, :, 4:])
     blocks = draw_blocks((4, 4), ITEMS, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(4))
