@@ -31,11 +31,11 @@ lint: install-dev
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-python:
 	$(MAKE) install-dev VENV=.venv-$(notdir $(PYTHON))
-	.venv-$(notdir $(PYTHON))/bin/python -m pytest $(ONLY)
+	.venv-$(notdir $(PYTHON))/bin/python -m pytest -n 2 --dist loadfile $(ONLY)
 
 bench: install-dev
 	@$(BIN)/python -m bench $(ONLY)

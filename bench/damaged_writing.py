@@ -24,8 +24,9 @@ from eo_ssl.cli import main as command_line
 from eo_ssl.cli import parse
 from eo_ssl.commits import replace
 from eo_ssl.errors import UserError
+from eo_ssl.pretraining import encoder_training
 from eo_ssl.scene import list_products
-from eo_ssl.workflows import pretrain, run
+from eo_ssl.workflows import run
 
 
 def _make_card(made: Path) -> None:
@@ -108,7 +109,7 @@ def _read_pretrain_config(folder: Path) -> Iterator[Any]:
     """All that a run checks before its first step."""
     sys.path.insert(0, str(_write_hostile(folder)))
     warnings.simplefilter("ignore")
-    with mock.patch.object(pretrain, "fit", side_effect=_EnoughError), contextlib.suppress(_EnoughError):
+    with mock.patch.object(encoder_training, "fit", side_effect=_EnoughError), contextlib.suppress(_EnoughError):
         yield _call("pretrain", "--config", str(folder / "mine.yaml"))
     for path in sorted(folder.parent.glob("**/unfinished.json")):
         yield path.relative_to(folder.parent).as_posix()

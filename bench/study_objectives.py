@@ -26,7 +26,7 @@ HEADING = "## What they are worth here"
 FIRST_ARCHIVE = 301  # no setting of a configuration was chosen on the archives from here on
 BASELINES = ("imagestats", "rcf", "rcf_zca", "random_init")
 PROTOCOLS = ("knn5", "linear")
-RADAR = ("sar_jepa",)  # methods of radar tiles alone; the radar study is another
+ELSEWHERE = ("sar_jepa", "sar_ijepa", "croma", "distill")  # methods of radar or pairs, and one that needs a teacher
 BANDS = ["B02", "B03", "B04", "B08", "B11", "B12"]  # shared with the scenes of csmask
 Options = dict[str, Any]
 
@@ -54,9 +54,9 @@ def read_recipes(*, steps: int) -> dict[str, Options]:
     recipes = {}
     for path in sorted((ROOT / "configs" / "pretrain").glob("*_small.yaml")):
         name = path.stem.removesuffix("_small")
-        if name not in RADAR:
+        if name not in ELSEWHERE:
             options = yaml.safe_load(path.read_text())
-            options = {key: value for key, value in options.items() if key not in ("corpus", "out", "streams", "bands")}
+            options = {key: value for key, value in options.items() if key not in ("corpus", "out", "streams")}
             optimizer = {**options.get("optimizer", {}), "warmup_steps": steps // 10}
             model = {kind: {**sizes, "depth": 4} for kind, sizes in options["model"].items()}
             recipes[name] = {**options, "model": model, "optimizer": optimizer, "steps": steps, "batch_size": 32}
@@ -92,10 +92,11 @@ def list_real_stages(recipes: Mapping[str, Options], *, seeds: int) -> list[Opti
         {"ingest": {**csmask, "data": "{data}", "out": "{out}/csmask"}},
     ]
     for name, options in recipes.items():
-        model = {
-            kind: {**sizes, "patch_size": 4} if "patch_size" in sizes else sizes
-            for kind, sizes in options["model"].items()
-        }
+        ((kind, sizes),) = options["model"].items()
+        sizes = {**sizes, "patch_size": 8 if name == "mask_feat" else 4}  # its cells are 8 px
+        if kind == "SpectralVit":
+            sizes["groups"] = [["B02", "B03", "B04", "B08"], ["B11", "B12"]]
+        model = {kind: sizes}
         common = {**options, "model": model, "corpus": "{out}/s2_toa", "bands": BANDS}
         stages += [{"pretrain": {**common, "seed": seed, "out": f"{{out}}/{name}_{seed}"}} for seed in range(seeds)]
     encoders = [f"{name}=" + ",".join(f"{{out}}/{name}_{seed}" for seed in range(seeds)) for name in recipes]

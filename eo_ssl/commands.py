@@ -5,7 +5,7 @@ COMMANDS = {
     "pair": "pair the tiles of two streams on the same ground (radar and optical, seasons)"
     " and measure how well they fit",
     "curate": "choose a balanced, diverse subset of a corpus and say what was left out and why",
-    "pretrain": "train an encoder on a corpus with MAE, I-JEPA or SimCLR, pruning while it trains if asked to",
+    "pretrain": "train an encoder on a corpus by a self-supervised method, pruning while it trains if asked to",
     "evaluate": "judge encoders on a task with kNN, probes and fine-tuning, with intervals and paired comparisons",
     "export": "write an encoder as a bundle that timm, TorchGeo and onnxruntime open,"
     " check one, or push one to the hub",

@@ -55,6 +55,7 @@ from eo_ssl.objectives import (
     ijepa,
 )
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks, draw_masks
+from eo_ssl.objectives.data2vec import Data2VecObjective
 from eo_ssl.objectives.hard_patches import HardPatches
 from eo_ssl.objectives.hog import Hog
 from eo_ssl.objectives.masked_targets import MaskedTargets
@@ -137,8 +138,7 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
         present = objective.encoder.present_tokens(View(image, valid, BANDS[:4]))
         split = SatMaeObjective.draw_tokens(objective, present, torch.Generator().manual_seed(3))
         objective.draw_tokens = lambda present, rng: Masks(*(part[rows] for part in split))
-    name = type(objective).__name__.removesuffix("Objective")
-    if name == "Data2Vec":
+    if isinstance(objective, Data2VecObjective):
         objective.draw_hidden = lambda batch, rng: order[rows].argsort(dim=1) < 9
     several = torch.stack([order, order.flip(1)], dim=1)  # two masks of each item
     objective.draw_masks = lambda batch, rng: (several[rows, :, :4], several[rows, :, 4:])
@@ -173,6 +173,7 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
         "LeJepa": {"global": views, "local": small},
         "Pmsn": {"target": views[:1], "anchor": views[1:], "focal": small},
     }
+    name = type(objective).__name__.removesuffix("Objective")
     return objective(Batch(groups.get(name, {"tile": views}), torch.arange(ITEMS)[rows], Step(0, 1, 0)))["loss"]
 
 
