@@ -12,6 +12,7 @@ import torch
 from eo_ssl.cli import main
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
+from eo_ssl.export.encoder_module import run_module
 from eo_ssl.models import ResNet, View, Vit
 from eo_ssl.models.relative_attention import BUCKETS, RelativeAttention, bin_offsets, index_pairs
 from eo_ssl.objectives import SarJepa
@@ -125,8 +126,7 @@ def test_a_relative_encoder_sees_a_window_as_an_image_of_its_own() -> None:
     for network in (encoder, absolute):
         parts = network.windows(view, whole, mask, token + 1)
         torch.testing.assert_close(parts.patches, network.masked(view, mask[:, 0], token + 1).patches)
-    with pytest.raises(UserError, match="a network that timm can name, got a vision transformer with relative pos"):
-        _ = encoder.config.timm_options
+    assert not encoder.config.model.in_timm and absolute.config.model.in_timm
 
 
 # The loss
@@ -255,5 +255,8 @@ def test_the_command_trains_a_radar_encoder_that_loads_and_refuses_an_optical_st
     command[2:5] = [str(tmp_path / "s2"), "--out", str(tmp_path / "optical")]
     assert main(command) == 2 and not (tmp_path / "optical").exists()
     assert "expected a radar stream for SarJepa: a power, dB or amplitude, got boa_refl" in capsys.readouterr().err
-    assert main(["export", "--encoder", str(tmp_path / "encoder"), "--out", str(tmp_path / "bundle")]) == 2
-    assert "a network that timm can name, got a vision transformer with relative positions" in capsys.readouterr().err
+    assert main(["export", "--encoder", str(tmp_path / "encoder"), "--out", str(tmp_path / "bundle")]) == 0
+    assert "a vision transformer with relative attention" in (tmp_path / "bundle" / "README.md").read_text()
+    assert not (tmp_path / "bundle" / "timm").exists()
+    x = torch.randn(3, 2, 32, 32, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(run_module(tmp_path / "bundle", x), encoder.features(x), rtol=1e-4, atol=1e-5)

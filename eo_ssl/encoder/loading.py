@@ -173,6 +173,6 @@ def _make_weight_free(
         architecture = BackboneConfig(Vit(patch_size=patch), bands, size_px)
     config = replace(architecture, model=architecture.model.averaged(), bands=bands, sensor=preprocessing.sensor)
     origin, backbone = {"weights": "random", "seed": seed}, config.build(seed)
-    if config.model.in_timm:
+    if config.model.in_timm or type(config.model) is Vit:
         order_first_layer(backbone.network, preprocessing, name=name)
     return TrainedEncoder(backbone, preprocessing, name="random_init", provenance=origin)

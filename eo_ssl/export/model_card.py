@@ -135,7 +135,7 @@ def _loading_module(encoder: TrainedEncoder) -> list[str]:
         f"features = model(x)  # x [n, {chans}, {size}, {size}], {invalid} as preprocess.json says -> [n,"
         f" {encoder.dim}]\n```"
     )
-    title = encoder.architecture.model.title
+    title = encoder.architecture.model.variant
     said = (
         f"**timm cannot name this network**, a {title}, nor can TorchGeo, which builds models by their timm name: there"
         " are no files for them. The file holds network and weights, which can be trained further; torch alone opens"

@@ -26,7 +26,7 @@ def find_torchgeo_name(config: BackboneConfig) -> TorchGeoNaming:
     """Return the registered timm name that TorchGeo's tasks build the same network from, patch and depth included."""
     if not config.model.in_timm:
         return TorchGeoNaming(
-            None, f"TorchGeo builds models by their timm name alone, and timm cannot name a {config.model.title}"
+            None, f"TorchGeo builds models by their timm name alone, and timm cannot name a {config.model.variant}"
         )
     name, patch = config.model.name, config.timm_options.get("patch_size")
     if patch is None:  # the network takes images of any size

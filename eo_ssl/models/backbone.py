@@ -197,8 +197,6 @@ class Architecture(ABC):
     """What it is called in a sentence."""
     short: ClassVar[str]
     """What it is called in a table."""
-    in_timm: ClassVar[bool] = True
-    """Whether `timm.create_model` rebuilds the network from `name` and `timm_options`; else they are of its trunk."""
     name: str
     """Name registered in timm."""
     pooling: str
@@ -234,6 +232,16 @@ class Architecture(ABC):
     @abstractmethod
     def timm_options(self, *, bands: int, size_px: int) -> dict[str, Any]:
         """What `timm.create_model` takes beside the name so that the network gives the pooled vector of an image."""
+
+    @property
+    def in_timm(self) -> bool:
+        """Whether timm rebuilds the network from `name` and `timm_options`, which else are of its trunk."""
+        return True
+
+    @property
+    def variant(self) -> str:
+        """What it is called where it matters that timm cannot name it."""
+        return self.title
 
     def adapt_contract(self, contract: Preprocessing) -> Preprocessing:
         """The contract of an encoder of this architecture that is trained under `contract`: what more it accepts."""

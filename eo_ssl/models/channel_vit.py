@@ -36,7 +36,6 @@ class ChannelVit(Vit):
     family = "channel_vit"
     title = "channel transformer"
     short = "ChannelViT"
-    in_timm = False
 
     band_dropout: bool = True
     """Show each image of a training batch with a random subset of its bands: first their number, from `fewest_bands` to
@@ -54,6 +53,11 @@ class ChannelVit(Vit):
             got=f"'{self.position}'",
             remedy="choose one of these, or --model Vit",
         )
+
+    @property
+    def in_timm(self) -> bool:
+        """It does not."""
+        return False
 
     def build(self, bands: tuple[str, ...], size_px: int, seed: int, *, sensor: str = "") -> ChannelVitBackbone:
         """A channel transformer for bands of `sensor`.

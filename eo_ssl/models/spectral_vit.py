@@ -34,7 +34,6 @@ class SpectralVit(Architecture):
     family = "spectral_vit"
     title = "vision transformer over groups of bands"
     short = "SpectralViT"
-    in_timm = False
 
     name: str = "vit_tiny_patch16_224"
     """Name registered in timm of the network that it has the width, the blocks and the class token of."""
@@ -66,6 +65,11 @@ class SpectralVit(Architecture):
     def trunk(self) -> Vit:
         """The plain network whose blocks it has."""
         return Vit(self.name, self.patch_size, self.depth, "learned", self.pooling)
+
+    @property
+    def in_timm(self) -> bool:
+        """It does not."""
+        return False
 
     def build(self, bands: tuple[str, ...], size_px: int, seed: int, *, sensor: str = "") -> SpectralVitBackbone:
         """A vision transformer over groups of bands with a class token and no head.

@@ -81,6 +81,16 @@ class Vit(Architecture):
         network = make_transformer(self, in_chans=len(bands), size_px=size_px, seed=seed)
         return VitBackbone(network, BackboneConfig(self, bands, size_px))
 
+    @property
+    def in_timm(self) -> bool:
+        """Whether its attention is timm's."""
+        return self.position not in PLACED_BLOCKS
+
+    @property
+    def variant(self) -> str:
+        """With its attention, where that is not timm's."""
+        return self.title if self.in_timm else f"{self.title} with {self.position} attention"
+
     def to_json(self, *, bands: int, size_px: int) -> dict[str, Any]:
         """Registered name, sizes, depth and kind of positions."""
         values = (self.name, size_px, bands, self.patch_size, self.depth, self.position)
@@ -94,17 +104,7 @@ class Vit(Architecture):
         return cls(**named, pooling=cast(Literal["mean", "cls"], pooling))
 
     def timm_options(self, *, bands: int, size_px: int) -> dict[str, Any]:
-        """Sizes and pooling; the last norm stands before the mean, as in training, where timm would move it behind.
-
-        Raises:
-            UserError: relative positions, which timm cannot name.
-        """
-        expect(
-            self.position not in PLACED_BLOCKS,
-            expected="a network that timm can name",
-            got=f"a vision transformer with {self.position} positions",
-            remedy="train with --model.position sincos",
-        )
+        """Sizes and pooling; the last norm stands before the mean, as in training, where timm would move it behind."""
         sizes = {"img_size": size_px, "patch_size": self.patch_size, "in_chans": bands}
         depth = {} if self.depth is None else {"depth": self.depth}
         pool = {"cls": "token", "mean": "avg"}[self.pooling]
