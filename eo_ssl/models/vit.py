@@ -89,7 +89,7 @@ class Vit(Architecture):
     @property
     def variant(self) -> str:
         """With its attention, where that is not timm's."""
-        return self.title if self.in_timm else f"{self.title} with {self.position} attention"
+        return f"{self.title} with {self.position} attention" if self.position in PLACED_BLOCKS else self.title
 
     def to_json(self, *, bands: int, size_px: int) -> dict[str, Any]:
         """Registered name, sizes, depth and kind of positions."""
