@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from bench.contract import make_contract
 from eo_ssl.encoder import TrainedEncoder
 from eo_ssl.evaluation.candidates import Computing
 from eo_ssl.evaluation.draws import Amount, draw
@@ -27,7 +28,6 @@ from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.studies import VariantGrid
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.models import Vit
-from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import Quantity, sensor
 
 TRAIN, TEST, DIM, CLASSES, K, PAIRS = 21_600, 5_400, 384, 10, 5, 5  # EuroSAT's 27,000 images, ViT-S features
@@ -88,22 +88,7 @@ def row(name: str, reference: str, times: list[tuple[float, float]], note: str) 
 
 def encoder() -> TrainedEncoder:
     """ViT-Ti/8 for 13 bands of 64 px with random weights."""
-    contract = Preprocessing(
-        sensor="sentinel2_l1c",
-        quantity=Quantity.TOA_REFLECTANCE,
-        bands=BANDS,
-        convert=(),
-        range=(-0.2, 2.0),
-        clip=None,
-        mean=(0.2,) * 13,
-        std=(0.1,) * 13,
-        size_px=SIZE,
-        gsd_m=(10.0, 10.0),
-        resize="to_size",
-        interpolation="bilinear",
-        antialias=True,
-        missing="refuse",
-    )
+    contract = make_contract(BANDS, size_px=SIZE)
     return TrainedEncoder(Vit(patch_size=8).build(BANDS, SIZE, 0), contract)
 
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torchgeo.trainers import MoCoTask, SimCLRTask
 
+from bench.contract import make_contract
 from bench.peers import LightlyDino, LightlyIJepa, LightlyMae, TorchGeoByol, make_augmentation, make_stepper
 from eo_ssl.models import ResNet, View, Vit
 from eo_ssl.objectives import Batch, Byol, Dino, IJepa, Mae, MocoV2, Objective, SimClr, Step
 from eo_ssl.objectives.base import Method
-from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining import ItemBatch, OptimizerConfig, ViewMaker
 from eo_ssl.pretraining.module import group_parameters, make_optimizer
-from eo_ssl.sensors import Quantity, sensor
+from eo_ssl.sensors import sensor
 
 SIZE_PX = 64
 BANDS = sensor("sentinel2_l1c").band_names
@@ -206,22 +206,7 @@ def step_on_views(method: Method, images: list[Tensor], *, local: list[Tensor] |
 
 def step_on_items(method: Method, images: Tensor, config: OptimizerConfig, *, items: int = 2048) -> Stepper:
     """A step of ours that makes the views of the items first."""
-    contract = Preprocessing(
-        sensor="sentinel2_l1c",
-        quantity=Quantity.TOA_REFLECTANCE,
-        bands=BANDS,
-        convert=(),
-        range=(-0.2, 2.0),
-        clip=None,
-        mean=(0.2,) * len(BANDS),
-        std=(0.1,) * len(BANDS),
-        size_px=SIZE_PX,
-        gsd_m=(10.0, 10.0),
-        resize="to_size",
-        interpolation="bilinear",
-        antialias=True,
-        missing="refuse",
-    )
+    contract = make_contract(BANDS, size_px=SIZE_PX)
     objective = method.build({"tile": RESNET.build(BANDS, SIZE_PX, 0)}, 1)
     objective.prepare(items)
     make_views = ViewMaker({"tile": method.views["tile"]}, {"tile": contract})

@@ -12,7 +12,7 @@ from eo_ssl.objectives import Batch, Dino, Step
 from eo_ssl.objectives.dino import DinoObjective
 from eo_ssl.objectives.prototypes import measure_entropy
 from eo_ssl.pretraining.monitors import measure_feature_std
-from tiles import BANDS, holes, training_tiles
+from tiles import BANDS, holes, poison, training_tiles
 
 SMALL = {"prototypes": 24, "hidden_dim": 32, "bottleneck_dim": 16, "frozen_prototypes": 0.0}
 
@@ -116,11 +116,7 @@ def test_nodata_never_enters() -> None:
     image, _ = training_tiles(n=4)
     valid = holes(image.shape, patch=8)
     clean = make_crops(valid=valid)
-    poisoned = {
-        name: [View(torch.where(v.valid, v.image, torch.tensor(float("nan"))), v.valid, v.bands) for v in views]
-        for name, views in clean.views.items()
-    }
-    losses = [build()(batch)["loss"] for batch in (clean, Batch(poisoned, clean.rows, clean.step), make_crops())]
+    losses = [build()(batch)["loss"] for batch in (clean, poison(clean), make_crops())]
     assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
 
 

@@ -17,7 +17,7 @@ from eo_ssl.objectives.dino_v2 import DinoV2Objective, compare_patches
 from eo_ssl.objectives.prototypes import BalancedTargets, balance_assignments
 from eo_ssl.pretraining.monitors import measure_feature_std
 from test_72_dino import make_crops
-from tiles import BANDS, holes, training_tiles
+from tiles import BANDS, holes, poison, training_tiles
 
 SMALL = {"prototypes": 24, "hidden_dim": 32, "bottleneck_dim": 16, "frozen_prototypes": 0.0}
 
@@ -182,11 +182,7 @@ def test_nodata_never_enters() -> None:
     image, _ = training_tiles(n=4)
     valid = holes(image.shape, patch=8)
     clean = make_crops(valid=valid)
-    poisoned = {
-        name: [View(torch.where(v.valid, v.image, torch.tensor(float("nan"))), v.valid, v.bands) for v in views]
-        for name, views in clean.views.items()
-    }
-    results = [build()(batch) for batch in (clean, Batch(poisoned, clean.rows, clean.step), make_crops())]
+    results = [build()(batch) for batch in (clean, poison(clean), make_crops())]
     for name in ("loss", "ibot"):
         assert torch.equal(results[0][name], results[1][name]) and not torch.equal(results[0][name], results[2][name])
     nothing = build()(make_crops(valid=torch.zeros(4, 4, 32, 32, dtype=torch.bool)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
@@ -61,6 +63,31 @@ def train_briefly(
     with torch.no_grad():
         features = objective.eval().embed(make_batch(image).views["tile"][0])
     return sum(losses[:3]) / 3, sum(losses[-3:]) / 3, measure_feature_std(features.numpy())
+
+
+def poison(batch: Batch) -> Batch:
+    """The batch with values that are no number wherever a pixel is not valid."""
+    views = {
+        name: [dataclasses.replace(v, image=torch.where(v.valid, v.image, torch.nan)) for v in group]
+        for name, group in batch.views.items()
+    }
+    return Batch(views, batch.rows, batch.step)
+
+
+def train_on_crops(objective: Objective, crops: Callable[[Step], Batch]) -> tuple[list[dict[str, float]], float]:
+    """What the objective gives in each of 30 steps, and the spread of its features of 16 tiles afterwards."""
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-3)
+    found = []
+    for number in range(30):
+        results = objective(crops(Step(number, 30, number)))
+        optimizer.zero_grad()
+        results["loss"].backward()
+        optimizer.step()
+        objective.after_step(Step(number + 1, 30, number))
+        found.append({name: float(value.detach()) for name, value in results.items()})
+    with torch.no_grad():
+        features = objective.eval().embed(View(*training_tiles(16), BANDS[:4]))
+    return found, measure_feature_std(features.numpy())
 
 
 def holes(shape: torch.Size, *, patch: int, seed: int = 0) -> torch.Tensor:

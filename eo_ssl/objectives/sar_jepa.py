@@ -62,7 +62,7 @@ class SarJepa(Method):
         """Encoder and decoder; refuses a network that encodes no windows, and tiles too small for them."""
         encoder = encoders["tile"]
         expect(
-            isinstance(encoder, VitBackbone),
+            type(encoder) is VitBackbone,  # those of groups or subsets of bands encode no windows
             expected="a plain vision transformer for SarJepa, which encodes windows by themselves",
             got=type(encoder).__name__,
             remedy="choose --model Vit",

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from eo_ssl.errors import expect
 from eo_ssl.preprocessing.contract import Preprocessing
+from eo_ssl.preprocessing.physical_values import invert_normalisation
 from eo_ssl.sensors import Quantity
 
 
@@ -35,8 +36,7 @@ def compute_amplitude(image: Tensor, contract: Preprocessing) -> Tensor:
     Returns:
         [B, C, H, W], at least 0: what noise removal, added noise or rounding left below is 0.
     """
-    mean, std = (image.new_tensor(values).view(1, -1, 1, 1) for values in (contract.mean, contract.std))
-    values = image * std + mean
+    values = invert_normalisation(image, contract)
     if contract.final_quantity.is_db:
         return torch.pow(10.0, values / 20)
     values = values.clamp(min=0)

@@ -10,6 +10,12 @@ from eo_ssl.preprocessing.conversion import apply_conversion
 from eo_ssl.sensors import Quantity
 
 
+def invert_normalisation(image: Tensor, contract: Preprocessing) -> Tensor:
+    """Values [B, C, H, W] in the contract's final quantity of images that it normalised."""
+    mean, std = (image.new_tensor(values).view(1, -1, 1, 1) for values in (contract.mean, contract.std))
+    return image * std + mean
+
+
 def restore_values(image: Tensor, valid: Tensor, contract: Preprocessing, *, quantity: Quantity) -> Tensor:
     """Values in `quantity` of images that `contract` normalised: what it clipped stays clipped.
 
@@ -25,8 +31,7 @@ def restore_values(image: Tensor, valid: Tensor, contract: Preprocessing, *, qua
     Raises:
         UserError: another quantity.
     """
-    mean, std = (image.new_tensor(values).view(1, -1, 1, 1) for values in (contract.mean, contract.std))
-    values = image * std + mean
+    values = invert_normalisation(image, contract)
     if quantity != contract.final_quantity:
         values = apply_conversion(values, f"{contract.final_quantity.value}->{quantity.value}")
     return torch.where(valid, values, values.new_full((), torch.nan))
