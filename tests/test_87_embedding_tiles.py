@@ -165,11 +165,9 @@ RUN = textwrap.dedent(
     """
     import sys
     from pathlib import Path
-    import eo_ssl.embedding.tiles as tiles
-    from eo_ssl import embedding
+    from eo_ssl.embedding import TileSettings
     from eo_ssl.workflows import embed
-    small = lambda *a, **k: tiles.TileSettings(*a, part_tiles=16, **k)
-    embedding.TileSettings = small
+    embed.TileSettings = lambda *a, **k: TileSettings(*a, part_tiles=16, **k)
     encoder, corpus, out, stream = sys.argv[1:]
     embed.main(encoder, corpus, Path(out), stream=stream, batch_size=8)
     """
@@ -202,7 +200,7 @@ def test_a_killed_run_repeats_at_most_one_part_and_gives_the_same_file(
     embedded: list[int] = []
     real = tiles.extract_features
     monkeypatch.setattr(tiles, "extract_features", lambda e, s, **k: (embedded.append(len(s)), real(e, s, **k))[1])
-    monkeypatch.setattr("eo_ssl.embedding.TileSettings", lambda *a, **k: TileSettings(*a, part_tiles=16, **k))
+    monkeypatch.setattr("eo_ssl.workflows.embed.TileSettings", lambda *a, **k: TileSettings(*a, part_tiles=16, **k))
     main(str(encoder), str(corpus), out, stream=name, batch_size=8)
     assert embedded[0] == 1  # the check of one tile
     assert sum(embedded[1:]) == max(0, count - 16 * len(finished))  # what was finished is not made again
