@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -157,11 +157,16 @@ class MaskableBackbone(Backbone):
         """
         blocks = list(cast(nn.Sequential, self.network.blocks))[-last:]
         found: list[Tensor] = []
-        with _hooked(
-            (block if part == "block" else cast(nn.Module, block.mlp)).register_forward_hook(
-                lambda module, inputs, output: found.append(output)
-            )
-            for block in blocks
+        # A compiled block may be one that was traced without the hook of a part inside of it.
+        plain = torch.compiler.set_stance("force_eager") if part == "mlp" else nullcontext()
+        with (
+            plain,
+            _hooked(
+                (block if part == "block" else cast(nn.Module, block.mlp)).register_forward_hook(
+                    lambda module, inputs, output: found.append(output)
+                )
+                for block in blocks
+            ),
         ):
             prefix = self.forward(view).prefix.shape[1]
         return [tokens[:, prefix:] for tokens in found]
