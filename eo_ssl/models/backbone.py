@@ -60,6 +60,8 @@ class Tokens:
     """[B, N, D], one vector per patch in raster order, or per patch that was kept."""
     prefix: Tensor
     """[B, P, D], class and register tokens; P = 0 for a network without."""
+    seen: Tensor | None = None
+    """[B, N] bool, patches that took part; None for all. What stands for the others tells of the image around them."""
 
 
 class Backbone(nn.Module, ABC):

@@ -261,11 +261,11 @@ class VitBackbone(MaskableBackbone):
         encoded: Tensor = network.norm(ran)  # [B, P + K, D]
         prefix, patches = encoded[:, : prefix.shape[1]], encoded[:, prefix.shape[1] :]
         if self.config.model.pooling == "cls":
-            return Tokens(prefix[:, 0], patches, prefix)
+            return Tokens(prefix[:, 0], patches, prefix, seen)
         if seen is None:
             return Tokens(patches.mean(dim=1), patches, prefix)
         weight = seen[..., None].to(patches.dtype)  # [B, K, 1]
-        return Tokens((patches * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1), patches, prefix)
+        return Tokens((patches * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1), patches, prefix, seen)
 
     def _mask_keys(self, seen: Tensor) -> Tensor:
         """Keys that tokens attend to: the prefix, and the patches that are `seen` [B, K]: [B, 1, 1, P + K] bool."""

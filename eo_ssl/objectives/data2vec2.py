@@ -167,11 +167,14 @@ class Data2Vec2Objective(Objective):
         return average_layers(layers, seen, norm="instance")
 
     def fill_in(self, tokens: Tokens, keep: Tensor, rng: torch.Generator) -> Tensor:
-        """Features of every patch, out of the visible ones and noise elsewhere: [B, M, N, D]."""
+        """Features of every patch, out of the visible ones that are seen and noise elsewhere: [B, M, N, D]."""
         patches, dim = self.grid[0] * self.grid[1], tokens.patches.shape[2]
         noise = torch.randn(*keep.shape[:2], patches, dim, generator=rng) * self.method.mask_noise  # [B, M, N, D]
         place = keep.flatten(0, 1)[..., None].expand(-1, -1, dim)  # [B*M, K, D]
-        filled = noise.flatten(0, 1).to(tokens.patches).scatter(1, place, tokens.patches)  # [B*M, N, D]
+        filled, known = noise.flatten(0, 1).to(tokens.patches), tokens.patches  # [B*M, N, D], [B*M, K, D]
+        if tokens.seen is not None:
+            known = torch.where(tokens.seen[..., None], known, filled.gather(1, place))
+        filled = filled.scatter(1, place, known)
         values: Tensor = self.decoder(filled)
         return values.reshape(*keep.shape[:2], patches, dim)
 
