@@ -123,6 +123,7 @@ def test_the_objective_is_untouched_and_the_first_view_meets_its_place() -> None
         queued.encoder.network.norm.bias.add_(1.0)
     queued.after_step(Step(1, 10, 0))
     assert not torch.equal(teacher, before)
+    assert torch.equal(queued.project(pooled), queued.inner.project(pooled))  # which the guard looks at
     slow = build(IJepa(predictor_dim=16, predictor_heads=2, predictor_depth=1))
     assert slow.embedders["tile"] is slow.inner.embedders["tile"] is not slow.encoder
 

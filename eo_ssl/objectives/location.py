@@ -107,6 +107,10 @@ class LocatedObjective(Objective):
         """Update the objective."""
         self.inner.after_step(step)
 
+    def project(self, features: Tensor) -> Tensor | None:
+        """What the objective compares."""
+        return self.inner.project(features)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The objective's results with the weighted term in `loss`, and the term itself as `location`."""
         results = self.inner(batch)
