@@ -19,6 +19,7 @@ from eo_ssl.models.alibi_attention import AlibiBlock
 from eo_ssl.models.attention import mask_keys, run_blocks
 from eo_ssl.models.backbone import (
     Architecture,
+    Backbone,
     BackboneConfig,
     MaskableBackbone,
     Tokens,
@@ -162,6 +163,20 @@ def make_transformer(model: Vit, *, in_chans: int, size_px: int, seed: int) -> V
             if model.position == "sincos":
                 codes.copy_(make_sincos_positions((side, side), found.embed_dim, prefix=prefix))
     return found
+
+
+def require_plain(backbone: Backbone, *, method: str) -> VitBackbone:
+    """The backbone under its own type.
+
+    Raises:
+        UserError: another network than a plain transformer, one of groups or subsets of bands too, whose patches may
+            lack tokens.
+    """
+    if type(backbone) is not VitBackbone:
+        raise UserError(
+            f"expected a plain vision transformer for {method}, got {type(backbone).__name__}; choose --model Vit"
+        )
+    return backbone
 
 
 class VitBackbone(MaskableBackbone):

@@ -15,11 +15,10 @@ from eo_ssl.errors import expect
 from eo_ssl.models import (
     Backbone,
     FusionEncoder,
-    MaskableBackbone,
-    SpectralVitBackbone,
     Tokens,
     View,
-    require_maskable,
+    VitBackbone,
+    require_plain,
     seed_weights,
     split_patches,
     take_patches,
@@ -94,14 +93,14 @@ class Croma(Method):
             got=", ".join(encoders),
             remedy="train on such pairs with --items pairs",
         )
-        found = {stream: require_maskable(encoders[stream], method="Croma") for stream in SENSORS}
+        found = {stream: require_plain(encoders[stream], method="Croma") for stream in SENSORS}
         return CromaObjective(found, self, seed=seed)
 
 
 class CromaObjective(Objective):
     """Encode the visible patches of each sensor, contrast their means, fuse the patches, predict the hidden ones."""
 
-    def __init__(self, encoders: Mapping[str, MaskableBackbone], method: Croma, *, seed: int = 0) -> None:
+    def __init__(self, encoders: Mapping[str, VitBackbone], method: Croma, *, seed: int = 0) -> None:
         """Build heads, fusion and decoder, their weights drawn from `seed`, around `encoders`."""
         super().__init__(encoders)
         _check_encoders(encoders, method)
@@ -137,7 +136,7 @@ class CromaObjective(Objective):
         drawn = self.draw_splits(len(radar), batch.step.generator())
         splits = [(keep.to(radar.image.device), hidden.to(radar.image.device)) for keep, hidden in drawn]
         tokens = [
-            require_maskable(self.encoders[view.stream], method="Croma").visible(view, keep)  # type: ignore[arg-type]
+            require_plain(self.encoders[view.stream], method="Croma").visible(view, keep)  # type: ignore[arg-type]
             for view, (keep, _) in zip(views, splits, strict=True)
         ]
         measured = torch.stack([view.valid.flatten(1).any(dim=1) for view in views]).all(dim=0)  # [B]
@@ -156,7 +155,7 @@ class CromaObjective(Objective):
         views = []
         for stream in SENSORS:
             own = {stream: [view for view in batch.all_views() if view.stream == stream]}
-            encoder = require_maskable(self.encoders[stream], method="Croma")  # type: ignore[arg-type]
+            encoder = require_plain(self.encoders[stream], method="Croma")  # type: ignore[arg-type]
             views.append(take_only_view(dataclasses.replace(batch, views=own), encoder, method="Croma"))
         check_several(views[0])
         return views[0], views[1]
@@ -250,19 +249,12 @@ def _make_head(dim: int) -> nn.Sequential:
     )
 
 
-def _check_encoders(encoders: Mapping[str, MaskableBackbone], method: Croma) -> None:
+def _check_encoders(encoders: Mapping[str, VitBackbone], method: Croma) -> None:
     """Refuse encoders that cannot be fused.
 
     Raises:
-        UserError: several tokens for a patch, different widths or grids, a width that the heads do not divide.
+        UserError: different widths or grids, a width that the heads do not divide.
     """
-    for encoder in encoders.values():
-        expect(
-            not isinstance(encoder, SpectralVitBackbone),
-            expected="a transformer with one token for a patch for Croma",
-            got=type(encoder).__name__,
-            remedy="choose --model Vit",
-        )
     check_one_width(encoders)
     grids = [encoder.grid for encoder in encoders.values()]
     expect(
