@@ -23,7 +23,7 @@ from eo_ssl.models import Architecture
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.adaptation import Adaptation
 from eo_ssl.pretraining.checkpoints import find_sound_checkpoint, save_checkpoint
-from eo_ssl.pretraining.initial_encoder import open_continued_data
+from eo_ssl.pretraining.initial_encoder import add_sources, open_continued_data
 from eo_ssl.pretraining.module import OptimizerConfig, compute_lr_share, compute_weight_decay
 from eo_ssl.pretraining.training_data import DataSelection, TrainingData
 
@@ -108,10 +108,7 @@ class Branch:
                 remedy="train another encoder on these data",
             )
         data.items.contracts = contracts
-        licences = [*data.licences, *(each for corpus in self._find_corpora(selection) for each in corpus.licences())]
-        return dataclasses.replace(
-            data, licences=[licence for number, licence in enumerate(licences) if licence not in licences[:number]]
-        )
+        return add_sources(data, {}, [each for corpus in self._find_corpora(selection) for each in corpus.licences()])
 
     def _find_corpora(self, selection: DataSelection) -> list[Corpus]:
         """The corpora of the run, at the snapshots that it learns from."""
