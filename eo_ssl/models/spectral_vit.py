@@ -272,7 +272,7 @@ class SpectralVitBackbone(VitBackbone):
     def _by_patch(self, tokens: Tensor, view: View, keep: Tensor | None, present: Tensor) -> Tokens:
         """As `_encode_present`, with one vector for each patch: [B, K, D]."""
         encoded = self._encode_present(tokens, view, keep, present)
-        seen = None if encoded.seen is None else present.unflatten(1, (self.groups, -1)).any(dim=1)  # [B, K]
+        seen = None if encoded.seen is None else present.reshape(present.shape[0], self.groups, -1).any(dim=1)
         return dataclasses.replace(encoded, patches=self.patch_embed.merge(encoded.patches, present), seen=seen)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
