@@ -17,7 +17,7 @@ RADAR, OPTICAL = SENSORS = ("s1", "s2")
 """Streams of the items, and names of their encoders."""
 ALIGNED_VIEWS: Mapping[str, ViewSpec] = MappingProxyType(
     {
-        # one crop for both; the range is ours
+        # one crop for both, of the range of MultiMAE (the authors' utils/datasets.py); ours for CROMA
         "radar": ViewSpec(stream=RADAR, crop=(0.2, 1.0), aligned=True),
         "optical": ViewSpec(stream=OPTICAL, crop=(0.2, 1.0), aligned=True),
     }
