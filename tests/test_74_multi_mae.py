@@ -230,11 +230,12 @@ def test_training_fills_in_one_sensor_from_the_other_and_serves_each_alone() -> 
     objective.eval()
     batch = make_pair(n=16)
     with torch.no_grad():
-        every = torch.arange(32).expand(16, -1)
-        yes = torch.ones(16, 16, dtype=torch.bool)
-        for seen, hidden, name in ((0, 1, "optical"), (1, 0, "radar")):
-            parts = every.unflatten(1, (2, 16))
-            objective.draw_tokens = lambda *args, s=seen, h=hidden: Masks(parts[:, s], yes, parts[:, h], yes)
+        whole, there = torch.arange(16).repeat(16, 1), torch.ones(16, 16, dtype=torch.bool)
+        for masks, name in (
+            (Masks(whole, there, whole + 16, there), "optical"),
+            (Masks(whole + 16, there, whole, there), "radar"),
+        ):
+            objective.draw_tokens = lambda *args, planted=masks: planted
             assert float(objective(batch)[name]) < 0.5 * first[0]
         features = [objective.embed(view) for view in list_views(batch)]
         features.append(objective.fused.pool(encoders, list_views(batch)))

@@ -287,8 +287,10 @@ def test_one_transformer_of_two_sensors_encodes_each_alone_and_both(
         assert file.metadata() == {"format": "2", "kind": "sequence", "sizes": "{}"}
     fused, alone = load_fused_encoder(out), {stream: load_encoder(out / stream) for stream in ("s1", "s2")}
     count = sum(part.numel() for part in fused.parameters())
-    assert require(out, "pretrain").summary["parameters"] == count < sum(
-        part.numel() for encoder in alone.values() for part in encoder.parameters()
+    assert (
+        require(out, "pretrain").summary["parameters"]
+        == count
+        < sum(part.numel() for encoder in alone.values() for part in encoder.parameters())
     )
     gen = torch.Generator().manual_seed(0)
     x = [torch.randn(3, bands, 32, 32, generator=gen) for bands in (2, 12)]
@@ -301,10 +303,12 @@ def test_one_transformer_of_two_sensors_encodes_each_alone_and_both(
             assert not torch.allclose(both, fused.features(*x, **dark), atol=1e-4)
     task, sources = plant_task(fused)
     settings = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
-    (row,), _ = judge(task, load_candidates([str(out)]), settings, tmp_path / "results")
+    (row,), _ = judge(task, load_candidates([str(out)]), settings, tmp_path / "results", computing=Computing())
     assert row["encoder"] == "joint" and row["value"] > 0.8
     single = dataclasses.replace(task, name="radar", sources=(sources[1],), partners=())
-    (row,), _ = judge(single, load_candidates([str(out / "s1")]), settings, tmp_path / "results_radar")
+    (row,), _ = judge(
+        single, load_candidates([str(out / "s1")]), settings, tmp_path / "results_radar", computing=Computing()
+    )
     assert row["value"] > 0.4  # one of two bits
     embedded = ["embed", "--encoder", str(out), "--source", str(corpus), "--pairs", str(pairs)]
     assert main([*embedded, "--out", str(tmp_path / "vectors")]) == 0
@@ -325,7 +329,7 @@ def test_one_transformer_of_two_sensors_encodes_each_alone_and_both(
     np.testing.assert_allclose(np.array(table["embedding"][5].as_py()), vector.detach(), rtol=1e-4, atol=1e-5)
     tiles = ["pretrain", "--corpus", str(corpus), "--streams", optical, "--objective", "MultiMae"]
     assert main([*tiles, "--out", str(tmp_path / "none")]) == 2
-    assert "view" in capsys.readouterr().err and not (tmp_path / "none").exists()
+    assert "got s1; train on pairs with --items pairs" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_two_seasons_of_a_place_train_one_encoder(corpus: Path, tmp_path: Path) -> None:

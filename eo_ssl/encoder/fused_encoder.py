@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from eo_ssl.commits import commit

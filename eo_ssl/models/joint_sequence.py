@@ -1,9 +1,9 @@
 """Patches of two sensors as one sequence of tokens through one transformer (Bachmann et al. 2022, arXiv 2204.01678).
 
 Each sensor has a patch projection of its own, whose bias is its learned code: added to every patch of that sensor and
-to no other, it tells them apart, and a code beside it would be added to the same tokens. The authors' PatchedInputAdapter
-has none either, and their multimae2vit_converter.py takes one projection and the shared blocks for a plain transformer:
-so does the encoder of one sensor here. Both share all that stands behind the projection, position codes included:
+to no other, it tells them apart, and a code beside it would be added to the same tokens. The authors' input_adapters.py
+has none either, and their multimae2vit_converter.py makes a plain transformer of one projection and the shared blocks:
+that is the encoder of one sensor here. Both share all that stands behind the projection, position codes included:
 patches of one place have one position.
 """
 
