@@ -279,3 +279,6 @@ def test_refusals() -> None:
     apart = {stream: PLAIN.build(BANDS[stream], 32, seed) for seed, stream in enumerate(SENSORS)}
     with pytest.raises(UserError, match="encoders of two sensors with one transformer, got two"):
         JointSequence().join_encoders([apart[stream] for stream in SENSORS])
+    read = [copy.deepcopy(encoder) for encoder in build().encoders.values()]  # one transformer, in two files
+    JointSequence().join_encoders(read)
+    assert read[0].network.blocks is read[1].network.blocks
