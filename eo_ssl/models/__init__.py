@@ -19,7 +19,7 @@ from eo_ssl.models.backbone import (
 from eo_ssl.models.band_codes import encode_bands
 from eo_ssl.models.channel_vit import ChannelVit, ChannelVitBackbone
 from eo_ssl.models.fusion import FusionEncoder, SensorFusion
-from eo_ssl.models.joint_sequence import JointSequence, encode_together, share_trunk
+from eo_ssl.models.joint_sequence import JointSequence, encode_together, unite_trunks
 from eo_ssl.models.location_encoder import LocationEncoder, LocationModel, place_on_sphere
 from eo_ssl.models.lora import TARGETS, LoraLinear, copy_merged, insert_lora, merge_lora
 from eo_ssl.models.patches import split_patches, take_patches
@@ -71,11 +71,11 @@ __all__ = [
     "merge_lora",
     "require_maskable",
     "seed_weights",
-    "share_trunk",
     "make_group_positions",
     "make_sincos_positions",
     "run_blocks",
     "place_on_sphere",
     "split_patches",
     "take_patches",
+    "unite_trunks",
 ]

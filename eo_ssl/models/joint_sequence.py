@@ -56,14 +56,14 @@ class JointSequence(SensorFusion):
             got="two",
             remedy="name the folder as `eo-ssl pretrain --objective MultiMae` wrote it",
         )
-        share_trunk(first, second)
+        unite_trunks(first, second)
 
     def pool(self, encoders: Sequence[MaskableBackbone], views: Sequence[View]) -> Tensor:
         """The mean of the tokens of both, or the class token."""
         return encode_together(cast(Sequence[VitBackbone], encoders), views).pooled
 
 
-def share_trunk(first: MaskableBackbone, second: MaskableBackbone) -> None:
+def unite_trunks(first: MaskableBackbone, second: MaskableBackbone) -> None:
     """Let `second` run all of the network of `first`, weights and all, but its patch projection, which it keeps.
 
     Raises:
@@ -102,7 +102,7 @@ def encode_together(
     """Encode patches of several images of the same ground as one sequence through the transformer of the first encoder.
 
     Args:
-        encoders: one for each view, after `share_trunk`.
+        encoders: one for each view, after `unite_trunks`.
         views: with N patches each.
         keep: [B, T] int64, tokens that enter, i * N + n for patch n of view i; None for all.
         shown: [B, T] bool, those of `keep` that there are; all when left out.

@@ -19,7 +19,7 @@ from eo_ssl.models import (
     encode_together,
     make_group_positions,
     seed_weights,
-    share_trunk,
+    unite_trunks,
     split_patches,
     take_patches,
 )
@@ -84,7 +84,7 @@ class MultiMaeObjective(Objective):
     def __init__(self, encoders: Mapping[str, MaskableBackbone], method: MultiMae, *, seed: int = 0) -> None:
         """Make one transformer of both, and build the decoder, its weights drawn from `seed`."""
         super().__init__(encoders)
-        share_trunk(*(encoders[stream] for stream in SENSORS))
+        unite_trunks(*(encoders[stream] for stream in SENSORS))
         self.method, first = method, encoders[RADAR]
         self.patch_px, self.n_patches = first.patch_px, first.grid[0] * first.grid[1]
         counts = [len(encoders[stream].bands) for stream in SENSORS]
