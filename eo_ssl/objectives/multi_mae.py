@@ -19,9 +19,9 @@ from eo_ssl.models import (
     encode_together,
     make_group_positions,
     seed_weights,
-    unite_trunks,
     split_patches,
     take_patches,
+    unite_trunks,
 )
 from eo_ssl.objectives.base import Method, Objective, list_encoders
 from eo_ssl.objectives.mae import normalise_patches
