@@ -187,11 +187,8 @@ def test_refusals() -> None:
         ("temperature must be above 0, got 0", lambda: Croma(temperature=0)),
         ("decoder_dim must be a multiple", lambda: Croma(decoder_dim=30)),
         ("pairs of a radar and an optical stream, s1 and s2, for Croma, got tile", lambda: SMALL.build({"tile": 0}, 1)),
-        (
-            "expected a plain vision transformer for Croma",
-            lambda: SMALL.build({**two, "s2": ResNet().build(("B02",), 32, 0)}, 1),
-        ),
-        ("a plain vision transformer for Croma, got Spectral", lambda: SMALL.build({**two, "s2": groups}, 1)),
+        ("expected a transformer for Croma", lambda: SMALL.build({**two, "s2": ResNet().build(("B02",), 32, 0)}, 1)),
+        ("one token for a patch for Croma, got Spectral", lambda: SMALL.build({**two, "s2": groups}, 1)),
         ("a plain vision transformer for Croma, got Channel", lambda: SMALL.build({**two, "s2": any_bands}, 1)),
         ("tiles of one size in both streams for Croma, got 4 x 4 patches and 8 x 8", lambda: build(sizes=(32, 64))),
         ("hide a patch of a 1 x 1 grid", lambda: build(sizes=(8, 8))),

@@ -175,8 +175,8 @@ class ChannelVitBackbone(VitBackbone):
 
     def forward(self, view: View) -> Tokens:
         """Encode all patches that have a valid pixel; those of the others are nobody's context."""
-        x, known = self._shown(view)
-        return self._encode(self.embed.project(x, known), self._grid_of(view), None, seen=find_gaps(known.any(dim=2)))
+        tokens, seen = self._project_seen(view)
+        return self._encode(tokens, self._grid_of(view), None, seen=find_gaps(seen))
 
     def visible(self, view: View, keep: Tensor) -> Tokens:
         """Encode the patches `keep` [B, K] or [B, M, K] alone, less those without a valid pixel."""
@@ -225,6 +225,10 @@ class ChannelVitBackbone(VitBackbone):
             )
             valid = valid & shown.to(valid.device)[..., None, None]
         return torch.where(valid, view.image, view.image.new_zeros(())), self.embed.find_valid(valid)
+
+    def _project_seen(self, view: View) -> tuple[Tensor, Tensor]:
+        x, known = self._shown(view)
+        return self.embed.project(x, known), known.any(dim=2)
 
 
 def draw_bands(batch: int, bands: int, *, fewest: int, rng: torch.Generator) -> Tensor:
