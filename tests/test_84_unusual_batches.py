@@ -14,7 +14,23 @@ from eo_ssl.models import View
 from eo_ssl.pretraining import FitConfig
 from eo_ssl.pretraining.checkpoints import find_sound_checkpoint
 
-COMPARE = ["Located", "SimClr", "ISogClr", "Dcl", "MocoV2", "MocoV3", "Byol", "BarlowTwins", "MixedBarlowTwins", "VicReg", "LeJepa", "Dino", "DinoV2", "Swav", "Pmsn"]
+COMPARE = [
+    "Located",
+    "SimClr",
+    "ISogClr",
+    "Dcl",
+    "MocoV2",
+    "MocoV3",
+    "Byol",
+    "BarlowTwins",
+    "MixedBarlowTwins",
+    "VicReg",
+    "LeJepa",
+    "Dino",
+    "DinoV2",
+    "Swav",
+    "Pmsn",
+]
 """Methods that compare images, also those that are left empty; the others have targets, which these do not have."""
 every_method = pytest.mark.parametrize("name", processes.METHODS)
 

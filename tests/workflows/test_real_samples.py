@@ -60,9 +60,7 @@ def runs(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for server in taken:
         server.close()
     multiprocessing.set_forkserver_preload(["eo_ssl.cli", "eo_ssl.pretraining"])  # imported once for both
-    torch.multiprocessing.start_processes(
-        pretrain_in_process, (folder, ports), nprocs=WORLD, start_method="forkserver"
-    )
+    torch.multiprocessing.start_processes(pretrain_in_process, (folder, ports), nprocs=WORLD, start_method="forkserver")
     return folder
 
 
@@ -76,7 +74,9 @@ def test_two_processes_train_an_encoder_of_real_scenes(name: str, runs: Path) ->
     (stream,) = corpus.streams
     reader = corpus.stream(stream)
     tag = reader.stream
-    features = encoder(reader.read(np.arange(0, len(reader), 20)), bands=tag.bands, quantity=tag.quantity, sensor=tag.sensor)
+    features = encoder(
+        reader.read(np.arange(0, len(reader), 20)), bands=tag.bands, quantity=tag.quantity, sensor=tag.sensor
+    )
     assert np.isfinite(features.numpy()).all() and features.numpy().std(axis=0).min() > 0
     if name == "Mae":  # each process draws masks of its own
         assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
