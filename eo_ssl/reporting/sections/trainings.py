@@ -38,7 +38,7 @@ CURVES: dict[str, tuple[str, str, str, bool, bool]] = {
     "uniformity": (
         "Uniformity",
         "uniformity",
-        "How evenly the features lie on the sphere (Wang and Isola 2020); lower is more even. At 0 all tiles are alike.",
+        "How evenly features lie on the sphere (Wang and Isola 2020); lower is more even. At 0 all tiles are alike.",
         False,
         False,
     ),
