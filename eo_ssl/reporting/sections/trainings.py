@@ -166,7 +166,7 @@ def draw_curve(log: Sequence[dict[str, Any]], key: str, *, marks: tuple[float, .
     if not points or ((key in ("pool", "lr") or key not in CURVES) and len({y for _, y in points}) == 1):
         return None
     word = format_title(key)
-    title, label, caption, log_y, zero = CURVES.get(key, (word, word.lower(), "Logged by the objective.", False, False))
+    title, label, caption, log_y, zero = CURVES.get(key, (word, word, "Logged by the objective.", False, False))
     x, y = zip(*points, strict=True)
     ends = [f"{format_number(y[i])} at step {x[i]:.0f}" for i in (0, -1)]
     alt = f"{title} of {name} over {len(x)} logged steps, from {' to '.join(ends)}"
