@@ -47,6 +47,13 @@ PROOFS = {  # file, its tests of the path, of poison and of learning, and the fi
     "MixedBarlowTwins": ("71_two_views", "mixtures_are_made_of_one_view", NODATA, "forty_steps", BY_COMMAND),
     "MocoV2": ("71_two_views", "moco_v2_tells_its_key", NODATA, "forty_steps", BY_COMMAND),
     "MocoV3": ("71_two_views", "moco_v3_asks_both_ways", NODATA, "forty_steps", BY_COMMAND),
+    "MultiMae": (
+        "74_multi_mae",
+        "the_loss_is_that_of_every_token",
+        "pixels_that_are_not_valid",
+        "training_fills_in_one_sensor",
+        "83_items: one_transformer_of_two_sensors_encodes_each_alone_and_both",
+    ),
     "Pmsn": ("73_pmsn", "anchors_get_the_sharpened_class", NODATA, "thirty_steps", BY_COMMAND),
     "SarIJepa": (
         "74_sar_ijepa",
