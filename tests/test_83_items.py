@@ -281,8 +281,8 @@ def test_two_seasons_of_a_place_train_one_encoder(corpus: Path, tmp_path: Path) 
     for date, view in enumerate(seasons.views["season"]):
         tiles = [whole[row] for row in members[batch.rows.numpy(), date]]
         days = [(datetime.fromisoformat(tile["datetime"]) - EPOCH).total_seconds() / 86400 for tile in tiles]
-        assert view.time is not None and view.lonlat is not None
-        np.testing.assert_allclose(view.time.numpy(), days, atol=1e-3)
+        assert view.metadata is not None and view.lonlat is not None
+        np.testing.assert_allclose(view.metadata[:, 0].numpy(), days, atol=1e-3)
         middles = [shapely.from_wkb(tile["geometry"]).centroid.coords[0] for tile in tiles]
         np.testing.assert_allclose(view.lonlat.numpy(), middles, atol=1e-4)
     split = np.array(index["split"].to_pylist())[members]

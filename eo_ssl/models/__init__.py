@@ -13,6 +13,7 @@ from eo_ssl.models.backbone import (
     MaskableBackbone,
     Tokens,
     View,
+    join_views,
     require_maskable,
     seed_weights,
 )
@@ -21,6 +22,7 @@ from eo_ssl.models.channel_vit import ChannelVit, ChannelVitBackbone
 from eo_ssl.models.fusion import FusionEncoder
 from eo_ssl.models.location_encoder import LocationEncoder, LocationModel, place_on_sphere
 from eo_ssl.models.lora import TARGETS, LoraLinear, copy_merged, insert_lora, merge_lora
+from eo_ssl.models.metadata_codes import METADATA_FIELDS, MetadataEmbed, encode_metadata
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_group_positions, make_sincos_positions
 from eo_ssl.models.relative_attention import RelativeBlock, index_pairs
@@ -35,6 +37,7 @@ FAMILIES: Mapping[str, type[Architecture]] = MappingProxyType(
 
 __all__ = [
     "FAMILIES",
+    "METADATA_FIELDS",
     "TARGETS",
     "Architecture",
     "Backbone",
@@ -46,6 +49,7 @@ __all__ = [
     "LocationEncoder",
     "LocationModel",
     "MaskableBackbone",
+    "MetadataEmbed",
     "RelativeBlock",
     "ResNet",
     "ResNetBackbone",
@@ -56,9 +60,11 @@ __all__ = [
     "Vit",
     "VitBackbone",
     "encode_bands",
+    "encode_metadata",
     "index_pairs",
     "copy_merged",
     "insert_lora",
+    "join_views",
     "merge_lora",
     "require_maskable",
     "seed_weights",

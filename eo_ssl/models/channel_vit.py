@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from eo_ssl.errors import expect
 from eo_ssl.models.backbone import BackboneConfig, Tokens, View, check_fields
 from eo_ssl.models.band_codes import CODE_DIM, encode_bands
+from eo_ssl.models.metadata_codes import METADATA_FIELDS, attach_metadata
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.vit import TRUNK_FIELDS, Vit, VitBackbone, make_transformer
 from eo_ssl.preprocessing import Preprocessing
@@ -69,11 +70,13 @@ class ChannelVit(Vit):
         codes = encode_bands(sensor, bands)
         network = make_transformer(self, in_chans=CODE_DIM, size_px=size_px, seed=seed)
         network.patch_embed = BandEmbed(network.patch_embed, codes)
+        attach_metadata(network, self, seed=seed)
         return ChannelVitBackbone(network, BackboneConfig(self, bands, size_px, sensor))
 
     def adapt_contract(self, contract: Preprocessing) -> Preprocessing:
         """The contract of an encoder trained so: any subset of the bands, down to the fewest, if bands are dropped."""
         self._check_fewest(contract.bands)
+        contract = super().adapt_contract(contract)
         if not self.band_dropout:
             return contract
         return dataclasses.replace(contract, missing="any_subset", fewest_bands=self.fewest_bands)
@@ -86,8 +89,8 @@ class ChannelVit(Vit):
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, pooling: str) -> ChannelVit:
         """The architecture of an encoder's file; an unknown field is refused."""
-        check_fields(values, (*TRUNK_FIELDS, *_OWN_FIELDS), title=cls.title)
-        plain = Vit.from_json({key: values[key] for key in TRUNK_FIELDS}, pooling=pooling)
+        check_fields(values, (*TRUNK_FIELDS, *METADATA_FIELDS, *_OWN_FIELDS), title=cls.title)
+        plain = Vit.from_json({key: values[key] for key in values if key not in _OWN_FIELDS}, pooling=pooling)
         return cls(**dataclasses.asdict(plain), **{key: values[key] for key in _OWN_FIELDS})
 
     def _check_fewest(self, bands: tuple[str, ...]) -> None:
@@ -227,7 +230,7 @@ class ChannelVitBackbone(VitBackbone):
     def _encode_seen(self, tokens: Tensor, view: View, keep: Tensor | None, seen: Tensor) -> Tokens:
         """Encode tokens [B, K, D], of which those that are not `seen` [B, K] are left out of attention and mean."""
         traced = torch.compiler.is_compiling()  # a graph that is exported has no values yet
-        return self._encode(tokens, self._grid_of(view), keep, seen=seen if traced or not bool(seen.all()) else None)
+        return self._encode(tokens, view, keep, seen=seen if traced or not bool(seen.all()) else None)
 
 
 def draw_bands(batch: int, bands: int, *, fewest: int, rng: torch.Generator) -> Tensor:

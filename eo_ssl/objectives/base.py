@@ -15,6 +15,7 @@ from eo_ssl.models import Backbone, FusionEncoder, Tokens, View
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
 from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.tile_metadata import KINDS, MetadataKind
 
 
 class Objective(nn.Module, ABC):
@@ -24,6 +25,9 @@ class Objective(nn.Module, ABC):
     """By the stream of the item that each encodes: one named `tile`, or one for each stream of a pair."""
     channels_differ: bool = False
     """Whether the loss asks the channels of what it compares to be no copies of each other."""
+    told: tuple[MetadataKind, ...] = KINDS
+    """What its encoders may be told of images: nothing that views share which it asks to match, or the answer would be
+    what they were told and not what they show."""
     by_row: bool = False
     """Whether it keeps numbers of each row of the source, so that a run on other rows cannot go on with them."""
 

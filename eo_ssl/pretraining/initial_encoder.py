@@ -113,7 +113,13 @@ class InitialEncoder:
             self._check_same(field, getattr(own, field), getattr(found, field))
         plausible = own.range if own.quantity == found.quantity else found.range
         contract = dataclasses.replace(
-            found, clip=own.clip, mean=own.mean, std=own.std, missing=own.missing, range=plausible
+            found,
+            clip=own.clip,
+            mean=own.mean,
+            std=own.std,
+            missing=own.missing,
+            range=plausible,
+            metadata=own.metadata,
         )
         data.items.contracts = {stream: contract}
         name = Path(self.source).name if isinstance(self.encoder, TrainedEncoder) else self.encoder.name
