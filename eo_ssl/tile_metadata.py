@@ -96,8 +96,7 @@ def count_days(moments: Sequence[str]) -> npt.NDArray[np.float64]:
         got=", ".join(map(str, moments))[:60],
         remedy="write them so, or leave them empty",
     )
-    days: npt.NDArray[np.float64] = (stamps - _ORIGIN) / np.timedelta64(1, "D")
-    return days
+    return np.asarray((stamps - _ORIGIN) / np.timedelta64(1, "D"), dtype=np.float64)
 
 
 def order_kinds(kinds: Sequence[str]) -> tuple[MetadataKind, ...]:

@@ -51,6 +51,8 @@ class FusedEncoder(nn.Module):
         *,
         radar_valid: Tensor | None = None,
         optical_valid: Tensor | None = None,
+        radar_metadata: Tensor | None = None,
+        optical_metadata: Tensor | None = None,
     ) -> Tensor:
         """One vector for each pair of images, [B, D] float32.
 
@@ -59,12 +61,14 @@ class FusedEncoder(nn.Module):
             optical: [B, C, H, W] float32, output of the optical encoder's contract.
             radar_valid: [B, C, H, W] bool, of the contract; None for everywhere.
             optical_valid: the same of the optical image.
+            radar_metadata: [B, 5], where the radar encoder's contract takes some, as `describe_input` gives it.
+            optical_metadata: the same of the optical image.
 
         Raises:
             UserError: images of different grids of patches, or what an encoder refuses.
         """
-        first = self.radar.tokens(radar, valid=radar_valid)  # [B, N, D]
-        second = self.optical.tokens(optical, valid=optical_valid)
+        first = self.radar.tokens(radar, valid=radar_valid, metadata=radar_metadata)  # [B, N, D]
+        second = self.optical.tokens(optical, valid=optical_valid, metadata=optical_metadata)
         expect(
             first.shape == second.shape,
             expected="as many patches of both sensors",

@@ -84,7 +84,9 @@ class TrainedEncoder(EncoderBase):
         """Return the encoder as it is for images of which nothing else is known: the same features, bit for bit."""
         if not self.architecture.model.metadata:
             return self
+        kinds = ", ".join(self.architecture.model.metadata)
         twin = self._with_contract(dataclasses.replace(self.preprocessing, metadata=()))
+        twin.provenance = {**self.provenance, "remark": f"trained to be told {kinds} too, which is left out here"}
         twin._set_backbone(self.backbone.without_metadata().eval())
         return twin
 
