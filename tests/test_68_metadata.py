@@ -280,7 +280,7 @@ def test_methods_that_match_views_refuse_what_the_views_share(tmp_path: Path) ->
     told = Vit(patch_size=8, depth=1, metadata=("time", "gsd"))
     with pytest.raises(UserError, match="metadata out of gsd for SimClr, which matches what could be"):
         eo_ssl.pretrain(CORPUS, tmp_path / "a", streams=[OPTICAL], objective=SimClr(), model=told, **QUICK)
-    with pytest.raises(UserError, match="metadata out of gsd for Mae with location, which.* got time, gsd"):
+    with pytest.raises(UserError, match=r"metadata out of gsd for Mae with location, which.* got time, gsd"):
         eo_ssl.pretrain(CORPUS, tmp_path / "b", streams=[OPTICAL], model=told, location=Location(), **QUICK)
     filling = {"Mae", "SatMae", "SatMaePp", "MaskFeat", "SarJepa", "Data2Vec", "Data2Vec2", "IJepa", "SarIJepa", "Distill"}  # fmt: skip
     for name, method in list_methods().items():
@@ -293,12 +293,11 @@ def season_tiles(n: int, seed: int, *, told: bool) -> tuple[View, torch.Tensor]:
     """Ramps that rise in summer a little more often than they fall, patch by patch; and whether it is summer."""
     rng, summer = torch.Generator().manual_seed(seed), torch.arange(n) % 2
     slope = 0.6 * (2 * summer - 1).view(-1, 1, 1, 1) + torch.randn(n, 1, 2, 2, generator=rng)
-    ramp = slope.repeat_interleave(8, 2).repeat_interleave(8, 3) * torch.linspace(-1, 1, 8).repeat(2)
-    image = ramp + 0.2 * torch.randn(n, 2, 16, 16, generator=rng)
+    image = slope.repeat_interleave(4, 2).repeat_interleave(4, 3) * torch.linspace(-1, 1, 4).repeat(2)
     times = [f"{2015 + i % 9}-0{1 + 6 * month}-15" for i, month in enumerate(summer.tolist())]
     known = torch.from_numpy(make_metadata(n, time=times)) if told else None
     valid = torch.ones_like(image, dtype=torch.bool)
-    return View(image, valid, ("B02", "B03"), metadata=known, seed=seed), summer
+    return View(image, valid, ("B02",), metadata=known, seed=seed), summer
 
 
 def probe(train: torch.Tensor, labels: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
@@ -310,12 +309,12 @@ def probe(train: torch.Tensor, labels: torch.Tensor, test: torch.Tensor) -> torc
 
 
 def test_told_the_season_an_encoder_tells_what_images_alone_do_not_show_and_works_without() -> None:
-    backbone = Vit(patch_size=8, depth=1, metadata=("time",), metadata_drop=0.3).build(("B02", "B03"), 16, 0)
+    backbone = Vit(patch_size=4, depth=1, metadata=("time",), metadata_drop=0.3).build(("B02",), 8, 0)
     objective = Mae(decoder_dim=32, decoder_depth=1).build({"tile": backbone}, 1)
-    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=5e-3)
-    for step in range(100):
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=4e-3)
+    for step in range(80):
         shown, _ = season_tiles(64, 100 + step, told=True)
-        loss = objective(Batch({"tile": [shown]}, torch.arange(64), Step(step, 100, step)))["loss"]
+        loss = objective(Batch({"tile": [shown]}, torch.arange(64), Step(step, 80, step)))["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -328,7 +327,7 @@ def test_told_the_season_an_encoder_tells_what_images_alone_do_not_show_and_work
             losses[told] = float(objective(Batch({"tile": [test]}, torch.arange(400), Step(0, 1, 5)))["loss"])
         scores[told] = (found == wanted).float().mean().item()
     assert scores[True] > 0.99 and 0.8 < scores[False] < 0.93, scores  # the best guess from four patches: 88.5 %
-    assert losses[True] < losses[False] - 0.06 < 0.95, losses  # and the season fills in what is hidden
+    assert losses[True] < losses[False] - 0.06 < 0.9, losses  # and the season fills in what is hidden
 
 
 @pytest.fixture(scope="module")
