@@ -22,7 +22,20 @@ from eo_ssl.evaluation.sources import read_metadata
 from eo_ssl.export import Options, export, verify
 from eo_ssl.models import Architecture, ChannelVit, SpectralVit, View, Vit, VitBackbone, encode_metadata, join_views
 from eo_ssl.models.metadata_codes import MetadataEmbed
-from eo_ssl.objectives import Batch, Location, Mae, SimClr, Step, ViewSpec, list_methods
+from eo_ssl.objectives import (
+    Batch,
+    Data2Vec,
+    Data2Vec2,
+    IJepa,
+    Location,
+    Mae,
+    MaskFeat,
+    Method,
+    SimClr,
+    Step,
+    ViewSpec,
+    list_methods,
+)
 from eo_ssl.preprocessing import describe_input
 from eo_ssl.pretraining import DataSelection, FitConfig, open_training_data
 from eo_ssl.pretraining.view_maker import ItemBatch, ViewMaker
@@ -289,6 +302,20 @@ def test_methods_that_match_views_refuse_what_the_views_share(tmp_path: Path) ->
         assert (found == KINDS) == (name in filling), name
 
 
+@pytest.mark.parametrize(
+    "method",
+    [Mae(decoder_dim=16, decoder_depth=1), MaskFeat(), IJepa(), Data2Vec(layers=1), Data2Vec2(layers=1), SimClr()],
+    ids=lambda method: type(method).__name__,
+)
+def test_what_is_told_reaches_the_loss_of_a_method(method: Method) -> None:
+    backbone = Vit(patch_size=8, depth=1, metadata=("gsd",)).build(BANDS, 32, 0)
+    objective = method.build({"tile": backbone}, 1)
+    views = [view(seed=1), replace(view(seed=2), image=view().image.flip(3))]
+    shown = views if isinstance(method, SimClr) else views[:1]
+    objective(Batch({"tile": shown}, torch.arange(3), Step(1, 10, 0)))["loss"].backward()
+    assert embed(backbone).weight.grad.abs().max() > 0
+
+
 def season_tiles(n: int, seed: int, *, told: bool) -> tuple[View, torch.Tensor]:
     """Ramps that rise in summer a little more often than they fall, patch by patch; and whether it is summer."""
     rng, summer = torch.Generator().manual_seed(seed), torch.arange(n) % 2
@@ -375,6 +402,10 @@ def test_a_saved_encoder_says_what_it_takes_and_a_corpus_tells_it_everywhere_ali
     elsewhere[:, 1:4] = torch.tensor([100.0, 5, 30])
     told = [timed(reader.read(some), **tags, metadata=each[some]) for each in (known, elsewhere)]
     assert torch.equal(*told)
+    eo_ssl.pretrain(CORPUS, tmp_path / "more", streams=[OPTICAL], init=encoder, **QUICK)
+    assert load_encoder(tmp_path / "more").preprocessing.metadata == ("time", "place", "gsd")
+    with pytest.raises(UserError, match="expected all that encoder is told of images, to go on from it"):
+        eo_ssl.pretrain(CORPUS, tmp_path / "c", streams=[OPTICAL], init=f"{encoder}?metadata=none", **QUICK)
     with pytest.raises(UserError, match="expected metadata=none, or some of time, place, gsd, got"):
         load_encoder(f"{encoder}?metadata=incidence")
 

@@ -59,6 +59,12 @@ class InitialEncoder:
         else:
             raise UserError(f"expected a trained encoder to begin from, got {source}; name one with weights")
         expect(
+            encoder.preprocessing.metadata == backbone.config.model.metadata,
+            expected=f"all that {encoder.name} is told of images, to go on from it",
+            got=source,
+            remedy="leave out ?metadata",
+        )
+        expect(
             model in (Vit(), backbone.config.model),
             expected=f"the architecture of {source}, {backbone.config.model}",
             got=model,
