@@ -58,9 +58,9 @@ if TYPE_CHECKING:
     from eo_ssl.cards import load_card as card
     from eo_ssl.corpus import Corpus
     from eo_ssl.encoder import load_encoder
+    from eo_ssl.image_metadata import make_metadata
     from eo_ssl.preprocessing import Preprocessing
     from eo_ssl.sample import make_archive
-    from eo_ssl.tile_metadata import make_metadata
 
 __version__ = "0.1.0"
 __all__ = [
@@ -86,7 +86,7 @@ _ON_DEMAND = {
     "ingest": ("workflows.ingest", "main"),
     "load_encoder": ("encoder", "load_encoder"),
     "make_archive": ("sample", "make_archive"),
-    "make_metadata": ("tile_metadata", "make_metadata"),
+    "make_metadata": ("image_metadata", "make_metadata"),
     "pretrain": ("workflows.pretrain", "main"),
     "report": ("workflows.report", "main"),
 }

@@ -20,6 +20,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.evaluation import SourceSubset, extract_features, open_corpus_source
 from eo_ssl.evaluation.sources import read_metadata
 from eo_ssl.export import Options, export, verify
+from eo_ssl.image_metadata import KINDS, make_metadata
 from eo_ssl.models import Architecture, ChannelVit, SpectralVit, View, Vit, VitBackbone, encode_metadata, join_views
 from eo_ssl.models.metadata_codes import MetadataEmbed
 from eo_ssl.objectives import (
@@ -39,7 +40,6 @@ from eo_ssl.objectives import (
 from eo_ssl.preprocessing import describe_input
 from eo_ssl.pretraining import DataSelection, FitConfig, open_training_data
 from eo_ssl.pretraining.view_maker import ItemBatch, ViewMaker
-from eo_ssl.tile_metadata import KINDS, make_metadata
 from eo_ssl.workflows.embed import main as embed_corpus
 from exported import optical
 from planted import Images

@@ -25,6 +25,7 @@ from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
+from eo_ssl.image_metadata import INDEX_COLUMNS, read_index_metadata
 from eo_ssl.manifest import require
 from eo_ssl.models import Vit
 from eo_ssl.objectives import Croma, Mae, SimClr, ViewSpec
@@ -44,7 +45,6 @@ from eo_ssl.pretraining.loader import ItemLoader
 from eo_ssl.pretraining.training_data import rank_values
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.sensors import Quantity
-from eo_ssl.tile_metadata import INDEX_COLUMNS, read_index_metadata
 from eo_ssl.workflows import ingest, pair, pretrain
 from planted import Images
 from runs import FakeReader, FakeStream, preprocessing

@@ -22,10 +22,10 @@ from eo_ssl.encoder.torchgeo_weights import load_torchgeo
 from eo_ssl.encoder.trained import TrainedEncoder
 from eo_ssl.encoder.weight_free import ImageStats, RandomFeatures, RandomResNet
 from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.image_metadata import order_kinds
 from eo_ssl.manifest import MANIFEST, require
 from eo_ssl.models import BackboneConfig, Vit
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.tile_metadata import order_kinds
 
 FOLDER_OPTIONS = ("sensor", "missing", "metadata")
 """Behind a folder and `?`: the sensor whose bands its encoder is to know by their wavelength; what stands in place of

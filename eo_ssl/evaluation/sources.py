@@ -18,9 +18,9 @@ from torch import Tensor
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import expect
 from eo_ssl.fingerprints import fingerprint
+from eo_ssl.image_metadata import INDEX_COLUMNS, Metadata, make_metadata, read_index_metadata
 from eo_ssl.preprocessing import Tagged
 from eo_ssl.sensors import Quantity, translate_bands
-from eo_ssl.tile_metadata import INDEX_COLUMNS, Metadata, make_metadata, read_index_metadata
 
 Rows = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.float32]
@@ -52,7 +52,7 @@ class DescribedSource(ImageSource, Protocol):
     """Images of which more is known than their pixels."""
 
     def read_metadata(self, positions: Rows) -> Metadata:
-        """Return what is known of the images at ``positions``: [n, 5] float32 (`tile_metadata`), NaN where unknown."""
+        """Return what is known of the images at ``positions``: [n, 5] float32 (`image_metadata`), NaN where unknown."""
         ...
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.image_metadata import WIDTH, MetadataKind
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.tile_metadata import WIDTH, MetadataKind
 
 
 @dataclass(frozen=True, slots=True)

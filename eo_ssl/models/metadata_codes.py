@@ -1,8 +1,8 @@
 """Codes of what is known of an image beside its pixels, added to its tokens: season, place, pixel size, incidence.
 
-Prithvi-EO-2.0 (Szwarcman et al. 2024, arXiv 2412.02732; `prithvi_mae.py`), Copernicus-FM (`models_mae_cfm.py` of
-zhu-xlab/Copernicus-FM) and SatMAE add waves of such numbers to the patch tokens too. Here every code is periodic where
-what it stands for is, and one that is unknown is zero, of its image alone.
+Prithvi-EO-2.0 (Szwarcman et al. 2024, arXiv 2412.02732; `prithvi_mae.py`) and Copernicus-FM (`models_mae_cfm.py` of
+zhu-xlab/Copernicus-FM) add waves of such numbers to the patch tokens too. Here a code is periodic where what it stands
+for is, and one that is unknown is zero, of its image alone.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import expect
+from eo_ssl.image_metadata import COLUMNS, MetadataKind, list_columns
 from eo_ssl.models.backbone import Architecture, seed_weights
 from eo_ssl.models.location_encoder import place_on_sphere
-from eo_ssl.tile_metadata import COLUMNS, MetadataKind, list_columns
 
 YEAR_DAYS = 365.2425
 """Mean length of a calendar year."""
@@ -40,7 +40,7 @@ def encode_metadata(metadata: Tensor, kinds: Sequence[MetadataKind]) -> Tensor:
     """Codes of images, [n, F] float64: for each kind 1, then sine and cosine of its phases; zeros where it is unknown.
 
     Args:
-        metadata: [n, 5], columns as `tile_metadata` has them; not finite where unknown.
+        metadata: [n, 5], columns as `image_metadata` has them; not finite where unknown.
         kinds: in order.
     """
     parts = [metadata.new_zeros(len(metadata), 0, dtype=torch.float64)]

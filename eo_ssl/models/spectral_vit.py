@@ -14,13 +14,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from eo_ssl.errors import expect
+from eo_ssl.image_metadata import MetadataKind, order_kinds
 from eo_ssl.models.attention import find_gaps
 from eo_ssl.models.backbone import Architecture, BackboneConfig, Tokens, View, check_fields, seed_weights
 from eo_ssl.models.metadata_codes import METADATA_FIELDS, attach_metadata, check_drop, write_metadata
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_group_positions
 from eo_ssl.models.vit import Vit, VitBackbone, make_transformer
-from eo_ssl.tile_metadata import MetadataKind, order_kinds
 
 PROJECTION_SEED = 1 << 32  # added to the seed: the projections draw other numbers than the blocks
 _FIELDS = ("timm_name", "img_size", "in_chans", "patch_size", "depth", "groups", "group_dim")  # of an encoder's file

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.image_metadata import MetadataKind, order_kinds
 from eo_ssl.models.alibi_attention import AlibiBlock
 from eo_ssl.models.attention import mask_keys, run_blocks
 from eo_ssl.models.backbone import (
@@ -36,7 +37,6 @@ from eo_ssl.models.metadata_codes import (
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_sincos_positions
 from eo_ssl.models.relative_attention import PlacedBlock, RelativeBlock
-from eo_ssl.tile_metadata import MetadataKind, order_kinds
 
 PLACED_BLOCKS: Mapping[str, type[PlacedBlock]] = {"relative": RelativeBlock, "alibi": AlibiBlock}
 TRUNK_FIELDS = ("timm_name", "img_size", "in_chans", "patch_size", "depth", "position")  # of an encoder's file

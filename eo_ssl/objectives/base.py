@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import UserError, expect
+from eo_ssl.image_metadata import KINDS, MetadataKind
 from eo_ssl.models import Backbone, FusionEncoder, Tokens, View
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.tile_metadata import KINDS, MetadataKind
 
 
 class Objective(nn.Module, ABC):

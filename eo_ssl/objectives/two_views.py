@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from eo_ssl.errors import UserError, expect
+from eo_ssl.image_metadata import MetadataKind
 from eo_ssl.models import Backbone, View, join_views
 from eo_ssl.objectives.base import Objective, list_encoders
 from eo_ssl.objectives.parts import gather
 from eo_ssl.objectives.step import Batch
-from eo_ssl.tile_metadata import MetadataKind
 
 Encoders = Mapping[str, Backbone]
 OF_A_VIEW: tuple[MetadataKind, ...] = ("gsd",)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.fingerprints import fingerprint
+from eo_ssl.image_metadata import MetadataKind, order_kinds
 from eo_ssl.preprocessing.channels import check_fewest, choose_bands, order_channels, place_channels
 from eo_ssl.preprocessing.conversion import apply_conversion, parse_conversion
 from eo_ssl.preprocessing.interpolation import Interpolation, crop_center, interpolate_masked
@@ -25,7 +26,6 @@ from eo_ssl.preprocessing.pooled_moments import Wide, check_moments, pool_moment
 from eo_ssl.preprocessing.tags import CountedStats, StatsLike, StreamLike
 from eo_ssl.sensors import Quantity
 from eo_ssl.sensors import sensor as sensor_named
-from eo_ssl.tile_metadata import MetadataKind, order_kinds
 
 Resize = Literal["to_size", "native", "crop"]
 Missing = Literal["refuse", "fill_mean", "zero", "any_subset"]

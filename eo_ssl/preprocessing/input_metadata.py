@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from eo_ssl.errors import expect
+from eo_ssl.image_metadata import COLUMNS, WIDTH, list_columns
 from eo_ssl.preprocessing.contract import Preprocessing
-from eo_ssl.tile_metadata import COLUMNS, WIDTH, list_columns
 
 
 def describe_input(
@@ -22,7 +22,7 @@ def describe_input(
 
     Args:
         contract: of the encoder.
-        metadata: [n, 5] float32, of the images as they are given (`tile_metadata`); None for nothing known.
+        metadata: [n, 5] float32, of the images as they are given (`image_metadata`); None for nothing known.
         side_px: side of the images as they are given.
 
     Raises:

@@ -50,7 +50,7 @@ class Items(ABC):
     def metadata(self, rows: Rows) -> dict[str, Tensor]:
         """What is known of the tiles of items beside their pixels, by stream: [n, dates, 5] float32.
 
-        Columns as `tile_metadata` has them; NaN where a corpus does not say.
+        Columns as `image_metadata` has them; NaN where a corpus does not say.
         """
         return {
             stream: torch.from_numpy(source.metadata[self.members(stream, rows)])

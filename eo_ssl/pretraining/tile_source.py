@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from eo_ssl.errors import UserError
+from eo_ssl.image_metadata import WIDTH, Metadata
 from eo_ssl.preprocessing import StreamLike
 from eo_ssl.pretraining.sampler import Rows
 from eo_ssl.sensors import Quantity, sensor
-from eo_ssl.tile_metadata import WIDTH, Metadata
 
 
 class NamedStream(StreamLike, Protocol):
@@ -55,7 +55,7 @@ class TileSource:
         Args:
             readers: at least one, each with at least one tile.
             bands: the bands wanted, in that order; None for those of the first stream, which all others must hold.
-            metadata: [N, 5], what is known of each tile beside its pixels (`tile_metadata`); None where nothing is.
+            metadata: [N, 5], what is known of each tile beside its pixels (`image_metadata`); None where nothing is.
 
         Raises:
             UserError: for no or an empty stream, for streams that do not fit together, for a band that one lacks.

@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 from eo_ssl.corpus import Corpus
 from eo_ssl.curation import read_subset
 from eo_ssl.errors import UserError, suggest_nearest
+from eo_ssl.image_metadata import INDEX_COLUMNS, read_index_metadata
 from eo_ssl.manifest import Manifest, require
 from eo_ssl.pairing import read_pairs
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.sampler import Rows
 from eo_ssl.pretraining.tile_source import TileSource
-from eo_ssl.tile_metadata import INDEX_COLUMNS, read_index_metadata
 
 COLUMNS = (
     *("split", "benchmark_split", "label", "label_name", "pixels_sha256", "location_id", "product_id"),

@@ -37,7 +37,7 @@ class ItemBatch:
     step: Step
     """Where the run stands."""
     metadata: Mapping[str, Tensor] = field(default_factory=dict)
-    """By stream: what is known of tiles beside their pixels, [B, D, 5] float32 as `tile_metadata` has it."""
+    """By stream: what is known of tiles beside their pixels, [B, D, 5] float32 as `image_metadata` has it."""
 
     def to(self, device: torch.device | str, **options: Any) -> ItemBatch:
         """The batch on another device; Lightning calls this."""
