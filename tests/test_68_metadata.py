@@ -45,6 +45,7 @@ from eo_ssl.objectives import (
     MixedBarlowTwins,
     MocoV2,
     MocoV3,
+    MultiMae,
     Pmsn,
     SarIJepa,
     SarJepa,
@@ -314,7 +315,7 @@ def test_methods_that_match_views_refuse_what_the_views_share(tmp_path: Path) ->
         eo_ssl.pretrain(CORPUS, tmp_path / "a", streams=[OPTICAL], objective=SimClr(), model=told, **QUICK)
     with pytest.raises(UserError, match=r"metadata out of gsd for Mae with location, which.* got time, gsd"):
         eo_ssl.pretrain(CORPUS, tmp_path / "b", streams=[OPTICAL], model=told, location=Location(), **QUICK)
-    everything = (Mae, MaskFeat, IJepa, Data2Vec, Data2Vec2, Distill, SarJepa, SarIJepa, SatMae, SatMaePp)
+    everything = (Mae, MaskFeat, IJepa, Data2Vec, Data2Vec2, Distill, SarJepa, SarIJepa, SatMae, SatMaePp, MultiMae)
     of_a_view = (SimClr, Dcl, ISogClr, MocoV2, MocoV3, Byol, BarlowTwins, VicReg, Swav, Pmsn, Dino, DinoV2, LeJepa)
     for method, kinds in {
         **dict.fromkeys(everything, KINDS),

@@ -17,7 +17,8 @@ from eo_ssl.models.backbone import BackboneConfig, Tokens, View, check_fields
 from eo_ssl.models.band_codes import CODE_DIM, encode_bands
 from eo_ssl.models.metadata_codes import METADATA_FIELDS, attach_metadata
 from eo_ssl.models.patches import split_patches, take_patches
-from eo_ssl.models.vit import TRUNK_FIELDS, Vit, VitBackbone, make_transformer
+from eo_ssl.models.timm_transformer import make_transformer
+from eo_ssl.models.vit import TRUNK_FIELDS, Vit, VitBackbone
 from eo_ssl.preprocessing import Preprocessing
 
 _OWN_FIELDS = ("band_dropout", "fewest_bands")  # of an encoder's file, beside those of its trunk
@@ -177,8 +178,8 @@ class ChannelVitBackbone(VitBackbone):
 
     def forward(self, view: View) -> Tokens:
         """Encode all patches that have a valid pixel; those of the others are nobody's context."""
-        x, known = self._shown(view)
-        return self._encode_seen(self.embed.project(x, known), view, None, known.any(dim=2))
+        tokens, seen = self._project_seen(view)
+        return self._encode_seen(tokens, view, None, seen)
 
     def visible(self, view: View, keep: Tensor) -> Tokens:
         """Encode the patches `keep` [B, K] or [B, M, K] alone, less those without a valid pixel."""
@@ -226,6 +227,10 @@ class ChannelVitBackbone(VitBackbone):
             )
             valid = valid & shown.to(valid.device)[..., None, None]
         return torch.where(valid, view.image, view.image.new_zeros(())), self.embed.find_valid(valid)
+
+    def _project_seen(self, view: View) -> tuple[Tensor, Tensor]:
+        x, known = self._shown(view)
+        return self.embed.project(x, known), known.any(dim=2)
 
     def _encode_seen(self, tokens: Tensor, view: View, keep: Tensor | None, seen: Tensor) -> Tokens:
         """Encode tokens [B, K, D], of which those that are not `seen` [B, K] are left out of attention and mean."""

@@ -20,7 +20,8 @@ from eo_ssl.models.backbone import Architecture, BackboneConfig, Tokens, View, c
 from eo_ssl.models.metadata_codes import METADATA_FIELDS, attach_metadata, check_drop, write_metadata
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_group_positions
-from eo_ssl.models.vit import Vit, VitBackbone, make_transformer
+from eo_ssl.models.timm_transformer import make_transformer
+from eo_ssl.models.vit import Vit, VitBackbone
 
 PROJECTION_SEED = 1 << 32  # added to the seed: the projections draw other numbers than the blocks
 _FIELDS = ("timm_name", "img_size", "in_chans", "patch_size", "depth", "groups", "group_dim")  # of an encoder's file

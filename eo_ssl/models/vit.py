@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
-import timm
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.errors import UserError, expect
 from eo_ssl.image_metadata import MetadataKind, order_kinds
-from eo_ssl.models.alibi_attention import AlibiBlock
 from eo_ssl.models.attention import mask_keys, run_blocks
 from eo_ssl.models.backbone import (
     Architecture,
@@ -25,7 +23,6 @@ from eo_ssl.models.backbone import (
     Tokens,
     View,
     check_fields,
-    seed_weights,
 )
 from eo_ssl.models.metadata_codes import (
     METADATA_FIELDS,
@@ -35,10 +32,9 @@ from eo_ssl.models.metadata_codes import (
     write_metadata,
 )
 from eo_ssl.models.patches import split_patches, take_patches
-from eo_ssl.models.positions import make_sincos_positions
-from eo_ssl.models.relative_attention import PlacedBlock, RelativeBlock
+from eo_ssl.models.relative_attention import PlacedBlock
+from eo_ssl.models.timm_transformer import PLACED_BLOCKS, make_transformer
 
-PLACED_BLOCKS: Mapping[str, type[PlacedBlock]] = {"relative": RelativeBlock, "alibi": AlibiBlock}
 TRUNK_FIELDS = ("timm_name", "img_size", "in_chans", "patch_size", "depth", "position")  # of an encoder's file
 
 
@@ -132,55 +128,6 @@ class Vit(Architecture):
     def averaged(self) -> Vit:
         """The same network with the mean of its patch tokens for a vector, told nothing."""
         return dataclasses.replace(self, pooling="mean", metadata=())
-
-
-def make_transformer(model: Vit, *, in_chans: int, size_px: int, seed: int) -> VisionTransformer:
-    """The timm model: `network(x)` maps [B, C, H, W] float32 to the class token [B, D].
-
-    `timm.create_model(name, img_size=..., patch_size=..., in_chans=..., num_classes=0)` loads its weights.
-
-    Raises:
-        UserError: a patch that does not divide the size, a name that timm does not know or that is no vision
-            transformer with a class token.
-    """
-    expect(
-        size_px % model.patch_size == 0,
-        expected="a patch size that divides the image size",
-        got=f"patch {model.patch_size} and image {size_px}",
-        remedy="choose a divisor",
-    )
-    names = timm.list_models()
-    expect(
-        model.name in names,
-        expected="the name of a timm vision transformer",
-        got=f"'{model.name}'{suggest_nearest(model.name, names)}",
-        remedy="timm.list_models() names them",
-    )
-    sizes: dict[str, Any] = {"img_size": size_px, "patch_size": model.patch_size, "in_chans": in_chans}
-    depth: dict[str, Any] = {} if model.depth is None else {"depth": model.depth}
-    blocks: dict[str, Any] = {"block_fn": PLACED_BLOCKS[model.position]} if model.position in PLACED_BLOCKS else {}
-    with seed_weights(seed):
-        try:
-            network = timm.create_model(model.name, pretrained=False, num_classes=0, **sizes, **depth, **blocks)
-        except TypeError as error:
-            raise UserError(
-                f"'{model.name}' takes no patch or image size ({error}): choose a vit_*_patch* name of timm"
-            ) from error
-    expect(
-        isinstance(network, VisionTransformer) and network.has_class_token and network.pos_embed is not None,
-        expected="a timm vision transformer with a class token and position embeddings",
-        got=f"'{model.name}'",
-        remedy="choose one such as vit_tiny_patch16_224",
-    )
-    found = cast(VisionTransformer, network)
-    if model.position != "learned":
-        codes = cast(Tensor, found.pos_embed).requires_grad_(False)
-        prefix, side = 0 if found.no_embed_class else found.num_prefix_tokens, size_px // model.patch_size
-        with torch.no_grad():
-            codes.zero_()
-            if model.position == "sincos":
-                codes.copy_(make_sincos_positions((side, side), found.embed_dim, prefix=prefix))
-    return found
 
 
 class VitBackbone(MaskableBackbone):
@@ -277,17 +224,48 @@ class VitBackbone(MaskableBackbone):
         Where `seen` [B, K] bool is false no token attends to the patch, and it is no part of the mean; None for
         patches that are all seen.
         """
+        return self.encode_placed(self._place(tokens, view, keep), seen, grid=self._grid_of(view), keep=keep)
+
+    def _place(self, tokens: Tensor, view: View, keep: Tensor | None) -> Tensor:
+        """Projected patches with the codes of their places, and of what is known of their image: [B, K, D]."""
         # len() would fix the batch of an exported graph to the size of its example
-        network, batch, grid = self.network, tokens.shape[0], self._grid_of(view)
-        positions = self._positions(grid)  # [1, N, D]
-        tokens = tokens + (positions if keep is None else take_patches(positions.expand(batch, -1, -1), keep))
-        if self.config.model.metadata and view.metadata is not None:
-            embed = cast(MetadataEmbed, network.metadata_embed)
-            told: Tensor = embed(view.metadata, view.seed)  # [images, D]
-            tokens = tokens + told.repeat_interleave(batch // len(view), dim=0)[:, None]
-        prefix = self._prefix().expand(batch, -1, -1)  # [B, P, D]
-        entered = network.norm_pre(network.pos_drop(torch.cat([prefix, tokens], dim=1)))  # [B, P + K, D]
-        if isinstance(network.blocks[0], PlacedBlock):  # of plain ViTs, whose patches are all seen
+        positions, batch = self._positions(self._grid_of(view)), tokens.shape[0]  # [1, N, D]
+        placed = tokens + (positions if keep is None else take_patches(positions.expand(batch, -1, -1), keep))
+        if not self.config.model.metadata or view.metadata is None:
+            return placed
+        embed = cast(MetadataEmbed, self.network.metadata_embed)
+        told: Tensor = embed(view.metadata, view.seed)  # [images, D]
+        return placed + told.repeat_interleave(batch // len(view), dim=0)[:, None]
+
+    def place_patches(self, view: View) -> tuple[Tensor, Tensor]:
+        """Every patch as it enters the blocks, with what `_place` adds, and whether it has a valid pixel.
+
+        Returns:
+            [B, N, D], and [B, N] bool.
+        """
+        projected, seen = self._project_seen(view)
+        return self._place(projected, view, None), seen
+
+    def encode_placed(
+        self,
+        placed: Tensor,
+        seen: Tensor | None = None,
+        *,
+        grid: tuple[int, int] | None = None,
+        keep: Tensor | None = None,
+    ) -> Tokens:
+        """Run patches that have their positions [B, K, D] through the blocks, after the prefix tokens.
+
+        Args:
+            placed: of one image, or of several images of the same ground.
+            seen: [B, K] bool, those that are attended to and are part of the mean; None for all.
+            grid: rows and columns of patches, which blocks that are told offsets or distances ask for.
+            keep: [B, K] int64, raster indices, for the same blocks; None for all patches of the grid.
+        """
+        network = self.network
+        prefix = self._prefix().expand(placed.shape[0], -1, -1)  # [B, P, D]
+        entered = network.norm_pre(network.pos_drop(torch.cat([prefix, placed], dim=1)))  # [B, P + K, D]
+        if grid is not None and isinstance(network.blocks[0], PlacedBlock):  # of plain ViTs, whose patches are all seen
             ran = self._relate(entered, grid, keep)
         else:
             ran = run_blocks(network.blocks, entered, seen, prefix=prefix.shape[1])
@@ -299,6 +277,11 @@ class VitBackbone(MaskableBackbone):
             return Tokens(patches.mean(dim=1), patches, prefix)
         weight = seen[..., None].to(patches.dtype)  # [B, K, 1]
         return Tokens((patches * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1), patches, prefix)
+
+    def _project_seen(self, view: View) -> tuple[Tensor, Tensor]:
+        """All patches after the projection, without positions, and whether each has a valid pixel."""
+        valid = self.order_bands(view).valid
+        return self._projected(view), split_patches(valid, self.patch_px).flatten(2).any(dim=2)
 
     def _mask_keys(self, seen: Tensor) -> Tensor:
         """Keys that tokens attend to: the prefix, and the patches that are `seen` [B, K]: [B, 1, 1, P + K] bool."""
