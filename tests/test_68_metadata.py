@@ -22,7 +22,18 @@ from eo_ssl.evaluation import SourceSubset, extract_features, open_corpus_source
 from eo_ssl.evaluation.sources import read_metadata
 from eo_ssl.export import Options, export, verify
 from eo_ssl.image_metadata import KINDS, make_metadata
-from eo_ssl.models import Architecture, ChannelVit, SpectralVit, View, Vit, VitBackbone, encode_metadata, join_views
+from eo_ssl.models import (
+    Architecture,
+    ChannelVit,
+    SpectralVit,
+    View,
+    Vit,
+    VitBackbone,
+    encode_metadata,
+    encode_together,
+    join_views,
+    unite_trunks,
+)
 from eo_ssl.models.metadata_codes import MetadataEmbed
 from eo_ssl.objectives import (
     BarlowTwins,
@@ -177,6 +188,20 @@ def test_a_code_reaches_every_patch_token_of_its_image_and_no_other(name: str) -
     torch.testing.assert_close(both.pooled, single.pooled.repeat_interleave(2, dim=0), rtol=0, atol=1e-5)
     parts = join_views([view(), view(None)])
     torch.testing.assert_close(backbone(parts).pooled[3:], backbone(view(None)).pooled, rtol=0, atol=1e-5)
+
+
+def test_two_sensors_in_one_sequence_are_told_each_of_its_own_image() -> None:
+    model = MODELS["plain"]
+    pair = [model.build(bands, 32, seed) for seed, bands in enumerate((("VV", "VH"), BANDS))]
+    unite_trunks(*pair)
+    embed(pair[0]).weight.data.normal_(generator=torch.Generator().manual_seed(4))
+    radar = replace(view(), image=view().image[:, :2], valid=view().valid[:, :2], bands=("VV", "VH"))
+    told, bare = (pair[0].place_patches(replace(radar, metadata=known))[0] for known in (KNOWN, None))
+    wanted = encode_metadata(KNOWN, KINDS).float() @ embed(pair[0]).weight.T
+    torch.testing.assert_close(told - bare, wanted[:, None].expand_as(told), rtol=0, atol=1e-5)
+    views = [replace(radar, metadata=None), view()]
+    whole = encode_together(pair, [radar, view()])
+    assert embed(pair[1]) is embed(pair[0]) and not torch.equal(encode_together(pair, views).pooled, whole.pooled)
 
 
 @pytest.mark.parametrize("name", MODELS)
