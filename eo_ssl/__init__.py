@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from eo_ssl.cards import load_card as card
     from eo_ssl.corpus import Corpus
     from eo_ssl.encoder import load_encoder
+    from eo_ssl.image_metadata import make_metadata
     from eo_ssl.preprocessing import Preprocessing
     from eo_ssl.sample import make_archive
 
@@ -71,6 +72,7 @@ __all__ = [
     "ingest",
     "load_encoder",
     "make_archive",
+    "make_metadata",
     "pretrain",
     "report",
 ]
@@ -84,6 +86,7 @@ _ON_DEMAND = {
     "ingest": ("workflows.ingest", "main"),
     "load_encoder": ("encoder", "load_encoder"),
     "make_archive": ("sample", "make_archive"),
+    "make_metadata": ("image_metadata", "make_metadata"),
     "pretrain": ("workflows.pretrain", "main"),
     "report": ("workflows.report", "main"),
 }

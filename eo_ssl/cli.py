@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 if __name__ == "__main__" and not sys.flags.safe_path:
     del sys.path[0]  # the working folder, from which `python -m` takes modules; the console script has none there
@@ -140,7 +141,10 @@ def parse(command: str, workflow: Callable[..., Any], arguments: Sequence[str]) 
     choices = find_choices(workflow)
     parser = _make_parser(command, workflow, choices)
     try:
-        options = parser.parse_args(spell_names(_spell(arguments, workflow), choices))
+        with warnings.catch_warnings():
+            # Of a printed configuration: classes make tuples of its lists again.
+            warnings.filterwarnings("ignore", message=r"\s*Dump of a value that does not round-trip: a tuple")
+            options = parser.parse_args(spell_names(_spell(arguments, workflow), choices))
     except ArgumentError as error:
         raise UserError(_sentence(parser, str(error))) from error
     check_ranges(options.as_dict())

@@ -15,7 +15,7 @@ from eo_ssl.objectives.location import LOCATION_STREAM, compare_places, draw_pla
 from eo_ssl.pretraining import Tiles, TileSource
 from eo_ssl.pretraining.items import require_places
 from runs import FakeReader, preprocessing
-from tiles import BANDS, holes, training_tiles
+from tiles import BANDS, holes, place_images, training_tiles
 
 MODEL = LocationModel(frequencies=8, hidden_dim=32, output_dim=16)
 UNKNOWN = torch.tensor([[math.nan, math.nan]])
@@ -32,7 +32,10 @@ def make_located(n: int, *, views: int = 2, valid: torch.Tensor | None = None, s
     image, known = training_tiles(n)
     lonlat = draw_places(n, torch.Generator().manual_seed(4))
     lonlat[-1] = torch.nan
-    shown = [View(x, known if valid is None else valid, BANDS[:4], lonlat=lonlat) for x in (image, image.flip(3))]
+    shown = [
+        View(x, known if valid is None else valid, BANDS[:4], metadata=place_images(lonlat))
+        for x in (image, image.flip(3))
+    ]
     return Batch({"tile": shown[:views]}, torch.arange(n), Step(3, 10, seed))
 
 
@@ -144,7 +147,7 @@ def test_both_streams_of_a_pair_meet_their_place() -> None:
     objective = Location(model=MODEL).wrap(SimClr(hidden_dim=16, output_dim=8).build(encoders, 1), 2)
     batch = make_located(6)
     views = [
-        View(view.image[:, : len(names)], view.valid[:, : len(names)], names, stream, lonlat=view.lonlat)
+        View(view.image[:, : len(names)], view.valid[:, : len(names)], names, stream, metadata=view.metadata)
         for view, (stream, names) in zip(batch.views["tile"], bands.items(), strict=True)
     ]
     term = objective(Batch({"tile": views}, batch.rows, batch.step))["location"]
@@ -164,8 +167,8 @@ def test_both_streams_of_a_pair_meet_their_place() -> None:
 def test_without_known_places_the_term_is_0_and_every_weight_still_has_a_gradient() -> None:
     objective, batch = build(), make_located(4)
     shown = [View(view.image, view.valid, view.bands) for view in batch.views["tile"]]
-    for lonlat in (None, UNKNOWN.expand(4, 2)):
-        views = [View(view.image, view.valid, view.bands, lonlat=lonlat) for view in shown]
+    for metadata in (None, place_images(UNKNOWN.expand(4, 2))):
+        views = [View(view.image, view.valid, view.bands, metadata=metadata) for view in shown]
         results = objective(Batch({"tile": views}, batch.rows, batch.step))
         assert float(results["location"]) == 0 and torch.isfinite(results["loss"])
         objective.zero_grad()
@@ -178,7 +181,7 @@ def test_nodata_never_enters() -> None:
     image, _ = training_tiles(n=6)
     clean = make_located(6, valid=holes(image.shape, patch=8))
     poisoned = [
-        View(torch.where(v.valid, v.image, torch.tensor(math.nan)), v.valid, v.bands, lonlat=v.lonlat)
+        View(torch.where(v.valid, v.image, torch.tensor(math.nan)), v.valid, v.bands, metadata=v.metadata)
         for v in clean.views["tile"]
     ]
     batches = (clean, Batch({"tile": poisoned}, clean.rows, clean.step), make_located(6))

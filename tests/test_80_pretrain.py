@@ -22,7 +22,7 @@ from eo_ssl.pretraining import (
     measure_feature_std,
     rank_me,
 )
-from eo_ssl.pretraining.augmentation import apply_gain, crop_randomly, resize_whole, turn_randomly
+from eo_ssl.pretraining.augmentation import apply_gain, cut_windows, draw_windows, span_whole, turn_randomly
 from eo_ssl.pretraining.module import compute_lr_share, compute_weight_decay, group_parameters, make_optimizer
 from eo_ssl.pretraining.sampler import shuffle_blocks
 from eo_ssl.sensors import Quantity
@@ -204,7 +204,8 @@ def test_crop_of_a_ramp_is_the_ramp_of_the_window_and_nodata_does_not_bleed():
     axis = (torch.arange(16.0) + 0.5) / 16
     image = axis.view(1, 1, 1, 16).expand(64, 2, 16, 16).contiguous()
     whole = torch.ones_like(image, dtype=torch.bool)
-    got, valid = crop_randomly(image, whole, scale=(0.3, 0.6), rng=torch.Generator().manual_seed(0))
+    windows = draw_windows(64, scale=(0.3, 0.6), rng=torch.Generator().manual_seed(0))
+    got, valid = cut_windows(image, whole, windows, size_px=16)
     inner = got[:, :, :, 2:-2]  # away from the border, where the edge pixel repeats
     slope = inner[..., 1:] - inner[..., :-1]
     assert valid.all() and (slope - slope.mean(-1, keepdim=True)).abs().max() < 1e-4  # linear stays linear
@@ -212,9 +213,7 @@ def test_crop_of_a_ramp_is_the_ramp_of_the_window_and_nodata_does_not_bleed():
     assert share.min() > math.sqrt(0.3 * 3 / 4) - 0.02 and share.max() <= 1.0
     holes = whole.clone()
     holes[:, :, 5:9, 5:9] = False
-    poisoned, known = crop_randomly(
-        torch.where(holes, image, torch.tensor(1e6)), holes, scale=(0.3, 0.6), rng=torch.Generator().manual_seed(0)
-    )
+    poisoned, known = cut_windows(torch.where(holes, image, torch.tensor(1e6)), holes, windows, size_px=16)
     assert poisoned.abs().max() <= 1.0 and not known.all()
     assert torch.equal(poisoned[~known], torch.zeros_like(poisoned[~known]))
     # far from the hole nothing changed: same window, same pixels
@@ -285,7 +284,7 @@ def test_views_have_sizes_of_their_own():
     inner = whole.image[0, 0, 0]
     torch.testing.assert_close(inner, (torch.arange(4) + 0.5) / 4, atol=1e-5, rtol=0)
     valid[:, :, :, :8] = False
-    _, known = resize_whole(torch.where(valid, ramp, torch.tensor(1e9)), valid, size_px=4)
+    _, known = cut_windows(torch.where(valid, ramp, torch.tensor(1e9)), valid, span_whole(len(ramp)), size_px=4)
     assert known.float().mean() == 0.5
 
 

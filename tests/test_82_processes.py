@@ -71,7 +71,7 @@ from eo_ssl.pretraining import Processes
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest
 from test_74_distill import TEACHER, contract
-from tiles import BANDS, holes, radar_contract, training_tiles
+from tiles import BANDS, holes, place_images, radar_contract, training_tiles
 
 WORLD, ITEMS = 2, 8
 HEADS = {"hidden_dim": 16, "output_dim": 8}
@@ -172,7 +172,7 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     dino_v2.draw_masks = lambda *args, **options: masks[:, rows].flatten(0, 1)
     places = torch.rand(ITEMS, 2, generator=torch.Generator().manual_seed(6)) * 90
     places[2] = torch.nan
-    views = [View(x[rows], valid[rows], BANDS[:4], lonlat=places[rows]) for x in (image, image.flip(3))]
+    views = [View(x[rows], valid[rows], BANDS[:4], metadata=place_images(places[rows])) for x in (image, image.flip(3))]
     large = View(*(x[rows].repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (image, valid)), BANDS[:4])
     small = [View(view.image[..., :16, :16], view.valid[..., :16, :16], view.bands) for view in views]
     sensors = {name: [replace(view, stream=name)] for view, name in zip(views, ("s1", "s2"), strict=True)}

@@ -26,6 +26,7 @@ from eo_ssl.evaluation.result_rows import judge
 from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
+from eo_ssl.image_metadata import INDEX_COLUMNS, read_index_metadata
 from eo_ssl.manifest import require
 from eo_ssl.models import ChannelVit, Vit
 from eo_ssl.objectives import Croma, Mae, MultiMae, SimClr, ViewSpec
@@ -42,7 +43,7 @@ from eo_ssl.pretraining import (
     open_training_data,
 )
 from eo_ssl.pretraining.loader import ItemLoader
-from eo_ssl.pretraining.tile_source import locate_acquisitions, tell_places
+from eo_ssl.pretraining.tile_source import tell_places
 from eo_ssl.pretraining.training_data import rank_values
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.sensors import Quantity
@@ -112,10 +113,16 @@ def test_dates_of_a_place_are_spread_and_none_is_used_twice() -> None:
 
 def test_time_and_place_of_tiles_across_the_antimeridian_and_unknown() -> None:
     moments = pa.chunked_array([["2015-01-02T12:00:00Z", ""], ["2014-12-31", "2020-01-01T00:00:00.500000Z"]])
-    bounds = np.array([[10, 44, 12, 48], [179, -2, -177, 0], [178, 0, -179.5, 1], [np.nan] * 4])
-    found = locate_acquisitions(moments, bounds)
+    bounds = [[10, 44, 12, 48], [179, -2, -177, 0], [178, 0, -179.5, 1], [np.nan] * 4]
+    columns = {
+        name: pa.array(part, pa.float64())
+        for name, part in zip(INDEX_COLUMNS[1:5], np.array(bounds, float).T, strict=True)
+    }
+    columns |= {"gsd_m": [10.0, 10, 20, 0.3], "incidence_deg": pa.array([None, 39.5, None, 20], pa.float32())}
+    found = read_index_metadata(pa.table({"datetime": moments, **columns}))
     assert found.dtype == np.float32
-    wanted = [[1.5, 11, 46], [np.nan, -179, -1], [-1, 179.25, 0.5], [1826, np.nan, np.nan]]
+    nan = np.nan
+    wanted = [[1.5, 11, 46, 10, nan], [nan, -179, -1, 10, 39.5], [-1, 179.25, 0.5, 20, nan], [1826, nan, nan, 0.3, 20]]
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
@@ -356,8 +363,8 @@ def test_two_seasons_of_a_place_train_one_encoder(corpus: Path, tmp_path: Path) 
     for date, view in enumerate(seasons.views["season"]):
         tiles = [whole[row] for row in members[batch.rows.numpy(), date]]
         days = [(datetime.fromisoformat(tile["datetime"]) - EPOCH).total_seconds() / 86400 for tile in tiles]
-        assert view.time is not None and view.lonlat is not None
-        np.testing.assert_allclose(view.time.numpy(), days, atol=1e-3)
+        assert view.metadata is not None and view.lonlat is not None
+        np.testing.assert_allclose(view.metadata[:, 0].numpy(), days, atol=1e-3)
         middles = [shapely.from_wkb(tile["geometry"]).centroid.coords[0] for tile in tiles]
         np.testing.assert_allclose(view.lonlat.numpy(), middles, atol=1e-4)
     split = np.array(index["split"].to_pylist())[members]

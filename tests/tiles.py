@@ -35,6 +35,12 @@ def training_tiles(n: int = 32, *, bands: int = 4, size: int = 32, seed: int = 0
     return image, torch.ones_like(image, dtype=torch.bool)
 
 
+def place_images(lonlat: torch.Tensor) -> torch.Tensor:
+    """Metadata of images [n, 5] of which nothing but longitude and latitude [n, 2] is known."""
+    unknown = torch.full((len(lonlat), 1), torch.nan)
+    return torch.cat([unknown, lonlat, unknown, unknown], dim=1)
+
+
 def make_batch(
     *images: torch.Tensor, valid: torch.Tensor | None = None, seed: int = 0, step: int = 0, total: int = 30
 ) -> Batch:

@@ -50,6 +50,8 @@ class FusedEncoder(nn.Module):
         *,
         radar_valid: Tensor | None = None,
         optical_valid: Tensor | None = None,
+        radar_metadata: Tensor | None = None,
+        optical_metadata: Tensor | None = None,
     ) -> Tensor:
         """One vector for each pair of images, [B, D] float32.
 
@@ -58,12 +60,17 @@ class FusedEncoder(nn.Module):
             optical: [B, C, H, W] float32, output of the optical encoder's contract.
             radar_valid: [B, C, H, W] bool, of the contract; None for everywhere.
             optical_valid: the same of the optical image.
+            radar_metadata: [B, 5], where the radar encoder's contract takes some, as `describe_input` gives it.
+            optical_metadata: the same of the optical image.
 
         Raises:
             UserError: images of different grids of patches, or what an encoder refuses.
         """
-        images = ((self.radar, radar, radar_valid), (self.optical, optical, optical_valid))
-        views = [encoder.make_view(x, valid) for encoder, x, valid in images]
+        images = (
+            (self.radar, radar, radar_valid, radar_metadata),
+            (self.optical, optical, optical_valid, optical_metadata),
+        )
+        views = [encoder.make_view(x, valid, metadata) for encoder, x, valid, metadata in images]
         backbones: list[MaskableBackbone] = [self.radar.backbone, self.optical.backbone]  # type: ignore[list-item]
         expect(
             backbones[0].grid == backbones[1].grid,

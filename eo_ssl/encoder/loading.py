@@ -22,13 +22,15 @@ from eo_ssl.encoder.torchgeo_weights import load_torchgeo
 from eo_ssl.encoder.trained import TrainedEncoder
 from eo_ssl.encoder.weight_free import ImageStats, RandomFeatures, RandomResNet
 from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.image_metadata import order_kinds
 from eo_ssl.manifest import MANIFEST, require
 from eo_ssl.models import BackboneConfig, Vit
 from eo_ssl.preprocessing import Preprocessing
 
-FOLDER_OPTIONS = ("sensor", "missing")
-"""Behind a folder and `?`: the sensor whose bands its encoder is to know by their wavelength, or what stands in place
-of bands that are not given (fill_mean, zero) in an encoder that refuses to do without."""
+FOLDER_OPTIONS = ("sensor", "missing", "metadata")
+"""Behind a folder and `?`: the sensor whose bands its encoder is to know by their wavelength; what stands in place of
+bands that are not given (fill_mean, zero) in an encoder that refuses to do without; what alone it is to be told of
+images beside their pixels (time,gsd or none), out of what it takes."""
 WEIGHT_FREE = ("imagestats", "rcf", "random_init", "random_resnet50")
 _ROUTES: dict[str, Callable[..., ExternalEncoder]] = {
     "torchgeo": load_torchgeo,
@@ -123,6 +125,8 @@ def _change(encoder: Encoder, query: str, *, name: str) -> Encoder:
         )
     if "sensor" in options:
         encoder = translate_encoder(encoder, sensor=options["sensor"])
+    if "metadata" in options:
+        encoder = _tell(encoder, options["metadata"], name=name)
     if "missing" not in options:
         return encoder
     expect(
@@ -133,6 +137,19 @@ def _change(encoder: Encoder, query: str, *, name: str) -> Encoder:
     )
     contract = replace(encoder.preprocessing, missing=options["missing"])  # type: ignore[arg-type]
     return encoder.with_preprocessing(contract)
+
+
+def _tell(encoder: TrainedEncoder, wanted: str, *, name: str) -> TrainedEncoder:
+    """The encoder that is told some alone of what it takes: kinds with commas between, or none."""
+    kinds = () if wanted == "none" else order_kinds(wanted.split(","))
+    taken = encoder.preprocessing.metadata
+    expect(
+        set(kinds) <= set(taken),
+        expected=f"metadata=none, or some of {', '.join(taken)}" if taken else "no metadata: it is told nothing",
+        got=name,
+        remedy="correct it, or leave it out",
+    )
+    return encoder.with_preprocessing(replace(encoder.preprocessing, metadata=kinds))
 
 
 def _open_folder(folder: Path) -> Encoder:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from eo_ssl.errors import expect
 from eo_ssl.fingerprints import fingerprint
-from eo_ssl.preprocessing import Preprocessing, apply_conversion
+from eo_ssl.preprocessing import Preprocessing, apply_conversion, describe_input
 from eo_ssl.sensors import Quantity
 
 _SAMPLED = 4096  # values of a batch that are looked at
@@ -87,6 +87,7 @@ class EncoderBase(nn.Module, ABC):
         bands: Sequence[str],
         quantity: Quantity | str | None,
         sensor: str,
+        metadata: npt.NDArray[np.float32] | Tensor | None = None,
     ) -> Tensor:
         """Return the features [B, D] float32 of physical values: checked, prepared by the contract, encoded.
 
@@ -96,14 +97,22 @@ class EncoderBase(nn.Module, ABC):
             quantity: what the numbers are, such as ``toa_reflectance``; None for an array that nobody tagged, which is
                 then judged by its values.
             sensor: whose band names these are.
+            metadata: [B, 5] float32, what is known of the images beside their pixels, as `make_metadata` makes it, for
+                encoders whose contract takes some; None for nothing known.
 
         Raises:
-            UserError: another sensor or quantity, implausible values, missing bands, or no such array.
+            UserError: another sensor or quantity, implausible values, missing bands, metadata that the encoder does not
+                take, or no such array.
         """
-        x, valid = self.preprocessing(
-            _as_batch(images).to(self._device()), bands=bands, quantity=quantity, sensor=sensor
+        batch = _as_batch(images).to(self._device())
+        x, valid = self.preprocessing(batch, bands=bands, quantity=quantity, sensor=sensor)
+        expect(
+            metadata is None or self.preprocessing.metadata,
+            expected=f"no metadata for {self.name}, which is told nothing beside images",
+            got="some",
+            remedy="leave them out, or train an encoder with --model.metadata",
         )
-        return self.features(x, valid=valid)
+        return self.features(x, valid=valid, **describe_input(self.preprocessing, metadata, side_px=batch.shape[-1]))
 
     @abstractmethod
     def features(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -61,18 +62,33 @@ class TrainedEncoder(EncoderBase):
         """Sha256 over weights, architecture, pooling and contract."""
         return hash_tensors(self.model.state_dict(), describe_identity(self.architecture, self.preprocessing))
 
-    def features(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
-        """Pooled vectors: [B, C, H, W] -> [B, D]; missing pixels are the band's mean, or left out, as in training."""
-        return self._encode(x, valid).pooled
+    def features(self, x: Tensor, *, valid: Tensor | None = None, metadata: Tensor | None = None) -> Tensor:
+        """Pooled vectors: [B, C, H, W] -> [B, D]; missing pixels are the band's mean, or left out, as in training.
 
-    def tokens(self, x: Tensor, *, valid: Tensor | None = None) -> Tensor:
+        ``metadata`` [B, 5] of x, where the contract takes some: as `describe_input` gives it.
+        """
+        return self._encode(x, valid, metadata).pooled
+
+    def tokens(self, x: Tensor, *, valid: Tensor | None = None, metadata: Tensor | None = None) -> Tensor:
         """Patch tokens, or positions of the last map, row by row: [B, C, H, W] -> [B, N, D]."""
-        return self._encode(x, valid).patches
+        return self._encode(x, valid, metadata).patches
 
-    def encode(self, x: Tensor, *, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, x: Tensor, *, valid: Tensor | None = None, metadata: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """`features` and `tokens` in one pass."""
-        tokens = self._encode(x, valid)
+        tokens = self._encode(x, valid, metadata)
         return tokens.pooled, tokens.patches
+
+    def without_metadata(self) -> Self:
+        """Return the encoder as it is for images of which nothing else is known: the same features, bit for bit."""
+        if not self.architecture.model.metadata:
+            return self
+        kinds = ", ".join(self.architecture.model.metadata)
+        twin = self._with_contract(dataclasses.replace(self.preprocessing, metadata=()))
+        twin.provenance = {**self.provenance, "remark": f"trained to be told {kinds} too, which is left out here"}
+        twin._set_backbone(self.backbone.without_metadata().eval())
+        return twin
 
     def at_size(self, size_px: int) -> Self:
         """Return this encoder for images of another side, position codes interpolated as `Backbone.at_size` says.
@@ -96,8 +112,10 @@ class TrainedEncoder(EncoderBase):
             remedy=f"take `at_size({contract.size_px})` of the encoder first",
         )
 
-    def make_view(self, x: Tensor, valid: Tensor | None) -> View:
+    def make_view(self, x: Tensor, valid: Tensor | None, metadata: Tensor | None = None) -> View:
         """Images that its contract prepared, [B, C, H, W], as its network is shown them; `valid` None for everywhere.
+
+        ``metadata`` [B, 5] is what else is known of x; None for nothing.
 
         Raises:
             UserError: another number of bands or another size, or no output of the contract.
@@ -113,11 +131,11 @@ class TrainedEncoder(EncoderBase):
         self.check_prepared(x)
         if valid is None:
             valid = torch.ones((), dtype=torch.bool, device=x.device).expand(x.shape)
-        return View(x, valid, bands)
+        return View(x, valid, bands, metadata=metadata)
 
-    def _encode(self, x: Tensor, valid: Tensor | None) -> Tokens:
+    def _encode(self, x: Tensor, valid: Tensor | None, metadata: Tensor | None) -> Tokens:
         # x is filled already, for networks that do not ask what is valid
-        tokens: Tokens = self.backbone(self.make_view(x, valid if self.backbone.reads_valid else None))
+        tokens: Tokens = self.backbone(self.make_view(x, valid if self.backbone.reads_valid else None, metadata))
         return tokens
 
 
@@ -128,6 +146,12 @@ def check_fit(config: BackboneConfig, preprocessing: Preprocessing) -> None:
         (config.bands, config.size_px) == (preprocessing.bands, size_px),
         expected=f"a network for the contract's bands {', '.join(preprocessing.bands)} and {size_px} px",
         got=f"one for {', '.join(config.bands)} and {config.size_px} px",
+        remedy="match them",
+    )
+    expect(
+        set(preprocessing.metadata) <= set(config.model.metadata),
+        expected=f"a contract that takes metadata out of {', '.join(config.model.metadata) or 'nothing'}",
+        got=", ".join(preprocessing.metadata),
         remedy="match them",
     )
 

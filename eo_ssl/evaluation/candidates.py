@@ -204,6 +204,8 @@ class SingleCandidate(Candidate):
         notes, (low, high) = [self.note], contract.gsd_m
         if "remark" in encoders[0].provenance:  # what was done to foreign weights
             notes.append(str(encoders[0].provenance["remark"]))
+        if contract.metadata:
+            notes.append(f"told {', '.join(contract.metadata)} of each image where known, unless it is tuned")
         outside = sorted({source.gsd_m for source in task.sources if not low <= source.gsd_m <= high})
         if outside:
             sizes = ", ".join(f"{gsd:g}" for gsd in outside)

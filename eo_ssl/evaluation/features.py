@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from torch import nn
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation.npz_files import ArrayFile
-from eo_ssl.evaluation.sources import ImageSource, Matrix, read_ahead
+from eo_ssl.evaluation.sources import ImageSource, Matrix, read_ahead, read_metadata
 from eo_ssl.fingerprints import fingerprint
+from eo_ssl.preprocessing import describe_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +98,18 @@ def extract_features(
     """
     # Contracts that do the same to images of this size share one pass.
     effective = encoder.with_preprocessing(encoder.preprocessing.effective(*source.shape[1:]))
-    key = fingerprint({"encoder": effective.fingerprint, "source": source.fingerprint, "format": 3})
+    metadata = read_metadata(source, np.arange(len(source))) if encoder.preprocessing.metadata else None
+    told = {} if metadata is None else {"metadata": hashlib.sha256(metadata.tobytes()).hexdigest()}
+    key = fingerprint({"encoder": effective.fingerprint, "source": source.fingerprint, "format": 3} | told)
     report = progress or (lambda _: None)
     if cache is None:
-        return Features(_compute(encoder, source, batch_size, device, report), encoder.name, key)
+        return Features(_compute(encoder, source, metadata, batch_size, device, report), encoder.name, key)
     file = ArrayFile(Path(cache) / f"{key}.npz", ("x",), "cached features", "remove the file and run again")
     there = file.path.is_file()
-    x = file.read_or_compute(lambda: {"x": _compute(encoder, source, batch_size, device, report)}, compress=False)["x"]
+    made = file.read_or_compute(
+        lambda: {"x": _compute(encoder, source, metadata, batch_size, device, report)}, compress=False
+    )
+    x = made["x"]
     expect(
         x.shape == (len(source), encoder.dim) and x.dtype == np.float32,
         expected=f"float32 features [{len(source)}, {encoder.dim}] in {file.path}",
@@ -115,7 +122,12 @@ def extract_features(
 
 
 def _compute(
-    encoder: Encoder, source: ImageSource, batch_size: int, device: str, report: Callable[[int], None]
+    encoder: Encoder,
+    source: ImageSource,
+    metadata: Matrix | None,
+    batch_size: int,
+    device: str,
+    report: Callable[[int], None],
 ) -> Matrix:
     """Features [n, D] float32 by one forward pass per batch."""
     expect(batch_size >= 1, expected="a batch size of at least 1", got=batch_size, remedy="give a positive number")
@@ -141,7 +153,10 @@ def _compute(
             prepared, valid = encoder.preprocessing(
                 image, bands=source.bands, quantity=source.quantity, sensor=source.sensor
             )
-            x[done : done + len(image)] = encoder.features(prepared, valid=valid).to("cpu", torch.float32).numpy()
+            known = None if metadata is None else metadata[done : done + len(image)]
+            told = describe_input(encoder.preprocessing, known, side_px=source.shape[-1])
+            vectors = encoder.features(prepared, valid=valid, **told)
+            x[done : done + len(image)] = vectors.to("cpu", torch.float32).numpy()
             done += len(image)
             report(len(image))
             if on_gpu:  # the copy must be over before the buffer is filled again

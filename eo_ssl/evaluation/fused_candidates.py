@@ -15,9 +15,10 @@ from eo_ssl.evaluation.candidates import Description, SensorPair, Wrap
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
 from eo_ssl.evaluation.features import ON_CPU, Computing
 from eo_ssl.evaluation.npz_files import ArrayFile
-from eo_ssl.evaluation.sources import ImageSource, Matrix, SourceSubset
+from eo_ssl.evaluation.sources import ImageSource, Matrix, SourceSubset, read_metadata
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import fingerprint
+from eo_ssl.preprocessing import describe_input
 
 _NOTE = "joint tokens of two sensors"
 
@@ -103,17 +104,26 @@ def _compute_joint(fused: FusedEncoder, radar: ImageSource, optical: ImageSource
     fused.to(computing.device)
     for start in range(0, len(radar), computing.batch_size):
         positions = np.arange(start, min(start + computing.batch_size, len(radar)), dtype=np.int64)
-        prepared = []
+        prepared: list[dict[str, torch.Tensor]] = []
         for source, encoder in ((radar, fused.radar), (optical, fused.optical)):
+            contract = encoder.preprocessing
+            known = read_metadata(source, positions) if contract.metadata else None
+            told = describe_input(contract, known, side_px=source.shape[-1])
             image = np.empty((len(positions), *source.shape), dtype=np.float32)
             source.read(positions, image)
             values = torch.from_numpy(image).to(computing.device)
-            prepared.append(
-                encoder.preprocessing(values, bands=source.bands, quantity=source.quantity, sensor=source.sensor)
-            )
-        (first, first_valid), (second, second_valid) = prepared
+            prepared_image, valid = contract(values, bands=source.bands, quantity=source.quantity, sensor=source.sensor)
+            prepared.append({"image": prepared_image, "valid": valid, **told})
+        first, second = prepared
         with torch.inference_mode():
-            vectors = fused.features(first, second, radar_valid=first_valid, optical_valid=second_valid)
+            vectors = fused.features(
+                first["image"],
+                second["image"],
+                radar_valid=first["valid"],
+                optical_valid=second["valid"],
+                radar_metadata=first.get("metadata"),
+                optical_metadata=second.get("metadata"),
+            )
         x[positions] = vectors.to("cpu", torch.float32).numpy()
         if computing.progress is not None:
             computing.progress(2 * len(positions))

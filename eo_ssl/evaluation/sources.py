@@ -6,16 +6,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.errors import expect
 from eo_ssl.fingerprints import fingerprint
+from eo_ssl.image_metadata import INDEX_COLUMNS, Metadata, make_metadata, read_index_metadata
 from eo_ssl.preprocessing import Tagged
 from eo_ssl.sensors import Quantity, translate_bands
 
@@ -44,6 +47,15 @@ class ImageSource(Tagged, Protocol):
         ...
 
 
+@runtime_checkable
+class DescribedSource(ImageSource, Protocol):
+    """Images of which more is known than their pixels."""
+
+    def read_metadata(self, positions: Rows) -> Metadata:
+        """Return what is known of the images at ``positions``: [n, 5] float32 (`image_metadata`), NaN where unknown."""
+        ...
+
+
 class StreamRows(Protocol):
     """The part of a corpus stream reader that is used here."""
 
@@ -64,9 +76,17 @@ class CorpusSource:
     gsd_m: float
     shape: tuple[int, int, int]
     fingerprint: str
+    index: Callable[..., pa.Table] | None = None
+    "called with `rows` of the stream, returns what the index says of them; None where nothing is known"
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def read_metadata(self, positions: Rows) -> Metadata:
+        """Return what the index says of the images at ``positions``: [n, 5] float32."""
+        if self.index is None:
+            return make_metadata(len(positions), gsd_m=self.gsd_m)
+        return read_index_metadata(self.index(rows=self.rows[positions]))
 
     def read(self, positions: Rows, out: Matrix) -> None:
         """Fill ``out`` [n, C, H, W] with the images at ``positions``."""
@@ -106,6 +126,10 @@ class DerivedSource:
         """Bands, height, width of each image."""
         return self.source.shape
 
+    def read_metadata(self, positions: Rows) -> Metadata:
+        """Return what is known of the images at ``positions``: as of the source."""
+        return read_metadata(self.source, positions)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceSubset(DerivedSource):
@@ -126,6 +150,10 @@ class SourceSubset(DerivedSource):
     def read(self, positions: Rows, out: Matrix) -> None:
         """Fill ``out`` [n, C, H, W] with the images at ``positions`` of this subset."""
         self.source.read(self.positions[positions], out)
+
+    def read_metadata(self, positions: Rows) -> Metadata:
+        """Return what is known of the images at ``positions`` of this subset."""
+        return read_metadata(self.source, self.positions[positions])
 
 
 def open_corpus_source(corpus: Corpus, stream: str, *, rows: Rows | None = None) -> CorpusSource:
@@ -153,6 +181,7 @@ def open_corpus_source(corpus: Corpus, stream: str, *, rows: Rows | None = None)
         float(tag.gsd_m),
         (len(tag.bands), tag.size_px, tag.size_px),
         fingerprint(identity),
+        partial(corpus.index, stream, columns=list(INDEX_COLUMNS)),
     )
 
 
@@ -189,6 +218,16 @@ def read_images(source: ImageSource, positions: Rows) -> Tensor:
     images = torch.empty((len(positions), *source.shape), dtype=torch.float32)
     source.read(positions, images.numpy())
     return images
+
+
+def read_metadata(source: ImageSource, positions: Rows) -> Metadata:
+    """Return what is known of the images at ``positions`` beside their pixels, [n, 5] float32, NaN where unknown.
+
+    Of a source that says nothing of single images the size of their pixels is known alone.
+    """
+    if isinstance(source, DescribedSource):
+        return source.read_metadata(positions)
+    return make_metadata(len(positions), gsd_m=source.gsd_m)
 
 
 def read_ahead(read: Callable[[_Item], _Loaded], items: Iterable[_Item]) -> Iterator[_Loaded]:

@@ -82,6 +82,8 @@ class Bundle:
 def export(encoder: Encoder, out: Path, *, options: Options | None = None) -> Bundle:
     """Write ``encoder`` to the folder ``out`` in every form that this library knows; a killed export is resumed.
 
+    One that is told more than pixels is written as it is where nothing else is known, and its card says so.
+
     Raises:
         UserError: no trained encoder of this library, packages for ONNX missing, or a folder with something else in it.
     """
@@ -103,7 +105,7 @@ def export(encoder: Encoder, out: Path, *, options: Options | None = None) -> Bu
             made = require(out, STAGE)
             check_files(out, made)
             return Bundle(out, made, made=False)
-        configurations = _configure(encoder, options.terms)
+        configurations = _configure(encoder.without_metadata(), options.terms)
         names = []
         for name, make in _list_files(configurations, options):
             if not (out / name).exists():  # of a killed export, made of the same

@@ -195,6 +195,8 @@ def _training(encoder: TrainedEncoder, facts: BundleFacts) -> str:
     kept = ("objective", "steps", "batch_size", "lr", "seed", "split", "streams")
     rows = [f"- data: {show_controls(facts.dataset)}"]
     rows += [f"- {key}: {show_controls(config[key])}" for key in kept if key in config]
+    if "remark" in encoder.provenance:
+        rows.append(f"- {show_controls(encoder.provenance['remark'])}")
     rows.append("- pretraining seeds: 1" if "seed" in config else "- pretraining: not stated")
     return "\n".join([*rows, f"- fingerprint of the encoder: `{encoder.fingerprint}`"])
 

@@ -13,6 +13,7 @@ from eo_ssl.models.backbone import (
     MaskableBackbone,
     Tokens,
     View,
+    join_views,
     require_maskable,
     seed_weights,
 )
@@ -22,6 +23,7 @@ from eo_ssl.models.fusion import FusionEncoder, SensorFusion
 from eo_ssl.models.joint_sequence import JointSequence, encode_together, unite_trunks
 from eo_ssl.models.location_encoder import LocationEncoder, LocationModel, place_on_sphere
 from eo_ssl.models.lora import TARGETS, LoraLinear, copy_merged, insert_lora, merge_lora
+from eo_ssl.models.metadata_codes import METADATA_FIELDS, MetadataEmbed, encode_metadata
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_group_positions, make_sincos_positions
 from eo_ssl.models.relative_attention import RelativeBlock, index_pairs
@@ -41,6 +43,7 @@ FUSIONS: Mapping[str, type[SensorFusion]] = MappingProxyType(
 __all__ = [
     "FAMILIES",
     "FUSIONS",
+    "METADATA_FIELDS",
     "TARGETS",
     "Architecture",
     "Backbone",
@@ -53,6 +56,7 @@ __all__ = [
     "LocationEncoder",
     "LocationModel",
     "MaskableBackbone",
+    "MetadataEmbed",
     "RelativeBlock",
     "ResNet",
     "ResNetBackbone",
@@ -64,10 +68,12 @@ __all__ = [
     "Vit",
     "VitBackbone",
     "encode_bands",
+    "encode_metadata",
     "encode_together",
     "index_pairs",
     "copy_merged",
     "insert_lora",
+    "join_views",
     "merge_lora",
     "require_maskable",
     "require_plain",

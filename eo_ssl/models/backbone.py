@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.image_metadata import WIDTH, MetadataKind
 from eo_ssl.preprocessing import Preprocessing
 
 
@@ -28,12 +29,10 @@ class View:
     """Names of C: a network finds its channels by name, never by position."""
     stream: str = "tile"
     """Stream of the item that it was made of, which is the name of its encoder too."""
-    time: Tensor | None = None
-    """[B] float32, days since 2015-01-01 of the acquisition; NaN where unknown."""
-    lonlat: Tensor | None = None
-    """[B, 2] float32, longitude and latitude of the tile's middle, degrees; NaN where unknown."""
-    gsd_m: float | None = None
-    """Ground sampling distance of the tile, metres."""
+    metadata: Tensor | None = None
+    """[B, 5] float32, of each image beside its pixels: days since 2015-01-01, longitude and latitude of the tile's
+    middle, degrees, side of a pixel of this view on the ground, metres, and angle of incidence, degrees; NaN where
+    unknown, None for nothing known."""
     seed: int | None = None
     """Of what a network in training draws for this view, such as the bands that it leaves out; None draws nothing."""
 
@@ -45,9 +44,26 @@ class View:
         """
         return torch.where(self.valid, self.image, self.image.new_zeros(()))
 
+    @property
+    def lonlat(self) -> Tensor | None:
+        """[B, 2] float32, longitude and latitude, degrees; NaN where unknown, None for nothing known."""
+        return None if self.metadata is None else self.metadata[:, 1:3]
+
     def __len__(self) -> int:
         """Images of the view."""
         return len(self.image)
+
+
+def join_views(views: Sequence[View]) -> View:
+    """Views of one stream and size, one after the other."""
+    known = None
+    if any(view.metadata is not None for view in views):
+        unknown = [view.image.new_full((len(view), WIDTH), torch.nan, dtype=torch.float32) for view in views]
+        known = torch.cat(
+            [nothing if view.metadata is None else view.metadata for view, nothing in zip(views, unknown, strict=True)]
+        )
+    image, valid = torch.cat([view.image for view in views]), torch.cat([view.valid for view in views])
+    return replace(views[0], image=image, valid=valid, metadata=known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +109,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def at_size(self, size_px: int) -> Self:
         """The same weights for images of another side, pixels; position codes are interpolated."""
+
+    def without_metadata(self) -> Self:
+        """The same network for images of which nothing else is known, without what would encode it: the same bits."""
+        return self
 
     def mark_input(self, x: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What `network` alone takes of pixels [B, C, H, W], valid or zero: its input, and options beside it."""
@@ -208,6 +228,8 @@ class Architecture(ABC):
     """Name registered in timm."""
     pooling: str
     """How its positions become one vector: `mean`, `cls` or `avg`."""
+    metadata: tuple[MetadataKind, ...] = ()
+    """What it may be told of an image beside its pixels."""
 
     @abstractmethod
     def build(self, bands: tuple[str, ...], size_px: int, seed: int, *, sensor: str = "") -> Backbone:
@@ -252,10 +274,10 @@ class Architecture(ABC):
 
     def adapt_contract(self, contract: Preprocessing) -> Preprocessing:
         """The contract of an encoder of this architecture that is trained under `contract`: what more it accepts."""
-        return contract
+        return replace(contract, metadata=self.metadata)
 
     def averaged(self) -> Architecture:
-        """The same network with the mean of its positions for a vector, which needs no trained token."""
+        """The same network with the mean of its positions for a vector, told nothing: that needs no trained token."""
         return self
 
 

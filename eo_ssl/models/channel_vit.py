@@ -16,8 +16,10 @@ from eo_ssl.errors import expect
 from eo_ssl.models.attention import find_gaps
 from eo_ssl.models.backbone import BackboneConfig, Tokens, View, check_fields
 from eo_ssl.models.band_codes import CODE_DIM, encode_bands
+from eo_ssl.models.metadata_codes import METADATA_FIELDS, attach_metadata
 from eo_ssl.models.patches import split_patches, take_patches
-from eo_ssl.models.vit import TRUNK_FIELDS, Vit, VitBackbone, make_transformer
+from eo_ssl.models.timm_transformer import make_transformer
+from eo_ssl.models.vit import TRUNK_FIELDS, Vit, VitBackbone
 from eo_ssl.preprocessing import Preprocessing
 
 _OWN_FIELDS = ("band_dropout", "fewest_bands")  # of an encoder's file, beside those of its trunk
@@ -70,11 +72,13 @@ class ChannelVit(Vit):
         codes = encode_bands(sensor, bands)
         network = make_transformer(self, in_chans=CODE_DIM, size_px=size_px, seed=seed)
         network.patch_embed = BandEmbed(network.patch_embed, codes)
+        attach_metadata(network, self, seed=seed)
         return ChannelVitBackbone(network, BackboneConfig(self, bands, size_px, sensor))
 
     def adapt_contract(self, contract: Preprocessing) -> Preprocessing:
         """The contract of an encoder trained so: any subset of the bands, down to the fewest, if bands are dropped."""
         self._check_fewest(contract.bands)
+        contract = super().adapt_contract(contract)
         if not self.band_dropout:
             return contract
         return dataclasses.replace(contract, missing="any_subset", fewest_bands=self.fewest_bands)
@@ -87,8 +91,8 @@ class ChannelVit(Vit):
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, pooling: str) -> ChannelVit:
         """The architecture of an encoder's file; an unknown field is refused."""
-        check_fields(values, (*TRUNK_FIELDS, *_OWN_FIELDS), title=cls.title)
-        plain = Vit.from_json({key: values[key] for key in TRUNK_FIELDS}, pooling=pooling)
+        check_fields(values, (*TRUNK_FIELDS, *METADATA_FIELDS, *_OWN_FIELDS), title=cls.title)
+        plain = Vit.from_json({key: values[key] for key in values if key not in _OWN_FIELDS}, pooling=pooling)
         return cls(**dataclasses.asdict(plain), **{key: values[key] for key in _OWN_FIELDS})
 
     def _check_fewest(self, bands: tuple[str, ...]) -> None:
@@ -176,7 +180,7 @@ class ChannelVitBackbone(VitBackbone):
     def forward(self, view: View) -> Tokens:
         """Encode all patches that have a valid pixel; those of the others are nobody's context."""
         tokens, seen = self._project_seen(view)
-        return self._encode(tokens, self._grid_of(view), None, seen=find_gaps(seen))
+        return self._encode(tokens, view, None, seen=find_gaps(seen))
 
     def visible(self, view: View, keep: Tensor) -> Tokens:
         """Encode the patches `keep` [B, K] or [B, M, K] alone, less those without a valid pixel."""
@@ -185,14 +189,14 @@ class ChannelVitBackbone(VitBackbone):
         known = take_patches(known, flat)  # [B, M*K, C]
         tokens = self.embed.project(x, known, flat).reshape(*rows.shape, -1)  # [B*M, K, D]
         seen = find_gaps(known.any(dim=2).reshape(rows.shape))
-        return self._encode(tokens, self._grid_of(view), rows, seen=seen)
+        return self._encode(tokens, view, rows, seen=seen)
 
     def masked(self, view: View, mask: Tensor, token: Tensor) -> Tokens:
         """Encode all positions with `token` [D] in place of the patches where `mask` [B, N] is true."""
         x, known = self._shown(view)
         projected = self.embed.project(x, known)  # [B, N, D]
         tokens = torch.where(mask[..., None], token.to(projected.dtype), projected)
-        return self._encode(tokens, self._grid_of(view), None, seen=find_gaps(known.any(dim=2) | mask))
+        return self._encode(tokens, view, None, seen=find_gaps(known.any(dim=2) | mask))
 
     def mark_input(self, x: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Pixels that are NaN where invalid, and the mask of the keys for the network's attention."""

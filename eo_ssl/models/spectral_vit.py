@@ -14,11 +14,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from eo_ssl.errors import expect
+from eo_ssl.image_metadata import MetadataKind, order_kinds
 from eo_ssl.models.attention import find_gaps
 from eo_ssl.models.backbone import Architecture, BackboneConfig, Tokens, View, check_fields, seed_weights
+from eo_ssl.models.metadata_codes import METADATA_FIELDS, attach_metadata, check_drop, write_metadata
 from eo_ssl.models.patches import split_patches, take_patches
 from eo_ssl.models.positions import make_group_positions
-from eo_ssl.models.vit import Vit, VitBackbone, make_transformer
+from eo_ssl.models.timm_transformer import make_transformer
+from eo_ssl.models.vit import Vit, VitBackbone
 
 PROJECTION_SEED = 1 << 32  # added to the seed: the projections draw other numbers than the blocks
 _FIELDS = ("timm_name", "img_size", "in_chans", "patch_size", "depth", "groups", "group_dim")  # of an encoder's file
@@ -48,10 +51,16 @@ class SpectralVit(Architecture):
     channels of the published ViT-L (models_mae_group_channels.py)."""
     pooling: Literal["mean", "cls"] = "mean"
     """What stands for the image: the mean of the tokens, or the class token."""
+    metadata: tuple[MetadataKind, ...] = ()
+    """As of `Vit`: what the encoder may be told of an image beside its pixels, each optional."""
+    metadata_drop: float = 0.2
+    """As of `Vit`."""
 
     def __post_init__(self) -> None:
         """Refuse unknown choices, numbers below 1, and groups without bands or with a band twice."""
         object.__setattr__(self, "groups", tuple(tuple(group) for group in self.groups))
+        object.__setattr__(self, "metadata", order_kinds(self.metadata))
+        check_drop(self.metadata_drop)
         bands = [band for group in self.groups for band in group]
         expect(
             bool(bands) and all(self.groups) and len(set(bands)) == len(bands),
@@ -98,6 +107,7 @@ class SpectralVit(Architecture):
                 dim=network.embed_dim,
             )
         network.pos_embed = nn.Parameter(codes, requires_grad=False)
+        attach_metadata(network, self, seed=seed)
         network.dynamic_img_size = False  # type: ignore[misc]  # timm's resampling knows no groups; `at_size` does it
         return SpectralVitBackbone(network, BackboneConfig(self, bands, size_px, sensor))
 
@@ -105,13 +115,14 @@ class SpectralVit(Architecture):
         """Registered name of the blocks, sizes, depth and groups."""
         groups = [list(group) for group in self.groups]
         values = (self.name, size_px, bands, self.patch_size, self.depth, groups, self.group_dim)
-        return dict(zip(_FIELDS, values, strict=True))
+        return dict(zip(_FIELDS, values, strict=True)) | write_metadata(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, pooling: str) -> SpectralVit:
         """The architecture of an encoder's file; an unknown field is refused."""
-        check_fields(values, _FIELDS, title=cls.title)
+        check_fields(values, (*_FIELDS, *METADATA_FIELDS), title=cls.title)
         kept = {key: values[key] for key in ("groups", "patch_size", "depth", "group_dim")}
+        kept |= {key: values[key] for key in METADATA_FIELDS if key in values}
         return cls(values["timm_name"], **kept, pooling=cast(Literal["mean", "cls"], pooling))
 
     def timm_options(self, *, bands: int, size_px: int) -> dict[str, Any]:
@@ -119,8 +130,8 @@ class SpectralVit(Architecture):
         return self.trunk.timm_options(bands=bands, size_px=size_px)
 
     def averaged(self) -> SpectralVit:
-        """The same network with the mean of its tokens for a vector."""
-        return dataclasses.replace(self, pooling="mean")
+        """The same network with the mean of its tokens for a vector, told nothing."""
+        return dataclasses.replace(self, pooling="mean", metadata=())
 
 
 class GroupPatchEmbed(nn.Module):
@@ -267,7 +278,7 @@ class SpectralVitBackbone(VitBackbone):
     def _encode_present(self, tokens: Tensor, view: View, keep: Tensor | None, present: Tensor) -> Tokens:
         """Encode all tokens [B, G*N, D], or those that are kept [B, T], of which `present` [B, T] take part."""
         tokens = tokens if keep is None else take_patches(tokens, keep)
-        return self._encode(tokens, self._grid_of(view), keep, seen=find_gaps(present))
+        return self._encode(tokens, view, keep, seen=find_gaps(present))
 
     def _by_patch(self, tokens: Tensor, view: View, keep: Tensor | None, present: Tensor) -> Tokens:
         """As `_encode_present`, with one vector for each patch: [B, K, D]."""

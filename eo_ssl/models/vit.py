@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
-import timm
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from eo_ssl.errors import UserError, expect, suggest_nearest
-from eo_ssl.models.alibi_attention import AlibiBlock
+from eo_ssl.errors import UserError, expect
+from eo_ssl.image_metadata import MetadataKind, order_kinds
 from eo_ssl.models.attention import mask_keys, run_blocks
 from eo_ssl.models.backbone import (
     Architecture,
@@ -25,13 +24,18 @@ from eo_ssl.models.backbone import (
     Tokens,
     View,
     check_fields,
-    seed_weights,
+)
+from eo_ssl.models.metadata_codes import (
+    METADATA_FIELDS,
+    MetadataEmbed,
+    attach_metadata,
+    check_drop,
+    write_metadata,
 )
 from eo_ssl.models.patches import split_patches, take_patches
-from eo_ssl.models.positions import make_sincos_positions
-from eo_ssl.models.relative_attention import PlacedBlock, RelativeBlock
+from eo_ssl.models.relative_attention import PlacedBlock
+from eo_ssl.models.timm_transformer import PLACED_BLOCKS, make_transformer
 
-PLACED_BLOCKS: Mapping[str, type[PlacedBlock]] = {"relative": RelativeBlock, "alibi": AlibiBlock}
 TRUNK_FIELDS = ("timm_name", "img_size", "in_chans", "patch_size", "depth", "position")  # of an encoder's file
 
 
@@ -54,9 +58,18 @@ class Vit(Architecture):
     knows the offset of two patches instead, which timm's networks do not: learned, or falling with their distance."""
     pooling: Literal["mean", "cls"] = "mean"
     """What stands for the image: the mean of the patch tokens, or the class token."""
+    metadata: tuple[MetadataKind, ...] = ()
+    """What the encoder may be told of an image beside its pixels, each optional: time (of year), place, gsd (size of a
+    pixel on the ground, which follows crops) and incidence (angle of a radar). A code of each is added to the tokens.
+    An encoder that is told the place lets a probe read it."""
+    metadata_drop: float = 0.2
+    """Chance of each of these to be unknown for an image of a training batch, so that the encoder works without (Clay,
+    claymodel/datamodule.py)."""
 
     def __post_init__(self) -> None:
         """Refuse unknown choices and numbers below 1."""
+        object.__setattr__(self, "metadata", order_kinds(self.metadata))
+        check_drop(self.metadata_drop)
         for field, value, options in (
             ("pooling", self.pooling, ("mean", "cls")),
             ("position", self.position, ("sincos", "learned", *PLACED_BLOCKS)),
@@ -80,12 +93,13 @@ class Vit(Architecture):
                 transformer with a class token.
         """
         network = make_transformer(self, in_chans=len(bands), size_px=size_px, seed=seed)
+        attach_metadata(network, self, seed=seed)
         return VitBackbone(network, BackboneConfig(self, bands, size_px))
 
     @property
     def in_timm(self) -> bool:
-        """Whether its attention is timm's."""
-        return self.position not in PLACED_BLOCKS
+        """Whether its attention is timm's, and it is told nothing but pixels."""
+        return self.position not in PLACED_BLOCKS and not self.metadata
 
     @property
     def variant(self) -> str:
@@ -95,13 +109,14 @@ class Vit(Architecture):
     def to_json(self, *, bands: int, size_px: int) -> dict[str, Any]:
         """Registered name, sizes, depth and kind of positions."""
         values = (self.name, size_px, bands, self.patch_size, self.depth, self.position)
-        return dict(zip(TRUNK_FIELDS, values, strict=True))
+        return dict(zip(TRUNK_FIELDS, values, strict=True)) | write_metadata(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, pooling: str) -> Vit:
         """The architecture of an encoder's file; an unknown field is refused."""
-        check_fields(values, TRUNK_FIELDS, title=cls.title)
+        check_fields(values, (*TRUNK_FIELDS, *METADATA_FIELDS), title=cls.title)
         named = {"name": values["timm_name"], **{key: values[key] for key in ("patch_size", "depth", "position")}}
+        named |= {key: values[key] for key in METADATA_FIELDS if key in values}
         return cls(**named, pooling=cast(Literal["mean", "cls"], pooling))
 
     def timm_options(self, *, bands: int, size_px: int) -> dict[str, Any]:
@@ -112,57 +127,8 @@ class Vit(Architecture):
         return {**sizes, **depth, "num_classes": 0, "global_pool": pool, "fc_norm": False}
 
     def averaged(self) -> Vit:
-        """The same network with the mean of its patch tokens for a vector."""
-        return dataclasses.replace(self, pooling="mean")
-
-
-def make_transformer(model: Vit, *, in_chans: int, size_px: int, seed: int) -> VisionTransformer:
-    """The timm model: `network(x)` maps [B, C, H, W] float32 to the class token [B, D].
-
-    `timm.create_model(name, img_size=..., patch_size=..., in_chans=..., num_classes=0)` loads its weights.
-
-    Raises:
-        UserError: a patch that does not divide the size, a name that timm does not know or that is no vision
-            transformer with a class token.
-    """
-    expect(
-        size_px % model.patch_size == 0,
-        expected="a patch size that divides the image size",
-        got=f"patch {model.patch_size} and image {size_px}",
-        remedy="choose a divisor",
-    )
-    names = timm.list_models()
-    expect(
-        model.name in names,
-        expected="the name of a timm vision transformer",
-        got=f"'{model.name}'{suggest_nearest(model.name, names)}",
-        remedy="timm.list_models() names them",
-    )
-    sizes: dict[str, Any] = {"img_size": size_px, "patch_size": model.patch_size, "in_chans": in_chans}
-    depth: dict[str, Any] = {} if model.depth is None else {"depth": model.depth}
-    blocks: dict[str, Any] = {"block_fn": PLACED_BLOCKS[model.position]} if model.position in PLACED_BLOCKS else {}
-    with seed_weights(seed):
-        try:
-            network = timm.create_model(model.name, pretrained=False, num_classes=0, **sizes, **depth, **blocks)
-        except TypeError as error:
-            raise UserError(
-                f"'{model.name}' takes no patch or image size ({error}): choose a vit_*_patch* name of timm"
-            ) from error
-    expect(
-        isinstance(network, VisionTransformer) and network.has_class_token and network.pos_embed is not None,
-        expected="a timm vision transformer with a class token and position embeddings",
-        got=f"'{model.name}'",
-        remedy="choose one such as vit_tiny_patch16_224",
-    )
-    found = cast(VisionTransformer, network)
-    if model.position != "learned":
-        codes = cast(Tensor, found.pos_embed).requires_grad_(False)
-        prefix, side = 0 if found.no_embed_class else found.num_prefix_tokens, size_px // model.patch_size
-        with torch.no_grad():
-            codes.zero_()
-            if model.position == "sincos":
-                codes.copy_(make_sincos_positions((side, side), found.embed_dim, prefix=prefix))
-    return found
+        """The same network with the mean of its patch tokens for a vector, told nothing."""
+        return dataclasses.replace(self, pooling="mean", metadata=())
 
 
 def require_plain(backbone: Backbone, *, method: str) -> VitBackbone:
@@ -192,7 +158,7 @@ class VitBackbone(MaskableBackbone):
 
     def forward(self, view: View) -> Tokens:
         """Encode all patches; for an image of the built size this equals timm's `forward_features`."""
-        return self._encode(self._projected(view), self._grid_of(view), None)
+        return self._encode(self._projected(view), view, None)
 
     def visible(self, view: View, keep: Tensor) -> Tokens:
         """Encode the patches `keep` [B, K] or [B, M, K] alone; only they pass through the patch projection."""
@@ -201,13 +167,13 @@ class VitBackbone(MaskableBackbone):
         projection = self.network.patch_embed.proj
         tokens = torch.nn.functional.linear(pixels, projection.weight.flatten(1), projection.bias)  # [B, M*K, D]
         tokens = self.network.patch_embed.norm(tokens).reshape(-1, keep.shape[-1], self.dim)  # [B*M, K, D]
-        return self._encode(tokens, self._grid_of(view), keep.flatten(0, -2))
+        return self._encode(tokens, view, keep.flatten(0, -2))
 
     def masked(self, view: View, mask: Tensor, token: Tensor) -> Tokens:
         """Encode all positions with `token` [D] in place of the patches where `mask` [B, N] is true."""
         projected = self._projected(view)  # [B, N, D]
         tokens = torch.where(mask[..., None], token.to(projected.dtype), projected)  # [B, N, D]
-        return self._encode(tokens, self._grid_of(view), None)
+        return self._encode(tokens, view, None)
 
     def windows(self, view: View, places: Tensor, hidden: Tensor, token: Tensor) -> Tokens:
         """Encode M parts of each image by themselves, with a token in place of some of their patches.
@@ -223,7 +189,7 @@ class VitBackbone(MaskableBackbone):
         """
         projected = take_patches(self._projected(view), places.flatten(1)).reshape(*places.shape, -1)  # [B, M, K, D]
         tokens = torch.where(hidden[..., None], token.to(projected.dtype), projected).flatten(0, 1)  # [B*M, K, D]
-        return self._encode(tokens, self._grid_of(view), places.flatten(0, 1))
+        return self._encode(tokens, view, places.flatten(0, 1))
 
     def at_size(self, size_px: int) -> Self:
         """The same weights for images of another side: position codes interpolated by timm (bicubic, antialiased).
@@ -238,6 +204,15 @@ class VitBackbone(MaskableBackbone):
         learned = cast(Tensor, self.network.pos_embed).requires_grad
         cast(Tensor, network.pos_embed).requires_grad_(learned)  # timm's new codes are trained ones
         return type(self)(network, dataclasses.replace(self.config, size_px=size_px))
+
+    def without_metadata(self) -> Self:
+        """The same network for images of which nothing else is known, without codes of metadata: the same bits."""
+        if not self.config.model.metadata:
+            return self
+        network = copy.deepcopy(self.network)
+        del network.metadata_embed
+        model = dataclasses.replace(cast(Vit, self.config.model), metadata=(), metadata_drop=Vit.metadata_drop)
+        return type(self)(network, dataclasses.replace(self.config, model=model))
 
     def _grid_of(self, view: View) -> tuple[int, int]:
         """Rows and columns of patches of the view."""
@@ -255,27 +230,36 @@ class VitBackbone(MaskableBackbone):
         projected: Tensor = embed.norm(embed.proj(self.channels(view)).flatten(2).transpose(1, 2))
         return projected
 
-    def _encode(
-        self, tokens: Tensor, grid: tuple[int, int], keep: Tensor | None, *, seen: Tensor | None = None
-    ) -> Tokens:
-        """Run projected patches [B, K, D] through the blocks, at their positions and after the prefix tokens.
+    def _encode(self, tokens: Tensor, view: View, keep: Tensor | None, *, seen: Tensor | None = None) -> Tokens:
+        """Run projected patches of the view through the blocks, at their positions and after the prefix tokens.
+
+        `tokens` [B, K, D] are one row for each image of the view or as many for each, those of an image beside each
+        other; what is known of the image is added to all of them.
 
         Where `seen` [B, K] bool is false no token attends to the patch, and it is no part of the mean; None for
         patches that are all seen.
         """
+        return self.encode_placed(self._place(tokens, view, keep), seen, grid=self._grid_of(view), keep=keep)
+
+    def _place(self, tokens: Tensor, view: View, keep: Tensor | None) -> Tensor:
+        """Projected patches with the codes of their places, and of what is known of their image: [B, K, D]."""
         # len() would fix the batch of an exported graph to the size of its example
-        positions, batch = self._positions(grid), tokens.shape[0]  # [1, N, D]
+        positions, batch = self._positions(self._grid_of(view)), tokens.shape[0]  # [1, N, D]
         placed = tokens + (positions if keep is None else take_patches(positions.expand(batch, -1, -1), keep))
-        return self.encode_placed(placed, seen, grid=grid, keep=keep)
+        if not self.config.model.metadata or view.metadata is None:
+            return placed
+        embed = cast(MetadataEmbed, self.network.metadata_embed)
+        told: Tensor = embed(view.metadata, view.seed)  # [images, D]
+        return placed + told.repeat_interleave(batch // len(view), dim=0)[:, None]
 
     def place_patches(self, view: View) -> tuple[Tensor, Tensor]:
-        """Every patch as it enters the blocks, projected and at its position, and whether it has a valid pixel.
+        """Every patch as it enters the blocks, with what `_place` adds, and whether it has a valid pixel.
 
         Returns:
             [B, N, D], and [B, N] bool.
         """
         projected, seen = self._project_seen(view)
-        return projected + self._positions(self._grid_of(view)), seen
+        return self._place(projected, view, None), seen
 
     def encode_placed(
         self,

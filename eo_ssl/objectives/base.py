@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import UserError, expect
+from eo_ssl.image_metadata import KINDS, MetadataKind
 from eo_ssl.models import Backbone, SensorFusion, Tokens, View
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
@@ -24,6 +25,9 @@ class Objective(nn.Module, ABC):
     """By the stream of the item that each encodes: one named `tile`, or one for each stream of a pair."""
     channels_differ: bool = False
     """Whether the loss asks the channels of what it compares to be no copies of each other."""
+    told: tuple[MetadataKind, ...] = KINDS
+    """What its encoders may be told of images: nothing that views share which it asks to match, or the answer would be
+    what they were told and not what they show."""
     by_row: bool = False
     """Whether it keeps numbers of each row of the source, so that a run on other rows cannot go on with them."""
 

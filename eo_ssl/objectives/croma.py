@@ -97,6 +97,8 @@ class Croma(Method):
 class CromaObjective(Objective):
     """Encode the visible patches of each sensor, contrast their means, fuse the patches, predict the hidden ones."""
 
+    told = ("incidence",)  # of the radar alone; both sensors are cut out alike
+
     def __init__(self, encoders: Mapping[str, VitBackbone], method: Croma, *, seed: int = 0) -> None:
         """Build heads, fusion and decoder, their weights drawn from `seed`, around `encoders`."""
         super().__init__(encoders)

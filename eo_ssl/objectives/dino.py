@@ -15,7 +15,7 @@ from eo_ssl.models import Backbone, seed_weights
 from eo_ssl.objectives.base import Method, Objective, Teacher, check_momentum, list_encoders
 from eo_ssl.objectives.prototypes import PrototypeHead, measure_classes, take_global_views
 from eo_ssl.objectives.step import Batch, Step
-from eo_ssl.objectives.two_views import check_one_width, check_temperature, check_widths, encode_views
+from eo_ssl.objectives.two_views import OF_A_VIEW, check_one_width, check_temperature, check_widths, encode_views
 from eo_ssl.objectives.views import ViewSpec
 
 
@@ -84,6 +84,8 @@ class Dino(Method):
 
 class DinoObjective(Objective):
     """Cross-entropy of the student's and the teacher's classes of different crops; the teacher is used."""
+
+    told = OF_A_VIEW
 
     def __init__(self, encoders: Mapping[str, Backbone], method: Dino, *, seed: int = 0) -> None:
         """Build the heads, their weights drawn from `seed`, and the teacher."""

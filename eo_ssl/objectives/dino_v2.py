@@ -18,7 +18,7 @@ from eo_ssl.objectives.dino import Dino
 from eo_ssl.objectives.parts import find_seen, gather
 from eo_ssl.objectives.prototypes import BalancedTargets, compare_crops, measure_classes, take_global_views
 from eo_ssl.objectives.step import Batch, Step
-from eo_ssl.objectives.two_views import check_one_width, check_several, encode_views
+from eo_ssl.objectives.two_views import OF_A_VIEW, check_one_width, check_several, encode_views
 from eo_ssl.objectives.views import ViewSpec
 
 
@@ -104,6 +104,8 @@ class DinoV2Objective(Objective):
 
     An image is the vector that the encoder pools: with `pooling: cls` its class token, as in the paper.
     """
+
+    told = OF_A_VIEW
 
     def __init__(self, encoders: Mapping[str, MaskableBackbone], method: DinoV2, *, seed: int = 0) -> None:
         """Build the heads of images and patches, their weights drawn from `seed`, and the teacher."""

@@ -22,7 +22,7 @@ from eo_ssl.objectives.parts import mean_of_valid, mean_over_processes
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.two_views import check_widths
 from eo_ssl.objectives.views import ViewSpec
-from eo_ssl.preprocessing import Preprocessing, parse_conversion, restore_values
+from eo_ssl.preprocessing import Preprocessing, describe_input, parse_conversion, restore_values
 
 EPSILON = 1e-6  # added to a standard deviation (UNIC, utils.py)
 KINDS = ("pooled", "patches")
@@ -173,7 +173,8 @@ class DistillObjective(Objective):
         with torch.no_grad():
             values = restore_values(view.image, view.valid, self.contract, quantity=own.quantity)
             x, valid = own(values, bands=view.bands, quantity=own.quantity, sensor=self.contract.sensor)
-            return self.teacher.encode(x, valid=valid)
+            told = describe_input(own, view.metadata, side_px=view.image.shape[-1])
+            return self.teacher.encode(x, valid=valid, **told)
 
     def _compare(self, view: View, step: Step) -> dict[str, Tensor]:
         """Loss and cosines of one view."""

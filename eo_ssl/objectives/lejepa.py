@@ -15,7 +15,7 @@ from eo_ssl.models import Backbone, seed_weights
 from eo_ssl.objectives.base import Method, Objective, list_encoders
 from eo_ssl.objectives.parts import gather
 from eo_ssl.objectives.step import Batch
-from eo_ssl.objectives.two_views import check_one_width, check_several, check_widths, encode_views
+from eo_ssl.objectives.two_views import OF_A_VIEW, check_one_width, check_several, check_widths, encode_views
 from eo_ssl.objectives.views import ViewSpec
 
 
@@ -61,6 +61,8 @@ class LeJepa(Method):
 
 class LeJepaObjective(Objective):
     """Distance of all views from the mean of the large ones, and of the items from a Gaussian; no teacher."""
+
+    told = OF_A_VIEW
 
     def __init__(self, encoders: Mapping[str, Backbone], method: LeJepa, *, seed: int = 0) -> None:
         """Build the projector, its weights drawn from `seed`, behind `encoders`."""

@@ -14,7 +14,7 @@ from eo_ssl.models import Backbone, LocationEncoder, LocationModel, SensorFusion
 from eo_ssl.objectives.base import Objective, list_encoders
 from eo_ssl.objectives.parts import gather
 from eo_ssl.objectives.step import Batch, Step, derive_seed
-from eo_ssl.objectives.two_views import check_temperature
+from eo_ssl.objectives.two_views import OF_A_VIEW, check_temperature
 
 EARTH_RADIUS_KM = 6371.0  # mean radius
 LOCATION_STREAM = 1000  # first stream of random numbers of the term: those of objectives are below
@@ -72,6 +72,7 @@ class LocatedObjective(Objective):
         super().__init__(list_encoders(inner.encoders))
         self.inner, self.location = inner, location
         self.channels_differ, self.by_row = inner.channels_differ, inner.by_row
+        self.told = tuple(kind for kind in inner.told if kind in OF_A_VIEW)  # a date can give away a place
         self.places = location.model.build(seed)
         with seed_weights(derive_seed(seed, 1)):
             maps = {stream: nn.Linear(encoder.dim, location.model.output_dim) for stream, encoder in self._students()}

@@ -41,6 +41,8 @@ class MixedBarlowTwinsObjective(BarlowTwinsObjective):
     where it is in both.
     """
 
+    told = ()  # a mixture of two tiles has no scale
+
     def __init__(self, encoders: Mapping[str, Backbone], method: MixedBarlowTwins, *, seed: int = 0) -> None:
         """Build the projector, its weights drawn from `seed`, behind the encoder."""
         super().__init__(encoders, method, seed=seed)

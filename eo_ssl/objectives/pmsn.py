@@ -19,6 +19,7 @@ from eo_ssl.objectives.parts import gather
 from eo_ssl.objectives.prototypes import measure_entropy
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.two_views import (
+    OF_A_VIEW,
     check_one_width,
     check_several,
     check_temperature,
@@ -86,6 +87,8 @@ class PmsnObjective(Objective):
 
     An image is the vector that the encoder pools: with `pooling: cls` its class token, as in the paper.
     """
+
+    told = OF_A_VIEW
 
     prior: Tensor
     """[K], shares of the classes that the mean prediction is to have."""

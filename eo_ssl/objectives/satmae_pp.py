@@ -18,7 +18,7 @@ from eo_ssl.objectives.parts import mean_of_valid, take_only_view
 from eo_ssl.objectives.satmae import Masks, SatMae, SatMaeObjective, require_groups
 from eo_ssl.objectives.step import Batch
 from eo_ssl.objectives.views import ViewSpec
-from eo_ssl.preprocessing import resample_masked
+from eo_ssl.preprocessing import resample_masked, scale_gsd
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
@@ -136,4 +136,5 @@ class UpsamplingBlock(nn.Module):
 def shrink(view: View) -> View:
     """The view at half the side: means of the valid pixels among four, valid where more than half are."""
     values, known = resample_masked(view.pixels, view.valid, lambda x: functional.avg_pool2d(x, 2))
-    return dataclasses.replace(view, image=values.where(known, values.new_zeros(())), valid=known)
+    told = None if view.metadata is None else scale_gsd(view.metadata, 2)
+    return dataclasses.replace(view, image=values.where(known, values.new_zeros(())), valid=known, metadata=told)

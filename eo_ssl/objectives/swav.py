@@ -18,6 +18,7 @@ from eo_ssl.objectives.parts import gather
 from eo_ssl.objectives.prototypes import freeze_weight, measure_entropy, take_global_views
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.two_views import (
+    OF_A_VIEW,
     check_one_width,
     check_several,
     check_temperature,
@@ -70,6 +71,8 @@ class Swav(Method):
 
 class SwavObjective(Objective):
     """Each crop predicts the codes of the large ones, which Sinkhorn-Knopp makes over the batches of all processes."""
+
+    told = OF_A_VIEW
 
     def __init__(self, encoders: Mapping[str, Backbone], method: Swav, *, seed: int = 0) -> None:
         """Build projector and prototypes, their weights drawn from `seed`, behind `encoders`."""

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import UserError, expect
-from eo_ssl.models import Backbone, View
+from eo_ssl.image_metadata import MetadataKind
+from eo_ssl.models import Backbone, View, join_views
 from eo_ssl.objectives.base import Objective, list_encoders
 from eo_ssl.objectives.parts import gather
 from eo_ssl.objectives.step import Batch
 
 Encoders = Mapping[str, Backbone]
+OF_A_VIEW: tuple[MetadataKind, ...] = ("gsd",)
+"""What encoders may be told by methods that match the views of an item, each cut at a scale of its own."""
 
 
 class TwoViews(Objective):
     """Two views of each item, each encoded by the encoder of its stream, compared over the batches of all processes."""
 
+    told = OF_A_VIEW
     projector: nn.Module
     """Behind the encoders: [B, D] -> [B, d]."""
 
@@ -67,15 +70,7 @@ def encode_views(views: Sequence[View], encoders: Encoders) -> tuple[Tensor, ...
     """Features of each view, [B, D]; views that one encoder takes pass through it together."""
     if len({(view.stream, view.bands, view.image.shape) for view in views}) > 1:
         return tuple(encoders[view.stream](view).pooled for view in views)
-    first = views[0]
-    both = View(
-        torch.cat([view.image for view in views]),
-        torch.cat([view.valid for view in views]),
-        first.bands,
-        first.stream,
-        seed=first.seed,
-    )
-    features: Tensor = encoders[first.stream](both).pooled  # [n * B, D]
+    features: Tensor = encoders[views[0].stream](join_views(views)).pooled  # [n * B, D]
     return features.chunk(len(views))
 
 

@@ -8,7 +8,6 @@ applied in training, evaluation and export.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -18,11 +17,12 @@ from torch import Tensor
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.fingerprints import fingerprint
+from eo_ssl.image_metadata import MetadataKind, order_kinds
 from eo_ssl.preprocessing.channels import check_fewest, choose_bands, order_channels, place_channels
 from eo_ssl.preprocessing.conversion import apply_conversion, parse_conversion
 from eo_ssl.preprocessing.interpolation import Interpolation, crop_center, interpolate_masked
 from eo_ssl.preprocessing.plausibility import check_range, check_scale, check_tags
-from eo_ssl.preprocessing.pooled_moments import Wide, pool_moments
+from eo_ssl.preprocessing.pooled_moments import Wide, check_moments, pool_moments
 from eo_ssl.preprocessing.tags import CountedStats, StatsLike, StreamLike
 from eo_ssl.sensors import Quantity
 from eo_ssl.sensors import sensor as sensor_named
@@ -73,6 +73,8 @@ class Preprocessing:
     "pixels without a value take the mean, which is 0 after normalisation"
     fewest_bands: int = 1
     "of any_subset: the least number of bands that the network was trained and tested with"
+    metadata: tuple[MetadataKind, ...] = ()
+    "what it may be told of an image beside its pixels, each optional: time, place, gsd, incidence"
 
     def __post_init__(self) -> None:
         """Check every field against the others."""
@@ -85,19 +87,7 @@ class Preprocessing:
         object.__setattr__(self, "bands", sensor_named(self.sensor).resolve_all(self.bands))
         for field, options in _CHOICES.items():
             _check_choice(field, getattr(self, field), options)
-        expect(
-            len(self.bands) == len(self.mean) == len(self.std) > 0,
-            expected=f"one mean and one std for each of {len(self.bands)} bands",
-            got=f"{len(self.mean)} and {len(self.std)}",
-            remedy="give one each",
-        )
-        for band, mean, std in zip(self.bands, self.mean, self.std, strict=True):
-            expect(
-                math.isfinite(mean) and math.isfinite(std) and std > 0,
-                expected=f"a finite mean and a positive std of {band}",
-                got=f"{mean} and {std}",
-                remedy="leave out a band that is constant or never valid",
-            )
+        check_moments(self.bands, self.mean, self.std)
         for name, bounds in [("range", self.range), *(("clip", pair) for pair in self._clips)]:
             expect(
                 len(bounds) == 2 and bounds[0] < bounds[1],
@@ -124,6 +114,7 @@ class Preprocessing:
             remedy="correct them",
         )
         check_fewest(self.fewest_bands, self.bands, any_subset=self.missing == "any_subset")
+        object.__setattr__(self, "metadata", order_kinds(self.metadata))
         _ = self.final_quantity  # refuses a conversion that does not exist
 
     @property
@@ -235,6 +226,8 @@ class Preprocessing:
         values = dataclasses.asdict(self)
         if self.missing != "any_subset":  # unsaid, as by versions that had no such policy
             del values["fewest_bands"]
+        if not self.metadata:  # unsaid too
+            del values["metadata"]
         return {
             key: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Quantity) else value
             for key, value in values.items()
@@ -246,7 +239,7 @@ class Preprocessing:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             _check_choice("a field of a preprocessing contract", key, known)
-        optional = () if values.get("missing") == "any_subset" else ("fewest_bands",)
+        optional = ("metadata",) if values.get("missing") == "any_subset" else ("metadata", "fewest_bands")
         absent = [key for key in known if key not in values and key not in optional]
         expect(
             not absent,

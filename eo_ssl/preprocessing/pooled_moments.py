@@ -1,12 +1,14 @@
-"""Mean and standard deviation over the pixels of several streams together, from those of each."""
+"""Mean and standard deviation of bands: over several streams together, from those of each; and what they must be."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from eo_ssl.errors import expect
 from eo_ssl.preprocessing.tags import CountedStats
 
 Wide = npt.NDArray[np.float64]
@@ -27,3 +29,24 @@ def pool_moments(parts: Sequence[CountedStats], bands: Sequence[str]) -> tuple[W
     pooled = np.where(seen, mean * count, 0).sum(axis=0) / total
     variance = np.where(seen, (std**2 + (mean - pooled) ** 2) * count, 0).sum(axis=0) / total
     return pooled, np.sqrt(variance)
+
+
+def check_moments(bands: Sequence[str], means: Sequence[float], stds: Sequence[float]) -> None:
+    """Refuse moments of other bands than these, or that nothing can be normalised by.
+
+    Raises:
+        UserError: naming the first band.
+    """
+    expect(
+        len(bands) == len(means) == len(stds) > 0,
+        expected=f"one mean and one std for each of {len(bands)} bands",
+        got=f"{len(means)} and {len(stds)}",
+        remedy="give one each",
+    )
+    for band, mean, std in zip(bands, means, stds, strict=True):
+        expect(
+            math.isfinite(mean) and math.isfinite(std) and std > 0,
+            expected=f"a finite mean and a positive std of {band}",
+            got=f"{mean} and {std}",
+            remedy="leave out a band that is constant or never valid",
+        )

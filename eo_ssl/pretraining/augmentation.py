@@ -43,22 +43,14 @@ def turn_randomly(image: Tensor, valid: Tensor, *, rng: torch.Generator) -> tupl
     return image, valid
 
 
-def crop_randomly(
-    image: Tensor, valid: Tensor, *, scale: tuple[float, float], rng: torch.Generator, size_px: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """A random part of each tile, bilinearly resized, weighing measured pixels only.
+def draw_windows(batch: int, *, scale: tuple[float, float], rng: torch.Generator) -> Tensor:
+    """Random parts of tiles, for `cut_windows`: [batch, 2, 3] float32.
 
     Args:
-        image: [B, C, H, W] float32, normalised.
-        valid: [B, C, H, W] bool.
+        batch: number of tiles.
         scale: range of the share of the area.
         rng: source of randomness (CPU).
-        size_px: side of the result, pixels; None for the tile's.
-
-    Returns:
-        image [B, C, size_px, size_px], zero where invalid, and valid.
     """
-    batch = image.shape[0]
     area = scale[0] + (scale[1] - scale[0]) * torch.rand(batch, generator=rng)  # [B], share of the tile
     low, high = (math.log(bound) for bound in CROP_ASPECT)
     aspect = (low + (high - low) * torch.rand(batch, generator=rng)).exp()  # [B]
@@ -67,17 +59,34 @@ def crop_randomly(
     theta = torch.zeros(batch, 2, 3)  # maps output to input coordinates in [-1, 1]
     theta[:, 0, 0], theta[:, 0, 2] = width, 2 * left + width - 1
     theta[:, 1, 1], theta[:, 1, 2] = height, 2 * top + height - 1
-    return _resample_window(image, valid, theta, size_px or image.shape[-1])
+    return theta
 
 
-def resize_whole(image: Tensor, valid: Tensor, *, size_px: int) -> tuple[Tensor, Tensor]:
-    """Tiles brought to a side, weighing measured pixels only: [B, C, S, S] twice -> [B, C, size_px, size_px] twice."""
-    theta = torch.eye(2, 3).expand(len(image), -1, -1)
-    return _resample_window(image, valid, theta, size_px)
+def span_whole(batch: int) -> Tensor:
+    """Windows that are all of each tile: [batch, 2, 3] float32."""
+    return torch.eye(2, 3).expand(batch, -1, -1)
 
 
-def _resample_window(image: Tensor, valid: Tensor, theta: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
-    """The windows that `theta` [B, 2, 3] maps output to input coordinates of, both in [-1, 1]."""
+def measure_enlargement(theta: Tensor, *, tile_px: int, size_px: int) -> Tensor:
+    """Side of a pixel of the windows on the ground, as a multiple of that of the tile: [B].
+
+    The root of the area of a pixel, which is not square where the window is not.
+    """
+    return (theta[:, 0, 0] * theta[:, 1, 1]).sqrt() * tile_px / size_px
+
+
+def cut_windows(image: Tensor, valid: Tensor, theta: Tensor, *, size_px: int) -> tuple[Tensor, Tensor]:
+    """Windows of tiles, bilinearly resized, weighing measured pixels only.
+
+    Args:
+        image: [B, C, H, W] float32, normalised.
+        valid: [B, C, H, W] bool.
+        theta: [B, 2, 3], maps output to input coordinates, both in [-1, 1].
+        size_px: side of the result, pixels.
+
+    Returns:
+        image [B, C, size_px, size_px], zero where invalid, and valid.
+    """
     shape = [*image.shape[:2], size_px, size_px]
     grid = functional.affine_grid(theta.to(image.device), shape, align_corners=False)  # [B, H, W, 2]
     if bool(valid.all()):

@@ -59,6 +59,12 @@ class InitialEncoder:
         else:
             raise UserError(f"expected a trained encoder to begin from, got {source}; name one with weights")
         expect(
+            encoder.preprocessing.metadata == backbone.config.model.metadata,
+            expected=f"all that {encoder.name} is told of images, to go on from it",
+            got=source,
+            remedy="leave out ?metadata",
+        )
+        expect(
             model in (Vit(), backbone.config.model),
             expected=f"the architecture of {source}, {backbone.config.model}",
             got=model,
@@ -112,7 +118,7 @@ class InitialEncoder:
         for field in ("sensor", "final_quantity"):
             self._check_same(field, getattr(own, field), getattr(found, field))
         plausible = own.range if own.quantity == found.quantity else found.range
-        kept = {key: getattr(own, key) for key in ("clip", "mean", "std", "missing", "fewest_bands")}
+        kept = {key: getattr(own, key) for key in ("clip", "mean", "std", "missing", "fewest_bands", "metadata")}
         contract = dataclasses.replace(found, **kept, range=plausible)
         data.items.contracts = {stream: contract}
         name = Path(self.source).name if isinstance(self.encoder, TrainedEncoder) else self.encoder.name

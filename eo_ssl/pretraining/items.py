@@ -47,13 +47,13 @@ class Items(ABC):
             tiles[stream] = source.read(members.reshape(-1)).reshape(*members.shape, *source.shape)
         return tiles
 
-    def acquired(self, rows: Rows) -> dict[str, Tensor]:
-        """Days since 2015-01-01, longitude and latitude of the tiles of items, by stream: [n, dates, 3] float32.
+    def metadata(self, rows: Rows) -> dict[str, Tensor]:
+        """What is known of the tiles of items beside their pixels, by stream: [n, dates, 5] float32.
 
-        NaN where a corpus does not say.
+        Columns as `image_metadata` has them; NaN where a corpus does not say.
         """
         return {
-            stream: torch.from_numpy(source.acquired[self.members(stream, rows)])
+            stream: torch.from_numpy(source.metadata[self.members(stream, rows)])
             for stream, source in self.sources.items()
         }
 
@@ -176,7 +176,7 @@ def require_places(items: Items, pool: Rows) -> None:
         UserError: naming location.
     """
     first = next(iter(items.sources))
-    lonlat = items.sources[first].acquired[items.members(first, pool), 1:]  # [n, dates, 2]
+    lonlat = items.sources[first].metadata[items.members(first, pool), 1:3]  # [n, dates, 2]
     if not np.isfinite(lonlat).all(axis=-1).any():
         raise UserError("expected tiles that say where they lie for location, got none; leave out --location")
 

@@ -91,7 +91,7 @@ class ItemLoader:
         index = np.frombuffer(rows, dtype=np.int64)
         seed = derive_seed(self.sampler.seed, step, self.sampler.rank)
         at = Step(step // self.accumulate, self.horizon, seed)
-        return ItemBatch(self.normalised(index), torch.tensor(index), at, self.items.acquired(index))
+        return ItemBatch(self.normalised(index), torch.tensor(index), at, self.items.metadata(index))
 
     def state_dict(self) -> dict[str, Any]:
         """Batches served and the sampler's state."""

@@ -195,8 +195,15 @@ def _gather_batches(mine: list[Tensor], starts: range, *, size: int, n: int, dev
 
 def make_whole_views(loader: ItemLoader, rows: Rows, device: torch.device) -> list[View]:
     """Items as they are, without augmentation: a view of each date of each stream."""
+    metadata = loader.items.metadata(rows)
     return [
-        View(image[:, date].to(device), valid[:, date].to(device), loader.items.contracts[stream].bands, stream)
+        View(
+            image[:, date].to(device),
+            valid[:, date].to(device),
+            loader.items.contracts[stream].bands,
+            stream,
+            metadata=metadata[stream][:, date].to(device),
+        )
         for stream, (image, valid) in loader.normalised(rows).items()
         for date in range(image.shape[1])
     ]

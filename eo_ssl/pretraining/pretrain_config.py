@@ -11,7 +11,7 @@ from torch import nn
 from eo_ssl.curation import DynamicConfig
 from eo_ssl.curation.report import to_plain
 from eo_ssl.errors import expect
-from eo_ssl.models import Architecture, Backbone, copy_merged
+from eo_ssl.models import METADATA_FIELDS, Architecture, Backbone, copy_merged
 from eo_ssl.objectives import Location, Method, Objective, ViewSpec, derive_seed
 from eo_ssl.objectives.views import PHYSICAL
 from eo_ssl.preprocessing import Preprocessing
@@ -101,6 +101,8 @@ class PretrainConfig:
             del plain["location"]
         model = self.model if self.initial is None else self.initial.model
         plain["model"] = {"name": type(model).__name__, "options": to_plain(asdict(model))}  # type: ignore[call-overload]
+        for name in METADATA_FIELDS if not model.metadata else ():  # unsaid, as by versions without
+            plain["model"]["options"].pop(name, None)
         for spec, views in zip(
             self.views.values(), plain["views"].values(), strict=True
         ):  # unsaid, as by versions without
@@ -135,6 +137,7 @@ class PretrainConfig:
             self.adapt.apply(encoder, seed=self.seed + 2)
         objective = self.objective.build(encoders, seed=self.seed + 1)
         objective.accept(contracts)
+        self._refuse_answers(objective)
         return objective
 
     def _build_encoders(self, contracts: Mapping[str, Preprocessing]) -> dict[str, Backbone]:
@@ -148,4 +151,21 @@ class PretrainConfig:
     def build_task(self, contracts: Mapping[str, Preprocessing]) -> Objective:
         """The objective, and beside it the contrast with places where that was asked for."""
         objective = self.build_objective(contracts)
-        return objective if self.location is None else self.location.wrap(objective, derive_seed(self.seed, LOCATED))
+        if self.location is None:
+            return objective
+        located = self.location.wrap(objective, derive_seed(self.seed, LOCATED))
+        self._refuse_answers(located)
+        return located
+
+    def _refuse_answers(self, objective: Objective) -> None:
+        """Refuse encoders that would be told what the objective asks for, beside the images or instead of them."""
+        asked = self.model.metadata if self.initial is None else self.initial.model.metadata
+        beside = "" if self.location is None else " with location"
+        remedy = "leave out the others, or choose a method that fills in or predicts, such as Mae"
+        expect(
+            set(asked) <= set(objective.told),
+            expected=f"model.metadata out of {', '.join(objective.told) or 'nothing'} for {self.method}{beside}, which"
+            " matches what could be matched by such numbers instead of images",
+            got=", ".join(asked),
+            remedy=remedy,
+        )

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from eo_ssl.errors import UserError
+from eo_ssl.image_metadata import WIDTH, Metadata
 from eo_ssl.preprocessing import StreamLike
 from eo_ssl.pretraining.sampler import Rows
 from eo_ssl.sensors import Quantity, sensor
@@ -37,23 +37,6 @@ class Reader(Protocol):
     ) -> npt.NDArray[np.float32]: ...
 
 
-def locate_acquisitions(moments: pa.ChunkedArray, bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Days since 2015-01-01, longitude and latitude (degrees) of the middle of tiles; NaN where unknown: [N, 3].
-
-    Args:
-        moments: [N] strings, ISO 8601 in UTC; empty where unknown.
-        bounds: [N, 4], xmin, ymin, xmax, ymax in degrees; xmin > xmax across the antimeridian; NaN where unknown.
-    """
-    encoded = moments.combine_chunks().dictionary_encode()  # acquisitions are few, tiles are many
-    stamps = np.char.rstrip(np.array(encoded.dictionary.to_pylist(), str), "Z").astype("datetime64[s]")  # "": no time
-    days = (stamps - np.datetime64("2015-01-01")) / np.timedelta64(1, "D")
-    which = encoded.indices.to_numpy()
-    west, south, east, north = bounds.T
-    lon = (west + np.where(west > east, east + 360, east)) / 2
-    place = np.stack([np.where(lon > 180, lon - 360, lon), (south + north) / 2], axis=1)
-    return np.concatenate([days[which][:, None], place], axis=1).astype(np.float32)
-
-
 def tell_places(locations: Rows, bounds: npt.NDArray[np.float64]) -> Rows:
     """Numbers of the places of tiles, int64 [N], equal for those of one location on one ground, in its order.
 
@@ -62,7 +45,8 @@ def tell_places(locations: Rows, bounds: npt.NDArray[np.float64]) -> Rows:
 
     Args:
         locations: int64 [N].
-        bounds: [N, 4], as for `locate_acquisitions`; tiles without are of the first place of their location.
+        bounds: [N, 4], xmin, ymin, xmax, ymax in degrees; xmin > xmax across the antimeridian; tiles without (NaN) are
+            of the first place of their location.
     """
     west, south, east, north = bounds.T
     east = np.where(west > east, east + 360, east)
@@ -88,15 +72,14 @@ class TileSource:
         readers: Sequence[Reader],
         *,
         bands: Sequence[str] | None = None,
-        acquired: npt.NDArray[np.float32] | None = None,
+        metadata: Metadata | None = None,
     ) -> None:
         """Join readers; row numbers of the second start where those of the first end.
 
         Args:
             readers: at least one, each with at least one tile.
             bands: the bands wanted, in that order; None for those of the first stream, which all others must hold.
-            acquired: [N, 3], time and place of each tile as `locate_acquisitions` gives them; None where nothing is
-                known.
+            metadata: [N, 5], what is known of each tile beside its pixels (`image_metadata`); None where nothing is.
 
         Raises:
             UserError: for no or an empty stream, for streams that do not fit together, for a band that one lacks.
@@ -119,8 +102,8 @@ class TileSource:
         self.bands = tuple(first.bands) if bands is None else sensor(first.sensor).resolve_all(bands)
         self._channels = [self._find(reader.stream) for reader in readers]
         self.offsets = np.cumsum([0, *(len(reader) for reader in readers)])  # [streams + 1]
-        unknown = np.broadcast_to(np.float32(np.nan), (len(self), 3))
-        self.acquired: npt.NDArray[np.float32] = unknown if acquired is None else acquired
+        unknown = np.broadcast_to(np.float32(np.nan), (len(self), WIDTH))
+        self.metadata: Metadata = unknown if metadata is None else metadata
         self.gsd_m = (min(r.stream.gsd_m for r in readers), max(r.stream.gsd_m for r in readers))
         self._buffers: dict[int, npt.NDArray[np.float32]] = {}
 

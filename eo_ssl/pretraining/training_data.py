@@ -15,17 +15,17 @@ import pyarrow.compute as pc
 from eo_ssl.corpus import Corpus
 from eo_ssl.curation import read_subset
 from eo_ssl.errors import UserError, suggest_nearest
+from eo_ssl.image_metadata import INDEX_COLUMNS, read_index_metadata
 from eo_ssl.manifest import Manifest, require
 from eo_ssl.pairing import read_pairs
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.sampler import Rows
-from eo_ssl.pretraining.tile_source import TileSource, locate_acquisitions, tell_places
+from eo_ssl.pretraining.tile_source import TileSource, tell_places
 
-BOUNDS = ("xmin", "ymin", "xmax", "ymax")
 COLUMNS = (
-    *("split", "benchmark_split", "label", "label_name", "pixels_sha256", "location_id", "datetime", "product_id"),
-    *BOUNDS,
+    *("split", "benchmark_split", "label", "label_name", "pixels_sha256", "location_id", "product_id"),
+    *INDEX_COLUMNS,
 )
 Kind = Literal["tiles", "pairs", "places"]
 Paths = Sequence[Path] | Path
@@ -182,13 +182,13 @@ class _OpenStream:
         """Join the corpus streams `named` and read their index."""
         bands = selection.bands if selection.kind != "pairs" else None
         table = pa.concat_tables([corpus.index(name, columns=list(COLUMNS)) for corpus, name in named])
-        bounds = np.stack([table[name].to_numpy() for name in BOUNDS], axis=1)
         source = TileSource(
             [corpus.stream(name) for corpus, name in named],
             bands=bands,
-            acquired=locate_acquisitions(table["datetime"], bounds),
+            metadata=read_index_metadata(table),
         )
         tested = _equal(table["benchmark_split"], "test")
+        bounds = np.stack([table[name].to_numpy() for name in ("xmin", "ymin", "xmax", "ymax")], axis=1)
         usable = ~tested & (_equal(table["split"], "train") | (selection.split == "all"))
         subsets = {
             path: manifest

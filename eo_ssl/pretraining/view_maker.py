@@ -14,8 +14,15 @@ from torch import Tensor
 from eo_ssl.errors import UserError, expect
 from eo_ssl.models import View
 from eo_ssl.objectives import Batch, Step, ViewSpec, derive_seed
-from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.pretraining.augmentation import apply_gain, crop_randomly, resize_whole, turn_randomly
+from eo_ssl.preprocessing import Preprocessing, scale_gsd
+from eo_ssl.pretraining.augmentation import (
+    apply_gain,
+    cut_windows,
+    draw_windows,
+    measure_enlargement,
+    span_whole,
+    turn_randomly,
+)
 from eo_ssl.pretraining.physical_changes import Chance, augment_tiles, drop_bands, refuse_misplaced_changes
 
 
@@ -29,8 +36,8 @@ class ItemBatch:
     """[B] int64, items of the source."""
     step: Step
     """Where the run stands."""
-    acquired: Mapping[str, Tensor] = field(default_factory=dict)
-    """By stream: days since 2015-01-01, longitude and latitude [B, D, 3] float32, NaN where unknown."""
+    metadata: Mapping[str, Tensor] = field(default_factory=dict)
+    """By stream: what is known of tiles beside their pixels, [B, D, 5] float32 as `image_metadata` has it."""
 
     def to(self, device: torch.device | str, **options: Any) -> ItemBatch:
         """The batch on another device; Lightning calls this."""
@@ -38,8 +45,8 @@ class ItemBatch:
             name: (image.to(device, **options), valid.to(device, **options))
             for name, (image, valid) in self.streams.items()
         }
-        acquired = {name: known.to(device, **options) for name, known in self.acquired.items()}
-        return ItemBatch(moved, self.rows.to(device, **options), self.step, acquired)
+        metadata = {name: known.to(device, **options) for name, known in self.metadata.items()}
+        return ItemBatch(moved, self.rows.to(device, **options), self.step, metadata)
 
 
 class ViewMaker:
@@ -104,26 +111,26 @@ class ViewMaker:
         draw = partial(_generator, batch.step, name, index)
         image = augment_tiles(image, valid, spec, contract, draw)  # on the sensor's own pixels, before the crop
         geometry = _generator(batch.step, "aligned" if spec.aligned else name, index, Chance.GEOMETRY)
-        side = spec.size_px(contract.size_px)
-        if spec.crop is not None:
-            image, valid = crop_randomly(image, valid, scale=spec.crop, size_px=side, rng=geometry)
-        elif side != contract.size_px:
-            image, valid = resize_whole(image, valid, size_px=side)
+        side, crop = spec.size_px(contract.size_px), spec.crop
+        window = span_whole(len(image)) if crop is None else draw_windows(len(image), scale=crop, rng=geometry)
+        if crop is not None or side != contract.size_px:
+            image, valid = cut_windows(image, valid, window, size_px=side)
         if spec.flips:
             image, valid = turn_randomly(image, valid, rng=geometry)
         image = _change_radiometry(image, spec, contract, draw(Chance.RADIOMETRY))
         if spec.drop_bands:
             valid = drop_bands(valid, share=spec.drop_bands, rng=draw(Chance.BANDS))
         image = torch.where(valid, image, image.new_zeros(()))
-        known = batch.acquired[stream][:, date] if stream in batch.acquired else None  # [B, 3]
+        metadata = batch.metadata[stream][:, date] if stream in batch.metadata else None  # [B, 5]
+        if metadata is not None:
+            larger = measure_enlargement(window, tile_px=contract.size_px, size_px=side)
+            metadata = scale_gsd(metadata, larger.to(metadata.device))
         return View(
             image,
             valid,
             contract.bands,
             stream,
-            time=None if known is None else known[:, 0],
-            lonlat=None if known is None else known[:, 1:],
-            gsd_m=contract.gsd_m[0],
+            metadata=metadata,
             seed=_seed_of(batch.step, name, index, Chance.NETWORK),
         )
 
