@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from eo_ssl.commits import commit
 from eo_ssl.documents import check_not_newer
+from eo_ssl.encoder.pair_encoder import PairEncoder
 from eo_ssl.encoder.protocol import hash_tensors
 from eo_ssl.encoder.storage import ENCODER_FILE, read_encoder, sort_header
 from eo_ssl.encoder.trained import TrainedEncoder
@@ -25,12 +29,18 @@ RADAR, OPTICAL = "s1", "s2"
 """Folders of both encoders beside the file; the joint tokens stand at the places of the first."""
 
 
-class FusedEncoder(nn.Module):
-    """One vector for a radar and an optical image of the same ground: the mean of their joint tokens."""
+class FusedEncoder(PairEncoder):
+    """The mean of the joint tokens of two encoders, each of which sees its own image alone."""
+
+    radar: TrainedEncoder
+    optical: TrainedEncoder
+    words = "joint tokens of two sensors"
 
     def __init__(self, radar: TrainedEncoder, optical: TrainedEncoder, fusion: FusionEncoder, *, name: str) -> None:
         super().__init__()
         self.radar, self.optical, self.fusion, self.name = radar, optical, fusion, name
+        self.size_px = radar.architecture.size_px
+        self.reads_valid = radar.backbone.reads_valid or optical.backbone.reads_valid
         self.eval()
 
     @property
@@ -44,6 +54,16 @@ class FusedEncoder(nn.Module):
         joined = hash_tensors(self.fusion.state_dict(), self.fusion.sizes)
         return fingerprint([self.radar.fingerprint, self.optical.fingerprint, joined])
 
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """That of the run, which both encoders carry."""
+        return self.radar.provenance
+
+    @property
+    def trunks(self) -> tuple[nn.Module, ...]:
+        """The networks of both encoders."""
+        return self.radar.model, self.optical.model
+
     def features(
         self,
         radar: Tensor,
@@ -52,17 +72,7 @@ class FusedEncoder(nn.Module):
         radar_valid: Tensor | None = None,
         optical_valid: Tensor | None = None,
     ) -> Tensor:
-        """One vector for each pair of images, [B, D] float32.
-
-        Args:
-            radar: [B, C, H, W] float32, output of the radar encoder's contract.
-            optical: [B, C, H, W] float32, output of the optical encoder's contract.
-            radar_valid: [B, C, H, W] bool, of the contract; None for everywhere.
-            optical_valid: the same of the optical image.
-
-        Raises:
-            UserError: images of different grids of patches, or what an encoder refuses.
-        """
+        """Mean of the joint tokens of each pair of images, [B, D] float32; arguments as of `PairEncoder`."""
         first = self.radar.tokens(radar, valid=radar_valid)  # [B, N, D]
         second = self.optical.tokens(optical, valid=optical_valid)
         expect(
@@ -75,6 +85,23 @@ class FusedEncoder(nn.Module):
         places = torch.arange(first.shape[1], device=first.device)[None]
         joint: Tensor = self.fusion(first, second, (places, places), columns=radar.shape[-1] // backbone.patch_px)
         return joint.mean(dim=1)
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Layer of each parameter: those of both encoders side by side, the blocks of the fusion on top of them."""
+        layers: dict[str, int] = {}
+        for prefix, network in zip(("radar", "optical"), self.trunks, strict=True):
+            own = group_parameters(network, network.group_matcher(coarse=coarse), reverse=True)  # type: ignore[operator]
+            layers |= {f"{prefix}.model.{name}": layer for name, layer in own.items()}
+        lowest, last = max(layers.values()) + 1, len(self.fusion.blocks) - 1
+        for name, _ in self.fusion.named_parameters():
+            block = int(name.split(".")[1]) if name.startswith("blocks.") else last  # the norm goes with the last block
+            layers[f"fusion.{name}"] = lowest + block
+        return layers.__getitem__
+
+    def no_weight_decay(self) -> set[str]:
+        """Those of both encoders, such as their positions."""
+        pairs = zip(("radar", "optical"), self.trunks, strict=True)
+        return {f"{prefix}.model.{name}" for prefix, network in pairs for name in network.no_weight_decay()}  # type: ignore[operator]
 
 
 def save_fusion(folder: Path, fusion: FusionEncoder) -> str:
@@ -97,7 +124,12 @@ def save_fusion(folder: Path, fusion: FusionEncoder) -> str:
     return hash_tensors(tensors, fusion.sizes)
 
 
-def load_fused_encoder(folder: str | Path) -> FusedEncoder:
+def is_fused(folder: str | Path) -> bool:
+    """Whether ``folder`` is that of an encoder of two sensors."""
+    return (Path(folder) / FUSION_FILE).is_file()
+
+
+def load_fused_encoder(folder: str | Path) -> PairEncoder:
     """The encoder of two sensors in the folder of a finished pretraining, such as that of `Croma`.
 
     Raises:
@@ -106,7 +138,7 @@ def load_fused_encoder(folder: str | Path) -> FusedEncoder:
     root = Path(folder)
     path = root / FUSION_FILE
     expect(
-        path.is_file(),
+        is_fused(root),
         expected=f"an encoder of two sensors in {root}",
         got="none",
         remedy="name a folder that `eo-ssl pretrain --objective Croma` wrote",

@@ -9,24 +9,24 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from eo_ssl.encoder import FUSION_FILE, FusedEncoder, load_fused_encoder
-from eo_ssl.errors import UserError
+from eo_ssl.encoder import PairEncoder, load_fused_encoder
+from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation.candidates import Description, SensorPair, Wrap
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
 from eo_ssl.evaluation.features import ON_CPU, Computing
 from eo_ssl.evaluation.npz_files import ArrayFile
 from eo_ssl.evaluation.sources import ImageSource, Matrix, SourceSubset
+from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
+from eo_ssl.evaluation.tuning import VECTOR_KINDS, StackedEncoder
 from eo_ssl.fingerprints import fingerprint
-
-_NOTE = "joint tokens of two sensors"
 
 
 @dataclass(frozen=True)
 class FusedPair(SensorPair):
     """The optical and the radar encoder of one run, whose tokens are joined by what was trained with them."""
 
-    fused: FusedEncoder
+    fused: PairEncoder
 
     def identity(self, task: Task) -> str:
         """Return a fingerprint of both encoders and of what joins them."""
@@ -35,8 +35,19 @@ class FusedPair(SensorPair):
     def describe(self, task: Task) -> Description:
         """Return what stands beside a number of the joint tokens."""
         plain = super().describe(task)
-        notes = (*plain.notes[:-1], _NOTE)
+        notes = (*plain.notes[:-1], self.fused.words)
         return replace(plain, fingerprint=fingerprint([plain.fingerprint, self.fused.fingerprint]), notes=notes)
+
+    def _tasks(self, task: Task) -> tuple[Task, Task]:
+        """The task of each sensor alone."""
+        expect(
+            task.partners,
+            expected=f"images of two sensors for {self.name}",
+            got=f"those of {task.sources[0].sensor} in {task.name}",
+            remedy=f"name the encoder of one sensor, {self.first.origin} or {self.second.origin}, or take the variant "
+            "of the benchmark with both",
+        )
+        return task.sensor_tasks
 
     def features(self, task: Task, computing: Computing = ON_CPU) -> tuple[Matrix, ...]:
         """Return the means of the joint tokens, one pass for all folds."""
@@ -51,18 +62,21 @@ class FusedPair(SensorPair):
             x[first + positions] = found
         return (x,) * len(task.folds)
 
+    def network(self, task: Task, fold: Fold) -> StackedEncoder:
+        """Return what is trained: the whole encoder, which takes images of both sensors as one."""
+        return StackedEncoder(self.fused)
+
     def has_network(self, task: Task) -> bool:
-        """It has three, which no protocol trains together."""
-        return False
+        """Whether there is one to train on such a task: none for masks, whose decoders take maps of one sensor."""
+        return task.kind in VECTOR_KINDS
+
+    def fingerprint_inputs(self, task: Task) -> str:
+        """Return a fingerprint of the encoder: its contracts are never changed."""
+        return self.fused.fingerprint
 
     def vary(self, label: str, wrap: Wrap) -> NoReturn:
         """Refuse: the contracts of two encoders are not changed together."""
         raise UserError(f"expected an encoder of one sensor for a study of its input, got {self.name}; leave it out")
-
-
-def is_fused(name: str) -> bool:
-    """Whether `name` is the folder of an encoder of two sensors."""
-    return (Path(name) / FUSION_FILE).is_file()
 
 
 def load_fused_pair(name: str) -> FusedPair:
@@ -79,7 +93,7 @@ def load_fused_pair(name: str) -> FusedPair:
     return FusedPair(fused.name, optical, radar, fused)
 
 
-def extract_joint(fused: FusedEncoder, radar: ImageSource, optical: ImageSource, computing: Computing) -> Matrix:
+def extract_joint(fused: PairEncoder, radar: ImageSource, optical: ImageSource, computing: Computing) -> Matrix:
     """Return the features of pairs of images, [n, D] float32: row i of both sources is the same ground.
 
     Raises:
@@ -97,7 +111,7 @@ def extract_joint(fused: FusedEncoder, radar: ImageSource, optical: ImageSource,
     return x
 
 
-def _compute_joint(fused: FusedEncoder, radar: ImageSource, optical: ImageSource, computing: Computing) -> Matrix:
+def _compute_joint(fused: PairEncoder, radar: ImageSource, optical: ImageSource, computing: Computing) -> Matrix:
     """Features [n, D] float32 by one forward pass per batch."""
     x = np.empty((len(radar), fused.dim), dtype=np.float32)
     fused.to(computing.device)
