@@ -228,7 +228,10 @@ def test_two_sensors_train_an_encoder_each_and_one_of_both(
     assert compared[0].identity(task) != compared[1].identity(task)
     with pytest.raises(UserError, match="an encoder of one sensor for a study of its input, got both"):
         compared[0].vary("x", lambda part: part)
-    with pytest.raises(UserError, match="images of two sensors for both, got those of sentinel2_l2a in both; name the encoder of one sensor, "):
+    with pytest.raises(
+        UserError,
+        match="images of two sensors for both, got those of sentinel2_l2a in both; name the encoder of one sensor, ",
+    ):
         compared[0].features(dataclasses.replace(task, partners=()))
     with pytest.raises(UserError, match=r"an encoder of two sensors in .*s1, got none"):
         load_fused_encoder(out / "s1")

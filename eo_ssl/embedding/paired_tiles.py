@@ -12,7 +12,7 @@ import numpy as np
 from eo_ssl.corpus import Corpus, select_rows
 from eo_ssl.embedding.inputs import open_stream, prepare_encoder
 from eo_ssl.embedding.table import Rows
-from eo_ssl.encoder import Encoder, PairEncoder, load_fused_encoder
+from eo_ssl.encoder import Encoder, FusedEncoder, load_fused_encoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation import Computing, CorpusSource, SourceSubset, extract_joint, open_corpus_source
 from eo_ssl.manifest import require
@@ -24,7 +24,7 @@ from eo_ssl.preprocessing import Preprocessing
 class PairedTiles:
     """An encoder of two sensors and the pairs it is shown; a row of the table is that of the optical tile."""
 
-    fused: PairEncoder
+    fused: FusedEncoder
     stream: str
     "of the optical tiles"
     radar_stream: str
@@ -116,7 +116,7 @@ def name_pairs(encoder: TileEncoder) -> dict[str, str]:
     return {"pairs": encoder.made} if isinstance(encoder, PairedTiles) else {}
 
 
-def open_paired_tiles(fused: PairEncoder, corpus: Corpus, pairs: Path) -> PairedTiles:
+def open_paired_tiles(fused: FusedEncoder, corpus: Corpus, pairs: Path) -> PairedTiles:
     """Return the pairs in the folder ``pairs`` as tiles of ``corpus``; of several partners the nearest in time.
 
     Raises:

@@ -11,7 +11,6 @@ from eo_ssl.encoder.fused_encoder import FUSION_FILE, FusedEncoder, is_fused, lo
 from eo_ssl.encoder.loading import WEIGHT_FREE, load_encoder
 from eo_ssl.encoder.location_file import load_location_encoder, save_location_encoder
 from eo_ssl.encoder.owed_licences import collect_licences
-from eo_ssl.encoder.pair_encoder import PairEncoder
 from eo_ssl.encoder.protocol import Encoder, EncoderBase, hash_tensors
 from eo_ssl.encoder.specs import has_task_contract, is_spec
 from eo_ssl.encoder.storage import ENCODER_FILE, check_encoder, save_encoder
@@ -30,7 +29,6 @@ __all__ = [
     "ExternalEncoder",
     "FusedEncoder",
     "ImageStats",
-    "PairEncoder",
     "PublishedContract",
     "RandomFeatures",
     "RandomResNet",

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from eo_ssl.commits import commit
 from eo_ssl.documents import check_not_newer
-from eo_ssl.encoder.pair_encoder import PairEncoder
 from eo_ssl.encoder.protocol import hash_tensors
 from eo_ssl.encoder.storage import ENCODER_FILE, read_encoder, sort_header
 from eo_ssl.encoder.trained import TrainedEncoder
@@ -28,19 +27,16 @@ FORMAT = 1  # of the metadata inside the file
 RADAR, OPTICAL = "s1", "s2"
 """Folders of both encoders beside the file; the joint tokens stand at the places of the first."""
 
+_PREFIXES = ("radar.model.", "optical.model.")
+"""Of the names of the parameters of both networks."""
 
-class FusedEncoder(PairEncoder):
-    """The mean of the joint tokens of two encoders, each of which sees its own image alone."""
 
-    radar: TrainedEncoder
-    optical: TrainedEncoder
-    words = "joint tokens of two sensors"
+class FusedEncoder(nn.Module):
+    """One vector for a radar and an optical image of the same ground: the mean of their joint tokens."""
 
     def __init__(self, radar: TrainedEncoder, optical: TrainedEncoder, fusion: FusionEncoder, *, name: str) -> None:
         super().__init__()
         self.radar, self.optical, self.fusion, self.name = radar, optical, fusion, name
-        self.size_px = radar.architecture.size_px
-        self.reads_valid = radar.backbone.reads_valid or optical.backbone.reads_valid
         self.eval()
 
     @property
@@ -60,9 +56,32 @@ class FusedEncoder(PairEncoder):
         return self.radar.provenance
 
     @property
+    def size_px(self) -> int:
+        """Side of both images as the networks take them, pixels."""
+        return self.radar.architecture.size_px
+
+    @property
     def trunks(self) -> tuple[nn.Module, ...]:
         """The networks of both encoders."""
         return self.radar.model, self.optical.model
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Layer of each parameter by name, as timm asks its networks: both encoders side by side, what joins on top."""
+        layers: dict[str, int] = {}
+        for prefix, network in zip(_PREFIXES, self.trunks, strict=True):
+            own = group_parameters(network, network.group_matcher(coarse=coarse), reverse=True)  # type: ignore[operator]
+            layers |= {prefix + name: layer for name, layer in own.items()}
+        lowest, names = max(layers.values()) + 1, [name for name, _ in self.fusion.named_parameters()]
+        blocks = [int(name.split(".")[1]) if name.startswith("blocks.") else None for name in names]
+        last = max((block for block in blocks if block is not None), default=0)  # the norm goes with the last block
+        joined = zip(names, blocks, strict=True)
+        layers |= {f"fusion.{name}": lowest + (last if block is None else block) for name, block in joined}
+        return layers.__getitem__
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that are never drawn towards zero, as timm asks its networks: positions of both encoders."""
+        pairs = zip(_PREFIXES, self.trunks, strict=True)
+        return {prefix + name for prefix, network in pairs for name in network.no_weight_decay()}  # type: ignore[operator]
 
     def features(
         self,
@@ -72,7 +91,17 @@ class FusedEncoder(PairEncoder):
         radar_valid: Tensor | None = None,
         optical_valid: Tensor | None = None,
     ) -> Tensor:
-        """Mean of the joint tokens of each pair of images, [B, D] float32; arguments as of `PairEncoder`."""
+        """One vector for each pair of images, [B, D] float32.
+
+        Args:
+            radar: [B, C, H, W] float32, output of the radar encoder's contract.
+            optical: [B, C, H, W] float32, output of the optical encoder's contract.
+            radar_valid: [B, C, H, W] bool, of the contract; None for everywhere.
+            optical_valid: the same of the optical image.
+
+        Raises:
+            UserError: images of different grids of patches, or what an encoder refuses.
+        """
         first = self.radar.tokens(radar, valid=radar_valid)  # [B, N, D]
         second = self.optical.tokens(optical, valid=optical_valid)
         expect(
@@ -85,23 +114,6 @@ class FusedEncoder(PairEncoder):
         places = torch.arange(first.shape[1], device=first.device)[None]
         joint: Tensor = self.fusion(first, second, (places, places), columns=radar.shape[-1] // backbone.patch_px)
         return joint.mean(dim=1)
-
-    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """Layer of each parameter: those of both encoders side by side, the blocks of the fusion on top of them."""
-        layers: dict[str, int] = {}
-        for prefix, network in zip(("radar", "optical"), self.trunks, strict=True):
-            own = group_parameters(network, network.group_matcher(coarse=coarse), reverse=True)  # type: ignore[operator]
-            layers |= {f"{prefix}.model.{name}": layer for name, layer in own.items()}
-        lowest, last = max(layers.values()) + 1, len(self.fusion.blocks) - 1
-        for name, _ in self.fusion.named_parameters():
-            block = int(name.split(".")[1]) if name.startswith("blocks.") else last  # the norm goes with the last block
-            layers[f"fusion.{name}"] = lowest + block
-        return layers.__getitem__
-
-    def no_weight_decay(self) -> set[str]:
-        """Those of both encoders, such as their positions."""
-        pairs = zip(("radar", "optical"), self.trunks, strict=True)
-        return {f"{prefix}.model.{name}" for prefix, network in pairs for name in network.no_weight_decay()}  # type: ignore[operator]
 
 
 def save_fusion(folder: Path, fusion: FusionEncoder) -> str:
@@ -129,7 +141,7 @@ def is_fused(folder: str | Path) -> bool:
     return (Path(folder) / FUSION_FILE).is_file()
 
 
-def load_fused_encoder(folder: str | Path) -> PairEncoder:
+def load_fused_encoder(folder: str | Path) -> FusedEncoder:
     """The encoder of two sensors in the folder of a finished pretraining, such as that of `Croma`.
 
     Raises:
@@ -138,7 +150,7 @@ def load_fused_encoder(folder: str | Path) -> PairEncoder:
     root = Path(folder)
     path = root / FUSION_FILE
     expect(
-        is_fused(root),
+        path.is_file(),
         expected=f"an encoder of two sensors in {root}",
         got="none",
         remedy="name a folder that `eo-ssl pretrain --objective Croma` wrote",

@@ -9,7 +9,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from eo_ssl.encoder import PairEncoder, load_fused_encoder
+from eo_ssl.encoder import FusedEncoder, load_fused_encoder
 from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation.candidates import Description, SensorPair, Wrap
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
@@ -21,12 +21,14 @@ from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.tuning import VECTOR_KINDS, StackedEncoder
 from eo_ssl.fingerprints import fingerprint
 
+_NOTE = "joint tokens of two sensors"
+
 
 @dataclass(frozen=True)
 class FusedPair(SensorPair):
     """The optical and the radar encoder of one run, whose tokens are joined by what was trained with them."""
 
-    fused: PairEncoder
+    fused: FusedEncoder
 
     def identity(self, task: Task) -> str:
         """Return a fingerprint of both encoders and of what joins them."""
@@ -35,7 +37,7 @@ class FusedPair(SensorPair):
     def describe(self, task: Task) -> Description:
         """Return what stands beside a number of the joint tokens."""
         plain = super().describe(task)
-        notes = (*plain.notes[:-1], self.fused.words)
+        notes = (*plain.notes[:-1], _NOTE)
         return replace(plain, fingerprint=fingerprint([plain.fingerprint, self.fused.fingerprint]), notes=notes)
 
     def _tasks(self, task: Task) -> tuple[Task, Task]:
@@ -93,7 +95,7 @@ def load_fused_pair(name: str) -> FusedPair:
     return FusedPair(fused.name, optical, radar, fused)
 
 
-def extract_joint(fused: PairEncoder, radar: ImageSource, optical: ImageSource, computing: Computing) -> Matrix:
+def extract_joint(fused: FusedEncoder, radar: ImageSource, optical: ImageSource, computing: Computing) -> Matrix:
     """Return the features of pairs of images, [n, D] float32: row i of both sources is the same ground.
 
     Raises:
@@ -111,7 +113,7 @@ def extract_joint(fused: PairEncoder, radar: ImageSource, optical: ImageSource, 
     return x
 
 
-def _compute_joint(fused: PairEncoder, radar: ImageSource, optical: ImageSource, computing: Computing) -> Matrix:
+def _compute_joint(fused: FusedEncoder, radar: ImageSource, optical: ImageSource, computing: Computing) -> Matrix:
     """Features [n, D] float32 by one forward pass per batch."""
     x = np.empty((len(radar), fused.dim), dtype=np.float32)
     fused.to(computing.device)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.encoder import Encoder, PairEncoder
+from eo_ssl.encoder import Encoder, FusedEncoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation.tuning.decoders import make_decoder
 from eo_ssl.evaluation.tuning.feature_maps import (
@@ -115,7 +115,7 @@ def make_network(
         given: Any = encoder
         for name, parameter in given.model.named_parameters():
             model.get_parameter(name).requires_grad_(parameter.requires_grad)  # fixed position codes stay as they are
-        for trunk in model.trunks if isinstance(model, PairEncoder) else (model,):
+        for trunk in model.trunks if isinstance(model, FusedEncoder) else (model,):
             add_stochastic_depth(trunk, rate=config.drop_path)
     return network.to(image.device)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from eo_ssl.encoder import Encoder, PairEncoder
+from eo_ssl.encoder import Encoder, FusedEncoder
 from eo_ssl.errors import expect
 from eo_ssl.preprocessing import Preprocessing
 
@@ -15,7 +15,7 @@ class StackedEncoder(nn.Module):
     So a batch is cut, turned and flipped once, and both images of a place alike.
     """
 
-    def __init__(self, pair: PairEncoder) -> None:
+    def __init__(self, pair: FusedEncoder) -> None:
         super().__init__()
         sides = {part.preprocessing.size_px for part in (pair.optical, pair.radar)}
         expect(
