@@ -47,14 +47,14 @@ def for_so2sat() -> dict[str, Preprocessing]:
 
 
 def make_fused(
-    folder: Path, contracts: dict[str, Preprocessing], *, model: Architecture = ALIBI, seed: int = 0
+    folder: Path, contracts: dict[str, Preprocessing], *, model: Architecture = ALIBI, depth: int = 2, seed: int = 0
 ) -> Path:
-    """Write an encoder of both sensors behind ``contracts`` to ``folder`` and return it."""
+    """Write an encoder of both sensors behind ``contracts``, fused by ``depth`` blocks, to ``folder`` and return it."""
     encoders = {
         stream: model.build(contract.bands, contract.size_px, 10 * seed + place, sensor=contract.sensor)
         for place, (stream, contract) in enumerate(contracts.items())
     }
-    objective = Croma(fusion_depth=2).build(encoders, seed)
+    objective = Croma(fusion_depth=depth).build(encoders, seed)
     with torch.no_grad():  # an untrained fusion hardly looks at the second sensor
         for block in objective.fusion.blocks:
             block.cross.proj.weight.mul_(4)

@@ -46,9 +46,9 @@ class FusedEncoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Sha256 over both encoders and what joins them."""
+        """Sha256 over both encoders and what joins them, as the manifest of their run has it."""
         joined = hash_tensors(self.fusion.state_dict(), self.fusion.sizes)
-        return fingerprint([self.radar.fingerprint, self.optical.fingerprint, joined])
+        return fingerprint({RADAR: self.radar.fingerprint, OPTICAL: self.optical.fingerprint, "fusion": joined})
 
     @property
     def provenance(self) -> Mapping[str, Any]:

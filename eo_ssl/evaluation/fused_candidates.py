@@ -34,11 +34,16 @@ class FusedPair(SensorPair):
         """Return a fingerprint of both encoders and of what joins them."""
         return self.fused.fingerprint
 
+    @property
+    def weights(self) -> dict[str, str]:
+        """Fingerprint of all of it, which the manifest of its run has too."""
+        return {self.name: self.fused.fingerprint}
+
     def describe(self, task: Task) -> Description:
         """Return what stands beside a number of the joint tokens."""
         plain = super().describe(task)
         notes = (*plain.notes[:-1], _NOTE)
-        return replace(plain, fingerprint=fingerprint([plain.fingerprint, self.fused.fingerprint]), notes=notes)
+        return replace(plain, fingerprint=self.fused.fingerprint, notes=notes)
 
     def _tasks(self, task: Task) -> tuple[Task, Task]:
         """The task of each sensor alone."""
