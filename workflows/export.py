@@ -9,17 +9,19 @@ from typing import Any
 from rich.console import Console
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.encoder import (
-    FITTED,
-    WEIGHT_FREE,
-    FusedEncoder,
-    TrainedEncoder,
-    is_fused,
-    load_encoder,
-    load_fused_encoder,
-)
+from eo_ssl.encoder import FITTED, WEIGHT_FREE
 from eo_ssl.errors import UserError
-from eo_ssl.export import MODULE_FILE, Bundle, Check, Options, check_repo, collect_terms, export, list_uploads
+from eo_ssl.export import (
+    MODULE_FILE,
+    Bundle,
+    Check,
+    Options,
+    check_repo,
+    collect_terms,
+    export,
+    list_uploads,
+    load_exportable,
+)
 from eo_ssl.export import push as upload
 from eo_ssl.export import verify as checks_of
 from eo_ssl.manifest import require
@@ -87,9 +89,7 @@ def main(
     for what, text in (("name", name), ("licence", licence), ("publication", publication), ("repo", repo)):
         if text is not None:
             check_name(text, what=f"a {what}")
-    loaded = load_fused_encoder(encoder) if is_fused(encoder) else load_encoder(encoder)
-    if name is not None and isinstance(loaded, TrainedEncoder | FusedEncoder):
-        loaded.name = name
+    loaded = load_exportable(encoder, name=name)
     corpora = corpus if isinstance(corpus, list) else [corpus] if corpus else []
     given = {opened.manifest().fingerprint: opened.licences() for opened in map(Corpus.open, corpora)}
     options = Options(
