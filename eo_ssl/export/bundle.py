@@ -80,6 +80,11 @@ class Bundle:
         """Paths of its files, the manifest aside."""
         return tuple(self.manifest.summary["files"])
 
+    @property
+    def opened_by(self) -> str:
+        """Library that opens the network as it was trained."""
+        return "torch" if MODULE_FILE in self.files else "timm"
+
 
 def load_exportable(source: Path, *, name: str | None = None) -> Encoder | FusedEncoder:
     """Return the encoder of one sensor or of two in the folder ``source``, called ``name`` where one is given.
