@@ -16,7 +16,7 @@ import torch
 from eo_ssl.cli import main
 from eo_ssl.encoder import FusedEncoder, load_fused_encoder
 from eo_ssl.manifest import require
-from two_sensors import ALIBI, BEN_BANDS, for_bigearthnet, for_so2sat, make_fused
+from two_sensors import ALIBI, BEN_BANDS, SHALLOW, for_bigearthnet, for_so2sat, make_fused
 from worlds.benchmarks import make_bigearthnet_v2, make_so2sat
 
 Shown = list[tuple[torch.Tensor, torch.Tensor]]
@@ -68,7 +68,7 @@ def test_bigearthnet_reaches_both_encoders_in_the_units_of_their_contracts(
         contracts[stream] = dataclasses.replace(
             one, **{field: getattr(one, field)[::-1] for field in ("bands", "mean", "std")}
         )
-    folder = make_fused(tmp_path / "croma", contracts, model=MODEL, depth=1)
+    folder = make_fused(tmp_path / "croma", contracts, model=MODEL, method=SHALLOW)
     options = ["--task", "bigearthnet_v2", "--data", str(bigearthnet), "--protocols", "[knn5]"]
     both = [*options, "--encoders", str(folder), "--variant", "both", "--out", str(tmp_path / "both")]
     assert main(["evaluate", *both, "--batch_size", "4"]) == 0
@@ -114,7 +114,7 @@ def test_so2sat_reaches_both_encoders_as_torchgeo_reads_it(shown: Shown, tmp_pat
                 0.01 * (1 + np.arange(8)) * (1 + 0.05 * np.arange(len(x))[:, None, None, None]), x.shape
             )
     contracts = for_so2sat()
-    folder = make_fused(tmp_path / "croma", contracts, model=MODEL, depth=1)
+    folder = make_fused(tmp_path / "croma", contracts, model=MODEL, method=SHALLOW)
     options = ["--task", "so2sat", "--data", str(root), "--protocols", "[knn5]", "--encoders", str(folder)]
     assert main(["evaluate", *options, "--variant", "random-both", "--out", str(tmp_path / "results")]) == 0
     radar, optical = (torch.cat(parts) for parts in zip(*shown, strict=True))
@@ -136,7 +136,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(
 ) -> None:
     power = dataclasses.replace(for_so2sat()["s1"], size_px=24)
     folder, other = (
-        make_fused(tmp_path / name, {**for_bigearthnet(), **changes}, model=MODEL, depth=1)
+        make_fused(tmp_path / name, {**for_bigearthnet(), **changes}, model=MODEL, method=SHALLOW)
         for name, changes in (("croma", {}), ("power", {"s1": power}))
     )
     options = ["--task", "bigearthnet_v2", "--data", str(bigearthnet), "--out", str(tmp_path / "none")]

@@ -18,13 +18,13 @@ from eo_ssl.export.onnx_graph import run_graph
 from eo_ssl.manifest import require
 from eo_ssl.preprocessing import Preprocessing
 from exported import seal
-from two_sensors import ALIBI, for_so2sat, make_fused
+from two_sensors import ALIBI, SHALLOW, for_so2sat, make_fused
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = dataclasses.replace(ALIBI, depth=1)
-    return make_fused(tmp_path_factory.mktemp("fused") / "croma", for_so2sat(), model=model, depth=1)
+    return make_fused(tmp_path_factory.mktemp("fused") / "croma", for_so2sat(), model=model, method=SHALLOW)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 
 from eo_ssl.manifest import open_product
 from eo_ssl.models import Architecture, Vit
-from eo_ssl.objectives import Croma
+from eo_ssl.objectives import Croma, Method
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.saving import save_encoders
 from eo_ssl.pretraining.training_data import TrainingData
@@ -18,6 +18,7 @@ from eo_ssl.sensors import Quantity
 from exported import optical, radar
 
 ALIBI = Vit("test_vit", patch_size=8, depth=2, position="alibi")
+CROMA, SHALLOW = Croma(fusion_depth=2), Croma(fusion_depth=1)
 LICENCES = [
     {"card": "radar_card", "licence": "CC BY 4.0", "attribution": "Owners of the radar.", "non_commercial": False},
     {"card": "colour_card", "licence": "CC BY-NC 4.0", "attribution": "Owners of colours.", "non_commercial": True},
@@ -47,21 +48,26 @@ def for_so2sat() -> dict[str, Preprocessing]:
 
 
 def make_fused(
-    folder: Path, contracts: dict[str, Preprocessing], *, model: Architecture = ALIBI, depth: int = 2, seed: int = 0
+    folder: Path,
+    contracts: dict[str, Preprocessing],
+    *,
+    model: Architecture = ALIBI,
+    method: Method = CROMA,
+    seed: int = 0,
 ) -> Path:
-    """Write an encoder of both sensors behind ``contracts``, fused by ``depth`` blocks, to ``folder`` and return it."""
+    """Write an encoder of both sensors behind ``contracts``, joined by ``method``, to ``folder`` and return it."""
     encoders = {
         stream: model.build(contract.bands, contract.size_px, 10 * seed + place, sensor=contract.sensor)
         for place, (stream, contract) in enumerate(contracts.items())
     }
-    objective = Croma(fusion_depth=depth).build(encoders, seed)
+    objective = method.build(encoders, seed)
     with torch.no_grad():  # an untrained fusion hardly looks at the second sensor
-        for block in objective.fusion.blocks:
-            block.cross.proj.weight.mul_(4)
+        for name, weights in objective.fused.named_parameters():  # type: ignore[union-attr]
+            weights.mul_(4 if name.endswith("cross.proj.weight") else 1)
     none = np.empty(0, dtype=np.int64)
     items = SimpleNamespace(contracts=contracts)
     data = TrainingData(items, none, none, none, {"corpus planted": "0" * 64}, 0, none, LICENCES)  # type: ignore[arg-type]
-    config = {"objective": "Croma", "seed": seed, "steps": 0, "streams": ["s1", "s2"]}
+    config = {"objective": type(method).__name__, "seed": seed, "steps": 0, "streams": ["s1", "s2"]}
     with open_product(folder, stage="pretrain", config=config, inputs=data.inputs) as product:
         save_encoders(objective, data, product, seed=seed, summary={})
     return folder

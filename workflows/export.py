@@ -9,17 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.encoder import (
-    FITTED,
-    WEIGHT_FREE,
-    FusedEncoder,
-    TrainedEncoder,
-    is_fused,
-    load_encoder,
-    load_fused_encoder,
-)
+from eo_ssl.encoder import FITTED, WEIGHT_FREE
 from eo_ssl.errors import UserError
-from eo_ssl.export import MODULE_FILE, Bundle, Check, Options, check_repo, collect_terms, export, list_uploads
+from eo_ssl.export import Bundle, Check, Options, check_repo, collect_terms, export, list_uploads, load_exportable
 from eo_ssl.export import push as upload
 from eo_ssl.export import verify as checks_of
 from eo_ssl.manifest import require
@@ -87,9 +79,7 @@ def main(
     for what, text in (("name", name), ("licence", licence), ("publication", publication), ("repo", repo)):
         if text is not None:
             check_name(text, what=f"a {what}")
-    loaded = load_fused_encoder(encoder) if is_fused(encoder) else load_encoder(encoder)
-    if name is not None and isinstance(loaded, TrainedEncoder | FusedEncoder):
-        loaded.name = name
+    loaded = load_exportable(encoder, name=name)
     corpora = corpus if isinstance(corpus, list) else [corpus] if corpus else []
     given = {opened.manifest().fingerprint: opened.licences() for opened in map(Corpus.open, corpora)}
     options = Options(
@@ -129,8 +119,7 @@ def _tell(console: Console, bundle: Bundle) -> None:
     if not bundle.made:
         console.print(f"nothing to do: {bundle.folder} holds this bundle already", soft_wrap=True)
     if summary["torchgeo"] is None:
-        route = "torch" if MODULE_FILE in bundle.files else "timm"
-        console.print(f"{route} route only: {summary['torchgeo_left_out']}", soft_wrap=True)
+        console.print(f"{bundle.opened_by} route only: {summary['torchgeo_left_out']}", soft_wrap=True)
     elif summary["cosine_native_to_torchgeo"] is None:
         console.print(f"TorchGeo routes as {summary['torchgeo']}, as it was trained", soft_wrap=True)
     else:

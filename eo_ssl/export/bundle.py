@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from eo_ssl.commits import commit
-from eo_ssl.encoder import Encoder, FusedEncoder, TrainedEncoder
+from eo_ssl.encoder import Encoder, FusedEncoder, TrainedEncoder, is_fused, load_encoder, load_fused_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.export import contract_file, parity
 from eo_ssl.export.bench_adapter import make_bench_files
@@ -79,6 +79,23 @@ class Bundle:
     def files(self) -> tuple[str, ...]:
         """Paths of its files, the manifest aside."""
         return tuple(self.manifest.summary["files"])
+
+    @property
+    def opened_by(self) -> str:
+        """Library that opens the network as it was trained."""
+        return "torch" if MODULE_FILE in self.files else "timm"
+
+
+def load_exportable(source: Path, *, name: str | None = None) -> Encoder | FusedEncoder:
+    """Return the encoder of one sensor or of two in the folder ``source``, called ``name`` where one is given.
+
+    Raises:
+        UserError: as `load_encoder` and `load_fused_encoder`.
+    """
+    loaded = load_fused_encoder(source) if is_fused(source) else load_encoder(source)
+    if name is not None and isinstance(loaded, TrainedEncoder | FusedEncoder):
+        loaded.name = name
+    return loaded
 
 
 def export(encoder: Encoder | FusedEncoder, out: Path, *, options: Options | None = None) -> Bundle:
