@@ -20,6 +20,8 @@ from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.tuning import TUNED, StackedEncoder, Tuning, predict_tuned
 from eo_ssl.evaluation.tuning.fitting import TrainingJob, fit
 from eo_ssl.evaluation.tuning.optimisation import group_layers
+from eo_ssl.models import Vit
+from eo_ssl.objectives import MultiMae
 from planted import Images
 from two_sensors import for_so2sat, make_fused
 
@@ -133,3 +135,25 @@ def test_masks_and_other_numbers_of_sensors_are_refused(folder: Path) -> None:
     fused.radar = fused.radar.at_size(64)
     with pytest.raises(UserError, match=r"contracts of one size in croma .* got 32 px and 64 px; judge it with knn5"):
         StackedEncoder(fused)
+
+
+def test_one_transformer_of_both_sensors_is_trained_once(tmp_path: Path) -> None:
+    model = Vit("test_vit", patch_size=8, depth=2)
+    fused = load_fused_encoder(make_fused(tmp_path / "joint", for_so2sat(), model=model, method=MultiMae()))
+    scales = [
+        {id(parameter): group["lr_scale"] for parameter in group["params"]}
+        for group in group_layers(fused, weight_decay=0.05, layer_decay=0.5)
+    ]
+    found = {key: scale for group in scales for key, scale in group.items()}
+    for part, depth in (
+        (fused.radar.model.norm.weight, 1),
+        (fused.optical.model.blocks[0].mlp.fc1.weight, 2),
+        (fused.radar.model.patch_embed.proj.weight, 3),
+        (fused.optical.model.patch_embed.proj.weight, 3),
+    ):
+        assert found[id(part)] == pytest.approx(0.5**depth)
+    assert sum(map(len, scales)) == len(found)
+    job = TrainingJob(make_task(fused), StackedEncoder(fused), TUNED["finetune"], dataclasses.replace(QUICK, steps=2))
+    tuned = fit(job, ROWS[:48], rate=1e-2).network.encoder.model
+    assert tuned.radar.model.blocks is tuned.optical.model.blocks
+    assert not torch.equal(tuned.radar.model.norm.weight, fused.radar.model.norm.weight)
