@@ -118,7 +118,7 @@ class InitialEncoder:
         own = self.encoder.preprocessing
         for field in ("sensor", "final_quantity"):
             self._check_same(field, getattr(own, field), getattr(found, field))
-        taken = {field: getattr(own, field) for field in ("bands", "clip", "mean", "std", "missing")}
+        taken = {field: getattr(own, field) for field in ("bands", "clip", "mean", "std", "missing", "fewest_bands")}
         plausible = own.range if own.quantity == found.quantity else found.range
         return dataclasses.replace(found, **taken, range=plausible)
 
