@@ -16,6 +16,7 @@ import safetensors
 import shapely
 import torch
 
+import exported
 from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus
 from eo_ssl.encoder import FUSION_FILE, FusedEncoder, load_encoder, load_fused_encoder, save_fusion
@@ -50,6 +51,7 @@ from eo_ssl.sensors import Quantity
 from eo_ssl.workflows import ingest, pair, pretrain
 from planted import Images
 from runs import FakeReader, FakeStream, preprocessing
+from two_sensors import make_fused
 
 EPOCH = datetime(2015, 1, 1, tzinfo=UTC)
 QUICK = {"steps": 4, "batch_size": 4, "training": FitConfig(log_every=2, monitor_every=4, monitor_tiles=8)}
@@ -251,7 +253,10 @@ def test_two_sensors_train_an_encoder_each_and_one_of_both(
     assert compared[0].identity(task) != compared[1].identity(task)
     with pytest.raises(UserError, match="an encoder of one sensor for a study of its input, got both"):
         compared[0].vary("x", lambda part: part)
-    with pytest.raises(UserError, match="one encoder for both, which has one sensor, got both"):
+    with pytest.raises(
+        UserError,
+        match="images of two sensors for both, got those of sentinel2_l2a in both; name the encoder of one sensor, ",
+    ):
         compared[0].features(dataclasses.replace(task, partners=()))
     with pytest.raises(UserError, match=r"an encoder of two sensors in .*s1, got none"):
         load_fused_encoder(out / "s1")
@@ -288,6 +293,56 @@ def test_two_sensors_train_an_encoder_each_and_one_of_both(
     (out / FUSION_FILE).write_bytes(whole[:-4] + b"\0\0\0\1")
     with pytest.raises(UserError, match="as it was made, got another content"):
         load_fused_encoder(out)
+
+
+def test_training_goes_on_from_an_encoder_of_two_sensors(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    radar, optical = streams(corpus)
+    pair.main(corpus, tmp_path / "pairs", first=radar, second=optical, bounds=PairConfig(max_days=60))
+    tag = Corpus.open(corpus).streams[optical]
+    bands = tuple(band for band in reversed(tag.bands) if band != "B01")
+    boa = {"sensor": tag.sensor, "quantity": tag.quantity, "range": tag.quantity.plausible, "gsd_m": (20.0, 20.0)}
+    source = make_fused(tmp_path / "croma", {"s1": exported.radar(24), "s2": exported.optical(24, bands, **boa)})
+    first, begun = load_fused_encoder(source), {"items": "pairs", "pairs": tmp_path / "pairs", "init": source}
+    out = tmp_path / "more"
+    pretrain.main(corpus, out, objective=Croma(), lr=1e-12, **begun, **QUICK)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{source}: s2: bands B01 of the tiles are not used, it has no input for them" in said
+    assert "s2: its pixels were of 20 to 20 m, these are of 10 m" in said and "s1: its pixels" not in said
+    after = load_fused_encoder(out)
+    for one, other in ((first.radar, after.radar), (first.optical, after.optical), (first.fusion, after.fusion)):
+        for name, value in one.state_dict().items():
+            if not name.endswith("pos_embed"):  # zeros, of another number of patches
+                torch.testing.assert_close(other.state_dict()[name], value, rtol=0, atol=1e-9)
+    assert after.optical.preprocessing.bands == bands and after.optical.preprocessing.size_px == 32
+    assert after.radar.preprocessing.mean == first.radar.preprocessing.mean
+    manifest = require(out, "pretrain")
+    assert manifest.inputs["encoder croma"] == manifest.config["init"]["fingerprint"] == first.fingerprint
+    assert manifest.fingerprint == after.fingerprint  # by which an evaluation names it
+    assert {"radar_card", "colour_card"} < {licence["card"] for licence in after.provenance["licences"]}
+    for words, kind, method in (
+        (
+            r"joins the sensors as .*croma does, by a FusionEncoder of dim 64, depth 2, .*depth 1",
+            "pairs",
+            Croma(fusion_depth=1),
+        ),
+        (
+            r"pairs of a radar and an optical stream for .*croma, an encoder of two sensors, got items of tile",
+            "tiles",
+            Mae(),
+        ),
+    ):
+        other = begun if kind == "pairs" else {"init": source, "streams": [optical]}
+        with pytest.raises(UserError, match=words):
+            pretrain.main(corpus, tmp_path / "none", objective=method, **other, **QUICK)
+    pretrain.main(corpus, tmp_path / "apart", objective=SimClr(), **begun, **QUICK)
+    assert "what joins its sensors is left out, SimClrObjective joins none" in " ".join(capsys.readouterr().out.split())
+    one = {"init": source / "s1", "streams": [radar]}
+    pretrain.main(corpus, tmp_path / "radar", objective=SimClr(), lr=1e-12, **one, **QUICK)
+    kernel = "model.patch_embed.proj.weight"
+    apart = load_encoder(tmp_path / "radar").state_dict()[kernel]
+    torch.testing.assert_close(apart, first.radar.state_dict()[kernel], rtol=0, atol=1e-9)
 
 
 def test_one_transformer_of_two_sensors_encodes_each_alone_and_both(

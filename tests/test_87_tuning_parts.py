@@ -218,7 +218,7 @@ def test_logits_are_resized_to_the_mask_and_not_the_mask_to_them() -> None:
 
 def test_balanced_weights_are_scikit_learns() -> None:
     task = masked(8, test=4)
-    feed = TaskLoader(task, contract(), "cpu")
+    feed = TaskLoader(task, (contract(),), "cpu")
     rows = task.folds[0].train
     found = make_loss(feed, rows, class_weights="balanced", batch_size=3)
     pixels = task.sources[0].masks[rows]  # type: ignore[attr-defined]
@@ -233,7 +233,7 @@ def test_batches_keep_the_order_asked_for_across_sources() -> None:
     halves = (Planted(x[:4]), Planted(x[4:][:, ::-1], bands=("B04", "B03", "B02")))  # by name, not by place
     task = dataclasses.replace(whole, sources=halves)
     rows = np.array([7, 3, 9, 0, 5])
-    (batch, other) = TaskLoader(task, contract(16), "cpu").batches([rows, np.array([2])])
+    (batch, other) = TaskLoader(task, (contract(16),), "cpu").batches([rows, np.array([2])])
     image, valid = contract(16)(
         torch.from_numpy(x[rows]), bands=("B02", "B03", "B04"), quantity=halves[0].quantity, sensor="sentinel2_l1c"
     )
@@ -248,7 +248,7 @@ def test_wrong_masks_and_mixed_sizes_are_refused() -> None:
     with pytest.raises(
         UserError, match=r"expected classes 0 \.\.\. 1 or -1 \(ignored\) in the masks .* got -1 \.\.\. 7"
     ):
-        list(TaskLoader(dataclasses.replace(task, sources=(wrong,)), contract(), "cpu").batches([np.arange(3)]))
+        list(TaskLoader(dataclasses.replace(task, sources=(wrong,)), (contract(),), "cpu").batches([np.arange(3)]))
     mixed = task_of(
         Planted(images(4)),
         np.zeros(6),
@@ -257,7 +257,7 @@ def test_wrong_masks_and_mixed_sizes_are_refused() -> None:
         sources=(Planted(images(4)), Planted(images(2, 16))),
     )
     with pytest.raises(UserError, match="expected inputs and masks of one size"):
-        list(TaskLoader(mixed, contract(resize="native"), "cpu").batches([np.array([0, 5])]))
+        list(TaskLoader(mixed, (contract(resize="native"),), "cpu").batches([np.array([0, 5])]))
 
 
 def test_maps_of_a_transformer_are_its_blocks_and_its_tokens() -> None:
@@ -308,7 +308,7 @@ def test_networks_made_elsewhere_are_decoded_and_tuned(name: str) -> None:
     encoder = foreign(name, blank=(1,))  # a channel of the network without a band
     before = encoder.fingerprint
     task = masked(8, test=4)
-    (batch,) = TaskLoader(task, encoder.preprocessing, "cpu").batches([np.arange(2)])
+    (batch,) = TaskLoader(task, (encoder.preprocessing,), "cpu").batches([np.arange(2)])
     with torch.no_grad():
         prepared, _ = prepare_network_input(encoder, batch.image, batch.valid)
         grid = compute_last_map(encoder.model, prepared).maps[0]

@@ -118,7 +118,7 @@ def test_a_frozen_encoder_keeps_every_bit_under_a_decoder(make: object) -> None:
 def test_lora_begins_with_features_standardised_as_a_linear_probes_are() -> None:
     # What images share is large beside what tells them apart: a norm over each vector alone would hide the difference.
     task, encoder = classes(24, test=8), vit()
-    (batch,) = TaskLoader(task, encoder.preprocessing, "cpu").batches([np.arange(16)])
+    (batch,) = TaskLoader(task, (encoder.preprocessing,), "cpu").batches([np.arange(16)])
     network = make_network(encoder, batch, protocol=TUNED["lora"], config=QUICK, outputs=3).train()
     features = encoder.features(batch.image).detach().numpy()
     seen = network.head[0](network.seen(batch.image, batch.valid)).detach().numpy()  # type: ignore[index]

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.encoder import FITTED, WEIGHT_FREE, TrainedEncoder, load_encoder
+from eo_ssl.encoder import FITTED, WEIGHT_FREE
 from eo_ssl.errors import UserError
-from eo_ssl.export import Bundle, Check, Options, check_repo, collect_terms, export, list_uploads
+from eo_ssl.export import Bundle, Check, Options, check_repo, collect_terms, export, list_uploads, load_exportable
 from eo_ssl.export import push as upload
 from eo_ssl.export import verify as checks_of
 from eo_ssl.manifest import require
@@ -38,7 +38,7 @@ def main(
     """Write an encoder as a bundle for timm, TorchGeo, onnxruntime and catalogues, or check file.
 
     Args:
-        encoder: folder of a finished pretraining, or an encoder.safetensors.
+        encoder: folder of a finished pretraining, of one sensor or of two, or an encoder.safetensors.
         out: folder that receives the bundle; a bundle that is there already is only pushed.
         verify: a bundle to check instead: each route is loaded as its users do and its features compared.
         name: of the encoder in the bundle; default: that of its folder.
@@ -79,9 +79,7 @@ def main(
     for what, text in (("name", name), ("licence", licence), ("publication", publication), ("repo", repo)):
         if text is not None:
             check_name(text, what=f"a {what}")
-    loaded = load_encoder(encoder)
-    if name is not None and isinstance(loaded, TrainedEncoder):
-        loaded.name = name
+    loaded = load_exportable(encoder, name=name)
     corpora = corpus if isinstance(corpus, list) else [corpus] if corpus else []
     given = {opened.manifest().fingerprint: opened.licences() for opened in map(Corpus.open, corpora)}
     options = Options(
@@ -121,7 +119,7 @@ def _tell(console: Console, bundle: Bundle) -> None:
     if not bundle.made:
         console.print(f"nothing to do: {bundle.folder} holds this bundle already", soft_wrap=True)
     if summary["torchgeo"] is None:
-        console.print(f"timm route only: {summary['torchgeo_left_out']}", soft_wrap=True)
+        console.print(f"{bundle.opened_by} route only: {summary['torchgeo_left_out']}", soft_wrap=True)
     elif summary["cosine_native_to_torchgeo"] is None:
         console.print(f"TorchGeo routes as {summary['torchgeo']}, as it was trained", soft_wrap=True)
     else:

@@ -7,7 +7,7 @@ from eo_ssl.encoder.empirical import FITTED, EmpiricalFeatures, draw_patches
 from eo_ssl.encoder.encoder_translation import translate_encoder
 from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.foreign_backbone import rebuild_backbone
-from eo_ssl.encoder.fused_encoder import FUSION_FILE, FusedEncoder, load_fused_encoder, save_fusion
+from eo_ssl.encoder.fused_encoder import FUSION_FILE, FusedEncoder, is_fused, load_fused_encoder, save_fusion
 from eo_ssl.encoder.loading import WEIGHT_FREE, load_encoder
 from eo_ssl.encoder.location_file import load_location_encoder, save_location_encoder
 from eo_ssl.encoder.owed_licences import collect_licences
@@ -40,6 +40,7 @@ __all__ = [
     "draw_patches",
     "has_task_contract",
     "hash_tensors",
+    "is_fused",
     "is_spec",
     "list_weights",
     "load_encoder",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from eo_ssl.commits import commit
@@ -23,6 +26,9 @@ FORMAT = max(fusion.format for fusion in FUSIONS.values())  # of the metadata in
 RADAR, OPTICAL = "s1", "s2"
 """Folders of both encoders beside the file."""
 
+_PREFIXES = ("radar.model.", "optical.model.")
+"""Of the names of the parameters of both networks."""
+
 
 class FusedEncoder(nn.Module):
     """One vector for a radar and an optical image of the same ground: the mean of their joint tokens."""
@@ -39,9 +45,49 @@ class FusedEncoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Sha256 over both encoders and what joins them."""
+        """Sha256 over both encoders and what joins them, as the manifest of their run has it."""
         joined = hash_tensors(self.fusion.state_dict(), self.fusion.sizes)
-        return fingerprint([self.radar.fingerprint, self.optical.fingerprint, joined])
+        return fingerprint({RADAR: self.radar.fingerprint, OPTICAL: self.optical.fingerprint, "fusion": joined})
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """That of the run, which both encoders carry."""
+        return self.radar.provenance
+
+    @property
+    def size_px(self) -> int:
+        """Side of both images as the networks take them, pixels."""
+        return self.radar.architecture.size_px
+
+    @property
+    def trunks(self) -> tuple[nn.Module, ...]:
+        """The networks of both encoders."""
+        return self.radar.model, self.optical.model
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Layer of each parameter by name, as timm asks its networks: both encoders side by side, what joins on top."""
+        layers: dict[str, int] = {}
+        for prefix, network in zip(_PREFIXES, self.trunks, strict=True):
+            own = group_parameters(network, network.group_matcher(coarse=coarse), reverse=True)  # type: ignore[operator]
+            layers |= {prefix + name: layer for name, layer in own.items()}
+        lowest, names = max(layers.values()) + 1, [name for name, _ in self.fusion.named_parameters()]
+        blocks = [int(name.split(".")[1]) if name.startswith("blocks.") else None for name in names]
+        last = max((block for block in blocks if block is not None), default=0)  # the norm goes with the last block
+        joined = zip(names, blocks, strict=True)
+        layers |= {f"fusion.{name}": lowest + (last if block is None else block) for name, block in joined}
+        return layers.__getitem__
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that are never drawn towards zero, as timm asks its networks: positions of both encoders."""
+        pairs = zip(_PREFIXES, self.trunks, strict=True)
+        return {prefix + name for prefix, network in pairs for name in network.no_weight_decay()}  # type: ignore[operator]
+
+    def without_metadata(self) -> FusedEncoder:
+        """Return the encoder as it is for images of which nothing else is known: the same features, bit for bit."""
+        if not any(encoder.preprocessing.metadata for encoder in (self.radar, self.optical)):
+            return self
+        radar, optical = self.radar.without_metadata(), self.optical.without_metadata()
+        return FusedEncoder(radar, optical, self.fusion, name=self.name)
 
     def features(
         self,
@@ -101,6 +147,11 @@ def save_fusion(folder: Path, fusion: SensorFusion) -> str:
         remedy="give another output folder",
     )
     return hash_tensors(tensors, fusion.sizes)
+
+
+def is_fused(folder: str | Path) -> bool:
+    """Whether ``folder`` is that of an encoder of two sensors."""
+    return (Path(folder) / FUSION_FILE).is_file()
 
 
 def load_fused_encoder(folder: str | Path) -> FusedEncoder:

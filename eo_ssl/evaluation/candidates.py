@@ -22,6 +22,7 @@ from eo_ssl.evaluation.sources import Matrix, Rows, SourceSubset
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.training_statistics import check_scale
+from eo_ssl.evaluation.tuning import StackedEncoder
 from eo_ssl.fingerprints import fingerprint
 
 Wrap = Callable[["SingleCandidate"], "SingleCandidate"]
@@ -142,6 +143,10 @@ class Candidate(ABC):
     def encoder(self, task: Task, fold: Fold) -> Encoder:
         """Return the (first) encoder to use in ``fold``."""
         return self.parts[0].encoder(task, fold)
+
+    def network(self, task: Task, fold: Fold) -> Encoder | StackedEncoder:
+        """Return what the protocols that train are given in ``fold``."""
+        return self.encoder(task, fold)
 
     def has_network(self, task: Task) -> bool:
         """Whether there is a network to train."""

@@ -9,14 +9,16 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from eo_ssl.encoder import FUSION_FILE, FusedEncoder, load_fused_encoder
-from eo_ssl.errors import UserError
+from eo_ssl.encoder import FusedEncoder, load_fused_encoder
+from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation.candidates import Description, SensorPair, Wrap
 from eo_ssl.evaluation.encoder_candidates import TrainedCandidate
 from eo_ssl.evaluation.features import ON_CPU, Computing
 from eo_ssl.evaluation.npz_files import ArrayFile
 from eo_ssl.evaluation.sources import ImageSource, Matrix, SourceSubset, read_metadata
+from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
+from eo_ssl.evaluation.tuning import VECTOR_KINDS, StackedEncoder
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.preprocessing import describe_input
 
@@ -33,11 +35,27 @@ class FusedPair(SensorPair):
         """Return a fingerprint of both encoders and of what joins them."""
         return self.fused.fingerprint
 
+    @property
+    def weights(self) -> dict[str, str]:
+        """Fingerprint of all of it, which the manifest of its run has too."""
+        return {self.name: self.fused.fingerprint}
+
     def describe(self, task: Task) -> Description:
         """Return what stands beside a number of the joint tokens."""
         plain = super().describe(task)
         notes = (*plain.notes[:-1], _NOTE)
-        return replace(plain, fingerprint=fingerprint([plain.fingerprint, self.fused.fingerprint]), notes=notes)
+        return replace(plain, fingerprint=self.fused.fingerprint, notes=notes)
+
+    def _tasks(self, task: Task) -> tuple[Task, Task]:
+        """The task of each sensor alone."""
+        expect(
+            task.partners,
+            expected=f"images of two sensors for {self.name}",
+            got=f"those of {task.sources[0].sensor} in {task.name}",
+            remedy=f"name the encoder of one sensor, {self.first.origin} or {self.second.origin}, or take the variant "
+            "of the benchmark with both",
+        )
+        return task.sensor_tasks
 
     def features(self, task: Task, computing: Computing = ON_CPU) -> tuple[Matrix, ...]:
         """Return the means of the joint tokens, one pass for all folds."""
@@ -52,18 +70,21 @@ class FusedPair(SensorPair):
             x[first + positions] = found
         return (x,) * len(task.folds)
 
+    def network(self, task: Task, fold: Fold) -> StackedEncoder:
+        """Return what is trained: the whole encoder, which takes images of both sensors as one."""
+        return StackedEncoder(self.fused)
+
     def has_network(self, task: Task) -> bool:
-        """It has three, which no protocol trains together."""
-        return False
+        """Whether there is one to train on such a task: none for masks, whose decoders take maps of one sensor."""
+        return task.kind in VECTOR_KINDS
+
+    def fingerprint_inputs(self, task: Task) -> str:
+        """Return a fingerprint of the encoder: its contracts are never changed."""
+        return self.fused.fingerprint
 
     def vary(self, label: str, wrap: Wrap) -> NoReturn:
         """Refuse: the contracts of two encoders are not changed together."""
         raise UserError(f"expected an encoder of one sensor for a study of its input, got {self.name}; leave it out")
-
-
-def is_fused(name: str) -> bool:
-    """Whether `name` is the folder of an encoder of two sensors."""
-    return (Path(name) / FUSION_FILE).is_file()
 
 
 def load_fused_pair(name: str) -> FusedPair:

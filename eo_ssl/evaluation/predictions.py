@@ -196,7 +196,7 @@ def predict_trained(
             predict_tuned(
                 task,
                 fold,
-                candidate.encoder(task, fold),
+                candidate.network(task, fold),
                 train,
                 protocol=protocol,
                 config=config,

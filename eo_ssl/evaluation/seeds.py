@@ -9,12 +9,21 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.encoder import ENCODER_FILE, FITTED, WEIGHT_FREE, Encoder, has_task_contract, is_spec, load_encoder
+from eo_ssl.encoder import (
+    ENCODER_FILE,
+    FITTED,
+    WEIGHT_FREE,
+    Encoder,
+    has_task_contract,
+    is_fused,
+    is_spec,
+    load_encoder,
+)
 from eo_ssl.errors import UserError, expect
 from eo_ssl.evaluation.candidates import Candidate, Description, SensorPair, SingleCandidate, Wrap
 from eo_ssl.evaluation.encoder_candidates import FoldCandidate, TrainedCandidate, read_pretraining_seed
 from eo_ssl.evaluation.features import ON_CPU, Computing
-from eo_ssl.evaluation.fused_candidates import is_fused, load_fused_pair
+from eo_ssl.evaluation.fused_candidates import load_fused_pair
 from eo_ssl.evaluation.sources import Matrix
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import fingerprint

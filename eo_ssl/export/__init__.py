@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from eo_ssl.export.bench_adapter import BENCH_FOLDER
-from eo_ssl.export.bundle import Bundle, Options, export
+from eo_ssl.export.bundle import Bundle, Options, export, load_exportable
 from eo_ssl.export.checksums import check_files
-from eo_ssl.export.contract_file import PREPROCESS_FILE, get_contract, read_configurations
+from eo_ssl.export.contract_file import PREPROCESS_FILE, get_contract, list_trained, read_configurations
 from eo_ssl.export.encoder_module import MODULE_FILE
 from eo_ssl.export.hub import Upload, check_repo, list_uploads, push
 from eo_ssl.export.model_card import CARD_FILE, POOLED
@@ -44,7 +44,9 @@ __all__ = [
     "collect_terms",
     "export",
     "get_contract",
+    "list_trained",
     "list_uploads",
+    "load_exportable",
     "name_backbone",
     "push",
     "read_configurations",

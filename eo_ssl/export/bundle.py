@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from eo_ssl.commits import commit
-from eo_ssl.encoder import Encoder, TrainedEncoder
+from eo_ssl.encoder import Encoder, FusedEncoder, TrainedEncoder, is_fused, load_encoder, load_fused_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.export import contract_file, parity
 from eo_ssl.export.bench_adapter import make_bench_files
@@ -38,6 +38,8 @@ from eo_ssl.manifest import Manifest, open_product, require
 
 STAGE = "export"
 _UNSTATED = "not stated"
+Files = Iterator[tuple[str, Callable[[], bytes]]]
+"""Path and maker of each file, one after another so that few copies of the weights are held."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +80,25 @@ class Bundle:
         """Paths of its files, the manifest aside."""
         return tuple(self.manifest.summary["files"])
 
+    @property
+    def opened_by(self) -> str:
+        """Library that opens the network as it was trained."""
+        return "torch" if MODULE_FILE in self.files else "timm"
 
-def export(encoder: Encoder, out: Path, *, options: Options | None = None) -> Bundle:
+
+def load_exportable(source: Path, *, name: str | None = None) -> Encoder | FusedEncoder:
+    """Return the encoder of one sensor or of two in the folder ``source``, called ``name`` where one is given.
+
+    Raises:
+        UserError: as `load_encoder` and `load_fused_encoder`.
+    """
+    loaded = load_fused_encoder(source) if is_fused(source) else load_encoder(source)
+    if name is not None and isinstance(loaded, TrainedEncoder | FusedEncoder):
+        loaded.name = name
+    return loaded
+
+
+def export(encoder: Encoder | FusedEncoder, out: Path, *, options: Options | None = None) -> Bundle:
     """Write ``encoder`` to the folder ``out`` in every form that this library knows; a killed export is resumed.
 
     One that is told more than pixels is written as it is where nothing else is known, and its card says so.
@@ -88,7 +107,7 @@ def export(encoder: Encoder, out: Path, *, options: Options | None = None) -> Bu
         UserError: no trained encoder of this library, packages for ONNX missing, or a folder with something else in it.
     """
     out, options = Path(out), options or Options()
-    if not isinstance(encoder, TrainedEncoder):
+    if not isinstance(encoder, TrainedEncoder | FusedEncoder):
         raise UserError(
             f"expected a trained encoder of this library, got {encoder.name};"
             " only what `eo-ssl pretrain` made can be exported"
@@ -105,14 +124,19 @@ def export(encoder: Encoder, out: Path, *, options: Options | None = None) -> Bu
             made = require(out, STAGE)
             check_files(out, made)
             return Bundle(out, made, made=False)
-        configurations = _configure(encoder.without_metadata(), options.terms)
+        encoder = encoder.without_metadata()
+        if isinstance(encoder, FusedEncoder):
+            facts, files = _describe_pair(encoder, options)
+        else:
+            configurations = _configure(encoder, options.terms)
+            facts, files = configurations.facts, _list_files(configurations, options)
         names = []
-        for name, make in _list_files(configurations, options):
+        for name, make in files:
             if not (out / name).exists():  # of a killed export, made of the same
                 commit(out / name, make())
             names.append(name)
         digests = {name: compute_sha256(out / name) for name in sorted(names)}
-        manifest = product.sign(fingerprint(digests), summary={**configurations.facts, "files": digests})
+        manifest = product.sign(fingerprint(digests), summary={**facts, "files": digests})
     return Bundle(out, manifest, made=True)
 
 
@@ -146,8 +170,8 @@ def _configure(encoder: TrainedEncoder, terms: Terms) -> _Configurations:
     return _Configurations(encoder, other, content, tensors, facts | terms.to_json())
 
 
-def _list_files(configurations: _Configurations, options: Options) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Path and maker of each file, one after another so that few copies of the weights are held."""
+def _list_files(configurations: _Configurations, options: Options) -> Files:
+    """Those of an encoder of one image."""
     encoder, other, content = configurations.native, configurations.torchgeo, configurations.content
     yield PREPROCESS_FILE, lambda: contract_file.to_bytes(content)
     about = {"pooling": encoder.pooling, "name": encoder.name}
@@ -170,10 +194,7 @@ def _list_files(configurations: _Configurations, options: Options) -> Iterator[t
         for name, data in make_weights_files(other, meta).items():
             weights = name if name.endswith(".pth") else weights
             yield name, partial(bytes, data)
-    wanted = zip(GRAPHS, (options.onnx, options.onnx_preprocessing), strict=True)
-    graphs = tuple(name for name, made in wanted if made)
-    for name in graphs:
-        yield name, partial(export_graph, encoder, physical=name == PHYSICAL_GRAPH)
+    yield from _list_graphs(encoder, options)
     facts = BundleFacts(
         dataset=dataset,
         method=method,
@@ -183,20 +204,68 @@ def _list_files(configurations: _Configurations, options: Options) -> Iterator[t
         change=configurations.facts["cosine_native_to_torchgeo"],
         apart=configurations.facts["cosine_between_images"],
         weights=weights,
-        graphs=graphs,
+        graphs=_name_graphs(options),
     )
+    yield from _list_papers(encoder, content, facts, options)
+
+
+def _list_pair_files(
+    encoder: FusedEncoder, content: dict[str, Any], tensors: dict[str, Tensor], apart: float, options: Options
+) -> Files:
+    """Those that both contracts, torch, onnxruntime, catalogues and people take of an encoder of two sensors."""
+    yield PREPROCESS_FILE, lambda: contract_file.to_bytes(content)
+    yield PARITY_FILE, lambda: parity.to_bytes(tensors, {"pooling": content["pooling"], "name": encoder.name})
+    yield MODULE_FILE, lambda: make_module(encoder)
+    yield from _list_graphs(encoder, options)
+    facts = BundleFacts(
+        dataset=name_dataset(encoder),
+        method=name_method(encoder),
+        torchgeo=None,
+        decoder="",
+        reason=content["torchgeo_left_out"],
+        change=None,
+        apart=apart,
+        weights="",
+        graphs=_name_graphs(options),
+    )
+    yield from _list_papers(encoder, content, facts, options)
+
+
+def _name_graphs(options: Options) -> tuple[str, ...]:
+    wanted = zip(GRAPHS, (options.onnx, options.onnx_preprocessing), strict=True)
+    return tuple(name for name, made in wanted if made)
+
+
+def _list_graphs(encoder: TrainedEncoder | FusedEncoder, options: Options) -> Files:
+    for name in _name_graphs(options):
+        yield name, partial(export_graph, encoder, physical=name == PHYSICAL_GRAPH)
+
+
+def _list_papers(
+    encoder: TrainedEncoder | FusedEncoder, content: dict[str, Any], facts: BundleFacts, options: Options
+) -> Files:
+    """Item and card."""
     terms, licence = options.terms, options.licence
     yield ITEM_FILE, lambda: make_item(encoder, content, facts, licence=licence, non_commercial=terms.non_commercial)
     yield CARD_FILE, lambda: render_model_card(encoder, content, facts, terms, options.results, licence=licence)
 
 
-def name_method(encoder: TrainedEncoder) -> str:
+def _describe_pair(encoder: FusedEncoder, options: Options) -> tuple[dict[str, Any], Files]:
+    """What the manifest says of an encoder of two sensors, and its files."""
+    content, tensors = contract_file.describe_sensors(encoder), parity.compute_pairs(encoder)
+    apart = parity.measure_similarity(tensors["joint.features"])
+    facts = {"torchgeo": None, "torchgeo_left_out": content["torchgeo_left_out"], "cosine_native_to_torchgeo": None}
+    facts |= {"cosine_between_images": apart, **options.terms.to_json()}
+    return facts, _list_pair_files(encoder, content, tensors, apart, options)
+
+
+def name_method(encoder: TrainedEncoder | FusedEncoder) -> str:
     """Return the objective that the encoder's provenance names."""
     config = encoder.provenance.get("config", {})
     return str(config.get("objective", encoder.provenance.get("objective", _UNSTATED)))
 
 
-def name_dataset(encoder: TrainedEncoder) -> str:
+def name_dataset(encoder: TrainedEncoder | FusedEncoder) -> str:
     """Return the corpora that the encoder's provenance names, with the first 12 letters of their fingerprints."""
     inputs = encoder.provenance.get("inputs", {})
     corpora = [

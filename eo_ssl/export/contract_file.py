@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from eo_ssl.documents import check_not_newer
-from eo_ssl.encoder import TrainedEncoder
+from eo_ssl.encoder import FusedEncoder, TrainedEncoder
 from eo_ssl.errors import UserError, expect
+from eo_ssl.export.encoder_module import list_inputs
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.sensors import sensor
 
 PREPROCESS_FILE = "preprocess.json"
 FORMAT = 1
+_MARKED = "An invalid pixel stays NaN, which is how the networks are told of it."
 _KEYS = ("format", "name", "encoder", "pooling", "dim", "configurations", "torchgeo_left_out")
-POOLINGS = ("cls", "mean", "avg")
+POOLINGS = ("cls", "mean", "avg", "joint")
+TRAINED = (("native",), ("radar", "optical"))
+"""Configurations of an encoder as it was trained: one, or that of each sensor."""
 _REMEDY = "export the encoder again with this version"
 
 
@@ -42,6 +46,22 @@ def describe_configurations(encoder: TrainedEncoder, other: TrainedEncoder | Non
         "dim": encoder.dim,
         "configurations": configurations,
         "torchgeo_left_out": reason,
+    }
+
+
+def describe_sensors(encoder: FusedEncoder) -> dict[str, Any]:
+    """Return the content of ``preprocess.json`` for an encoder of two sensors: a configuration of each."""
+    return {
+        "format": FORMAT,
+        "name": encoder.name,
+        "encoder": encoder.fingerprint,
+        "pooling": "joint",
+        "dim": encoder.dim,
+        "configurations": {
+            name: _configuration(part) | {"words": [*describe_contract(part.preprocessing)[:-1], _MARKED]}
+            for name, part in list_inputs(encoder).items()
+        },
+        "torchgeo_left_out": "TorchGeo builds models by their timm name alone, and timm names none of two sensors",
     }
 
 
@@ -120,7 +140,8 @@ def read_configurations(folder: Path) -> dict[str, Any]:
         raise UserError(f"expected an exported contract in {path}, got {type(error).__name__}; {_REMEDY}") from error
     check_not_newer(format_, FORMAT, what="exported contract of format", at=str(path))
     try:
-        for configuration in (content["configurations"]["native"], *content["configurations"].values()):
+        trained = list_trained(content)
+        for configuration in (content["configurations"][name] for name in (*trained, *content["configurations"])):
             _ = [configuration[key] for key in ("model", "input", "preprocessing", "words")]
         pooling = content["pooling"]
     except (KeyError, TypeError, AttributeError) as error:
@@ -140,6 +161,11 @@ def read_configurations(folder: Path) -> dict[str, Any]:
     return content
 
 
+def list_trained(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the configurations of an encoder as it was trained, in the order of the images that it takes."""
+    return next((names for names in TRAINED if names[0] in content["configurations"]), TRAINED[0])
+
+
 def get_contract(content: Mapping[str, Any], configuration: str) -> Preprocessing:
-    """Return the contract of an exported configuration (native, torchgeo)."""
+    """Return the contract of an exported configuration (native, torchgeo; radar, optical)."""
     return Preprocessing.from_json(content["configurations"][configuration]["preprocessing"])

@@ -9,15 +9,21 @@ from typing import Any
 
 import yaml
 
-from eo_ssl.encoder import TrainedEncoder
-from eo_ssl.export.encoder_module import MODULE_LINE
+from eo_ssl.encoder import FusedEncoder, TrainedEncoder
+from eo_ssl.export.contract_file import list_trained
+from eo_ssl.export.encoder_module import MODULE_LINE, list_inputs
 from eo_ssl.export.terms import Terms
 from eo_ssl.export.torchgeo_checkpoints import CLASSIFICATION_FILE, SEGMENTATION_FILES, name_backbone
 from eo_ssl.printable import show_controls
 
 CARD_FILE = "README.md"
 _TASKS_MODULE = Path(__file__).with_name("torchgeo_tasks.py")
-POOLED = {"cls": "class token", "mean": "mean of the patch tokens", "avg": "mean of the last map's positions"}
+POOLED = {
+    "cls": "class token",
+    "mean": "mean of the patch tokens",
+    "avg": "mean of the last map's positions",
+    "joint": "vector of both images together",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,7 @@ class BundleFacts:
 
 
 def render_model_card(
-    encoder: TrainedEncoder,
+    encoder: TrainedEncoder | FusedEncoder,
     content: Mapping[str, Any],
     facts: BundleFacts,
     terms: Terms,
@@ -63,26 +69,31 @@ def render_model_card(
         results: rows of an evaluation of this encoder, may be empty.
         licence: of the weights, as the hub spells it.
     """
-    restricted = terms.non_commercial
+    restricted, inputs = terms.non_commercial, list_inputs(encoder)
+    in_timm = isinstance(encoder, TrainedEncoder) and encoder.architecture.model.in_timm
     head = {
-        "library_name": "timm" if encoder.architecture.model.in_timm else "pytorch",
+        "library_name": "timm" if in_timm else "pytorch",
         "license": licence,
         "pipeline_tag": "image-feature-extraction",
         "tags": [
-            *(["timm", "torchgeo"] if encoder.architecture.model.in_timm else []),
+            *(["timm", "torchgeo"] if in_timm else []),
             "earth-observation",
             "self-supervised",
-            encoder.preprocessing.sensor,
+            *dict.fromkeys(part.preprocessing.sensor for part in inputs.values()),
         ]
         + (["non-commercial"] if restricted else []),
     }
+    if isinstance(encoder, FusedEncoder):
+        summary, loading = _summarise_pair(encoder, facts), _load_pair(encoder, facts)
+    else:
+        summary, loading = _summary(encoder, facts), _loading(encoder, facts)
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {show_controls(encoder.name)}",
-        _summary(encoder, facts),
+        summary,
         *(["**The training data forbid commercial use, and so do these weights.**"] if restricted else []),
-        "## What goes in\n\n" + "\n".join(f"- {line}" for line in content["configurations"]["native"]["words"]),
-        "## How to load it\n\n" + _loading(encoder, facts),
+        "## What goes in\n\n" + _list_contracts(content),
+        "## How to load it\n\n" + loading,
         "## Training\n\n" + _training(encoder, facts),
         "## Results\n\n" + _results(results),
         "## Data, attribution, licence\n\n" + _terms(terms, licence),
@@ -105,6 +116,52 @@ def _summary(encoder: TrainedEncoder, facts: BundleFacts) -> str:
         f" {config.size_px} px. "
         f"A feature vector is the {POOLED[encoder.pooling]}, {encoder.dim} numbers."
     )
+
+
+def _summarise_pair(encoder: FusedEncoder, facts: BundleFacts) -> str:
+    count = sum(parameter.numel() for parameter in encoder.parameters())
+    bands = " and ".join(
+        f"{len(part.preprocessing.bands)} bands of {part.preprocessing.sensor}"
+        for part in list_inputs(encoder).values()
+    )
+    return (
+        f"Transformers for two sensors, whose tokens are joined ({count / 1e6:.1f} million parameters), for {bands} of "
+        f"the same ground, trained without labels ({show_controls(facts.method)}) at {encoder.size_px} px. A feature "
+        f"vector is the {POOLED['joint']}, {encoder.dim} numbers."
+    )
+
+
+def _list_contracts(content: Mapping[str, Any]) -> str:
+    """The contract of each input, in sentences."""
+    trained = list_trained(content)
+    parts = []
+    for name in trained:
+        lines = "\n".join(f"- {line}" for line in content["configurations"][name]["words"])
+        parts.append(lines if len(trained) == 1 else f"### `{name}`\n\n{lines}")
+    return "\n\n".join(parts)
+
+
+def _load_pair(encoder: FusedEncoder, facts: BundleFacts) -> str:
+    """Lines that open an encoder of two sensors, and who cannot."""
+    size, inputs = encoder.size_px, list_inputs(encoder)
+    shapes = "\n".join(
+        f"# {name} [n, {len(part.architecture.bands)}, {size}, {size}], normalised as preprocess.json says, NaN where "
+        "invalid"
+        for name, part in inputs.items()
+    )
+    lines = (
+        f"```python\nimport torch\n\nmodel = {MODULE_LINE}\n{shapes}\n"
+        f"features = model({', '.join(inputs)})  # of the same ground -> [n, {encoder.dim}]\n```"
+    )
+    said = (
+        "**timm and TorchGeo have no networks of two sensors**: there are no files for them. The file holds networks"
+        " and weights, which can be trained further; torch alone opens it."
+    )
+    graphs = [
+        f"- `{name}` with onnxruntime, {' and '.join(f'`{one}`' for one in inputs)} -> `features`."
+        for name in facts.graphs
+    ]
+    return "\n\n".join([lines, said, *(["\n".join(graphs)] if graphs else [])])
 
 
 def _loading(encoder: TrainedEncoder, facts: BundleFacts) -> str:
@@ -190,7 +247,7 @@ def _stored(encoder: TrainedEncoder) -> str:
     return f'samples("{quantity.value}", scale=1.0)  # the contract, for data stored as they are'
 
 
-def _training(encoder: TrainedEncoder, facts: BundleFacts) -> str:
+def _training(encoder: TrainedEncoder | FusedEncoder, facts: BundleFacts) -> str:
     config = encoder.provenance.get("config", {})
     kept = ("objective", "steps", "batch_size", "lr", "seed", "split", "streams")
     rows = [f"- data: {show_controls(facts.dataset)}"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eo_ssl.encoder import TrainedEncoder
+from eo_ssl.encoder import FusedEncoder, TrainedEncoder
 from eo_ssl.errors import UserError
-from eo_ssl.export.encoder_module import FeatureModule
+from eo_ssl.export.encoder_module import make_graph_inputs
 
 ENCODER_GRAPH = "onnx/encoder.onnx"
 PHYSICAL_GRAPH = "onnx/encoder_physical.onnx"
@@ -34,8 +34,10 @@ def require_onnx() -> None:
         )
 
 
-def export_graph(encoder: TrainedEncoder, *, physical: bool) -> bytes:
+def export_graph(encoder: TrainedEncoder | FusedEncoder, *, physical: bool) -> bytes:
     """Return the graph ``image`` [batch, C, s, s] float32 -> ``features`` [batch, D] float32, the batch free.
+
+    Of an encoder of two sensors the inputs are ``radar`` and ``optical``.
 
     Args:
         encoder: whose native size s the graph takes; another size is interpolated before, as preprocess.json says.
@@ -46,32 +48,32 @@ def export_graph(encoder: TrainedEncoder, *, physical: bool) -> bytes:
         UserError: more weights than one file can hold.
     """
     require_onnx()
-    size = sum(parameter.numel() * parameter.element_size() for parameter in encoder.model.parameters())
+    size = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
     if size > LARGEST:
         raise UserError(
             f"expected at most 2 GB of weights for one ONNX file, got {size / 1e9:.1f} GB; export with --onnx false"
         )
-    module = FeatureModule(encoder, physical=physical).eval()
-    side = encoder.architecture.size_px
-    example = torch.zeros(2, len(encoder.architecture.bands), side, side)
+    module, examples, free = make_graph_inputs(encoder, physical=physical)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
             module,
-            (example,),
+            examples,
             dynamo=True,
             opset_version=OPSET,
-            input_names=["image"],
+            input_names=list(free),
             output_names=["features"],
-            dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+            dynamic_shapes=free,
             verbose=False,
         )
     assert program is not None
     return bytes(program.model_proto.SerializeToString())
 
 
-def run_graph(path: Path, x: Tensor) -> Tensor:
-    """Return what onnxruntime computes for ``x`` [n, C, s, s], on one thread of the CPU: features [n, D].
+def run_graph(path: Path, *images: Tensor) -> Tensor:
+    """Return what onnxruntime computes for ``images`` [n, C, s, s], on one thread of the CPU: features [n, D].
+
+    Two images are those of radar and optics.
 
     Raises:
         UserError: no such graph, or a damaged one.
@@ -82,7 +84,8 @@ def run_graph(path: Path, x: Tensor) -> Tensor:
     options.intra_op_num_threads = 1
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        (features,) = session.run(["features"], {"image": x.numpy()})
+        names = ("image",) if len(images) == 1 else ("radar", "optical")
+        (features,) = session.run(["features"], {name: x.numpy() for name, x in zip(names, images, strict=True)})
     except Exception as error:  # onnxruntime's errors have no common class but this one
         reason = (str(error).strip().splitlines() or [""])[0][:160]
         raise UserError(

@@ -15,12 +15,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
-from eo_ssl.encoder import TrainedEncoder
+from eo_ssl.encoder import FusedEncoder, TrainedEncoder
 from eo_ssl.errors import UserError
+from eo_ssl.export.encoder_module import list_inputs
 from eo_ssl.preprocessing import Preprocessing, apply_conversion
 
 PARITY_FILE = "parity.safetensors"
 IMAGES = 4
+IMAGES_OF = "images"
+"""Tensor of the generated images, behind the name of a sensor where there are two."""
 TOLERANCE = 1e-5  # of features, whose standard deviation over channels is about 1 after the last norm
 _SCALES = ((4, 0.7), (16, 0.5), (None, 0.5))  # cells a side and weight of the noise that an image is a sum of
 
@@ -59,6 +62,22 @@ def compute_reference(encoder: TrainedEncoder, images: Tensor) -> tuple[Tensor, 
     return (x.masked_fill(~valid, torch.nan) if encoder.backbone.reads_valid else x), features
 
 
+@torch.inference_mode()
+def compute_pairs(encoder: FusedEncoder) -> dict[str, Tensor]:
+    """Return generated images of both sensors, the inputs made of them and their features, by name in the file."""
+    found: dict[str, Tensor] = {}
+    ready = []
+    for number, (name, part) in enumerate(list_inputs(encoder).items()):
+        contract = part.preprocessing
+        images = generate_images(contract, size_px=encoder.size_px, seed=number).roll(number, dims=0)
+        x, valid = contract(images, bands=contract.bands, quantity=contract.quantity, sensor=contract.sensor)
+        found |= {f"{name}.{IMAGES_OF}": images, f"{name}.input": x.masked_fill(~valid, torch.nan)}
+        ready.append((x, valid))
+    (radar, radar_valid), (optical, optical_valid) = ready
+    vectors = encoder.features(radar, optical, radar_valid=radar_valid, optical_valid=optical_valid)
+    return {**found, "joint.features": vectors}
+
+
 def mean_cosine(a: Tensor, b: Tensor) -> float:
     """Mean over images of the cosine between two feature vectors, [n, D] each."""
     return float(functional.cosine_similarity(a.double(), b.double(), dim=1).mean())
@@ -72,7 +91,10 @@ def measure_similarity(features: Tensor) -> float:
 
 
 def to_bytes(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
-    """Return the bytes of the parity file: ``images``, ``<configuration>.input`` and ``<configuration>.features``."""
+    """Return the bytes of the parity file: ``images``, ``<configuration>.input`` and ``<configuration>.features``.
+
+    Of two sensors: ``<sensor>.images``, ``<sensor>.input`` and ``joint.features``.
+    """
     tolerances = {"atol": TOLERANCE}
     plain = {key: value.contiguous() for key, value in tensors.items()}
     return bytes(safetensors.torch.save(plain, {"parity": json.dumps({**tolerances, **facts}, sort_keys=True)}))
@@ -85,6 +107,11 @@ class Parity:
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
 
+    def images(self, configuration: str) -> Tensor:
+        """[n, C, s, s] float32, generated physical values that the configuration takes."""
+        own = f"{configuration}.{IMAGES_OF}"
+        return self.tensors[own if own in self.tensors else IMAGES_OF]
+
     def input(self, configuration: str) -> Tensor:
         """[n, C, s, s] float32, what the contract of the configuration makes of the images."""
         return self.tensors[f"{configuration}.input"].clone()
@@ -95,7 +122,7 @@ class Parity:
 
 
 def read(folder: Path, configurations: Sequence[str] = ("native",)) -> Parity:
-    """Return the parity file of the bundle ``folder``, which holds these configurations.
+    """Return the parity file of the bundle ``folder``, which holds these configurations, or those of two sensors.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -105,13 +132,13 @@ def read(folder: Path, configurations: Sequence[str] = ("native",)) -> Parity:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
             facts = json.loads((file.metadata() or {})["parity"])
-            _ = (
-                [tensors[f"{name}.{part}"] for name in configurations for part in ("input", "features")],
-                tensors["images"],
-            )
+            parity = Parity(tensors, facts)
+            joint = "joint.features" in tensors
+            _ = [(parity.images(name), parity.input(name)) for name in configurations]
+            _ = [parity.features("joint")] if joint else [parity.features(name) for name in configurations]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"expected a parity file at {path}, got {type(error).__name__}; export the encoder again into another"
             " folder"
         ) from error
-    return Parity(tensors, facts)
+    return parity

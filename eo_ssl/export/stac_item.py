@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.encoder import TrainedEncoder
+from eo_ssl.encoder import FusedEncoder, TrainedEncoder
 from eo_ssl.errors import UserError
-from eo_ssl.export.encoder_module import MODULE_FILE
+from eo_ssl.export.contract_file import list_trained
+from eo_ssl.export.encoder_module import MODULE_FILE, list_inputs
 from eo_ssl.export.model_card import CARD_FILE, BundleFacts
 from eo_ssl.export.onnx_graph import PHYSICAL_GRAPH
 from eo_ssl.export.timm_folder import TIMM_FOLDER
@@ -43,7 +44,7 @@ def require_stac_model() -> None:
 
 
 def make_item(
-    encoder: TrainedEncoder,
+    encoder: TrainedEncoder | FusedEncoder,
     content: Mapping[str, Any],
     facts: BundleFacts,
     *,
@@ -64,12 +65,14 @@ def make_item(
     import torch
     from stac_model.schema import MLModelExtension, MLModelProperties
 
-    native, options = content["configurations"]["native"], encoder.architecture.timm_options
+    inputs = [content["configurations"][name] for name in list_trained(content)]
+    shapes = [part.architecture for part in list_inputs(encoder).values()]
+    options, names = shapes[0].timm_options, dict.fromkeys(f"{one.model.short} ({one.model.name})" for one in shapes)
     properties = {
         "start_datetime": _ALWAYS[0],
         "end_datetime": _ALWAYS[1],
         "title": encoder.name,
-        "description": " ".join(native["words"]),
+        "description": " ".join(words for one in inputs for words in one["words"]),
         "license": licence,
         "eo_ssl:encoder": encoder.fingerprint,
         "eo_ssl:non_commercial": non_commercial,
@@ -77,19 +80,19 @@ def make_item(
     item = pystac.Item(id=encoder.name, geometry=None, bbox=None, datetime=None, properties=properties)
     model = MLModelProperties(
         name=encoder.name,
-        architecture=f"{encoder.architecture.model.short} ({native['model']})",
+        architecture=" and ".join(names) + (" for each of two sensors, joined" if len(inputs) > 1 else ""),
         tasks={_TASK},
         framework="pytorch",
         framework_version=torch.__version__.partition("+")[0],
-        total_parameters=sum(parameter.numel() for parameter in encoder.model.parameters()),
+        total_parameters=sum(parameter.numel() for parameter in encoder.parameters()),
         pretrained=True,
         pretrained_source=facts.dataset,
         hyperparameters={
             "objective": facts.method,
-            "pooling": encoder.pooling,
+            "pooling": content["pooling"],
             **({"patch_size": options["patch_size"]} if "patch_size" in options else {}),
         },
-        input=[describe_input(native)],
+        input=[describe_input(one) for one in inputs],
         output=[_output(encoder.dim)],
     )
     MLModelExtension.ext(item, add_if_missing=True).apply(model)
@@ -139,13 +142,15 @@ def _band(band: Any) -> dict[str, Any]:
     return fields
 
 
-def _assets(encoder: TrainedEncoder, content: Mapping[str, Any], facts: BundleFacts) -> dict[str, dict[str, Any]]:
+def _assets(
+    encoder: TrainedEncoder | FusedEncoder, content: Mapping[str, Any], facts: BundleFacts
+) -> dict[str, dict[str, Any]]:
     """Files by key; what takes another input than the item says carries its own description of it."""
     model, weights = ["mlm:model"], ["mlm:weights"]
-    known = sensor(encoder.preprocessing.sensor)
-    bands = {"bands": [_band(known.band(name)) for name in encoder.preprocessing.bands]}
+    contracts = [part.preprocessing for part in list_inputs(encoder).values()]
+    bands = {"bands": [_band(sensor(one.sensor).band(name)) for one in contracts for name in one.bands]}
     assets: dict[str, dict[str, Any]] = {}
-    if encoder.architecture.model.in_timm:
+    if isinstance(encoder, TrainedEncoder) and encoder.architecture.model.in_timm:
         assets["timm"] = _asset(
             f"{TIMM_FOLDER}/model.safetensors", "timm local-dir", model + weights, "safetensors", bands
         )

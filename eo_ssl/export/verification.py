@@ -62,15 +62,19 @@ def verify(folder: Path) -> list[Check]:
     content = contract_file.read_configurations(folder)
     measured = parity.read(folder, tuple(content["configurations"]))
     checks = [checksums, _contract(content, measured)]
+    trained = contract_file.list_trained(content)
+    answered = "joint" if len(trained) > 1 else trained[0]
+    inputs = [measured.input(configuration) for configuration in trained]
     own = MODULE_FILE in recorded
     name, route = ("torch.export", run_module) if own else ("timm local-dir", run_timm)
-    checks += _compared(name, lambda: {"": route(folder, measured.input("native"))}, measured, "native")
+    checks += _compared(name, lambda: {"": route(folder, *inputs)}, measured, answered)
     if "torchgeo" in content["configurations"]:
         checks += _torchgeo(folder, content, measured, recorded)
-    for graph, source in ((ENCODER_GRAPH, "native.input"), (PHYSICAL_GRAPH, "images")):
+    images = [measured.images(configuration) for configuration in trained]
+    for graph, given in ((ENCODER_GRAPH, inputs), (PHYSICAL_GRAPH, images)):
         if (folder / graph).exists():
-            run = partial(run_graph, folder / graph, measured.tensors[source])
-            checks += _compared(f"onnxruntime {graph}", partial(_wrap_features, run), measured, "native")
+            run = partial(run_graph, folder / graph, *given)
+            checks += _compared(f"onnxruntime {graph}", partial(_wrap_features, run), measured, answered)
     return [*checks, _item(folder)]
 
 
@@ -143,7 +147,7 @@ def _contract(content: Mapping[str, Any], measured: Parity) -> Check:
         for configuration in content["configurations"]:
             contract = contract_file.get_contract(content, configuration)
             x, valid = contract(
-                measured.tensors["images"], bands=contract.bands, quantity=contract.quantity, sensor=contract.sensor
+                measured.images(configuration), bands=contract.bands, quantity=contract.quantity, sensor=contract.sensor
             )
             wanted = measured.input(configuration)
             left_out = wanted.isnan()  # by networks that are told so

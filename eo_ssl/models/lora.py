@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.models.fusion import CrossAlibiAttention
 
 _FUSED = ("q", "k", "v")  # parts of timm's fused projection, in its order
 TARGETS = (*_FUSED, "proj", "fc1", "fc2")
@@ -89,6 +90,9 @@ def insert_lora(
         names = {name: (1, [0]) for name in targets if name not in _FUSED}
         if parts and _is_fused(holder):
             names["qkv"] = (3, sorted(parts))
+        if isinstance(holder, CrossAlibiAttention):
+            crossed = {"q": (1, [0] if 0 in parts else []), "kv": (2, sorted(part - 1 for part in parts if part))}
+            names |= {name: found for name, found in crossed.items() if found[1]}
         for name, (count, adapted) in names.items():
             base = getattr(holder, name, None)
             if isinstance(base, nn.Linear):

@@ -7,9 +7,11 @@ from eo_ssl.pretraining.branching import Branch, open_start
 from eo_ssl.pretraining.checkpoints import parse_limit
 from eo_ssl.pretraining.collapse_guard import CollapseGuard, GuardConfig
 from eo_ssl.pretraining.compilation import compile_blocks, require_compiler
+from eo_ssl.pretraining.continued_data import open_continued_data
 from eo_ssl.pretraining.encoder_training import train_encoder
 from eo_ssl.pretraining.fit import FitConfig, fit
-from eo_ssl.pretraining.initial_encoder import InitialEncoder, open_continued_data
+from eo_ssl.pretraining.initial_encoder import InitialEncoder
+from eo_ssl.pretraining.initial_pair import InitialPair
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles, require_places
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import OptimizerConfig, Pretraining
@@ -33,6 +35,7 @@ __all__ = [
     "CollapseGuard",
     "GuardConfig",
     "InitialEncoder",
+    "InitialPair",
     "ItemBatch",
     "ItemData",
     "ItemLoader",

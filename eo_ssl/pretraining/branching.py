@@ -23,7 +23,8 @@ from eo_ssl.models import Architecture
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.adaptation import Adaptation
 from eo_ssl.pretraining.checkpoints import find_sound_checkpoint, save_checkpoint
-from eo_ssl.pretraining.initial_encoder import add_sources, open_continued_data
+from eo_ssl.pretraining.continued_data import open_continued_data
+from eo_ssl.pretraining.initial_encoder import add_sources
 from eo_ssl.pretraining.module import OptimizerConfig, compute_lr_share, compute_weight_decay
 from eo_ssl.pretraining.training_data import DataSelection, TrainingData
 

@@ -9,22 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eo_ssl.corpus import Corpus
 from eo_ssl.encoder import (
     Encoder,
     ExternalEncoder,
     TrainedEncoder,
     collect_licences,
-    has_task_contract,
-    is_spec,
     load_encoder,
     rebuild_backbone,
 )
 from eo_ssl.errors import UserError, expect
 from eo_ssl.models import Architecture, Backbone, MaskableBackbone, Vit
+from eo_ssl.objectives import Objective
 from eo_ssl.preprocessing import Preprocessing, StreamLike
-from eo_ssl.pretraining.training_data import DataSelection, TrainingData, open_training_data
-from eo_ssl.printable import make_console
+from eo_ssl.pretraining.training_data import TrainingData
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +110,24 @@ class InitialEncoder:
             got=sorted(data.items.contracts),
             remedy="train on tiles or places",
         )
-        ((stream, found),) = data.items.contracts.items()
-        own = self.encoder.preprocessing
-        for field in ("sensor", "final_quantity"):
-            self._check_same(field, getattr(own, field), getattr(found, field))
-        plausible = own.range if own.quantity == found.quantity else found.range
-        kept = {key: getattr(own, key) for key in ("clip", "mean", "std", "missing", "fewest_bands", "metadata")}
-        contract = dataclasses.replace(found, **kept, range=plausible)
-        data.items.contracts = {stream: contract}
+        data.items.contracts = {stream: self.adopt(found) for stream, found in data.items.contracts.items()}
         name = Path(self.source).name if isinstance(self.encoder, TrainedEncoder) else self.encoder.name
         licences = collect_licences(self.encoder.name, self.encoder.provenance)
         return add_sources(data, {f"encoder {name}": self.encoder.fingerprint}, licences)
+
+    def adopt(self, found: Preprocessing) -> Preprocessing:
+        """The contract of the encoder for the tiles that ``found`` was made of, of their size and pixel spacing.
+
+        Raises:
+            UserError: tiles of another sensor or of another quantity.
+        """
+        own = self.encoder.preprocessing
+        for field in ("sensor", "final_quantity"):
+            self._check_same(field, getattr(own, field), getattr(found, field))
+        fields = ("bands", "clip", "mean", "std", "missing", "fewest_bands", "metadata")
+        taken = {field: getattr(own, field) for field in fields}
+        plausible = own.range if own.quantity == found.quantity else found.range
+        return dataclasses.replace(found, **taken, range=plausible)
 
     def _check_same(self, field: str, own: str, found: str) -> None:
         """Refuse data of another sensor or quantity."""
@@ -147,6 +151,9 @@ class InitialEncoder:
             backbone = deepcopy(self.backbone)
             made[stream] = backbone.at_size(contract.size_px).train()
         return made
+
+    def fill(self, objective: Objective) -> None:
+        """Nothing: all of it is in its backbone."""
 
     def describe(self) -> dict[str, Any]:
         """What the manifest of a run says of it."""
@@ -194,45 +201,3 @@ def add_sources(data: TrainingData, inputs: Mapping[str, str], licences: Sequenc
     every = [*data.licences, *licences]
     kept = [licence for number, licence in enumerate(every) if licence not in every[:number]]
     return dataclasses.replace(data, inputs={**data.inputs, **inputs}, licences=kept)
-
-
-def open_continued_data(
-    selection: DataSelection, *, init: str | Path | None, model: Architecture
-) -> tuple[TrainingData, InitialEncoder | None]:
-    """The training data, and the encoder that training goes on from, under whose contract they then are.
-
-    What differs from the encoder as it is, is said in a sentence each.
-
-    Args:
-        selection: which data.
-        init: folder or name of the encoder; None for random weights.
-        model: the architecture that was asked for.
-
-    Raises:
-        UserError: as `open_training_data` and `InitialEncoder`.
-    """
-    if init is None:
-        data = open_training_data(selection)
-        data.items.contracts = {
-            stream: model.adapt_contract(contract) for stream, contract in data.items.contracts.items()
-        }
-        return data, None
-    contract = None
-    if is_spec(str(init)) and has_task_contract(str(init)):
-        found = open_training_data(selection).items.contracts
-        expect(len(found) == 1, expected=f"items of one stream for {init}", got=sorted(found), remedy="train on tiles")
-        (contract,) = found.values()
-    initial = InitialEncoder.of(init, model=model, contract=contract)
-    corpora = [Corpus.open(path) for path in selection.corpora]
-    streams = [
-        stream
-        for corpus in corpora
-        for name, stream in corpus.streams.items()
-        if selection.streams is None or name in selection.streams
-    ]
-    bands = initial.choose_bands(selection.bands, streams)
-    data = initial.take_over(open_training_data(dataclasses.replace(selection, bands=bands)))
-    (contract,) = data.items.contracts.values()
-    for change in initial.list_changes(contract, streams):
-        make_console().print(f"{init}: {change}", soft_wrap=True, highlight=False)
-    return data, initial

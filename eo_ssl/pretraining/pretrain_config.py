@@ -19,6 +19,7 @@ from eo_ssl.pretraining.adaptation import Adaptation, Whole, count_trained
 from eo_ssl.pretraining.branching import Branch
 from eo_ssl.pretraining.fit import FitConfig
 from eo_ssl.pretraining.initial_encoder import InitialEncoder
+from eo_ssl.pretraining.initial_pair import InitialPair
 from eo_ssl.pretraining.module import OptimizerConfig
 from eo_ssl.pretraining.training_data import TrainingData
 
@@ -48,7 +49,7 @@ class PretrainConfig:
     precision: str
     world: int
     accumulate: int
-    initial: InitialEncoder | None = None
+    initial: InitialEncoder | InitialPair | None = None
     """What training begins from; None for random weights."""
     adapt: Adaptation = Whole()  # noqa: RUF009  (frozen)
     """What of it is trained."""
@@ -136,6 +137,8 @@ class PretrainConfig:
         for encoder in encoders.values():
             self.adapt.apply(encoder, seed=self.seed + 2)
         objective = self.objective.build(encoders, seed=self.seed + 1)
+        if self.initial is not None:
+            self.initial.fill(objective)
         objective.accept(contracts)
         self._refuse_answers(objective)
         return objective

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from eo_ssl.evaluation.tuning.prediction import predict_tuned
+from eo_ssl.evaluation.tuning.stacked_encoder import StackedEncoder
 from eo_ssl.evaluation.tuning.training_cost import TrainingCost, estimate_fold_cost
 from eo_ssl.evaluation.tuning.tuning_config import TUNED, VECTOR_KINDS, TunedProtocol, Tuning, check_tuned
 
 __all__ = [
+    "StackedEncoder",
     "TUNED",
     "TrainingCost",
     "TunedProtocol",

@@ -21,6 +21,7 @@ from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.tuning.losses import TuningLoss, make_loss
 from eo_ssl.evaluation.tuning.network import Network, make_network
 from eo_ssl.evaluation.tuning.optimisation import LayerwiseAdamW
+from eo_ssl.evaluation.tuning.stacked_encoder import StackedEncoder, list_contracts
 from eo_ssl.evaluation.tuning.task_loader import TaskLoader, augment_batch, shuffle_batches, split_in_order
 from eo_ssl.evaluation.tuning.tuning_config import LEAST_STEPS, TunedProtocol, Tuning
 from eo_ssl.models import merge_lora
@@ -33,7 +34,7 @@ class TrainingJob:
     """Task, encoder, protocol and recipe of one training."""
 
     task: Task
-    encoder: Encoder
+    encoder: Encoder | StackedEncoder
     protocol: TunedProtocol
     config: Tuning
     device: str = "cpu"
@@ -42,8 +43,8 @@ class TrainingJob:
 
     @property
     def loader(self) -> TaskLoader:
-        """Batches through the encoder's own contract."""
-        return TaskLoader(self.task, self.encoder.preprocessing, self.device)
+        """Batches through the encoder's own contracts."""
+        return TaskLoader(self.task, list_contracts(self.encoder), self.device)
 
 
 @dataclass(frozen=True, slots=True)

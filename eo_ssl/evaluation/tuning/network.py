@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eo_ssl.encoder import Encoder
+from eo_ssl.encoder import Encoder, FusedEncoder
 from eo_ssl.errors import expect
 from eo_ssl.evaluation.tuning.decoders import make_decoder
 from eo_ssl.evaluation.tuning.feature_maps import (
@@ -20,6 +20,7 @@ from eo_ssl.evaluation.tuning.feature_maps import (
     prepare_network_input,
 )
 from eo_ssl.evaluation.tuning.optimisation import Group, add_stochastic_depth, group_head, group_layers
+from eo_ssl.evaluation.tuning.stacked_encoder import StackedEncoder
 from eo_ssl.evaluation.tuning.task_loader import TaskBatch
 from eo_ssl.evaluation.tuning.tuning_config import Decoder, TunedProtocol, Tuning
 from eo_ssl.models import insert_lora
@@ -28,7 +29,7 @@ from eo_ssl.models import insert_lora
 class Network(nn.Module):
     """A copy of an encoder, and the head that `make_network` puts on it."""
 
-    def __init__(self, encoder: Encoder, protocol: TunedProtocol, *, decoder: Decoder | None) -> None:
+    def __init__(self, encoder: Encoder | StackedEncoder, protocol: TunedProtocol, *, decoder: Decoder | None) -> None:
         super().__init__()
         copied: Any = copy.deepcopy(encoder)
         self.encoder: Any = copied
@@ -80,7 +81,7 @@ class Network(nn.Module):
 
 
 def make_network(
-    encoder: Encoder, example: TaskBatch, *, protocol: TunedProtocol, config: Tuning, outputs: int
+    encoder: Encoder | StackedEncoder, example: TaskBatch, *, protocol: TunedProtocol, config: Tuning, outputs: int
 ) -> Network:
     """Return a network to train, its new weights drawn from torch's global generator.
 
@@ -98,7 +99,7 @@ def make_network(
     decoder = protocol.choose_decoder(config)
     network = Network(encoder, protocol, decoder=decoder).to(example.image.device).eval()
     model = network.encoder.model
-    if decoder is not None:
+    if decoder is not None and not isinstance(encoder, StackedEncoder):
         check_maps(encoder, model)
     image, valid = example.image[:1], example.valid[:1]
     with torch.no_grad():
@@ -114,11 +115,12 @@ def make_network(
         given: Any = encoder
         for name, parameter in given.model.named_parameters():
             model.get_parameter(name).requires_grad_(parameter.requires_grad)  # fixed position codes stay as they are
-        add_stochastic_depth(model, rate=config.drop_path)
+        for trunk in model.trunks if isinstance(model, FusedEncoder) else (model,):
+            add_stochastic_depth(trunk, rate=config.drop_path)
     return network.to(image.device)
 
 
-def check_network(encoder: Encoder) -> None:
+def check_network(encoder: Encoder | StackedEncoder) -> None:
     """Refuse an encoder without a network to train.
 
     Raises:

@@ -19,6 +19,7 @@ from eo_ssl.evaluation.task_metrics import PredictionArray
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.evaluation.tuning.fitting import TrainingJob, fit, predict
 from eo_ssl.evaluation.tuning.network import check_network
+from eo_ssl.evaluation.tuning.stacked_encoder import StackedEncoder, list_contracts
 from eo_ssl.evaluation.tuning.tuning_config import Tuning, check_tuned
 
 PARTS = 5  # a fifth of the training samples is held out where there is no validation split
@@ -66,7 +67,7 @@ class ValidationSplit:
 def predict_tuned(
     task: Task,
     fold: Fold,
-    encoder: Encoder,
+    encoder: Encoder | StackedEncoder,
     train: Rows,
     *,
     protocol: str,
@@ -86,7 +87,8 @@ def predict_tuned(
     Args:
         task: images and what they are.
         fold: its test items are predicted; its validation split may choose.
-        encoder: stays as it is; a copy is trained. Its contract is applied to the images each time.
+        encoder: stays as it is; a copy is trained. Its contract is applied to the images each time; one of two sensors
+            as a `StackedEncoder`.
         train: positions that teach, all or some of ``fold.train``.
         protocol: out of `TUNED`.
         config: the recipe.
@@ -101,7 +103,8 @@ def predict_tuned(
         each image by true and predicted class, ignored ones left out.
 
     Raises:
-        UserError: a protocol for another kind of task, an encoder without a network, a second sensor, a contract that
+        UserError: a protocol for another kind of task, an encoder without a network, another number of sensors, a
+            contract that
             cuts masks, no training sample, a loss that is not finite at any rate, or a damaged part.
     """
     known = check_tuned(protocol, task.kind)
@@ -173,16 +176,22 @@ def _train(job: TrainingJob, split: ValidationSplit, test: Rows, rate: float) ->
     return TrainingResult(fitted.criterion.score(job.task, split.held, found))
 
 
-def _check_task(task: Task, encoder: Encoder, train: Rows) -> None:
+def _check_task(task: Task, encoder: Encoder | StackedEncoder, train: Rows) -> None:
     """Refuse what cannot be trained on."""
     expect(len(train), expected=f"samples to train on in {task.name}", got="none", remedy="draw more")
+    contract, *second = list_contracts(encoder)
     expect(
-        not task.partners,
-        expected="images of one sensor to train on",
-        got=f"two in {task.name}",
-        remedy="take the variant of the benchmark with one",
+        len(second) == bool(task.partners),
+        expected=f"images of {'two sensors' if second else 'one sensor'} to train {encoder.name} on",
+        got=f"{'two' if task.partners else 'one'} in {task.name}",
+        remedy="take the other variant of the benchmark",
     )
-    contract = encoder.preprocessing
+    expect(
+        not (second and task.kind == "segmentation"),
+        expected=f"a task with an answer for each image to train {encoder.name} on",
+        got=f"the masks of {task.name}",
+        remedy="train the encoder of one sensor on them",
+    )
     cut = [source.shape[1:] for source in task.sources if source.shape[1:] != (contract.size_px, contract.size_px)]
     sizes = f"{cut[0][0]} x {cut[0][1]}" if cut else ""
     expect(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,7 +22,7 @@ class TaskBatch:
     """Some images of a task as the encoder takes them."""
 
     image: Tensor
-    "[b, C, H, W] float32, output of the contract"
+    "[b, C, H, W] float32, output of the contract, or of both with the bands of the first sensor first"
     valid: Tensor
     "[b, C, H, W] bool, where the image was measured"
     target: Tensor
@@ -47,10 +47,11 @@ class SourceBatch:
 
 @dataclass(frozen=True, slots=True)
 class TaskLoader:
-    """Loader of batches of a task through a contract."""
+    """Loader of batches of a task through the contract of each sensor that the encoder is given."""
 
     task: Task
-    preprocessing: Preprocessing
+    contracts: tuple[Preprocessing, ...]
+    "of the task's sources, and of their partners where both sensors are read"
     device: str
 
     def batches(self, groups: Iterable[Rows]) -> Iterator[TaskBatch]:
@@ -60,8 +61,11 @@ class TaskLoader:
             UserError: the contract refuses the images, sources give inputs or masks of different sizes, or a mask holds
                 a class that the task does not have.
         """
-        for rows, parts in read_ahead(lambda rows: (rows, self._read(rows)), groups):
-            yield self._assemble(rows, parts)
+        sensors = (self.task.sources, self.task.partners)[: len(self.contracts)]
+        for rows, read in read_ahead(lambda rows: (rows, [self._read(one, rows) for one in sensors]), groups):
+            ready = [self._prepare(contract, parts) for contract, parts in zip(self.contracts, read, strict=True)]
+            image, valid = (torch.cat(tensors, dim=1) for tensors in zip(*ready, strict=True))
+            yield TaskBatch(image, valid, self._target(rows, read[0]))
 
     def masks(self, groups: Iterable[Rows]) -> Iterator[Tensor]:
         """Yield the masks of each group of positions alone, int64 [b, H', W'] in the order of their sources."""
@@ -69,10 +73,10 @@ class TaskLoader:
             for number, _, positions in locate_rows(self.task.sizes, rows):
                 yield self._mask(self.task.sources[number], positions)
 
-    def _read(self, rows: Rows) -> list[SourceBatch]:
+    def _read(self, sources: Sequence[ImageSource], rows: Rows) -> list[SourceBatch]:
         parts = []
         for number, places, positions in locate_rows(self.task.sizes, rows):
-            source = self.task.sources[number]
+            source = sources[number]
             mask = self._mask(source, positions) if self.task.kind == "segmentation" else None
             parts.append(SourceBatch(source, places, read_images(source, positions), mask))
         return parts
@@ -90,12 +94,13 @@ class TaskLoader:
         )
         return mask
 
-    def _assemble(self, rows: Rows, parts: list[SourceBatch]) -> TaskBatch:
+    def _prepare(self, contract: Preprocessing, parts: list[SourceBatch]) -> tuple[Tensor, Tensor]:
+        """Input and validity of one sensor, in the order of the batch."""
         given = []
         for part in parts:
             source = part.source
             image = part.image.to(self.device)
-            given.append(self.preprocessing(image, bands=source.bands, quantity=source.quantity, sensor=source.sensor))
+            given.append(contract(image, bands=source.bands, quantity=source.quantity, sensor=source.sensor))
         sizes = {tuple(image.shape[1:]) for image, _ in given}
         mask_sizes = {tuple(part.mask.shape[1:]) for part in parts if part.mask is not None}
         expect(
@@ -104,14 +109,22 @@ class TaskLoader:
             got=f"{sorted(sizes)} and {sorted(mask_sizes)}",
             remedy="use a contract with resize = to_size, or one task per size",
         )
-        order = torch.from_numpy(np.argsort(np.concatenate([part.places for part in parts])))
-        image, valid = (torch.cat(tensors)[order.to(self.device)] for tensors in zip(*given, strict=True))
+        order = _restore_order(parts).to(self.device)
+        image, valid = (torch.cat(tensors)[order] for tensors in zip(*given, strict=True))
+        return image, valid
+
+    def _target(self, rows: Rows, parts: list[SourceBatch]) -> Tensor:
         if self.task.kind == "segmentation":
-            target = torch.cat([part.mask for part in parts if part.mask is not None])[order]
+            target = torch.cat([part.mask for part in parts if part.mask is not None])[_restore_order(parts)]
         else:
             target = torch.from_numpy(self.task.labels[rows])
             target = target if self.task.kind == "classification" else target.to(torch.float32)
-        return TaskBatch(image, valid, target.to(self.device))
+        return target.to(self.device)
+
+
+def _restore_order(parts: Sequence[SourceBatch]) -> Tensor:
+    """Where each image of the batch stands among those of its sources, one source after the other."""
+    return torch.from_numpy(np.argsort(np.concatenate([part.places for part in parts])))
 
 
 def split_in_order(rows: Rows, *, size: int) -> list[Rows]:

@@ -24,6 +24,7 @@ from eo_ssl.export import (
     WEIGHTS_FILE,
     check_files,
     get_contract,
+    list_trained,
     name_backbone,
     read_configurations,
 )
@@ -54,6 +55,13 @@ FILE_WORDS = {
     ITEM_FILE: "STAC item with the machine-learning model extension",
     ".pth": "bare state dict",
     "bench": "model of torchgeo-bench",
+}
+
+CONFIGURATIONS = {
+    "native": "As trained",
+    "torchgeo": "For TorchGeo",
+    "radar": "Radar images",
+    "optical": "Optical images",
 }
 
 
@@ -94,8 +102,9 @@ def describe_bundle(product: FinishedProduct, position: int) -> BundleView:
 def _describe(product: FinishedProduct, position: int) -> BundleView:
     check_files(product.path, product.manifest, only=(PREPROCESS_FILE,))
     content = read_configurations(product.path)
-    summary, native = product.manifest.summary, content["configurations"]["native"]
-    contract = get_contract(content, "native")
+    summary, trained = product.manifest.summary, list_trained(content)
+    contracts = [get_contract(content, name) for name in trained]
+    sides = [int(content["configurations"][name]["input"][1]) for name in trained]
     paths = {name: product.path / name for name in summary["files"]}
     sizes = {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
     pooled = POOLED[content["pooling"]]
@@ -106,19 +115,25 @@ def _describe(product: FinishedProduct, position: int) -> BundleView:
         sentence=f"The encoder {content['name']} in {format_count(len(paths), 'file')} that open without this library.",
         facts=(
             ("Encoder", str(content["name"])),
-            ("Input", f"{format_count(len(contract.bands), 'band')}, {native['input'][1]} px"),
-            ("Sensor", sensor(contract.sensor).title),
+            (
+                "Input",
+                " and ".join(
+                    f"{format_count(len(one.bands), 'band')}, {side} px"
+                    for one, side in zip(contracts, sides, strict=True)
+                ),
+            ),
+            ("Sensor", " and ".join(sensor(one.sensor).title for one in contracts)),
             ("Features", f"{format_number(int(content['dim']))} numbers, {pooled}"),
             ("Licence of the weights", str(product.manifest.config["licence"])),
             ("Commercial use", describe_commercial_use(summary["non_commercial"])),
             ("Cosine native to 224 px", MISSING if cosine is None else format_fixed(cosine, 4)),
             ("Size", format_size(sum(sizes.values()))),
         ),
-        change=_change(summary, int(native["input"][1])),
+        change=_change(summary, sides[0]),
         routes=tuple(_routes(content, summary, product.path.name)),
         contracts=tuple(
             (
-                f"{name.replace('native', 'As trained').replace('torchgeo', 'For TorchGeo')}, {form['input'][1]} px",
+                f"{CONFIGURATIONS[name]}, {form['input'][1]} px",
                 tuple(form["words"]),
             )
             for name, form in sorted(content["configurations"].items())
@@ -153,7 +168,7 @@ def _change(summary: Mapping[str, Any], size_px: int) -> str:
 def _routes(content: Mapping[str, Any], summary: Mapping[str, Any], folder: str) -> Iterator[tuple[str, str]]:
     """Library and the line that opens the bundle in it, for the files that are there."""
     files, model = summary["files"], summary["torchgeo"]
-    chans = len(content["configurations"]["native"]["preprocessing"]["bands"])
+    chans = len(content["configurations"][list_trained(content)[0]]["preprocessing"]["bands"])
     backbone = "" if model is None else name_backbone(model)
     lines = (
         (TIMM_WEIGHTS, "timm", f'timm.create_model("local-dir:{folder}/{TIMM_FOLDER}", pretrained=True)'),
