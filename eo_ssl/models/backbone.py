@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
+from eo_ssl.models.attention import find_gaps
 from eo_ssl.preprocessing import Preprocessing
 
 
@@ -43,6 +44,8 @@ class View:
 
         What a file holds in place of missing data must reach neither a network nor a loss.
         """
+        if self.valid.is_cpu and find_gaps(self.valid) is None:  # a GPU would have to wait for the answer
+            return self.image
         return torch.where(self.valid, self.image, self.image.new_zeros(()))
 
     def __len__(self) -> int:
