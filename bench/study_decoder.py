@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.study_bands import PROTOCOLS, join_seeds, print_table
-from bench.study_objectives import FIRST_ARCHIVE, ROOT, run
+from bench.study_objectives import FIRST_ARCHIVE, ROOT, read_difference, run
 
 STREAM = "s2_boa_12b_10m_64px"
 WHOLE = {"norm": "patch", "decoder_dim": 256, "decoder_depth": 4, "decoder_heads": 8}
@@ -31,10 +31,10 @@ def main() -> None:
     run(list_stages(seeds=chosen.seeds, steps=chosen.steps), chosen.out, "--sample_seed", str(FIRST_ARCHIVE))
     print(f"`python -m bench.study_decoder --seeds {chosen.seeds} --steps {chosen.steps}`, archive {FIRST_ARCHIVE}")
     print_table(TASK, chosen.out)
-    print("\n| cross less full, points | difference | paired 95 % interval | verdict |\n|---|---|---|---|")
+    print("\n| cross less full, points | difference and paired 95 % interval | verdict |\n|---|---|---|")
     for protocol in PROTOCOLS:
-        low, middle, high, verdict = read_difference(chosen.out / f"results_{TASK}", protocol)
-        print(f"| {protocol} | {100 * middle:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} | {verdict} |")
+        found = read_difference(chosen.out / f"results_{TASK}", protocol, "cross", less="full")
+        print(f"| {protocol} | {found} | {found.verdict} |")
     speeds = {name: statistics.median(list_speeds(chosen.out, name, chosen.seeds)) for name in DECODERS}
     print("\n" + ", ".join(f"{name}: {speed:.0f} images/s" for name, speed in speeds.items()))
 
@@ -57,16 +57,6 @@ def list_stages(*, seeds: int, steps: int) -> list[dict[str, Any]]:
         *trained,
         {"evaluate": {**judge, **tiles, "encoders": encoders, "out": f"{{out}}/results_{TASK}"}},
     ]
-
-
-def read_difference(folder: Path, protocol: str) -> tuple[float, float, float, str]:
-    """What ``cross`` scores less ``full``: lower bound, difference, upper bound, and whether the one with the better score is told apart."""
-    rows = json.loads((folder / "comparisons.json").read_text())
-    (row,) = [row for row in rows if {row["a"], row["b"]} == set(DECODERS) and row["protocol"] == protocol]
-    verdict = {"a": row["a"], "b": row["b"]}.get(row["verdict"], row["verdict"])
-    bounds = row["low"], row["difference"], row["high"]
-    low, middle, high = bounds if row["a"] == "cross" else (-bound for bound in reversed(bounds))
-    return low, middle, high, verdict
 
 
 def list_speeds(out: Path, name: str, seeds: int) -> list[float]:
