@@ -41,6 +41,7 @@ from eo_ssl.objectives import (
     Method,
     MocoV2,
     MocoV3,
+    MultiMae,
     Objective,
     Pmsn,
     SarIJepa,
@@ -59,6 +60,8 @@ from eo_ssl.objectives.data2vec import Data2VecObjective
 from eo_ssl.objectives.hard_patches import HardPatches
 from eo_ssl.objectives.hog import Hog
 from eo_ssl.objectives.masked_targets import MaskedTargets
+from eo_ssl.objectives.multi_mae import MultiMaeObjective
+from eo_ssl.objectives.parts import find_seen
 from eo_ssl.objectives.ratio_gradients import RatioGradients
 from eo_ssl.objectives.satmae import Masks, SatMaeObjective
 from eo_ssl.objectives.window_masks import WindowMasks
@@ -84,6 +87,7 @@ METHODS: dict[str, Method] = {
     "ISogClr": ISogClr(**HEADS),
     "Located": SimClr(**HEADS),
     "Croma": Croma(fusion_heads=3, fusion_depth=1, decoder_dim=32),
+    "MultiMae": MultiMae(decoder_dim=32),
     "LeJepa": LeJepa(**HEADS, directions=8),
     "Dcl": Dcl(**HEADS),
     "BarlowTwins": BarlowTwins(**HEADS),
@@ -110,7 +114,7 @@ SPECTRAL = SpectralVit("test_vit", groups=(("B02", "B08"), ("B03", "B04")), dept
 
 def build(name: str) -> Objective:
     model = SPECTRAL if name.startswith("SatMae") else Vit(patch_size=8, depth=1)
-    streams = ("s1", "s2") if name == "Croma" else ("tile",)
+    streams = ("s1", "s2") if name in ("Croma", "MultiMae") else ("tile",)
     objective = METHODS[name].build({stream: model.build(BANDS[:4], 32, 0) for stream in streams}, 1)
     objective.accept({"tile": contract() if name == "Distill" else radar_contract()})
     if name == "ISogClr":
@@ -138,6 +142,10 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
         present = objective.encoder.present_tokens(View(image, valid, BANDS[:4]))
         split = SatMaeObjective.draw_tokens(objective, present, torch.Generator().manual_seed(3))
         objective.draw_tokens = lambda present, rng: Masks(*(part[rows] for part in split))
+    if isinstance(objective, MultiMaeObjective):
+        present = find_seen(View(image, valid, BANDS[:4]), 8).repeat(1, 2)
+        both = MultiMaeObjective.draw_tokens(objective, present, torch.Generator().manual_seed(3))
+        objective.draw_tokens = lambda present, rng: Masks(*(part[rows] for part in both))
     if isinstance(objective, Data2VecObjective):
         objective.draw_hidden = lambda batch, rng: order[rows].argsort(dim=1) < 9
     several = torch.stack([order, order.flip(1)], dim=1)  # two masks of each item
@@ -156,8 +164,10 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     views = [View(x[rows], valid[rows], BANDS[:4], lonlat=places[rows]) for x in (image, image.flip(3))]
     large = View(*(x[rows].repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (image, valid)), BANDS[:4])
     small = [View(view.image[..., :16, :16], view.valid[..., :16, :16], view.bands) for view in views]
+    sensors = {name: [replace(view, stream=name)] for view, name in zip(views, ("s1", "s2"), strict=True)}
     groups = {
-        "Croma": {name: [replace(view, stream=name)] for view, name in zip(views, ("s1", "s2"), strict=True)},
+        "Croma": sensors,
+        "MultiMae": sensors,
         "Mae": {"tile": views[:1]},
         "IJepa": {"tile": views[:1]},
         "SatMae": {"tile": views[:1]},

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors
 import shapely
 import torch
 
 from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus
-from eo_ssl.encoder import FUSION_FILE, load_encoder, load_fused_encoder, save_fusion
+from eo_ssl.encoder import FUSION_FILE, FusedEncoder, load_encoder, load_fused_encoder, save_fusion
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation.features import Computing
 from eo_ssl.evaluation.predictions import Settings
@@ -26,8 +27,8 @@ from eo_ssl.evaluation.seeds import load_candidates
 from eo_ssl.evaluation.splits import Fold
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.manifest import require
-from eo_ssl.models import Vit
-from eo_ssl.objectives import Croma, Mae, SimClr, ViewSpec
+from eo_ssl.models import ChannelVit, Vit
+from eo_ssl.objectives import Croma, Mae, MultiMae, SimClr, ViewSpec
 from eo_ssl.pairing import PairConfig
 from eo_ssl.pretraining import (
     DataSelection,
@@ -174,6 +175,23 @@ def test_two_sensors_of_a_pair_train_an_encoder_each(corpus: Path, tmp_path: Pat
         pretrain.main(corpus, tmp_path / "mae", pairs=tmp_path / "pairs", **QUICK)
 
 
+def plant_task(fused: FusedEncoder) -> tuple[Task, list[Images]]:
+    """A task whose class is the sum of two bits, one seen by each sensor, and its images, optical first."""
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (60, 2))
+    sources = []
+    for bit, (encoder, level) in enumerate(((fused.optical, 0.1), (fused.radar, 0.05))):
+        contract = encoder.preprocessing
+        image = level * (1 + bits[:, bit, None, None, None] + 0.1 * rng.random((60, len(contract.bands), 32, 32)))
+        sources.append(Images(image.astype(np.float32), contract.bands, contract.sensor, contract.quantity))
+    rows = np.arange(60)
+    labels, fold = 2 * bits[:, 0] + bits[:, 1], Fold(rows[:40], rows[40:], rows[:0])
+    task = Task(
+        "both", (sources[0],), labels, tuple("abcd"), rows, (fold,), "parts", "accuracy", partners=(sources[1],)
+    )
+    return task, sources
+
+
 def test_two_sensors_train_an_encoder_each_and_one_of_both(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,19 +214,7 @@ def test_two_sensors_train_an_encoder_each_and_one_of_both(
         wanted = fused.fusion(*tokens, (places, places), columns=4).mean(dim=1)
     torch.testing.assert_close(found, wanted)
     assert not torch.allclose(found, fused.features(x[0], x[1].flip(0)))  # both sensors count
-    # the class is the sum of two bits, one seen by each sensor
-    rng = np.random.default_rng(0)
-    bits = rng.integers(0, 2, (60, 2))
-    sources = []
-    for bit, (encoder, level) in enumerate(((fused.optical, 0.1), (fused.radar, 0.05))):
-        contract = encoder.preprocessing
-        image = level * (1 + bits[:, bit, None, None, None] + 0.1 * rng.random((60, len(contract.bands), 32, 32)))
-        sources.append(Images(image.astype(np.float32), contract.bands, contract.sensor, contract.quantity))
-    rows = np.arange(60)
-    labels, fold = 2 * bits[:, 0] + bits[:, 1], Fold(rows[:40], rows[40:], rows[:0])
-    task = Task(
-        "both", (sources[0],), labels, tuple("abcd"), rows, (fold,), "parts", "accuracy", partners=(sources[1],)
-    )
+    task, sources = plant_task(fused)
     settings = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
     compared = load_candidates([str(out), f"{out / 's2'}+{out / 's1'}"])
     for _ in range(2):  # computed, and read from the cache
@@ -265,6 +271,65 @@ def test_two_sensors_train_an_encoder_each_and_one_of_both(
     (out / FUSION_FILE).write_bytes(whole[:-4] + b"\0\0\0\1")
     with pytest.raises(UserError, match="as it was made, got another content"):
         load_fused_encoder(out)
+
+
+def test_one_transformer_of_two_sensors_encodes_each_alone_and_both(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    radar, optical = streams(corpus)
+    pairs = tmp_path / "pairs"
+    pair.main(corpus, pairs, first=optical, second=radar, bounds=PairConfig(max_days=60))
+    out, model = tmp_path / "joint", ChannelVit("test_vit", depth=1)
+    pretrain.main(corpus, out, items="pairs", pairs=pairs, objective=MultiMae(), model=model, **QUICK)
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert {"radar", "optical", "rankme"} <= set().union(*log)
+    with safetensors.safe_open(out / FUSION_FILE, framework="pt") as file:
+        assert file.metadata() == {"format": "2", "kind": "sequence", "sizes": "{}"}
+    fused, alone = load_fused_encoder(out), {stream: load_encoder(out / stream) for stream in ("s1", "s2")}
+    count = sum(part.numel() for part in fused.parameters())
+    assert (
+        require(out, "pretrain").summary["parameters"]
+        == count
+        < sum(part.numel() for encoder in alone.values() for part in encoder.parameters())
+    )
+    gen = torch.Generator().manual_seed(0)
+    x = [torch.randn(3, bands, 32, 32, generator=gen) for bands in (2, 12)]
+    none = torch.zeros(1, dtype=torch.bool)
+    with torch.no_grad():
+        both = fused.features(*x)
+        for stream, missing in (("s2", "radar_valid"), ("s1", "optical_valid")):
+            dark = {missing: none.expand(x[missing == "optical_valid"].shape)}
+            torch.testing.assert_close(fused.features(*x, **dark), alone[stream].features(x[stream == "s2"]))
+            assert not torch.allclose(both, fused.features(*x, **dark), atol=1e-4)
+    task, sources = plant_task(fused)
+    settings = Settings.of(["knn5"], shots=[0], draws=1, seed=0)
+    (row,), _ = judge(task, load_candidates([str(out)]), settings, tmp_path / "results", computing=Computing())
+    assert row["encoder"] == "joint" and row["value"] > 0.8
+    single = dataclasses.replace(task, name="radar", sources=(sources[1],), partners=())
+    (row,), _ = judge(
+        single, load_candidates([str(out / "s1")]), settings, tmp_path / "results_radar", computing=Computing()
+    )
+    assert row["value"] > 0.4  # one of two bits
+    embedded = ["embed", "--encoder", str(out), "--source", str(corpus), "--pairs", str(pairs)]
+    assert main([*embedded, "--out", str(tmp_path / "vectors")]) == 0
+    table = pq.read_table(tmp_path / "vectors" / "embeddings.parquet")
+    kept = pq.read_table(pairs / "pairs.parquet").to_pandas()
+    at = sorted(set(kept["row_a"]))[5]
+    partners = kept[kept["row_a"] == at]
+    ready = []
+    for encoder, name, row_of in (
+        (fused.radar, radar, partners.loc[partners["days"].abs().idxmin(), "row_b"]),
+        (fused.optical, optical, at),
+    ):
+        reader = Corpus.open(corpus).stream(name)
+        tag, tile = reader.stream, torch.from_numpy(reader.read(np.array([row_of])))
+        ready.append(encoder.preprocessing(tile, bands=tag.bands, quantity=tag.quantity, sensor=tag.sensor))
+    (first, radar_valid), (second, optical_valid) = ready
+    vector = fused.features(first, second, radar_valid=radar_valid, optical_valid=optical_valid)[0]
+    np.testing.assert_allclose(np.array(table["embedding"][5].as_py()), vector.detach(), rtol=1e-4, atol=1e-5)
+    tiles = ["pretrain", "--corpus", str(corpus), "--streams", optical, "--objective", "MultiMae"]
+    assert main([*tiles, "--out", str(tmp_path / "none")]) == 2
+    assert "got s1; train on pairs with --items pairs" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_two_seasons_of_a_place_train_one_encoder(corpus: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from eo_ssl.commits import commit
@@ -17,18 +16,18 @@ from eo_ssl.encoder.trained import TrainedEncoder
 from eo_ssl.errors import expect
 from eo_ssl.fingerprints import dump_canonical_json, fingerprint
 from eo_ssl.manifest import require
-from eo_ssl.models import FusionEncoder, MaskableBackbone
+from eo_ssl.models import FUSIONS, FusionEncoder, MaskableBackbone, SensorFusion
 
 FUSION_FILE = "fusion.safetensors"
-FORMAT = 1  # of the metadata inside the file
+FORMAT = max(fusion.format for fusion in FUSIONS.values())  # of the metadata inside the file, the newest
 RADAR, OPTICAL = "s1", "s2"
-"""Folders of both encoders beside the file; the joint tokens stand at the places of the first."""
+"""Folders of both encoders beside the file."""
 
 
 class FusedEncoder(nn.Module):
     """One vector for a radar and an optical image of the same ground: the mean of their joint tokens."""
 
-    def __init__(self, radar: TrainedEncoder, optical: TrainedEncoder, fusion: FusionEncoder, *, name: str) -> None:
+    def __init__(self, radar: TrainedEncoder, optical: TrainedEncoder, fusion: SensorFusion, *, name: str) -> None:
         super().__init__()
         self.radar, self.optical, self.fusion, self.name = radar, optical, fusion, name
         self.eval()
@@ -63,21 +62,19 @@ class FusedEncoder(nn.Module):
         Raises:
             UserError: images of different grids of patches, or what an encoder refuses.
         """
-        first = self.radar.tokens(radar, valid=radar_valid)  # [B, N, D]
-        second = self.optical.tokens(optical, valid=optical_valid)
+        images = ((self.radar, radar, radar_valid), (self.optical, optical, optical_valid))
+        views = [encoder.make_view(x, valid) for encoder, x, valid in images]
+        backbones: list[MaskableBackbone] = [self.radar.backbone, self.optical.backbone]  # type: ignore[list-item]
         expect(
-            first.shape == second.shape,
+            backbones[0].grid == backbones[1].grid,
             expected="as many patches of both sensors",
-            got=f"{first.shape[1]} and {second.shape[1]}",
+            got=" and ".join(str(rows * cols) for rows, cols in (one.grid for one in backbones)),
             remedy="give images of the same ground and size",
         )
-        backbone: MaskableBackbone = self.radar.backbone  # type: ignore[assignment]
-        places = torch.arange(first.shape[1], device=first.device)[None]
-        joint: Tensor = self.fusion(first, second, (places, places), columns=radar.shape[-1] // backbone.patch_px)
-        return joint.mean(dim=1)
+        return self.fusion.pool(backbones, views)
 
 
-def save_fusion(folder: Path, fusion: FusionEncoder) -> str:
+def save_fusion(folder: Path, fusion: SensorFusion) -> str:
     """Write ``folder/fusion.safetensors`` and return its fingerprint; equal content, equal bytes.
 
     The encoders whose tokens it joins lie in the folders s1 and s2 beside it; the manifest of the run seals all three.
@@ -86,7 +83,9 @@ def save_fusion(folder: Path, fusion: FusionEncoder) -> str:
         UserError: another one is there already.
     """
     tensors = {key: value.detach().cpu().contiguous() for key, value in fusion.state_dict().items()}
-    metadata = {"format": str(FORMAT), "sizes": dump_canonical_json(fusion.sizes)}
+    metadata = {"format": str(fusion.format), "sizes": dump_canonical_json(fusion.sizes)}
+    if fusion.format > FusionEncoder.format:  # the first, whose files say no kind
+        metadata["kind"] = fusion.kind
     data, path = sort_header(safetensors.torch.save(tensors, metadata)), Path(folder) / FUSION_FILE
     expect(
         commit(path, data) or path.read_bytes() == data,
@@ -98,7 +97,7 @@ def save_fusion(folder: Path, fusion: FusionEncoder) -> str:
 
 
 def load_fused_encoder(folder: str | Path) -> FusedEncoder:
-    """The encoder of two sensors in the folder of a finished pretraining, such as that of `Croma`.
+    """The encoder of two sensors in the folder of a finished pretraining, such as that of `Croma` or `MultiMae`.
 
     Raises:
         UserError: no such folder, a file that is not as the run made it, or one of a newer format.
@@ -109,14 +108,15 @@ def load_fused_encoder(folder: str | Path) -> FusedEncoder:
         path.is_file(),
         expected=f"an encoder of two sensors in {root}",
         got="none",
-        remedy="name a folder that `eo-ssl pretrain --objective Croma` wrote",
+        remedy="name a folder that `eo-ssl pretrain --objective Croma` or MultiMae wrote",
     )
     require(root, "pretrain")  # compares every file of the run with its checksum
     with safetensors.safe_open(path, framework="pt") as file:
         metadata: dict[str, str] = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
     check_not_newer(metadata.get("format"), FORMAT, what="fusion format", at=str(path))
-    fusion = FusionEncoder(**json.loads(metadata["sizes"]))
+    fusion = FUSIONS[metadata.get("kind", FusionEncoder.kind)](**json.loads(metadata["sizes"]))
     fusion.load_state_dict(tensors)
     radar, optical = (read_encoder(root / stream / ENCODER_FILE) for stream in (RADAR, OPTICAL))
+    fusion.join_encoders((radar.backbone, optical.backbone))  # type: ignore[arg-type]
     return FusedEncoder(radar, optical, fusion, name=root.resolve().name)

@@ -96,7 +96,12 @@ class TrainedEncoder(EncoderBase):
             remedy=f"take `at_size({contract.size_px})` of the encoder first",
         )
 
-    def _encode(self, x: Tensor, valid: Tensor | None) -> Tokens:
+    def make_view(self, x: Tensor, valid: Tensor | None) -> View:
+        """Images that its contract prepared, [B, C, H, W], as its network is shown them; `valid` None for everywhere.
+
+        Raises:
+            UserError: another number of bands or another size, or no output of the contract.
+        """
         bands, side = self.architecture.bands, None if get_patch_px(self.model) is None else self.architecture.size_px
         sides = "H, W" if side is None else f"{side}, {side}"
         expect(
@@ -106,9 +111,13 @@ class TrainedEncoder(EncoderBase):
             remedy="pass the output of its preprocessing, with resize = to_size or crop for images of another size",
         )
         self.check_prepared(x)
-        if valid is None or not self.backbone.reads_valid:  # x is filled already
+        if valid is None:
             valid = torch.ones((), dtype=torch.bool, device=x.device).expand(x.shape)
-        tokens: Tokens = self.backbone(View(x, valid, bands))
+        return View(x, valid, bands)
+
+    def _encode(self, x: Tensor, valid: Tensor | None) -> Tokens:
+        # x is filled already, for networks that do not ask what is valid
+        tokens: Tokens = self.backbone(self.make_view(x, valid if self.backbone.reads_valid else None))
         return tokens
 
 

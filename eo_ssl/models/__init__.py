@@ -18,7 +18,8 @@ from eo_ssl.models.backbone import (
 )
 from eo_ssl.models.band_codes import encode_bands
 from eo_ssl.models.channel_vit import ChannelVit, ChannelVitBackbone
-from eo_ssl.models.fusion import FusionEncoder
+from eo_ssl.models.fusion import FusionEncoder, SensorFusion
+from eo_ssl.models.joint_sequence import JointSequence, encode_together, unite_trunks
 from eo_ssl.models.location_encoder import LocationEncoder, LocationModel, place_on_sphere
 from eo_ssl.models.lora import TARGETS, LoraLinear, copy_merged, insert_lora, merge_lora
 from eo_ssl.models.patches import split_patches, take_patches
@@ -32,9 +33,14 @@ FAMILIES: Mapping[str, type[Architecture]] = MappingProxyType(
     {model.family: model for model in (Vit, ResNet, ChannelVit, SpectralVit)}
 )
 """Architectures by the name that the file of an encoder gives them."""
+FUSIONS: Mapping[str, type[SensorFusion]] = MappingProxyType(
+    {fusion.kind: fusion for fusion in (FusionEncoder, JointSequence)}
+)
+"""What joins two sensors by the name that a file gives it."""
 
 __all__ = [
     "FAMILIES",
+    "FUSIONS",
     "TARGETS",
     "Architecture",
     "Backbone",
@@ -42,6 +48,7 @@ __all__ = [
     "ChannelVit",
     "ChannelVitBackbone",
     "FusionEncoder",
+    "JointSequence",
     "LoraLinear",
     "LocationEncoder",
     "LocationModel",
@@ -49,6 +56,7 @@ __all__ = [
     "RelativeBlock",
     "ResNet",
     "ResNetBackbone",
+    "SensorFusion",
     "SpectralVit",
     "SpectralVitBackbone",
     "Tokens",
@@ -56,6 +64,7 @@ __all__ = [
     "Vit",
     "VitBackbone",
     "encode_bands",
+    "encode_together",
     "index_pairs",
     "copy_merged",
     "insert_lora",
@@ -68,4 +77,5 @@ __all__ = [
     "place_on_sphere",
     "split_patches",
     "take_patches",
+    "unite_trunks",
 ]

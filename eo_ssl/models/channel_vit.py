@@ -174,8 +174,8 @@ class ChannelVitBackbone(VitBackbone):
 
     def forward(self, view: View) -> Tokens:
         """Encode all patches that have a valid pixel; those of the others are nobody's context."""
-        x, known = self._shown(view)
-        return self._encode_seen(self.embed.project(x, known), view, None, known.any(dim=2))
+        tokens, seen = self._project_seen(view)
+        return self._encode_seen(tokens, view, None, seen)
 
     def visible(self, view: View, keep: Tensor) -> Tokens:
         """Encode the patches `keep` [B, K] or [B, M, K] alone, less those without a valid pixel."""
@@ -223,6 +223,10 @@ class ChannelVitBackbone(VitBackbone):
             )
             valid = valid & shown.to(valid.device)[..., None, None]
         return torch.where(valid, view.image, view.image.new_zeros(())), self.embed.find_valid(valid)
+
+    def _project_seen(self, view: View) -> tuple[Tensor, Tensor]:
+        x, known = self._shown(view)
+        return self.embed.project(x, known), known.any(dim=2)
 
     def _encode_seen(self, tokens: Tensor, view: View, keep: Tensor | None, seen: Tensor) -> Tokens:
         """Encode tokens [B, K, D], of which those that are not `seen` [B, K] are left out of attention and mean."""

@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
 from timm.layers.attention import Attention
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from eo_ssl.models.alibi_attention import AlibiAttention, average_nearby, compute_slopes, measure_distances
+from eo_ssl.models.backbone import MaskableBackbone, View
+
+
+class SensorFusion(nn.Module, ABC):
+    """What makes one vector of a radar and an optical image of the same ground, by the encoders of both."""
+
+    kind: ClassVar[str]
+    """Its name in a file."""
+    format: ClassVar[int]
+    """Format of the file that first knew it."""
+    sizes: dict[str, int]
+    """What rebuilds it without its weights."""
+
+    def join_encoders(self, encoders: Sequence[MaskableBackbone]) -> None:
+        """Make encoders that were read from files its own.
+
+        Raises:
+            UserError: encoders that it cannot have been trained with.
+        """
+
+    @abstractmethod
+    def pool(self, encoders: Sequence[MaskableBackbone], views: Sequence[View]) -> Tensor:
+        """One vector for each pair of images, [B, D].
+
+        Args:
+            encoders: of radar and optical images, in this order.
+            views: a radar and an optical one, of the same ground and with the same grid of patches.
+        """
 
 
 class CrossAlibiAttention(nn.Module):
@@ -52,14 +85,16 @@ class FusionBlock(nn.Module):
         return mixed
 
 
-class FusionEncoder(nn.Module):
+class FusionEncoder(SensorFusion):
     """Joint tokens of two sensors: those of the first sensor, which saw those of the second."""
+
+    kind = "cross_attention"
+    format = 1
 
     def __init__(self, dim: int, *, depth: int, heads: int) -> None:
         """Build it for tokens of `dim` channels."""
         super().__init__()
         self.sizes = {"dim": dim, "depth": depth, "heads": heads}
-        """What rebuilds it without its weights."""
         self.blocks = nn.ModuleList(FusionBlock(dim, heads) for _ in range(depth))
         self.norm = _norm(dim)
 
@@ -81,6 +116,14 @@ class FusionEncoder(nn.Module):
             first = block(first, second, own, between)
         joint: Tensor = self.norm(first)
         return joint
+
+    def pool(self, encoders: Sequence[MaskableBackbone], views: Sequence[View]) -> Tensor:
+        """The mean of the joint tokens of all patches."""
+        first, second = (encoder(view).patches for encoder, view in zip(encoders, views, strict=True))  # [B, N, D]
+        columns = views[0].image.shape[-1] // encoders[0].patch_px
+        places = torch.arange(first.shape[1], device=first.device)[None]
+        joint: Tensor = self(first, second, (places, places), columns=columns)
+        return joint.mean(dim=1)
 
 
 def _norm(dim: int) -> nn.LayerNorm:

@@ -249,12 +249,39 @@ class VitBackbone(MaskableBackbone):
         patches that are all seen.
         """
         # len() would fix the batch of an exported graph to the size of its example
-        network, batch = self.network, tokens.shape[0]
-        positions = self._positions(grid)  # [1, N, D]
-        tokens = tokens + (positions if keep is None else take_patches(positions.expand(batch, -1, -1), keep))
-        prefix = self._prefix().expand(batch, -1, -1)  # [B, P, D]
-        entered = network.norm_pre(network.pos_drop(torch.cat([prefix, tokens], dim=1)))  # [B, P + K, D]
-        if isinstance(network.blocks[0], PlacedBlock):  # of plain ViTs, whose patches are all seen
+        positions, batch = self._positions(grid), tokens.shape[0]  # [1, N, D]
+        placed = tokens + (positions if keep is None else take_patches(positions.expand(batch, -1, -1), keep))
+        return self.encode_placed(placed, seen, grid=grid, keep=keep)
+
+    def place_patches(self, view: View) -> tuple[Tensor, Tensor]:
+        """Every patch as it enters the blocks, projected and at its position, and whether it has a valid pixel.
+
+        Returns:
+            [B, N, D], and [B, N] bool.
+        """
+        projected, seen = self._project_seen(view)
+        return projected + self._positions(self._grid_of(view)), seen
+
+    def encode_placed(
+        self,
+        placed: Tensor,
+        seen: Tensor | None = None,
+        *,
+        grid: tuple[int, int] | None = None,
+        keep: Tensor | None = None,
+    ) -> Tokens:
+        """Run patches that have their positions [B, K, D] through the blocks, after the prefix tokens.
+
+        Args:
+            placed: of one image, or of several images of the same ground.
+            seen: [B, K] bool, those that are attended to and are part of the mean; None for all.
+            grid: rows and columns of patches, which blocks that are told offsets or distances ask for.
+            keep: [B, K] int64, raster indices, for the same blocks; None for all patches of the grid.
+        """
+        network = self.network
+        prefix = self._prefix().expand(placed.shape[0], -1, -1)  # [B, P, D]
+        entered = network.norm_pre(network.pos_drop(torch.cat([prefix, placed], dim=1)))  # [B, P + K, D]
+        if grid is not None and isinstance(network.blocks[0], PlacedBlock):  # of plain ViTs, whose patches are all seen
             ran = self._relate(entered, grid, keep)
         else:
             ran = run_blocks(network.blocks, entered, seen, prefix=prefix.shape[1])
@@ -266,6 +293,11 @@ class VitBackbone(MaskableBackbone):
             return Tokens(patches.mean(dim=1), patches, prefix)
         weight = seen[..., None].to(patches.dtype)  # [B, K, 1]
         return Tokens((patches * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1), patches, prefix)
+
+    def _project_seen(self, view: View) -> tuple[Tensor, Tensor]:
+        """All patches after the projection, without positions, and whether each has a valid pixel."""
+        valid = self.order_bands(view).valid
+        return self._projected(view), split_patches(valid, self.patch_px).flatten(2).any(dim=2)
 
     def _mask_keys(self, seen: Tensor) -> Tensor:
         """Keys that tokens attend to: the prefix, and the patches that are `seen` [B, K]: [B, 1, 1, P + K] bool."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import UserError, expect
-from eo_ssl.models import Backbone, FusionEncoder, Tokens, View
+from eo_ssl.models import Backbone, SensorFusion, Tokens, View
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
 from eo_ssl.preprocessing import Preprocessing
@@ -44,7 +44,7 @@ class Objective(nn.Module, ABC):
         return list_encoders(self.encoders)
 
     @property
-    def fused(self) -> FusionEncoder | None:
+    def fused(self) -> SensorFusion | None:
         """What joins the tokens of its two encoders, radar and optical; None for encoders that stand alone."""
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from eo_ssl.models import (
     Backbone,
     FusionEncoder,
     MaskableBackbone,
-    SpectralVitBackbone,
     Tokens,
     View,
     require_maskable,
@@ -24,14 +22,21 @@ from eo_ssl.models import (
     split_patches,
     take_patches,
 )
-from eo_ssl.objectives.base import Method, Objective
+from eo_ssl.objectives.base import Method, Objective, list_encoders
 from eo_ssl.objectives.mae import normalise_patches
-from eo_ssl.objectives.parts import Predictor, check_narrow, gather, mean_of_valid, take_only_view
+from eo_ssl.objectives.parts import Predictor, check_narrow, gather, mean_of_valid
 from eo_ssl.objectives.step import Batch
-from eo_ssl.objectives.two_views import check_one_width, check_several, check_temperature
+from eo_ssl.objectives.two_sensors import (
+    ALIGNED_VIEWS,
+    OPTICAL,
+    RADAR,
+    SENSORS,
+    require_sensors,
+    take_sensor_views,
+)
+from eo_ssl.objectives.two_views import check_several, check_temperature
 from eo_ssl.objectives.views import ViewSpec
 
-RADAR, OPTICAL = SENSORS = ("s1", "s2")
 Split = tuple[Tensor, Tensor]
 """Visible and hidden patches of each tile, [B, K] and [B, M] int64."""
 Norm = Literal["joint", "sensor", "band"]
@@ -45,11 +50,7 @@ class Croma(Method):
     depth, and the distances of radar patches among themselves are their own in the fusion too.
     """
 
-    views: ClassVar[Mapping[str, ViewSpec]] = {
-        # one crop for both; the range is ours
-        "radar": ViewSpec(stream=RADAR, crop=(0.2, 1.0), aligned=True),
-        "optical": ViewSpec(stream=OPTICAL, crop=(0.2, 1.0), aligned=True),
-    }
+    views: ClassVar[Mapping[str, ViewSpec]] = ALIGNED_VIEWS
 
     radar_mask_ratio: float = 0.75
     """Share of the radar patches that is hidden; of each sensor others, drawn by themselves (the authors' code)."""
@@ -88,14 +89,7 @@ class Croma(Method):
 
     def build(self, encoders: Mapping[str, Backbone], seed: int) -> CromaObjective:
         """Encoders of both sensors, their heads, fusion and decoder; refuses other items than pairs of these."""
-        expect(
-            set(encoders) == set(SENSORS),
-            expected="pairs of a radar and an optical stream, s1 and s2, for Croma",
-            got=", ".join(encoders),
-            remedy="train on such pairs with --items pairs",
-        )
-        found = {stream: require_maskable(encoders[stream], method="Croma") for stream in SENSORS}
-        return CromaObjective(found, self, seed=seed)
+        return CromaObjective(require_sensors(encoders, method="Croma"), self, seed=seed)
 
 
 class CromaObjective(Objective):
@@ -104,8 +98,13 @@ class CromaObjective(Objective):
     def __init__(self, encoders: Mapping[str, MaskableBackbone], method: Croma, *, seed: int = 0) -> None:
         """Build heads, fusion and decoder, their weights drawn from `seed`, around `encoders`."""
         super().__init__(encoders)
-        _check_encoders(encoders, method)
         self.method, first = method, encoders[RADAR]
+        expect(
+            first.dim % method.fusion_heads == 0,
+            expected=f"fusion_heads that divide the width of {first.dim}",
+            got=method.fusion_heads,
+            remedy="choose a divisor",
+        )
         self.grid, self.patch_px = first.grid, first.patch_px
         rows, cols = self.grid
         ratios = (method.radar_mask_ratio, method.optical_mask_ratio)
@@ -153,13 +152,9 @@ class CromaObjective(Objective):
         Raises:
             UserError: another number of views than one of each, another size, or a batch of one item.
         """
-        views = []
-        for stream in SENSORS:
-            own = {stream: [view for view in batch.all_views() if view.stream == stream]}
-            encoder = require_maskable(self.encoders[stream], method="Croma")  # type: ignore[arg-type]
-            views.append(take_only_view(dataclasses.replace(batch, views=own), encoder, method="Croma"))
+        views = take_sensor_views(batch, list_encoders(self.encoders), method="Croma")
         check_several(views[0])
-        return views[0], views[1]
+        return views
 
     @property
     def fused(self) -> FusionEncoder:
@@ -247,34 +242,4 @@ def _make_head(dim: int) -> nn.Sequential:
     """What the contrast sees of the mean of the patches: a network of two layers, then a linear map."""
     return nn.Sequential(
         nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), nn.Linear(dim, dim)
-    )
-
-
-def _check_encoders(encoders: Mapping[str, MaskableBackbone], method: Croma) -> None:
-    """Refuse encoders that cannot be fused.
-
-    Raises:
-        UserError: several tokens for a patch, different widths or grids, a width that the heads do not divide.
-    """
-    for encoder in encoders.values():
-        expect(
-            not isinstance(encoder, SpectralVitBackbone),
-            expected="a transformer with one token for a patch for Croma",
-            got=type(encoder).__name__,
-            remedy="choose --model Vit",
-        )
-    check_one_width(encoders)
-    grids = [encoder.grid for encoder in encoders.values()]
-    expect(
-        grids[0] == grids[1],
-        expected="tiles of one size in both streams for Croma",
-        got=" and ".join(f"{rows} x {cols} patches" for rows, cols in grids),
-        remedy="ingest both at one tile size",
-    )
-    dim = encoders[RADAR].dim
-    expect(
-        dim % method.fusion_heads == 0,
-        expected=f"fusion_heads that divide the width of {dim}",
-        got=method.fusion_heads,
-        remedy="choose a divisor",
     )

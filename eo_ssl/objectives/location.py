@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import expect
-from eo_ssl.models import Backbone, FusionEncoder, LocationEncoder, LocationModel, View, place_on_sphere, seed_weights
+from eo_ssl.models import Backbone, LocationEncoder, LocationModel, SensorFusion, View, place_on_sphere, seed_weights
 from eo_ssl.objectives.base import Objective, list_encoders
 from eo_ssl.objectives.parts import gather
 from eo_ssl.objectives.step import Batch, Step, derive_seed
@@ -85,7 +85,7 @@ class LocatedObjective(Objective):
         return self.inner.embedders
 
     @property
-    def fused(self) -> FusionEncoder | None:
+    def fused(self) -> SensorFusion | None:
         """That of the objective."""
         return self.inner.fused
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from torch import nn
+
 from eo_ssl.curation import DynamicConfig
 from eo_ssl.curation.report import to_plain
 from eo_ssl.errors import expect
@@ -109,14 +111,14 @@ class PretrainConfig:
 
     def summarise(self, data: TrainingData, objective: Objective) -> dict[str, Any]:
         """What the manifest says of a finished run beside its results."""
-        plain = [copy_merged(embedder) for embedder in objective.embedders.values()]
+        plain = copy_merged(nn.ModuleDict(objective.embedders))  # which may share weights
         facts = {
             "tiles": len(data.pool),
             "benchmark_tiles_left_out": data.left_out,
             "objective": self.method,
             "steps": self.steps,
             "presentations": self.steps * self.batch_size,
-            "parameters": sum(part.numel() for one in plain for part in one.parameters()),
+            "parameters": sum(part.numel() for part in plain.parameters()),
         }
         if not isinstance(self.adapt, Whole):
             facts["trained_parameters"] = count_trained(objective.encoder)
