@@ -1,7 +1,8 @@
 """`train/data2vec2-vs-data2vec`: in what part of data2vec's training time data2vec 2.0 has an encoder that scores as well.
 
-Each regresses the features of a teacher of its own, so neither loss says anything of the other. What is compared is the published claim, accuracy by
-training time: balanced accuracy of kNN and of a linear probe on places of a sample archive that were held out, random weights beside them.
+Each regresses the features of a teacher of its own, so neither loss says anything of the other. What is compared is what the paper claims
+(Baevski et al. 2023, arXiv 2212.07525, abstract: accuracy by pretraining time, there against MAE): balanced accuracy of kNN and of a linear probe on
+places of a sample archive that were held out, random weights beside them.
 """
 
 from __future__ import annotations

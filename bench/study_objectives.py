@@ -28,7 +28,13 @@ HEADING = "## What they are worth here"
 FIRST_ARCHIVE = 301  # no setting of a configuration was chosen on the archives from here on
 BASELINES = ("imagestats", "rcf", "rcf_zca", "random_init")
 PROTOCOLS = ("knn5", "linear")
-ELSEWHERE = ("sar_jepa", "sar_ijepa", "croma", "multi_mae", "distill")  # of radar or pairs, and one that needs a teacher
+ELSEWHERE = (
+    "sar_jepa",
+    "sar_ijepa",
+    "croma",
+    "multi_mae",
+    "distill",
+)  # of radar or pairs, and one that needs a teacher
 BANDS = ["B02", "B03", "B04", "B08", "B11", "B12"]  # shared with the scenes of csmask
 Options = dict[str, Any]
 
