@@ -62,6 +62,14 @@ def test_the_sphere_has_no_seam_and_one_vector_at_a_pole() -> None:
             MODEL.build(0).embed(wrong)
 
 
+@pytest.mark.parametrize("waves", ["sphere", "grid"])
+def test_longitudes_beyond_180_are_those_of_the_west(waves: str) -> None:
+    places = LocationModel(waves=waves, frequencies=4, hidden_dim=8, output_dim=4).build(0)
+    np.testing.assert_array_equal(
+        places.embed([[190.0, 10.0], [360.0, 5.0]]), places.embed([[-170.0, 10.0], [0.0, 5.0]])
+    )
+
+
 def test_random_places_are_even_over_the_sphere_and_distances_are_kilometres() -> None:
     drawn = draw_places(4000, torch.Generator().manual_seed(0))
     assert (drawn[:, 0].abs() <= 180).all() and abs(float((drawn[:, 1].abs() < 30).float().mean()) - 0.5) < 0.03
@@ -123,6 +131,7 @@ def test_the_objective_is_untouched_and_the_first_view_meets_its_place() -> None
         queued.encoder.network.norm.bias.add_(1.0)
     queued.after_step(Step(1, 10, 0))
     assert not torch.equal(teacher, before)
+    assert torch.equal(queued.project(pooled), queued.inner.project(pooled))  # which the guard looks at
     slow = build(IJepa(predictor_dim=16, predictor_heads=2, predictor_depth=1))
     assert slow.embedders["tile"] is slow.inner.embedders["tile"] is not slow.encoder
 

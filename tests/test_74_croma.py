@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eo_ssl.errors import UserError
-from eo_ssl.models import ResNet, SpectralVit, View, Vit
+from eo_ssl.models import ChannelVit, ResNet, SpectralVit, View, Vit
 from eo_ssl.objectives import Batch, Croma, Step, croma
 from eo_ssl.objectives.croma import SENSORS, CromaObjective, compute_contrast
 from eo_ssl.pretraining.monitors import measure_feature_std
@@ -179,6 +179,7 @@ def test_training_lets_sensors_find_each_other_and_fill_each_other_in() -> None:
 def test_refusals() -> None:
     two = {"s1": ALIBI.build(BANDS["s1"], 32, 0), "s2": ALIBI.build(BANDS["s2"], 32, 0)}
     groups = SpectralVit("test_vit", groups=(("B02",), ("B03", "B04")), depth=1).build(BANDS["s2"], 32, 0)
+    any_bands = ChannelVit("test_vit", depth=1).build(BANDS["s2"], 32, 0, sensor="sentinel2_l1c")
     for words, make in (
         ("radar_mask_ratio between 0 and 1, got 1", lambda: Croma(radar_mask_ratio=1)),
         ("norm out of joint, sensor, band, got 'patch'", lambda: Croma(norm="patch")),
@@ -188,6 +189,7 @@ def test_refusals() -> None:
         ("pairs of a radar and an optical stream, s1 and s2, for Croma, got tile", lambda: SMALL.build({"tile": 0}, 1)),
         ("expected a transformer for Croma", lambda: SMALL.build({**two, "s2": ResNet().build(("B02",), 32, 0)}, 1)),
         ("one token for a patch for Croma, got Spectral", lambda: SMALL.build({**two, "s2": groups}, 1)),
+        ("a plain vision transformer for Croma, got Channel", lambda: SMALL.build({**two, "s2": any_bands}, 1)),
         ("tiles of one size in both streams for Croma, got 4 x 4 patches and 8 x 8", lambda: build(sizes=(32, 64))),
         ("hide a patch of a 1 x 1 grid", lambda: build(sizes=(8, 8))),
         ("fusion_heads that divide the width of 64, got 7", lambda: build(Croma(fusion_heads=7))),

@@ -164,7 +164,7 @@ def test_a_hidden_group_is_told_from_the_other_better_than_by_the_means_of_its_b
     there = torch.ones_like(keep, dtype=torch.bool)
     with torch.no_grad():
         tokens = objective.encoder.encode_tokens(view, keep, there)
-        answer = objective.decoder(tokens, keep, hidden[:, None], present=(there, there[:, None]))[:, 0]
+        answer = objective.decoder(tokens, keep, hidden[:, None], present=there[:, None])[:, 0]
         error = objective.compare(answer, view, Masks(keep, there, hidden, there))
         features = objective.embed(view)
     mean = image.mean(dim=(0, 2, 3), keepdim=True)

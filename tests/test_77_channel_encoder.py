@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ from eo_ssl.export.encoder_module import MODULE_FILE, run_module
 from eo_ssl.export.onnx_graph import PHYSICAL_GRAPH, run_graph
 from eo_ssl.models import ChannelVit, Vit, encode_bands
 from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.pretraining.initial_encoder import InitialEncoder
+from eo_ssl.pretraining.training_data import TrainingData
 from exported import PROVENANCE, encoder, optical, radar
 from planted import BANDS, Images, contract, planted
 
@@ -65,6 +68,14 @@ def test_its_contract_says_what_it_takes_and_others_are_as_before() -> None:
             replace(optical(32), **wrong)
     names = {one.name: one for one in list_perturbations(planted(np.random.default_rng(0)).sources[0], made)}
     assert names["without B03"].contract is None and "left out" in names["without B03"].about
+
+
+def test_training_that_goes_on_from_it_keeps_what_it_takes(tmp_path: Path) -> None:
+    save_encoder(tmp_path, ours().backbone, preprocessing=ours().preprocessing, provenance=PROVENANCE)
+    items, rows = SimpleNamespace(contracts={"tile": optical(32)}), np.arange(4)
+    data = TrainingData(items, rows, rows, rows, {}, 0, rows, [])  # type: ignore[arg-type]
+    InitialEncoder.of(tmp_path / "encoder.safetensors", model=Vit()).take_over(data)
+    assert (items.contracts["tile"].missing, items.contracts["tile"].fewest_bands) == ("any_subset", 2)
 
 
 def test_it_is_saved_with_its_contract_and_takes_any_subset_above_the_tested_minimum(tmp_path: Path) -> None:

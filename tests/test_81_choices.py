@@ -19,7 +19,7 @@ from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
 from eo_ssl.models import Backbone, ResNet, SpectralVit, Vit, seed_weights
-from eo_ssl.objectives import Batch, IJepa, Mae, Method, Objective, SimClr, ViewSpec, list_methods
+from eo_ssl.objectives import Batch, IJepa, Mae, Method, Objective, SimClr, Step, ViewSpec, list_methods
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest, pretrain
 
@@ -121,6 +121,18 @@ def test_every_method_has_a_small_and_a_published_configuration() -> None:
         found.setdefault(type(values["objective"]).__name__, set()).add(kind)
     methods = set(list_methods()) - {"ToyDistillation"}  # of this file
     assert found == {name: {"small", "paper"} for name in methods}
+
+
+@pytest.mark.parametrize("name", ["ijepa", "sar_ijepa", "dino", "dino_v2", "pmsn"])
+@torch.no_grad()
+def test_the_teacher_that_a_small_run_saves_has_left_its_random_weights(name: str) -> None:
+    values = parsed("--config", str(Path(__file__).parents[1] / "configs" / "pretrain" / f"{name}_small.yaml"))
+    objective = values["objective"].build({"tile": Vit("test_vit", depth=1).build(("B02",), 32, 0)}, 1)
+    student, teacher = (one["tile"].network.norm.weight for one in (objective.encoders, objective.embedders))
+    student.zero_()  # from 1
+    for step in range(1, values["steps"] + 1):
+        objective.after_step(Step(step, values["steps"], 0))
+    assert float(teacher.max()) < 0.01
 
 
 def test_the_printed_configuration_reads_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

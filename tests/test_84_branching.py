@@ -16,6 +16,7 @@ from eo_ssl.manifest import require
 from eo_ssl.models import Vit
 from eo_ssl.objectives import IJepa, MocoV2
 from eo_ssl.pretraining import FitConfig, OptimizerConfig
+from eo_ssl.pretraining.checkpoints import find_sound_checkpoint
 from eo_ssl.pretraining.module import compute_lr_share, compute_weight_decay
 from eo_ssl.workflows import pretrain
 from fake_scenes import scenes
@@ -111,6 +112,17 @@ def test_a_branch_ends_with_the_bits_of_a_run_that_never_ended(corpus, tmp_path)
     assert not (tmp_path / "no").exists()
     with pytest.raises(UserError, match="a teacher that goes on following its student in schedule infinite"):
         pretrain.main(corpus / "c", tmp_path / "no", steps=12, **{**SETTINGS, "objective": IJepa()})
+
+
+def test_a_branch_goes_on_with_the_tiles_that_it_asks_for(corpus, tmp_path):
+    """Of the same corpus the training split alone, where the first run took all tiles."""
+    for name, options in (("first", {}), ("second", {"branch": tmp_path / "first", "split": "train"})):
+        pretrain.main(corpus / "c", tmp_path / name, steps=7 if name == "first" else 9, **{**SETTINGS, **options})
+    newest = find_sound_checkpoint(tmp_path / "second" / "checkpoints")
+    (loader,) = torch.load(newest, weights_only=True)["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    index = Corpus.open(corpus / "c").index(next(iter(Corpus.open(corpus / "c").streams)))
+    train = np.flatnonzero(np.array(index["split"].to_pylist()) == "train")
+    assert len(train) < index.num_rows and loader["sampler"]["pool"].tolist() == train.tolist()
 
 
 def test_a_run_goes_on_with_the_tiles_of_a_newer_snapshot(corpus, tmp_path):

@@ -206,3 +206,20 @@ def test_uniformity_and_the_count_of_different_channels_have_their_closed_forms(
     assert count_different_channels(copies) == pytest.approx(wanted, rel=1e-4)
     assert count_different_channels(np.concatenate([copies, np.ones((400, 3))], axis=1)) == pytest.approx(wanted)
     assert count_different_channels(np.ones((6, 3), np.float32)) == 0
+
+
+def test_the_noise_of_few_labelled_tiles_is_no_collapse() -> None:
+    """Looks at 20 tiles by an encoder that stays as good as it is, and one of 100 tiles that falls to chance."""
+    rng = np.random.default_rng(0)
+    warned = 0
+    for _ in range(100):
+        guard = CollapseGuard(GuardConfig())
+        looks = rng.binomial(20, 0.7, size=20) / 20
+        warned += any(
+            guard.judge({"knn_accuracy": float(value)}, step=step, chance=0.5, tiles=20)
+            for step, value in enumerate(looks)
+        )
+    assert warned <= 5
+    fallen = CollapseGuard(GuardConfig(looks=1))
+    assert fallen.judge({"knn_accuracy": 0.9}, step=1, chance=0.5, tiles=100) is None
+    assert "knn_accuracy 0.5 below 0.7" in str(fallen.judge({"knn_accuracy": 0.5}, step=2, chance=0.5, tiles=100))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,20 @@ def test_compiled_blocks_are_those_of_all_networks_and_keep_their_names(monkeypa
     monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=r"a C\+\+ compiler \(g\+\+ or clang\+\+\) for --compile, got none; install it"):
         compilation.require_compiler(on_cuda=False)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch about its own tensors
+@pytest.mark.parametrize("part", ["block", "mlp"])
+def test_compiled_blocks_give_their_layers_where_they_ran_without_being_asked_for_them(part: str):
+    plain = Vit(depth=2).build(BANDS[:4], 32, seed=0)
+    objective = copy.deepcopy(plain)
+    for block in objective.network.blocks:
+        block.compile(backend="eager")  # torch's tracing alone, without the C++ compiler
+    (view,) = make_batch(training_tiles(2)[0]).all_views()
+    with torch.no_grad():
+        objective(view)
+        found, wanted = (one.layers(view, last=2, part=part) for one in (objective, plain))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
 @pytest.mark.slow  # the C++ compiler takes a minute

@@ -27,7 +27,7 @@ from eo_ssl.models.positions import make_group_positions, make_sincos_positions
 from eo_ssl.models.relative_attention import RelativeBlock, index_pairs
 from eo_ssl.models.resnet import ResNet, ResNetBackbone
 from eo_ssl.models.spectral_vit import SpectralVit, SpectralVitBackbone
-from eo_ssl.models.vit import Vit, VitBackbone
+from eo_ssl.models.vit import Vit, VitBackbone, require_plain
 
 FAMILIES: Mapping[str, type[Architecture]] = MappingProxyType(
     {model.family: model for model in (Vit, ResNet, ChannelVit, SpectralVit)}
@@ -70,6 +70,7 @@ __all__ = [
     "insert_lora",
     "merge_lora",
     "require_maskable",
+    "require_plain",
     "seed_weights",
     "make_group_positions",
     "make_sincos_positions",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -63,6 +63,8 @@ class Tokens:
     """[B, N, D], one vector per patch in raster order, or per patch that was kept."""
     prefix: Tensor
     """[B, P, D], class and register tokens; P = 0 for a network without."""
+    seen: Tensor | None = None
+    """[B, N] bool, patches that took part; None for all. What stands for the others tells of the image around them."""
 
 
 class Backbone(nn.Module, ABC):
@@ -160,11 +162,16 @@ class MaskableBackbone(Backbone):
         """
         blocks = list(cast(nn.Sequential, self.network.blocks))[-last:]
         found: list[Tensor] = []
-        with _hooked(
-            (block if part == "block" else cast(nn.Module, block.mlp)).register_forward_hook(
-                lambda module, inputs, output: found.append(output)
-            )
-            for block in blocks
+        # A compiled block may be one that was traced without the hook of a part inside of it.
+        plain = torch.compiler.set_stance("force_eager") if part == "mlp" else nullcontext()
+        with (
+            plain,
+            _hooked(
+                (block if part == "block" else cast(nn.Module, block.mlp)).register_forward_hook(
+                    lambda module, inputs, output: found.append(output)
+                )
+                for block in blocks
+            ),
         ):
             prefix = self.forward(view).prefix.shape[1]
         return [tokens[:, prefix:] for tokens in found]

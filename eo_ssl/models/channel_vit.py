@@ -13,6 +13,7 @@ from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from eo_ssl.errors import expect
+from eo_ssl.models.attention import find_gaps
 from eo_ssl.models.backbone import BackboneConfig, Tokens, View, check_fields
 from eo_ssl.models.band_codes import CODE_DIM, encode_bands
 from eo_ssl.models.patches import split_patches, take_patches
@@ -175,7 +176,7 @@ class ChannelVitBackbone(VitBackbone):
     def forward(self, view: View) -> Tokens:
         """Encode all patches that have a valid pixel; those of the others are nobody's context."""
         tokens, seen = self._project_seen(view)
-        return self._encode_seen(tokens, view, None, seen)
+        return self._encode(tokens, self._grid_of(view), None, seen=find_gaps(seen))
 
     def visible(self, view: View, keep: Tensor) -> Tokens:
         """Encode the patches `keep` [B, K] or [B, M, K] alone, less those without a valid pixel."""
@@ -183,14 +184,15 @@ class ChannelVitBackbone(VitBackbone):
         flat, rows = keep.flatten(1), keep.flatten(0, -2)  # [B, M*K], [B*M, K]
         known = take_patches(known, flat)  # [B, M*K, C]
         tokens = self.embed.project(x, known, flat).reshape(*rows.shape, -1)  # [B*M, K, D]
-        return self._encode_seen(tokens, view, rows, known.any(dim=2).reshape(rows.shape))
+        seen = find_gaps(known.any(dim=2).reshape(rows.shape))
+        return self._encode(tokens, self._grid_of(view), rows, seen=seen)
 
     def masked(self, view: View, mask: Tensor, token: Tensor) -> Tokens:
         """Encode all positions with `token` [D] in place of the patches where `mask` [B, N] is true."""
         x, known = self._shown(view)
         projected = self.embed.project(x, known)  # [B, N, D]
         tokens = torch.where(mask[..., None], token.to(projected.dtype), projected)
-        return self._encode_seen(tokens, view, None, known.any(dim=2) | mask)
+        return self._encode(tokens, self._grid_of(view), None, seen=find_gaps(known.any(dim=2) | mask))
 
     def mark_input(self, x: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Pixels that are NaN where invalid, and the mask of the keys for the network's attention."""
@@ -227,11 +229,6 @@ class ChannelVitBackbone(VitBackbone):
     def _project_seen(self, view: View) -> tuple[Tensor, Tensor]:
         x, known = self._shown(view)
         return self.embed.project(x, known), known.any(dim=2)
-
-    def _encode_seen(self, tokens: Tensor, view: View, keep: Tensor | None, seen: Tensor) -> Tokens:
-        """Encode tokens [B, K, D], of which those that are not `seen` [B, K] are left out of attention and mean."""
-        traced = torch.compiler.is_compiling()  # a graph that is exported has no values yet
-        return self._encode(tokens, self._grid_of(view), keep, seen=seen if traced or not bool(seen.all()) else None)
 
 
 def draw_bands(batch: int, bands: int, *, fewest: int, rng: torch.Generator) -> Tensor:

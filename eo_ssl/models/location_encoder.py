@@ -107,7 +107,9 @@ class LocationEncoder(nn.Module):
             got=f"shape {values.shape}" if values.ndim != 2 or values.shape[1] != 2 else "values outside of the Earth",
             remedy="give pairs such as [[11.6, 48.1]]",
         )
-        vectors: npt.NDArray[np.float32] = self(torch.from_numpy(values)).float().numpy()
+        lon, lat = values.T
+        west = np.stack([np.where(lon > 180, lon - 360, lon), lat], axis=1)  # as training has them
+        vectors: npt.NDArray[np.float32] = self(torch.from_numpy(west)).float().numpy()
         return vectors
 
 

@@ -215,6 +215,13 @@ class SpectralVitBackbone(VitBackbone):
         present = self.present_tokens(view)
         return [self.patch_embed.merge(tokens, present) for tokens in super().layers(view, last=last, part=part)]
 
+    def visible_layers(self, view: View, keep: Tensor) -> tuple[Tokens, list[Tensor]]:
+        """As for any transformer: of each patch, the mean of its groups' tokens."""
+        tokens, entered = super().visible_layers(view, keep)
+        prefix, present = tokens.prefix.shape[1], self.present_tokens(view).gather(1, self.tokens_of(keep, view))
+        merged = [torch.cat([x[:, :prefix], self.patch_embed.merge(x[:, prefix:], present)], dim=1) for x in entered]
+        return tokens, merged
+
     def masked(self, view: View, mask: Tensor, token: Tensor) -> Tokens:
         """Encode all positions with `token` [D] in place of all groups of the patches where `mask` [B, N] is true."""
         hidden, tokens = mask.repeat(1, self.groups), self._embed(view)  # [B, G*N], [B, G*N, D]
@@ -265,7 +272,8 @@ class SpectralVitBackbone(VitBackbone):
     def _by_patch(self, tokens: Tensor, view: View, keep: Tensor | None, present: Tensor) -> Tokens:
         """As `_encode_present`, with one vector for each patch: [B, K, D]."""
         encoded = self._encode_present(tokens, view, keep, present)
-        return dataclasses.replace(encoded, patches=self.patch_embed.merge(encoded.patches, present))
+        seen = None if encoded.seen is None else present.reshape(present.shape[0], self.groups, -1).any(dim=1)
+        return dataclasses.replace(encoded, patches=self.patch_embed.merge(encoded.patches, present), seen=seen)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Codes of the tokens, resampled group by group where the grid is not the built one: [1, G*N, D]."""

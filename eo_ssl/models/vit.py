@@ -19,6 +19,7 @@ from eo_ssl.models.alibi_attention import AlibiBlock
 from eo_ssl.models.attention import mask_keys, run_blocks
 from eo_ssl.models.backbone import (
     Architecture,
+    Backbone,
     BackboneConfig,
     MaskableBackbone,
     Tokens,
@@ -164,6 +165,20 @@ def make_transformer(model: Vit, *, in_chans: int, size_px: int, seed: int) -> V
     return found
 
 
+def require_plain(backbone: Backbone, *, method: str) -> VitBackbone:
+    """The backbone under its own type.
+
+    Raises:
+        UserError: another network than a plain transformer, one of groups or subsets of bands too, whose patches may
+            lack tokens.
+    """
+    if type(backbone) is not VitBackbone:
+        raise UserError(
+            f"expected a plain vision transformer for {method}, got {type(backbone).__name__}; choose --model Vit"
+        )
+    return backbone
+
+
 class VitBackbone(MaskableBackbone):
     """A timm vision transformer, evaluated on all patches, on some, or with a token in place of some."""
 
@@ -288,11 +303,11 @@ class VitBackbone(MaskableBackbone):
         encoded: Tensor = network.norm(ran)  # [B, P + K, D]
         prefix, patches = encoded[:, : prefix.shape[1]], encoded[:, prefix.shape[1] :]
         if self.config.model.pooling == "cls":
-            return Tokens(prefix[:, 0], patches, prefix)
+            return Tokens(prefix[:, 0], patches, prefix, seen)
         if seen is None:
             return Tokens(patches.mean(dim=1), patches, prefix)
         weight = seen[..., None].to(patches.dtype)  # [B, K, 1]
-        return Tokens((patches * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1), patches, prefix)
+        return Tokens((patches * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1), patches, prefix, seen)
 
     def _project_seen(self, view: View) -> tuple[Tensor, Tensor]:
         """All patches after the projection, without positions, and whether each has a valid pixel."""

@@ -14,10 +14,10 @@ from eo_ssl.errors import expect
 from eo_ssl.models import (
     Backbone,
     FusionEncoder,
-    MaskableBackbone,
     Tokens,
     View,
-    require_maskable,
+    VitBackbone,
+    require_plain,
     seed_weights,
     split_patches,
     take_patches,
@@ -89,13 +89,15 @@ class Croma(Method):
 
     def build(self, encoders: Mapping[str, Backbone], seed: int) -> CromaObjective:
         """Encoders of both sensors, their heads, fusion and decoder; refuses other items than pairs of these."""
-        return CromaObjective(require_sensors(encoders, method="Croma"), self, seed=seed)
+        found = require_sensors(encoders, method="Croma")
+        plain = {stream: require_plain(found[stream], method="Croma") for stream in SENSORS}  # all patches are fused
+        return CromaObjective(plain, self, seed=seed)
 
 
 class CromaObjective(Objective):
     """Encode the visible patches of each sensor, contrast their means, fuse the patches, predict the hidden ones."""
 
-    def __init__(self, encoders: Mapping[str, MaskableBackbone], method: Croma, *, seed: int = 0) -> None:
+    def __init__(self, encoders: Mapping[str, VitBackbone], method: Croma, *, seed: int = 0) -> None:
         """Build heads, fusion and decoder, their weights drawn from `seed`, around `encoders`."""
         super().__init__(encoders)
         self.method, first = method, encoders[RADAR]
@@ -136,7 +138,7 @@ class CromaObjective(Objective):
         drawn = self.draw_splits(len(radar), batch.step.generator())
         splits = [(keep.to(radar.image.device), hidden.to(radar.image.device)) for keep, hidden in drawn]
         tokens = [
-            require_maskable(self.encoders[view.stream], method="Croma").visible(view, keep)  # type: ignore[arg-type]
+            require_plain(self.encoders[view.stream], method="Croma").visible(view, keep)  # type: ignore[arg-type]
             for view, (keep, _) in zip(views, splits, strict=True)
         ]
         measured = torch.stack([view.valid.flatten(1).any(dim=1) for view in views]).all(dim=0)  # [B]

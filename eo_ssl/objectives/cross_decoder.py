@@ -22,9 +22,9 @@ class CrossBlock(nn.Module):
         self.attention = nn.MultiheadAttention(width, heads, kdim=dim, vdim=dim, batch_first=True)
         self.mlp = Mlp(width, 4 * width)
 
-    def forward(self, hidden: Tensor, visible: Tensor) -> Tensor:
-        """Hidden patches [B, M, width] after a look at the visible ones [B, K, dim]: [B, M, width]."""
-        seen, _ = self.attention(self.norm1(hidden), visible, visible, need_weights=False)
+    def forward(self, hidden: Tensor, visible: Tensor, absent: Tensor | None = None) -> Tensor:
+        """Hidden patches [B, M, width] after a look at the visible ones [B, K, dim], less `absent` [B, K] bool."""
+        seen, _ = self.attention(self.norm1(hidden), visible, visible, key_padding_mask=absent, need_weights=False)
         hidden = hidden + seen
         moved: Tensor = hidden + self.mlp(self.norm2(hidden))
         return moved
@@ -56,7 +56,7 @@ class CrossDecoder(nn.Module):
         """What stands at the targets.
 
         Args:
-            tokens: of the visible patches, as `MaskableBackbone.visible_layers` gives them.
+            tokens: of the visible patches, as `MaskableBackbone.visible_layers` gives them; no unseen one is looked at.
             entered: [B, P + K, D] each, what entered the encoder's blocks.
             targets: [B, M] int64, raster indices.
 
@@ -66,7 +66,8 @@ class CrossDecoder(nn.Module):
         sources = torch.stack([*entered, torch.cat([tokens.prefix, tokens.patches], dim=1)])  # [S, B, P + K, D]
         seen = torch.tensordot(self.mixtures, sources, dims=1)  # [depth, B, P + K, D]
         hidden = self.mask_token + take_patches(self.positions.expand(len(targets), -1, -1), targets)  # [B, M, width]
+        absent = None if tokens.seen is None else nn.functional.pad(~tokens.seen, (tokens.prefix.shape[1], 0))
         for block, norm, mixture in zip(self.blocks, self.norms, seen, strict=True):
-            hidden = block(hidden, norm(mixture))
+            hidden = block(hidden, norm(mixture), absent)
         values: Tensor = self.head(self.norm(hidden))
         return values

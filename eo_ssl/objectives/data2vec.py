@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import expect
-from eo_ssl.models import Backbone, MaskableBackbone, View, require_maskable, seed_weights, split_patches
+from eo_ssl.models import Backbone, MaskableBackbone, View, require_maskable, seed_weights
 from eo_ssl.objectives.base import Method, Objective, Teacher, check_ramp, compute_momentum
 from eo_ssl.objectives.beit_blocks import draw_beit_blocks
 from eo_ssl.objectives.layer_targets import average_layers, check_layers, measure_spread
-from eo_ssl.objectives.parts import mean_of_valid, take_only_view
+from eo_ssl.objectives.parts import find_seen, mean_of_valid, take_only_view
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
 
@@ -95,7 +95,7 @@ class Data2VecObjective(Objective):
         encoder = require_maskable(self.encoder, method="Data2Vec")
         view = take_only_view(batch, encoder, method="Data2Vec")
         hidden = self.draw_hidden(len(view), batch.step.generator()).to(view.image.device)  # [B, N]
-        seen = split_patches(view.valid, self.patch_px).flatten(2).any(dim=2)  # [B, N]
+        seen = find_seen(view, self.patch_px)  # [B, N]
         targets = self.compute_targets(view, seen)  # [B, N, D]
         prediction = self.head(encoder.masked(view, hidden, self.mask_token).patches).to(targets.dtype)  # [B, N, D]
         error = nn.functional.smooth_l1_loss(prediction, targets, reduction="none", beta=self.method.beta)

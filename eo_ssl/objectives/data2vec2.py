@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import expect
-from eo_ssl.models import Backbone, MaskableBackbone, Tokens, View, require_maskable, seed_weights, split_patches
+from eo_ssl.models import Backbone, MaskableBackbone, Tokens, View, require_maskable, seed_weights
 from eo_ssl.objectives.base import Method, Objective, Teacher, check_ramp, compute_momentum
 from eo_ssl.objectives.inverse_blocks import draw_inverse_blocks
 from eo_ssl.objectives.layer_targets import average_layers, check_layers, measure_spread
-from eo_ssl.objectives.parts import mean_of_valid, take_only_view
+from eo_ssl.objectives.parts import find_seen, mean_of_valid, take_only_view
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
 
@@ -131,7 +131,7 @@ class Data2Vec2Objective(Objective):
         encoder = require_maskable(self.encoder, method="Data2Vec2")
         view = take_only_view(batch, encoder, method="Data2Vec2")
         keep, hidden = (x.to(view.image.device) for x in self.draw_masks(len(view), batch.step.generator()))
-        seen = split_patches(view.valid, self.patch_px).flatten(2).any(dim=2)  # [B, N]
+        seen = find_seen(view, self.patch_px)  # [B, N]
         targets = self.compute_targets(view, seen)  # [B, N, D], once for all masks
         tokens = encoder.visible(view, keep)  # B*M rows
         prediction = self.fill_in(tokens, keep, batch.step.generator(1))  # [B, M, N, D]
@@ -167,11 +167,14 @@ class Data2Vec2Objective(Objective):
         return average_layers(layers, seen, norm="instance")
 
     def fill_in(self, tokens: Tokens, keep: Tensor, rng: torch.Generator) -> Tensor:
-        """Features of every patch, out of the visible ones and noise elsewhere: [B, M, N, D]."""
+        """Features of every patch, out of the visible ones that are seen and noise elsewhere: [B, M, N, D]."""
         patches, dim = self.grid[0] * self.grid[1], tokens.patches.shape[2]
         noise = torch.randn(*keep.shape[:2], patches, dim, generator=rng) * self.method.mask_noise  # [B, M, N, D]
         place = keep.flatten(0, 1)[..., None].expand(-1, -1, dim)  # [B*M, K, D]
-        filled = noise.flatten(0, 1).to(tokens.patches).scatter(1, place, tokens.patches)  # [B*M, N, D]
+        filled, known = noise.flatten(0, 1).to(tokens.patches), tokens.patches  # [B*M, N, D], [B*M, K, D]
+        if tokens.seen is not None:
+            known = torch.where(tokens.seen[..., None], known, filled.gather(1, place))
+        filled = filled.scatter(1, place, known)
         values: Tensor = self.decoder(filled)
         return values.reshape(*keep.shape[:2], patches, dim)
 

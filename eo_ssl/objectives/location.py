@@ -27,7 +27,8 @@ class Location:
     weight: float = 1.0
     """Of the term beside the objective's loss."""
     temperature: float = 0.1
-    """Of the cosines; run-fmow-contsoftmax.sh of gengchenmai/csp has 20, which hardly tells places apart."""
+    """Of the cosines; run-fmow-contsoftmax.sh of gengchenmai/csp has 20 within the batch, which hardly tells places
+    apart, and 1 for random places and for a place with itself."""
     random_places: int = 1
     """Places anywhere on Earth, for each item, that its image is told from (the same script)."""
     random_weight: float = 1.0
@@ -106,6 +107,10 @@ class LocatedObjective(Objective):
     def after_step(self, step: Step) -> None:
         """Update the objective."""
         self.inner.after_step(step)
+
+    def project(self, features: Tensor) -> Tensor | None:
+        """What the objective compares."""
+        return self.inner.project(features)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The objective's results with the weighted term in `loss`, and the term itself as `location`."""

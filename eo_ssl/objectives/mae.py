@@ -22,7 +22,7 @@ from eo_ssl.models import (
 from eo_ssl.objectives.base import Method, Objective, Teacher, compute_momentum
 from eo_ssl.objectives.cross_decoder import CrossDecoder
 from eo_ssl.objectives.hard_patches import HardPatches, compute_ranking_loss, move_hard_last
-from eo_ssl.objectives.parts import Predictor, check_narrow, mean_of_valid, take_only_view
+from eo_ssl.objectives.parts import Predictor, check_narrow, find_seen, mean_of_valid, take_only_view
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
 
@@ -166,7 +166,7 @@ class MaeObjective(Objective):
             return keep, hidden
         every = torch.arange(self.n_patches, device=keep.device).expand(len(view), -1)  # [B, N]
         scores = self.slow_judge.network.judge_context(self.teacher.network.forward(view), every)[..., 0]  # [B, N]
-        seen = split_patches(view.valid, self.patch_px).flatten(2).any(dim=2)  # [B, N]
+        seen = find_seen(view, self.patch_px)  # [B, N]
         order = move_hard_last(torch.cat([keep, hidden], dim=1), scores.masked_fill(~seen, -torch.inf), hard=hard)
         return order[:, : self.n_visible], order[:, self.n_visible :]
 

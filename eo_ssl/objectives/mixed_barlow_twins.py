@@ -21,7 +21,8 @@ class MixedBarlowTwins(BarlowTwins):
     """Mixed Barlow Twins: the features of a mixture of two tiles are that mixture of their features."""
 
     mixture: float = 4.0
-    """Weight of the mixtures, times that of the redundancy (lambda_reg of the authors' code for CIFAR-10)."""
+    """Weight of the mixtures, times that of the redundancy (mixup_loss_scale of the authors' script for CIFAR-10 and
+    main.py; their main_imagenet.py halves it)."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -117,9 +117,9 @@ class MultiMaeObjective(Objective):
         masks = self.draw_tokens(present, batch.step.generator())
         order = [cast(VitBackbone, encoders[stream]) for stream in SENSORS]
         tokens = encode_together(order, views, keep=masks.keep, shown=masks.shown)
-        prediction = self.decoder(
-            tokens, masks.keep, masks.hidden[:, None], present=(masks.shown, masks.wanted[:, None])
-        )[:, 0]  # [B, M, C*p*p]
+        prediction = self.decoder(tokens, masks.keep, masks.hidden[:, None], present=masks.wanted[:, None])[
+            :, 0
+        ]  # [B, M, C*p*p]
         radar, optical = self.compare(prediction, views, masks)
         return {"loss": radar + optical, "radar": radar.detach(), "optical": optical.detach()}
 

@@ -44,16 +44,14 @@ class Predictor(nn.Module):
         self.register_buffer("positions", codes, persistent=False)
         self.positions: Tensor  # [1, N, width]
 
-    def forward(
-        self, tokens: Tokens, context: Tensor, targets: Tensor, *, present: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tokens, context: Tensor, targets: Tensor, *, present: Tensor | None = None) -> Tensor:
         """What stands at each target, each of n blocks of targets by itself.
 
         Args:
-            tokens: of the encoded context; its prefix tokens take part, without a position.
+            tokens: of the encoded context; its prefix tokens take part, without a position, and patches that are seen.
             context: [B, K] int64, raster indices of the context.
             targets: [B, n, T] int64, raster indices of the targets.
-            present: [B, K] and [B, n, T] bool, those of context and targets that there are; all when left out.
+            present: [B, n, T] bool, those of the targets that there are; all when left out.
 
         Returns:
             [B, n, T, out].
@@ -63,9 +61,7 @@ class Predictor(nn.Module):
         values: Tensor = self.head(self.norm(answer))  # [B*n, T, out]
         return values.reshape(batch, blocks, size, -1)
 
-    def answer(
-        self, tokens: Tokens, context: Tensor, targets: Tensor, *, present: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def answer(self, tokens: Tokens, context: Tensor, targets: Tensor, *, present: Tensor | None = None) -> Tensor:
         """What the last block makes of prefix, context and targets, for norm and head: [B*n, P + K + T, width]."""
         batch, blocks, size = targets.shape
         positions = self.positions.expand(batch, -1, -1)  # [B, N, d]
@@ -73,14 +69,19 @@ class Predictor(nn.Module):
         wanted = self.mask_token + take_patches(positions, targets.flatten(1))  # [B, n*T, d]
         wanted = wanted.reshape(batch * blocks, size, -1)  # [B*n, T, d]
         seen = None
-        if present is not None:
-            seen = torch.cat([present[0].repeat_interleave(blocks, dim=0), present[1].flatten(0, 1)], dim=1)
+        if tokens.seen is not None or present is not None:
+            first, last = (
+                torch.ones_like(index, dtype=torch.bool) if there is None else there
+                for index, there in ((context, tokens.seen), (targets, present))
+            )
+            seen = torch.cat([first.repeat_interleave(blocks, dim=0), last.flatten(0, 1)], dim=1)
         return run_blocks(self.blocks, torch.cat([known, wanted], dim=1), seen, prefix=tokens.prefix.shape[1])
 
     def judge_context(self, tokens: Tokens, context: Tensor) -> Tensor:
         """What it says of the context itself, with nothing to fill in: [B, K, out]; arguments as for `forward`."""
-        answer = self.blocks(self._place(tokens, context))[:, tokens.prefix.shape[1] :]  # [B, K, d]
-        values: Tensor = self.head(self.norm(answer))
+        prefix = tokens.prefix.shape[1]
+        answer = run_blocks(self.blocks, self._place(tokens, context), tokens.seen, prefix=prefix)
+        values: Tensor = self.head(self.norm(answer[:, prefix:]))  # [B, K, out]
         return values
 
     def _place(self, tokens: Tokens, context: Tensor) -> Tensor:

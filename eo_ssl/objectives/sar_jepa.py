@@ -14,7 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from eo_ssl.errors import expect
-from eo_ssl.models import Backbone, RelativeBlock, Tokens, View, VitBackbone, index_pairs, seed_weights, split_patches
+from eo_ssl.models import (
+    Backbone,
+    RelativeBlock,
+    Tokens,
+    View,
+    VitBackbone,
+    index_pairs,
+    require_plain,
+    seed_weights,
+    split_patches,
+)
 from eo_ssl.objectives.base import Method
 from eo_ssl.objectives.hog import Hog, compute_hog_patches
 from eo_ssl.objectives.mae import normalise_patches
@@ -60,14 +70,7 @@ class SarJepa(Method):
 
     def build(self, encoders: Mapping[str, Backbone], seed: int) -> SarJepaObjective:
         """Encoder and decoder; refuses a network that encodes no windows, and tiles too small for them."""
-        encoder = encoders["tile"]
-        expect(
-            type(encoder) is VitBackbone,  # those of groups or subsets of bands encode no windows
-            expected="a plain vision transformer for SarJepa, which encodes windows by themselves",
-            got=type(encoder).__name__,
-            remedy="choose --model Vit",
-        )
-        return SarJepaObjective(encoder, self, seed=seed)  # type: ignore[arg-type]
+        return SarJepaObjective(require_plain(encoders["tile"], method="SarJepa"), self, seed=seed)
 
 
 class SarJepaObjective(MaskedTargets):

@@ -121,9 +121,9 @@ class SatMaeObjective(Objective):
         view = take_only_view(batch, encoder, method="SatMae")
         masks = self.draw_tokens(encoder.present_tokens(view), batch.step.generator())
         tokens = encoder.encode_tokens(view, masks.keep, masks.shown)
-        prediction = self.decoder(
-            tokens, masks.keep, masks.hidden[:, None], present=(masks.shown, masks.wanted[:, None])
-        )[:, 0]  # [B, M, C*p*p]
+        prediction = self.decoder(tokens, masks.keep, masks.hidden[:, None], present=masks.wanted[:, None])[
+            :, 0
+        ]  # [B, M, C*p*p]
         return {"loss": self.compare(prediction, view, masks)}
 
     def draw_tokens(self, present: Tensor, rng: torch.Generator) -> Masks:

@@ -83,9 +83,9 @@ class SatMaePpObjective(SatMaeObjective):
         view = pyramid[0]
         masks = self.draw_tokens(encoder.present_tokens(view), batch.step.generator())
         tokens = encoder.encode_tokens(view, masks.keep, masks.shown)
-        answers = self.decoder.answer(
-            tokens, masks.keep, masks.hidden[:, None], present=(masks.shown, masks.wanted[:, None])
-        )[:, tokens.prefix.shape[1] :]  # [B, K + M, d]
+        answers = self.decoder.answer(tokens, masks.keep, masks.hidden[:, None], present=masks.wanted[:, None])[
+            :, tokens.prefix.shape[1] :
+        ]  # [B, K + M, d]
         prediction = self.decoder.head(self.decoder.norm(answers))  # [B, K + M, C*p*p]
         masked = self.compare(prediction[:, masks.keep.shape[1] :], view, masks)
         maps, errors = self.widen(self.paint(prediction, masks)), []

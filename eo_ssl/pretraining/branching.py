@@ -23,7 +23,7 @@ from eo_ssl.models import Architecture
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.adaptation import Adaptation
 from eo_ssl.pretraining.checkpoints import find_sound_checkpoint, save_checkpoint
-from eo_ssl.pretraining.initial_encoder import open_continued_data
+from eo_ssl.pretraining.initial_encoder import add_sources, open_continued_data
 from eo_ssl.pretraining.module import OptimizerConfig, compute_lr_share, compute_weight_decay
 from eo_ssl.pretraining.training_data import DataSelection, TrainingData
 
@@ -108,10 +108,7 @@ class Branch:
                 remedy="train another encoder on these data",
             )
         data.items.contracts = contracts
-        licences = [*data.licences, *(each for corpus in self._find_corpora(selection) for each in corpus.licences())]
-        return dataclasses.replace(
-            data, licences=[licence for number, licence in enumerate(licences) if licence not in licences[:number]]
-        )
+        return add_sources(data, {}, [each for corpus in self._find_corpora(selection) for each in corpus.licences()])
 
     def _find_corpora(self, selection: DataSelection) -> list[Corpus]:
         """The corpora of the run, at the snapshots that it learns from."""
@@ -143,7 +140,7 @@ class Branch:
                 jump.
         """
         expect(
-            not by_row or _list_data(self.inputs) == _list_data(data.inputs),
+            not by_row or self._shares_data(wanted, data),
             expected=f"the data of {self.source} for {wanted['objective']}, which keeps numbers of each of its rows",
             got="others",
             remedy="begin from the weights alone with --init",
@@ -172,17 +169,30 @@ class Branch:
             remedy="keep --steps of a cosine, which ends; an infinite schedule goes on, and anneals from that step on",
         )
 
-    def plant(self, folder: Path, data: TrainingData) -> None:
+    def _shares_data(self, wanted: Mapping[str, Any], data: TrainingData) -> bool:
+        """Whether a run of the configuration `wanted` draws from the same tiles: of its corpora, streams and split."""
+        own, other = (
+            ({name: made for name, made in inputs.items() if name.startswith(DATA)}, some["split"], some["streams"])
+            for inputs, some in ((self.inputs, self.config), (data.inputs, wanted))
+        )
+        return own == other
+
+    def plant(self, folder: Path, wanted: Mapping[str, Any], data: TrainingData) -> None:
         """Write the checkpoint, the log and the events of pruning up to it into `folder`, unless they are there.
 
         Where the data are others, the run goes on with their pool, in a new epoch, and prunes it from the beginning.
+
+        Args:
+            folder: of the run that goes on.
+            wanted: its resolved configuration.
+            data: what it learns from.
         """
         if (folder / RECORD).exists():
             return
         state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         loops = state["loops"]["fit_loop"]
         loops["epoch_loop.batch_progress"]["is_last_batch"] = False  # of the run that has ended, not of this one
-        same = _list_data(self.inputs) == _list_data(data.inputs)
+        same = self._shares_data(wanted, data)
         if not same:
             (loader,) = loops["state_dict"]["combined_loader"]
             loader["sampler"] |= {
@@ -230,10 +240,6 @@ def _list_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     pair = [{key: value for key, value in some["optimizer"].items() if key not in ANNEALING} for some in (old, new)]
     keys: Sequence[str] = sorted({*pair[0], *pair[1]})
     return [*names, *(f"optimizer.{key}" for key in keys if pair[0].get(key) != pair[1].get(key))]
-
-
-def _list_data(inputs: Mapping[str, str]) -> dict[str, str]:
-    return {name: content for name, content in inputs.items() if name.startswith(DATA)}
 
 
 def _find_pace(config: Mapping[str, Any], step: int) -> tuple[float, float, int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from eo_ssl.errors import UserError, expect
 
+SURE = 2.0  # standard errors by which the accuracy of the nearest neighbours must lie below its threshold (ours)
 SKILL_SEEN = 0.2  # of the nearest neighbours at their best, below which their fall says nothing (ours)
 ALIKE = (
     "see that the tiles differ and are not empty, lower lr, lengthen the warm-up, or raise the momentum of the teacher"
@@ -89,20 +91,23 @@ class CollapseGuard:
         """Whether the run is to end."""
         return self.sentence is not None and self.config.action == "stop"
 
-    def judge(self, values: Mapping[str, float], *, step: int, chance: float | None = None) -> str | None:
+    def judge(
+        self, values: Mapping[str, float], *, step: int, chance: float | None = None, tiles: int | None = None
+    ) -> str | None:
         """The sentence about a run that is collapsing, where enough looks in a row have found it so.
 
         Args:
             values: what was measured in this look; measures that are absent are not judged.
             step: steps done.
             chance: share of the commonest class, where there is a `knn_accuracy`.
+            tiles: that it was measured on; None for as many as make it exact.
         """
         if self.config.action == "ignore":
             return None
         found = {
             name: text
             for name, value in values.items()
-            if name in REMEDIES and (text := self._find_fault(name, value, chance)) is not None
+            if name in REMEDIES and (text := self._find_fault(name, value, chance, tiles)) is not None
         }
         self.looks = {name: self.looks.get(name, 0) + 1 for name in found}
         lasting = [name for name, number in self.looks.items() if number >= self.config.looks]
@@ -116,16 +121,17 @@ class CollapseGuard:
             )
         return self.sentence
 
-    def _find_fault(self, name: str, value: float, chance: float | None) -> str | None:
+    def _find_fault(self, name: str, value: float, chance: float | None, tiles: int | None) -> str | None:
         """What is wrong with a value, or None."""
         if name == "knn_accuracy":
             if chance is None or chance >= 1:
                 return None
             skill = (value - chance) / (1 - chance)
             self.best_skill = max(self.best_skill, skill)
-            least = self.config.knn_share * self.best_skill
-            bad = self.best_skill >= SKILL_SEEN and skill < least
-            return f"{name} {value:.3g} below {chance + least * (1 - chance):.3g}" if bad else None
+            least = chance + self.config.knn_share * self.best_skill * (1 - chance)
+            error = 0.0 if tiles is None else math.sqrt(value * (1 - value) / tiles)  # of a share of so many
+            bad = self.best_skill >= SKILL_SEEN and value + SURE * error < least
+            return f"{name} {value:.3g} below {least:.3g}" if bad else None
         threshold = getattr(self.config, name)
         bad = value > threshold if name == "uniformity" else value < threshold
         return f"{name} {value:.3g} {'above' if name == 'uniformity' else 'below'} {threshold:g}" if bad else None

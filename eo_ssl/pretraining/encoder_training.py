@@ -60,7 +60,7 @@ def train_encoder(
             console.print(product.nothing_to_do, soft_wrap=True)
             return
         if config.branch is not None:
-            config.branch.plant(out, data)
+            config.branch.plant(out, asked["config"], data)
         results = fit(
             module,
             loader,

@@ -112,9 +112,8 @@ class InitialEncoder:
         for field in ("sensor", "final_quantity"):
             self._check_same(field, getattr(own, field), getattr(found, field))
         plausible = own.range if own.quantity == found.quantity else found.range
-        contract = dataclasses.replace(
-            found, clip=own.clip, mean=own.mean, std=own.std, missing=own.missing, range=plausible
-        )
+        kept = {key: getattr(own, key) for key in ("clip", "mean", "std", "missing", "fewest_bands")}
+        contract = dataclasses.replace(found, **kept, range=plausible)
         data.items.contracts = {stream: contract}
         name = Path(self.source).name if isinstance(self.encoder, TrainedEncoder) else self.encoder.name
         licences = collect_licences(self.encoder.name, self.encoder.provenance)

@@ -108,9 +108,10 @@ class Monitors(pl.Callback):
             return
         with self.run_log.paused():
             values = self._measure(module)
+        tiles = None if self.probe is None else len(self.probe)
         chance = None if self.probe is None else float(np.bincount(self.probe.test_labels).max() / len(self.probe))
         logged = {name: float(value) for name, value in module.last.items()}
-        sentence = self.guard.judge({**logged, **values}, step=step, chance=chance)
+        sentence = self.guard.judge({**logged, **values}, step=step, chance=chance, tiles=tiles)
         if sentence is not None:
             values["collapsing"] = 1.0
             trainer.should_stop = trainer.should_stop or self.guard.stops
