@@ -155,7 +155,7 @@ def read_difference(folder: Path, protocol: str, name: str, *, less: str) -> Dif
     rows = json.loads((folder / "comparisons.json").read_text())
     (row,) = [row for row in rows if {row["a"], row["b"]} == {name, less} and row["protocol"] == protocol]
     bounds = row["low"], row["difference"], row["high"]
-    low, middle, high = bounds if row["a"] == name else (-bound for bound in reversed(bounds))
+    low, middle, high = bounds if row["a"] == name else (0.0 - bound for bound in reversed(bounds))
     return Difference(low, middle, high, row.get(row["verdict"], row["verdict"]))
 
 
