@@ -108,9 +108,12 @@ def make_encoder(folder: Path, embeddings: np.ndarray) -> None:
                 "lr": 1e-3 * (1 - step / 40),
                 "pool": 50 - step // 20,
                 "images_per_s": 90.0,
+                "teacher_entropy": 0.9 - step / 100,
+                "term_of_loss": 0.1 / step,
+                "queue": 40.0,
             }
             monitors = (
-                {"rankme": 3 + step / 10, "feature_std": 0.4, "knn_accuracy": 0.3 + step / 100}
+                {"rankme": 3 + step / 10, "feature_std": 0.4, "uniformity": -2.0, "knn_accuracy": 0.3 + step / 100}
                 if step % 10 == 0
                 else {}
             )

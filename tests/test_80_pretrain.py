@@ -314,6 +314,8 @@ def test_views_take_streams_and_dates_in_turn():
         ViewMaker({"tile": ViewSpec()}, both)
     with pytest.raises(UserError, match="expected views of the streams tile of the items, or of tile, got s1"):
         ViewMaker({"radar": ViewSpec(stream="s1")}, {"tile": preprocessing()})
+    with pytest.raises(UserError, match="views of all 3 dates of an item, got views of 2; lower --dates, raise the"):
+        ViewMaker({"tile": ViewSpec(count=2)}, {"tile": preprocessing()}, dates=3)  # the third used to be left unseen
     with pytest.raises(UserError, match="several dates for views of stream season, got one date"):
         ViewMaker({"season": ViewSpec(stream="season")}, {"tile": preprocessing()})
 

@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import test_82_processes as processes
 from eo_ssl.curation import CurationReport
 from eo_ssl.errors import UserError
 from eo_ssl.leases import reserve
+from eo_ssl.objectives import Objective, Step
 from eo_ssl.pretraining import Processes
 from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, find_sound_checkpoint
 from eo_ssl.pretraining.run_log import summarise
@@ -43,6 +45,28 @@ def test_a_broken_run_continues_to_the_same_bits(name, tmp_path):
     if name in ("mae", "ijepa"):  # up to symmetry the tiles are of one kind, which no contrast can tell apart
         assert rows[-1]["loss"] < rows[0]["loss"]
     assert {row["step"] for row in rows if "rankme" in row} == {15, 30, 45, 60}
+
+
+@pytest.mark.parametrize("name", processes.METHODS)
+def test_whatever_a_method_learns_from_a_step_is_in_its_state(name, monkeypatch):
+    """A fresh objective that takes the state over goes on as the one that made it, weight by weight."""
+    for module, blocks in ((processes.ijepa, "draw_blocks"), (processes.dino_v2, "draw_masks")):
+        monkeypatch.setattr(module, blocks, getattr(module, blocks))  # which the helper replaces
+    first, second = processes.build(name), processes.build(name)
+    _advance(first)
+    second.load_state_dict({key: value.clone() for key, value in first.state_dict().items()})
+    assert _advance(second) == _advance(first)
+    assert weights(second) == weights(first)
+
+
+def _advance(objective: Objective) -> float:
+    """The loss of a batch, of which the objective makes a step."""
+    loss = processes.loss_of(objective, slice(0, processes.ITEMS))
+    loss.backward()
+    torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.01).step()
+    objective.zero_grad()
+    objective.after_step(Step(1, 2, 0))
+    return float(loss.detach())
 
 
 def test_a_run_that_is_out_of_time_goes_on_from_its_last_step_to_the_same_bits(tmp_path):

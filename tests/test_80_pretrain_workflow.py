@@ -21,6 +21,8 @@ from eo_ssl.models import ChannelVit, ResNet, SpectralVit, Vit
 from eo_ssl.objectives import (
     BarlowTwins,
     Byol,
+    Data2Vec,
+    Data2Vec2,
     Dcl,
     Dino,
     DinoV2,
@@ -28,15 +30,19 @@ from eo_ssl.objectives import (
     ISogClr,
     LeJepa,
     Mae,
+    MaskFeat,
     MixedBarlowTwins,
     MocoV2,
     MocoV3,
     Pmsn,
+    SarIJepa,
     SatMae,
+    SatMaePp,
     SimClr,
     Swav,
     VicReg,
 )
+from eo_ssl.objectives.ratio_gradients import RatioGradients
 from eo_ssl.objectives.views import PHYSICAL
 from eo_ssl.pretraining import DataSelection, FitConfig, Pruning, open_training_data
 from eo_ssl.sample import ArchiveSpec, make_archive
@@ -201,7 +207,7 @@ def test_the_workflow_tells_pruning_which_tiles_are_equal(corpora):
     assert np.array_equal(context.labels, material.classes[material.pool]) and context.corpus_fingerprint
 
 
-def test_every_method_of_two_views_trains_an_encoder_by_the_command(corpora, tmp_path):
+def test_methods_of_one_stream_train_encoders_by_the_command(corpora, tmp_path):
     material = open_training_data(DataSelection((corpora["s1"],)))
     tile = material.items.sources["tile"].read(material.pool[:4]).numpy()
     heads = {"hidden_dim": 16}
@@ -209,6 +215,8 @@ def test_every_method_of_two_views_trains_an_encoder_by_the_command(corpora, tmp
     methods = [Dcl(**heads), BarlowTwins(**heads), MixedBarlowTwins(**heads), VicReg(**heads), Byol(**heads)]
     methods += [MocoV2(**heads), MocoV3(**heads), Dino(**heads, prototypes=32), ISogClr(**heads), LeJepa(**heads)]
     methods += [Swav(**heads, prototypes=32), Pmsn(**heads, prototypes=32), DinoV2(**heads, prototypes=32)]
+    methods += [MaskFeat(), Data2Vec(layers=1), Data2Vec2(masks=2, layers=1, decoder_dim=16, decoder_depth=1)]
+    methods += [SarIJepa(gradients=RatioGradients(scales=(2,)))]
     for method in methods:
         out = tmp_path / type(method).__name__
         pretrain.main(corpora["s1"], out, objective=method, **short)
@@ -222,17 +230,19 @@ def test_every_method_of_two_views_trains_an_encoder_by_the_command(corpora, tmp
             assert {row["queue"] for row in log if "queue" in row} == {len(material.pool) // 4}
 
 
-def test_satmae_trains_an_encoder_over_groups_of_bands_by_the_command(corpora, tmp_path):
+def test_satmae_trains_encoders_over_groups_of_bands_by_the_command(corpora, tmp_path):
     groups = {"groups": (("B02", "B03", "B04"), ("B08",)), "depth": 1}
     short = {**QUICK, "steps": 2, "training": FitConfig(log_every=1, monitor_every=2, monitor_tiles=8)}
     short |= {"model": SpectralVit("test_vit", **groups), "objective": SatMae(decoder_dim=32)}
-    pretrain.main(corpora["narrow"], tmp_path / "e", **short)
-    encoder = load_encoder(tmp_path / "e")
+    finer = {"objective": SatMaePp(decoder_dim=32, scales=1, upsampling_width=1), "views": {"tile": {"size": 2.0}}}
     material = open_training_data(DataSelection((corpora["narrow"],)))
     tile = material.items.sources["tile"].read(material.pool[:4]).numpy()
-    bands = encoder.preprocessing.bands
-    features = encoder(tile, bands=bands, quantity="boa_reflectance", sensor="sentinel2_l2a").numpy()
-    assert np.isfinite(features).all() and features.std(axis=0).min() > 0
+    for out, other in ((tmp_path / "e", {}), (tmp_path / "pp", finer)):
+        pretrain.main(corpora["narrow"], out, **short | other)
+        encoder = load_encoder(out)
+        bands = encoder.preprocessing.bands
+        features = encoder(tile, bands=bands, quantity="boa_reflectance", sensor="sentinel2_l2a").numpy()
+        assert np.isfinite(features).all() and features.std(axis=0).min() > 0
     with pytest.raises(
         UserError, match=r"bands of the groups B02 B03 B04 \| B08, got B01, .*; name these with --bands"
     ):

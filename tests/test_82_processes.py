@@ -20,7 +20,8 @@ import yaml
 
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
-from eo_ssl.models import LocationModel, SpectralVit, View, Vit
+from eo_ssl.models import ChannelVit, LocationModel, SpectralVit, View, Vit
+from eo_ssl.models.channel_vit import draw_bands
 from eo_ssl.objectives import (
     BarlowTwins,
     Batch,
@@ -39,6 +40,7 @@ from eo_ssl.objectives import (
     Mae,
     MaskFeat,
     Method,
+    MixedBarlowTwins,
     MocoV2,
     MocoV3,
     MultiMae,
@@ -76,6 +78,7 @@ HEADS = {"hidden_dim": 16, "output_dim": 8}
 NEAR, WINDOWS = RatioGradients(scales=(1,)), WindowMasks(count=2)
 METHODS: dict[str, Method] = {
     "Mae": Mae(norm="patch"),
+    "MaeAnyBands": Mae(norm="patch"),
     "MaeCross": Mae(decoder="cross", predicted=0.5, decoder_dim=32, hard=HardPatches(share=0.5)),
     "IJepa": IJepa(),
     "MaskFeat": MaskFeat(hog=Hog(cell_px=2)),
@@ -91,6 +94,7 @@ METHODS: dict[str, Method] = {
     "LeJepa": LeJepa(**HEADS, directions=8),
     "Dcl": Dcl(**HEADS),
     "BarlowTwins": BarlowTwins(**HEADS),
+    "MixedBarlowTwins": MixedBarlowTwins(**HEADS),
     "VicReg": VicReg(**HEADS),
     "Byol": Byol(**HEADS),
     "MocoV2": MocoV2(**HEADS, queue=32),
@@ -110,12 +114,15 @@ MEANS = ("Dino", "MocoV2")  # whose loss is a mean over items that do not see ea
 
 
 SPECTRAL = SpectralVit("test_vit", groups=(("B02", "B08"), ("B03", "B04")), depth=1)
+MODELS = {"SatMae": SPECTRAL, "SatMaePp": SPECTRAL, "MaeAnyBands": ChannelVit("test_vit", patch_size=8, depth=1)}
 
 
 def build(name: str) -> Objective:
-    model = SPECTRAL if name.startswith("SatMae") else Vit(patch_size=8, depth=1)
+    model = MODELS.get(name, Vit(patch_size=8, depth=1))
     streams = ("s1", "s2") if name in ("Croma", "MultiMae") else ("tile",)
-    objective = METHODS[name].build({stream: model.build(BANDS[:4], 32, 0) for stream in streams}, 1)
+    objective = METHODS[name].build(
+        {stream: model.build(BANDS[:4], 32, 0, sensor="sentinel2_l2a") for stream in streams}, 1
+    )
     objective.accept({"tile": contract() if name == "Distill" else radar_contract()})
     if name == "ISogClr":
         objective.prepare(ITEMS)
@@ -135,6 +142,8 @@ def items() -> tuple[torch.Tensor, torch.Tensor]:
 def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     """Loss of some items, under masks that are planted for all of them."""
     image, valid = items()
+    if isinstance(objective.encoder.config.model, ChannelVit):  # each item with bands of its own
+        valid = valid & draw_bands(ITEMS, 4, fewest=1, rng=torch.Generator().manual_seed(7))[..., None, None]
     order = torch.rand(ITEMS, 16, generator=torch.Generator().manual_seed(3)).argsort(dim=1)
     objective.draw_kept = lambda *args: order[rows, :12]
     objective.draw_mask = lambda batch, rng: (order[rows, :4], order[rows, 4:])
@@ -150,6 +159,8 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
         objective.draw_hidden = lambda batch, rng: order[rows].argsort(dim=1) < 9
     several = torch.stack([order, order.flip(1)], dim=1)  # two masks of each item
     objective.draw_masks = lambda batch, rng: (several[rows, :, :4], several[rows, :, 4:])
+    partners = torch.tensor([2, 0, 3, 1, 5, 7, 4, 6])[rows] - (rows.start or 0)  # in the half of the item
+    objective.draw_mixtures = lambda batch, rng: (torch.full((batch,), 0.3), partners)
     objective.draw_splits = lambda batch, rng: tuple((one[rows, :4], one[rows, 4:]) for one in (order, order.flip(1)))
     blocks = draw_blocks((4, 4), ITEMS, config=BlockMaskConfig(), rng=torch.Generator().manual_seed(4))
     ijepa.draw_blocks = lambda *args, **options: tuple(part[rows] for part in blocks)

@@ -42,7 +42,7 @@ from eo_ssl.pretraining import (
     open_training_data,
 )
 from eo_ssl.pretraining.loader import ItemLoader
-from eo_ssl.pretraining.tile_source import locate_acquisitions
+from eo_ssl.pretraining.tile_source import locate_acquisitions, tell_places
 from eo_ssl.pretraining.training_data import rank_values
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.sensors import Quantity
@@ -117,6 +117,16 @@ def test_time_and_place_of_tiles_across_the_antimeridian_and_unknown() -> None:
     assert found.dtype == np.float32
     wanted = [[1.5, 11, 46], [np.nan, -179, -1], [-1, 179.25, 0.5], [1826, np.nan, np.nan]]
     np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_tiles_of_one_cell_on_other_ground_are_other_places() -> None:
+    """They used to be dates of one place."""
+    unit, far = np.array([0, 0, 1, 1.0]), np.array([179.5, 0, -179.5, 1])
+    east = [unit + shift * np.array([1, 0, 1, 0]) for shift in (0, 0.8, 0.1, 0.9, 1.6)]
+    bounds = np.array([*east, far, far + [0, 0.6, 0, 0.6], far, [np.nan] * 4, [np.nan] * 4])
+    cells = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2])
+    assert tell_places(cells, bounds).tolist() == [0, 1, 0, 1, 2, 3, 4, 3, 6, 6]
+    assert tell_places(cells[8:], bounds[8:]).tolist() == [2, 2] and tell_places(cells[:0], bounds[:0]).tolist() == []
 
 
 @pytest.fixture(scope="module")

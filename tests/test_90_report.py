@@ -366,6 +366,11 @@ def test_the_page_is_whole_self_contained_and_escaped(run: Path) -> None:
     described = Corpus.open(run / "optical").fingerprint
     assert described in page and "left.tif" in page and "expected 12 bands, got 11" in page
     assert "the readiness gate postponed 1 event" in page
+    (training,) = report.trainings
+    assert [figure.title for figure in training.figures] == [
+        *("Loss", "RankMe", "Feature spread", "Uniformity", "Classes of the teacher", "Online kNN"),
+        *("Learning rate", "Speed", "Pool", "Term of loss"),  # the last of the objective; its queue never changes
+    ]
 
 
 @pytest.mark.parametrize("part", ["radar", "subset", HOSTILE_NAME, "judged", "bundle", "embedded", "maps"])

@@ -177,6 +177,7 @@ class DistillObjective(Objective):
 
     def _compare(self, view: View, step: Step) -> dict[str, Tensor]:
         """Loss and cosines of one view."""
+        view = self.encoder.order_bands(view)  # that of the contract
         tokens, answers = self.encoder(view), dict(zip(KINDS, self.ask_teacher(view), strict=True))
         channels = [place for place, band in enumerate(view.bands) if band in self.teacher.preprocessing.bands]
         known = view.valid[:, channels].any(dim=1, keepdim=True).to(view.image.dtype)  # [B, 1, H, W]

@@ -55,9 +55,8 @@ class MixedBarlowTwinsObjective(BarlowTwinsObjective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Barlow Twins and the mixtures together, `loss`, and each by itself."""
         first, second = self.take_views(batch)
-        rng, device = batch.step.generator(), first.image.device
-        share = torch.rand(1, generator=rng).expand(len(first)).to(device)  # [B], one draw of Beta(1, 1) for all
-        order = torch.randperm(len(first), generator=rng).to(device)
+        share, order = self.draw_mixtures(len(first), batch.step.generator())
+        share, order = share.to(first.image), order.to(first.image.device)
         pixels = torch.lerp(second.pixels[order], first.pixels, share[:, None, None, None])
         mixed = View(pixels, first.valid & second.valid[order], first.bands, first.stream, seed=first.seed)
         z_first, z_second, z_mixed = (self.projector(x) for x in self.encode([first, second, mixed]))  # [B, d]
@@ -67,6 +66,10 @@ class MixedBarlowTwinsObjective(BarlowTwinsObjective):
         standard = [standardise(z) for z in (z_mixed, z_first, z_second)]
         mixtures = self.weight * compute_mixing_loss(*standard, share=share, order=order)
         return {"loss": twins + mixtures, "twins": twins.detach(), "mixtures": mixtures.detach()}
+
+    def draw_mixtures(self, batch: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Share of the first view [B], one draw of Beta(1, 1) for all, and the items of the second, int64 [B]."""
+        return torch.rand(1, generator=rng).expand(batch), torch.randperm(batch, generator=rng)
 
 
 def standardise(z: Tensor) -> Tensor:
@@ -86,6 +89,6 @@ def compute_mixing_loss(mixed: Tensor, first: Tensor, second: Tensor, *, share: 
         share: [B].
         order: int64 [B].
     """
-    wanted = torch.lerp(second[order], first, share[:, None])  # [B, d]
+    wanted = torch.lerp(second[order], first, share[:, None].to(first))  # [B, d]
     differences = [(mixed - wanted).T @ view / len(view) for view in (first, second)]  # [d, d]
     return torch.stack(differences).pow(2).sum()

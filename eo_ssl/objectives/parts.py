@@ -93,10 +93,16 @@ class Predictor(nn.Module):
 
 
 def take_only_view(batch: Batch, encoder: MaskableBackbone, *, method: str, times: int = 1) -> View:
-    """The one whole view of a batch that a masked method works on, `times` as wide as the encoder's images.
+    """The one whole view of a batch that a masked method works on, its bands in the encoder's order.
+
+    Args:
+        batch: of one view.
+        encoder: whose patches are hidden.
+        method: its name.
+        times: how much wider the view is than the encoder's images.
 
     Raises:
-        UserError: several views, or one of another size than the encoder was built for.
+        UserError: several views, one of another size than the encoder was built for, or one that lacks a band.
     """
     views = batch.all_views()
     expect(
@@ -110,7 +116,7 @@ def take_only_view(batch: Batch, encoder: MaskableBackbone, *, method: str, time
         got=f"{sides[0]} x {sides[1]}",
         remedy=f"leave the size of its view at {times}",
     )
-    return views[0]
+    return encoder.order_bands(views[0])
 
 
 def check_narrow(what: str, *, width: int, depth: int, heads: int) -> None:

@@ -54,6 +54,29 @@ def locate_acquisitions(moments: pa.ChunkedArray, bounds: npt.NDArray[np.float64
     return np.concatenate([days[which][:, None], place], axis=1).astype(np.float32)
 
 
+def tell_places(locations: Rows, bounds: npt.NDArray[np.float64]) -> Rows:
+    """Numbers of the places of tiles, int64 [N], equal for those of one location on one ground, in its order.
+
+    A location is a cell, and patches that were drawn near each other, as by SSL4EO-S12, can lie in one: a tile whose
+    middle is more than half a tile away from the first of its location is of another place.
+
+    Args:
+        locations: int64 [N].
+        bounds: [N, 4], as for `locate_acquisitions`; tiles without are of the first place of their location.
+    """
+    west, south, east, north = bounds.T
+    east = np.where(west > east, east + 360, east)
+    middle, size = np.stack([west + east, south + north]) / 2, np.stack([east - west, north - south])  # [2, N]
+    part, waiting = np.zeros_like(locations), np.arange(len(locations))
+    while len(waiting):
+        _, first, which = np.unique(locations[waiting], return_index=True, return_inverse=True)
+        apart = np.abs(middle[:, waiting] - middle[:, waiting[first[which]]]) > size[:, waiting] / 2
+        waiting = waiting[apart.any(axis=0)]
+        part[waiting] += 1
+    numbers: Rows = locations * (part.max(initial=0) + 1) + part
+    return numbers
+
+
 class TileSource:
     """Several streams of one sensor, quantity and size behind one row number, bands chosen by name.
 

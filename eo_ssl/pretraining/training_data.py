@@ -20,7 +20,7 @@ from eo_ssl.pairing import read_pairs
 from eo_ssl.preprocessing import Preprocessing
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.sampler import Rows
-from eo_ssl.pretraining.tile_source import TileSource, locate_acquisitions
+from eo_ssl.pretraining.tile_source import TileSource, locate_acquisitions, tell_places
 
 BOUNDS = ("xmin", "ymin", "xmax", "ymax")
 COLUMNS = (
@@ -209,7 +209,7 @@ class _OpenStream:
             tested=tested,
             classes=classes,
             identities=rank_values(table["pixels_sha256"]),
-            locations=rank_values(table["location_id"]),
+            locations=tell_places(rank_values(table["location_id"]), bounds),
             moments=rank_values(moments),
         )
 

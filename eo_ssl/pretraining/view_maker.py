@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.models import View
 from eo_ssl.objectives import Batch, Step, ViewSpec, derive_seed
 from eo_ssl.preprocessing import Preprocessing
@@ -51,20 +51,27 @@ class ViewMaker:
         """Prepare for items of the streams `contracts`, each with `dates` dates.
 
         Raises:
-            UserError: a view of a stream that the items do not hold, or a stream that no view is made of.
+            UserError: a view of a stream that the items do not hold, or a stream or date that no view is made of.
         """
         self.specs, self.contracts, self.dates = dict(specs), dict(contracts), dates
         self.sources = {name: self._sources(spec) for name, spec in self.specs.items()}
-        used = {self.sources[name][i % len(self.sources[name])][0] for name, i, _ in self._all_views()}
+        used = {self.sources[name][i % len(self.sources[name])] for name, i, _ in self._all_views()}
         for name, spec in self.specs.items():
             made_of = [self.contracts[stream] for stream, _ in self.sources[name][: spec.count]]
             refuse_misplaced_changes(name, spec, made_of)
-        unused = [stream for stream in self.contracts if stream not in used]
+        unused = [stream for stream in self.contracts if all(stream != other for other, _ in used)]
         if unused:
             raise UserError(
                 f"expected views of every stream of the items, got none of {', '.join(unused)};"
                 " choose an objective that compares streams, such as SimClr, or train on tiles"
             )
+        shown = len({date for _, date in used})
+        expect(
+            shown == dates,
+            expected=f"views of all {dates} dates of an item",
+            got=f"views of {shown}",
+            remedy="lower --dates, raise the count of a view, or train on tiles, each date an item of its own",
+        )
 
     def __call__(self, batch: ItemBatch) -> Batch:
         """The views of the batch, by the name of their group."""

@@ -35,10 +35,38 @@ CURVES: dict[str, tuple[str, str, str, bool, bool]] = {
         False,
         True,
     ),
+    "uniformity": (
+        "Uniformity",
+        "uniformity",
+        "How evenly features lie on the sphere (Wang and Isola 2020); lower is more even. At 0 all tiles are alike.",
+        False,
+        False,
+    ),
+    "projection_std": (
+        "Spread of what the loss compares",
+        "mean std",
+        "Mean standard deviation behind the head. Near zero, all tiles look alike to the loss.",
+        False,
+        True,
+    ),
     "projection_rank": (
         "Channels in use",
         "different channels",
         "Channels of what the loss compares that are no copies of each other. A fall towards 1 is collapse.",
+        False,
+        True,
+    ),
+    "teacher_entropy": (
+        "Classes of the teacher",
+        "share of the largest entropy",
+        "How evenly the teacher uses its classes over a batch. At 0 all tiles have one class.",
+        False,
+        True,
+    ),
+    "teacher_certainty": (
+        "Certainty of the teacher",
+        "certainty",
+        "How sure the teacher is of the class of a tile. At 0 it is sure of none.",
         False,
         True,
     ),
@@ -59,6 +87,7 @@ CURVES: dict[str, tuple[str, str, str, bool, bool]] = {
     ),
     "pool": ("Pool", "tiles", "Tiles that the sampler may draw from; it changes at each pruning event.", False, True),
 }
+COUNTS = ("step", "presentations", "collapsing")  # of a line of the log, no curves
 SUMMARY_WORDS = {
     "objective": "Objective",
     "parameters": "Parameters",
@@ -115,7 +144,9 @@ def _training(encoder: FinishedProduct, position: int) -> Training:
     ]
     facts += [("Wall time", format_duration(manifest.wall_s)), ("Seed", format_number(manifest.seed))]
     steps = _event_steps(log, events)
-    figures = tuple(figure for key in CURVES if (figure := draw_curve(log, key, marks=steps, name=encoder.name)))
+    own = [key for key in dict.fromkeys(key for row in log for key in row) if key not in (*CURVES, *COUNTS)]
+    drawn = (draw_curve(log, key, marks=steps, name=encoder.name) for key in (*CURVES, *own))
+    figures = tuple(figure for figure in drawn if figure)
     return Training(
         name=encoder.name,
         anchor=f"training-{position + 1}",
@@ -127,11 +158,15 @@ def _training(encoder: FinishedProduct, position: int) -> Training:
 
 
 def draw_curve(log: Sequence[dict[str, Any]], key: str, *, marks: tuple[float, ...], name: str) -> Chart | None:
-    """The curve of a key over the steps; None where the log does not have it, or `pool` and `lr` never change."""
+    """The curve of a key over the steps; None where the log does not have it, or what it sets or counts never changes.
+
+    A key that is not in `CURVES` is of the objective: a term of its loss, or what it watches.
+    """
     points = [(float(r["step"]), float(r[key])) for r in log if _is_number(r.get(key)) and _is_number(r.get("step"))]
-    if not points or (key in ("pool", "lr") and len({y for _, y in points}) == 1):
+    if not points or ((key in ("pool", "lr") or key not in CURVES) and len({y for _, y in points}) == 1):
         return None
-    title, label, caption, log_y, zero = CURVES[key]
+    word = format_title(key)
+    title, label, caption, log_y, zero = CURVES.get(key, (word, word, "Logged by the objective.", False, False))
     x, y = zip(*points, strict=True)
     ends = [f"{format_number(y[i])} at step {x[i]:.0f}" for i in (0, -1)]
     alt = f"{title} of {name} over {len(x)} logged steps, from {' to '.join(ends)}"
