@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +127,36 @@ def run(stages: Sequence[Options], out: Path, *options: str) -> None:
     config.write_text(yaml.safe_dump({"stages": list(stages), "out": str(out)}, sort_keys=False))
     code = "from eo_ssl.cli import entry; entry()"
     environment = {**os.environ, "EO_SSL_DATA": os.environ.get("EO_SSL_DATA", str(ROOT.parent / "shared" / "data"))}
-    subprocess.run([sys.executable, "-c", code, "run", "--config", str(config), *options], check=True, env=environment)
+    command = [sys.executable, "-c", code, "run", "--config", str(config), *options]
+    subprocess.run(command, check=True, env=environment, stdout=sys.stderr)  # a study's own answer alone goes to stdout
 
 
 def read_rows(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
     """Rows of a leaderboard by encoder and protocol."""
     with (folder / "leaderboard.csv").open(newline="") as file:
         return {(row["encoder"], row["protocol"]): row for row in csv.DictReader(file)}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Score of one encoder less that of another, with its paired 95 % interval, and which of them is told apart as better."""
+
+    low: float
+    middle: float
+    high: float
+    verdict: str
+
+    def __str__(self) -> str:
+        return f"{100 * self.middle:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+
+
+def read_difference(folder: Path, protocol: str, name: str, *, less: str) -> Difference:
+    """What encoder ``name`` scores more than encoder ``less``, whichever of them the results name first."""
+    rows = json.loads((folder / "comparisons.json").read_text())
+    (row,) = [row for row in rows if {row["a"], row["b"]} == {name, less} and row["protocol"] == protocol]
+    bounds = row["low"], row["difference"], row["high"]
+    low, middle, high = bounds if row["a"] == name else (0.0 - bound for bound in reversed(bounds))
+    return Difference(low, middle, high, row.get(row["verdict"], row["verdict"]))
 
 
 def write_section(methods: Sequence[str], archives: Sequence[Path], real: Path, *, command: str) -> None:

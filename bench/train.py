@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchgeo.trainers import MoCoTask, SimCLRTask
 
+from bench import feeding, race
 from bench.contract import make_contract
 from bench.peers import LightlyDino, LightlyIJepa, LightlyMae, TorchGeoByol, make_augmentation, make_stepper
 from eo_ssl.models import ResNet, View, Vit
@@ -26,18 +27,20 @@ SIZE_PX = 64
 BANDS = sensor("sentinel2_l1c").band_names
 VIT = Vit("vit_tiny_patch16_224", patch_size=8)
 RESNET = ResNet("resnet18")
-BATCH, PAIRS, STEPS = 32, 7, 1000
+BATCH, PAIRS, STEPS = 32, 15, 1000  # fewer pairs cannot tell a few per cent from noise
 
 Stepper = Callable[[], None]
 
 
 def run() -> Iterator[dict[str, Any]]:
-    """One row a comparison: median seconds per step of both."""
+    """One row a comparison: median seconds per step of both; then what a step costs beside its network, and data2vec's two versions."""
     warnings.filterwarnings("ignore", message=".*self.*log.*trainer.*")
     for name, compare in COMPARISONS.items():
         torch.manual_seed(0)
         ours, theirs, reference, note = compare()
         yield measure_pairs(f"train/{name}", ours, theirs, reference=reference, note=note)
+    yield from feeding.run()
+    yield from race.run()
 
 
 def measure_pairs(name: str, ours: Stepper, theirs: Stepper, *, reference: str, note: str) -> dict[str, Any]:

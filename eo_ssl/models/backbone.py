@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.image_metadata import WIDTH, MetadataKind
+from eo_ssl.models.attention import find_gaps
 from eo_ssl.preprocessing import Preprocessing
 
 
@@ -42,6 +43,8 @@ class View:
 
         What a file holds in place of missing data must reach neither a network nor a loss.
         """
+        if self.valid.is_cpu and find_gaps(self.valid) is None:  # a GPU would have to wait for the answer
+            return self.image
         return torch.where(self.valid, self.image, self.image.new_zeros(()))
 
     @property

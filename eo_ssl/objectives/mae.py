@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eo_ssl.errors import UserError, expect
 from eo_ssl.models import (
@@ -217,10 +217,11 @@ def normalise_patches(target: Tensor, valid: Tensor, *, norm: Norm, groups: Sequ
     dims = (3,) if norm == "patch_band" else (2, 3)
     weight = valid.to(target.dtype)
     count = weight.sum(dims, keepdim=True)  # [B, M, C or 1, 1]
-    mean = (target * weight).sum(dims, keepdim=True) / count.clamp(min=1)
-    centred = (target - mean) * weight  # [B, M, C, p*p]
+    centred = target * weight  # [B, M, C, p*p]; changed in place from here on, since fresh memory costs more than sums
+    mean = centred.sum(dims, keepdim=True) / count.clamp(min=1)
+    centred.sub_(mean).mul_(weight)
     variance = centred.square().sum(dims, keepdim=True) / (count - 1).clamp(min=1)
-    return centred / (variance + VARIANCE_FLOOR).sqrt()
+    return centred.div_((variance + VARIANCE_FLOOR).sqrt())
 
 
 def compute_masked_loss(
@@ -241,5 +242,6 @@ def compute_masked_loss(
         Scalar; zero when no pixel is valid.
     """
     weight = valid.to(prediction.dtype)
-    error = (prediction - normalise_patches(target, valid, norm=norm, groups=groups)).square()  # [B, M, C, p*p]
+    wanted = normalise_patches(target, valid, norm=norm, groups=groups)
+    error = nn.functional.mse_loss(prediction, wanted, reduction="none")  # [B, M, C, p*p]
     return mean_of_valid(error, weight)
