@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 REDUCED = (torch.bfloat16, torch.float16)
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def use_float32(function: Callable[P, R]) -> Callable[P, R]:
