@@ -254,16 +254,10 @@ def _items(opened: dict[str, _OpenStream], selection: DataSelection) -> Items:
     if selection.kind == "tiles":
         return Tiles(sources["tile"], contracts["tile"])
     if selection.kind != "pairs":
-        stream = opened["tile"]
-        grouped = Places if selection.kind == "places" else DrawnPlaces
-        return grouped(
-            stream.source,
-            stream.contract,
-            stream.locations,
-            stream.moments,
-            dates=selection.dates,
-            usable=stream.usable | stream.held_out,
-        )
+        grouped, stream = Places if selection.kind == "places" else DrawnPlaces, opened["tile"]
+        wanted = stream.usable | stream.held_out
+        keys = stream.locations, stream.moments
+        return grouped(stream.source, stream.contract, *keys, dates=selection.dates, usable=wanted)
     if selection.pairs is None:
         raise TypeError("pairs were checked to be there")
     kept = read_pairs(selection.pairs).kept
