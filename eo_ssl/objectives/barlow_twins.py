@@ -13,6 +13,7 @@ from torch import Tensor
 from eo_ssl.errors import expect
 from eo_ssl.models import Backbone, seed_weights
 from eo_ssl.objectives.base import Method
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch
 from eo_ssl.objectives.two_views import TwoViews, check_widths
 from eo_ssl.objectives.views import ViewSpec
@@ -59,4 +60,4 @@ class BarlowTwinsObjective(TwoViews):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Squared distance of the cross-correlation from the identity, `loss`."""
         first, second = (self.projector(features) for features in self.encode(self.take_views(batch)))  # [B, d], [B, d]
-        return {"loss": self.correlate(first, second)}
+        return {"loss": use_float32(self.correlate)(first, second)}

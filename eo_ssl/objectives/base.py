@@ -64,7 +64,10 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss of the batch under the key `loss` (a scalar), and further scalars worth logging."""
+        """The loss of the batch under the key `loss` (a scalar), and further scalars worth logging.
+
+        Float32 also under autocast: what networks give is compared by functions under `precision.use_float32`.
+        """
 
     def accept(self, contracts: Mapping[str, Preprocessing]) -> None:
         """Learn what the normalised values of each stream mean, before anything is trained or written.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from eo_ssl.models import Backbone, seed_weights
 from eo_ssl.objectives.base import Method, Teacher, check_momentum
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.two_views import TwoViews, check_widths
 from eo_ssl.objectives.views import ViewSpec
@@ -70,7 +71,7 @@ class ByolObjective(TwoViews):
             features = self.encode(views, self.teacher.network)
             targets = [self.teacher_projector.network(vectors) for vectors in features]  # [B, d]
         agreement = [
-            nn.functional.cosine_similarity(prediction, target, dim=1).mean()
+            use_float32(nn.functional.cosine_similarity)(prediction, target, dim=1).mean()
             for prediction, target in zip(predictions, reversed(targets), strict=True)
         ]
         return {"loss": 4 - 2 * torch.stack(agreement).sum()}

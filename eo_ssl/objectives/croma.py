@@ -25,6 +25,7 @@ from eo_ssl.models import (
 from eo_ssl.objectives.base import Method, Objective, list_encoders
 from eo_ssl.objectives.mae import normalise_patches
 from eo_ssl.objectives.parts import Predictor, check_narrow, gather, mean_of_valid
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch
 from eo_ssl.objectives.two_sensors import (
     ALIGNED_VIEWS,
@@ -183,7 +184,7 @@ class CromaObjective(Objective):
             measured: [B] bool, items of which both sensors have a valid pixel; the others are nobody's counterpart.
         """
         first, second = (
-            gather(nn.functional.normalize(self.heads[stream](features), dim=1))
+            gather(use_float32(nn.functional.normalize)(self.heads[stream](features), dim=1))
             for stream, features in ((RADAR, radar), (OPTICAL, optical))
         )  # [world * B, D]
         known = gather(measured.to(first.dtype)) > 0
@@ -226,6 +227,7 @@ class CromaObjective(Objective):
         return tuple(losses)
 
 
+@use_float32
 def compute_contrast(first: Tensor, second: Tensor, *, scale: Tensor) -> Tensor:
     """Mean cross-entropy of finding the second vector of an item by its first among all second ones, and vice versa.
 

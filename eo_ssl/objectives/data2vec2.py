@@ -134,8 +134,8 @@ class Data2Vec2Objective(Objective):
         seen = find_seen(view, self.patch_px)  # [B, N]
         targets = self.compute_targets(view, seen)  # [B, N, D], once for all masks
         tokens = encoder.visible(view, keep)  # B*M rows
-        prediction = self.fill_in(tokens, keep, batch.step.generator(1))  # [B, M, N, D]
-        error = prediction - targets[:, None].to(prediction.dtype)
+        prediction = self.fill_in(tokens, keep, batch.step.generator(1)).to(targets.dtype)  # [B, M, N, D]
+        error = prediction - targets[:, None]
         distance = error.square().sum(dim=3) / math.sqrt(encoder.dim)  # [B, M, N]
         weight = torch.zeros_like(distance).scatter_(2, hidden, 1.0) * seen[:, None]
         loss = mean_of_valid(distance, weight)
@@ -182,7 +182,7 @@ class Data2Vec2Objective(Objective):
         """Squared distance of the class token [B*M, D] from the mean target of the tile's seen patches, a mean."""
         weight = seen[..., None].to(targets.dtype)  # [B, N, 1]
         mean = (targets * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)  # [B, D]
-        error = token.reshape(len(targets), -1, token.shape[1]) - mean[:, None].to(token.dtype)  # [B, M, D]
+        error = token.reshape(len(targets), -1, token.shape[1]).to(mean.dtype) - mean[:, None]  # [B, M, D]
         distance = error.square().sum(dim=2) / math.sqrt(token.shape[1])  # [B, M]
         return mean_of_valid(distance, seen.any(dim=1)[:, None].expand_as(distance).to(distance.dtype))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from eo_ssl.errors import expect
 from eo_ssl.models import Backbone, seed_weights
 from eo_ssl.objectives.base import Method, Objective, Teacher, check_momentum, list_encoders
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.prototypes import PrototypeHead, measure_classes, take_global_views
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.two_views import OF_A_VIEW, check_one_width, check_temperature, check_widths, encode_views
@@ -120,7 +121,7 @@ class DinoObjective(Objective):
             teacher = [self.teacher_head.network(vectors) for vectors in features]  # [B, K] each
             temperature = self.method.teacher_temperature_at(batch.step)
             classes = ((torch.cat(teacher) - self.agree.center[0]) / temperature).softmax(dim=1)  # [2B, K]
-        return {"loss": self.agree(teacher, student, teacher_temp=temperature), **measure_classes(classes)}
+        return {"loss": use_float32(self.agree)(teacher, student, teacher_temp=temperature), **measure_classes(classes)}
 
     def project(self, features: Tensor) -> Tensor:
         """Scores that the teacher gives, [B, K]."""

@@ -16,6 +16,7 @@ from eo_ssl.objectives.base import Objective, Teacher, list_encoders
 from eo_ssl.objectives.block_masks import draw_masks
 from eo_ssl.objectives.dino import Dino
 from eo_ssl.objectives.parts import find_seen, gather
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.prototypes import BalancedTargets, compare_crops, measure_classes, take_global_views
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.two_views import OF_A_VIEW, check_one_width, check_several, encode_views
@@ -151,8 +152,7 @@ class DinoV2Objective(Objective):
         hidden_tokens = torch.cat([tokens.patches[mask] for tokens, mask in zip(students, scored, strict=True)])
         dino = compare_crops(images.chunk(2), answers)
         ibot = compare_patches(patches, self._answer("patch", hidden_tokens, learn=learn), torch.cat(scored))
-        with torch.autocast(dino.device.type, enabled=False):  # nearest neighbours ask for all digits
-            koleo = torch.stack([self.spread(gather(x)) for x in vectors[:2]]).sum()
+        koleo = torch.stack([use_float32(self.spread)(gather(x)) for x in vectors[:2]]).sum()
         method = self.method
         loss = method.dino_weight * dino + method.ibot_weight * ibot + method.koleo_weight * koleo
         terms = {"dino": dino.detach(), "ibot": ibot.detach(), "koleo": koleo.detach()}

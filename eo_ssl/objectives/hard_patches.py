@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from eo_ssl.errors import expect
 from eo_ssl.objectives.base import check_ramp
 from eo_ssl.objectives.parts import mean_of_valid
+from eo_ssl.objectives.precision import use_float32
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
@@ -51,6 +52,7 @@ def move_hard_last(order: Tensor, scores: Tensor, *, hard: int) -> Tensor:
     return order.gather(1, chosen.gather(1, order).long().argsort(dim=1, stable=True))
 
 
+@use_float32
 def compute_ranking_loss(scores: Tensor, errors: Tensor, counts: Tensor) -> Tensor:
     """Cross-entropy of which of two patches of a tile has the larger error, mean over the pairs of all tiles.
 

@@ -13,6 +13,7 @@ from eo_ssl.models import Backbone, MaskableBackbone, View, require_maskable, se
 from eo_ssl.objectives.base import Method, Objective, Teacher, check_momentum
 from eo_ssl.objectives.block_masks import BlockMaskConfig, draw_blocks
 from eo_ssl.objectives.parts import Predictor, check_narrow, find_seen, mean_of_valid, take_only_view
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
 
@@ -107,6 +108,7 @@ class IJepaObjective(Objective):
         self.teacher.follow(self.encoder, momentum=step.linear(self.method.momentum, self.method.momentum_end))
 
 
+@use_float32
 def compute_feature_loss(prediction: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
     """Smooth-L1 with beta 1 (Assran et al. 2023, appendix A.1), mean over weighted patches and channels.
 

@@ -14,6 +14,7 @@ from eo_ssl.errors import expect
 from eo_ssl.models import Backbone, seed_weights
 from eo_ssl.objectives.base import Method
 from eo_ssl.objectives.parts import gather
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.two_views import TwoViews, check_temperature, check_widths
 from eo_ssl.objectives.views import ViewSpec
@@ -115,11 +116,9 @@ class ISogClrObjective(TwoViews):
         The gradient of `loss` is that of the objective; its value is a stand-in that can be negative.
         """
         # The projector normalises over both views together, as SimCLR's.
-        vectors = nn.functional.normalize(self.projector(torch.cat(self.encode(self.take_views(batch)))), dim=1)
+        similarity = compute_cosines(self.projector(torch.cat(self.encode(self.take_views(batch)))))  # [2B, 2B]
         rows = gather(batch.rows)  # [B] of all processes
         temperatures = self.temperatures[rows]
-        with torch.autocast(vectors.device.type, enabled=False):
-            similarity = vectors @ vectors.T  # [2B, 2B]
         found = compare_individually(similarity, means=self.means[rows], temperatures=temperatures, method=self.method)
         if self.training:
             self._fresh.append((rows, found._replace(loss=found.loss.detach())))
@@ -137,6 +136,13 @@ class ISogClrObjective(TwoViews):
                 *method.temperature_range
             )
         self._fresh.clear()
+
+
+@use_float32
+def compute_cosines(vectors: Tensor) -> Tensor:
+    """Cosine of every two of n vectors: [n, d] -> [n, n]."""
+    unit = nn.functional.normalize(vectors, dim=1)
+    return unit @ unit.T
 
 
 def compare_individually(

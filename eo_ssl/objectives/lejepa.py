@@ -14,6 +14,7 @@ from eo_ssl.errors import expect
 from eo_ssl.models import Backbone, seed_weights
 from eo_ssl.objectives.base import Method, Objective, list_encoders
 from eo_ssl.objectives.parts import gather
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch
 from eo_ssl.objectives.two_views import OF_A_VIEW, check_one_width, check_several, check_widths, encode_views
 from eo_ssl.objectives.views import ViewSpec
@@ -101,11 +102,15 @@ class LeJepaObjective(Objective):
         # The projector normalises over all views together (MINIMAL.md).
         vectors = self.projector(torch.cat(features)).reshape(len(features), len(features[0]), -1)  # [V, B, d]
         large = torch.tensor([name == "global" for name, group in groups.items() for _ in group])
-        with torch.autocast(vectors.device.type, enabled=False):
-            vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
-            distance = (vectors - vectors[large.to(vectors.device)].mean(dim=0)).square().mean()
-            method, drawn = self.method, self.draw_directions(batch).to(vectors)
-            sigreg = compare_with_gaussian(vectors @ drawn, knots=method.knots, largest=method.largest_frequency).mean()
+        return self.compare(vectors, large.to(vectors.device), self.draw_directions(batch).to(vectors.device))
+
+    @use_float32
+    def compare(self, vectors: Tensor, large: Tensor, directions: Tensor) -> dict[str, Tensor]:
+        """What `forward` gives, from projections [V, B, d], which views are large [V] bool, and directions [d, K]."""
+        method = self.method
+        distance = (vectors - vectors[large].mean(dim=0)).square().mean()
+        values = vectors @ directions.to(vectors)  # [V, B, K]
+        sigreg = compare_with_gaussian(values, knots=method.knots, largest=method.largest_frequency).mean()
         loss = method.weight * sigreg + (1 - method.weight) * distance
         return {"loss": loss, "distance": distance.detach(), "sigreg": sigreg.detach()}
 

@@ -13,6 +13,7 @@ from eo_ssl.errors import expect
 from eo_ssl.models import Backbone, LocationEncoder, LocationModel, SensorFusion, View, place_on_sphere, seed_weights
 from eo_ssl.objectives.base import Objective, list_encoders
 from eo_ssl.objectives.parts import gather
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch, Step, derive_seed
 from eo_ssl.objectives.two_views import OF_A_VIEW, check_temperature
 
@@ -130,14 +131,13 @@ class LocatedObjective(Objective):
         """The term of one stream over the batches of all processes; 0 where no item's place is known."""
         encoder = list_encoders(self.encoders)[view.stream]
         features = encoder(view).pooled
-        images = gather(nn.functional.normalize(self.images[view.stream](features), dim=1))  # [B, D]
-        unknown = features.new_full((len(view), 2), torch.nan)
+        images = gather(use_float32(nn.functional.normalize)(self.images[view.stream](features), dim=1))  # [B, D]
+        unknown = images.new_full((len(view), 2), torch.nan)
         lonlat = gather(unknown if view.lonlat is None else view.lonlat)  # [B, 2]
-        with torch.autocast(images.device.type, enabled=False):
-            images = images if images.dtype == torch.float64 else images.float()
-            return compare_places(images, lonlat, self.places, location=self.location, rng=rng)
+        return compare_places(images, lonlat, self.places, location=self.location, rng=rng)
 
 
+@use_float32
 def compare_places(
     images: Tensor, lonlat: Tensor, places: LocationEncoder, *, location: Location, rng: torch.Generator
 ) -> Tensor:

@@ -23,6 +23,7 @@ from eo_ssl.objectives.base import Method, Objective, Teacher, compute_momentum
 from eo_ssl.objectives.cross_decoder import CrossDecoder
 from eo_ssl.objectives.hard_patches import HardPatches, compute_ranking_loss, move_hard_last
 from eo_ssl.objectives.parts import Predictor, check_narrow, find_seen, mean_of_valid, take_only_view
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
 
@@ -224,6 +225,7 @@ def normalise_patches(target: Tensor, valid: Tensor, *, norm: Norm, groups: Sequ
     return centred.div_((variance + VARIANCE_FLOOR).sqrt())
 
 
+@use_float32
 def compute_masked_loss(
     prediction: Tensor, target: Tensor, valid: Tensor, *, norm: Norm, groups: Sequence[Sequence[int]] = ()
 ) -> Tensor:

@@ -13,6 +13,7 @@ from eo_ssl.errors import expect
 from eo_ssl.models import Backbone, View
 from eo_ssl.objectives.barlow_twins import BarlowTwins, BarlowTwinsObjective
 from eo_ssl.objectives.parts import gather
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch
 
 
@@ -62,7 +63,7 @@ class MixedBarlowTwinsObjective(BarlowTwinsObjective):
         pixels = torch.lerp(second.pixels[order], first.pixels, share[:, None, None, None])
         mixed = View(pixels, first.valid & second.valid[order], first.bands, first.stream, seed=first.seed)
         z_first, z_second, z_mixed = (self.projector(x) for x in self.encode([first, second, mixed]))  # [B, d]
-        twins = self.correlate(z_first, z_second)
+        twins = use_float32(self.correlate)(z_first, z_second)
         with torch.no_grad():
             share, order = gather(share), gather(order + rank() * len(order))
         standard = [standardise(z) for z in (z_mixed, z_first, z_second)]
@@ -74,11 +75,13 @@ class MixedBarlowTwinsObjective(BarlowTwinsObjective):
         return torch.rand(1, generator=rng).expand(batch), torch.randperm(batch, generator=rng)
 
 
+@use_float32
 def standardise(z: Tensor) -> Tensor:
     """Each channel with mean 0 and variance 1 over the batch: [B, d]."""
     return nn.functional.batch_norm(z, None, None, training=True)
 
 
+@use_float32
 def compute_mixing_loss(mixed: Tensor, first: Tensor, second: Tensor, *, share: Tensor, order: Tensor) -> Tensor:
     """How far the cross-correlation of mixtures with each view is from that of mixed features: a scalar.
 

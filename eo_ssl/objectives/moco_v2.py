@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from eo_ssl.errors import expect
 from eo_ssl.models import Backbone, seed_weights
 from eo_ssl.objectives.base import Method, Teacher, check_momentum
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.two_views import TwoViews, check_temperature, check_widths
 from eo_ssl.objectives.views import ViewSpec
@@ -86,17 +87,23 @@ class MocoV2Objective(TwoViews):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of finding the own key beside those of the queue, `loss`, and the length of the queue."""
         first, second = self.take_views(batch)
+        normalize = use_float32(nn.functional.normalize)
         (features,) = self.encode([first])
-        query = nn.functional.normalize(self.projector(features), dim=1)  # [B, d]
+        query = normalize(self.projector(features), dim=1)  # [B, d]
         with torch.no_grad():
             (features,) = self.encode([second], self.teacher.network)
-            key = nn.functional.normalize(self.teacher_projector.network(features), dim=1)  # [B, d]
-        own = (query * key).sum(dim=1, keepdim=True)  # [B, 1]
-        logits = torch.cat([own, query @ self.queue.T.to(query)], dim=1) / self.method.temperature  # [B, 1 + K]
+            key = normalize(self.teacher_projector.network(features), dim=1)  # [B, d]
         if self.training:
             self._fresh.append(key)
-        loss = nn.functional.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
+        loss = self.find_keys(query, key)
         return {"loss": loss, "queue": loss.new_tensor(len(self.queue))}
+
+    @use_float32
+    def find_keys(self, query: Tensor, key: Tensor) -> Tensor:
+        """Mean cross-entropy of finding key i from query i, [B, d] of length 1 each, among the queue: a scalar."""
+        own = (query * key).sum(dim=1, keepdim=True)  # [B, 1]
+        logits = torch.cat([own, query @ self.queue.T.to(query)], dim=1) / self.method.temperature  # [B, 1 + K]
+        return nn.functional.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from eo_ssl.models import Backbone, VitBackbone, seed_weights
 from eo_ssl.objectives.base import Method, Teacher, check_momentum
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.two_views import TwoViews, check_temperature, check_widths
 from eo_ssl.objectives.views import ViewSpec
@@ -92,6 +93,7 @@ class MocoV3Objective(TwoViews):
         self.teacher_projector.follow(self.projector, momentum=momentum)
 
 
+@use_float32
 def compute_key_loss(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
     """Cross-entropy of finding key i from query i among all keys by their cosine over the temperature: a scalar.
 

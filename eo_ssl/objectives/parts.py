@@ -17,6 +17,7 @@ from eo_ssl.models import (
     split_patches,
     take_patches,
 )
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch
 
 
@@ -157,6 +158,7 @@ def mean_over_processes(x: Tensor) -> Tensor:
     return total / torch.distributed.get_world_size()
 
 
+@use_float32
 def mean_of_valid(error: Tensor, weight: Tensor) -> Tensor:
     """Sum of `error` times `weight` over the sum of the weights, both over all processes; 0 where no weight is.
 

@@ -16,6 +16,7 @@ from eo_ssl.errors import expect
 from eo_ssl.models import Backbone, MaskableBackbone, View, require_maskable, seed_weights
 from eo_ssl.objectives.base import Method, Objective, Teacher, check_momentum, list_encoders
 from eo_ssl.objectives.parts import gather
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.prototypes import measure_entropy
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.two_views import (
@@ -137,11 +138,15 @@ class PmsnObjective(Objective):
         with torch.no_grad():
             (whole,) = encode_views(targets, self.embedders)
             wanted = self.teacher_projector.network(gather(whole))  # [B, d]
-        prototypes, method = self.prototypes.weight, self.method
-        loss = self.agree(anchors, wanted, prototypes, target_sharpen_temperature=method.sharpen)
+        return self.compare(anchors, wanted, self.prototypes.weight)
+
+    @use_float32
+    def compare(self, anchors: Tensor, wanted: Tensor, prototypes: Tensor) -> dict[str, Tensor]:
+        """What `forward` gives, from projections of anchors [views * B, d] and targets [B, d], prototypes [K, d]."""
+        loss = self.agree(anchors, wanted, prototypes, target_sharpen_temperature=self.method.sharpen)
         with torch.no_grad():
             unit = (nn.functional.normalize(x, dim=1) for x in (anchors, prototypes))
-            shares = prototype_probabilities(*unit, method.temperature).mean(dim=0)
+            shares = prototype_probabilities(*unit, self.method.temperature).mean(dim=0)
         return {"loss": loss, "class_entropy": measure_entropy(shares)}
 
     def project_views(self, features: Sequence[Tensor]) -> Tensor:

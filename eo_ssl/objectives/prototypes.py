@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from eo_ssl.errors import expect
 from eo_ssl.models import View
 from eo_ssl.objectives.parts import mean_over_processes
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch
 
 
@@ -35,7 +36,13 @@ class PrototypeHead(nn.Module):
     def forward(self, features: Tensor, *, learn: bool = True) -> Tensor:
         """Scores of the prototypes, [B, K]; a gradient of 0 reaches the prototypes where they are not to `learn`."""
         held = freeze_weight(self.prototypes.weight, learn=learn)
-        return nn.functional.normalize(self.layers(features), dim=1) @ nn.functional.normalize(held, dim=1).T
+        return compute_scores(self.layers(features), held)
+
+
+@use_float32
+def compute_scores(vectors: Tensor, prototypes: Tensor) -> Tensor:
+    """Cosines of vectors [n, d] with prototypes [K, d]: [n, K]."""
+    return nn.functional.normalize(vectors, dim=1) @ nn.functional.normalize(prototypes, dim=1).T
 
 
 class BalancedTargets(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from eo_ssl.errors import UserError, expect
 from eo_ssl.models import View, split_patches
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.preprocessing import Preprocessing, compute_amplitude
 
 
@@ -102,6 +103,7 @@ def find_known_gradients(valid: Tensor, config: RatioGradients) -> Tensor:
 
 
 @torch.no_grad()
+@use_float32
 def compute_gradient_patches(
     view: View, contract: Preprocessing | None, config: RatioGradients, *, patch_px: int
 ) -> tuple[Tensor, Tensor]:

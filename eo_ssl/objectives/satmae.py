@@ -22,6 +22,7 @@ from eo_ssl.models import (
 from eo_ssl.objectives.base import Method, Objective
 from eo_ssl.objectives.mae import normalise_patches
 from eo_ssl.objectives.parts import Predictor, check_narrow, mean_of_valid, take_only_view
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch
 from eo_ssl.objectives.views import ViewSpec
 
@@ -159,6 +160,7 @@ class SatMaeObjective(Objective):
         return compute_token_loss(prediction.reshape(target.shape), target, valid, norm=self.method.norm)
 
 
+@use_float32
 def compute_token_loss(prediction: Tensor, target: Tensor, valid: Tensor, *, norm: Norm) -> Tensor:
     """Mean over tokens of the mean squared error over the valid pixels of a token; tokens without any do not count.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from eo_ssl.models import Backbone, seed_weights
 from eo_ssl.objectives.base import Method
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch
 from eo_ssl.objectives.two_views import TwoViews, check_temperature, check_widths
 from eo_ssl.objectives.views import ViewSpec
@@ -59,4 +60,4 @@ class SimClrObjective(TwoViews):
         # The projector normalises over both views together (Chen et al. 2020, section 2.1).
         features = torch.cat(self.encode(self.take_views(batch)))  # [2B, D]
         first, second = self.projector(features).chunk(2)  # [B, d], [B, d]
-        return {"loss": self.compare(first, second)}
+        return {"loss": use_float32(self.compare)(first, second)}

@@ -15,6 +15,7 @@ from eo_ssl.errors import expect
 from eo_ssl.models import Backbone, seed_weights
 from eo_ssl.objectives.base import Method, Objective, list_encoders
 from eo_ssl.objectives.parts import gather
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.prototypes import freeze_weight, measure_entropy, take_global_views
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.two_views import (
@@ -99,9 +100,14 @@ class SwavObjective(Objective):
         groups = [encode_views(group, list_encoders(self.encoders)) for group in batch.views.values()]
         features = [gather(x) for group in groups for x in group]  # [B, D] each, of all processes
         # The projector normalises over all crops together, as the authors' does.
-        vectors = nn.functional.normalize(self.projector(torch.cat(features)), dim=1)  # [crops * B, d]
+        vectors = self.projector(torch.cat(features))  # [crops * B, d]
         learn = batch.step.number >= self.method.frozen_prototypes * batch.step.total
-        scores = (vectors @ freeze_weight(self.prototypes.weight, learn=learn).T).chunk(len(features))
+        return self.compare(vectors, freeze_weight(self.prototypes.weight, learn=learn), crops=len(features))
+
+    @use_float32
+    def compare(self, vectors: Tensor, prototypes: Tensor, *, crops: int) -> dict[str, Tensor]:
+        """What `forward` gives, from projections [crops * B, d] and prototypes of length 1, [K, d]."""
+        scores = (nn.functional.normalize(vectors, dim=1) @ prototypes.T).chunk(crops)
         shares = (torch.cat(scores).detach() / self.method.temperature).softmax(dim=1)
         return {
             "loss": self.swap(scores[:2], scores[2:]).squeeze(),

@@ -13,6 +13,7 @@ from torch import Tensor
 from eo_ssl.errors import expect
 from eo_ssl.models import Backbone, seed_weights
 from eo_ssl.objectives.base import Method
+from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch
 from eo_ssl.objectives.two_views import TwoViews, check_widths
 from eo_ssl.objectives.views import ViewSpec
@@ -65,4 +66,4 @@ class VicRegObjective(TwoViews):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Invariance, variance and covariance terms in their weights, `loss`."""
         first, second = (self.projector(features) for features in self.encode(self.take_views(batch)))  # [B, d], [B, d]
-        return {"loss": self.regularise(first, second)}
+        return {"loss": use_float32(self.regularise)(first, second)}
