@@ -22,7 +22,6 @@ from eo_ssl.preprocessing import Preprocessing
 from exported import seal
 from two_sensors import ALIBI, SHALLOW, for_so2sat, make_fused
 
-
 PROGRAM = ["--onnx", "false", "--licence", "cc-by-nc-4.0"]
 MODELS = {
     "croma": (dataclasses.replace(ALIBI, depth=1, metadata=("incidence",)), SHALLOW, PROGRAM),
@@ -135,7 +134,7 @@ def test_the_papers_of_the_bundle_tell_of_both_contracts(bundles: dict[str, Path
 
 
 def test_other_vectors_and_exchanged_bands_do_not_pass(bundles: dict[str, Path], tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(bundles["croma"], tmp_path / "copy"))
+    copy = Path(shutil.copytree(bundles["joint"], tmp_path / "copy"))
     measured = parity.read(copy, ("radar", "optical"))
     measured.tensors["optical.input"] = measured.input("optical").roll(1, dims=0)  # of other ground
     (copy / parity.PARITY_FILE).write_bytes(parity.to_bytes(measured.tensors, measured.facts))
