@@ -45,9 +45,10 @@ from eo_ssl.pretraining import (
     Whole,
     open_training_data,
 )
+from eo_ssl.pretraining.items import DrawnPlaces
 from eo_ssl.pretraining.loader import ItemLoader
 from eo_ssl.pretraining.tile_source import tell_places
-from eo_ssl.pretraining.training_data import rank_values
+from eo_ssl.pretraining.training_data import Kind, rank_values
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.sensors import Quantity
 from eo_ssl.workflows import ingest, pair, pretrain
@@ -113,6 +114,24 @@ def test_dates_of_a_place_are_spread_and_none_is_used_twice() -> None:
         Places(source, preprocessing(), location, moment, dates=10, usable=usable)
     with pytest.raises(UserError, match="at least two dates of a place, got 1"):
         Places(source, preprocessing(), location, moment, dates=1, usable=usable)
+
+
+def test_drawn_dates_of_a_place_are_any_two_of_it_anew_for_each_seed() -> None:
+    source = TileSource([CountingReader(9)])
+    location, moment = np.array([0, 0, 0, 0, 1, 2, 2, 2, 2]), np.array([3, 1, 2, 0, 0, 5, 4, 4, 4])
+    places = DrawnPlaces(source, preprocessing(), location, moment, dates=2, usable=np.arange(9) != 8)
+    assert places.members("tile", np.arange(len(places))).tolist() == [[3, 2], [6, 5]]  # place 1 has one date
+    rows = np.array([1, 0, 0])
+    drawn = np.array([places.members("tile", rows, seed=seed) for seed in range(1200)])
+    assert np.array_equal(drawn[7], places.members("tile", rows, seed=7))
+    assert {tuple(pair) for pair in drawn[:, 0].tolist()} == {(5, 6), (6, 5)}
+    pairs, counts = np.unique(drawn[:, 1], axis=0, return_counts=True)
+    assert len(pairs) == 12 and set(pairs.ravel()) == {0, 1, 2, 3} and (pairs[:, 0] != pairs[:, 1]).all()
+    assert abs(counts - 100).max() < 40  # four standard deviations
+    assert not np.array_equal(drawn[:, 1], drawn[:, 2])
+    assert numbers(places.read(rows, seed=7)["tile"]).tolist() == drawn[7].tolist()
+    with pytest.raises(UserError, match="places with 5 dates, got at most 4 of a place"):
+        DrawnPlaces(source, preprocessing(), location, moment, dates=5, usable=np.ones(9, bool))
 
 
 def test_time_and_place_of_tiles_across_the_antimeridian_and_unknown() -> None:
@@ -421,9 +440,10 @@ def test_one_transformer_of_two_sensors_encodes_each_alone_and_both(
     assert "got s1; train on pairs with --items pairs" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
-def test_two_seasons_of_a_place_train_one_encoder(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["places", "drawn_places"])
+def test_two_seasons_of_a_place_train_one_encoder(corpus: Path, tmp_path: Path, kind: Kind) -> None:
     _, optical = streams(corpus)
-    data = open_training_data(DataSelection((corpus,), streams=(optical,), kind="places", dates=2))
+    data = open_training_data(DataSelection((corpus,), streams=(optical,), kind=kind, dates=2))
     index = Corpus.open(corpus).index(optical, columns=["location_id", "datetime", "split"])
     members = data.items.members("tile", np.arange(len(data.items)))
     places, moments = (np.array(index[name].to_pylist())[members] for name in ("location_id", "datetime"))
@@ -432,8 +452,12 @@ def test_two_seasons_of_a_place_train_one_encoder(corpus: Path, tmp_path: Path) 
     batch = next(iter(ItemLoader(data.items, sampler, steps=1)))
     seasons = ViewMaker({"season": ViewSpec(count=2, stream="season")}, data.items.contracts, dates=2)(batch)
     whole = Corpus.open(corpus).index(optical).to_pylist()
+    shown = data.items.members("tile", batch.rows.numpy(), seed=batch.step.seed)
+    assert np.array_equal(shown, members[batch.rows.numpy()]) == (kind == "places")
+    physical = torch.from_numpy(Corpus.open(corpus).stream(optical).read(shown[:, 0]))
+    assert torch.equal(batch.streams["tile"][1][:, 0], physical.isfinite())
     for date, view in enumerate(seasons.views["season"]):
-        tiles = [whole[row] for row in members[batch.rows.numpy(), date]]
+        tiles = [whole[row] for row in shown[:, date]]
         days = [(datetime.fromisoformat(tile["datetime"]) - EPOCH).total_seconds() / 86400 for tile in tiles]
         assert view.metadata is not None and view.lonlat is not None
         np.testing.assert_allclose(view.metadata[:, 0].numpy(), days, atol=1e-3)
@@ -442,6 +466,6 @@ def test_two_seasons_of_a_place_train_one_encoder(corpus: Path, tmp_path: Path) 
     split = np.array(index["split"].to_pylist())[members]
     assert (split[data.pool] == "train").all() and len(data.pool)
     out = tmp_path / "encoder"
-    pretrain.main(corpus, out, streams=[optical], items="places", objective=SimClr(), model=Vit(depth=1), **QUICK)
+    pretrain.main(corpus, out, streams=[optical], items=kind, objective=SimClr(), model=Vit(depth=1), **QUICK)
     assert load_encoder(out).preprocessing == data.items.contracts["tile"]
     assert require(out, "pretrain").summary["presentations"] == 16

@@ -30,7 +30,7 @@ def main(
     corpus: list[Path] | Path,
     out: Path,
     streams: list[str] | None = None,
-    items: Literal["tiles", "pairs", "places"] = "tiles",
+    items: Literal["tiles", "pairs", "places", "drawn_places"] = "tiles",
     pairs: Path | None = None,
     dates: int = 2,
     objective: Method = Mae(),  # noqa: B008  (frozen, as are all below)
@@ -73,9 +73,10 @@ def main(
         corpus: folder, or list of folders, that `eo-ssl ingest` made.
         out: folder that receives the encoder.
         streams: names of the streams, of one sensor, quantity and tile size; all of the corpora when left out.
-        items: what a batch is drawn from: tiles; pairs of tiles on the same ground; places with several dates.
+        items: what a batch is drawn from: tiles; pairs of tiles on the same ground; places with several dates, an item
+            always of the same ones; drawn_places with dates drawn anew each time.
         pairs: folder that `eo-ssl pair` made, for items pairs.
-        dates: dates of an item, for items places.
+        dates: dates of an item, for items places and drawn_places.
         objective: name of the method, such as Mae, IJepa or SimClr; --objective.OPTION sets its options,
             --objective.help NAME lists them.
         model: name of the architecture: Vit, ChannelVit for any subset of its bands, SpectralVit for groups of bands,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -33,27 +32,30 @@ class Items(ABC):
         """Number of items."""
 
     @abstractmethod
-    def members(self, stream: str, rows: Rows) -> Rows:
-        """Rows of the stream's source that make up items: int64 [n] -> int64 [n, dates]."""
+    def members(self, stream: str, rows: Rows, *, seed: int | None = None) -> Rows:
+        """Rows of the stream's source that make up items: int64 [n] -> int64 [n, dates].
 
-    def read(self, rows: Rows) -> dict[str, Tensor]:
-        """Physical values of items by stream: [n, dates, C, S, S] float32, NaN where invalid.
+        ``seed`` draws them where items have more tiles than are shown at once; None for the same ones each time.
+        """
+
+    def read(self, rows: Rows, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Physical values of the `members` of items by stream: [n, dates, C, S, S] float32, NaN where invalid.
 
         The result is memory that the next call with the same number of rows overwrites.
         """
         tiles = {}
         for stream, source in self.sources.items():
-            members = self.members(stream, rows)
+            members = self.members(stream, rows, seed=seed)
             tiles[stream] = source.read(members.reshape(-1)).reshape(*members.shape, *source.shape)
         return tiles
 
-    def metadata(self, rows: Rows) -> dict[str, Tensor]:
-        """What is known of the tiles of items beside their pixels, by stream: [n, dates, 5] float32.
+    def metadata(self, rows: Rows, *, seed: int | None = None) -> dict[str, Tensor]:
+        """What is known of the `members` of items beside their pixels, by stream: [n, dates, 5] float32.
 
         Columns as `image_metadata` has them; NaN where a corpus does not say.
         """
         return {
-            stream: torch.from_numpy(source.metadata[self.members(stream, rows)])
+            stream: torch.from_numpy(source.metadata[self.members(stream, rows, seed=seed)])
             for stream, source in self.sources.items()
         }
 
@@ -69,7 +71,7 @@ class Tiles(Items):
         """Number of tiles."""
         return len(self.sources["tile"])
 
-    def members(self, stream: str, rows: Rows) -> Rows:
+    def members(self, stream: str, rows: Rows, *, seed: int | None = None) -> Rows:
         """The rows themselves: int64 [n, 1]."""
         return rows[:, None]
 
@@ -105,7 +107,7 @@ class Pairs(Items):
         """Number of pairs."""
         return len(next(iter(self._members.values())))
 
-    def members(self, stream: str, rows: Rows) -> Rows:
+    def members(self, stream: str, rows: Rows, *, seed: int | None = None) -> Rows:
         """The stream's tiles of the pairs: int64 [n, 1], or [n, 2] within one stream."""
         return self._members[stream][rows]
 
@@ -142,21 +144,11 @@ class Places(Items):
         if dates < 2:
             raise UserError(f"expected at least two dates of a place, got {dates}: raise --dates, or train on tiles")
         self.sources, self.contracts, self.dates = {"tile": source}, {"tile": contract}, dates
-        rows = np.flatnonzero(usable)
-        rows = rows[np.lexsort((rows, moments[rows], locations[rows]))]
-        place, moment = locations[rows], moments[rows]
-        first = np.ones(len(rows), dtype=bool)
-        first[1:] = (place[1:] != place[:-1]) | (moment[1:] != moment[:-1])
-        rows, place = rows[first], place[first]
-        edges = (
-            np.flatnonzero(np.concatenate([[True], place[1:] != place[:-1], [True]])) if len(rows) else np.zeros(1, int)
-        )
-        found = [_spread(rows[begin:end], dates) for begin, end in itertools.pairwise(edges)]
-        self._members = np.concatenate([np.empty((0, dates), dtype=np.int64), *found])
+        found = _group_dates(locations, moments, usable)
+        self._members = np.concatenate([np.empty((0, dates), dtype=np.int64), *(_spread(one, dates) for one in found)])
         if not len(self._members):
-            most = int(np.diff(edges).max(initial=0))
             raise UserError(
-                f"expected places with {dates} dates, got at most {most} of a place:"
+                f"expected places with {dates} dates, got at most {max(map(len, found), default=0)} of a place:"
                 " lower --dates, or ingest more dates"
             )
 
@@ -164,9 +156,46 @@ class Places(Items):
         """Number of items."""
         return len(self._members)
 
-    def members(self, stream: str, rows: Rows) -> Rows:
+    def members(self, stream: str, rows: Rows, *, seed: int | None = None) -> Rows:
         """The tiles of the places, in the order of their dates: int64 [n, dates]."""
         return self._members[rows]
+
+
+class DrawnPlaces(Places):
+    """Places seen at several dates, drawn anew each time: k tiles of one location, out of all its dates."""
+
+    def __init__(
+        self,
+        source: TileSource,
+        contract: Preprocessing,
+        locations: Rows,
+        moments: Rows,
+        *,
+        dates: int,
+        usable: npt.NDArray[np.bool_],
+    ) -> None:
+        """Group the usable tiles of `source` by place; a place with k dates or more is one item.
+
+        Arguments and errors are those of `Places`.
+        """
+        super().__init__(source, contract, locations, moments, dates=dates, usable=usable)
+        found = [one for one in _group_dates(locations, moments, usable) if len(one) >= dates]
+        self._tiles, self._counts = np.concatenate(found), np.array([len(one) for one in found])
+        self._starts = np.cumsum(self._counts) - self._counts
+        self._members = np.stack([_spread(one, dates)[0] for one in found])
+
+    def members(self, stream: str, rows: Rows, *, seed: int | None = None) -> Rows:
+        """Tiles of different dates of the places, any of them as likely, in any order: int64 [n, dates].
+
+        Without a seed they are dates that lie far apart, in their order.
+        """
+        if seed is None:
+            return super().members(stream, rows)
+        counts = self._counts[rows]
+        ranks = np.random.default_rng(seed).random((len(rows), int(counts.max(initial=0))))
+        ranks[np.arange(ranks.shape[1]) >= counts[:, None]] = np.inf  # no such date
+        dates = ranks.argsort(axis=1)[:, : self.dates]
+        return np.asarray(self._tiles[self._starts[rows][:, None] + dates], dtype=np.int64)
 
 
 def require_places(items: Items, pool: Rows) -> None:
@@ -179,6 +208,17 @@ def require_places(items: Items, pool: Rows) -> None:
     lonlat = items.sources[first].metadata[items.members(first, pool), 1:3]  # [n, dates, 2]
     if not np.isfinite(lonlat).all(axis=-1).any():
         raise UserError("expected tiles that say where they lie for location, got none; leave out --location")
+
+
+def _group_dates(locations: Rows, moments: Rows, usable: npt.NDArray[np.bool_]) -> list[Rows]:
+    """Usable rows of each place in the order of their dates, of one moment the first."""
+    rows = np.flatnonzero(usable)
+    rows = rows[np.lexsort((rows, moments[rows], locations[rows]))]
+    place, moment = locations[rows], moments[rows]
+    first = np.ones(len(rows), dtype=bool)
+    first[1:] = (place[1:] != place[:-1]) | (moment[1:] != moment[:-1])
+    rows, place = rows[first], place[first]
+    return np.split(rows, np.flatnonzero(place[1:] != place[:-1]) + 1)
 
 
 def _spread(rows: Rows, dates: int) -> Rows:

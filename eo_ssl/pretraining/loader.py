@@ -74,11 +74,11 @@ class ItemLoader:
                     pending = following, pool.submit(self._make, *following)
                 yield batch
 
-    def normalised(self, rows: Rows) -> dict[str, tuple[Tensor, Tensor]]:
-        """Encoder input and validity of any items, by stream: [n, D, C, S, S] float32 and bool."""
+    def normalised(self, rows: Rows, *, seed: int | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+        """Input and validity of items, by stream: [n, D, C, S, S] float32 and bool; `seed` as `Items` has it."""
         batch = {}
         with self._lock:  # the buffers of the sources are shared with the thread that reads ahead
-            for stream, tiles in self.items.read(rows).items():
+            for stream, tiles in self.items.read(rows, seed=seed).items():
                 source = self.items.sources[stream]
                 image, valid = self.items.contracts[stream](
                     tiles.flatten(0, 1), bands=source.bands, quantity=source.quantity, sensor=source.sensor
@@ -91,7 +91,8 @@ class ItemLoader:
         index = np.frombuffer(rows, dtype=np.int64)
         seed = derive_seed(self.sampler.seed, step, self.sampler.rank)
         at = Step(step // self.accumulate, self.horizon, seed)
-        return ItemBatch(self.normalised(index), torch.tensor(index), at, self.items.metadata(index))
+        metadata = self.items.metadata(index, seed=seed)
+        return ItemBatch(self.normalised(index, seed=seed), torch.tensor(index), at, metadata)
 
     def state_dict(self) -> dict[str, Any]:
         """Batches served and the sampler's state."""

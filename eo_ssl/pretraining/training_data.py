@@ -19,7 +19,7 @@ from eo_ssl.image_metadata import INDEX_COLUMNS, read_index_metadata
 from eo_ssl.manifest import Manifest, require
 from eo_ssl.pairing import read_pairs
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
+from eo_ssl.pretraining.items import DrawnPlaces, Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.sampler import Rows
 from eo_ssl.pretraining.tile_source import TileSource, tell_places
 
@@ -27,7 +27,7 @@ COLUMNS = (
     *("split", "benchmark_split", "label", "label_name", "pixels_sha256", "location_id", "product_id"),
     *INDEX_COLUMNS,
 )
-Kind = Literal["tiles", "pairs", "places"]
+Kind = Literal["tiles", "pairs", "places", "drawn_places"]
 Paths = Sequence[Path] | Path
 
 
@@ -46,7 +46,7 @@ class DataSelection:
     split: Literal["train", "all"] = "train"
     """Rows to use; test items of a benchmark are left out of both."""
     kind: Kind = "tiles"
-    """What an item is: a tile, a pair of tiles on the same ground, or a place with several dates."""
+    """What an item is: a tile, a pair of tiles on the same ground, or a place with several dates, fixed or drawn."""
     pairs: Path | None = None
     """Folder that pair made, for pairs."""
     dates: int = 2
@@ -253,16 +253,11 @@ def _items(opened: dict[str, _OpenStream], selection: DataSelection) -> Items:
     contracts = {role: stream.contract for role, stream in opened.items()}
     if selection.kind == "tiles":
         return Tiles(sources["tile"], contracts["tile"])
-    if selection.kind == "places":
-        stream = opened["tile"]
-        return Places(
-            stream.source,
-            stream.contract,
-            stream.locations,
-            stream.moments,
-            dates=selection.dates,
-            usable=stream.usable | stream.held_out,
-        )
+    if selection.kind != "pairs":
+        grouped, stream = Places if selection.kind == "places" else DrawnPlaces, opened["tile"]
+        wanted = stream.usable | stream.held_out
+        keys = stream.locations, stream.moments
+        return grouped(stream.source, stream.contract, *keys, dates=selection.dates, usable=wanted)
     if selection.pairs is None:
         raise TypeError("pairs were checked to be there")
     kept = read_pairs(selection.pairs).kept
