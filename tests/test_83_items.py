@@ -36,11 +36,13 @@ from eo_ssl.pretraining import (
     DataSelection,
     FitConfig,
     ItemSampler,
+    Lora,
     Pairs,
     Places,
     Tiles,
     TileSource,
     ViewMaker,
+    Whole,
     open_training_data,
 )
 from eo_ssl.pretraining.items import DrawnPlaces
@@ -418,6 +420,21 @@ def test_one_transformer_of_two_sensors_encodes_each_alone_and_both(
     (first, radar_valid), (second, optical_valid) = ready
     vector = fused.features(first, second, radar_valid=radar_valid, optical_valid=optical_valid)[0]
     np.testing.assert_allclose(np.array(table["embedding"][5].as_py()), vector.detach(), rtol=1e-4, atol=1e-5)
+    begun = {"items": "pairs", "pairs": pairs, "init": out, "objective": MultiMae()}
+    for name, adapt, lr in (("more", Whole(), 1e-12), ("adapted", Lora(), 1e-2)):
+        pretrain.main(corpus, tmp_path / name, adapt=adapt, lr=lr, **begun, **QUICK | {"steps": 2})
+        after = load_fused_encoder(tmp_path / name)
+        found = after.state_dict()
+        moved = {key for key, value in fused.state_dict().items() if not torch.allclose(found[key], value, atol=1e-9)}
+        adapted = {
+            key
+            for key in found
+            if ".blocks." in key and key.endswith(("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight"))
+        }
+        assert moved == (adapted if name == "adapted" else set())
+        assert after.radar.model.blocks is after.optical.model.blocks
+        manifest = require(tmp_path / name, "pretrain")
+        assert manifest.inputs["encoder joint"] == fused.fingerprint and manifest.fingerprint == after.fingerprint
     tiles = ["pretrain", "--corpus", str(corpus), "--streams", optical, "--objective", "MultiMae"]
     assert main([*tiles, "--out", str(tmp_path / "none")]) == 2
     assert "got s1; train on pairs with --items pairs" in capsys.readouterr().err and not (tmp_path / "none").exists()

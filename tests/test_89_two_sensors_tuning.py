@@ -153,7 +153,13 @@ def test_one_transformer_of_both_sensors_is_trained_once(tmp_path: Path) -> None
     ):
         assert found[id(part)] == pytest.approx(0.5**depth)
     assert sum(map(len, scales)) == len(found)
-    job = TrainingJob(make_task(fused), StackedEncoder(fused), TUNED["finetune"], dataclasses.replace(QUICK, steps=2))
-    tuned = fit(job, ROWS[:48], rate=1e-2).network.encoder.model
-    assert tuned.radar.model.blocks is tuned.optical.model.blocks
-    assert not torch.equal(tuned.radar.model.norm.weight, fused.radar.model.norm.weight)
+    before = {name: value.clone() for name, value in fused.state_dict().items()}
+    for protocol in ("finetune", "lora"):
+        job = TrainingJob(make_task(fused), StackedEncoder(fused), TUNED[protocol], dataclasses.replace(QUICK, steps=2))
+        tuned = fit(job, ROWS[:48], rate=1e-2).network.encoder.model
+        assert tuned.radar.model.blocks is tuned.optical.model.blocks
+        changed = {name for name, value in tuned.state_dict().items() if not torch.equal(value, before[name])}
+        blocks = {f"{part}.model.blocks.{at}.attn.qkv.weight" for part in ("radar", "optical") for at in (0, 1)}
+        both = {"radar.model.patch_embed.proj.weight", "optical.model.patch_embed.proj.weight"}
+        assert changed == blocks if protocol == "lora" else changed >= blocks | both
+    assert all(torch.equal(value, before[name]) for name, value in fused.state_dict().items())

@@ -56,6 +56,7 @@ def make_fused(
     seed: int = 0,
 ) -> Path:
     """Write an encoder of both sensors behind ``contracts``, joined by ``method``, to ``folder`` and return it."""
+    contracts = {stream: model.adapt_contract(contract) for stream, contract in contracts.items()}
     encoders = {
         stream: model.build(contract.bands, contract.size_px, 10 * seed + place, sensor=contract.sensor)
         for place, (stream, contract) in enumerate(contracts.items())
@@ -64,6 +65,9 @@ def make_fused(
     with torch.no_grad():  # an untrained fusion hardly looks at the second sensor
         for name, weights in objective.fused.named_parameters():  # type: ignore[union-attr]
             weights.mul_(4 if name.endswith("cross.proj.weight") else 1)
+        for name, weights in objective.named_parameters():  # untrained codes of metadata are zeros
+            if "metadata" in name:
+                weights.copy_(torch.linspace(-1, 1, weights.numel()).view_as(weights))
     none = np.empty(0, dtype=np.int64)
     items = SimpleNamespace(contracts=contracts)
     data = TrainingData(items, none, none, none, {"corpus planted": "0" * 64}, 0, none, LICENCES)  # type: ignore[arg-type]

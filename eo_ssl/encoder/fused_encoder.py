@@ -84,9 +84,10 @@ class FusedEncoder(nn.Module):
 
     def without_metadata(self) -> FusedEncoder:
         """Return the encoder as it is for images of which nothing else is known: the same features, bit for bit."""
-        if not any(encoder.preprocessing.metadata for encoder in (self.radar, self.optical)):
-            return self
         radar, optical = self.radar.without_metadata(), self.optical.without_metadata()
+        if radar is self.radar and optical is self.optical:
+            return self
+        self.fusion.join_encoders((radar.backbone, optical.backbone))  # type: ignore[arg-type]
         return FusedEncoder(radar, optical, self.fusion, name=self.name)
 
     def features(
