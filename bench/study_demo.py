@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from bench.study_objectives import FIRST_ARCHIVE, ROOT, describe_archives, read_rows, run
+from bench.study_objectives import BASELINES, FIRST_ARCHIVE, ROOT, describe_archives, read_rows, run
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
     chosen = parser.parse_args()
     demo = yaml.safe_load((ROOT / "configs" / "run" / "demo.yaml").read_text())
     stages = [stage for stage in demo["stages"] if "report" not in stage]
+    stages[-1]["evaluate"]["encoders"] = ["{out}/encoder", *BASELINES]
     made = []
     for seed in range(FIRST_ARCHIVE, FIRST_ARCHIVE + chosen.archives):
         folder = chosen.out / f"archive_{seed}"
