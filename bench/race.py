@@ -7,7 +7,6 @@ places of a sample archive that were held out, random weights beside them.
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import study_objectives as study
-from bench.study_bands import join_seeds
+from bench.study_bands import join_seeds, list_speeds
 
 STEPS, SEEDS, TRIAL = 200, 2, 20
 """Steps of data2vec, seeds of each, and steps of data2vec 2.0 by which its pace is known."""
@@ -56,9 +55,7 @@ def train(recipe: study.Options, name: str, *, steps: int, seed: int) -> study.O
 
 def read_pace(out: Path, name: str, seeds: int) -> float:
     """Median seconds of a step of 32 tiles, of the logs of a method's runs; looks at the features are no part of it."""
-    logs = (out / f"{name}_{seed}" / "log.jsonl" for seed in range(seeds))
-    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-    return 32 / statistics.median(line["images_per_s"] for line in lines)
+    return 32 / statistics.median(list_speeds(out, name, seeds))
 
 
 def describe(folder: Path, shares: Mapping[str, float], *, seconds: float, steps: int, seeds: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,12 @@ def list_stages(*, seeds: int, steps: int) -> list[Options]:
 def join_seeds(name: str, seeds: int, options: str = "") -> str:
     """The runs of a model as one candidate."""
     return f"{name}=" + ",".join(f"{{out}}/{name}_{seed}{options}" for seed in range(seeds))
+
+
+def list_speeds(out: Path, name: str, seeds: int) -> list[float]:
+    """Images per second of each line of the logs of the runs of a name."""
+    logs = (out / f"{name}_{seed}" / "log.jsonl" for seed in range(seeds))
+    return [json.loads(line)["images_per_s"] for log in logs for line in log.read_text().splitlines()]
 
 
 def print_table(task: str, out: Path, protocols: Sequence[str] = PROTOCOLS) -> None:

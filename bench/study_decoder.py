@@ -8,12 +8,11 @@ default takes about 15 minutes, 30 of CPU.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-from bench.study_bands import PROTOCOLS, join_seeds, print_table
+from bench.study_bands import PROTOCOLS, join_seeds, list_speeds, print_table
 from bench.study_objectives import FIRST_ARCHIVE, ROOT, read_difference, run
 
 STREAM = "s2_boa_12b_10m_64px"
@@ -57,12 +56,6 @@ def list_stages(*, seeds: int, steps: int) -> list[dict[str, Any]]:
         *trained,
         {"evaluate": {**judge, **tiles, "encoders": encoders, "out": f"{{out}}/results_{TASK}"}},
     ]
-
-
-def list_speeds(out: Path, name: str, seeds: int) -> list[float]:
-    """Images per second of each line of the logs of a decoder's runs."""
-    logs = (out / f"{name}_{seed}" / "log.jsonl" for seed in range(seeds))
-    return [json.loads(line)["images_per_s"] for log in logs for line in log.read_text().splitlines()]
 
 
 if __name__ == "__main__":

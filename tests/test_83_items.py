@@ -45,7 +45,6 @@ from eo_ssl.pretraining import (
     Whole,
     open_training_data,
 )
-from eo_ssl.pretraining.items import DrawnPlaces
 from eo_ssl.pretraining.loader import ItemLoader
 from eo_ssl.pretraining.tile_source import tell_places
 from eo_ssl.pretraining.training_data import Kind, rank_values
@@ -119,7 +118,7 @@ def test_dates_of_a_place_are_spread_and_none_is_used_twice() -> None:
 def test_drawn_dates_of_a_place_are_any_two_of_it_anew_for_each_seed() -> None:
     source = TileSource([CountingReader(9)])
     location, moment = np.array([0, 0, 0, 0, 1, 2, 2, 2, 2]), np.array([3, 1, 2, 0, 0, 5, 4, 4, 4])
-    places = DrawnPlaces(source, preprocessing(), location, moment, dates=2, usable=np.arange(9) != 8)
+    places = Places(source, preprocessing(), location, moment, dates=2, usable=np.arange(9) != 8, drawn=True)
     assert places.members("tile", np.arange(len(places))).tolist() == [[3, 2], [6, 5]]  # place 1 has one date
     rows = np.array([1, 0, 0])
     drawn = np.array([places.members("tile", rows, seed=seed) for seed in range(1200)])
@@ -131,7 +130,7 @@ def test_drawn_dates_of_a_place_are_any_two_of_it_anew_for_each_seed() -> None:
     assert not np.array_equal(drawn[:, 1], drawn[:, 2])
     assert numbers(places.read(rows, seed=7)["tile"]).tolist() == drawn[7].tolist()
     with pytest.raises(UserError, match="places with 5 dates, got at most 4 of a place"):
-        DrawnPlaces(source, preprocessing(), location, moment, dates=5, usable=np.ones(9, bool))
+        Places(source, preprocessing(), location, moment, dates=5, usable=np.ones(9, bool), drawn=True)
 
 
 def test_time_and_place_of_tiles_across_the_antimeridian_and_unknown() -> None:

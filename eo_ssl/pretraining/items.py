@@ -124,11 +124,13 @@ class Places(Items):
         *,
         dates: int,
         usable: npt.NDArray[np.bool_],
+        drawn: bool = False,
     ) -> None:
         """Group the usable tiles of `source` by place.
 
         A place with n dates makes n // k items; item j holds its dates j, j + m, j + 2 m ... with m = n // k, so that
-        the dates of an item lie as far apart as they can. Dates left over are not used.
+        the dates of an item lie as far apart as they can. Dates left over are not used. Drawn, it is one item, of which
+        `members` shows any k dates.
 
         Args:
             source: the tiles.
@@ -137,6 +139,7 @@ class Places(Items):
             moments: int64 [N], in the order of time; tiles of one place and moment count once, the first.
             dates: k, tiles of an item.
             usable: [N], tiles that may be part of an item.
+            drawn: an item's dates are drawn anew for each seed, out of all dates of the place.
 
         Raises:
             UserError: fewer than two dates asked for, or no place that has as many.
@@ -145,7 +148,9 @@ class Places(Items):
             raise UserError(f"expected at least two dates of a place, got {dates}: raise --dates, or train on tiles")
         self.sources, self.contracts, self.dates = {"tile": source}, {"tile": contract}, dates
         found = _group_dates(locations, moments, usable)
-        self._members = np.concatenate([np.empty((0, dates), dtype=np.int64), *(_spread(one, dates) for one in found)])
+        items = [_spread(one, dates)[: 1 if drawn else None] for one in found]
+        self._members = np.concatenate([np.empty((0, dates), dtype=np.int64), *items])
+        self._places = [one for one in found if len(one) >= dates] if drawn else None
         if not len(self._members):
             raise UserError(
                 f"expected places with {dates} dates, got at most {max(map(len, found), default=0)} of a place:"
@@ -157,45 +162,15 @@ class Places(Items):
         return len(self._members)
 
     def members(self, stream: str, rows: Rows, *, seed: int | None = None) -> Rows:
-        """The tiles of the places, in the order of their dates: int64 [n, dates]."""
-        return self._members[rows]
+        """The tiles of the places: int64 [n, dates].
 
-
-class DrawnPlaces(Places):
-    """Places seen at several dates, drawn anew each time: k tiles of one location, out of all its dates."""
-
-    def __init__(
-        self,
-        source: TileSource,
-        contract: Preprocessing,
-        locations: Rows,
-        moments: Rows,
-        *,
-        dates: int,
-        usable: npt.NDArray[np.bool_],
-    ) -> None:
-        """Group the usable tiles of `source` by place; a place with k dates or more is one item.
-
-        Arguments and errors are those of `Places`.
+        In the order of their dates; of drawn ones with a seed different dates, any as likely, in any order.
         """
-        super().__init__(source, contract, locations, moments, dates=dates, usable=usable)
-        found = [one for one in _group_dates(locations, moments, usable) if len(one) >= dates]
-        self._tiles, self._counts = np.concatenate(found), np.array([len(one) for one in found])
-        self._starts = np.cumsum(self._counts) - self._counts
-        self._members = np.stack([_spread(one, dates)[0] for one in found])
-
-    def members(self, stream: str, rows: Rows, *, seed: int | None = None) -> Rows:
-        """Tiles of different dates of the places, any of them as likely, in any order: int64 [n, dates].
-
-        Without a seed they are dates that lie far apart, in their order.
-        """
-        if seed is None:
-            return super().members(stream, rows)
-        counts = self._counts[rows]
-        ranks = np.random.default_rng(seed).random((len(rows), int(counts.max(initial=0))))
-        ranks[np.arange(ranks.shape[1]) >= counts[:, None]] = np.inf  # no such date
-        dates = ranks.argsort(axis=1)[:, : self.dates]
-        return np.asarray(self._tiles[self._starts[rows][:, None] + dates], dtype=np.int64)
+        if self._places is None or seed is None:
+            return self._members[rows]
+        rng = np.random.default_rng(seed)
+        shown = [rng.choice(self._places[row], self.dates, replace=False) for row in rows.tolist()]
+        return np.array(shown, dtype=np.int64).reshape(-1, self.dates)
 
 
 def require_places(items: Items, pool: Rows) -> None:

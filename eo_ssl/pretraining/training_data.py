@@ -19,7 +19,7 @@ from eo_ssl.image_metadata import INDEX_COLUMNS, read_index_metadata
 from eo_ssl.manifest import Manifest, require
 from eo_ssl.pairing import read_pairs
 from eo_ssl.preprocessing import Preprocessing
-from eo_ssl.pretraining.items import DrawnPlaces, Items, Pairs, Places, Tiles
+from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.sampler import Rows
 from eo_ssl.pretraining.tile_source import TileSource, tell_places
 
@@ -254,10 +254,9 @@ def _items(opened: dict[str, _OpenStream], selection: DataSelection) -> Items:
     if selection.kind == "tiles":
         return Tiles(sources["tile"], contracts["tile"])
     if selection.kind != "pairs":
-        grouped, stream = Places if selection.kind == "places" else DrawnPlaces, opened["tile"]
-        wanted = stream.usable | stream.held_out
-        keys = stream.locations, stream.moments
-        return grouped(stream.source, stream.contract, *keys, dates=selection.dates, usable=wanted)
+        stream, drawn = opened["tile"], selection.kind == "drawn_places"
+        known = stream.source, stream.contract, stream.locations, stream.moments
+        return Places(*known, dates=selection.dates, usable=stream.usable | stream.held_out, drawn=drawn)
     if selection.pairs is None:
         raise TypeError("pairs were checked to be there")
     kept = read_pairs(selection.pairs).kept
