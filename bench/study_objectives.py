@@ -22,7 +22,10 @@ import numpy as np
 import yaml
 from scipy import stats
 
+from bench.crop_labels import write_labelled_card
+
 ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("EO_SSL_DATA", ROOT.parent / "shared" / "data"))
 PAGE = ROOT / "docs" / "objectives.md"
 HEADING = "## What they are worth here"
 FIRST_ARCHIVE = 301  # no setting of a configuration was chosen on the archives from here on
@@ -35,8 +38,26 @@ ELSEWHERE = (
     "multi_mae",
     "distill",
 )  # of radar or pairs, and one that needs a teacher
-BANDS = ["B02", "B03", "B04", "B08", "B11", "B12"]  # shared with the scenes of csmask
 Options = dict[str, Any]
+LEVELS: tuple[Options, ...] = (
+    {"corpus": "s2_toa", "streams": ["s2_toa_13b_10m_32px"], "bands": ["B02", "B03", "B04", "B08", "B11", "B12"]},
+    {"corpus": "s2_boa", "streams": ["s2_boa_12b_10m_32px"], "bands": ["B05", "B06", "B07", "B8A", "B11", "B12"]},
+)
+"""What encoders of real scenes are trained on: one set of bands for each quantity, that of the scenes with labels."""
+JUDGED: dict[str, tuple[str, Options]] = {
+    "csmask": (
+        "s2_toa",
+        {
+            "data": "{out}/csmask",
+            "streams": ["s2_toa_6b-bc81_30m_16px", "l5_toa_6b-34fd_30m_16px", "l7_toa_6b-34fd_30m_16px"],
+            "sensor": "sentinel2_l1c",
+        },
+    ),
+    "terramesh": ("s2_toa", {"data": "{out}/s2_toa", "streams": ["s2_toa_13b_10m_32px"]}),
+    "worldcereal": ("s2_boa", {"data": "{out}/crops"}),
+}
+"""Pretraining corpus and options of `evaluate` of each task of real scenes."""
+TITLES = {"csmask": "clouds (csmask)", "terramesh": "land cover (TerraMesh)", "worldcereal": "crops (WorldCereal)"}
 
 
 def main() -> None:
@@ -50,7 +71,8 @@ def main() -> None:
     archives = [chosen.out / f"archive_{FIRST_ARCHIVE + number}" for number in range(chosen.archives)]
     for number, folder in enumerate(archives):
         run(list_archive_stages(recipes, seed=number), folder, "--sample_seed", str(FIRST_ARCHIVE + number))
-    run(list_real_stages(recipes, seeds=chosen.seeds), chosen.out / "real")
+    crops = write_labelled_card(ROOT / "datasets" / "worldcereal_s2_20m.yaml", DATA, chosen.out)
+    run(list_real_stages(recipes, seeds=chosen.seeds, crops=crops), chosen.out / "real")
     command = (
         f"make study-objectives STUDY='--archives {chosen.archives} --seeds {chosen.seeds} --steps {chosen.steps}'"
     )
@@ -91,33 +113,45 @@ def list_archive_stages(recipes: Mapping[str, Options], *, seed: int) -> list[Op
     return [{"ingest": ingest}, *trained, {"evaluate": evaluate}]
 
 
-def list_real_stages(recipes: Mapping[str, Options], *, seeds: int) -> list[Options]:
-    """Stages on real scenes: each method with several seeds on a few hundred tiles, judged on cloud masks and land cover."""
-    toa = {"card": ["terramesh_s2l1c", "eolearn_l1c", "ssl4eo_patch_l1c", "s2_19udp_l1c"], "size_px": 32}
-    csmask = {"card": ["csmask_sentinel2", "csmask_landsat5", "csmask_landsat7"], "size_px": 16}
+def list_real_stages(recipes: Mapping[str, Options], *, seeds: int, crops: Path) -> list[Options]:
+    """Stages on real scenes: each method with several seeds on a few hundred tiles of each level, judged on labels of the same quantity.
+
+    Args:
+        recipes: options of `pretrain` by method.
+        seeds: pretraining runs of each.
+        crops: the card of WorldCereal's images with their land cover.
+    """
+    scenes = {
+        "s2_toa": {"card": ["terramesh_s2l1c", "eolearn_l1c", "ssl4eo_patch_l1c", "s2_19udp_l1c"], "size_px": 32},
+        "s2_boa": {"card": "terramesh_s2l2a", "size_px": 32},
+        "csmask": {"card": ["csmask_sentinel2", "csmask_landsat5", "csmask_landsat7"], "size_px": 16},
+        "crops": {"card": str(crops), "size_px": 8, "min_valid": 0.99, "max_cloud": 0.05},
+    }
     stages: list[Options] = [
-        {"ingest": {**toa, "data": "{data}", "out": "{out}/s2_toa"}},
-        {"ingest": {**csmask, "data": "{data}", "out": "{out}/csmask"}},
+        {"ingest": {**options, "data": "{data}", "out": f"{{out}}/{name}"}} for name, options in scenes.items()
     ]
     for name, options in recipes.items():
-        ((kind, sizes),) = options["model"].items()
-        sizes = {**sizes, "patch_size": 8 if name == "mask_feat" else 4}  # its cells are 8 px
-        if kind == "SpectralVit":
-            sizes["groups"] = [["B02", "B03", "B04", "B08"], ["B11", "B12"]]
-        model = {kind: sizes}
-        common = {**options, "model": model, "corpus": "{out}/s2_toa", "bands": BANDS}
-        stages += [{"pretrain": {**common, "seed": seed, "out": f"{{out}}/{name}_{seed}"}} for seed in range(seeds)]
-    encoders = [f"{name}=" + ",".join(f"{{out}}/{name}_{seed}" for seed in range(seeds)) for name in recipes]
-    judge = {"encoders": [*encoders, *BASELINES], "task": "corpus", "held_out": "all", "protocols": list(PROTOCOLS)}
-    clouds = {
-        "data": "{out}/csmask",
-        "streams": ["s2_toa_6b-bc81_30m_16px", "l5_toa_6b-34fd_30m_16px", "l7_toa_6b-34fd_30m_16px"],
-        "sensor": "sentinel2_l1c",
-        "name": "csmask",
-    }
-    cover = {"data": "{out}/s2_toa", "streams": ["s2_toa_13b_10m_32px"], "name": "terramesh"}
-    tasks = (clouds, cover)
-    return [*stages, *({"evaluate": {**judge, **task, "out": f"{{out}}/results_{task['name']}"}} for task in tasks)]
+        for level in LEVELS:
+            common = choose_bands({**options, **level, "corpus": f"{{out}}/{level['corpus']}"}, name)
+            out = f"{{out}}/{level['corpus']}_{name}"
+            stages += [{"pretrain": {**common, "seed": seed, "out": f"{out}_{seed}"}} for seed in range(seeds)]
+    judge = {"task": "corpus", "held_out": "all", "protocols": list(PROTOCOLS)}
+    for name, (corpus, task) in JUDGED.items():
+        encoders = [
+            f"{method}=" + ",".join(f"{{out}}/{corpus}_{method}_{seed}" for seed in range(seeds)) for method in recipes
+        ]
+        ours = {"encoders": [*encoders, *BASELINES], "name": name, "out": f"{{out}}/results_{name}"}
+        stages.append({"evaluate": {**judge, **task, **ours}})
+    return stages
+
+
+def choose_bands(options: Options, method: str) -> Options:
+    """The options with a model for small tiles of the bands they name."""
+    ((kind, sizes),) = options["model"].items()
+    sizes = {**sizes, "patch_size": 8 if method == "mask_feat" else 4}  # its cells are 8 px
+    if kind == "SpectralVit":
+        sizes["groups"] = [options["bands"][:-2], options["bands"][-2:]]  # short-wave infrared is the last group
+    return {**options, "model": {kind: sizes}}
 
 
 def run(stages: Sequence[Options], out: Path, *options: str) -> None:
@@ -126,7 +160,7 @@ def run(stages: Sequence[Options], out: Path, *options: str) -> None:
     config = out / "study.yaml"
     config.write_text(yaml.safe_dump({"stages": list(stages), "out": str(out)}, sort_keys=False))
     code = "from eo_ssl.cli import entry; entry()"
-    environment = {**os.environ, "EO_SSL_DATA": os.environ.get("EO_SSL_DATA", str(ROOT.parent / "shared" / "data"))}
+    environment = {**os.environ, "EO_SSL_DATA": str(DATA)}
     command = [sys.executable, "-c", code, "run", "--config", str(config), *options]
     subprocess.run(command, check=True, env=environment, stdout=sys.stderr)  # a study's own answer alone goes to stdout
 
@@ -188,11 +222,11 @@ def describe_archives(
 
 def describe_real(methods: Sequence[str], real: Path) -> Iterator[str]:
     """The table of real scenes, with the intervals of the leaderboards."""
-    yield "On real scenes, pretrained on a few hundred Sentinel-2 tiles (intervals over pretraining seeds and blocks of scenes):"
+    yield "On real scenes, pretrained on a few hundred Sentinel-2 tiles (intervals over pretraining seeds and sites):"
     yield ""
-    yield "| method | csmask, kNN | csmask, linear | TerraMesh, kNN | TerraMesh, linear |"
-    yield "|---|---|---|---|---|"
-    found = [read_rows(real / f"results_{task}") for task in ("csmask", "terramesh")]
+    yield "| method | " + " | ".join(f"{TITLES[task]}, {way}" for task in JUDGED for way in ("kNN", "linear")) + " |"
+    yield "|---" * (1 + len(JUDGED) * len(PROTOCOLS)) + "|"
+    found = [read_rows(real / f"results_{task}") for task in JUDGED]
     for name in [*methods, *BASELINES]:
         shown = [rows[name, protocol] for rows in found for protocol in PROTOCOLS]
         cells = [f"{float(row['value']):.1%} ({float(row['low']):.0%} to {float(row['high']):.0%})" for row in shown]

@@ -35,7 +35,7 @@ class Mask:
     __pydantic_config__ = STRICT
 
     source: str = ""
-    "file pattern (band_folder), band name (raster) or array key (array) that holds the classes"
+    "what holds the classes: file pattern (band_folder), band name (raster), array key or file beside it (array)"
     classes: dict[Literal["cloud", "shadow", "snow", "saturated", "nodata"], tuple[int, ...]] = field(
         default_factory=dict
     )

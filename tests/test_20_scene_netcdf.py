@@ -238,6 +238,25 @@ def test_rows_from_the_south_and_columns_from_the_east_are_turned(
 
 
 @pytest.mark.parametrize("down", [1, -1])
+@pytest.mark.parametrize("role", ["labels", "mask"])
+def test_classes_may_be_a_raster_of_other_pixels_beside_the_array(tmp_path: Path, role: str, down: int) -> None:
+    """A land cover of 10 m that reaches 20 m further north than the image, one file for each image."""
+    write(tmp_path / "a.nc", RAMP[::down].astype("u2"), dtype="u2", y=NORTH[::down], x=EAST)
+    cover = np.kron(np.vstack([np.full((1, 3), 7), RAMP - 1000]), np.ones((2, 2))).astype(np.uint8)
+    (tmp_path / "cover").mkdir()
+    place = rasterio.Affine(10.0, 0.0, 600_000.0, 0.0, -10.0, 5_000_040.0)
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "crs": "EPSG:32632", "transform": place}
+    with rasterio.open(tmp_path / "cover" / "of_a.tif", "w", height=10, width=6, **profile) as file:
+        file.write(cover, 1)
+    classes = {"labels": {"classes": {4: "four", 7: "seven"}}, "mask": {"classes": {"cloud": [4, 7]}}}
+    cube = opened(tmp_path, **{role: {"source": "cover/of_{stem}.tif", **classes[role]}})
+    found = np.isin(RAMP, [1004, 1007])
+    assert_array_equal(cube["cloud"].values if role == "mask" else cube["label"].values >= 0, found)
+    if role == "labels":
+        assert_array_equal(cube["label"].values[found], [4, 7])
+
+
+@pytest.mark.parametrize("down", [1, -1])
 @pytest.mark.parametrize(
     "attributes", [{"fill": 1003}, {"missing_value": np.uint16(1003)}, {"valid_max": np.uint16(1009)}]
 )

@@ -33,7 +33,7 @@ from eo_ssl.scene.array.placement import (
     turn_transform,
 )
 from eo_ssl.scene.band_stack import check_gsd
-from eo_ssl.scene.class_rasters import convert_classes
+from eo_ssl.scene.class_rasters import convert_classes, open_classes
 from eo_ssl.scene.file_patterns import find_extras, list_readable, match_paths, name_product
 from eo_ssl.scene.grids import make_grid, read_crs
 from eo_ssl.scene.layers import Image, Layer, Layers, Range, attach_masks
@@ -184,8 +184,8 @@ class ArraySource(FileSource):
         """
         card, path = self.card, dict(self.parts)["pixels"]
         image = self._image(path, bands)
-        masks = self._classes(path, card.mask.source, image) if card.mask else None
-        labels = self._classes(path, card.labels.source, image) if card.labels else None
+        masks = self._classes("mask", card.mask.source, image) if card.mask else None
+        labels = self._classes("labels", card.labels.source, image) if card.labels else None
         return attach_masks(image, masks, card.mask.classes if card.mask else {}, labels=labels)
 
     def _image(self, path: Path, bands: tuple[str, ...]) -> ArrayImage:
@@ -255,9 +255,13 @@ class ArraySource(FileSource):
             for numbers in described.values()
         )
 
-    def _classes(self, path: Path, source: str, image: ArrayImage) -> ArrayClasses:
-        """Return the classes that ``source`` names: a key of the same file, or a file beside it."""
-        file, grid = path.parent / source if Path(source).suffix in SUFFIXES else path, image.grid
+    def _classes(self, role: str, source: str, image: ArrayImage) -> Layer:
+        """Return the classes that ``source`` names: a key of the same file, an array beside it, or a raster beside it."""
+        parts, grid = dict(self.parts), image.grid
+        path = parts["pixels"]
+        file = parts.get(role, path)
+        if file != path and file.suffix not in SUFFIXES:
+            return open_classes(self.card, file, grid=grid)
         key = "" if file != path else source
         shape = read_array_shape(file, key)
         timed = self.step is not None and "t" in check_layout(self.card).dims and file == path and len(shape) == 3
