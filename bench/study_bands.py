@@ -1,4 +1,4 @@
-"""One encoder for any bands beside one with its missing bands filled: all bands, some of them, and Landsat, on real scenes.
+"""One encoder for any bands beside one with its missing bands filled: all bands, some of them, and Landsat; on a sample archive and on real scenes.
 
 ``python -m bench.study_bands [--seeds N] [--steps N] [--out FOLDER]`` prints its tables; what is there already is not run again.
 """
@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.study_objectives import ROOT, read_rows, run
+import yaml
+
+from bench.study_objectives import FIRST_ARCHIVE, ROOT, read_difference, read_rows, run
 
 MODELS = {"channel": "ChannelVit", "plain": "Vit"}
 SUBSETS = ("B04,B03,B02", "B02,B03,B04,B08", "all-B8A")
@@ -25,15 +27,36 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study-bands")
     chosen = parser.parse_args()
-    run(list_stages(seeds=chosen.seeds, steps=chosen.steps), chosen.out)
-    print(f"`python -m bench.study_bands --seeds {chosen.seeds} --steps {chosen.steps}`\n")
-    print_table("terramesh", chosen.out)
+    archive = chosen.out / "archive"
+    run(list_archive_stages(seeds=chosen.seeds, steps=chosen.steps), archive, "--sample_seed", str(FIRST_ARCHIVE))
+    run(list_real_stages(seeds=chosen.seeds, steps=chosen.steps), chosen.out)
+    print(f"`python -m bench.study_bands --seeds {chosen.seeds} --steps {chosen.steps}`, archive {FIRST_ARCHIVE}\n")
+    for task, folder in (("archive", archive), ("terramesh", chosen.out)):
+        print_table(task, folder)
+        print_changes(task, folder)
     for sensor in ("landsat5_tm", "landsat7_etm"):
         print_table(f"{sensor}_by_name", chosen.out)
         print_table(f"{sensor}_by_wavelength", chosen.out)
 
 
-def list_stages(*, seeds: int, steps: int) -> list[Options]:
+def list_archive_stages(*, seeds: int, steps: int) -> list[Options]:
+    """Both models with several seeds on two dates of each place, as the demo trains, judged on some of the bands."""
+    demo = yaml.safe_load((ROOT / "configs" / "run" / "demo.yaml").read_text())
+    options = {kind: options for stage in demo["stages"] for kind, options in stage.items()}
+    (sizes,) = options["pretrain"]["model"].values()
+    common = {key: value for key, value in options["pretrain"].items() if key != "prune"} | {"steps": steps}
+    trained = [
+        {"pretrain": {**common, "model": {model: sizes}, "seed": seed, "out": f"{{out}}/{name}_{seed}"}}
+        for seed in range(seeds)
+        for name, model in MODELS.items()
+    ]
+    encoders = [*(join_seeds(name, seeds) for name in MODELS), "imagestats"]
+    judged = {**options["evaluate"], "encoders": encoders, "name": "archive", "study": "bands"}
+    judged |= {"subsets": list(SUBSETS), "out": "{out}/results_archive"}
+    return [demo["stages"][0], *trained, {"evaluate": judged}]
+
+
+def list_real_stages(*, seeds: int, steps: int) -> list[Options]:
     """Both models with several seeds on Sentinel-2, judged on its bands and, by wavelength and by name, on Landsat's."""
     toa = {"card": ["terramesh_s2l1c", "eolearn_l1c", "ssl4eo_patch_l1c", "s2_19udp_l1c"], "size_px": 32}
     csmask = {"card": ["csmask_landsat5", "csmask_landsat7"], "size_px": 32}
@@ -87,6 +110,17 @@ def print_table(task: str, out: Path, protocols: Sequence[str] = PROTOCOLS) -> N
         shown = [rows[name, protocol] for protocol in protocols]
         cells = [f"{float(r['value']):.1%} ({float(r['low']):.0%} to {float(r['high']):.0%})" for r in shown]
         print(f"| `{name}` | {' | '.join(cells).replace('%', '')} |")
+
+
+def print_changes(task: str, out: Path, protocols: Sequence[str] = PROTOCOLS) -> None:
+    """What each encoder scores with some of the bands less what it does with all, in points, with paired intervals."""
+    print(f"\n| {task}, less all bands | {' | '.join(protocols)} |\n|{'---|' * (len(protocols) + 1)}")
+    folder = out / f"results_{task}"
+    for name in dict.fromkeys(encoder for encoder, _ in read_rows(folder)):
+        whole, _, subset = name.partition(" | ")
+        if subset:
+            changes = [str(read_difference(folder, protocol, name, less=whole)) for protocol in protocols]
+            print(f"| `{name}` | {' | '.join(changes)} |")
 
 
 if __name__ == "__main__":
