@@ -212,7 +212,8 @@ def step_on_items(method: Method, images: Tensor, config: OptimizerConfig, *, it
     contract = make_contract(BANDS, size_px=SIZE_PX)
     objective = method.build({"tile": RESNET.build(BANDS, SIZE_PX, 0)}, 1)
     objective.prepare(items)
-    make_views = ViewMaker({"tile": method.views["tile"]}, {"tile": contract})
+    spec = dataclasses.replace(method.views["tile"], noise=0.0)  # Kornia's table has none
+    make_views = ViewMaker({"tile": spec}, {"tile": contract})
     image = images[:, None]  # one date
     batch = ItemBatch(
         {"tile": (image, torch.ones_like(image, dtype=torch.bool))}, torch.arange(BATCH), Step(STEPS // 2, STEPS, 0)

@@ -22,7 +22,14 @@ from eo_ssl.pretraining import (
     measure_feature_std,
     rank_me,
 )
-from eo_ssl.pretraining.augmentation import apply_gain, cut_windows, draw_windows, span_whole, turn_randomly
+from eo_ssl.pretraining.augmentation import (
+    apply_gain,
+    cut_windows,
+    draw_windows,
+    span_whole,
+    turn_randomly,
+    turn_windows,
+)
 from eo_ssl.pretraining.module import compute_lr_share, compute_weight_decay, group_parameters, make_optimizer
 from eo_ssl.pretraining.sampler import shuffle_blocks
 from eo_ssl.sensors import Quantity
@@ -198,6 +205,21 @@ def test_symmetries_move_pixels_and_validity_together_and_all_eight_occur():
         counts[key] = counts.get(key, 0) + 1
     assert set(counts) == known and min(counts.values()) > 25  # 50 expected each
     assert torch.equal(valid, got > 5)
+
+
+def test_turned_windows_hold_the_symmetries_of_the_windows() -> None:
+    """Cutting a turned window is turning what the window cuts, by the same draw, masks included."""
+    image = torch.randn(64, 2, 12, 12, generator=torch.Generator().manual_seed(3))
+    known = torch.rand(image.shape, generator=torch.Generator().manual_seed(4)) > 0.1
+    windows = draw_windows(64, scale=(0.2, 0.8), rng=torch.Generator().manual_seed(5))
+    rngs = [torch.Generator().manual_seed(6) for _ in range(2)]
+    cut = cut_windows(image, known, windows, size_px=8)
+    expected, valid = turn_randomly(*cut, rng=rngs[0])
+    got, holes = cut_windows(image, known, turn_windows(windows, rng=rngs[1]), size_px=8)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(holes, valid)
+    assert rngs[0].get_state().equal(rngs[1].get_state())
+    assert not torch.isclose(got, cut[0], atol=1e-3).flatten(1).all(dim=1).all()
 
 
 def test_crop_of_a_ramp_is_the_ramp_of_the_window_and_nodata_does_not_bleed():

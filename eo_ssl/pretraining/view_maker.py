@@ -22,6 +22,7 @@ from eo_ssl.pretraining.augmentation import (
     measure_enlargement,
     span_whole,
     turn_randomly,
+    turn_windows,
 )
 from eo_ssl.pretraining.physical_changes import Chance, augment_tiles, drop_bands, refuse_misplaced_changes
 
@@ -114,8 +115,9 @@ class ViewMaker:
         side, crop = spec.size_px(contract.size_px), spec.crop
         window = span_whole(len(image)) if crop is None else draw_windows(len(image), scale=crop, rng=geometry)
         if crop is not None or side != contract.size_px:
-            image, valid = cut_windows(image, valid, window, size_px=side)
-        if spec.flips:
+            turned = turn_windows(window, rng=geometry) if spec.flips else window
+            image, valid = cut_windows(image, valid, turned, size_px=side)
+        elif spec.flips:
             image, valid = turn_randomly(image, valid, rng=geometry)
         image = _change_radiometry(image, spec, contract, draw(Chance.RADIOMETRY))
         if spec.drop_bands:

@@ -256,7 +256,7 @@ class ArraySource(FileSource):
         )
 
     def _classes(self, role: str, source: str, image: ArrayImage) -> Layer:
-        """Return the classes that ``source`` names: a key of the same file, an array beside it, or a raster beside it."""
+        """Return the classes that ``source`` names: a key of the same file, or an array or raster beside it."""
         parts, grid = dict(self.parts), image.grid
         path = parts["pixels"]
         file = parts.get(role, path)
