@@ -28,6 +28,7 @@ from eo_ssl.reporting.products import FinishedProduct
 from eo_ssl.reporting.svg import PAGE_STYLE, PALETTE, render_svg, use_style
 
 _LAPS = 10  # columns of the histogram of days
+_NAMED = 3  # combinations of orbits that are named one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def describe_pairing(product: FinishedProduct, position: int) -> PairView:
         ("Tiles that looked", format_number(report.tiles_a)),
         (report.measured.capitalize(), format_number(report.scene_pairs)),
         ("Shift told", f"{report.scene_pairs_told} of {report.scene_pairs}"),
-        ("Orbits", ", ".join(orbits) or "none"),
+        ("Orbits", ", ".join(orbits) or "none" if len(orbits) <= _NAMED else f"{len(orbits)} combinations"),
         ("Median overlap", format_share(float(np.median(overlap)), 1) if len(overlap) else "none"),
     ]
     return PairView(

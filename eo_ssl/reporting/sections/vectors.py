@@ -83,10 +83,11 @@ def _tiles(product: FinishedProduct, anchor: str) -> EmbeddingView:
     if placeless:
         notes.append(f"{format_count(placeless, 'tile has', 'tiles have')} no position.")
     corpus = Path(str(product.manifest.summary["corpus"])).name
+    paired = ", each with the radar tile of its pair," if "pairs" in product.manifest.inputs else ","
     return EmbeddingView(
         name=product.name,
         anchor=anchor,
-        sentence=f"{format_count(len(table), 'tile')} of {about['corpus']['stream']} of {corpus}, "
+        sentence=f"{format_count(len(table), 'tile')} of {about['corpus']['stream']} of {corpus}{paired} "
         f"embedded with {about['encoder']['name']}: one row each.",
         facts=(
             ("Encoder", str(about["encoder"]["name"])),
