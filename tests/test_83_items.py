@@ -236,7 +236,7 @@ def test_two_sensors_train_an_encoder_each_and_one_of_both(
 ) -> None:
     radar, optical = streams(corpus)
     pair.main(corpus, tmp_path / "pairs", first=radar, second=optical, bounds=PairConfig(max_days=60))
-    out, model = tmp_path / "both", Vit("test_vit", depth=1, position="alibi")
+    out, page, model = tmp_path / "both", tmp_path / "page", Vit("test_vit", depth=1, position="alibi")
     pretrain.main(corpus, out, items="pairs", pairs=tmp_path / "pairs", objective=Croma(), model=model, **QUICK)
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert {"contrast", "radar", "optical", "rankme"} <= set().union(*log)
@@ -298,6 +298,11 @@ def test_two_sensors_train_an_encoder_each_and_one_of_both(
     np.testing.assert_allclose(vector, fused.features(*ready)[0].detach(), rtol=1e-4, atol=1e-5)
     manifest = require(tmp_path / "vectors", "embed")
     assert manifest.inputs["pairs"] == require(tmp_path / "pairs", "pair").fingerprint
+    assert main(["report", "--inputs", str(tmp_path / "vectors"), str(tmp_path / "pairs"), "--out", str(page)]) == 0
+    text = (page / "index.html").read_text()
+    assert "each with the radar tile of its pair, embedded with both" in text
+    orbits = kept.groupby(["orbit_a", "orbit_b"], dropna=False).ngroups
+    assert orbits > 3 and f"{orbits} combinations" in text
     assert main([*embedded, "--out", str(tmp_path / "none"), "--stream", optical]) == 2
     assert main([*embedded[:2], str(out / "s2"), *embedded[3:], "--out", str(tmp_path / "none")]) == 2
     said = capsys.readouterr().err
