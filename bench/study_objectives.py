@@ -196,28 +196,33 @@ def read_difference(folder: Path, protocol: str, name: str, *, less: str) -> Dif
 def write_section(methods: Sequence[str], archives: Sequence[Path], real: Path, *, command: str) -> None:
     """Put the tables in the place of the page's last section."""
     kept = PAGE.read_text().split(HEADING)[0].rstrip()
-    made = [read_rows(folder / "results") for folder in archives]
-    lines = [*describe_archives(methods, made), "", *describe_real(methods, real)]
+    lines = [*describe_archives(methods, archives), "", *describe_real(methods, real)]
     head = f"{HEADING}\n\n`{command}`; done runs are not repeated. ViTs of four blocks, batches of 32, one length for all, numbers in %."
     PAGE.write_text("\n".join([kept, "", head, "", *lines]) + "\n")
 
 
-def describe_archives(
-    methods: Sequence[str], made: Sequence[Mapping[tuple[str, str], Mapping[str, str]]]
-) -> Iterator[str]:
-    """The table of sample archives: means, and paired differences to the best baseline of each archive."""
-    yield f"On {len(made)} sample archives (seeds from {FIRST_ARCHIVE}; Student's 95 % intervals over archives, each encoder trained once on each):"
+def describe_archives(methods: Sequence[str], archives: Sequence[Path]) -> Iterator[str]:
+    """The table of sample archives: means, paired differences to the best baseline of each archive, and what training cost."""
+    yield f"On {len(archives)} sample archive{'s' * (len(archives) > 1)} (seeds from {FIRST_ARCHIVE}; Student's 95 % intervals over archives, each encoder trained once on each):"
     yield ""
-    yield "| method | kNN | kNN less best weight-free | linear | linear less best weight-free |"
-    yield "|---|---|---|---|---|"
+    yield "| method | CPU minutes | kNN | kNN less best weight-free | linear | linear less best weight-free |"
+    yield "|---|---|---|---|---|---|"
+    made = [read_rows(folder / "results") for folder in archives]
     for name in [*methods, *BASELINES]:
-        cells = [f"`{name}`"]
+        minutes = [read_minutes(folder / name) for folder in archives if name in methods]
+        cells = [f"`{name}`", f"{statistics.mean(minutes):.1f}" if minutes else "0"]
         for protocol in PROTOCOLS:
             values = [float(rows[name, protocol]["value"]) for rows in made]
             best = [max(float(rows[other, protocol]["value"]) for other in BASELINES) for rows in made]
             gains = [100 * (value - other) for value, other in zip(values, best, strict=True)]
             cells += [f"{100 * statistics.mean(values):.1f}", format_interval(gains)]
         yield f"| {' | '.join(cells)} |"
+
+
+def read_minutes(encoder: Path) -> float:
+    """Minutes of CPU that training took."""
+    seconds: float = json.loads((encoder / "manifest.json").read_text())["cpu_s"]
+    return seconds / 60
 
 
 def describe_real(methods: Sequence[str], real: Path) -> Iterator[str]:
