@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import netCDF4
+import numpy as np
 import pytest
 
-from bench import race, study_decoder, study_objectives
+from bench import crop_labels, race, study_decoder, study_objectives
+from eo_ssl.cards import load_card
+from eo_ssl.scene import list_products
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -49,3 +53,23 @@ def test_the_smallest_part_of_the_time_in_which_no_score_is_lower_counts(
     assert row["ratio"] == ratio and row["value"] == (None if ratio is None else 10 * ratio)
     assert "data2vec: knn5 50.0%, linear 60.0%;" in row["note"]
     assert f"in 0.20 of the time: {100 * gains[0]:+.1f} (-30.0 to +20.0), +10.0" in row["note"]
+
+
+def test_crops_of_worldcereal_are_those_of_its_files(real_data: Path, tmp_path: Path) -> None:
+    """Every pixel of 20 m has the class of one of the four pixels of 10 m below it."""
+    card = load_card(
+        crop_labels.write_labelled_card(
+            study_objectives.ROOT / "datasets" / "worldcereal_s2_20m.yaml", real_data, tmp_path
+        )
+    )
+    products = {product.product_id.split("/")[1]: product for product in list_products(card, real_data).products}
+    assert len(products) == 4
+    for place, product in products.items():
+        (file,) = (real_data / "worldcereal_timeseries" / place).glob("OUTPUT_*.nc")
+        with netCDF4.Dataset(file) as stored:
+            cover = stored["LC"][:].filled(0).reshape(32, 2, 32, 2)
+        found = product.open()["label"].values
+        known = found >= 0
+        assert set(np.unique(found[known])) <= set(crop_labels.CLASSES) and 0.2 < known.mean() < 1
+        below = cover.transpose(0, 2, 1, 3)[known].reshape(-1, 4)  # of each labelled pixel
+        assert (below == found[known][:, None]).any(axis=1).all()
