@@ -150,49 +150,43 @@ def test_codes_of_bands_are_the_written_numbers():
 
 
 def test_bands_are_dropped_in_training_alone_by_a_number_first():
-    shown = draw_bands(30_000, 4, fewest=2, rng=torch.Generator().manual_seed(0))
+    rng = torch.Generator().manual_seed(0)
+    shown = torch.stack([draw_bands(4, fewest=2, rng=rng) for _ in range(8000)])
     count = shown.sum(dim=1)
     shares = torch.bincount(count, minlength=5) / len(count)
-    torch.testing.assert_close(shares, torch.tensor([0, 0, 1 / 3, 1 / 3, 1 / 3]), atol=0.01, rtol=0)
-    torch.testing.assert_close(shown.float().mean(dim=0), torch.full((4,), 0.75), atol=0.01, rtol=0)
+    torch.testing.assert_close(shares, torch.tensor([0, 0, 1 / 3, 1 / 3, 1 / 3]), atol=0.02, rtol=0)
+    torch.testing.assert_close(shown.float().mean(dim=0), torch.full((4,), 0.75), atol=0.02, rtol=0)
     ours = build()
-    first, again, other = (ours.train()(view(seed=seed)).pooled for seed in (5, 5, 6))
+    first, again, other = (ours.train()(view(bands_seed=seed)).pooled for seed in (5, 5, 6))
     assert torch.equal(first, again) and (first - other).abs().max() > 1e-2
-    _, known = ours._shown(view(seed=5))
-    assert torch.equal(known[:, 0], draw_bands(3, 5, fewest=1, rng=torch.Generator().manual_seed(5)))
-    for same in (ours.eval()(view(seed=5)), ours.train()(view())):
+    _, known = ours._shown(view(bands_seed=5))
+    wanted = draw_bands(5, fewest=1, rng=torch.Generator().manual_seed(5))
+    assert torch.equal(known[:, 0], wanted.expand(3, -1)) and not wanted.all()  # of every image
+    for same in (ours.eval()(view(bands_seed=5)), ours.train()(view())):
         assert torch.equal(same.pooled, ours.eval()(view()).pooled)
     kept = replace(TINY, band_dropout=False).build(BANDS, 32, 3, sensor=S2).train()
-    assert torch.equal(kept(view(seed=5)).pooled, kept(view()).pooled)
+    assert torch.equal(kept(view(bands_seed=5)).pooled, kept(view()).pooled)
     with pytest.raises(UserError, match="fewest_bands of 1 to the 2 bands VV, VH, got 3; lower it"):
         replace(TINY, fewest_bands=3).build(("VV", "VH"), 32, 0, sensor="sentinel1_grd")
 
 
-def test_views_carry_a_seed_of_their_own_and_hidden_bands_stay_targets():
+def test_views_of_a_step_hide_the_same_bands_which_stay_targets():
+    """In every process alike: bands must not tell which views belong together."""
     stream = type("Stream", (), {"sensor": S2, "quantity": "boa_reflectance", "bands": BANDS[:4], "gsd_m": 10.0, "size_px": 32})()  # fmt: skip
     moments = type("Stats", (), {"quantity": "boa_reflectance", "mean": np.zeros(4), "std": np.ones(4)})()
     maker = ViewMaker(
         {"tile": ViewSpec(count=2, crop=None, flips=False)}, {"tile": Preprocessing.of_stream(stream, moments)}
     )
     image, valid = training_tiles(8)
-    views = [
-        view
-        for number in range(2)
-        for view in maker(
-            ItemBatch({"tile": (image[:, None], valid[:, None])}, torch.arange(8), Step(number, 2, number))
-        ).all_views()
-    ]
-    assert (
-        len({view.seed for view in views}) == 4
-        and views[0].seed
-        == maker(ItemBatch({"tile": (image[:, None], valid[:, None])}, torch.arange(8), Step(0, 2, 0)))
-        .all_views()[0]
-        .seed
-    )
+    items = {"tile": (image[:, None], valid[:, None])}
+    steps = [Step(number, 2, seed=2 * number + rank, common_seed=number) for number in range(2) for rank in range(2)]
+    views = [view for step in steps for view in maker(ItemBatch(items, torch.arange(8), step)).all_views()]
+    assert len({view.seed for view in views}) == 8
+    assert [view.bands_seed == views[0].bands_seed for view in views] == 4 * [True] + 4 * [False]
     ours = ChannelVit("test_vit", patch_size=8, depth=1).build(BANDS[:4], 32, 0, sensor=S2)
     objective = Mae().build({"tile": ours}, 1)
-    shown = draw_bands(8, 4, fewest=1, rng=torch.Generator().manual_seed(views[0].seed))
-    changed = replace(views[0], image=torch.where(shown[..., None, None], image, image.flip(2)))
+    shown = draw_bands(4, fewest=1, rng=torch.Generator().manual_seed(views[0].bands_seed))
+    changed = replace(views[0], image=torch.where(shown[:, None, None], image, image.flip(2)))
     assert not shown.all() and torch.equal(ours(changed).pooled, ours(views[0]).pooled)
     losses = [objective(Batch({"tile": [one]}, torch.arange(8), Step(0, 1, 0)))["loss"] for one in (changed, views[0])]
     assert losses[0] != losses[1]
@@ -205,7 +199,7 @@ def test_every_kind_of_objective_trains_it():
     first, last, spread = train_briefly(Mae().build(fresh(), 1), lr=3e-3)
     assert last < 0.8 * first and spread > 0.05
     image, valid = training_tiles(8)
-    pairs = [View(x, valid, BANDS[:4], seed=seed) for seed, x in enumerate((image, image.flip(3)))]
+    pairs = [View(x, valid, BANDS[:4], bands_seed=3) for x in (image, image.flip(3))]
     small = [replace(one, image=one.image[..., :16, :16], valid=one.valid[..., :16, :16]) for one in pairs]
     for method, views in (
         (Mae(), {"tile": pairs[:1]}),
@@ -220,7 +214,7 @@ def test_every_kind_of_objective_trains_it():
         assert torch.isfinite(loss) and (isinstance(method, MocoV3) or grad.abs().sum() > 0)
         objective.after_step(Step(1, 2, 0))
         # every view is drawn for, and what is invalid changes nothing
-        unseen = {name: [replace(one, seed=None) for one in group] for name, group in views.items()}
+        unseen = {name: [replace(one, bands_seed=None) for one in group] for name, group in views.items()}
         assert objective(Batch(unseen, torch.arange(8), Step(0, 1, 0)))["loss"] != loss
         poisoned = {
             name: [

@@ -143,7 +143,8 @@ def loss_of(objective: Objective, rows: slice) -> torch.Tensor:
     """Loss of some items, under masks that are planted for all of them."""
     image, valid = items()
     if isinstance(objective.encoder.config.model, ChannelVit):  # each item with bands of its own
-        valid = valid & draw_bands(ITEMS, 4, fewest=1, rng=torch.Generator().manual_seed(7))[..., None, None]
+        rng = torch.Generator().manual_seed(7)
+        valid = valid & torch.stack([draw_bands(4, fewest=1, rng=rng) for _ in range(ITEMS)])[..., None, None]
     order = torch.rand(ITEMS, 16, generator=torch.Generator().manual_seed(3)).argsort(dim=1)
     objective.draw_kept = lambda *args: order[rows, :12]
     objective.draw_mask = lambda batch, rng: (order[rows, :4], order[rows, 4:])

@@ -35,7 +35,9 @@ class View:
     middle, degrees, side of a pixel of this view on the ground, metres, and angle of incidence, degrees; NaN where
     unknown, None for nothing known."""
     seed: int | None = None
-    """Of what a network in training draws for this view, such as the bands that it leaves out; None draws nothing."""
+    """Of what a network in training draws for this view, such as metadata that it leaves out; None draws nothing."""
+    bands_seed: int | None = None
+    """Of the bands that a network in training leaves out, the same for all views of a step; None leaves out none."""
 
     @property
     def pixels(self) -> Tensor:

@@ -41,8 +41,9 @@ class ChannelVit(Vit):
     short = "ChannelViT"
 
     band_dropout: bool = True
-    """Show each image of a training batch with a random subset of its bands: first their number, from `fewest_bands` to
-    all, then which (hierarchical channel sampling, Bao et al. 2024, section 3.3; there once per batch)."""
+    """Show the images of a training step with a random subset of their bands, the same in all of them: first the
+    number, from `fewest_bands` to all, then which (hierarchical channel sampling, Bao et al. 2024, section 3.3). Views
+    of other bands would teach a method that matches them to ignore bands, or tell it which belong together."""
     fewest_bands: int = 1
     """Least number of bands that an image is shown with, and that the trained encoder accepts; 1 in the paper's code
     (insitro/ChannelViT, channelvit/backbone/hcs_channel_vit.py)."""
@@ -223,11 +224,10 @@ class ChannelVitBackbone(VitBackbone):
         self._grid_of(view)  # refuses sizes that the patch does not divide
         view, model = self.order_bands(view), cast(ChannelVit, self.config.model)
         valid = view.valid
-        if self.training and model.band_dropout and view.seed is not None:
-            shown = draw_bands(
-                len(view), len(self.bands), fewest=model.fewest_bands, rng=torch.Generator().manual_seed(view.seed)
-            )
-            valid = valid & shown.to(valid.device)[..., None, None]
+        if self.training and model.band_dropout and view.bands_seed is not None:
+            rng = torch.Generator().manual_seed(view.bands_seed)
+            shown = draw_bands(len(self.bands), fewest=model.fewest_bands, rng=rng)
+            valid = valid & shown.to(valid.device)[:, None, None]
         return torch.where(valid, view.image, view.image.new_zeros(())), self.embed.find_valid(valid)
 
     def _project_seen(self, view: View) -> tuple[Tensor, Tensor]:
@@ -235,8 +235,7 @@ class ChannelVitBackbone(VitBackbone):
         return self.embed.project(x, known), known.any(dim=2)
 
 
-def draw_bands(batch: int, bands: int, *, fewest: int, rng: torch.Generator) -> Tensor:
-    """Which bands each image is shown with, [B, C] bool: a number from `fewest` to all, then any of that many."""
-    count = torch.randint(fewest, bands + 1, (batch, 1), generator=rng)  # [B, 1]
-    rank = torch.rand(batch, bands, generator=rng).argsort(dim=1).argsort(dim=1)  # [B, C]
-    return rank < count
+def draw_bands(bands: int, *, fewest: int, rng: torch.Generator) -> Tensor:
+    """Which bands images are shown with, [C] bool: a number from `fewest` to all, then any of that many."""
+    count = torch.randint(fewest, bands + 1, (), generator=rng)
+    return torch.rand(bands, generator=rng).argsort().argsort() < count

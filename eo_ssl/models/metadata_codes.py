@@ -33,7 +33,7 @@ INCIDENCE_PERIODS = (180.0, 90.0, 45.0)
 METADATA_FIELDS = ("metadata", "metadata_drop")
 """Of an architecture, and of an encoder's file where there is metadata."""
 DROP_SEED = 1 << 33
-"""Added to the seed of a view: what is dropped follows other numbers than the bands that are left out."""
+"""Added to the seed of a view, which other parts of a network may draw from too."""
 
 
 def encode_metadata(metadata: Tensor, kinds: Sequence[MetadataKind]) -> Tensor:

@@ -61,7 +61,14 @@ class MixedBarlowTwinsObjective(BarlowTwinsObjective):
         share, order = self.draw_mixtures(len(first), batch.step.generator())
         share, order = share.to(first.image), order.to(first.image.device)
         pixels = torch.lerp(second.pixels[order], first.pixels, share[:, None, None, None])
-        mixed = View(pixels, first.valid & second.valid[order], first.bands, first.stream, seed=first.seed)
+        mixed = View(
+            pixels,
+            first.valid & second.valid[order],
+            first.bands,
+            first.stream,
+            seed=first.seed,
+            bands_seed=first.bands_seed,
+        )
         z_first, z_second, z_mixed = (self.projector(x) for x in self.encode([first, second, mixed]))  # [B, d]
         twins = use_float32(self.correlate)(z_first, z_second)
         with torch.no_grad():

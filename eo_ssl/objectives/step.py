@@ -23,6 +23,8 @@ class Step:
     """Optimizer steps of the whole run, or of its part in which what changes with time changes."""
     seed: int
     """Of everything random in this step; derived from the run's seed, the step and the rank alone, below 2**63."""
+    common_seed: int = 0
+    """Of what is random alike in all processes and views of this step; derived from the run's seed and the step."""
 
     def linear(self, start: float, end: float, *, share: float = 1.0) -> float:
         """A value that goes from `start` to `end` in a straight line over the first `share` of the run, then stays."""

@@ -90,7 +90,7 @@ class ItemLoader:
     def _make(self, step: int, rows: bytes) -> ItemBatch:
         index = np.frombuffer(rows, dtype=np.int64)
         seed = derive_seed(self.sampler.seed, step, self.sampler.rank)
-        at = Step(step // self.accumulate, self.horizon, seed)
+        at = Step(step // self.accumulate, self.horizon, seed, common_seed=derive_seed(self.sampler.seed, step))
         metadata = self.items.metadata(index, seed=seed)
         return ItemBatch(self.normalised(index, seed=seed), torch.tensor(index), at, metadata)
 

@@ -134,6 +134,7 @@ class ViewMaker:
             stream,
             metadata=metadata,
             seed=_seed_of(batch.step, name, index, Chance.NETWORK),
+            bands_seed=derive_seed(batch.step.common_seed, Chance.NETWORK),
         )
 
 
