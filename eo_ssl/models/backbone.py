@@ -41,10 +41,8 @@ class View:
 
     @property
     def pixels(self) -> Tensor:
-        """The image with invalid pixels at zero, the band's mean after normalisation: [B, C, H, W] float32.
-
-        What a file holds in place of missing data must reach neither a network nor a loss.
-        """
+        """The image with invalid pixels at zero, the band's mean after normalisation: [B, C, H, W] float32."""
+        # what a file holds in place of missing data must reach neither a network nor a loss
         if self.valid.is_cpu and find_gaps(self.valid) is None:  # a GPU would have to wait for the answer
             return self.image
         return torch.where(self.valid, self.image, self.image.new_zeros(()))
