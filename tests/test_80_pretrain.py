@@ -145,7 +145,7 @@ def test_loader_serves_the_samplers_rows_normalised(ahead):
     mean, std = (np.array(x)[:, None, None] for x in (contract.mean, contract.std))
     for step, batch in enumerate(loader):
         assert np.array_equal(batch.rows.numpy(), wanted[step])
-        assert batch.step == Step(step, 20, derive_seed(3, step, 0))
+        assert batch.step == Step(step, 20, derive_seed(3, step, 0), common_seed=derive_seed(3, step))
         for tile, valid, row in zip(*batch.streams["tile"], wanted[step], strict=True):
             raw = source.readers[0].tile(int(row))
             assert np.array_equal(valid[0].numpy(), np.isfinite(raw))
