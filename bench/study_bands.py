@@ -109,7 +109,7 @@ def print_table(task: str, out: Path, protocols: Sequence[str] = PROTOCOLS) -> N
     for name in dict.fromkeys(encoder for encoder, _ in rows):
         shown = [rows[name, protocol] for protocol in protocols]
         cells = [f"{float(r['value']):.1%} ({float(r['low']):.0%} to {float(r['high']):.0%})" for r in shown]
-        print(f"| `{name}` | {' | '.join(cells).replace('%', '')} |")
+        print(f"| `{name.replace(' | ', ', ')}` | {' | '.join(cells).replace('%', '')} |")
 
 
 def print_changes(task: str, out: Path, protocols: Sequence[str] = PROTOCOLS) -> None:
@@ -120,7 +120,7 @@ def print_changes(task: str, out: Path, protocols: Sequence[str] = PROTOCOLS) ->
         whole, _, subset = name.partition(" | ")
         if subset:
             changes = [str(read_difference(folder, protocol, name, less=whole)) for protocol in protocols]
-            print(f"| `{name}` | {' | '.join(changes)} |")
+            print(f"| `{name.replace(' | ', ', ')}` | {' | '.join(changes)} |")
 
 
 if __name__ == "__main__":
