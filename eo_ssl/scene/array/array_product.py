@@ -259,7 +259,7 @@ class ArraySource(FileSource):
         """Return the classes that ``source`` names: a key of the same file, or an array or raster beside it."""
         parts, grid = dict(self.parts), image.grid
         path = parts["pixels"]
-        file = parts.get(role, path)
+        file = parts[role] if role in parts and Path(source).suffix else path  # a key may name a group: quality/SCL
         if file != path and file.suffix not in SUFFIXES:
             return open_classes(self.card, file, grid=grid)
         key = "" if file != path else source
