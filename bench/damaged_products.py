@@ -64,7 +64,7 @@ def _read_corpus(folder: Path) -> Iterator[Any]:
 def _read_subset(folder: Path) -> Iterator[Any]:
     manifest = require(folder, "curate")
     yield manifest.to_bytes()
-    yield read_subset(folder, manifest).tobytes()
+    yield from (column.tobytes() for column in read_subset(folder, manifest))
     yield CurationReport.from_json(read_json(folder / "curation_report.json")).to_json()
     yield digest_table(read_parquet(folder / "dropped.parquet", remedy="curate again"))
 

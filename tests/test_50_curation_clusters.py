@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eo_ssl.curation import Candidates, Hierarchical, Random
 from eo_ssl.curation.balanced_sampling import allocate, allocate_evenly, draw, standardise_distance
 from eo_ssl.curation.diversity import compute_normalised_entropy
 from eo_ssl.curation.embeddings import rescale
 from eo_ssl.curation.hierarchy import Hierarchy, Resampling, fit_hierarchy, plan_levels, take_per_cluster
 from eo_ssl.curation.kmeans import assign, find_nearest_centroid, fit_centroids
-from eo_ssl.curation.selectors import Hierarchical, Random
 from eo_ssl.errors import UserError
 
 RING_SIZES = (5000, 50, 250, 125, 2000)
@@ -85,9 +87,10 @@ def test_allocation_follows_the_tree_not_the_leaves() -> None:
     """Two parents share evenly although one has one leaf and the other three."""
     one = np.zeros((4, 2), dtype=np.float32)
     tree = Hierarchy((one, one[:2]), (np.asarray([0, 1, 1, 1], dtype=np.int32),))
-    counts = allocate(tree, np.asarray([100, 50, 2, 50]), 40, rng=np.random.default_rng(0))
+    share = partial(allocate_evenly, rng=np.random.default_rng(0))
+    counts = allocate(tree, np.asarray([100, 50, 2, 50]), 40, share=share)
     assert counts.tolist() == [20, 9, 2, 9]
-    starved = allocate(tree, np.asarray([5, 50, 2, 50]), 40, rng=np.random.default_rng(0))
+    starved = allocate(tree, np.asarray([5, 50, 2, 50]), 40, share=share)
     assert starved.tolist()[0] == 5 and starved[2] == 2 and starved.sum() == 40
     assert tree.paths().tolist() == [[0, 0], [1, 1], [2, 1], [3, 1]]
 
@@ -212,8 +215,8 @@ def test_rings_are_balanced_by_the_hierarchy_and_more_so_with_resampling() -> No
     for seed in (0, 1, 2):
         points, ring = rings(seed)
         entropy = [compute_normalised_entropy(np.bincount(ring))]
-        for method in (Random(clusters=0), flat, plain, resampled):
-            rows = method.pick(rescale(points, "none"), 500, np.random.default_rng(seed)).rows
+        for method in (Random(), flat, plain, resampled):
+            rows = method.pick(Candidates(rescale(points, "none")), 500, np.random.default_rng(seed)).rows
             assert len(np.unique(rows)) == 500
             entropy.append(compute_normalised_entropy(np.bincount(ring[rows], minlength=5)))
         raw, random, balanced, tree, best = entropy

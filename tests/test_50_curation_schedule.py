@@ -121,7 +121,7 @@ def test_keeping_everything_is_no_curation_at_all() -> None:
 
 
 def test_any_selector_fits_and_the_duplicate_filter_goes_in_front() -> None:
-    schedule = DynamicSchedule(CONFIG, method=Random(clusters=5))
+    schedule = DynamicSchedule(replace(CONFIG, method=Random()))
     copies = Context(identities=np.arange(600) // 2)
     pool, report = schedule.update(grouped(0)[0], context=copies)
     assert report.method == "random" and report.reasons["duplicate"] == 300

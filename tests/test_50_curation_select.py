@@ -263,7 +263,7 @@ def test_report_round_trips_through_json(planted: tuple[np.ndarray, np.ndarray])
     context = Context(labels=group, previous=np.arange(400), identities=np.arange(1110) // 2)
     for keep, method in (
         (0.4, Hierarchical(levels=(20, 5), eta=-np.inf)),
-        (0.4, Random(clusters=0)),
+        (0.4, Random()),
         (1, Hierarchical()),
     ):
         _, report = select(embeddings, keep, np.random.default_rng(0), method=method, context=context)
@@ -272,7 +272,7 @@ def test_report_round_trips_through_json(planted: tuple[np.ndarray, np.ndarray])
 
 
 def test_unknown_and_missing_report_fields_are_refused(planted: tuple[np.ndarray, np.ndarray]) -> None:
-    plain = select(planted[0], 5, np.random.default_rng(0), method=Random(clusters=0))[1].to_json()
+    plain = select(planted[0], 5, np.random.default_rng(0), method=Random())[1].to_json()
     with pytest.raises(UserError, match="unknown key 'n_keptt'; did you mean 'n_kept'"):
         CurationReport.from_json({**plain, "n_keptt": 3})
     with pytest.raises(UserError, match="expected a complete curation report"):
@@ -280,7 +280,7 @@ def test_unknown_and_missing_report_fields_are_refused(planted: tuple[np.ndarray
 
 
 def test_a_row_of_no_cluster_says_so(planted: tuple[np.ndarray, np.ndarray]) -> None:
-    selection = curate(planted[0], 0.5, np.random.default_rng(0), method=Random(clusters=0))
+    selection = curate(planted[0], 0.5, np.random.default_rng(0), method=Random(), clusters=0)
     assert (selection.cluster == -1).all() and np.isnan(selection.distance).all() and selection.centroids is None
 
 

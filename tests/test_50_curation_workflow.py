@@ -14,7 +14,7 @@ import pytest
 
 from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus
-from eo_ssl.curation import CurationReport, Hierarchical, Random, Selector, SelectorResult
+from eo_ssl.curation import Candidates, CurationReport, Hierarchical, Random, Selector, SelectorResult
 from eo_ssl.curation.embeddings import Scaling
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
@@ -126,9 +126,9 @@ class FromTheEnd(Selector):
     scaling: Scaling = "none"
     step: int = 1
 
-    def pick(self, points: np.ndarray, target: int, rng: np.random.Generator) -> SelectorResult:
-        rows = np.arange(len(points), dtype=np.int64)[:: -self.step][:target]
-        return SelectorResult(np.sort(rows), None)
+    def pick(self, candidates: Candidates, target: int, rng: np.random.Generator) -> SelectorResult:
+        rows = np.arange(len(candidates), dtype=np.int64)[:: -self.step][:target]
+        return SelectorResult(np.sort(rows))
 
 
 def test_a_new_selector_is_one_class_chosen_by_its_name(corpus: Path, tmp_path: Path, capsys) -> None:
@@ -142,7 +142,10 @@ def test_a_new_selector_is_one_class_chosen_by_its_name(corpus: Path, tmp_path: 
     capsys.readouterr()
     for wrong, words in (
         (["--method", "hierarchical"], "got 'hierarchical'; did you mean 'Hierarchical'?"),
-        (["--method", "os.system"], "expected method out of FromTheEnd, Hierarchical, Random, got 'os.system'"),
+        (
+            ["--method", "os.system"],
+            "expected method out of Density, FromTheEnd, Hierarchical, Random, Tempered, got 'os.system'",
+        ),
         (["--hierarchical.eta", "1"], "expected --method.eta, got the earlier spelling --hierarchical.eta"),
     ):
         assert main([*command, "--out", str(tmp_path / "t"), *wrong]) == 2

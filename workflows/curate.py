@@ -63,7 +63,8 @@ def main(
     console, opened = make_console(), Corpus.open(corpus, snapshot=snapshot)
     name = choose_stream(opened, stream)
     model = prepare_encoder(encoder, statistics=(opened, name), seed=seed)
-    rows, context = _rows(opened, name, split, model, where=where or [], duplicates=duplicates == "drop")
+    chosen = select_rows(opened, name, [*([] if split == "all" else [f"split=={split}"]), *(where or [])])
+    rows, context = _rows(opened, name, chosen, model, columns=method.columns, duplicates=duplicates == "drop")
     resolve_keep(keep, len(rows))  # refused before anything is written or embedded
     config = {
         "stream": name,
@@ -94,21 +95,29 @@ def main(
 
 
 def _rows(
-    corpus: Corpus, stream: str, split: str, model: Encoder, *, where: list[str], duplicates: bool
+    corpus: Corpus,
+    stream: str,
+    rows: npt.NDArray[np.int64],
+    model: Encoder,
+    *,
+    columns: tuple[str, ...],
+    duplicates: bool,
 ) -> tuple[npt.NDArray[np.int64], Context]:
     """Return the rows to choose from and what the index knows of them."""
-    index = corpus.index(stream, columns=["label", "pixels_sha256"])
-    rows = select_rows(corpus, stream, where if split == "all" else [f"split=={split}", *where])
+    index = corpus.index(stream, columns=list(dict.fromkeys(["label", "pixels_sha256", *columns])))
     expect(
         len(rows),
-        expected=f"tiles in the split {split} of {stream}",
+        expected=f"tiles in the split of {stream} that is chosen from, which meet the conditions",
         got=f"none of {len(index)}",
         remedy="choose another split or other conditions",
     )
     chosen = index.take(pa.array(rows))
-    identities, labels = chosen["pixels_sha256"] if duplicates else None, chosen["label"].to_numpy()
     return rows, Context(
-        identities, labels, corpus_fingerprint=corpus.fingerprint, encoder_fingerprint=model.fingerprint
+        identities=chosen["pixels_sha256"] if duplicates else None,
+        labels=chosen["label"].to_numpy(),
+        columns=chosen,
+        corpus_fingerprint=corpus.fingerprint,
+        encoder_fingerprint=model.fingerprint,
     )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from eo_ssl.curation.embeddings import Floats, Labels, Rows
 from eo_ssl.curation.hierarchy import Hierarchy, take_per_cluster
+from eo_ssl.curation.weights import Doubles
 from eo_ssl.errors import expect
 
 
@@ -41,24 +45,42 @@ def allocate_evenly(sizes: Rows, target: int, *, rng: np.random.Generator) -> Ro
     return shares
 
 
-def allocate(hierarchy: Hierarchy, sizes: Rows, target: int, *, rng: np.random.Generator) -> Rows:
-    """Return the number to draw per level-1 cluster, int64 [k_1]: ``target`` shared down the tree over raw points.
+def fill_evenly(sizes: Doubles, target: float) -> Doubles:
+    """Return what `allocate_evenly` shares without rounding: min(x, s_j) with x such that they add up to ``target``.
 
-    ``sizes`` int64 [k_1] are the points of every level-1 cluster; a coarser cluster weighs what its leaves hold.
+    ``sizes`` float64 [m] of at least 0; a ``target`` above their sum gives them all.
     """
-    held = [np.asarray(sizes, dtype=np.int64)]
+    ordered = np.sort(sizes)
+    before = np.cumsum(ordered) - ordered
+    level = (target - before) / (len(sizes) - np.arange(len(sizes)))
+    rim = int(np.argmax(level <= ordered)) if (level <= ordered).any() else len(sizes) - 1
+    shares: Doubles = np.minimum(sizes, level[rim])
+    return shares
+
+
+Share = Callable[[NDArray[Any], Any], NDArray[Any]]
+"""Shares a target among children of given sizes"""
+
+
+def allocate(hierarchy: Hierarchy, sizes: NDArray[Any], target: float, *, share: Share) -> NDArray[Any]:
+    """Return what each level-1 cluster gets, [k_1]: ``target`` shared down the tree over raw points.
+
+    ``sizes`` [k_1] are the points of every level-1 cluster; a coarser cluster weighs what its leaves hold. ``share``
+    is `allocate_evenly` for numbers of rows, or `fill_evenly` for parts of them.
+    """
+    held = [sizes]
     for parent, k in zip(hierarchy.parents, hierarchy.levels[1:], strict=True):
-        up = np.zeros(k, dtype=np.int64)
+        up = np.zeros(k, dtype=sizes.dtype)
         np.add.at(up, parent, held[-1])
         held.append(up)
-    shares = allocate_evenly(held[-1], target, rng=rng)
+    shares = share(held[-1], target)
     for parent, below in zip(reversed(hierarchy.parents), reversed(held[:-1]), strict=True):
-        down = np.zeros(len(below), dtype=np.int64)
+        down = np.zeros(len(below), dtype=sizes.dtype)
         order = np.argsort(parent, kind="stable")
         groups = np.split(order, np.cumsum(np.bincount(parent, minlength=len(shares)))[:-1])
-        for children, share in zip(groups, shares, strict=True):
-            if share:
-                down[children] = allocate_evenly(below[children], int(share), rng=rng)
+        for children, part in zip(groups, shares, strict=True):
+            if part:
+                down[children] = share(below[children], part)
         shares = down
     return shares
 

@@ -77,9 +77,19 @@ def measure_coverage(
     return float(np.mean(distance <= radius))
 
 
-def measure_turnover(previous: Rows, current: Rows) -> float:
-    """Return 1 - |previous and current| / |current|: the share of ``current`` that is new."""
-    return 1.0 - len(np.intersect1d(previous, current)) / max(len(current), 1)
+def measure_turnover(
+    previous: Rows, current: Rows, *, weights: tuple[Floats | None, Floats | None] = (None, None)
+) -> float:
+    """Return the share of draws of ``current`` that ``previous`` would not have given: their total variation distance.
+
+    Between pools of one size without ``weights`` (of the two, None for equal ones) that is the share of new rows.
+    """
+    rows = np.union1d(previous, current)
+    shares = np.zeros((2, len(rows)))
+    for share, pool, weight in zip(shares, (previous, current), weights, strict=True):
+        share[np.searchsorted(rows, pool)] = 1 if weight is None else weight
+    shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1e-300)
+    return float(1 - np.minimum(*shares).sum())
 
 
 def _draw_some(n: int, most: int, rng: np.random.Generator) -> Rows:

@@ -39,6 +39,22 @@ class Hierarchy:
 
 
 @dataclass(frozen=True, slots=True)
+class Clusters:
+    """The place of every row in the tree of clusters."""
+
+    hierarchy: Hierarchy
+    labels: Labels
+    "level-1 cluster per row: int32 [n]"
+    distance: Floats
+    "Euclidean distance to its centroid: float32 [n]"
+
+    @property
+    def sizes(self) -> Rows:
+        """Rows per level-1 cluster: int64 [k_1]."""
+        return np.bincount(self.labels, minlength=self.hierarchy.levels[0]).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
 class Resampling:
     """Resampling that flattens density on each level: k-means is repeated on equally many points of every cluster."""
 

@@ -67,7 +67,11 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class CurationReport:
-    """Rows kept and dropped by reason and cluster, balance and diversity before and after, cost and provenance."""
+    """Rows kept and dropped by reason and cluster, balance and diversity before and after, cost and provenance.
+
+    Where rows are weighed, ``after`` and ``chance`` are of draws of as many different rows as are effective, by the
+    weights and uniformly, but for the clusters of ``after``, which the weights themselves fill.
+    """
 
     method: str
     parameters: dict[str, Any]
@@ -79,6 +83,7 @@ class CurationReport:
     cluster_rows: tuple[int, ...]
     "rows per level-1 cluster, duplicates included; empty when nothing was clustered"
     cluster_kept: tuple[int, ...]
+    "rows kept per level-1 cluster; where they are weighed, draws of ``n_kept`` that fall on it"
     cluster_duplicates: tuple[int, ...]
     cluster_parents: tuple[tuple[int, ...], ...]
     "ancestors of every level-1 cluster, from level 2 up"
@@ -101,8 +106,15 @@ class CurationReport:
     presentations: int | None = None
     "sample presentations before the event"
     gate: Gate | None = None
+    effective_rows: float | None = None
+    "number of equally weighted rows that would scatter as much; None in reports of earlier versions: n_kept"
     postponed: bool = False
     "the readiness gate refused: the pool is unchanged"
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the kept rows come up more or less often, by weights."""
+        return self.effective_rows is not None and self.effective_rows < self.n_kept - 0.5
 
     def renamed(self, rows: Sequence[int] | NDArray[np.int64]) -> CurationReport:
         """Return the report with row i of its examples called ``rows[i]``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from eo_ssl.curation.diversity import (
 from eo_ssl.curation.embeddings import Floats, Labels, Rows, derive_generator
 from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples
 from eo_ssl.curation.selectors import Selector, SelectorResult
+from eo_ssl.curation.weights import draw_without_replacement
 from eo_ssl.errors import expect
 
 KEPT, DUPLICATE, NOT_DRAWN = "kept", "duplicate", "not drawn"
@@ -38,10 +39,33 @@ class Context:
     "what makes two rows exact duplicates (pixels_sha256), one per row; absent: no filter"
     labels: ArrayLike | None = None
     "classes int [n], -1 unknown: diagnosis only, never used to select"
+    columns: pa.Table | None = None
+    "columns of the index that a selector may ask for, one value per row"
+    spread: Floats | None = None
+    "logarithm of the distance between augmented views of each row, less its mean: float32 [n]"
     previous: Rows | None = None
     "the previous pool, for the turnover"
+    previous_weights: Floats | None = None
+    "its weights; None for equal ones"
     corpus_fingerprint: str = ""
     encoder_fingerprint: str = ""
+
+    def read(self, names: Sequence[str], rows: Rows) -> tuple[pa.Table | None, Floats | None]:
+        """Return the columns called ``names`` and the spread of ``rows``, for a selector.
+
+        Raises:
+            UserError: a column that nobody gave.
+        """
+        there = () if self.columns is None else self.columns.column_names
+        for name in names:
+            expect(
+                name in there,
+                expected=f"a column {name} beside the embeddings, which the selector reads",
+                got=", ".join(there) or "none",
+                remedy="name a column of the index",
+            )
+        columns = None if self.columns is None or not names else self.columns.select(list(names)).take(pa.array(rows))
+        return columns, None if self.spread is None else self.spread[rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +85,20 @@ class ReportBuilder:
         """Return the report; ``rng`` draws what is measured and the uniform draw it is compared with."""
         started = time.perf_counter()
         radius = measure_neighbourhood_radius(self.points, rng=derive_generator(rng))
-        chance = np.sort(rng.choice(len(self.points), len(self.kept), replace=False))
+        size = max(1, round(self.result.effective_rows))
+        chance = np.sort(rng.choice(len(self.points), size, replace=False))
+        drawn = self.kept
+        if self.result.weights is not None:
+            drawn = self.kept[draw_without_replacement(self.result.weights, size, derive_generator(rng))]
         everyone = np.arange(len(self.points), dtype=np.int64)
         # The same child for the three sets: equal rows must give equal figures.
         state = rng.bit_generator.state
         figures = []
-        for rows in (everyone, self.kept, chance):
+        for rows in (everyone, drawn, chance):
             rng.bit_generator.state = state
             figures.append(self._measure_balance(rows, radius, derive_generator(rng)))
+        if self.result.weights is not None:
+            figures[1] = self._weigh_balance(figures[1])
         clusters = self.result.clusters
         return CurationReport(
             method=self.method.name,
@@ -76,9 +106,10 @@ class ReportBuilder:
             seed=seed,
             n_rows=len(self.points),
             n_kept=len(self.kept),
+            effective_rows=self.result.effective_rows,
             reasons={why: int((self.reason == why).sum()) for why in (DUPLICATE, NOT_DRAWN)},
             cluster_rows=self._count_rows(everyone),
-            cluster_kept=self._count_rows(self.kept),
+            cluster_kept=self._count_kept(),
             cluster_duplicates=self._count_rows(np.flatnonzero(self.reason == DUPLICATE)),
             cluster_parents=()
             if clusters is None
@@ -87,7 +118,7 @@ class ReportBuilder:
             after=figures[1],
             chance=figures[2],
             radius=radius,
-            turnover=None if self.context.previous is None else measure_turnover(self.context.previous, self.kept),
+            turnover=None if self.context.previous is None else self._measure_turnover(self.context.previous),
             cost=Cost(round(select_s, 4), round(time.perf_counter() - started, 4), len(self.points)),
             corpus_fingerprint=self.context.corpus_fingerprint,
             encoder_fingerprint=self.context.encoder_fingerprint,
@@ -99,6 +130,29 @@ class ReportBuilder:
         if self.result.clusters is None:
             return ()
         return tuple(np.bincount(self.cluster[rows], minlength=self.result.clusters.hierarchy.levels[0]).tolist())
+
+    def _measure_turnover(self, previous: Rows) -> float:
+        return measure_turnover(previous, self.kept, weights=(self.context.previous_weights, self.result.weights))
+
+    def _count_kept(self) -> tuple[int, ...]:
+        """Rows kept per level-1 cluster, or where they are weighed how many draws of as many fall on it."""
+        if self.result.weights is None or self.result.clusters is None:
+            return self._count_rows(self.kept)
+        mass = np.bincount(self.cluster[self.kept], self.result.weights, self.result.clusters.hierarchy.levels[0])
+        return tuple(np.diff(np.rint(np.cumsum(mass)).astype(np.int64), prepend=0).tolist())
+
+    def _weigh_balance(self, drawn: Balance) -> Balance:
+        """Return the figures of rows ``drawn`` by weights, with what the weights say of clusters and labels."""
+        labelled = replace(drawn, label_entropy=self._measure_label_entropy(self.kept, self.result.weights))
+        if self.result.clusters is None:
+            return labelled
+        mass = np.asarray(self._count_kept(), dtype=np.int64)
+        return replace(
+            labelled,
+            cluster_entropy=compute_normalised_entropy(mass),
+            cluster_gini=compute_gini(mass),
+            top_entropy=compute_normalised_entropy(self._count_top(mass)),
+        )
 
     def _measure_balance(self, rows: Rows, radius: float, rng: np.random.Generator) -> Balance:
         counts = None if self.result.clusters is None else np.asarray(self._count_rows(rows), dtype=np.int64)
@@ -122,7 +176,7 @@ class ReportBuilder:
         np.add.at(top, hierarchy.paths()[:, -1], counts)
         return top
 
-    def _measure_label_entropy(self, rows: Rows) -> float | None:
+    def _measure_label_entropy(self, rows: Rows, weights: Floats | None = None) -> float | None:
         if self.context.labels is None:
             return None
         labels = np.asarray(self.context.labels)
@@ -137,8 +191,9 @@ class ReportBuilder:
             return None
         full = np.full(len(labels), -1, dtype=np.int64)
         full[labels >= 0] = code
-        known = full[rows][full[rows] >= 0]
-        return compute_normalised_entropy(np.bincount(known, minlength=len(classes)).astype(np.int64))
+        known = full[rows] >= 0
+        mass = np.bincount(full[rows][known], None if weights is None else weights[known], len(classes))
+        return compute_normalised_entropy(mass)
 
     def _choose_examples(self) -> tuple[Examples, ...]:
         """Return rows of the largest clusters, evenly spaced from the centre to the rim."""

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from eo_ssl.curation.cluster_selectors import Hierarchical
 from eo_ssl.curation.embeddings import Floats, Rows, check_embeddings, derive_generator, rescale
 from eo_ssl.curation.packing import pack, unpack
 from eo_ssl.curation.readiness import Readiness, judge_readiness
 from eo_ssl.curation.report import CurationReport, Gate, to_plain
 from eo_ssl.curation.report_builder import Context
-from eo_ssl.curation.selectors import Hierarchical, Selector
+from eo_ssl.curation.selectors import Selector
 from eo_ssl.curation.subset_selection import Selection, curate
 from eo_ssl.errors import expect
 
@@ -37,9 +38,9 @@ class DynamicConfig:
     interval: int
     "presentations between events (T_s)"
     keep: float = 0.5
-    "fraction (up to 1) or number of rows of the full set per pool (rho)"
-    method: Hierarchical = field(default_factory=lambda: Hierarchical(n_resample=3, fit_rows=20_000))
-    "selector of every event; `DynamicSchedule` takes any other one in its place"
+    "fraction (up to 1) or number of rows of the full set per pool (rho): those kept, or those effective under weights"
+    method: Selector = field(default_factory=lambda: Hierarchical(n_resample=3, fit_rows=20_000))
+    "selector of every event"
     readiness: Readiness = field(default_factory=Readiness)
     "gate before the first event"
     seed: int = 0
@@ -67,19 +68,21 @@ class DynamicSchedule:
         event: Number of pools drawn so far.
         next_at: Presentations at which the next event (or the next try of the gate) is due.
         pool: The ids in use, int64 sorted; None until the first update, when everything is in use.
-        usage: In how many pools every row of the full set was, int64 [N]; None until the first update.
+        weights: How often each of them comes up, in times the mean, float32; None for equally often.
+        usage: In how many pools every row of the full set was, where they are weighted how often it was to come up in a
+            pass, added up: float32 [N]; None until the first update.
         last: The fate of every row at the last event; not kept across a resume.
         log: One plain dict per event and per postponement.
     """
 
-    def __init__(self, config: DynamicConfig, *, method: Selector | None = None) -> None:
-        """Start before the warm-up; ``method`` replaces ``config.method`` by a selector of one's own."""
+    def __init__(self, config: DynamicConfig) -> None:
+        """Start before the warm-up."""
         self.config = config
-        self.method: Selector = method or config.method
         self.event = 0
         self.next_at = config.warmup
         self.pool: Rows | None = None
-        self.usage: Rows | None = None
+        self.weights: Floats | None = None
+        self.usage: Floats | None = None
         self.last: Selection | None = None
         self.centroids: Floats | None = None
         self.log: list[dict[str, Any]] = []
@@ -120,15 +123,18 @@ class DynamicSchedule:
         gate = self._ask_gate(raw)
         if gate is not None and not gate.ready:
             return self._postpone(raw, ids, at, gate, context)
-        context = replace(
-            context or Context(), previous=None if self.pool is None else np.flatnonzero(np.isin(ids, self.pool))
+        context = replace(context or Context(), **self._recall(ids))
+        selection = curate(
+            raw, self.config.keep, derive_generator(self._rng), method=self.config.method, context=context
         )
-        selection = curate(raw, self.config.keep, derive_generator(self._rng), method=self.method, context=context)
         self.event += 1
         self._advance(at, self.config.interval)
-        self.pool = np.sort(ids[selection.rows])
-        self.usage = np.zeros(len(raw), dtype=np.int64) if self.usage is None else self.usage
-        self.usage[selection.rows] += 1
+        order = np.argsort(ids[selection.rows])
+        self.pool = ids[selection.rows][order]
+        self.weights = None if selection.weights is None else selection.weights[order]
+        usage = np.zeros(len(raw), dtype=np.float32) if self.usage is None else self.usage
+        usage[selection.rows] += np.ones(1, np.float32) if selection.weights is None else selection.weights
+        self.usage = usage
         self.centroids = selection.centroids
         report = selection.report.renamed(ids)
         report = replace(report, seed=self.config.seed, event=self.event, presentations=at, gate=gate)
@@ -155,12 +161,20 @@ class DynamicSchedule:
         self._ids_sha256 = ids_sha256
         return ids
 
+    def _recall(self, ids: Rows) -> dict[str, Any]:
+        """The previous pool as places in ``ids``, and its weights in their order."""
+        if self.pool is None:
+            return {}
+        held = np.flatnonzero(np.isin(ids, self.pool))
+        weights = None if self.weights is None else self.weights[np.searchsorted(self.pool, ids[held])]
+        return {"previous": held, "previous_weights": weights}
+
     def _ask_gate(self, raw: Floats) -> Gate | None:
         # keep = 1 is no curation at all, so there is nothing to be ready for.
         if self.event or self.config.keep == 1:
             return None
         return judge_readiness(
-            rescale(raw, self.method.scaling), self.config.readiness, rng=derive_generator(self._rng)
+            rescale(raw, self.config.method.scaling), self.config.readiness, rng=derive_generator(self._rng)
         )
 
     def _postpone(
@@ -171,7 +185,7 @@ class DynamicSchedule:
             raw,
             1,
             derive_generator(self._rng),
-            method=self.method,
+            method=self.config.method,
             context=replace(context or Context(), identities=None),
         )
         self._advance(at, self.config.readiness.retry or self.config.interval)
@@ -187,7 +201,7 @@ class DynamicSchedule:
             notes=(*selection.report.notes, note),
         )
         self.last = replace(selection, report=report)
-        self.pool = np.sort(ids)
+        self.pool, self.weights = np.sort(ids), None
         self._write_log(report)
         return self.pool, report
 
@@ -202,6 +216,7 @@ class DynamicSchedule:
                 "postponed": report.postponed,
                 "agreement": None if report.gate is None else report.gate.agreement,
                 "kept": report.n_kept,
+                "effective_rows": report.effective_rows,
                 "turnover": report.turnover,
                 "entropy_before": report.before.cluster_entropy,
                 "entropy_after": report.after.cluster_entropy,
@@ -218,6 +233,7 @@ class DynamicSchedule:
             "event": self.event,
             "next_at": self.next_at,
             "pool": pack(self.pool),
+            "weights": pack(self.weights),
             "usage": pack(self.usage),
             "centroids": pack(self.centroids),
             "ids_sha256": self._ids_sha256,
@@ -242,7 +258,8 @@ class DynamicSchedule:
         self.event, self.next_at = int(state["event"]), int(state["next_at"])
         pool, usage, centroids = unpack(state["pool"]), unpack(state["usage"]), unpack(state["centroids"])
         self.pool = None if pool is None else pool.astype(np.int64)
-        self.usage = None if usage is None else usage.astype(np.int64)
+        self.weights = unpack(state.get("weights"))  # none in checkpoints of earlier versions
+        self.usage = None if usage is None else usage.astype(np.float32)
         self.centroids = None if centroids is None else centroids.astype(np.float32)
         self._ids_sha256 = str(state["ids_sha256"])
         self._rng.bit_generator.state = dict(state["rng"])
@@ -250,5 +267,5 @@ class DynamicSchedule:
         self.last = None
 
     def _write_config(self) -> dict[str, Any]:
-        plain: dict[str, Any] = to_plain({**asdict(self.config), "method": self.method.parameters})
-        return {**plain, "selector": self.method.name}
+        plain: dict[str, Any] = to_plain({**asdict(self.config), "method": self.config.method.parameters})
+        return {**plain, "selector": self.config.method.name}

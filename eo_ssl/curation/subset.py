@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from eo_ssl.commits import commit
 from eo_ssl.corpus import read_parquet
-from eo_ssl.curation.embeddings import Rows
+from eo_ssl.curation.embeddings import Floats, Rows
 from eo_ssl.curation.subset_selection import Selection, tabulate_selection
 from eo_ssl.errors import expect
 from eo_ssl.fingerprints import fingerprint
@@ -26,8 +26,8 @@ def write_subset(folder: Path, selection: Selection, rows: Rows) -> str:
     """Write the files of a subset and return its fingerprint; the caller's manifest finishes the product.
 
     ``subset.parquet`` holds row int64, weight float32 and cluster int32 of the rows kept, ``dropped.parquet`` row,
-    cluster and reason of the others, ``curation_report.json`` the report. Rows are drawn without replacement, so every
-    weight is 1: presented equally often.
+    cluster and reason of the others, ``curation_report.json`` the report. The weight says how often a row is to be
+    presented, in times the mean of those kept: 1 for all where the selector picked rows.
 
     Args:
         folder: of the product.
@@ -39,7 +39,7 @@ def write_subset(folder: Path, selection: Selection, rows: Rows) -> str:
     """
     table = tabulate_selection(selection, rows)
     kept = table.filter(table["kept"])
-    subset = kept.select(["row", "cluster"]).add_column(1, "weight", pa.array(np.ones(len(kept)), pa.float32()))
+    subset = kept.select(["row", "weight", "cluster"])
     dropped = table.filter(pa.array(~table["kept"].to_numpy())).select(["row", "cluster", "reason"])
     for name, part in ((SUBSET, subset), (DROPPED, dropped)):
         data = io.BytesIO()
@@ -48,25 +48,34 @@ def write_subset(folder: Path, selection: Selection, rows: Rows) -> str:
     # The examples are counted within the selection; whoever looks at them knows the snapshot only.
     report = selection.report.renamed(rows)
     commit(folder / REPORT, json.dumps(report.to_json(), indent=1, allow_nan=False).encode())
-    return _hash_rows(report.corpus_fingerprint, subset["row"].to_numpy())
+    return _hash_rows(report.corpus_fingerprint, subset["row"].to_numpy(), subset["weight"].to_numpy())
 
 
-def read_subset(folder: Path, manifest: Manifest) -> Rows:
-    """Return the rows that a subset keeps, int64 [n] ascending, compared with the fingerprint in its manifest.
+def read_subset(folder: Path, manifest: Manifest) -> tuple[Rows, Floats]:
+    """Return the rows that a subset keeps and their weights, compared with the fingerprint in its manifest.
+
+    Returns:
+        int64 [n] ascending, and float32 [n] above 0 of mean 1.
 
     Raises:
-        UserError: the table is absent or damaged, or holds other rows than those that were chosen.
+        UserError: the table is absent or damaged, or holds other rows or weights than those that were chosen.
     """
     path, remedy = folder / SUBSET, "remove the folder and curate again"
-    rows = np.asarray(read_parquet(path, ["row"], remedy=remedy)["row"].to_numpy())
+    table = read_parquet(path, ["row", "weight"], remedy=remedy)
+    rows, weights = (np.asarray(table[name].to_numpy()) for name in ("row", "weight"))
     expect(
-        rows.dtype == np.int64 and _hash_rows(manifest.inputs.get("corpus", ""), rows) == manifest.fingerprint,
+        rows.dtype == np.int64
+        and weights.dtype == np.float32
+        and _hash_rows(manifest.inputs.get("corpus", ""), rows, weights) == manifest.fingerprint,
         expected=f"the rows that were chosen in {path}",
         got="others",
         remedy=remedy,
     )
-    return rows
+    return rows, weights
 
 
-def _hash_rows(corpus: str, rows: Rows) -> str:
-    return fingerprint({"corpus": corpus, "rows": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()})
+def _hash_rows(corpus: str, rows: Rows, weights: Floats) -> str:
+    content = {"corpus": corpus, "rows": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()}
+    if (weights != 1).any():  # so that a subset without weights is called what it was before there were any
+        content["weights"] = hashlib.sha256(weights.astype("<f4").tobytes()).hexdigest()
+    return fingerprint(content)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+from eo_ssl.curation.cluster_selectors import Hierarchical
 from eo_ssl.curation.dedup import find_first_copies
 from eo_ssl.curation.embeddings import Floats, Labels, Rows, check_embeddings, derive_generator, rescale
 from eo_ssl.curation.report import CurationReport
 from eo_ssl.curation.report_builder import DUPLICATE, KEPT, NOT_DRAWN, Context, ReportBuilder
-from eo_ssl.curation.selectors import Hierarchical, Selector, SelectorResult
+from eo_ssl.curation.selectors import Candidates, Selector, SelectorResult
 from eo_ssl.errors import expect
 
 
@@ -24,6 +25,8 @@ class Selection:
 
     rows: Rows
     "the rows kept: int64, sorted"
+    weights: Floats | None
+    "how often each of them is to come up, in times the mean: float32, mean 1; None for equally often"
     reason: NDArray[np.str_]
     "per row: kept, duplicate or not drawn"
     cluster: Labels
@@ -43,16 +46,21 @@ def curate(
     *,
     method: Selector | None = None,
     context: Context | None = None,
+    clusters: int | None = None,
 ) -> Selection:
-    """Choose which rows of ``embeddings`` float [n, d] to keep; return the fate of every row and the report.
+    """Choose which rows of ``embeddings`` float [n, d] to keep, or weigh them; return the fate of all and the report.
 
     Args:
         embeddings: One vector per row, finite.
-        keep: Up to 1 a fraction of n, above 1 a number of rows. At most as many as there are different rows; 1 keeps
-            every row (without ``context.identities``) or every different row (with them), in order.
+        keep: Up to 1 a fraction of n, above 1 a number of rows: those kept, or for a selector that weighs those
+            effective. At most as many as there are different rows; 1 keeps every row (without ``context.identities``)
+            or every different row (with them), in order, unweighted.
         rng: The only source of randomness.
         method: The selector; hierarchical k-means when absent.
-        context: Identities for the duplicate filter in front of the selector, labels and fingerprints for the report.
+        context: Identities for the duplicate filter in front of the selector, what else the selector reads, labels and
+            fingerprints for the report.
+        clusters: Number that the report describes the result with where the selector makes none, never to select by;
+            None a twentieth of the rows, 0 none.
 
     Raises:
         UserError: NaN or infinite embeddings, a keep of no row or of more rows than there are, columns of different
@@ -66,9 +74,12 @@ def curate(
     target = min(resolve_keep(keep, len(raw)), len(first))
     measure_rng = derive_generator(rng)  # drawn first: what is measured must not change what is picked
     points = rescale(raw[first], method.scaling)
-    everything = SelectorResult(np.arange(len(first), dtype=np.int64), None)
-    result = method.pick(points, target, rng) if target < len(first) else everything
-    select_s = time.perf_counter() - started
+    if target < len(first):
+        result = method.pick(Candidates(points, *context.read(method.columns, first)), target, rng)
+        select_s = time.perf_counter() - started
+        result = result if result.clusters or clusters == 0 else describe(result, points, clusters, measure_rng)
+    else:
+        result, select_s = SelectorResult(np.arange(len(first), dtype=np.int64)), time.perf_counter() - started
 
     reason = np.full(len(raw), DUPLICATE, dtype="U9")
     reason[first] = NOT_DRAWN
@@ -80,7 +91,14 @@ def curate(
     builder = ReportBuilder(points[group], method, context, first[result.rows], reason, cluster, distance, result)
     centroids = None if result.clusters is None else result.clusters.hierarchy.centroids[0]
     report = builder.build(measure_rng, seed=seed, select_s=select_s)
-    return Selection(first[result.rows], reason, cluster, distance, centroids, report)
+    return Selection(first[result.rows], result.weights, reason, cluster, distance, centroids, report)
+
+
+def describe(result: SelectorResult, points: Floats, clusters: int | None, rng: np.random.Generator) -> SelectorResult:
+    """Return ``result`` with flat clusters of all ``points`` float32 [n, d], which tell what was chosen of where."""
+    flat = Hierarchical(levels=None if clusters is None else (clusters,), n_resample=0, fit_rows=20_000)
+    found, notes = flat.cluster(points, derive_generator(rng))
+    return replace(result, clusters=found, notes=(*result.notes, *notes))
 
 
 def resolve_keep(keep: float, n: int) -> int:
@@ -102,13 +120,19 @@ def resolve_keep(keep: float, n: int) -> int:
 
 
 def tabulate_selection(selection: Selection, ids: Rows | None = None) -> pa.Table:
-    """Return one line per row: row int64 (of ``ids``), cluster int32, distance float32, kept bool, reason string."""
+    """Return one line per row: row int64 (of ``ids``), cluster int32, distance and weight float32, kept bool, reason.
+
+    The weight is 0 where the row is not kept, and on average 1 over those that are.
+    """
     rows = np.arange(len(selection.reason), dtype=np.int64) if ids is None else ids
+    weights = np.zeros(len(rows), dtype=np.float32)
+    weights[selection.rows] = 1 if selection.weights is None else selection.weights
     return pa.table(
         {
             "row": pa.array(rows, pa.int64()),
             "cluster": pa.array(selection.cluster, pa.int32()),
             "distance": pa.array(selection.distance, pa.float32()),
+            "weight": pa.array(weights, pa.float32()),
             "kept": pa.array(selection.reason == KEPT),
             "reason": pa.array(selection.reason, pa.string()),
         }

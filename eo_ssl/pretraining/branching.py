@@ -26,6 +26,7 @@ from eo_ssl.pretraining.checkpoints import find_sound_checkpoint, save_checkpoin
 from eo_ssl.pretraining.continued_data import open_continued_data
 from eo_ssl.pretraining.initial_encoder import add_sources
 from eo_ssl.pretraining.module import OptimizerConfig, compute_lr_share, compute_weight_decay
+from eo_ssl.pretraining.sampler import ItemSampler
 from eo_ssl.pretraining.training_data import DataSelection, TrainingData
 
 RECORD = "branch.json"
@@ -196,11 +197,9 @@ class Branch:
         same = self._shares_data(wanted, data)
         if not same:
             (loader,) = loops["state_dict"]["combined_loader"]
-            loader["sampler"] |= {
-                "epoch": loader["sampler"]["epoch"] + 1,
-                "step": 0,
-                "pool": torch.from_numpy(data.pool),
-            }
+            own = loader["sampler"]
+            sampler = ItemSampler(data.pool, weights=data.weights, batch_size=1, seed=own["seed"])
+            loader["sampler"] = sampler.state_dict() | {"epoch": own["epoch"] + 1}
             state["callbacks"].pop("DynamicPruning", None)
         log = self.source / "log.jsonl"
         if log.exists():

@@ -49,7 +49,7 @@ def train_encoder(
         require_compiler(on_cuda=processes.trainer_options()["accelerator"] == "cuda")
         compile_blocks(objective)
     share, world = processes.share(config.batch_size), processes.world
-    sampler = ItemSampler(data.pool, batch_size=share, seed=config.seed, world=world)
+    sampler = ItemSampler(data.pool, weights=data.weights, batch_size=share, seed=config.seed, world=world)
     lengths = {"steps": config.steps, "horizon": module.horizon, "accumulate": processes.accumulate}
     loader = ItemLoader(data.items, sampler, **lengths, ahead=ahead)
     asked: dict[str, Any] = {"config": config.resolved(data), "inputs": data.inputs | objective.inputs}

@@ -72,7 +72,7 @@ class DynamicPruning(pl.Callback):
             pruning: when, how, and what is known of the tiles.
             loader: whose sampler is changed.
             run_log: where time spent here does not count as training.
-            folder: for `event_0001.parquet` (row, cluster, distance, kept, reason) and `events.json` (reports).
+            folder: for `event_0001.parquet` (row, cluster, distance, weight, kept, reason) and `events.json` (reports).
 
         Raises:
             UserError: if an event would leave less than a batch, which is better said before the warm-up than after it.
@@ -121,17 +121,19 @@ class DynamicPruning(pl.Callback):
         if not self.schedule.due(presentations):
             return
         with self.run_log.paused():
-            pool = self.loader.sampler.pool
+            pool, weights = self.loader.sampler.pool, self.loader.sampler.weights
             embeddings = embed_rows(module, self.loader, self.everything, title="pruning")
             if trainer.is_global_zero:
                 context = changed(self.context, encoder_fingerprint=fingerprint_embedders(module))
                 pool, report = self.schedule.update(
                     embeddings, self.everything, presentations=presentations, context=context
                 )
+                weights = self.schedule.weights
                 self.reports.append(report.to_json())
                 self._write()
-            pool, self.schedule.next_at = trainer.strategy.broadcast((pool, self.schedule.next_at))
-            self.loader.sampler.replace_pool(pool)
+            told = pool, weights, self.schedule.next_at
+            pool, weights, self.schedule.next_at = trainer.strategy.broadcast(told)
+            self.loader.sampler.replace_pool(pool, weights)
 
     def _check_written(self, step: int) -> None:
         """Write the reports again, which the checkpoint holds, and put tables aside that are not as they were."""

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eo_ssl.corpus import Corpus
-from eo_ssl.curation import read_subset
 from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.image_metadata import INDEX_COLUMNS, read_index_metadata
 from eo_ssl.manifest import Manifest, require
 from eo_ssl.pairing import read_pairs
 from eo_ssl.preprocessing import Preprocessing
+from eo_ssl.pretraining.chosen_rows import Named, keep_within_subsets, weigh_items
 from eo_ssl.pretraining.items import Items, Pairs, Places, Tiles
 from eo_ssl.pretraining.sampler import Rows
 from eo_ssl.pretraining.tile_source import TileSource, tell_places
@@ -89,6 +89,9 @@ class TrainingData:
     """int64 [N], equal for items that are exact duplicates: all pixels of their tiles are equal."""
     licences: list[dict[str, Any]]
     """Licence and attribution of each card, and whether it is non-commercial: the encoder carries them."""
+    weights: npt.NDArray[np.float32] | None = None
+    """float32 [n], how often each of the pool is to come up, as subsets weigh its tiles on average; None for equally
+    often."""
 
     @property
     def stream_names(self) -> list[str]:
@@ -159,6 +162,7 @@ def open_training_data(selection: DataSelection) -> TrainingData:
         left_out=sum(int(stream.tested.sum()) for stream in opened.values()),
         identities=_joined_identities([opened[role].identities[rows] for role, rows in members.items()]),
         licences=[licence for corpus in corpora for licence in corpus.licences()],
+        weights=weigh_items([opened[role].weights[rows[pool]] for role, rows in members.items()]),
     )
 
 
@@ -170,6 +174,7 @@ class _OpenStream:
     contract: Preprocessing
     subsets: tuple[Path, ...]
     usable: npt.NDArray[np.bool_]
+    weights: npt.NDArray[np.float32]
     held_out: npt.NDArray[np.bool_]
     tested: npt.NDArray[np.bool_]
     classes: npt.NDArray[np.int64]
@@ -198,13 +203,15 @@ class _OpenStream:
         labelled = table["label"].to_numpy() >= 0
         classes = np.full(len(labelled), -1, dtype=np.int64)
         classes[labelled] = rank_values(table["label_name"].filter(pa.array(labelled)))
+        usable, weights = keep_within_subsets(usable, named, source.offsets, subsets)
         # A set that kept no dates still tells its acquisitions apart, in the order of its products.
         moments = pc.if_else(pc.equal(table["datetime"], ""), table["product_id"], table["datetime"])
         return cls(
             source=source,
             contract=_contract(named, source),
             subsets=tuple(subsets),
-            usable=_within_subsets(usable, named, source.offsets, subsets),
+            usable=usable,
+            weights=weights,
             held_out=_equal(table["split"], "val") & ~tested,
             tested=tested,
             classes=classes,
@@ -269,9 +276,6 @@ def _joined_identities(parts: list[Rows]) -> Rows:
     return tiles[:, 0] if tiles.shape[1] == 1 else np.unique(tiles, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-Named = list[tuple[Corpus, str]]
-
-
 def _numbered(inputs: list[tuple[str, str]]) -> dict[str, str]:
     """Fingerprints by name; folders of one name are told apart by their order, so that none hides another."""
     found: dict[str, str] = {}
@@ -313,28 +317,6 @@ def _with_snapshot(corpora: list[Corpus], path: Path, manifest: Manifest) -> lis
         f"expected {path} to be made of one of the corpora {', '.join(str(c.root) for c in corpora)}, got one of"
         " another corpus: make it of one of these, or name that corpus"
     )
-
-
-def _within_subsets(
-    usable: npt.NDArray[np.bool_], named: Named, offsets: npt.NDArray[np.int64], subsets: dict[Path, Manifest]
-) -> npt.NDArray[np.bool_]:
-    """`usable` [N], less the rows that the subset of their stream does not keep."""
-    kept = usable.copy()
-    for path, manifest in subsets.items():
-        stream = manifest.config["stream"]
-        origin = (manifest.inputs["corpus"], stream)
-        place = next(i for i, (corpus, name) in enumerate(named) if (corpus.fingerprint, name) == origin)
-        begin, end = offsets[place], offsets[place + 1]
-        chosen = np.zeros(end - begin, dtype=bool)
-        chosen[read_subset(path, manifest)] = True
-        beyond = int((chosen & ~usable[begin:end]).sum())
-        if beyond:
-            raise UserError(
-                f"expected rows of the training split in the subset {path}, got {beyond} others:"
-                " curate with --split train"
-            )
-        kept[begin:end] &= chosen
-    return kept
 
 
 def _contract(named: Named, source: TileSource) -> Preprocessing:

@@ -1,0 +1,140 @@
+"""Weights of rows: steepened to an effective number of rows, capped, and drawn by with or without replacement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eo_ssl.curation.embeddings import Floats, Rows
+from eo_ssl.errors import expect
+
+CAP = 20.0
+"largest weight, in times the mean: no row comes up more often than that"
+_BISECTIONS = 60
+_STEEPEST = 1e6
+"exponent at which only the highest of scores that can be told apart count"
+
+Doubles = NDArray[np.float64]
+
+
+def count_effective_rows(weights: NDArray[np.floating], sizes: Rows | None = None) -> float:
+    """Return (sum w)^2 / sum w^2, Kish's effective sample size: n when all weights are equal, 1 when one row counts.
+
+    Args:
+        weights: [k], of rows or of the rows of k groups.
+        sizes: rows of each group, int64 [k]; None for one each.
+    """
+    wide, many = np.asarray(weights, dtype=np.float64), 1 if sizes is None else sizes
+    return float((wide * many).sum() ** 2 / (np.square(wide) * many).sum())
+
+
+def check_weights(weights: NDArray[np.floating]) -> Floats:
+    """Return ``weights`` [m] scaled to mean 1, float32.
+
+    Raises:
+        UserError: a weight is not finite or not above 0, or there is none.
+    """
+    wide = np.asarray(weights, dtype=np.float64)
+    sound = np.isfinite(wide) & (wide > 0)
+    expect(
+        len(wide) and sound.all(),
+        expected="a finite weight above 0 for every row drawn from",
+        got=f"{int((~sound).sum())} others of {len(wide)}",
+        remedy="leave rows out that are not to be drawn, and weigh at least one",
+    )
+    return np.asarray(wide / wide.mean(), dtype=np.float32)
+
+
+def temper(scores: NDArray[np.floating], effective: float, *, cap: float = CAP) -> Doubles:
+    """Return weights exp(beta z) of standardised ``scores`` [n], beta such that ``effective`` rows are effective: [n].
+
+    See `weigh_to_effective`; scores that differ by no more than rounding weigh the same.
+    """
+    wide = np.asarray(scores, dtype=np.float64)
+    deviation = wide.std()
+    rounding = 1e-12 * max(1.0, float(np.abs(wide).max()))
+    z = np.zeros(len(wide)) if deviation <= rounding else (wide - wide.mean()) / deviation
+    return weigh_to_effective(lambda beta: beta * z, effective, steepest=_STEEPEST, cap=cap)
+
+
+def weigh_to_effective(
+    log_weigh: Callable[[float], Doubles],
+    effective: float,
+    *,
+    steepest: float,
+    cap: float = CAP,
+    sizes: Rows | None = None,
+) -> Doubles:
+    """Return capped weights of mean 1 of which ``effective`` rows are effective, found by bisection: float64 [k].
+
+    Args:
+        log_weigh: logarithms of the weights, float64 [k], by their steepness: all equal at 0, ever fewer effective
+            rows up to ``steepest``. Where that still leaves more of them than wanted, its weights come back.
+        effective: rows wanted, by `count_effective_rows`.
+        steepest: largest steepness.
+        cap: largest weight; what capped rows lose the others share in proportion.
+        sizes: rows of each of k groups, int64 [k], at least 1; None for one each.
+
+    Raises:
+        UserError: a cap that leaves no way to so few effective rows.
+    """
+
+    def weigh(steepness: float) -> Doubles:
+        return cap_weights(log_weigh(steepness), cap, sizes)
+
+    n = len(log_weigh(0.0)) if sizes is None else int(sizes.sum())
+    expect(
+        cap >= 1 and effective * cap >= n,
+        expected=f"at least {-(-n // max(cap, 1)):.0f} effective rows of {n} under a cap of {cap:g} times the mean",
+        got=f"{effective:g}",
+        remedy="keep more, or raise the cap",
+    )
+    low, high = 0.0, steepest
+    if count_effective_rows(weigh(high), sizes) >= effective:
+        return weigh(high)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if count_effective_rows(weigh(middle), sizes) > effective else (low, middle)
+    return weigh(low)
+
+
+def cap_weights(log_weights: Doubles, cap: float, sizes: Rows | None = None) -> Doubles:
+    """Return the weights with logarithms ``log_weights`` [k], scaled to mean 1 and none above ``cap``: float64 [k].
+
+    With s such that the mean of min(s w, cap) is 1; exact, from the first number of capped groups that fits. Sums are
+    taken in logarithms, so that no steepness is too much for them.
+    """
+    order = np.argsort(-log_weights, kind="stable")
+    ordered = log_weights[order]
+    many = np.ones(len(ordered), dtype=np.int64) if sizes is None else sizes[order]
+    log_rest = np.logaddexp.accumulate((ordered + np.log(many))[::-1])[::-1]  # of the groups from here on
+    with np.errstate(divide="ignore"):
+        log_scale = np.log(np.maximum(many.sum() - cap * (np.cumsum(many) - many), 0.0)) - log_rest
+    capped = int(np.argmax(log_scale + ordered <= np.log(cap) + 1e-12))
+    weights = np.empty(len(ordered))
+    weights[order] = np.concatenate([np.full(capped, cap), np.exp(ordered[capped:] + log_scale[capped])])
+    return weights
+
+
+def draw_without_replacement(weights: NDArray[np.floating], count: int, rng: np.random.Generator) -> Rows:
+    """Draw ``count`` different rows, each next one in proportion to ``weights`` [n] above 0: sorted, int64 [count].
+
+    The top of log weight plus Gumbel noise, which is Efraimidis & Spirakis (2006) in logarithms.
+    """
+    key = np.log(np.asarray(weights, dtype=np.float64)) + rng.gumbel(size=len(weights))
+    return np.sort(np.argpartition(-key, count - 1)[:count]).astype(np.int64)
+
+
+def draw_systematically(weights: NDArray[np.floating], count: int, rng: np.random.Generator) -> Rows:
+    """Return how often each row comes up in ``count`` draws: int64 [n], each within one of its expected number.
+
+    Systematic resampling: one uniform number, then every count-th part of the sum of ``weights`` [n] in their order
+    (Carpenter et al. 1999); give them in random order lest neighbours exclude each other.
+    """
+    reached = np.cumsum(np.asarray(weights, dtype=np.float64))
+    marks = np.floor(reached / reached[-1] * count + rng.random()).astype(np.int64)
+    marks[-1] = count  # whatever rounding made of it
+    counts: Rows = np.diff(marks, prepend=0)
+    return counts
