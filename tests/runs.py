@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eo_ssl.curation import DynamicConfig, DynamicSchedule, Hierarchical, Readiness
+from eo_ssl.curation import DynamicConfig, DynamicSchedule, Hierarchical, Readiness, Selector
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.models import Vit
 from eo_ssl.objectives import Dino, DinoV2, IJepa, ISogClr, Mae, Method, MocoV2, Objective, SimClr
@@ -106,8 +106,10 @@ def make_loader(
     return ItemLoader(Tiles(source, preprocessing()), sampler, steps=steps, ahead=ahead)
 
 
-def schedule(keep: float) -> DynamicSchedule:
-    method = Hierarchical(levels=(4,), n_resample=1)
+BALANCED = Hierarchical(levels=(4,), n_resample=1)
+
+
+def schedule(keep: float, method: Selector = BALANCED) -> DynamicSchedule:
     config = DynamicConfig(warmup=100, interval=160, keep=keep, method=method, readiness=Readiness(threshold=0.0))
     return DynamicSchedule(config)
 
@@ -117,6 +119,7 @@ def run(
     *,
     name: str = "mae",
     keep: float | None = None,
+    method: Selector = BALANCED,
     every: int = 7,
     ahead: bool = True,
     spoil: int | None = None,
@@ -142,7 +145,7 @@ def run(
         config=FitConfig(log_every=4, monitor_every=15, monitor_tiles=32, checkpoint_every=every),
         processes=Processes(precision="float32"),
         max_time=parse_limit(max_time),
-        pruning=None if keep is None else Pruning(schedule(keep), identities),
+        pruning=None if keep is None else Pruning(schedule(keep, method), identities),
     )
     return objective, loader
 

@@ -31,7 +31,7 @@ from eo_ssl.pretraining.augmentation import (
     turn_windows,
 )
 from eo_ssl.pretraining.module import compute_lr_share, compute_weight_decay, group_parameters, make_optimizer
-from eo_ssl.pretraining.sampler import shuffle_blocks
+from eo_ssl.pretraining.sampler import shuffle_blocks, spread_copies
 from eo_ssl.sensors import Quantity
 from runs import BATCH, FakeReader, FakeStream, make_loader, make_objective, preprocessing
 
@@ -98,7 +98,73 @@ def test_replacing_the_pool_starts_an_epoch_and_the_same_pool_changes_nothing():
     assert np.array_equal(np.sort(_sequence(sampler, 2).ravel()), np.arange(10, 26))
 
 
+WEIGHTS = np.array([0.2, 3.0, 0.7, 0.1] * 10, dtype=np.float32)
+
+
+def test_with_weights_each_tile_comes_up_within_one_of_its_expected_number_of_times():
+    sampler = ItemSampler(np.arange(100, 140), weights=WEIGHTS, batch_size=8, seed=4)
+    epochs = [np.bincount(_sequence(sampler, 5).ravel() - 100, minlength=40) for _ in range(200)]
+    assert (np.abs(np.array(epochs) - WEIGHTS) < 1).all() and all(counts.sum() == 40 for counts in epochs)
+    np.testing.assert_allclose(np.mean(epochs, axis=0), WEIGHTS, atol=0.15)
+    assert not all(np.array_equal(counts[::4], epochs[0][::4]) for counts in epochs)  # not always the same of a kind
+
+
+def test_copies_of_a_tile_stand_as_far_from_each_other_as_can_be():
+    """A batch that holds an image twice would teach a contrastive method that it differs from itself."""
+    weights = np.ones(1000, dtype=np.float32)
+    weights[::50] = 15
+    sampler = ItemSampler(np.arange(1000), weights=weights, batch_size=20, seed=0)
+    batches = _sequence(sampler, 50)
+    assert max(np.bincount(batch).max() for batch in batches) == 1
+    places = np.flatnonzero(batches.ravel() == 50)
+    assert len(places) in (11, 12) and np.diff(places).min() > 1000 / 12 / 1.5
+
+
+@pytest.mark.parametrize("buffer", [64, 10_000])
+def test_a_spread_pass_holds_every_row_as_often_as_counted(buffer: int):
+    counts = np.random.default_rng(0).integers(0, 5, 300)
+    drawn = spread_copies(counts, np.random.default_rng(1), block=8, buffer=buffer)
+    assert np.array_equal(np.bincount(drawn, minlength=300), counts)
+    if buffer == 64:  # reads stay local: a buffer touches few blocks of the store
+        assert len(np.unique(drawn[:64] // 8)) <= 9
+    ones = spread_copies(np.ones(300, dtype=np.int64), np.random.default_rng(1), block=8, buffer=buffer)
+    assert np.array_equal(np.sort(ones), np.arange(300)) and not np.array_equal(ones, np.arange(300))
+
+
+def test_equal_weights_are_no_weights_and_weights_resume_exactly():
+    plain, equal = (ItemSampler(np.arange(40), weights=w, batch_size=8, seed=4) for w in (None, WEIGHTS * 0 + 0.3))
+    assert np.array_equal(_sequence(plain, 12), _sequence(equal, 12)) and equal.state_dict().keys() == {
+        *("seed", "epoch", "step", "pool")
+    }
+    sampler = ItemSampler(np.arange(40)[::-1], weights=WEIGHTS[::-1], batch_size=8, seed=4)  # in any order
+    assert np.array_equal(
+        _sequence(ItemSampler(np.arange(40), weights=WEIGHTS, batch_size=8, seed=4), 3), _sequence(sampler, 3)
+    )
+    other = ItemSampler(np.arange(8), batch_size=8, seed=0)
+    other.load_state_dict(sampler.state_dict())
+    assert np.array_equal(_sequence(other, 9), _sequence(sampler, 9))
+    parts = [
+        _sequence(ItemSampler(np.arange(40), weights=WEIGHTS, batch_size=2, seed=4, rank=rank, world=4), 7)
+        for rank in range(4)
+    ]
+    whole = _sequence(ItemSampler(np.arange(40), weights=WEIGHTS, batch_size=8, seed=4), 7)
+    assert np.array_equal(np.concatenate(parts, axis=1), whole)
+
+
+def test_replacing_the_weights_starts_an_epoch_and_the_same_ones_change_nothing():
+    sampler = ItemSampler(np.arange(40), weights=WEIGHTS, batch_size=8, seed=4)
+    assert not sampler.replace_pool(np.arange(40), 2 * WEIGHTS)
+    assert sampler.replace_pool(np.arange(40), WEIGHTS[::-1].copy()) and (sampler.epoch, sampler.step) == (1, 0)
+    assert sampler.replace_pool(np.arange(40)) and sampler.weights is None
+
+
 def test_sampler_refusals():
+    with pytest.raises(UserError, match="a weight for each of 10 rows, got 9"):
+        ItemSampler(np.arange(10), weights=np.ones(9, np.float32), batch_size=2, seed=0)
+    with pytest.raises(
+        UserError, match="expected a finite weight above 0 for every row drawn from, got 10 others of 10"
+    ):
+        ItemSampler(np.arange(10), weights=np.zeros(10, np.float32), batch_size=2, seed=0)
     with pytest.raises(UserError, match="at least one batch of 32 tiles, got 10: choose a batch_size of at most 10"):
         ItemSampler(np.arange(10), batch_size=32, seed=0)
     with pytest.raises(UserError, match="each row once in the pool, got 1 repeated"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import test_82_processes as processes
-from eo_ssl.curation import CurationReport
+from eo_ssl.curation import CurationReport, Density
 from eo_ssl.errors import UserError
 from eo_ssl.leases import reserve
 from eo_ssl.objectives import Objective, Step
@@ -145,6 +145,31 @@ def test_pruning_events_change_the_pool_come_from_the_full_set_and_survive_a_res
     assert np.array_equal(last["row"].to_numpy()[last["kept"].to_numpy()], loader.sampler.pool)
     pools = {row["step"]: row["pool"] for row in _log(tmp_path / "whole")}
     assert pools[12] == TILES and pools[16] == TILES // 2
+
+
+SOFT = Density(neighbour=3)
+
+
+@pytest.mark.parametrize("name", ["simclr", "mae"])
+def test_weighted_events_survive_a_kill_at_any_moment(tmp_path, name):
+    """Weights, draws, spreads of views and the log are those of the run that nobody stopped."""
+    whole, loader = run(tmp_path / "whole", name=name, keep=0.4, method=SOFT)
+    for moment in (11, 14, 33, 38, 55):  # before, right after and between the events at steps 13, 33 and 53
+        folder = tmp_path / f"broken_{moment}"
+        with pytest.raises(RuntimeError, match="spoiled"):
+            run(folder, name=name, keep=0.4, method=SOFT, spoil=moment)
+        resumed, other = run(folder, name=name, keep=0.4, method=SOFT)
+        assert weights(resumed) == weights(whole)
+        assert _untimed(_log(folder)) == _untimed(_log(tmp_path / "whole"))
+        assert other.sampler.weights.tolist() == loader.sampler.weights.tolist()
+    assert np.array_equal(loader.sampler.pool, np.arange(TILES)) and loader.sampler.weights.max() > 1.5
+    events = [CurationReport.from_json(e) for e in json.loads((folder / "pruning" / "events.json").read_text())]
+    assert [round(event.effective_rows) for event in events] == [round(0.4 * TILES)] * 3
+    assert [event.n_kept for event in events] == [TILES] * 3 and 0 < events[2].turnover < 0.6
+    told = not any("density alone" in note for note in events[2].notes)
+    assert told == (name == "simclr")  # which sees two views of a tile, an autoencoder one
+    table = pq.read_table(tmp_path / "whole" / "pruning" / "event_0003.parquet")
+    np.testing.assert_array_equal(table["weight"].to_numpy(), loader.sampler.weights)
 
 
 def test_checkpoints_are_plain_values_and_half_written_ones_are_ignored(tmp_path):

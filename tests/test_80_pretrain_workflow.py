@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from eo_ssl.cli import main as command_line
 from eo_ssl.corpus import Corpus
-from eo_ssl.curation import DynamicConfig, DynamicSchedule, Random
+from eo_ssl.curation import Density, DynamicConfig, DynamicSchedule, Random
 from eo_ssl.encoder import load_encoder, load_location_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
@@ -44,7 +45,7 @@ from eo_ssl.objectives import (
 )
 from eo_ssl.objectives.ratio_gradients import RatioGradients
 from eo_ssl.objectives.views import PHYSICAL
-from eo_ssl.pretraining import DataSelection, FitConfig, Pruning, open_training_data
+from eo_ssl.pretraining import DataSelection, FitConfig, ItemSampler, Pruning, encoder_training, open_training_data
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import curate, ingest, pretrain
 
@@ -320,6 +321,34 @@ def test_a_subset_limits_the_pool_and_one_of_another_corpus_is_refused(corpora, 
     curate.main(corpora["s2"], tmp_path / "everything", keep=0.9, method=Random(), split="all", duplicates="keep")
     with pytest.raises(UserError, match="rows of the training split in the subset"):
         open_training_data(DataSelection((corpora["s2"],), subsets=(tmp_path / "everything",)))
+
+
+def test_weights_of_a_subset_reach_the_draws(corpora, tmp_path, monkeypatch):
+    """From the table that `curate` writes to the rows of every batch, beside a stream that is used whole."""
+    curate.main(corpora["s2"], tmp_path / "subset", keep=0.4, method=Density(neighbour=1), split="train")
+    table = pq.read_table(tmp_path / "subset" / "subset.parquet")
+    weights = dict(zip(table["row"].to_pylist(), table["weight"].to_pylist(), strict=True))
+    assert np.mean(list(weights.values())) == pytest.approx(1, abs=1e-6) and max(weights.values()) > 1.5
+    material = open_training_data(DataSelection((corpora["s2"],), subsets=(tmp_path / "subset",)))
+    assert np.array_equal(material.pool, sorted(weights)) and len(material.pool) == len(weights)
+    assert material.weights.tolist() == [weights[row] for row in material.pool.tolist()]
+    joined = open_training_data(
+        DataSelection((corpora["narrow"], corpora["s2"]), bands=("B02",), subsets=(tmp_path / "subset",))
+    )
+    offset = joined.items.sources["tile"].offsets[1]
+    assert (joined.weights[joined.pool < offset] == 1).all()
+    assert np.array_equal(joined.weights[joined.pool >= offset], material.weights)
+    options = {"corpus": corpora["s2"], "subset": tmp_path / "subset", **QUICK, "batch_size": 4}
+    made: list[ItemSampler] = []
+    real = encoder_training.ItemSampler
+    monkeypatch.setattr(encoder_training, "ItemSampler", lambda *a, **k: made.append(real(*a, **k)) or made[-1])
+    pretrain.main(out=tmp_path / "encoder", **options)
+    np.testing.assert_allclose(made[0].weights, material.weights / material.weights.mean(), rtol=1e-6)
+    # A flipped weight is another subset.
+    changed = table.set_column(1, "weight", pa.array(np.roll(table["weight"].to_numpy(), 1)))
+    pq.write_table(changed, tmp_path / "subset" / "subset.parquet")
+    with pytest.raises(UserError, match=r"subset\.parquet"):
+        open_training_data(DataSelection((corpora["s2"],), subsets=(tmp_path / "subset",)))
 
 
 def test_refusals_by_name_leave_nothing_behind(corpora, tmp_path):

@@ -200,7 +200,8 @@ class Branch:
             own = loader["sampler"]
             sampler = ItemSampler(data.pool, weights=data.weights, batch_size=1, seed=own["seed"])
             loader["sampler"] = sampler.state_dict() | {"epoch": own["epoch"] + 1}
-            state["callbacks"].pop("DynamicPruning", None)
+            for of_rows in ("DynamicPruning", "ViewSpread"):
+                state["callbacks"].pop(of_rows, None)
         log = self.source / "log.jsonl"
         if log.exists():
             replace(folder / log.name, log.read_bytes()[: state["callbacks"]["RunLog"]["lines"]["size"]])

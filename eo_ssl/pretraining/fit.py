@@ -26,6 +26,7 @@ from eo_ssl.pretraining.processes import LoggerName, Processes, make_loggers
 from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
 from eo_ssl.pretraining.run_log import ProgressLine, RunLog, summarise
 from eo_ssl.pretraining.view_maker import ViewMaker
+from eo_ssl.pretraining.view_spread import ViewSpread
 from eo_ssl.stop_signals import HeldSignals
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")  # words of torch for a lost process
@@ -106,7 +107,8 @@ def fit(
         AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every, at_end=lambda: watch.stops or endless),
     ]
     if pruning is not None:
-        callbacks.insert(0, DynamicPruning(pruning, loader, log, folder=folder / "pruning"))
+        spread = ViewSpread(len(loader.items))
+        callbacks[:0] = [spread, DynamicPruning(pruning, loader, log, spread, folder=folder / "pruning")]
     trainer = _trainer(module, callbacks, folder, processes, loggers)
     sharded = processes.strategy == "fsdp"
     whole = copy.deepcopy(module.objective) if sharded else module.objective

@@ -28,6 +28,7 @@ from eo_ssl.pretraining.monitors import embed_rows
 from eo_ssl.pretraining.run_log import RunLog
 from eo_ssl.pretraining.sampler import Rows
 from eo_ssl.pretraining.training_data import TrainingData
+from eo_ssl.pretraining.view_spread import ViewSpread
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +66,23 @@ class DynamicPruning(pl.Callback):
     its state is in the checkpoint. With keep = 1 the pool never changes, and neither does any byte of the weights.
     """
 
-    def __init__(self, pruning: Pruning, loader: ItemLoader, run_log: RunLog, *, folder: Path) -> None:
+    def __init__(
+        self, pruning: Pruning, loader: ItemLoader, run_log: RunLog, spread: ViewSpread, *, folder: Path
+    ) -> None:
         """Prune the pool of `loader`, whose present one is the full set.
 
         Args:
             pruning: when, how, and what is known of the tiles.
             loader: whose sampler is changed.
             run_log: where time spent here does not count as training.
+            spread: how far apart two views of each row lie.
             folder: for `event_0001.parquet` (row, cluster, distance, weight, kept, reason) and `events.json` (reports).
 
         Raises:
             UserError: if an event would leave less than a batch, which is better said before the warm-up than after it.
         """
         self.schedule, self.loader, self.run_log, self.folder = pruning.schedule, loader, run_log, folder
+        self.spread = spread
         self.everything: Rows = loader.sampler.pool
         self.reports: list[dict[str, Any]] = []
         self.files: dict[str, dict[str, Any]] = {}  # size and sha256 of the events' tables
@@ -124,7 +129,11 @@ class DynamicPruning(pl.Callback):
             pool, weights = self.loader.sampler.pool, self.loader.sampler.weights
             embeddings = embed_rows(module, self.loader, self.everything, title="pruning")
             if trainer.is_global_zero:
-                context = changed(self.context, encoder_fingerprint=fingerprint_embedders(module))
+                context = changed(
+                    self.context,
+                    spread=self.spread.read(self.everything),
+                    encoder_fingerprint=fingerprint_embedders(module),
+                )
                 pool, report = self.schedule.update(
                     embeddings, self.everything, presentations=presentations, context=context
                 )
