@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -109,8 +110,9 @@ def make_loader(
 BALANCED = Hierarchical(levels=(4,), n_resample=1)
 
 
-def schedule(keep: float, method: Selector = BALANCED) -> DynamicSchedule:
-    config = DynamicConfig(warmup=100, interval=160, keep=keep, method=method, readiness=Readiness(threshold=0.0))
+def schedule(keep: float, method: Selector = BALANCED, **options: Any) -> DynamicSchedule:
+    never = Readiness(threshold=0.0)
+    config = DynamicConfig(warmup=100, interval=160, keep=keep, method=method, readiness=never, **options)
     return DynamicSchedule(config)
 
 
@@ -125,6 +127,7 @@ def run(
     spoil: int | None = None,
     identities: np.ndarray | None = None,
     max_time: str | None = None,
+    **options: Any,
 ) -> tuple[Objective, ItemLoader]:
     """Train, or continue in, `folder`; `spoil` breaks the run at that step."""
     loader = make_loader(ahead=ahead)
@@ -145,7 +148,7 @@ def run(
         config=FitConfig(log_every=4, monitor_every=15, monitor_tiles=32, checkpoint_every=every),
         processes=Processes(precision="float32"),
         max_time=parse_limit(max_time),
-        pruning=None if keep is None else Pruning(schedule(keep, method), identities),
+        pruning=None if keep is None else Pruning(schedule(keep, method, **options), identities),
     )
     return objective, loader
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eo_ssl.curation import Context, DynamicConfig, DynamicSchedule, Hierarchical, Random, Readiness
+from eo_ssl.curation import Context, Density, DynamicConfig, DynamicSchedule, Hierarchical, Random, Readiness, curate
 from eo_ssl.curation.packing import pack, unpack
 from eo_ssl.curation.readiness import judge_readiness
 from eo_ssl.errors import UserError
@@ -128,6 +128,51 @@ def test_any_selector_fits_and_the_duplicate_filter_goes_in_front() -> None:
     assert (pool % 2 == 0).all() and len(pool) == 150
 
 
+def test_keep_swings_around_its_mean_and_the_end_sees_everything() -> None:
+    config = replace(CONFIG, keep=0.4, swing=0.5, last=0.25)
+    schedule = DynamicSchedule(config)
+    embeddings, _ = grouped(1)
+    n = len(embeddings)
+    kept = []
+    for at in (1000, 1300, 1600, 1900):
+        assert schedule.due(at, 2800) and not schedule.ends(at, 2800)
+        kept.append(len(schedule.update(embeddings, presentations=at)[0]))
+    assert kept == [round(0.6 * n), round(0.2 * n)] * 2
+    assert not schedule.ends(2099, 2800) and schedule.ends(2100, 2800) and not schedule.due(2200, 2800)
+    resumed = DynamicSchedule(config)
+    assert np.array_equal(schedule.release(np.arange(n)[::-1]), np.arange(n))
+    resumed.load_state_dict(json.loads(json.dumps(schedule.state_dict())))
+    for one in (schedule, resumed):
+        assert one.pool is not None and len(one.pool) == n and one.weights is None
+        assert not one.due(2200, 2800) and not one.ends(2200, 2800)
+    assert [replace(config, keep=100).keep_at(event) for event in (1, 2)] == [150, 50]
+    assert replace(config, keep=1).keep_at(1) == 1  # no curation at all
+
+
+def test_nothing_is_released_that_was_never_pruned() -> None:
+    schedule = DynamicSchedule(replace(CONFIG, last=0.5))
+    assert not schedule.ends(900, 1000)
+
+
+def test_weighted_pools_keep_their_order_and_add_up_their_use() -> None:
+    embeddings, _ = grouped(1)
+    ids = np.random.default_rng(0).permutation(len(embeddings)) + 7
+    schedule = DynamicSchedule(replace(CONFIG, keep=0.5, method=Density(gamma=0)))
+    pool, report = schedule.update(embeddings, ids)
+    assert np.array_equal(pool, np.sort(ids)) and report.weighs and report.turnover is None
+    plain = curate(embeddings, 0.5, np.random.default_rng(0), method=Density(gamma=0)).weights
+    assert plain is not None and schedule.weights is not None and schedule.usage is not None
+    np.testing.assert_array_equal(schedule.weights, plain[np.argsort(ids)])
+    np.testing.assert_array_equal(schedule.usage, plain)
+    _, again = schedule.update(embeddings, ids)
+    assert again.turnover == pytest.approx(0, abs=1e-6)  # no chance is in these weights
+    np.testing.assert_allclose(schedule.usage, 2 * plain)
+    spread = np.linspace(-2, 2, len(embeddings)).astype(np.float32)
+    told = DynamicSchedule(replace(CONFIG, keep=0.5, method=Density(gamma=1)))
+    assert told.update(embeddings, ids, context=Context(spread=spread))[1].notes == ()
+    assert np.abs(told.weights - schedule.weights).max() > 0
+
+
 def test_another_full_set_or_configuration_is_refused() -> None:
     schedule = DynamicSchedule(CONFIG)
     schedule.update(grouped(0)[0])
@@ -141,6 +186,12 @@ def test_another_full_set_or_configuration_is_refused() -> None:
 
 
 def test_impossible_schedules_are_refused() -> None:
+    for wrong, words in (
+        ({"swing": 1.0}, "in .0, 1.*got 1.0 and 0.0"),
+        ({"keep": 0.8, "swing": 0.5}, "at most all rows"),
+    ):
+        with pytest.raises(UserError, match=words):
+            replace(CONFIG, **wrong)
     with pytest.raises(UserError, match="expected warmup >= 0 and interval >= 1"):
         DynamicConfig(warmup=-1, interval=5)
     with pytest.raises(UserError, match="expected keep to be a fraction"):

@@ -172,6 +172,26 @@ def test_weighted_events_survive_a_kill_at_any_moment(tmp_path, name):
     np.testing.assert_array_equal(table["weight"].to_numpy(), loader.sampler.weights)
 
 
+def test_redrawing_from_the_first_features_embeds_once_and_resumes(tmp_path):
+    whole, loader = run(tmp_path / "whole", name="simclr", keep=0.5, features="first", last=0.15)
+    for moment in (14, 38, 54):
+        folder = tmp_path / f"broken_{moment}"
+        with pytest.raises(RuntimeError, match="spoiled"):
+            run(folder, name="simclr", keep=0.5, features="first", last=0.15, spoil=moment)
+        resumed, _ = run(folder, name="simclr", keep=0.5, features="first", last=0.15)
+        assert weights(resumed) == weights(whole)
+    events = json.loads((tmp_path / "whole" / "pruning" / "events.json").read_text())
+    assert [event["cost"]["forward_equivalents"] for event in events] == [TILES, 0]  # the third falls in the last part
+    pools = {row["step"]: row["pool"] for row in _log(tmp_path / "whole")}
+    assert (pools[12], pools[16], pools[48], pools[56]) == (TILES, TILES // 2, TILES // 2, TILES)
+    assert len(loader.sampler.pool) == TILES
+    with pytest.raises(RuntimeError, match="spoiled"):
+        run(tmp_path / "spoiled", name="simclr", keep=0.5, features="first", spoil=25)
+    (tmp_path / "spoiled" / "pruning" / "first_features.npy").write_bytes(b"others")
+    with pytest.raises(UserError, match=r"expected the features of the first event in .*first_features\.npy"):
+        run(tmp_path / "spoiled", name="simclr", keep=0.5, features="first")
+
+
 def test_checkpoints_are_plain_values_and_half_written_ones_are_ignored(tmp_path):
     run(tmp_path, keep=0.5)
     folder = tmp_path / "checkpoints"

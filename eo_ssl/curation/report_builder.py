@@ -47,6 +47,8 @@ class Context:
     "the previous pool, for the turnover"
     previous_weights: Floats | None = None
     "its weights; None for equal ones"
+    forward_passes: int | None = None
+    "passes of the encoder that the embeddings cost; None for one each"
     corpus_fingerprint: str = ""
     encoder_fingerprint: str = ""
 
@@ -119,7 +121,7 @@ class ReportBuilder:
             chance=figures[2],
             radius=radius,
             turnover=None if self.context.previous is None else self._measure_turnover(self.context.previous),
-            cost=Cost(round(select_s, 4), round(time.perf_counter() - started, 4), len(self.points)),
+            cost=Cost(round(select_s, 4), round(time.perf_counter() - started, 4), self._count_passes()),
             corpus_fingerprint=self.context.corpus_fingerprint,
             encoder_fingerprint=self.context.encoder_fingerprint,
             examples=self._choose_examples(),
@@ -130,6 +132,9 @@ class ReportBuilder:
         if self.result.clusters is None:
             return ()
         return tuple(np.bincount(self.cluster[rows], minlength=self.result.clusters.hierarchy.levels[0]).tolist())
+
+    def _count_passes(self) -> int:
+        return len(self.points) if self.context.forward_passes is None else self.context.forward_passes
 
     def _measure_turnover(self, previous: Rows) -> float:
         return measure_turnover(previous, self.kept, weights=(self.context.previous_weights, self.result.weights))

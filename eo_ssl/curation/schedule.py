@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,6 +43,13 @@ class DynamicConfig:
     "selector of every event"
     readiness: Readiness = field(default_factory=Readiness)
     "gate before the first event"
+    swing: float = 0.0
+    """part of keep that events add and take off in turn, beginning with more: few rows regularise, many cover (PODS,
+    arXiv 2605.14773, whose formula was not seen); 0 for a constant keep"""
+    last: float = 0.0
+    "share of the run at its end that sees the full set again, without weights"
+    features: Literal["every_event", "first"] = "every_event"
+    "embed the full set at every event, or at the first alone and redraw from what was found then"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -58,6 +65,25 @@ class DynamicConfig:
             got=self.keep,
             remedy="1 switches pruning off",
         )
+        expect(
+            0 <= self.swing < 1 and 0 <= self.last < 1,
+            expected="swing and last in [0, 1)",
+            got=f"{self.swing} and {self.last}",
+            remedy="0 switches them off",
+        )
+        expect(
+            self.keep > 1 or self.keep == 1 or self.keep * (1 + self.swing) <= 1,
+            expected="keep and what swing adds to it to be at most all rows",
+            got=f"{self.keep:g} and {self.keep * self.swing:g}",
+            remedy="keep less, or swing less",
+        )
+
+    def keep_at(self, event: int) -> float:
+        """Return what the event numbered ``event`` from 1 keeps, as a fraction (up to 1) or a number of rows."""
+        if self.keep == 1 or not self.swing:
+            return self.keep
+        swung = self.keep * (1 + self.swing * (1 if event % 2 else -1))
+        return swung if self.keep < 1 else max(2.0, round(swung))
 
 
 class DynamicSchedule:
@@ -66,6 +92,7 @@ class DynamicSchedule:
     Attributes:
         config: What was asked.
         event: Number of pools drawn so far.
+        released: Whether the last part of the run has begun, which sees the full set.
         next_at: Presentations at which the next event (or the next try of the gate) is due.
         pool: The ids in use, int64 sorted; None until the first update, when everything is in use.
         weights: How often each of them comes up, in times the mean, float32; None for equally often.
@@ -79,6 +106,7 @@ class DynamicSchedule:
         """Start before the warm-up."""
         self.config = config
         self.event = 0
+        self.released = False
         self.next_at = config.warmup
         self.pool: Rows | None = None
         self.weights: Floats | None = None
@@ -89,9 +117,22 @@ class DynamicSchedule:
         self._ids_sha256 = ""
         self._rng = np.random.default_rng(config.seed)
 
-    def due(self, presentations: int) -> bool:
-        """Return whether an event is due after ``presentations`` samples: past the mark, until ``update``."""
-        return presentations >= self.next_at
+    def due(self, presentations: int, total: int | None = None) -> bool:
+        """Return whether an event is due after ``presentations`` samples: past the mark, until ``update``.
+
+        None is in the last part of a run of ``total`` samples, for which `ends` says that `release` is due.
+        """
+        return presentations >= self.next_at and not self.released and not self.ends(presentations, total)
+
+    def ends(self, presentations: int, total: int | None) -> bool:
+        """Return whether the last part of a run of ``total`` samples has come, and the full set is not released yet."""
+        begun = total is not None and self.config.last > 0 and presentations >= (1 - self.config.last) * total
+        return begun and not self.released and self.event > 0
+
+    def release(self, ids: Rows) -> Rows:
+        """Go back to the full set for good: return it, int64 sorted."""
+        self.released, self.pool, self.weights = True, np.sort(ids), None
+        return self.pool
 
     def update(
         self,
@@ -125,7 +166,11 @@ class DynamicSchedule:
             return self._postpone(raw, ids, at, gate, context)
         context = replace(context or Context(), **self._recall(ids))
         selection = curate(
-            raw, self.config.keep, derive_generator(self._rng), method=self.config.method, context=context
+            raw,
+            self.config.keep_at(self.event + 1),
+            derive_generator(self._rng),
+            method=self.config.method,
+            context=context,
         )
         self.event += 1
         self._advance(at, self.config.interval)
@@ -232,6 +277,7 @@ class DynamicSchedule:
             "config": self._write_config(),
             "event": self.event,
             "next_at": self.next_at,
+            "released": self.released,
             "pool": pack(self.pool),
             "weights": pack(self.weights),
             "usage": pack(self.usage),
@@ -256,6 +302,7 @@ class DynamicSchedule:
             remedy="resume with the same configuration",
         )
         self.event, self.next_at = int(state["event"]), int(state["next_at"])
+        self.released = bool(state.get("released", False))  # not in checkpoints of earlier versions
         pool, usage, centroids = unpack(state["pool"]), unpack(state["usage"]), unpack(state["centroids"])
         self.pool = None if pool is None else pool.astype(np.int64)
         self.weights = unpack(state.get("weights"))  # none in checkpoints of earlier versions

@@ -18,7 +18,7 @@ from eo_ssl.commits import replace
 from eo_ssl.curation import Context, DynamicSchedule, resolve_keep, tabulate_selection
 from eo_ssl.documents import measure_file
 from eo_ssl.encoder import hash_tensors
-from eo_ssl.errors import UserError
+from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.objectives import Batch
 from eo_ssl.pretraining.checkpoints import put_aside
@@ -29,6 +29,10 @@ from eo_ssl.pretraining.run_log import RunLog
 from eo_ssl.pretraining.sampler import Rows
 from eo_ssl.pretraining.training_data import TrainingData
 from eo_ssl.pretraining.view_spread import ViewSpread
+
+FIRST_FEATURES = "first_features.npy"
+"""Features of the full set at the first event, where later ones redraw from them: float16 [N, D]"""
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,27 +126,57 @@ class DynamicPruning(pl.Callback):
 
     def _prune(self, trainer: pl.Trainer, module: Pretraining) -> None:
         """Embed on all ranks, redraw on rank 0, tell all ranks, change the sampler, write the event down."""
-        presentations = trainer.global_step * self.loader.presented
-        if not self.schedule.due(presentations):
+        presentations, total = trainer.global_step * self.loader.presented, module.steps * self.loader.presented
+        if self.schedule.ends(presentations, total):
+            self.loader.sampler.replace_pool(self.schedule.release(self.everything))
+        if not self.schedule.due(presentations, total):
             return
         with self.run_log.paused():
             pool, weights = self.loader.sampler.pool, self.loader.sampler.weights
-            embeddings = embed_rows(module, self.loader, self.everything, title="pruning")
+            again = self.schedule.config.features == "first" and self.schedule.event > 0
+            embeddings = None if again else embed_rows(module, self.loader, self.everything, title="pruning")
             if trainer.is_global_zero:
                 context = changed(
                     self.context,
                     spread=self.spread.read(self.everything),
+                    forward_passes=0 if again else None,
                     encoder_fingerprint=fingerprint_embedders(module),
                 )
+                embeddings = self._keep_first(embeddings)
                 pool, report = self.schedule.update(
                     embeddings, self.everything, presentations=presentations, context=context
                 )
                 weights = self.schedule.weights
                 self.reports.append(report.to_json())
                 self._write()
-            told = pool, weights, self.schedule.next_at
-            pool, weights, self.schedule.next_at = trainer.strategy.broadcast(told)
+            told = pool, weights, self.schedule.next_at, self.schedule.event
+            told = trainer.strategy.broadcast(told)
+            pool, weights, self.schedule.next_at, self.schedule.event = told
             self.loader.sampler.replace_pool(pool, weights)
+
+    def _keep_first(self, embeddings: Floats | None) -> Floats:
+        """Features of this event; with those of the first one alone, these, rounded to half precision.
+
+        Raises:
+            UserError: the file of the first event is not what it was.
+        """
+        path = self.folder / FIRST_FEATURES
+        if self.schedule.config.features == "first" and embeddings is not None:
+            data = io.BytesIO()
+            np.save(data, embeddings.astype(np.float16), allow_pickle=False)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace(path, data.getvalue())
+            self.files[path.name] = measure_file(path)
+        if self.schedule.config.features == "every_event" and embeddings is not None:
+            return embeddings
+        expect(
+            path.exists() and measure_file(path) == self.files.get(path.name),
+            expected=f"the features of the first event in {path}",
+            got="none" if not path.exists() else "others",
+            remedy="begin the run again",
+        )
+        first: Floats = np.load(path, allow_pickle=False).astype(np.float32)
+        return first
 
     def _check_written(self, step: int) -> None:
         """Write the reports again, which the checkpoint holds, and put tables aside that are not as they were."""
