@@ -1,0 +1,91 @@
+"""Leakage: rows near test footprints, by distances that are known, and rows that look like test images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyproj import Geod
+
+from eo_ssl.curation.leakage import find_rows_alike, find_rows_near
+from eo_ssl.errors import UserError
+
+GEOD = Geod(a=6_371_008.8, b=6_371_008.8)
+
+
+def square(lon: float, lat: float, side_m: float) -> list[float]:
+    """A box around a place; across the antimeridian its west lies east of its east."""
+    half = side_m / 2
+    west, _, _ = GEOD.fwd(lon, lat, 270, half)
+    east, _, _ = GEOD.fwd(lon, lat, 90, half)
+    _, north, _ = GEOD.fwd(lon, lat, 0, half)
+    _, south, _ = GEOD.fwd(lon, lat, 180, half)
+    return [west, south, east, north]
+
+
+@given(
+    st.floats(-180, 180),
+    st.floats(-75, 75),
+    st.floats(0, 360),
+    st.floats(100, 40_000),
+    st.sampled_from([640.0, 2640.0]),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_row_is_near_when_its_edge_is(lon: float, lat: float, azimuth: float, apart_m: float, side_m: float) -> None:
+    """Never missed, and never found where even the corners are farther than the distance."""
+    other_lon, other_lat, _ = GEOD.fwd(lon, lat, azimuth, apart_m)
+    if abs(other_lat) > 80:
+        return
+    boxes, tested = np.asarray([square(other_lon, other_lat, side_m)]), np.asarray([square(lon, lat, side_m)])
+    nearest, farthest = max(apart_m - side_m * np.sqrt(2), 0), apart_m
+    assert find_rows_near(boxes, tested, distance_m=farthest)[0]
+    if nearest > 50:
+        assert not find_rows_near(boxes, tested, distance_m=0.95 * nearest - 20)[0]
+
+
+def test_touching_boxes_lie_at_no_distance_also_across_the_antimeridian() -> None:
+    tested = np.asarray([[179.9, 10.0, -179.9, 10.2]])
+    boxes = np.asarray(
+        [[-179.9, 10.0, -179.7, 10.2], [179.7, 10.2, 179.9, 10.4], [-179.8, 10.0, -179.6, 10.2], [0, 10, 0.2, 10.2]]
+    )
+    assert find_rows_near(boxes, tested, distance_m=0).tolist() == [True, True, False, False]
+    gap = 6_371_008.8 * np.radians(0.1) * np.cos(np.radians(10.2))
+    assert find_rows_near(boxes, tested, distance_m=gap * 1.001)[2]
+    assert not find_rows_near(boxes, tested, distance_m=gap * 0.999)[2]
+
+
+def test_rows_and_test_images_without_a_place_are_near_nothing() -> None:
+    box, nowhere = [10.0, 50.0, 10.1, 50.1], [np.nan] * 4
+    assert find_rows_near(np.asarray([box, nowhere]), np.asarray([nowhere, box]), distance_m=1).tolist() == [
+        True,
+        False,
+    ]
+    assert not find_rows_near(np.asarray([box]), np.asarray([nowhere]), distance_m=1e6).any()
+    with pytest.raises(UserError, match="a distance of at least 0 m, got -1"):
+        find_rows_near(np.asarray([box]), np.asarray([box]), distance_m=-1)
+
+
+def test_many_rows_are_those_of_all_pairs(rng: np.random.Generator) -> None:
+    """More rows than a chunk, against every pair."""
+    centres = rng.uniform([-20, 30], [20, 60], (20_000, 2))
+    boxes = np.concatenate([centres - 0.01, centres + 0.01], axis=1)
+    tested = boxes[rng.choice(20_000, 30, replace=False)] + 0.05
+    expected = np.zeros(20_000, dtype=bool)
+    for other in tested:
+        north = np.maximum(np.maximum(boxes[:, 1] - other[3], other[1] - boxes[:, 3]), 0)
+        east = np.maximum(np.maximum(boxes[:, 0] - other[2], other[0] - boxes[:, 2]), 0)
+        most = np.cos(np.radians(np.maximum(boxes[:, 3], other[3])))
+        expected |= 6_371_008.8 * np.radians(np.hypot(north, east * most)) <= 20_000
+    assert 30 < expected.sum() < 5000
+    np.testing.assert_array_equal(find_rows_near(boxes, tested, distance_m=20_000), expected)
+
+
+def test_rows_alike_are_found_by_the_cosine(rng: np.random.Generator) -> None:
+    tested = rng.normal(size=(40, 16)).astype(np.float32)
+    others = rng.normal(size=(200, 16)).astype(np.float32)
+    copies = 3 * tested[:5] + 0.01 * rng.normal(size=(5, 16)).astype(np.float32)
+    alike = find_rows_alike(np.concatenate([others, copies]), tested, similarity=0.99)
+    assert alike[200:].all() and not alike[:200].any()
+    with pytest.raises(UserError, match="a cosine in"):
+        find_rows_alike(others, tested, similarity=99)
