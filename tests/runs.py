@@ -111,8 +111,8 @@ BALANCED = Hierarchical(levels=(4,), n_resample=1)
 
 
 def schedule(keep: float, method: Selector = BALANCED, **options: Any) -> DynamicSchedule:
-    never = Readiness(threshold=0.0)
-    config = DynamicConfig(warmup=100, interval=160, keep=keep, method=method, readiness=never, **options)
+    options = {"readiness": Readiness(threshold=0.0), **options}
+    config = DynamicConfig(warmup=100, interval=160, keep=keep, method=method, **options)
     return DynamicSchedule(config)
 
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from eo_ssl.curation import Context, Density, DynamicConfig, DynamicSchedule, Hierarchical, Random, Readiness, curate
+from eo_ssl.curation import (
+    Context,
+    Density,
+    DynamicConfig,
+    DynamicSchedule,
+    Hierarchical,
+    Random,
+    Readiness,
+    Selector,
+    curate,
+)
 from eo_ssl.curation.packing import pack, unpack
 from eo_ssl.curation.readiness import judge_readiness
 from eo_ssl.errors import UserError
@@ -79,38 +88,48 @@ def test_a_resumed_schedule_holds_the_same_events(stop: int) -> None:
     assert resumed.state_dict() == whole.state_dict()
 
 
-def test_the_gate_postpones_noise_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    config = replace(CONFIG, readiness=Readiness(retry=100))
-    schedule = DynamicSchedule(config)
-    noise = np.random.default_rng(0).normal(size=(600, 12)).astype(np.float32)
-    with caplog.at_level(logging.WARNING):
-        pool, report = schedule.update(noise, presentations=1010)
-    np.testing.assert_array_equal(pool, np.arange(600))
-    assert report.postponed and report.gate is not None and report.gate.agreement < 0.3 and report.n_kept == 600
-    assert "postponed to 1100 presentations" in caplog.text and "postponed to 1100" in report.notes[-1]
-    assert schedule.next_at == 1100 and schedule.event == 0
-    _, report = schedule.update(grouped(0)[0], presentations=1100)
-    assert not report.postponed and report.gate is not None and report.gate.agreement > 0.5 and report.event == 1
-    _, report = schedule.update(noise)  # once open, the gate stays open
-    assert not report.postponed and report.gate is None
-    assert [entry["postponed"] for entry in schedule.log] == [True, False, False]
+def look_twice(noise: float, n: int = 300, d: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    """Two looks at n rows: what they have in common, and what each adds."""
+    rng = np.random.default_rng(3)
+    common = rng.normal(size=(n, d))
+    first, second = (common + noise * rng.normal(size=(n, d)) for _ in range(2))
+    return first.astype(np.float32), second.astype(np.float32)
 
 
-def test_readiness_is_one_for_planted_groups_and_near_zero_for_noise(rng: np.random.Generator) -> None:
-    clear = (
-        np.repeat(np.eye(10, dtype=np.float32) * 9, 60, axis=0) + rng.normal(size=(600, 10)).astype(np.float32) * 0.05
-    )
-    assert judge_readiness(clear, Readiness(), rng=rng).agreement == pytest.approx(1.0)
-    unequal, _ = grouped(0, 3000)
-    assert judge_readiness(unequal, Readiness(), rng=rng).agreement > 0.9, (
-        "nine tenths in one group are no lack of structure"
-    )
-    noise = rng.normal(size=(3000, 24)).astype(np.float32)
-    assert judge_readiness(noise, Readiness(), rng=rng).agreement < 0.2
-    assert not judge_readiness(np.ones((500, 3), dtype=np.float32), Readiness(), rng=rng).ready, (
-        "a collapsed encoder is not ready"
-    )
-    assert judge_readiness(noise, Readiness(threshold=0), rng=rng).ready
+def test_rows_are_found_again_where_looks_agree_and_by_chance_where_they_do_not() -> None:
+    assert judge_readiness(*look_twice(0.0), Readiness()).agreement == 1.0
+    noise = judge_readiness(*look_twice(100.0), Readiness(threshold=0.3))
+    assert noise.agreement < 0.02 and not noise.ready and noise.trust == noise.agreement / 0.3
+    some = judge_readiness(*look_twice(1.0), Readiness(threshold=0.3))
+    assert 0.3 < some.agreement < 1 and some.ready and some.trust == 1
+    first, second = look_twice(1.0)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (first, second)]
+    cosine = unit[0] @ unit[1].T
+    both = [np.mean(cosine.argmax(axis=axis) == np.arange(300)) for axis in (0, 1)]
+    assert some.agreement == pytest.approx(np.mean(both))
+    # Collapsed features find everything and nothing.
+    assert judge_readiness(np.ones((9, 4), np.float32), np.ones((9, 4), np.float32), Readiness()).agreement == 0
+    assert judge_readiness(first[:1], second[:1], Readiness()).agreement == 0
+    with pytest.raises(UserError, match=r"two looks at the same rows, got \[300, 24\] and \[299, 24\]"):
+        judge_readiness(first, second[1:], Readiness())
+
+
+@pytest.mark.parametrize("method", [METHOD, Density(gamma=0)])
+def test_the_less_features_are_trusted_the_less_is_curated(method: Selector) -> None:
+    """keep^r of the rows, picked or effective, and all of them without trust; the next try comes sooner."""
+    embeddings, _ = grouped(0)
+    config = replace(CONFIG, method=method, readiness=Readiness(threshold=0.9, retry=50))
+    for noise in (0.0, 1.0, 1e6):
+        looks = look_twice(noise)
+        trust = min(1.0, judge_readiness(*looks, Readiness()).agreement / 0.9)
+        schedule = DynamicSchedule(config)
+        _, report = schedule.update(embeddings, presentations=1000, context=Context(looks=looks))
+        assert report.gate is not None and report.gate.trust == pytest.approx(trust)
+        assert report.effective_rows == pytest.approx(600 * 0.25**trust, abs=1)
+        assert schedule.next_at == (1300 if noise == 0 else 1050)
+    unasked = DynamicSchedule(config)
+    _, report = unasked.update(embeddings, presentations=1000)
+    assert report.gate is None and report.effective_rows == pytest.approx(150, rel=0.01)
 
 
 def test_keeping_everything_is_no_curation_at_all() -> None:

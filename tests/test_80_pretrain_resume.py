@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import test_82_processes as processes
-from eo_ssl.curation import CurationReport, Density
+from eo_ssl.curation import CurationReport, Density, Readiness
 from eo_ssl.errors import UserError
 from eo_ssl.leases import reserve
 from eo_ssl.objectives import Objective, Step
@@ -170,6 +170,23 @@ def test_weighted_events_survive_a_kill_at_any_moment(tmp_path, name):
     assert told == (name == "simclr")  # which sees two views of a tile, an autoencoder one
     table = pq.read_table(tmp_path / "whole" / "pruning" / "event_0003.parquet")
     np.testing.assert_array_equal(table["weight"].to_numpy(), loader.sampler.weights)
+
+
+@pytest.mark.parametrize("name", ["simclr", "ijepa"])
+def test_events_look_twice_at_some_rows_and_trust_what_they_find_again(tmp_path, name):
+    asked = {"readiness": Readiness(threshold=1.0, rows=40), "method": SOFT, "keep": 0.4, "name": name}
+    whole, _ = run(tmp_path / "whole", **asked)
+    with pytest.raises(RuntimeError, match="spoiled"):
+        run(tmp_path / "broken", **asked, spoil=38)
+    resumed, _ = run(tmp_path / "broken", **asked)
+    assert weights(resumed) == weights(whole)
+    events = [json.loads((tmp_path / f / "pruning" / "events.json").read_text()) for f in ("whole", "broken")]
+    for event in events[0]:
+        gate = event["gate"]
+        assert 0 <= gate["agreement"] < 1 and not gate["ready"]
+        assert event["effective_rows"] == pytest.approx(TILES * 0.4 ** gate["agreement"], abs=1.5)
+        assert event["cost"]["forward_equivalents"] == TILES + 2 * 40
+    assert [event["gate"] for event in events[1]] == [event["gate"] for event in events[0]]
 
 
 def test_redrawing_from_the_first_features_embeds_once_and_resumes(tmp_path):

@@ -57,12 +57,19 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The outcome of the readiness gate (see ``readiness``)."""
+    """How far an event trusted the features (see ``readiness``)."""
 
     agreement: float
-    "adjusted Rand index of two fits on disjoint halves"
+    "share of rows found again by another look at them; in reports of earlier versions the agreement of two clusterings"
     threshold: float
+    "share from which they are trusted in full"
     ready: bool
+    "whether they were"
+
+    @property
+    def trust(self) -> float:
+        """From 0, where nothing is curated, to 1."""
+        return 1.0 if self.ready else max(0.0, self.agreement / self.threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +116,7 @@ class CurationReport:
     effective_rows: float | None = None
     "number of equally weighted rows that would scatter as much; None in reports of earlier versions: n_kept"
     postponed: bool = False
-    "the readiness gate refused: the pool is unchanged"
+    "whether the gate left the pool as it was: of earlier versions, in which it could"
 
     @property
     def weighs(self) -> bool:

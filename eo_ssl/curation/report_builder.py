@@ -37,6 +37,8 @@ class Context:
 
     identities: Sequence[Any] | NDArray[Any] | pa.Array | pa.ChunkedArray | None = None
     "what makes two rows exact duplicates (pixels_sha256), one per row; absent: no filter"
+    looks: tuple[Floats, Floats] | None = None
+    "features of two augmented looks at some of the rows, each float32 [m, d], for the readiness gate"
     labels: ArrayLike | None = None
     "classes int [n], -1 unknown: diagnosis only, never used to select"
     columns: pa.Table | None = None

@@ -8,7 +8,6 @@ the readiness gate, always redrawing from all rows, never from the previous pool
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -17,16 +16,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from eo_ssl.curation.cluster_selectors import Hierarchical
-from eo_ssl.curation.embeddings import Floats, Rows, check_embeddings, derive_generator, rescale
+from eo_ssl.curation.embeddings import Floats, Rows, check_embeddings, derive_generator
 from eo_ssl.curation.packing import pack, unpack
 from eo_ssl.curation.readiness import Readiness, judge_readiness
 from eo_ssl.curation.report import CurationReport, Gate, to_plain
 from eo_ssl.curation.report_builder import Context
 from eo_ssl.curation.selectors import Selector
-from eo_ssl.curation.subset_selection import Selection, curate
+from eo_ssl.curation.subset_selection import Selection, curate, resolve_keep
 from eo_ssl.errors import expect
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through __dict__
@@ -42,7 +39,7 @@ class DynamicConfig:
     method: Selector = field(default_factory=lambda: Hierarchical(n_resample=3, fit_rows=20_000))
     "selector of every event"
     readiness: Readiness = field(default_factory=Readiness)
-    "gate before the first event"
+    "how far events trust the features"
     swing: float = 0.0
     """part of keep that events add and take off in turn, beginning with more: few rows regularise, many cover (PODS,
     arXiv 2605.14773, whose formula was not seen); 0 for a constant keep"""
@@ -93,13 +90,13 @@ class DynamicSchedule:
         config: What was asked.
         event: Number of pools drawn so far.
         released: Whether the last part of the run has begun, which sees the full set.
-        next_at: Presentations at which the next event (or the next try of the gate) is due.
+        next_at: Presentations at which the next event is due.
         pool: The ids in use, int64 sorted; None until the first update, when everything is in use.
         weights: How often each of them comes up, in times the mean, float32; None for equally often.
         usage: In how many pools every row of the full set was, where they are weighted how often it was to come up in a
             pass, added up: float32 [N]; None until the first update.
         last: The fate of every row at the last event; not kept across a resume.
-        log: One plain dict per event and per postponement.
+        log: One plain dict per event.
     """
 
     def __init__(self, config: DynamicConfig) -> None:
@@ -142,18 +139,18 @@ class DynamicSchedule:
         presentations: int | None = None,
         context: Context | None = None,
     ) -> tuple[Rows, CurationReport]:
-        """Prune: redraw the pool from the full set, or postpone when the embeddings are not ready.
+        """Prune: redraw the pool from the full set, the less of it left out the less the embeddings can be trusted.
 
         Args:
             embeddings: float [N, d], one row per sample of the full set, always the same samples in the same order.
             ids: What the rows are called outside, unique int64 [N]; 0..N-1 when absent.
             presentations: Samples presented so far; the next event falls on the first mark after it. One mark on when
                 absent.
-            context: Identities for the duplicate filter, fingerprints and labels for the report.
+            context: Identities for the duplicate filter, two looks at some rows for the readiness gate, which is not
+                asked without, fingerprints and labels for the report.
 
         Returns:
-            The ids of the pool to train on from now, int64 sorted, and the report (``postponed`` when the pool did not
-            change).
+            The ids of the pool to train on from now, int64 sorted, and the report.
 
         Raises:
             UserError: the full set is not the one of the last event, or what ``curate`` refuses.
@@ -161,19 +158,19 @@ class DynamicSchedule:
         raw = check_embeddings(embeddings)
         ids = self._check_same_set(ids, len(raw))
         at = self.next_at if presentations is None else presentations
-        gate = self._ask_gate(raw)
-        if gate is not None and not gate.ready:
-            return self._postpone(raw, ids, at, gate, context)
         context = replace(context or Context(), **self._recall(ids))
+        gate = self._ask_gate(context)
+        keep = resolve_keep(self.config.keep_at(self.event + 1), len(raw)) / len(raw)
         selection = curate(
             raw,
-            self.config.keep_at(self.event + 1),
+            keep if gate is None else keep**gate.trust,
             derive_generator(self._rng),
             method=self.config.method,
             context=context,
         )
         self.event += 1
-        self._advance(at, self.config.interval)
+        eager = gate is not None and not gate.ready
+        self._advance(at, self.config.readiness.retry or self.config.interval if eager else self.config.interval)
         order = np.argsort(ids[selection.rows])
         self.pool = ids[selection.rows][order]
         self.weights = None if selection.weights is None else selection.weights[order]
@@ -214,41 +211,11 @@ class DynamicSchedule:
         weights = None if self.weights is None else self.weights[np.searchsorted(self.pool, ids[held])]
         return {"previous": held, "previous_weights": weights}
 
-    def _ask_gate(self, raw: Floats) -> Gate | None:
+    def _ask_gate(self, context: Context) -> Gate | None:
         # keep = 1 is no curation at all, so there is nothing to be ready for.
-        if self.event or self.config.keep == 1:
+        if context.looks is None or self.config.keep == 1 or self.config.readiness.threshold <= 0:
             return None
-        return judge_readiness(
-            rescale(raw, self.config.method.scaling), self.config.readiness, rng=derive_generator(self._rng)
-        )
-
-    def _postpone(
-        self, raw: Floats, ids: Rows, at: int, gate: Gate, context: Context | None
-    ) -> tuple[Rows, CurationReport]:
-        # No filter either: until the first event training sees everything.
-        selection = curate(
-            raw,
-            1,
-            derive_generator(self._rng),
-            method=self.config.method,
-            context=replace(context or Context(), identities=None),
-        )
-        self._advance(at, self.config.readiness.retry or self.config.interval)
-        reason = f"agreement {gate.agreement:.3f} of two fits is below {gate.threshold}"
-        note = f"first event postponed to {self.next_at} presentations: {reason}"
-        _LOG.warning("%s", note)
-        report = replace(
-            selection.report,
-            seed=self.config.seed,
-            presentations=at,
-            gate=gate,
-            postponed=True,
-            notes=(*selection.report.notes, note),
-        )
-        self.last = replace(selection, report=report)
-        self.pool, self.weights = np.sort(ids), None
-        self._write_log(report)
-        return self.pool, report
+        return judge_readiness(*context.looks, self.config.readiness)
 
     def _advance(self, at: int, step: int) -> None:
         self.next_at += step * (max(0, at - self.next_at) // step + 1)
@@ -258,7 +225,6 @@ class DynamicSchedule:
             {
                 "event": report.event,
                 "presentations": report.presentations,
-                "postponed": report.postponed,
                 "agreement": None if report.gate is None else report.gate.agreement,
                 "kept": report.n_kept,
                 "effective_rows": report.effective_rows,

@@ -20,7 +20,7 @@ from eo_ssl.documents import measure_file
 from eo_ssl.encoder import hash_tensors
 from eo_ssl.errors import UserError, expect
 from eo_ssl.fingerprints import fingerprint
-from eo_ssl.objectives import Batch
+from eo_ssl.objectives import Batch, derive_seed
 from eo_ssl.pretraining.checkpoints import put_aside
 from eo_ssl.pretraining.loader import ItemLoader
 from eo_ssl.pretraining.module import Pretraining, require_pretraining
@@ -28,6 +28,7 @@ from eo_ssl.pretraining.monitors import embed_rows
 from eo_ssl.pretraining.run_log import RunLog
 from eo_ssl.pretraining.sampler import Rows
 from eo_ssl.pretraining.training_data import TrainingData
+from eo_ssl.pretraining.two_looks import Looks, embed_two_looks
 from eo_ssl.pretraining.view_spread import ViewSpread
 
 FIRST_FEATURES = "first_features.npy"
@@ -86,7 +87,7 @@ class DynamicPruning(pl.Callback):
             UserError: if an event would leave less than a batch, which is better said before the warm-up than after it.
         """
         self.schedule, self.loader, self.run_log, self.folder = pruning.schedule, loader, run_log, folder
-        self.spread = spread
+        self.spread, self.redraws = spread, self.schedule.config.features == "first"
         self.everything: Rows = loader.sampler.pool
         self.reports: list[dict[str, Any]] = []
         self.files: dict[str, dict[str, Any]] = {}  # size and sha256 of the events' tables
@@ -133,46 +134,61 @@ class DynamicPruning(pl.Callback):
             return
         with self.run_log.paused():
             pool, weights = self.loader.sampler.pool, self.loader.sampler.weights
-            again = self.schedule.config.features == "first" and self.schedule.event > 0
-            embeddings = None if again else embed_rows(module, self.loader, self.everything, title="pruning")
+            embeddings, looks = self._embed(module), self._look(module)
             if trainer.is_global_zero:
                 context = changed(
                     self.context,
                     spread=self.spread.read(self.everything),
-                    forward_passes=0 if again else None,
+                    looks=looks,
+                    forward_passes=(0 if embeddings is None else len(embeddings)) + (2 * len(looks[0]) if looks else 0),
                     encoder_fingerprint=fingerprint_embedders(module),
                 )
-                embeddings = self._keep_first(embeddings)
+                features = embeddings
+                if self.redraws or features is None:
+                    features = self._first_features(embeddings)
                 pool, report = self.schedule.update(
-                    embeddings, self.everything, presentations=presentations, context=context
+                    features, self.everything, presentations=presentations, context=context
                 )
                 weights = self.schedule.weights
                 self.reports.append(report.to_json())
                 self._write()
-            told = pool, weights, self.schedule.next_at, self.schedule.event
-            told = trainer.strategy.broadcast(told)
+            told = trainer.strategy.broadcast((pool, weights, self.schedule.next_at, self.schedule.event))
             pool, weights, self.schedule.next_at, self.schedule.event = told
             self.loader.sampler.replace_pool(pool, weights)
 
-    def _keep_first(self, embeddings: Floats | None) -> Floats:
-        """Features of this event; with those of the first one alone, these, rounded to half precision.
+    def _embed(self, module: Pretraining) -> Floats | None:
+        """Features of the full set; None where those of the first event serve again."""
+        if self.redraws and self.schedule.event:
+            return None
+        return embed_rows(module, self.loader, self.everything, title="pruning")
+
+    def _look(self, module: Pretraining) -> Looks | None:
+        """Features of two looks at some rows; None where nobody asks how far features are to be trusted."""
+        gate = self.schedule.config.readiness
+        if gate.threshold <= 0 or self.schedule.config.keep == 1 or (self.redraws and self.schedule.event):
+            return None
+        rng = np.random.default_rng([self.schedule.config.seed, self.schedule.event])
+        rows = np.sort(rng.permutation(self.everything)[: gate.rows])
+        seed = derive_seed(self.schedule.config.seed, self.schedule.event)
+        return embed_two_looks(module, self.loader, rows, seed=seed)
+
+    def _first_features(self, embeddings: Floats | None) -> Floats:
+        """Features of the first event, rounded to half precision: kept when it comes, read at later ones.
 
         Raises:
-            UserError: the file of the first event is not what it was.
+            UserError: the file is not what was kept.
         """
         path = self.folder / FIRST_FEATURES
-        if self.schedule.config.features == "first" and embeddings is not None:
+        if embeddings is not None:
             data = io.BytesIO()
             np.save(data, embeddings.astype(np.float16), allow_pickle=False)
             self.folder.mkdir(parents=True, exist_ok=True)
             replace(path, data.getvalue())
             self.files[path.name] = measure_file(path)
-        if self.schedule.config.features == "every_event" and embeddings is not None:
-            return embeddings
         expect(
             path.exists() and measure_file(path) == self.files.get(path.name),
             expected=f"the features of the first event in {path}",
-            got="none" if not path.exists() else "others",
+            got="others" if path.exists() else "none",
             remedy="begin the run again",
         )
         first: Floats = np.load(path, allow_pickle=False).astype(np.float32)
