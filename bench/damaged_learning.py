@@ -44,7 +44,7 @@ RUN: dict[str, Any] = {
         interval=16,
         keep=0.6,
         method=Hierarchical(levels=(4,), n_resample=1),
-        readiness=Readiness(threshold=0.0),
+        readiness=Readiness(full=0.0),
     ),
 }
 

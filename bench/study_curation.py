@@ -99,7 +99,7 @@ def train_arm(arm: str, *, seed: int) -> list[Options]:
         return [{"curate": subset}, {"pretrain": {**options, "subset": f"{{out}}/{arm}_subset"}}]
     warmup = round(WARMUP * STEPS) * BATCH
     interval = math.ceil((options["steps"] * BATCH - warmup) / events)
-    prune = {**selection, "warmup": warmup, "interval": interval, "readiness": {"threshold": 0.0}, "seed": seed}
+    prune = {**selection, "warmup": warmup, "interval": interval, "readiness": {"full": 0.0}, "seed": seed}
     return [{"pretrain": {**options, "prune": prune}}]
 
 

@@ -111,7 +111,7 @@ BALANCED = Hierarchical(levels=(4,), n_resample=1)
 
 
 def schedule(keep: float, method: Selector = BALANCED, **options: Any) -> DynamicSchedule:
-    options = {"readiness": Readiness(threshold=0.0), **options}
+    options = {"readiness": Readiness(full=0.0), **options}
     config = DynamicConfig(warmup=100, interval=160, keep=keep, method=method, **options)
     return DynamicSchedule(config)
 

@@ -214,7 +214,7 @@ def commands(root: Path) -> dict[str, list[str]]:
         "ingest": [*ingest, "--tiling", "grid", "--min_valid", "0.2"],
         "pair": ["pair", "--corpus", corpus, "--first", STREAM, "--second", STREAM, "--bounds.max_days", "2000"],
         "curate": ["curate", "--corpus", corpus, "--stream", STREAM, "--keep", "0.5"],
-        "pretrain": [*pretrain, "--prune.warmup", "16", "--prune.interval", "16", "--prune.readiness.threshold", "0"],
+        "pretrain": [*pretrain, "--prune.warmup", "16", "--prune.interval", "16", "--prune.readiness.full", "0"],
         "evaluate": [*evaluate, "--streams", STREAM, "--protocols", "knn5"],
         "export": ["export", encoder],
         "embed": ["embed", encoder, corpus, "--stream", STREAM],

@@ -98,33 +98,36 @@ def look_twice(noise: float, n: int = 300, d: int = 24) -> tuple[np.ndarray, np.
 
 def test_rows_are_found_again_where_looks_agree_and_by_chance_where_they_do_not() -> None:
     assert judge_readiness(*look_twice(0.0), Readiness()).agreement == 1.0
-    noise = judge_readiness(*look_twice(100.0), Readiness(threshold=0.3))
-    assert noise.agreement < 0.02 and not noise.ready and noise.trust == noise.agreement / 0.3
-    some = judge_readiness(*look_twice(1.0), Readiness(threshold=0.3))
-    assert 0.3 < some.agreement < 1 and some.ready and some.trust == 1
-    first, second = look_twice(1.0)
+    noise = judge_readiness(*look_twice(100.0), Readiness())
+    assert noise.agreement < 0.05 and not noise.ready and noise.trust == 0
+    first, second = look_twice(1.5)
+    some = judge_readiness(first, second, Readiness(none=0.2, full=0.9))
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (first, second)]
-    cosine = unit[0] @ unit[1].T
-    both = [np.mean(cosine.argmax(axis=axis) == np.arange(300)) for axis in (0, 1)]
-    assert some.agreement == pytest.approx(np.mean(both))
-    # Collapsed features find everything and nothing.
-    assert judge_readiness(np.ones((9, 4), np.float32), np.ones((9, 4), np.float32), Readiness()).agreement == 0
-    assert judge_readiness(first[:1], second[:1], Readiness()).agreement == 0
-    with pytest.raises(UserError, match=r"two looks at the same rows, got \[300, 24\] and \[299, 24\]"):
-        judge_readiness(first, second[1:], Readiness())
+    places = [
+        np.log(1 + np.argsort(np.argsort(-looks, axis=1), axis=1).diagonal())
+        for looks in (unit[0] @ unit[1].T, unit[1] @ unit[0].T)
+    ]
+    assert some.agreement == pytest.approx(1 - np.mean(places) / np.log(np.arange(1, 301)).mean())
+    assert not some.ready and some.trust == pytest.approx((some.agreement - 0.2) / 0.7) and 0 < some.trust < 1
+    assert judge_readiness(first, second, Readiness(none=0.2, full=some.agreement)).trust == 1
+    # Collapsed features find nothing, and everything.
+    assert judge_readiness(np.ones((9, 4), np.float32), np.ones((9, 4), np.float32), Readiness()).trust == 0
+    for other in (second[1:], first[:1]):
+        with pytest.raises(UserError, match="expected two looks at the same rows, at least two, got"):
+            judge_readiness(other if len(other) == 1 else first, other, Readiness())
 
 
 @pytest.mark.parametrize("method", [METHOD, Density(gamma=0)])
 def test_the_less_features_are_trusted_the_less_is_curated(method: Selector) -> None:
     """keep^r of the rows, picked or effective, and all of them without trust; the next try comes sooner."""
     embeddings, _ = grouped(0)
-    config = replace(CONFIG, method=method, readiness=Readiness(threshold=0.9, retry=50))
-    for noise in (0.0, 1.0, 1e6):
+    config = replace(CONFIG, method=method, readiness=Readiness(full=0.9, retry=50))
+    for noise in (0.0, 1.5, 1e6):
         looks = look_twice(noise)
-        trust = min(1.0, judge_readiness(*looks, Readiness()).agreement / 0.9)
+        trust = judge_readiness(*looks, config.readiness).trust
         schedule = DynamicSchedule(config)
         _, report = schedule.update(embeddings, presentations=1000, context=Context(looks=looks))
-        assert report.gate is not None and report.gate.trust == pytest.approx(trust)
+        assert report.gate is not None and report.gate.trust == trust and (0 < trust < 1) == (noise == 1.5)
         assert report.effective_rows == pytest.approx(600 * 0.25**trust, abs=1)
         assert schedule.next_at == (1300 if noise == 0 else 1050)
     unasked = DynamicSchedule(config)
@@ -215,8 +218,11 @@ def test_impossible_schedules_are_refused() -> None:
         DynamicConfig(warmup=-1, interval=5)
     with pytest.raises(UserError, match="expected keep to be a fraction"):
         DynamicConfig(warmup=1, interval=5, keep=0)
-    with pytest.raises(UserError, match="expected threshold <= 1"):
-        Readiness(threshold=1.5)
+    for wrong in ({"full": 1.5}, {"none": 0.4}):
+        with pytest.raises(UserError, match="expected none < full <= 1"):
+            Readiness(**wrong)
+    with pytest.raises(UserError, match="expected rows >= 4 and retry >= 1, got 2 and None"):
+        Readiness(rows=2)
 
 
 def test_packed_arrays_come_back_and_broken_ones_are_refused(rng: np.random.Generator) -> None:

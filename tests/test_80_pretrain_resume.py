@@ -174,7 +174,7 @@ def test_weighted_events_survive_a_kill_at_any_moment(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["simclr", "ijepa"])
 def test_events_look_twice_at_some_rows_and_trust_what_they_find_again(tmp_path, name):
-    asked = {"readiness": Readiness(threshold=1.0, rows=40), "method": SOFT, "keep": 0.4, "name": name}
+    asked = {"readiness": Readiness(none=0.0, full=1.0, rows=40), "method": SOFT, "keep": 0.4, "name": name}
     whole, _ = run(tmp_path / "whole", **asked)
     with pytest.raises(RuntimeError, match="spoiled"):
         run(tmp_path / "broken", **asked, spoil=38)

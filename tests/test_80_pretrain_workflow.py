@@ -382,7 +382,7 @@ def test_the_command_line_takes_nested_options_and_prunes(corpora, tmp_path):
         "prune.warmup": 16,
         "prune.interval": 16,
         "prune.keep": 0.6,
-        "prune.readiness.threshold": 0,
+        "prune.readiness.full": 0,
         "training.monitor_every": 6,
         "views": "{tile: {gain: 0.1, crop: [0.6, 1.0], sun_deg: [20, 60], snr: {B02: 90, B03: 120}}}",
     }

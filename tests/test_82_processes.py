@@ -288,7 +288,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "interval": 160,
             "keep": 0.6,
             "method": {"levels": [4], "n_resample": 1},
-            "readiness": {"threshold": 0.0},
+            "readiness": {"full": 0.0},
         },
         "training": {"checkpoint_every": 5, "log_every": 1, "monitor_every": 20, "monitor_tiles": 16},
     }

@@ -60,16 +60,18 @@ class Gate:
     """How far an event trusted the features (see ``readiness``)."""
 
     agreement: float
-    "share of rows found again by another look at them; in reports of earlier versions the agreement of two clusterings"
+    "how well rows are found again by another look at them; in reports of earlier versions that of two clusterings"
     threshold: float
-    "share from which they are trusted in full"
+    "agreement from which they are trusted in full"
     ready: bool
     "whether they were"
+    none: float = 0.0
+    "agreement up to which they are not trusted at all"
 
     @property
     def trust(self) -> float:
         """From 0, where nothing is curated, to 1."""
-        return 1.0 if self.ready else max(0.0, self.agreement / self.threshold)
+        return 1.0 if self.ready else max(0.0, (self.agreement - self.none) / (self.threshold - self.none))
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,7 @@ class DynamicSchedule:
 
     def _ask_gate(self, context: Context) -> Gate | None:
         # keep = 1 is no curation at all, so there is nothing to be ready for.
-        if context.looks is None or self.config.keep == 1 or self.config.readiness.threshold <= 0:
+        if context.looks is None or self.config.keep == 1 or self.config.readiness.full <= 0:
             return None
         return judge_readiness(*context.looks, self.config.readiness)
 

@@ -165,7 +165,7 @@ class DynamicPruning(pl.Callback):
     def _look(self, module: Pretraining) -> Looks | None:
         """Features of two looks at some rows; None where nobody asks how far features are to be trusted."""
         gate = self.schedule.config.readiness
-        if gate.threshold <= 0 or self.schedule.config.keep == 1 or (self.redraws and self.schedule.event):
+        if gate.full <= 0 or self.schedule.config.keep == 1 or (self.redraws and self.schedule.event):
             return None
         rng = np.random.default_rng([self.schedule.config.seed, self.schedule.event])
         rows = np.sort(rng.permutation(self.everything)[: gate.rows])
