@@ -1,0 +1,97 @@
+"""Selectors by redundancy, difficulty, distance and metadata, each against a loop that says the same slowly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from eo_ssl.curation import Candidates, SemDedup, curate
+from eo_ssl.curation import near_duplicates as near
+from eo_ssl.curation.embeddings import Floats, rescale
+from eo_ssl.curation.hierarchy import Clusters, Hierarchy
+from eo_ssl.curation.kmeans import find_nearest_centroid, fit_centroids
+from eo_ssl.errors import UserError
+
+
+def draw_blobs(seed: int, n: int, groups: int = 30, d: int = 12) -> Floats:
+    """Unit vectors around a few directions, some of them nearly the same."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(groups, d))
+    return rescale((centres[rng.integers(0, groups, n)] + rng.normal(size=(n, d)) * 0.3).astype(np.float32), "l2")
+
+
+def dedup_slowly(points: Floats, clusters: Clusters, eps: float) -> np.ndarray:
+    """SemDeDup as it is written: per cluster, farthest first, row j goes iff max over i < j of S_ij > 1 - eps."""
+    kept = []
+    for cluster in range(clusters.hierarchy.levels[0]):
+        members = np.flatnonzero(clusters.labels == cluster)
+        centroid = clusters.hierarchy.centroids[0][cluster].astype(np.float64)
+        members = members[np.argsort(points[members].astype(np.float64) @ centroid, kind="stable")]
+        cosine = points[members].astype(np.float64) @ points[members].T.astype(np.float64)
+        kept += [row for j, row in enumerate(members) if cosine[j, :j].max(initial=-np.inf) <= 1 - eps]
+    return np.sort(kept)
+
+
+@pytest.mark.parametrize(("clusters", "target"), [(1, 700), (20, 1500)])
+def test_near_duplicates_go_as_in_the_slow_form(monkeypatch: pytest.MonkeyPatch, clusters: int, target: int) -> None:
+    """The eps that the note names leaves the very rows that were picked; blocks smaller than a cluster change nothing."""
+    points = draw_blobs(1, 2000)
+    for block in (2048, 150):
+        monkeypatch.setattr(near, "_BLOCK", block)
+        result = SemDedup(clusters=clusters).pick(Candidates(points), target, np.random.default_rng(0))
+        assert result.clusters is not None and result.clusters.hierarchy.levels == (clusters,)
+        np.testing.assert_allclose(np.linalg.norm(result.clusters.hierarchy.centroids[0], axis=1), 1, atol=1e-6)
+        eps = float(result.notes[0].split()[1].rstrip(":"))
+        assert len(result.rows) == target and result.weights is None
+        np.testing.assert_array_equal(result.rows, dedup_slowly(points, result.clusters, eps - 5e-7))
+
+
+def test_every_number_of_rows_can_be_kept_and_of_copies_the_first_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four copies each of 50 rows: 50 rows are one of each, and whatever is asked for comes back.
+
+    Blocks of odd sizes round the products of copies differently.
+    """
+    monkeypatch.setattr(near, "_BLOCK", 7)
+    once = draw_blobs(2, 50, groups=50, d=101)
+    points = np.concatenate([once, once, once, once])
+    for target in (1, 3, 50, 51, 120, 199):
+        result = SemDedup(clusters=4).pick(Candidates(points), target, np.random.default_rng(0))
+        assert len(np.unique(result.rows)) == target
+        if target == 50:
+            assert result.rows.tolist() == list(range(50))
+        if target > 50:
+            kept = set(result.rows.tolist())
+            assert {row - 50 for row in kept if row >= 50} | set(range(50)) <= kept  # earlier copies before later ones
+            assert "1.000000 similar" in result.notes[-1]
+        if target < 4:
+            assert "fewer than the 4 clusters" in result.notes[-1]
+
+
+def test_of_a_chain_only_the_farthest_from_the_centroid_stays() -> None:
+    """a ~ b ~ c, a not like c: c goes too, since what is compared with need not have stayed (Abbas et al.)."""
+    angle = np.deg2rad([0.0, 10.0, 20.0, 90.0])
+    points = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    place = Hierarchy((np.asarray([[0.0, 1.0]], np.float32),), ())  # the farthest is the row at 0 degrees
+    found, order = near.measure_repetition(points, Clusters(place, *find_nearest_centroid(points, place.centroids[0])))
+    np.testing.assert_allclose(
+        found, [-np.inf, np.cos(angle[1]), np.cos(angle[1]), np.cos(angle[3] - angle[2])], atol=1e-6
+    )
+    assert order.tolist() == [0, 1, 2, 3]
+
+
+def test_rows_of_nothing_and_rows_all_alike_are_no_trouble() -> None:
+    zeros = np.zeros((30, 4), np.float32)
+    assert len(SemDedup().pick(Candidates(zeros), 7, np.random.default_rng(0)).rows) == 7
+    alike = curate(np.ones((40, 3)), 10, np.random.default_rng(0), method=SemDedup(clusters=3))
+    assert alike.rows.tolist() == list(range(10)) and alike.report.n_kept == 10
+    assert curate(np.eye(3), 1 / 3, np.random.default_rng(0), method=SemDedup()).report.n_kept == 1
+    with pytest.raises(UserError, match="expected at least 1 cluster, got 0"):
+        SemDedup(clusters=0)
+
+
+def test_spherical_centroids_are_the_directions_of_the_rows_of_highest_cosine(rng: np.random.Generator) -> None:
+    points = draw_blobs(3, 900)
+    found = fit_centroids(points, 8, rng=rng, iterations=300, spherical=True)
+    labels = (points.astype(np.float64) @ found.T).argmax(axis=1)
+    sums = np.stack([points[labels == k].astype(np.float64).sum(axis=0) for k in range(8)])
+    np.testing.assert_allclose(found, sums / np.linalg.norm(sums, axis=1, keepdims=True), atol=1e-6)
