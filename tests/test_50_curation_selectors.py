@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from eo_ssl.curation import Candidates, SemDedup, curate
+from eo_ssl.curation import Candidates, Prototypes, SemDedup, curate
 from eo_ssl.curation import near_duplicates as near
 from eo_ssl.curation.embeddings import Floats, rescale
 from eo_ssl.curation.hierarchy import Clusters, Hierarchy
@@ -95,3 +97,38 @@ def test_spherical_centroids_are_the_directions_of_the_rows_of_highest_cosine(rn
     labels = (points.astype(np.float64) @ found.T).argmax(axis=1)
     sums = np.stack([points[labels == k].astype(np.float64).sum(axis=0) for k in range(8)])
     np.testing.assert_allclose(found, sums / np.linalg.norm(sums, axis=1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("prefer", ["hard", "easy"])
+def test_the_rows_farthest_from_and_nearest_to_their_centroids_are_picked(prefer: str) -> None:
+    points = draw_blobs(4, 500)
+    method = Prototypes(clusters=9, prefer=prefer)  # type: ignore[arg-type]
+    result = method.pick(Candidates(points), 120, np.random.default_rng(0))
+    assert result.clusters is not None
+    cosine = (points.astype(np.float64) @ result.clusters.hierarchy.centroids[0].T).max(axis=1)
+    hardest = np.sort(np.argsort(cosine if prefer == "hard" else -cosine)[:120])
+    np.testing.assert_array_equal(result.rows, hardest)
+    weighed = replace(method, form="weights").pick(Candidates(points), 120, np.random.default_rng(0))
+    assert weighed.weights is not None and weighed.effective_rows == pytest.approx(120, rel=1e-4)
+    below = weighed.weights < 0.999 * weighed.weights.max()  # log w is linear in 1 - cos where nothing is capped
+    slope = np.polyfit(1 - cosine[below], np.log(weighed.weights[below]), 1)
+    assert (slope[0] > 0) == (prefer == "hard")
+    np.testing.assert_allclose(np.polyval(slope, 1 - cosine[below]), np.log(weighed.weights[below]), atol=0.01)
+
+
+def test_scaled_embeddings_are_compared_by_their_cosines_too() -> None:
+    """With z-scores, what counts is the direction of the z-scores: a row ten times as far out is no harder."""
+    points = draw_blobs(5, 300)
+    once, stretched = (
+        Prototypes(clusters=5).pick(Candidates(part.astype(np.float32)), 60, np.random.default_rng(0)).rows
+        for part in (points, points * np.random.default_rng(1).uniform(0.1, 10, (300, 1)))
+    )
+    np.testing.assert_array_equal(once, stretched)
+
+
+def test_of_rows_equally_hard_any_may_be_picked() -> None:
+    picks = {
+        tuple(Prototypes(clusters=1).pick(Candidates(np.ones((6, 2), np.float32)), 2, np.random.default_rng(seed)).rows)
+        for seed in range(40)
+    }
+    assert len(picks) > 8  # of the fifteen pairs

@@ -3,6 +3,7 @@
 from eo_ssl.curation.cluster_selectors import Hierarchical, Tempered
 from eo_ssl.curation.density import Density
 from eo_ssl.curation.near_duplicates import SemDedup
+from eo_ssl.curation.prototypicality import Prototypes
 from eo_ssl.curation.readiness import Readiness
 from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples, Gate, to_plain
 from eo_ssl.curation.report_builder import Context
@@ -26,6 +27,7 @@ __all__ = [
     "Examples",
     "Gate",
     "Hierarchical",
+    "Prototypes",
     "Random",
     "Readiness",
     "SUBSET_FILES",
