@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eo_ssl.curation import Candidates, Prototypes, SemDedup, curate
+from eo_ssl.curation import D4, Candidates, Prototypes, SemDedup, curate
 from eo_ssl.curation import near_duplicates as near
 from eo_ssl.curation.embeddings import Floats, rescale
 from eo_ssl.curation.hierarchy import Clusters, Hierarchy
@@ -132,3 +132,32 @@ def test_of_rows_equally_hard_any_may_be_picked() -> None:
         for seed in range(40)
     }
     assert len(picks) > 8  # of the fifteen pairs
+
+
+def test_d4_is_dedup_and_then_the_hardest_of_what_is_left() -> None:
+    points = draw_blobs(6, 1000)
+    for form in ("rows", "weights"):
+        method = D4(unrepeated=0.6, duplicate_clusters=4, clusters=7, form=form)  # type: ignore[arg-type]
+        result = method.pick(Candidates(points), 250, np.random.default_rng(2))
+        rng = np.random.default_rng(2)
+        rest = SemDedup(clusters=4).pick(Candidates(points), 600, rng).rows
+        hard = Prototypes(clusters=7, form=form).pick(Candidates(points[rest]), 250, rng)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(result.rows, rest[hard.rows])
+        assert (form == "rows") == (result.weights is None)
+        if result.weights is not None:
+            assert hard.weights is not None and len(result.rows) == 600
+            np.testing.assert_array_equal(result.weights, hard.weights)
+        assert result.clusters is not None and len(result.clusters.labels) == 1000
+        nearest = (points @ result.clusters.hierarchy.centroids[0].T).argmax(axis=1)
+        np.testing.assert_array_equal(result.clusters.labels, nearest)
+
+
+def test_d4_keeps_more_than_its_share_only_when_told_to_keep_more() -> None:
+    points = draw_blobs(7, 200)
+    result = D4(unrepeated=0.5).pick(Candidates(points), 150, np.random.default_rng(0))
+    assert len(result.rows) == 150 and "150 of 200 rows are left" in result.notes[1]
+    with pytest.raises(UserError, match="share in"):
+        D4(unrepeated=1.5)
+    selection = curate(points, 90, np.random.default_rng(0), method=D4(form="weights"))
+    assert len(selection.rows) == 150 and selection.report.effective_rows == pytest.approx(90, rel=1e-3)
+    assert selection.report.reasons == {"duplicate": 0, "not drawn": 50}

@@ -3,7 +3,7 @@
 from eo_ssl.curation.cluster_selectors import Hierarchical, Tempered
 from eo_ssl.curation.density import Density
 from eo_ssl.curation.near_duplicates import SemDedup
-from eo_ssl.curation.prototypicality import Prototypes
+from eo_ssl.curation.prototypicality import D4, Prototypes
 from eo_ssl.curation.readiness import Readiness
 from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples, Gate, to_plain
 from eo_ssl.curation.report_builder import Context
@@ -21,6 +21,7 @@ __all__ = [
     "Context",
     "Cost",
     "CurationReport",
+    "D4",
     "Density",
     "DynamicConfig",
     "DynamicSchedule",
