@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 
-from eo_ssl.curation import D4, Candidates, Prototypes, SemDedup, curate
+from eo_ssl.curation import D4, Candidates, KCenter, Prototypes, SemDedup, curate
 from eo_ssl.curation import near_duplicates as near
 from eo_ssl.curation.embeddings import Floats, rescale
+from eo_ssl.curation.farthest_points import pick_farthest
 from eo_ssl.curation.hierarchy import Clusters, Hierarchy
 from eo_ssl.curation.kmeans import find_nearest_centroid, fit_centroids
 from eo_ssl.errors import UserError
@@ -161,3 +163,50 @@ def test_d4_keeps_more_than_its_share_only_when_told_to_keep_more() -> None:
     selection = curate(points, 90, np.random.default_rng(0), method=D4(form="weights"))
     assert len(selection.rows) == 150 and selection.report.effective_rows == pytest.approx(90, rel=1e-3)
     assert selection.report.reasons == {"duplicate": 0, "not drawn": 50}
+
+
+def cover(points: np.ndarray, rows: np.ndarray) -> float:
+    """The largest distance of any row to the nearest of ``rows``."""
+    wide = points.astype(np.float64)
+    return float(np.linalg.norm(wide[:, None] - wide[rows][None], axis=2).min(axis=1).max())
+
+
+def test_the_farthest_rows_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(8).normal(size=(160, 5)).astype(np.float32)
+    wide = points.astype(np.float64)
+    for start in (1, 4):
+        expected = np.random.default_rng(3).choice(160, start, replace=False).tolist()
+        while len(expected) < 40:
+            away = [min(np.linalg.norm(wide[i] - wide[j]) for j in expected) for i in range(160)]
+            expected.append(int(np.argmax(away)))
+        for size in (1 << 18, 300):  # all at once, or fifteen rows at a time
+            monkeypatch.setattr("eo_ssl.curation.farthest_points._CHUNK_BYTES", size)
+            rows, radius = pick_farthest(points, np.asarray(expected[:start]), 40)
+            assert rows.tolist() == expected and radius == pytest.approx(cover(points, rows), rel=1e-6)
+            picked = KCenter(start=start).pick(Candidates(points), 40, np.random.default_rng(3))
+            assert picked.rows.tolist() == sorted(expected) and f"{radius:.6g}" in picked.notes[0]
+
+
+def test_every_far_group_has_a_row_and_the_radius_is_at_most_twice_the_best(rng: np.random.Generator) -> None:
+    """Groups of radius 1, twenty apart: as many rows as groups are one of each; and all triples of fourteen points."""
+    group = rng.permutation(np.repeat(np.arange(6), (300, 50, 20, 5, 2, 1)))
+    around = rng.normal(size=(len(group), 6))
+    points = 20 * np.eye(6)[group] + around / np.maximum(np.linalg.norm(around, axis=1, keepdims=True), 1)
+    picked = KCenter(scaling="none").pick(Candidates(points.astype(np.float32)), 6, np.random.default_rng(0)).rows
+    assert sorted(group[picked]) == list(range(6)) and cover(points, picked) <= 2
+    for seed in range(30):
+        few = np.random.default_rng(seed).normal(size=(14, 2)).astype(np.float32)
+        best = min(cover(few, np.asarray(rows)) for rows in combinations(range(14), 3))
+        assert best <= cover(few, KCenter().pick(Candidates(few), 3, np.random.default_rng(0)).rows) <= 2 * best
+
+
+def test_copies_are_picked_last_and_none_twice() -> None:
+    points = np.repeat(np.eye(4, dtype=np.float32), (5, 1, 3, 1), axis=0)
+    for target in range(1, 11):
+        rows = KCenter().pick(Candidates(points), target, np.random.default_rng(0)).rows
+        assert len(np.unique(rows)) == target
+        assert len(np.unique(points[rows], axis=0)) == min(target, 4)
+    assert len(curate(points, 1, np.random.default_rng(0), method=KCenter(start=99)).rows) == 10
+    assert len(curate(points, 2, np.random.default_rng(0), method=KCenter(start=99)).rows) == 2
+    with pytest.raises(UserError, match="start of at least 1 row, got 0"):
+        KCenter(start=0)

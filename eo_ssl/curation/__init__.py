@@ -2,6 +2,7 @@
 
 from eo_ssl.curation.cluster_selectors import Hierarchical, Tempered
 from eo_ssl.curation.density import Density
+from eo_ssl.curation.farthest_points import KCenter
 from eo_ssl.curation.near_duplicates import SemDedup
 from eo_ssl.curation.prototypicality import D4, Prototypes
 from eo_ssl.curation.readiness import Readiness
@@ -28,6 +29,7 @@ __all__ = [
     "Examples",
     "Gate",
     "Hierarchical",
+    "KCenter",
     "Prototypes",
     "Random",
     "Readiness",
