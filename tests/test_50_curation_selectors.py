@@ -1,4 +1,4 @@
-"""Selectors by redundancy, difficulty, distance and metadata, each against a loop that says the same slowly."""
+"""Selectors by redundancy, difficulty and distance, each against a loop that says the same slowly."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from eo_ssl.curation.embeddings import Floats, Scaling
 from eo_ssl.curation.hierarchy import Clusters, Resample, Resampling, fit_clusters
 from eo_ssl.curation.kmeans import ITERATIONS
 from eo_ssl.curation.selectors import Candidates, Form, Selector, SelectorResult
-from eo_ssl.curation.weights import CAP, Doubles, weigh_to_effective
+from eo_ssl.curation.weights import CAP, Doubles, flatten_sizes, weigh_to_effective
 from eo_ssl.errors import UserError, expect
 
 _SMALLEST_SHARE = 40.0
@@ -154,10 +154,7 @@ class Tempered(Selector):
         levels = None if self.clusters is None else (self.clusters,)
         clusters, notes = fit_clusters(candidates.points, levels, fit_rows=self.fit_rows, rng=rng)
         held = np.flatnonzero(clusters.sizes)
-        sizes = clusters.sizes[held]
-        weights = weigh_to_effective(
-            lambda less: -less * np.log(sizes), target, steepest=1.0, cap=self.cap, sizes=sizes
-        )
+        weights = flatten_sizes(clusters.sizes[held], target, cap=self.cap)
         of_rows = spread_over_rows(weights, held, clusters)
         return SelectorResult.of_weights(of_rows, target, self.form, rng, notes=notes, clusters=clusters)
 

@@ -185,6 +185,5 @@ def take_per_cluster(labels: Labels, order: np.ndarray, counts: Rows) -> Rows:
     """
     by_cluster = np.lexsort((order, labels))
     sizes = np.bincount(labels, minlength=len(counts))
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    rank = np.arange(len(labels)) - np.repeat(starts, sizes)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.sort(by_cluster[rank < counts[labels[by_cluster]]]).astype(np.int64)

@@ -14,6 +14,7 @@ from eo_ssl.curation.embeddings import Floats, Rows, Scaling
 from eo_ssl.curation.hierarchy import Clusters
 from eo_ssl.curation.report import to_plain
 from eo_ssl.curation.weights import Doubles, check_weights, count_effective_rows, draw_without_replacement, temper
+from eo_ssl.errors import expect
 
 Form = Literal["rows", "weights"]
 """What a selector gives: so many different rows, each presented equally often, or weights of as many effective rows,
@@ -92,7 +93,10 @@ class SelectorResult:
         notes: tuple[str, ...] = (),
         clusters: Clusters | None = None,
     ) -> SelectorResult:
-        """What finite ``scores`` [n] give: the ``target`` highest rows, of equals at random; or weights by `temper`."""
+        """What ``scores`` [n] give: the ``target`` highest rows, of equals at random; or, of finite ones, weights.
+
+        The weights are those of `temper`.
+        """
         if form == "weights":
             weights = temper(scores, target, cap=cap)
             return cls.of_weights(weights, target, form, rng, notes=notes, clusters=clusters)
@@ -112,6 +116,21 @@ class Selector(ABC):
     def columns(self) -> tuple[str, ...]:
         """Columns of the index that it reads beside the embeddings."""
         return ()
+
+    def check(self, columns: pa.Table | None) -> None:
+        """Refuse ``columns`` of the index that it cannot select by, before anything is embedded.
+
+        Raises:
+            UserError: a column that nobody gave, of another kind, or with values missing.
+        """
+        there = () if columns is None else columns.column_names
+        for name in self.columns:
+            expect(
+                name in there,
+                expected=f"a column {name} beside the embeddings, which the selector reads",
+                got=", ".join(there) or "none",
+                remedy="name a column of the index",
+            )
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -65,9 +65,10 @@ def curate(
 
     Raises:
         UserError: NaN or infinite embeddings, a keep of no row or of more rows than there are, columns of different
-            length.
+            length or that the selector cannot use.
     """
     method, context = method or Hierarchical(), context or Context()
+    method.check(context.columns)
     seed = _read_seed(rng)
     raw = check_embeddings(embeddings)
     started = time.perf_counter()
