@@ -144,7 +144,7 @@ def test_a_new_selector_is_one_class_chosen_by_its_name(corpus: Path, tmp_path: 
         (["--method", "hierarchical"], "got 'hierarchical'; did you mean 'Hierarchical'?"),
         (
             ["--method", "os.system"],
-            "expected method out of Density, FromTheEnd, Hierarchical, Random, Tempered, got 'os.system'",
+            "expected method out of D4, Density, FromTheEnd, Hierarchical, KCenter, Prototypes, Random, Ranked, SemDedup, Stratified, Tempered, got 'os.system'",
         ),
         (["--hierarchical.eta", "1"], "expected --method.eta, got the earlier spelling --hierarchical.eta"),
     ):
@@ -165,3 +165,41 @@ def test_an_option_of_the_default_selector_keeps_the_others_and_a_named_one_brin
         assert main([*command, "--out", str(tmp_path / name), *options]) == 0
         config = require(tmp_path / name, "curate").config
         assert config["method"] == name and config[name]["scaling"] == scaling
+
+
+def test_at_most_so_many_tiles_of_a_place_are_chosen_from(corpus: Path, tmp_path: Path) -> None:
+    """The archive has two dates of each place, one product of them twice."""
+    command = ["curate", "--corpus", str(corpus), "--stream", S2, "--keep", "1", "--per_location", "1"]
+    assert main([*command, "--out", str(tmp_path / "s")]) == 0
+    index = Corpus.open(corpus).index(S2).to_pylist()
+    train = [row for row, tile in enumerate(index) if tile["split"] == "train"]
+    kept = column(tmp_path / "s" / "subset.parquet", "row").tolist()
+    places = [index[row]["location_id"] for row in kept]
+    assert set(kept) < set(train) and len(set(places)) == len(places)
+    assert set(places) == {index[row]["location_id"] for row in train}
+    report = json.loads((tmp_path / "s" / "curation_report.json").read_text())
+    assert report["notes"][0] == f"{len(train) - len(kept)} tiles above 1 of a place were left out before"
+    assert require(tmp_path / "s", "curate").config["per_location"] == 1
+    assert main([*command[:-1], "0", "--out", str(tmp_path / "t")]) == 2 and not (tmp_path / "t").exists()
+
+
+def test_selectors_by_columns_read_them_from_the_index(corpus: Path, tmp_path: Path, capsys) -> None:
+    command = ["curate", "--corpus", str(corpus), "--stream", S2]
+    strata = ["--method", "Stratified", "--method.by", "[month, orbit]", "--method.form", "weights"]
+    assert main([*command, "--out", str(tmp_path / "s"), "--keep", "0.95", "--duplicates", "keep", *strata]) == 0
+    index = Corpus.open(corpus).index(S2)
+    rows, weights = (column(tmp_path / "s" / "subset.parquet", name) for name in ("row", "weight"))
+    months = np.asarray(index["month"])[rows]
+    assert len({weights[months == month].min() for month in set(months)}) == len(set(months))
+    ranked = ["--method", "Ranked", "--method.prefer", "lowest", "--method.by"]
+    assert main([*command, "--out", str(tmp_path / "r"), "--keep", "5", *ranked, "cloud_fraction"]) == 0
+    train = np.asarray(index["split"].to_pylist()) == "train"
+    kept = np.asarray(index["cloud_fraction"])[column(tmp_path / "r" / "subset.parquet", "row")]
+    assert kept.max() <= np.sort(np.asarray(index["cloud_fraction"])[train])[20]  # some of them have copies
+    for wrong, words in (
+        ("cloud_fractoin", "cloud_fraction"),
+        ("enl", "a value of enl for each"),
+        ("orbit", "column of numbers"),
+    ):
+        assert main([*command, "--out", str(tmp_path / "t"), "--keep", "5", *ranked, wrong]) == 2
+        assert words in capsys.readouterr().err and not (tmp_path / "t").exists()

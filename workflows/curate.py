@@ -8,12 +8,20 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from rich.console import Console
 from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus, select_rows
-from eo_ssl.curation import SUBSET_FILES, Context, Hierarchical, Selector, curate, resolve_keep, write_subset
+from eo_ssl.curation import (
+    SUBSET_FILES,
+    Context,
+    Hierarchical,
+    Selector,
+    cap_strata,
+    curate,
+    resolve_keep,
+    write_subset,
+)
 from eo_ssl.embedding import choose_stream, prepare_encoder
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
@@ -33,13 +41,15 @@ def main(
     split: Literal["train", "val", "test", "all"] = "train",
     snapshot: int | None = None,
     where: list[str] | None = None,
+    per_location: int | None = None,
     batch_size: int = 256,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
     """Choose a balanced, diverse subset of one stream of a corpus and say what was left out and why.
 
-    Rows of another split, and those that do not meet the conditions, are neither kept nor dropped.
+    Rows of another split, those that do not meet the conditions and those above the number per place are neither kept
+    nor dropped.
 
     Args:
         corpus: folder that `eo-ssl ingest` made.
@@ -47,15 +57,16 @@ def main(
         stream: name of the stream; may be left out when the corpus has only one.
         keep: up to 1 the fraction of the rows to keep, above 1 their number; 1 with `duplicates: drop` removes
             duplicates only.
-        method: selector: Hierarchical (k-means with resampling, balanced sampling) or Random. The default is
-            Hierarchical with scaling zscore, which suits image statistics; a named one has scaling l2, which suits
-            trained encoders, unless --method.scaling says otherwise. Its eta may be .inf or -.inf.
+        method: selector, such as Hierarchical (k-means with resampling, balanced sampling), Density or Random.
+            The default is Hierarchical with scaling zscore, which suits image statistics; a named one has scaling l2,
+            which suits trained encoders, unless --method.scaling says otherwise. Its eta may be .inf or -.inf.
         encoder: folder of a trained encoder, or a weight-free one: imagestats, rcf, random_init.
         duplicates: drop all but the first of tiles with equal pixels, or keep them.
         split: rows to choose from; the subset of a training corpus comes from train.
         snapshot: number of the corpus snapshot; the latest when left out.
         where: conditions that rows must meet, such as `[cloud_fraction<0.2, orbit==ascending]`; what is unknown meets
             none.
+        per_location: tiles to choose from at most of each location_id, drawn at random; all when left out.
         batch_size: tiles embedded at once.
         seed: of everything random.
         overwrite: replace a subset made with another configuration.
@@ -64,8 +75,10 @@ def main(
     name = choose_stream(opened, stream)
     model = prepare_encoder(encoder, statistics=(opened, name), seed=seed)
     chosen = select_rows(opened, name, [*([] if split == "all" else [f"split=={split}"]), *(where or [])])
-    rows, context = _rows(opened, name, chosen, model, columns=method.columns, duplicates=duplicates == "drop")
+    rows, notes = (chosen, ()) if per_location is None else _thin(opened, name, chosen, per_location, seed)
+    context = _describe(opened, name, rows, model, columns=method.columns, duplicates=duplicates == "drop", notes=notes)
     resolve_keep(keep, len(rows))  # refused before anything is written or embedded
+    method.check(context.columns)
     config = {
         "stream": name,
         "snapshot": opened.snapshot,
@@ -78,6 +91,7 @@ def main(
         method.name: method.parameters,
     }
     config |= {"where": where} if where else {}
+    config |= {} if per_location is None else {"per_location": per_location}
     inputs = {"corpus": opened.fingerprint, "encoder": model.fingerprint}
     with open_product(out, stage="curate", config=config, inputs=inputs, overwrite=overwrite) as product:
         if product.done:
@@ -94,7 +108,16 @@ def main(
     console.print(outcome, soft_wrap=True)
 
 
-def _rows(
+def _thin(
+    corpus: Corpus, stream: str, rows: npt.NDArray[np.int64], most: int, seed: int
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Return at most so many of ``rows`` of each place, and what that left out."""
+    places = corpus.index(stream, columns=["location_id"], rows=rows)
+    kept = rows[cap_strata(places, most, np.random.default_rng([seed, most]))]
+    return kept, (f"{len(rows) - len(kept)} tiles above {most} of a place were left out before",)
+
+
+def _describe(
     corpus: Corpus,
     stream: str,
     rows: npt.NDArray[np.int64],
@@ -102,22 +125,23 @@ def _rows(
     *,
     columns: tuple[str, ...],
     duplicates: bool,
-) -> tuple[npt.NDArray[np.int64], Context]:
-    """Return the rows to choose from and what the index knows of them."""
-    index = corpus.index(stream, columns=list(dict.fromkeys(["label", "pixels_sha256", *columns])))
+    notes: tuple[str, ...],
+) -> Context:
+    """Return what the index knows of the rows to choose from."""
     expect(
         len(rows),
         expected=f"tiles in the split of {stream} that is chosen from, which meet the conditions",
-        got=f"none of {len(index)}",
+        got=f"none of {corpus.count(stream)}",
         remedy="choose another split or other conditions",
     )
-    chosen = index.take(pa.array(rows))
-    return rows, Context(
+    chosen = corpus.index(stream, columns=list(dict.fromkeys(["label", "pixels_sha256", *columns])), rows=rows)
+    return Context(
         identities=chosen["pixels_sha256"] if duplicates else None,
         labels=chosen["label"].to_numpy(),
         columns=chosen,
         corpus_fingerprint=corpus.fingerprint,
         encoder_fingerprint=model.fingerprint,
+        notes=notes,
     )
 
 

@@ -2,11 +2,16 @@
 
 from eo_ssl.curation.cluster_selectors import Hierarchical, Tempered
 from eo_ssl.curation.density import Density
+from eo_ssl.curation.farthest_points import KCenter
+from eo_ssl.curation.near_duplicates import SemDedup
+from eo_ssl.curation.prototypicality import D4, Prototypes
+from eo_ssl.curation.ranking import Ranked
 from eo_ssl.curation.readiness import Readiness
 from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples, Gate, to_plain
 from eo_ssl.curation.report_builder import Context
 from eo_ssl.curation.schedule import DynamicConfig, DynamicSchedule
 from eo_ssl.curation.selectors import Candidates, Selector, SelectorResult
+from eo_ssl.curation.strata import Stratified, cap_strata
 from eo_ssl.curation.subset import FILES as SUBSET_FILES
 from eo_ssl.curation.subset import read_subset, write_subset
 from eo_ssl.curation.subset_selection import Selection, curate, resolve_keep, tabulate_selection
@@ -19,19 +24,26 @@ __all__ = [
     "Context",
     "Cost",
     "CurationReport",
+    "D4",
     "Density",
     "DynamicConfig",
     "DynamicSchedule",
     "Examples",
     "Gate",
     "Hierarchical",
+    "KCenter",
+    "Prototypes",
     "Random",
+    "Ranked",
     "Readiness",
     "SUBSET_FILES",
+    "SemDedup",
     "Selection",
     "Selector",
     "SelectorResult",
+    "Stratified",
     "Tempered",
+    "cap_strata",
     "check_weights",
     "curate",
     "draw_systematically",

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eo_ssl.curation.balanced_sampling import allocate, allocate_evenly, draw, fill_evenly
-from eo_ssl.curation.embeddings import Floats, Scaling, find_distinct_rows
-from eo_ssl.curation.hierarchy import Clusters, Resample, Resampling, fit_hierarchy, plan_levels
-from eo_ssl.curation.kmeans import ITERATIONS, find_nearest_centroid
+from eo_ssl.curation.embeddings import Floats, Scaling
+from eo_ssl.curation.hierarchy import Clusters, Resample, Resampling, fit_clusters
+from eo_ssl.curation.kmeans import ITERATIONS
 from eo_ssl.curation.selectors import Candidates, Form, Selector, SelectorResult
-from eo_ssl.curation.weights import CAP, Doubles, weigh_to_effective
+from eo_ssl.curation.weights import CAP, Doubles, flatten_sizes, weigh_to_effective
 from eo_ssl.errors import UserError, expect
 
 _SMALLEST_SHARE = 40.0
@@ -85,14 +85,14 @@ class Hierarchical(Selector):
 
     def cluster(self, points: Floats, rng: np.random.Generator) -> tuple[Clusters, tuple[str, ...]]:
         """Fit the tree on (a sample of) ``points`` float32 [n, d], place all, and say what had to be changed."""
-        sample = points
-        if self.fit_rows is not None and self.fit_rows < len(points):
-            sample = points[np.sort(rng.choice(len(points), self.fit_rows, replace=False))]
-        sample = sample[find_distinct_rows(sample)]  # identical rows would give coinciding centroids
-        levels, notes = plan_levels(self.levels, len(sample))
-        resampling = Resampling(self.n_resample, self.sample_sizes, self.resample)
-        hierarchy = fit_hierarchy(sample, levels, resampling=resampling, rng=rng, iterations=self.iterations)
-        return Clusters(hierarchy, *find_nearest_centroid(points, hierarchy.centroids[0])), notes
+        return fit_clusters(
+            points,
+            self.levels,
+            fit_rows=self.fit_rows,
+            resampling=Resampling(self.n_resample, self.sample_sizes, self.resample),
+            rng=rng,
+            iterations=self.iterations,
+        )
 
     def pick(self, candidates: Candidates, target: int, rng: np.random.Generator) -> SelectorResult:
         """Pick ``target`` rows spread evenly over the tree, or weigh the rows of each cluster by its even share."""
@@ -152,13 +152,9 @@ class Tempered(Selector):
     def pick(self, candidates: Candidates, target: int, rng: np.random.Generator) -> SelectorResult:
         """Weigh the rows of each cluster by a power of its size, or draw ``target`` rows by these weights."""
         levels = None if self.clusters is None else (self.clusters,)
-        flat = Hierarchical(levels=levels, n_resample=0, fit_rows=self.fit_rows, scaling=self.scaling)
-        clusters, notes = flat.cluster(candidates.points, rng)
+        clusters, notes = fit_clusters(candidates.points, levels, fit_rows=self.fit_rows, rng=rng)
         held = np.flatnonzero(clusters.sizes)
-        sizes = clusters.sizes[held]
-        weights = weigh_to_effective(
-            lambda less: -less * np.log(sizes), target, steepest=1.0, cap=self.cap, sizes=sizes
-        )
+        weights = flatten_sizes(clusters.sizes[held], target, cap=self.cap)
         of_rows = spread_over_rows(weights, held, clusters)
         return SelectorResult.of_weights(of_rows, target, self.form, rng, notes=notes, clusters=clusters)
 

@@ -5,12 +5,14 @@ Vo et al. 2024, arXiv 2405.15613, section 3.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
-from eo_ssl.curation.embeddings import Floats, Labels, Rows
+from eo_ssl.curation.embeddings import Floats, Labels, Rows, find_distinct_rows
 from eo_ssl.curation.kmeans import ITERATIONS, assign, find_nearest_centroid, fit_centroids
 
 Resample = Literal["closest", "random"]
@@ -96,6 +98,38 @@ def plan_levels(levels: tuple[int, ...] | None, distinct: int) -> tuple[tuple[in
     )
 
 
+def fit_clusters(
+    points: Floats,
+    levels: tuple[int, ...] | None,
+    *,
+    fit_rows: int | None,
+    rng: np.random.Generator,
+    resampling: Resampling | None = None,
+    iterations: int = ITERATIONS,
+    spherical: bool = False,
+) -> tuple[Clusters, tuple[str, ...]]:
+    """Fit the tree to ``points`` float32 [n, d] or a sample of them, place all, and say what had to be changed.
+
+    Args:
+        points: any; identical ones are fitted on once.
+        levels: clusters per level, finest first; see `plan_levels`.
+        fit_rows: rows that are fitted on at most, drawn uniformly; None: all.
+        rng: of the sample, the seeds and the resampling.
+        resampling: none when absent.
+        iterations: of Lloyd.
+        spherical: keep centroids on the unit sphere, for points that lie there.
+    """
+    sample = points
+    if fit_rows is not None and fit_rows < len(points):
+        sample = points[np.sort(rng.choice(len(points), fit_rows, replace=False))]
+    sample = sample[find_distinct_rows(sample)]  # identical rows would give coinciding centroids
+    planned, notes = plan_levels(levels, len(sample))
+    hierarchy = fit_hierarchy(
+        sample, planned, resampling=resampling or Resampling(0), rng=rng, iterations=iterations, spherical=spherical
+    )
+    return Clusters(hierarchy, *find_nearest_centroid(points, hierarchy.centroids[0])), notes
+
+
 def fit_hierarchy(
     points: Floats,
     levels: tuple[int, ...],
@@ -103,17 +137,19 @@ def fit_hierarchy(
     resampling: Resampling,
     rng: np.random.Generator,
     iterations: int = ITERATIONS,
+    spherical: bool = False,
 ) -> Hierarchy:
     """Fit the tree to ``points`` float32 [n, d], which should all differ: identical points make centroids coincide.
 
     ``levels`` are clusters per level, finest first, the first at most n (see ``plan_levels``).
     """
+    fit = partial(fit_centroids, rng=rng, iterations=iterations, spherical=spherical)
     below = points
     centroids: list[Floats] = []
     parents: list[Labels] = []
     for level, k in enumerate(levels):
         size = resampling.size(level, len(below), k)
-        fitted = _fit_level(below, k, size, resampling=resampling, rng=rng, iterations=iterations)
+        fitted = _fit_level(below, k, size, resampling=resampling, rng=rng, fit=fit)
         if level:
             parents.append(assign(below, fitted))
         centroids.append(fitted)
@@ -122,9 +158,15 @@ def fit_hierarchy(
 
 
 def _fit_level(
-    points: Floats, k: int, size: int, *, resampling: Resampling, rng: np.random.Generator, iterations: int
+    points: Floats,
+    k: int,
+    size: int,
+    *,
+    resampling: Resampling,
+    rng: np.random.Generator,
+    fit: Callable[[Floats, int], Floats],
 ) -> Floats:
-    centroids = fit_centroids(points, k, rng=rng, iterations=iterations)
+    centroids = fit(points, k)
     for _ in range(resampling.rounds):
         labels, distance = find_nearest_centroid(points, centroids)
         order = distance if resampling.mode == "closest" else rng.random(len(points))
@@ -132,7 +174,7 @@ def _fit_level(
         if len(chosen) < k:  # empty clusters and tiny samples: fill up at random, so that k stays k
             rest = np.setdiff1d(np.arange(len(points)), chosen)
             chosen = np.concatenate([chosen, rng.choice(rest, k - len(chosen), replace=False)])
-        centroids = fit_centroids(points[chosen], k, rng=rng, iterations=iterations)
+        centroids = fit(points[chosen], k)
     return centroids
 
 
@@ -143,6 +185,5 @@ def take_per_cluster(labels: Labels, order: np.ndarray, counts: Rows) -> Rows:
     """
     by_cluster = np.lexsort((order, labels))
     sizes = np.bincount(labels, minlength=len(counts))
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    rank = np.arange(len(labels)) - np.repeat(starts, sizes)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.sort(by_cluster[rank < counts[labels[by_cluster]]]).astype(np.int64)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.cluster import kmeans_plusplus
 
-from eo_ssl.curation.embeddings import Floats, Labels
+from eo_ssl.curation.embeddings import Floats, Labels, rescale
 from eo_ssl.errors import expect
 
 ITERATIONS = 50
@@ -55,10 +55,14 @@ def find_nearest_centroid(points: Floats, centroids: Floats) -> tuple[Labels, Fl
     return labels, distance
 
 
-def fit_centroids(points: Floats, k: int, *, rng: np.random.Generator, iterations: int = ITERATIONS) -> Floats:
+def fit_centroids(
+    points: Floats, k: int, *, rng: np.random.Generator, iterations: int = ITERATIONS, spherical: bool = False
+) -> Floats:
     """Fit ``k`` centroids, float32 [k, d], to ``points`` [n, d]: greedy k-means++ seeds, then Lloyd.
 
     A cluster that loses all its points keeps its centroid. The result depends on the generator's state alone.
+    ``spherical`` puts every centroid on the unit sphere after each step (Dhillon & Modha 2001): with points of unit
+    length the nearest one is that of the highest cosine.
 
     Raises:
         UserError: there are fewer points than clusters.
@@ -79,6 +83,7 @@ def fit_centroids(points: Floats, k: int, *, rng: np.random.Generator, iteration
             break
         labels = new
         centroids = _average_clusters(points, labels, centroids)
+        centroids = rescale(centroids, "l2") if spherical else centroids
     return centroids
 
 

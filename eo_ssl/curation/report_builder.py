@@ -53,21 +53,11 @@ class Context:
     "passes of the encoder that the embeddings cost; None for one each"
     corpus_fingerprint: str = ""
     encoder_fingerprint: str = ""
+    notes: tuple[str, ...] = ()
+    "what else the report is to say of the rows"
 
     def read(self, names: Sequence[str], rows: Rows) -> tuple[pa.Table | None, Floats | None]:
-        """Return the columns called ``names`` and the spread of ``rows``, for a selector.
-
-        Raises:
-            UserError: a column that nobody gave.
-        """
-        there = () if self.columns is None else self.columns.column_names
-        for name in names:
-            expect(
-                name in there,
-                expected=f"a column {name} beside the embeddings, which the selector reads",
-                got=", ".join(there) or "none",
-                remedy="name a column of the index",
-            )
+        """Return the columns called ``names`` and the spread of ``rows``, for a selector."""
         columns = None if self.columns is None or not names else self.columns.select(list(names)).take(pa.array(rows))
         return columns, None if self.spread is None else self.spread[rows]
 
@@ -127,7 +117,7 @@ class ReportBuilder:
             corpus_fingerprint=self.context.corpus_fingerprint,
             encoder_fingerprint=self.context.encoder_fingerprint,
             examples=self._choose_examples(),
-            notes=self.result.notes,
+            notes=(*self.context.notes, *self.result.notes),
         )
 
     def _count_rows(self, rows: Rows) -> tuple[int, ...]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from eo_ssl.curation.embeddings import Floats, Rows, Scaling
 from eo_ssl.curation.hierarchy import Clusters
 from eo_ssl.curation.report import to_plain
-from eo_ssl.curation.weights import Doubles, check_weights, count_effective_rows, draw_without_replacement
+from eo_ssl.curation.weights import Doubles, check_weights, count_effective_rows, draw_without_replacement, temper
+from eo_ssl.errors import expect
 
 Form = Literal["rows", "weights"]
 """What a selector gives: so many different rows, each presented equally often, or weights of as many effective rows,
@@ -33,6 +35,15 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    def take(self, rows: Rows) -> Candidates:
+        """Return these ``rows`` int64 [m] alone."""
+        return replace(
+            self,
+            points=self.points[rows],
+            columns=None if self.columns is None else self.columns.take(pa.array(rows)),
+            spread=None if self.spread is None else self.spread[rows],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,28 @@ class SelectorResult:
             return cls(draw_without_replacement(weights, target, rng), None, clusters, notes)
         return cls(np.arange(len(weights), dtype=np.int64), check_weights(weights), clusters, notes)
 
+    @classmethod
+    def of_scores(
+        cls,
+        scores: NDArray[np.floating],
+        target: int,
+        form: Form,
+        rng: np.random.Generator,
+        *,
+        cap: float,
+        notes: tuple[str, ...] = (),
+        clusters: Clusters | None = None,
+    ) -> SelectorResult:
+        """What ``scores`` [n] give: the ``target`` highest rows, of equals at random; or, of finite ones, weights.
+
+        The weights are those of `temper`.
+        """
+        if form == "weights":
+            weights = temper(scores, target, cap=cap)
+            return cls.of_weights(weights, target, form, rng, notes=notes, clusters=clusters)
+        order = np.lexsort((rng.permutation(len(scores)), -scores))
+        return cls(np.sort(order[:target]).astype(np.int64), None, clusters, notes)
+
 
 class Selector(ABC):
     """Picks or weighs rows; a frozen dataclass of plain values, chosen by its class name (`--method`)."""
@@ -83,6 +116,21 @@ class Selector(ABC):
     def columns(self) -> tuple[str, ...]:
         """Columns of the index that it reads beside the embeddings."""
         return ()
+
+    def check(self, columns: pa.Table | None) -> None:
+        """Refuse ``columns`` of the index that it cannot select by, before anything is embedded.
+
+        Raises:
+            UserError: a column that nobody gave, of another kind, or with values missing.
+        """
+        there = () if columns is None else columns.column_names
+        for name in self.columns:
+            expect(
+                name in there,
+                expected=f"a column {name} beside the embeddings, which the selector reads",
+                got=", ".join(there) or "none",
+                remedy="name a column of the index",
+            )
 
     @property
     def parameters(self) -> dict[str, Any]:

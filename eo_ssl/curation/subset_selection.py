@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from eo_ssl.curation.cluster_selectors import Hierarchical
 from eo_ssl.curation.dedup import find_first_copies
 from eo_ssl.curation.embeddings import Floats, Labels, Rows, check_embeddings, derive_generator, rescale
+from eo_ssl.curation.hierarchy import fit_clusters
 from eo_ssl.curation.report import CurationReport
 from eo_ssl.curation.report_builder import DUPLICATE, KEPT, NOT_DRAWN, Context, ReportBuilder
 from eo_ssl.curation.selectors import Candidates, Selector, SelectorResult
@@ -64,9 +65,10 @@ def curate(
 
     Raises:
         UserError: NaN or infinite embeddings, a keep of no row or of more rows than there are, columns of different
-            length.
+            length or that the selector cannot use.
     """
     method, context = method or Hierarchical(), context or Context()
+    method.check(context.columns)
     seed = _read_seed(rng)
     raw = check_embeddings(embeddings)
     started = time.perf_counter()
@@ -96,8 +98,8 @@ def curate(
 
 def describe(result: SelectorResult, points: Floats, clusters: int | None, rng: np.random.Generator) -> SelectorResult:
     """Return ``result`` with flat clusters of all ``points`` float32 [n, d], which tell what was chosen of where."""
-    flat = Hierarchical(levels=None if clusters is None else (clusters,), n_resample=0, fit_rows=20_000)
-    found, notes = flat.cluster(points, derive_generator(rng))
+    levels = None if clusters is None else (clusters,)
+    found, notes = fit_clusters(points, levels, fit_rows=20_000, rng=derive_generator(rng))
     return replace(result, clusters=found, notes=(*result.notes, *notes))
 
 

@@ -59,6 +59,20 @@ def temper(scores: NDArray[np.floating], effective: float, *, cap: float = CAP) 
     return weigh_to_effective(lambda beta: beta * z, effective, steepest=_STEEPEST, cap=cap)
 
 
+def flatten_sizes(sizes: Rows, effective: float, *, cap: float = CAP) -> Doubles:
+    """Return the weight of a row of each group, n^(alpha - 1) for one of n rows: float64 [k] of mean 1 over the rows.
+
+    alpha = 1 leaves the shares of the groups as they are, 0 makes them equal; it is found so that ``effective`` rows
+    are effective (see `weigh_to_effective`).
+
+    Args:
+        sizes: rows of each group, int64 [k], at least 1.
+        effective: rows wanted.
+        cap: largest weight.
+    """
+    return weigh_to_effective(lambda less: -less * np.log(sizes), effective, steepest=1.0, cap=cap, sizes=sizes)
+
+
 def weigh_to_effective(
     log_weigh: Callable[[float], Doubles],
     effective: float,
