@@ -104,6 +104,16 @@ class DynamicPruning(pl.Callback):
         if module.stepped and trainer.global_step < module.steps:
             self._prune(trainer, module)
 
+    @property
+    def passes(self) -> int:
+        """Forward passes spent on embeddings so far; known to the first process alone."""
+        return sum(int(report["cost"]["forward_equivalents"]) for report in self.reports)
+
+    @property
+    def clustering_s(self) -> float:
+        """Wall seconds of clustering and drawing so far; known to the first process alone."""
+        return sum(float(report["cost"]["select_s"]) for report in self.reports)
+
     def state_dict(self) -> dict[str, Any]:
         """The schedule's state, the reports so far, and what their tables are, plain values."""
         reports = [json.dumps(report) for report in self.reports]
@@ -129,7 +139,9 @@ class DynamicPruning(pl.Callback):
                     embeddings, self.everything, presentations=presentations, context=context
                 )
                 weights = self.schedule.weights
-                self.reports.append(report.to_json())
+                images = len(embeddings) * self.loader.items.dates * len(self.loader.items.contracts)  # of each item
+                cost = changed(report.cost, forward_equivalents=images)
+                self.reports.append(changed(report, cost=cost).to_json())
                 self._write()
             told = pool, weights, self.schedule.next_at
             pool, weights, self.schedule.next_at = trainer.strategy.broadcast(told)
