@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import study_objectives as study
-from bench.study_bands import join_seeds, list_speeds
+from bench.study_bands import list_speeds
 
 STEPS, SEEDS, TRIAL = 200, 2, 20
 """Steps of data2vec, seeds of each, and steps of data2vec 2.0 by which its pace is known."""
@@ -33,24 +33,25 @@ def measure(out: Path, *, steps: int, seeds: int) -> dict[str, Any]:
     """Train data2vec, then data2vec 2.0 for parts of its time, and judge all of them."""
     recipes = study.read_recipes(steps=steps)
     ingest, *_, judge = study.list_archive_stages({}, seed=0)
-    stages = [ingest, *(train(recipes[OLD], OLD, steps=steps, seed=seed) for seed in range(seeds))]
+    stages = [ingest, {"pretrain": {"with": "length", "seed": "{seed}", "out": "{out}/{length}_{seed}"}}]
+    matrix: dict[str, Any] = {"length": {OLD: train(recipes[OLD], steps=steps)}, "seed": list(range(seeds))}
     sample = ("--sample_seed", str(study.FIRST_ARCHIVE))
-    study.run([*stages, train(recipes[NEW], "trial", steps=TRIAL, seed=0)], out, *sample)
+    trial = {"pretrain": {**train(recipes[NEW], steps=TRIAL), "seed": 0, "out": "{out}/trial_0"}}
+    study.run([*stages, trial], out, *sample, matrix=matrix)
     whole = steps * read_pace(out, OLD, seeds)
     lengths = {name: max(2, round(share * whole / read_pace(out, "trial", 1))) for name, share in SHARES.items()}
-    for name, length in lengths.items():
-        stages += [train(recipes[NEW], name, steps=length, seed=seed) for seed in range(seeds)]
-    encoders = [*(join_seeds(name, seeds) for name in (OLD, *lengths)), RANDOM]
-    study.run([*stages, {"evaluate": {**judge["evaluate"], "encoders": encoders}}], out, *sample)
+    matrix["length"] |= {name: train(recipes[NEW], steps=length) for name, length in lengths.items()}
+    judged = {"evaluate": {**judge["evaluate"], "encoders": ["{matrix}", RANDOM]}}
+    study.run([*stages, judged], out, *sample, matrix=matrix)
     shares = {name: length * read_pace(out, name, seeds) / whole for name, length in lengths.items()}
     return describe(out / "results", shares, seconds=whole, steps=steps, seeds=seeds)
 
 
-def train(recipe: study.Options, name: str, *, steps: int, seed: int) -> study.Options:
-    """A stage that trains a method's small configuration for so many steps."""
+def train(recipe: study.Options, *, steps: int) -> study.Options:
+    """Options that train a method's small configuration for so many steps."""
     optimizer = {**recipe["optimizer"], "warmup_steps": steps // 10}
-    ours = {"corpus": "{out}/corpus", "streams": ["s2_boa_12b_10m_64px"], "out": f"{{out}}/{name}_{seed}"}
-    return {"pretrain": {**recipe, **ours, "steps": steps, "seed": seed, "optimizer": optimizer}}
+    ours = {"corpus": "{out}/corpus", "streams": ["s2_boa_12b_10m_64px"]}
+    return {**recipe, **ours, "steps": steps, "optimizer": optimizer}
 
 
 def read_pace(out: Path, name: str, seeds: int) -> float:

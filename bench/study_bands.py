@@ -19,6 +19,8 @@ MODELS = {"channel": "ChannelVit", "plain": "Vit"}
 SUBSETS = ("B04,B03,B02", "B02,B03,B04,B08", "all-B8A")
 PROTOCOLS = ("knn5", "linear")
 Options = dict[str, Any]
+EACH: Options = {"with": "model", "seed": "{seed}", "out": "{out}/{model}_{seed}"}
+"""What is of each cell."""
 
 
 def main() -> None:
@@ -28,8 +30,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study-bands")
     chosen = parser.parse_args()
     archive = chosen.out / "archive"
-    run(list_archive_stages(seeds=chosen.seeds, steps=chosen.steps), archive, "--sample_seed", str(FIRST_ARCHIVE))
-    run(list_real_stages(seeds=chosen.seeds, steps=chosen.steps), chosen.out)
+    stages, sizes = list_archive_stages(steps=chosen.steps)
+    run(stages, archive, "--sample_seed", str(FIRST_ARCHIVE), matrix=make_matrix(sizes, seeds=chosen.seeds))
+    sizes = {"patch_size": 4, "depth": 4}
+    run(list_real_stages(steps=chosen.steps), chosen.out, matrix=make_matrix(sizes, seeds=chosen.seeds))
     print(f"`python -m bench.study_bands --seeds {chosen.seeds} --steps {chosen.steps}`, archive {FIRST_ARCHIVE}\n")
     for task, folder in (("archive", archive), ("terramesh", chosen.out)):
         print_table(task, folder)
@@ -39,61 +43,47 @@ def main() -> None:
         print_table(f"{sensor}_by_wavelength", chosen.out)
 
 
-def list_archive_stages(*, seeds: int, steps: int) -> list[Options]:
-    """Both models with several seeds on two dates of each place, as the demo trains, judged on some of the bands."""
+def make_matrix(sizes: Options, *, seeds: int) -> Options:
+    """Both models, of equal sizes, with several seeds."""
+    arms = {name: {"model": {model: sizes}} for name, model in MODELS.items()}
+    return {"model": arms, "seed": list(range(seeds))}
+
+
+def list_archive_stages(*, steps: int) -> tuple[list[Options], Options]:
+    """Both models on two dates of each place, as the demo trains, judged on some of the bands; and their sizes."""
     demo = yaml.safe_load((ROOT / "configs" / "run" / "demo.yaml").read_text())
     options = {kind: options for stage in demo["stages"] for kind, options in stage.items()}
     (sizes,) = options["pretrain"]["model"].values()
-    common = {key: value for key, value in options["pretrain"].items() if key != "prune"} | {"steps": steps}
-    trained = [
-        {"pretrain": {**common, "model": {model: sizes}, "seed": seed, "out": f"{{out}}/{name}_{seed}"}}
-        for seed in range(seeds)
-        for name, model in MODELS.items()
-    ]
-    encoders = [*(join_seeds(name, seeds) for name in MODELS), "imagestats"]
-    judged = {**options["evaluate"], "encoders": encoders, "name": "archive", "study": "bands"}
+    kept = {key: value for key, value in options["pretrain"].items() if key not in ("prune", "model")}
+    judged = {**options["evaluate"], "encoders": ["{matrix}", "imagestats"], "name": "archive", "study": "bands"}
     judged |= {"subsets": list(SUBSETS), "out": "{out}/results_archive"}
-    return [demo["stages"][0], *trained, {"evaluate": judged}]
+    return [demo["stages"][0], {"pretrain": {**kept, "steps": steps, **EACH}}, {"evaluate": judged}], sizes
 
 
-def list_real_stages(*, seeds: int, steps: int) -> list[Options]:
-    """Both models with several seeds on Sentinel-2, judged on its bands and, by wavelength and by name, on Landsat's."""
+def list_real_stages(*, steps: int) -> list[Options]:
+    """Both models on Sentinel-2, judged on its bands and, by wavelength and by name, on Landsat's."""
     toa = {"card": ["terramesh_s2l1c", "eolearn_l1c", "ssl4eo_patch_l1c", "s2_19udp_l1c"], "size_px": 32}
     csmask = {"card": ["csmask_landsat5", "csmask_landsat7"], "size_px": 32}
+    common: Options = {"corpus": "{out}/s2_toa", "streams": ["s2_toa_13b_10m_32px"], "steps": steps, "batch_size": 32}
+    common |= {"objective": {"Mae": {"norm": "patch"}}, "lr": 1e-3, "optimizer": {"warmup_steps": steps // 10}}
+    judge = {"task": "corpus", "held_out": "all", "protocols": list(PROTOCOLS)}
+    cover: Options = {"data": "{out}/s2_toa", "streams": ["s2_toa_13b_10m_32px"], "name": "terramesh", "study": "bands"}
+    cover |= {"encoders": ["{matrix}", "imagestats"], "subsets": list(SUBSETS), "out": "{out}/results_terramesh"}
     stages: list[Options] = [
         {"ingest": {**toa, "data": "{data}", "out": "{out}/s2_toa"}},
         {"ingest": {**csmask, "data": "{data}", "out": "{out}/csmask"}},
+        {"pretrain": {**common, **EACH}},
+        {"evaluate": {**judge, **cover}},
     ]
-    common: Options = {
-        "corpus": "{out}/s2_toa",
-        "streams": ["s2_toa_13b_10m_32px"],
-        "objective": {"Mae": {"norm": "patch"}},
-    }
-    common |= {"steps": steps, "batch_size": 32, "lr": 1e-3, "optimizer": {"warmup_steps": steps // 10}}
-    for name, model in MODELS.items():
-        chosen = {"model": {model: {"patch_size": 4, "depth": 4}}}
-        stages += [
-            {"pretrain": {**common, **chosen, "seed": seed, "out": f"{{out}}/{name}_{seed}"}} for seed in range(seeds)
-        ]
-    judge = {"task": "corpus", "held_out": "all", "protocols": list(PROTOCOLS)}
-    both = [join_seeds(name, seeds) for name in MODELS]
-    cover: Options = {"data": "{out}/s2_toa", "streams": ["s2_toa_13b_10m_32px"], "name": "terramesh", "study": "bands"}
-    cover |= {"encoders": [*both, "imagestats"], "subsets": list(SUBSETS), "out": "{out}/results_terramesh"}
-    stages.append({"evaluate": {**judge, **cover}})
     for sensor, stream in (("landsat5_tm", "l5_toa_6b-34fd_30m_32px"), ("landsat7_etm", "l7_toa_6b-34fd_30m_32px")):
         clouds = {**judge, "data": "{out}/csmask", "streams": [stream]}
-        filled = [join_seeds("channel", seeds), join_seeds("plain", seeds, "?missing=fill_mean"), "imagestats"]
+        filled = ["{matrix.channel}", "{matrix.plain}?missing=fill_mean", "imagestats"]
         by_name = {"name": f"{sensor}_by_name", "encoders": filled, "sensor": "sentinel2_l1c"}
-        known = [join_seeds("channel", seeds, f"?sensor={sensor}"), "imagestats"]
+        known = [f"{{matrix.channel}}?sensor={sensor}", "imagestats"]
         by_wavelength = {"name": f"{sensor}_by_wavelength", "encoders": known}
         for way in (by_name, by_wavelength):
             stages.append({"evaluate": {**clouds, **way, "out": f"{{out}}/results_{way['name']}"}})
     return stages
-
-
-def join_seeds(name: str, seeds: int, options: str = "") -> str:
-    """The runs of a model as one candidate."""
-    return f"{name}=" + ",".join(f"{{out}}/{name}_{seed}{options}" for seed in range(seeds))
 
 
 def list_speeds(out: Path, name: str, seeds: int) -> list[float]:

@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from bench.study_bands import PROTOCOLS, join_seeds, list_speeds, print_table
+from bench.study_bands import PROTOCOLS, list_speeds, print_table
 from bench.study_objectives import FIRST_ARCHIVE, ROOT, read_difference, run
 
 STREAM = "s2_boa_12b_10m_64px"
@@ -27,7 +27,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study-decoder")
     chosen = parser.parse_args()
-    run(list_stages(seeds=chosen.seeds, steps=chosen.steps), chosen.out, "--sample_seed", str(FIRST_ARCHIVE))
+    arms = {name: {"objective": {"Mae": sizes}} for name, sizes in DECODERS.items()}
+    matrix = {"decoder": arms, "seed": list(range(chosen.seeds))}
+    run(list_stages(steps=chosen.steps), chosen.out, "--sample_seed", str(FIRST_ARCHIVE), matrix=matrix)
     print(f"`python -m bench.study_decoder --seeds {chosen.seeds} --steps {chosen.steps}`, archive {FIRST_ARCHIVE}")
     print_table(TASK, chosen.out)
     print("\n| cross less full, points | difference and paired 95 % interval | verdict |\n|---|---|---|")
@@ -38,24 +40,16 @@ def main() -> None:
     print("\n" + ", ".join(f"{name}: {speed:.0f} images/s" for name, speed in speeds.items()))
 
 
-def list_stages(*, seeds: int, steps: int) -> list[dict[str, Any]]:
+def list_stages(*, steps: int) -> list[dict[str, Any]]:
     """One sample archive, both decoders with several seeds on its optical tiles, judged on held-out places."""
     ingest = {"card": "sample_s2_l2a", "data": "{data}", "out": "{out}/corpus", "min_valid": 0.9, "max_cloud": 0.5}
     tiles: dict[str, Any] = {"streams": [STREAM]}
     common: dict[str, Any] = {**tiles, "corpus": "{out}/corpus", "model": {"Vit": {"patch_size": 8}}}
     common |= {"steps": steps, "batch_size": 32, "lr": 1e-3, "optimizer": {"warmup_steps": steps // 10}}
-    trained = [
-        {"pretrain": {**common, "objective": {"Mae": sizes}, "seed": seed, "out": f"{{out}}/{name}_{seed}"}}
-        for seed in range(seeds)
-        for name, sizes in DECODERS.items()
-    ]
+    common |= {"with": "decoder", "seed": "{seed}", "out": "{out}/{decoder}_{seed}"}
     judge = {"task": "corpus", "data": "{out}/corpus", "name": TASK, "protocols": list(PROTOCOLS)}
-    encoders = [*(join_seeds(name, seeds) for name in DECODERS), "random_init"]
-    return [
-        {"ingest": ingest},
-        *trained,
-        {"evaluate": {**judge, **tiles, "encoders": encoders, "out": f"{{out}}/results_{TASK}"}},
-    ]
+    judge |= {**tiles, "encoders": ["{matrix}", "random_init"], "out": f"{{out}}/results_{TASK}"}
+    return [{"ingest": ingest}, {"pretrain": common}, {"evaluate": judge}]
 
 
 if __name__ == "__main__":

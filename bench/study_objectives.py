@@ -154,11 +154,12 @@ def choose_bands(options: Options, method: str) -> Options:
     return {**options, "model": {kind: sizes}}
 
 
-def run(stages: Sequence[Options], out: Path, *options: str) -> None:
+def run(stages: Sequence[Options], out: Path, *options: str, matrix: Options | None = None) -> None:
     """Run the stages that are not done yet."""
     out.mkdir(parents=True, exist_ok=True)
     config = out / "study.yaml"
-    config.write_text(yaml.safe_dump({"stages": list(stages), "out": str(out)}, sort_keys=False))
+    asked = {"out": str(out), "matrix": matrix, "stages": list(stages)}
+    config.write_text(yaml.safe_dump(asked, sort_keys=False))
     code = "from eo_ssl.cli import entry; entry()"
     environment = {**os.environ, "EO_SSL_DATA": str(DATA)}
     command = [sys.executable, "-c", code, "run", "--config", str(config), *options]

@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from bench.study_bands import join_seeds
 from bench.study_objectives import ROOT, run
 
 TARGETS = ("gradients", "pixels", "hog")
@@ -33,8 +32,8 @@ def main() -> None:
     parser.add_argument("--finetune", action="store_true", help="also train all weights on ten shots")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study-sar")
     chosen = parser.parse_args()
-    stages = list_stages(seeds=chosen.seeds, steps=chosen.steps, draws=chosen.draws, finetune=chosen.finetune)
-    run(stages, chosen.out)
+    stages = list_stages(steps=chosen.steps, draws=chosen.draws, finetune=chosen.finetune)
+    run(stages, chosen.out, matrix={"target": list(TARGETS), "seed": list(range(chosen.seeds))})
     options = f"--seeds {chosen.seeds} --steps {chosen.steps} --draws {chosen.draws}"
     print(f"`python -m bench.study_sar {options}{' --finetune' * chosen.finetune}`\n")
     for number, protocol in enumerate(("knn5", "linear")):
@@ -43,7 +42,7 @@ def main() -> None:
         print("\n" + "\n".join(format_table(chosen.out / "results_finetune", "finetune", SHOTS[:1])))
 
 
-def list_stages(*, seeds: int, steps: int, draws: int, finetune: bool) -> list[Options]:
+def list_stages(*, steps: int, draws: int, finetune: bool) -> list[Options]:
     """One encoder of each target and seed on the pool, all of them beside encoders without training."""
     stages: list[Options] = [
         {"ingest": {"card": card, "data": "{data}", "out": f"{{out}}/{card}"}} for card in ("mstar_pool", "mstar_soc")
@@ -51,21 +50,15 @@ def list_stages(*, seeds: int, steps: int, draws: int, finetune: bool) -> list[O
     stages.append({"ingest": {"card": "mstar_soc_128", "data": "{data}", "out": "{out}/mstar_soc_128", "size_px": 128}})
     small = yaml.safe_load((ROOT / "configs" / "pretrain" / "sar_jepa_small.yaml").read_text())
     common: Options = {**small, "corpus": "{out}/mstar_pool", "split": "all", "steps": steps}
-    for seed in range(seeds):  # seed by seed, so that a stopped study compares what it has
-        for target in TARGETS:
-            objective = {"SarJepa": {"target": target}}
-            stages.append(
-                {"pretrain": {**common, "objective": objective, "seed": seed, "out": f"{{out}}/{target}_{seed}"}}
-            )
+    common |= {"objective": {"SarJepa": {"target": "{target}"}}, "seed": "{seed}", "out": "{out}/{target}_{seed}"}
+    stages.append({"pretrain": common})
     judge: Options = {"task": "mstar_soc", "data": "{out}/mstar_soc", "clutter": "{out}/mstar_soc_128", "draws": draws}
-    judge["encoders"] = [*(join_seeds(target, seeds) for target in TARGETS), *CONTROLS]
-    stages.append(
-        {"evaluate": {**judge, "protocols": ["knn5", "linear"], "shots": list(SHOTS), "out": "{out}/results"}}
-    )
+    probed: Options = {"protocols": ["knn5", "linear"], "shots": list(SHOTS), "out": "{out}/results"}
+    stages.append({"evaluate": {**judge, **probed, "encoders": ["{matrix}", *CONTROLS]}})
     if finetune:
         tuned: Options = {"protocols": ["finetune"], "shots": [SHOTS[0]], "tuning": RECIPE}
-        tuned["encoders"] = judge["encoders"][: len(TARGETS)] + ["random_init"]
-        stages.append({"evaluate": {**judge, **tuned, "out": "{out}/results_finetune"}})
+        tuned |= {"encoders": ["{matrix}", "random_init"], "out": "{out}/results_finetune"}
+        stages.append({"evaluate": {**judge, **tuned}})
     return stages
 
 

@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -35,12 +35,24 @@ MOVED = {
 
 
 def find_choices(workflow: Callable[..., Any]) -> Choices:
-    """Registered classes for each option of ``workflow`` whose type is an abstract class, by their short names."""
+    """Registered classes for each option of ``workflow`` whose type is an abstract class, by their short names.
+
+    So too for options of such a type inside an option, such as `prune.method`.
+    """
     return {
-        name: {subclass.__name__: subclass for subclass in _subclasses(hint)}
-        for name, hint in get_type_hints(workflow).items()
-        if inspect.isclass(hint) and inspect.isabstract(hint)
+        name: {subclass.__name__: subclass for subclass in _subclasses(base)}
+        for option, hint in get_type_hints(workflow).items()
+        for name, base in _list_abstract(option, hint)
     }
+
+
+def _list_abstract(option: str, hint: Any) -> list[tuple[str, type]]:
+    """An option, or those inside it, with the abstract class that each is to be one of."""
+    if inspect.isclass(hint) and inspect.isabstract(hint):
+        return [(option, hint)]
+    groups = [part for part in (hint, *get_args(hint)) if inspect.isclass(part) and dataclasses.is_dataclass(part)]
+    inner = [(f"{option}.{name}", base) for group in groups for name, base in get_type_hints(group).items()]
+    return [(name, base) for name, base in inner if inspect.isclass(base) and inspect.isabstract(base)]
 
 
 def _subclasses(base: type) -> list[type]:
@@ -102,9 +114,11 @@ def spell_classes(values: dict[str, Any], choices: Choices) -> dict[str, Any]:
         if choices and old in values:
             _refuse_moved(f"--{old}.", choices)
     for option in choices:
-        if option not in values:
+        *outer, last = option.split(".")
+        holder = _open_holder(values, outer)
+        if last not in holder or (outer and not _names_class(holder[last], choices[option])):
             continue
-        value = values[option]
+        value = holder[last]
         single = isinstance(value, dict) and len(value) == 1
         name, options = next(iter(value.items())) if single else (value, {})
         if isinstance(name, dict) or not (options is None or isinstance(options, dict)):
@@ -113,8 +127,26 @@ def spell_classes(values: dict[str, Any], choices: Choices) -> dict[str, Any]:
                 f"expected `{option}: {example}` or `{option}: {{{example}: {{OPTION: VALUE}}}}`"
                 f" with one of {', '.join(choices[option])}, got {value}"
             )
-        values[option] = _written(require_name(option, name, choices), options or {})
+        holder[last] = _written(require_name(option, name, choices), options or {})
     return values
+
+
+def _open_holder(values: dict[str, Any], outer: Sequence[str]) -> dict[str, Any]:
+    """The mapping under the keys ``outer``, copied on the way down; an empty one where there is none."""
+    for key in outer:
+        if not isinstance(values.get(key), dict):
+            return {}
+        values[key] = dict(values[key])
+        values = values[key]
+    return values
+
+
+def _names_class(value: Any, known: Mapping[str, type]) -> bool:
+    """Whether a value inside an option chooses a class: else it holds options of the one that is the default."""
+    if isinstance(value, dict) and "class_path" in value:
+        return True  # which is refused, as outside
+    single = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else value
+    return isinstance(single, str) and (single in known or single[:1].isupper())
 
 
 def name_classes(text: str, choices: Choices) -> str:
@@ -123,9 +155,11 @@ def name_classes(text: str, choices: Choices) -> str:
     if not isinstance(values, dict):
         return text
     for option in choices:
-        value = values.get(option)
+        *outer, last = option.split(".")
+        holder = _open_holder(values, outer)
+        value = holder.get(last)
         if isinstance(value, dict) and "class_path" in value:
-            values[option] = {value["class_path"].rpartition(".")[2]: value.get("init_args", {})}
+            holder[last] = {value["class_path"].rpartition(".")[2]: value.get("init_args", {})}
     return yaml.safe_dump(values, sort_keys=False)
 
 

@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from eo_ssl.cli import main, parse
+from eo_ssl.curation import Density, Hierarchical
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
@@ -238,3 +239,30 @@ def test_listeners_are_named_as_one_types_them(
     both = ["--steps", "3", "--epochs", "1"]
     assert main(["pretrain", "--corpus", str(corpus), "--out", str(tmp_path / "c"), *both]) == 2
     assert "expected steps or epochs, got 3 steps and 1.0 epochs; leave one out" in capsys.readouterr().err
+
+
+def test_a_choice_inside_an_option_is_named_as_one_outside_and_begins_with_its_own_defaults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`{Density: {}}` was the default selector without a word, and a Density named by its path had options of that one."""
+
+    def chosen(text: str) -> object:
+        (tmp_path / "c.yaml").write_text(f"prune: {{warmup: 1, interval: 2, method: {text}}}")
+        return parsed("--config", str(tmp_path / "c.yaml"))["prune"].method
+
+    assert chosen("{Density: {gamma: 0.2}}") == Density(gamma=0.2)
+    assert chosen("Density") == chosen("{Density: {}}") == Density()
+    assert chosen("{levels: [60, 12]}") == Hierarchical(levels=(60, 12), n_resample=3, fit_rows=20_000)
+    named = parsed("--prune.warmup", "1", "--prune.interval", "2", "--prune.method", "Density")
+    assert named["prune"].method == Density()
+    for text, words in (
+        ("{Densty: {}}", "expected prune.method out of Density, .*, got 'Densty'; did you mean 'Density'"),
+        ("{class_path: Density}", "expected `prune.method: Density` or"),
+        ("{Density: 3}", "expected `prune.method: Density` or"),
+    ):
+        with pytest.raises(UserError, match=words):
+            chosen(text)
+    (tmp_path / "c.yaml").write_text("prune: {warmup: 1, interval: 2, method: {Density: {gamma: 0.2}}}")
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--corpus", "c", "--out", "o", "--config", str(tmp_path / "c.yaml"), "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["prune"]["method"]["Density"]["gamma"] == 0.2

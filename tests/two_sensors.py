@@ -73,5 +73,5 @@ def make_fused(
     data = TrainingData(items, none, none, none, {"corpus planted": "0" * 64}, 0, none, LICENCES)  # type: ignore[arg-type]
     config = {"objective": type(method).__name__, "seed": seed, "steps": 0, "streams": ["s1", "s2"]}
     with open_product(folder, stage="pretrain", config=config, inputs=data.inputs) as product:
-        save_encoders(objective, data, product, seed=seed, summary={})
+        save_encoders(objective, data, product, seed=seed, cost={}, summary={})
     return folder

@@ -18,9 +18,11 @@ from eo_ssl.commands import COMMANDS
 from eo_ssl.commits import discard_leftovers, replace
 from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.fingerprints import dump_canonical_json
-from eo_ssl.manifest import Clock
+from eo_ssl.manifest import MANIFEST, Clock
 from eo_ssl.printable import make_console
 from eo_ssl.sample import make_archive
+from eo_ssl.stage_check import check_stages
+from eo_ssl.stage_plan import plan_stages
 from eo_ssl.stop_signals import SIGNALS, STAGE, HeldSignals, Stopped
 
 STAGES = tuple(command for command in COMMANDS if command != "run")
@@ -32,17 +34,21 @@ def main(
     data: Path | None = None,
     only: list[str] | None = None,
     sample_seed: int | None = None,
+    matrix: dict[str, Any] | None = None,
 ) -> None:
     """Run the listed commands in order; each resumes or does nothing when its product is there already.
 
     Args:
         stages: list of {command: {option: value}}; in text values, {out} stands for the output folder and {data} for
-            the data folder.
+            the data folder, {AXIS} for the value of an axis of the matrix; `with: AXIS` takes the options of an arm,
+            and {matrix} in a list is the encoders of all cells, joined over their seeds.
         out: folder that receives every product.
         data: folder of the input data; default: the environment variable EO_SSL_DATA, else ../shared/data
             beside the current folder.
         sample_seed: make the embedded sample archive with this seed in {out}/archive first; it then is the data folder.
         only: run just these commands of the list (their inputs must be there already).
+        matrix: {AXIS: [VALUE, VALUE]} or {AXIS: {ARM: {option: value}}}: a stage that uses axes runs once for each
+            combination of their values, seed by seed.
     """
     for command in [*(command for stage in stages for command in stage), *(only or ())]:  # before anything is written
         expect(
@@ -52,41 +58,38 @@ def main(
             remedy="correct the list of stages",
         )
     folder = data or Path(os.environ.get("EO_SSL_DATA", "../shared/data"))
+    folder = folder if sample_seed is None else out / "archive"
+    joined_unfinished = not only or "pretrain" in only  # they are trained before they are joined
+    planned = plan_stages(
+        stages,
+        matrix,
+        names={"out": str(out), "data": str(folder)},
+        is_there=lambda product: joined_unfinished or (Path(product) / MANIFEST).is_file(),
+    )
+    if matrix:
+        check_stages(planned)
     console, started, rows = make_console(), Clock(), []
     discard_leftovers(out, depth=2)  # of a run that was killed
     if sample_seed is not None:
-        folder = out / "archive"
         console.rule(Text("sample archive", "bold"))
         make_archive(folder, seed=sample_seed)
-    names = {"out": str(out), "data": str(folder)}
-    resolved = [(command, _fill(options or {}, names)) for stage in stages for command, options in stage.items()]
-    if "{data}" in dump_canonical_json(stages) and not folder.is_dir():
+    if "{data}" in dump_canonical_json([stages, matrix]) and not folder.is_dir():
         raise UserError(
             f"expected the input data in {folder}, got no such folder; set EO_SSL_DATA or give --data FOLDER"
         )
-    for number, (command, options) in enumerate(resolved, 1):
-        if only and command not in only:
+    for number, stage in enumerate(planned, 1):
+        if only and stage.command not in only:
             continue
-        name = Path(str(options.get("out", ""))).name
-        console.rule(Text.assemble((f"{number}/{len(resolved)} {command}", "bold"), f" {name}"))
-        rows.append(_stage(command, options, out / "logs" / f"{number:02d}-{command}.yaml"))
+        name = Path(str(stage.options.get("out", ""))).name
+        title = Text.assemble((f"{number}/{len(planned)} {stage.command}", "bold"), f" {name}")
+        console.rule(title.append(f"  {stage.label}" if stage.label else ""))
+        log = out / "logs" / f"{number:02d}-{stage.command}.yaml"
+        rows.append(_stage(stage.command, stage.options, log) | ({"cell": stage.cell} if stage.cell else {}))
         replace(out / "stages.json", dump_canonical_json(rows).encode())
     _print(console, rows, started)
     report = next((row for row in reversed(rows) if row["command"] == "report"), None)
     if report:
         console.print(f"report: {Path(str(report['out'])).resolve() / 'index.html'}", soft_wrap=True)
-
-
-def _fill(value: Any, names: dict[str, str]) -> Any:
-    """Put the folders into every text of a nested value."""
-    if isinstance(value, dict):
-        return {key: _fill(item, names) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fill(item, names) for item in value]
-    if isinstance(value, str):
-        for name, folder in names.items():
-            value = value.replace(f"{{{name}}}", folder)
-    return value
 
 
 def _stage(command: str, options: dict[str, Any], config: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from eo_ssl.fingerprints import fingerprint
 BASELINES = (*WEIGHT_FREE, *FITTED)
 """Encoders that nobody trained, by name."""
 _NAME = re.compile(r"[\w][\w. -]*")
-_HARMLESS = ("log_every", "monitor_every", "monitor_tiles", "checkpoint_every", "read_ahead")
+_HARMLESS = ("log_every", "monitor_every", "monitor_tiles", "checkpoint_every", "encoders_at", "read_ahead")
 """Options of `eo-ssl pretrain` under ``training`` that change nothing of what is learned."""
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from eo_ssl.curation import DynamicSchedule
-from eo_ssl.manifest import open_product
+from eo_ssl.manifest import OpenProduct, open_product
+from eo_ssl.objectives import Objective
 from eo_ssl.pretraining.branching import RECORD
 from eo_ssl.pretraining.compilation import compile_blocks, require_compiler
 from eo_ssl.pretraining.fit import fit
 from eo_ssl.pretraining.items import require_places
+from eo_ssl.pretraining.kept_encoders import Keep, check_steps_kept
 from eo_ssl.pretraining.loader import ItemLoader
 from eo_ssl.pretraining.module import Pretraining
 from eo_ssl.pretraining.monitors import make_probe
@@ -18,6 +20,7 @@ from eo_ssl.pretraining.pretrain_config import PretrainConfig
 from eo_ssl.pretraining.pruning import Pruning
 from eo_ssl.pretraining.sampler import ItemSampler
 from eo_ssl.pretraining.saving import save_encoders
+from eo_ssl.pretraining.training_cost import TrainingCost, describe_cost
 from eo_ssl.pretraining.training_data import TrainingData
 from eo_ssl.pretraining.view_maker import ViewMaker
 from eo_ssl.printable import make_console
@@ -52,6 +55,9 @@ def train_encoder(
     sampler = ItemSampler(data.pool, weights=data.weights, batch_size=share, seed=config.seed, world=world)
     lengths = {"steps": config.steps, "horizon": module.horizon, "accumulate": processes.accumulate}
     loader = ItemLoader(data.items, sampler, **lengths, ahead=ahead)
+    begun = 0 if config.branch is None else config.branch.step
+    sharded = processes.strategy == "fsdp"
+    check_steps_kept(config.training.encoders_at, begun=begun, steps=config.steps, sharded=sharded)
     asked: dict[str, Any] = {"config": config.resolved(data), "inputs": data.inputs | objective.inputs}
     if config.branch is not None and (overwrite or not (out / RECORD).exists()):
         config.branch.check(asked["config"], data, by_row=objective.by_row)
@@ -61,7 +67,7 @@ def train_encoder(
             return
         if config.branch is not None:
             config.branch.plant(out, asked["config"], data)
-        results = fit(
+        done = fit(
             module,
             loader,
             views=maker,
@@ -69,12 +75,29 @@ def train_encoder(
             config=config.training,
             pruning=None if config.prune is None else Pruning.over(data, DynamicSchedule(config.prune)),
             probe=make_probe(data.pool, data.held_out, data.classes),
+            keep=_make_keep(objective, data, config, product),
             **running,
         )
-        if results is None:
+        if done is None:
             product.leave()
             return
-        facts = config.summarise(data, objective) | results
-        save_encoders(objective, data, product, seed=config.seed, summary=facts)
-    loss = f"loss {results['loss_first']:.4g} -> {results['loss_last']:.4g}"
+        facts = config.summarise(data, objective) | done.results
+        facts |= {} if config.prune is None else {"clustering_s": round(done.clustering_s, 3)}
+        save_encoders(objective, data, product, seed=config.seed, cost=done.cost.to_json(), summary=facts)
+    loss = f"loss {done.results['loss_first']:.4g} -> {done.results['loss_last']:.4g}"
     console.print(f"{config.method} encoder, {loss}: {out.resolve()}", soft_wrap=True)
+    console.print(describe_cost(done.cost, clustering_s=done.clustering_s), soft_wrap=True)
+
+
+def _make_keep(objective: Objective, data: TrainingData, config: PretrainConfig, product: OpenProduct) -> Keep:
+    """Write the encoder of the moment as a product of its own, whose configuration says its step."""
+
+    def keep(folder: Path, cost: TrainingCost) -> None:
+        told = {**product.config, "step": cost.step}
+        with open_product(folder, stage="pretrain", config=told, inputs=product.inputs) as part:
+            if not part.done:
+                part.started = product.started
+                facts = config.summarise(data, objective)
+                save_encoders(objective, data, part, seed=config.seed, cost=cost.to_json(), summary=facts)
+
+    return keep

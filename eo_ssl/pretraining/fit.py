@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -16,15 +17,17 @@ import numpy as np
 import torch
 
 from eo_ssl.errors import UserError, expect
-from eo_ssl.objectives import Teacher
+from eo_ssl.objectives import Objective, Teacher
 from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, SignalStop, TimeLimit, find_sound_checkpoint
 from eo_ssl.pretraining.collapse_guard import CollapseGuard, GuardConfig
+from eo_ssl.pretraining.kept_encoders import Keep, KeptEncoders
 from eo_ssl.pretraining.loader import ItemData, ItemLoader
 from eo_ssl.pretraining.module import Pretraining
 from eo_ssl.pretraining.monitors import LabelledProbe, Monitors
 from eo_ssl.pretraining.processes import LoggerName, Processes, make_loggers
 from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
 from eo_ssl.pretraining.run_log import ProgressLine, RunLog, summarise
+from eo_ssl.pretraining.training_cost import TrainingCost, count_views
 from eo_ssl.pretraining.view_maker import ViewMaker
 from eo_ssl.pretraining.view_spread import ViewSpread
 from eo_ssl.stop_signals import HeldSignals
@@ -44,12 +47,27 @@ class FitConfig:
     """Most tiles whose features are looked at."""
     checkpoint_every: int = 100
     """Steps between checkpoints, at which a killed run resumes."""
+    encoders_at: tuple[int, ...] = ()
+    """Steps after which the encoder is kept as it is then, in a folder `at_000100` inside that of the run."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        object.__setattr__(self, "encoders_at", tuple(self.encoders_at))
         for name in ("log_every", "monitor_every", "monitor_tiles", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}: give a positive number")
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedTraining:
+    """What a run that has come to its end says of itself."""
+
+    results: dict[str, float]
+    """Loss first and last, images per second and the latest monitors."""
+    cost: TrainingCost
+    """What it took."""
+    clustering_s: float
+    """Wall seconds of clustering and drawing, where pools were redrawn."""
 
 
 def fit(
@@ -65,7 +83,8 @@ def fit(
     pruning: Pruning | None = None,
     probe: LabelledProbe | None = None,
     guard: GuardConfig = GuardConfig(),  # noqa: B008  (frozen)
-) -> dict[str, float] | None:
+    keep: Keep | None = None,
+) -> FinishedTraining | None:
     """Train to the last step, from the newest checkpoint in `folder` where there is one.
 
     On a CPU a resumed run ends with bit-equal weights: order, augmentation and masks come from (seed, epoch, step).
@@ -82,9 +101,10 @@ def fit(
         pruning: dynamic pruning; None trains on the whole pool throughout.
         probe: labelled tiles for the online nearest-neighbour accuracy.
         guard: when the run counts as collapsing, and what happens then.
+        keep: writes the encoders of `config.encoders_at`.
 
     Returns:
-        Loss first and last, images per second and the latest monitors; None in all processes of a run but the first.
+        What is to be said of the run; None in all its processes but the first.
 
     A signal that stops (see `eo_ssl.stop_signals`) does so at the end of a step, with a checkpoint.
 
@@ -98,7 +118,12 @@ def fit(
     watched = pool[np.linspace(0, len(pool) - 1, min(config.monitor_tiles, len(pool))).round().astype(np.int64)]
     held, watch = HeldSignals(), CollapseGuard(guard)
     endless = module.config.schedule == "infinite"  # what it ended with is what the next run goes on from
+    spread, pruned = ViewSpread(len(loader.items)), folder / "pruning"
+    pruner = None if pruning is None else DynamicPruning(pruning, loader, log, spread, folder=pruned)
+    count = partial(_count_cost, loader, views, pruner)
     callbacks: list[pl.Callback] = [
+        *([] if keep is None else [KeptEncoders(folder, config.encoders_at, keep=keep, count=count, run_log=log)]),
+        *([] if pruner is None else [spread, pruner]),
         Monitors(loader, log, rows=watched, every=config.monitor_every, guard=watch, probe=probe),
         log,
         ProgressLine(),
@@ -106,18 +131,8 @@ def fit(
         SignalStop(held),
         AtomicCheckpoint(folder / "checkpoints", every=config.checkpoint_every, at_end=lambda: watch.stops or endless),
     ]
-    if pruning is not None:
-        spread = ViewSpread(len(loader.items))
-        callbacks[:0] = [spread, DynamicPruning(pruning, loader, log, spread, folder=folder / "pruning")]
     trainer = _trainer(module, callbacks, folder, processes, loggers)
-    sharded = processes.strategy == "fsdp"
-    whole = copy.deepcopy(module.objective) if sharded else module.objective
-    expect(
-        not sharded or not any(isinstance(part, Teacher) for part in whole.modules()),
-        expected="a method without a teacher for strategy fsdp",
-        got=f"{type(whole).__name__}, whose teacher would be sharded at other places than its student",
-        remedy="use --strategy ddp",
-    )
+    whole = _copy_before_sharding(module.objective) if processes.strategy == "fsdp" else None
     resume = find_sound_checkpoint(folder / "checkpoints")
     with held, warnings.catch_warnings(), _explain_lost_process(processes):
         # A teacher stays in evaluation mode on purpose.
@@ -131,12 +146,31 @@ def fit(
             f"expected {module.steps} steps within a time of {max_time}, got {trainer.global_step}; the same command"
             " goes on from there"
         )
-    if sharded:  # every process gives its shards, the first one holds the whole
+    if whole is not None:  # every process gives its shards, the first one holds the whole
         state = trainer.strategy.lightning_module_state_dict()
         if trainer.is_global_zero:
             whole.load_state_dict({name.removeprefix("objective."): tensor for name, tensor in state.items()})
             module.objective = whole
-    return summarise(log.rows(), loss_first=log.loss_first) if trainer.is_global_zero else None
+    if not trainer.is_global_zero:
+        return None
+    clustering_s = 0.0 if pruner is None else pruner.clustering_s
+    return FinishedTraining(summarise(log.rows(), loss_first=log.loss_first), count(module.steps), clustering_s)
+
+
+def _count_cost(loader: ItemLoader, views: ViewMaker, pruner: DynamicPruning | None, step: int) -> TrainingCost:
+    passes = 0 if pruner is None else pruner.passes
+    return TrainingCost(step, step * loader.presented, count_views(views.specs), passes)
+
+
+def _copy_before_sharding(objective: Objective) -> Objective:
+    """What the first process fills with the weights of all at the end."""
+    expect(
+        not any(isinstance(part, Teacher) for part in objective.modules()),
+        expected="a method without a teacher for strategy fsdp",
+        got=f"{type(objective).__name__}, whose teacher would be sharded at other places than its student",
+        remedy="use --strategy ddp",
+    )
+    return copy.deepcopy(objective)
 
 
 @contextmanager

@@ -84,6 +84,8 @@ class PretrainConfig:
         del plain["initial"], plain["adapt"], plain["branch"]
         if not self.compiled:
             del plain["compiled"]
+        if not self.training.encoders_at:  # unsaid, as by versions that kept none
+            del plain["training"]["encoders_at"]
         if self.branch is not None:
             plain["branch"] = str(self.branch.source)
         if self.initial is not None:
@@ -120,7 +122,6 @@ class PretrainConfig:
             "benchmark_tiles_left_out": data.left_out,
             "objective": self.method,
             "steps": self.steps,
-            "presentations": self.steps * self.batch_size,
             "parameters": sum(part.numel() for part in plain.parameters()),
         }
         if not isinstance(self.adapt, Whole):

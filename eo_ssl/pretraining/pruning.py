@@ -114,6 +114,16 @@ class DynamicPruning(pl.Callback):
         if module.stepped and trainer.global_step < module.steps:
             self._prune(trainer, module)
 
+    @property
+    def passes(self) -> int:
+        """Forward passes spent on embeddings so far; known to the first process alone."""
+        return sum(int(report["cost"]["forward_equivalents"]) for report in self.reports)
+
+    @property
+    def clustering_s(self) -> float:
+        """Wall seconds of clustering and drawing so far; known to the first process alone."""
+        return sum(float(report["cost"]["select_s"]) for report in self.reports)
+
     def state_dict(self) -> dict[str, Any]:
         """The schedule's state, the reports so far, and what their tables are, plain values."""
         reports = [json.dumps(report) for report in self.reports]
@@ -140,7 +150,7 @@ class DynamicPruning(pl.Callback):
                     self.context,
                     spread=self.spread.read(self.everything),
                     looks=looks,
-                    forward_passes=(0 if embeddings is None else len(embeddings)) + (2 * len(looks[0]) if looks else 0),
+                    forward_passes=self._count_passes(embeddings, looks),
                     encoder_fingerprint=fingerprint_embedders(module),
                 )
                 features = embeddings
@@ -155,6 +165,11 @@ class DynamicPruning(pl.Callback):
             told = trainer.strategy.broadcast((pool, weights, self.schedule.next_at, self.schedule.event))
             pool, weights, self.schedule.next_at, self.schedule.event = told
             self.loader.sampler.replace_pool(pool, weights)
+
+    def _count_passes(self, embeddings: Floats | None, looks: Looks | None) -> int:
+        """Images that went through the encoder for an event: all of each item, and two of those looked at twice."""
+        images = self.loader.items.dates * len(self.loader.items.contracts)
+        return (0 if embeddings is None else images * len(embeddings)) + (2 * len(looks[0]) if looks else 0)
 
     def _embed(self, module: Pretraining) -> Floats | None:
         """Features of the full set; None where those of the first event serve again."""

@@ -18,11 +18,25 @@ _MAY_GO = ("checkpoints", "logs")
 
 
 def save_encoders(
-    objective: Objective, data: TrainingData, product: OpenProduct, *, seed: int, summary: Mapping[str, Any]
+    objective: Objective,
+    data: TrainingData,
+    product: OpenProduct,
+    *,
+    seed: int,
+    cost: Mapping[str, int],
+    summary: Mapping[str, Any],
 ) -> None:
     """Write the encoder, or one per stream, each in a signed folder of its own, and sign the product with its files.
 
     Beside them that of places, and what joins the tokens of two sensors, where they were trained.
+
+    Args:
+        objective: that was trained.
+        data: that it was trained on.
+        product: whose folder receives them.
+        seed: of the run.
+        cost: of the run so far, as `TrainingCost` says it; each encoder carries it.
+        summary: what the manifest says beside it.
     """
     if isinstance(objective, LocatedObjective):
         save_location_encoder(product.folder, objective.places)
@@ -30,22 +44,24 @@ def save_encoders(
     embedders = objective.embedders
     if len(embedders) == 1:
         ((stream, embedder),) = embedders.items()
-        made = _save_one(product.folder, embedder, data, product, stream)
+        made = _save_one(product.folder, embedder, data, product, stream, cost)
     else:
-        saved = _save_each(embedders, data, product)
+        saved = _save_each(embedders, data, product, cost)
         if objective.fused is not None:
             saved["fusion"] = save_fusion(product.folder, objective.fused)
         made = fingerprint(saved)
-    product.sign(made, seed=seed, summary=summary, files=list_files(product.folder))
+    product.sign(made, seed=seed, summary={**summary, **cost}, files=list_files(product.folder))
 
 
-def _save_each(embedders: Mapping[str, Backbone], data: TrainingData, product: OpenProduct) -> dict[str, str]:
+def _save_each(
+    embedders: Mapping[str, Backbone], data: TrainingData, product: OpenProduct, cost: Mapping[str, int]
+) -> dict[str, str]:
     """Write the encoder of each stream to a folder of its own and return their fingerprints."""
     saved = {}
     for stream, embedder in embedders.items():
         config = {**product.config, "stream": stream}
         with open_product(product.folder / stream, stage="pretrain", config=config, inputs=product.inputs) as part:
-            saved[stream] = _save_one(part.folder, embedder, data, product, stream)
+            saved[stream] = _save_one(part.folder, embedder, data, product, stream, cost)
             if not part.done:
                 part.sign(saved[stream], files=list_files(part.folder))
     return saved
@@ -62,7 +78,10 @@ def list_files(folder: Path) -> list[str]:
     ]
 
 
-def _save_one(folder: Path, embedder: Backbone, data: TrainingData, product: OpenProduct, stream: str) -> str:
+def _save_one(
+    folder: Path, embedder: Backbone, data: TrainingData, product: OpenProduct, stream: str, cost: Mapping[str, int]
+) -> str:
     """Write the encoder of `stream` to `folder` and return its fingerprint."""
     origin = {"inputs": dict(data.inputs), "config": dict(product.config), "licences": data.licences}
+    origin |= {"cost": dict(cost)} if cost else {}
     return save_encoder(folder, copy_merged(embedder), preprocessing=data.items.contracts[stream], provenance=origin)
