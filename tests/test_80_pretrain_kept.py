@@ -12,7 +12,7 @@ import torch
 
 from eo_ssl.cli import main as command_line
 from eo_ssl.corpus import Corpus
-from eo_ssl.curation import DynamicConfig, Random
+from eo_ssl.curation import DynamicConfig, Random, Readiness
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.evaluation import load_candidates
@@ -115,7 +115,7 @@ def test_a_kept_encoder_that_is_damaged_before_a_resume_is_put_aside_with_a_sent
 
 def test_forward_equivalents_are_three_for_each_view_and_one_for_each_embedding(corpus, tmp_path, capsys):
     rows = training_rows(corpus)
-    prune = DynamicConfig(warmup=16, interval=16, keep=0.9, method=Random())
+    prune = DynamicConfig(warmup=16, interval=16, keep=0.9, method=Random(), readiness=Readiness(full=0))
     pretrain.main(corpus, out=tmp_path / "run", prune=prune, **QUICK)
     # Masked autoencoding has one view; events fall on 16 and 32 presentations, after the steps 2 and 4.
     wanted = {
@@ -140,7 +140,10 @@ def test_an_item_of_two_dates_is_embedded_twice(corpus, tmp_path):
     """An event embeds every date of a place: it was charged for one."""
     options = {**QUICK, "training": FitConfig(), "items": "places", "objective": SimClr()}
     pretrain.main(
-        corpus, out=tmp_path, prune=DynamicConfig(warmup=16, interval=1000, keep=0.9, method=Random()), **options
+        corpus,
+        out=tmp_path,
+        prune=DynamicConfig(warmup=16, interval=1000, keep=0.9, method=Random(), readiness=Readiness(full=0)),
+        **options,
     )
     summary = require(tmp_path, "pretrain").summary
     (event,) = json.loads((tmp_path / "pruning" / "events.json").read_text())
