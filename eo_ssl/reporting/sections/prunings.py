@@ -1,4 +1,4 @@
-"""The dynamic schedule over time: entropy, Gini and turnover of each event, and what the readiness gate postponed."""
+"""The dynamic schedule over time: entropy, Gini and turnover of each event, and how far its features were trusted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PruningView:
     figures: tuple[Chart, ...]
     "curves over presentations"
     events: tuple[tuple[str, ...], ...]
-    "one line per event: number, presentations, kept, entropy, Gini, turnover, gate, time"
+    "one line per event: number, presentations, effective tiles, entropy, Gini, turnover, trust in features, time"
 
 
 def describe_prunings(encoders: Sequence[FinishedProduct]) -> list[PruningView]:
@@ -54,7 +54,9 @@ def _view(name: str, anchor: str, events: list[CurationReport]) -> PruningView:
     postponed = len(events) - len(done)
     sentence = f"{format_count(len(done), 'pruning event')}"
     if done:
-        sentence += f"; the last kept {format_number(done[-1].n_kept)} of {format_count(done[-1].n_rows, 'tile')}"
+        effective = format_number(round(done[-1].effective_rows or done[-1].n_kept))
+        verb = "weighed its tiles as if they were" if done[-1].weighs else "kept"
+        sentence += f"; the last {verb} {effective} of {format_count(done[-1].n_rows, 'tile')}"
     if postponed:
         late = format_count(postponed, "event")
         sentence += f"; the readiness gate postponed {late}, because the clusters were not stable yet"
@@ -108,12 +110,11 @@ def _curve(
 def _line(event: CurationReport) -> tuple[str, ...]:
     gate = MISSING
     if event.gate is not None:
-        sign = "≥" if event.gate.ready else "<"
-        gate = f"{format_fixed(event.gate.agreement)} {sign} {format_fixed(event.gate.threshold)}"
+        gate = f"{format_share(event.gate.trust)} at {format_fixed(event.gate.agreement)}"
     return (
         format_number(event.event),
         format_number(event.presentations),
-        "postponed" if event.postponed else format_number(event.n_kept),
+        "postponed" if event.postponed else format_number(round(event.effective_rows or event.n_kept)),
         format_fixed(event.after.cluster_entropy),
         format_fixed(event.after.cluster_gini),
         MISSING if event.turnover is None else format_share(event.turnover),

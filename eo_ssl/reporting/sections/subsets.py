@@ -31,6 +31,7 @@ from eo_ssl.reporting.thumbnails import Rendering
 TILES_SHOWN = 16  # per side
 CLUSTERS_SHOWN = 6
 TILES_PER_CLUSTER = 5  # per side
+EXTREME_PART = 20  # of weighted tiles: this part of those drawn most often, and least, is what they are shown by
 # field of Balance -> name, explanation, whether more is better (None: neither), shown as a share
 MEASURES: dict[str, tuple[str, str, bool | None]] = {
     "rows": ("Tiles", "", None),
@@ -86,6 +87,8 @@ class SubsetView:
     "counts and cost"
     reasons: tuple[tuple[str, int], ...]
     "dropped tiles by reason"
+    chosen: str
+    "what the last column of the balance is of: what was kept, or drawn by weights"
     balance: tuple[BalanceLine, ...]
     "balance and diversity before and after"
     figures: tuple[Chart, ...]
@@ -125,12 +128,14 @@ def describe_subset(product: FinishedProduct, corpora: Sequence[FinishedProduct]
         facts=(
             ("Tiles before", format_number(report.n_rows)),
             ("Tiles kept", f"{format_number(report.n_kept)} ({format_share(report.n_kept / max(report.n_rows, 1))})"),
+            *_tell_effective(report),
             ("Exact duplicates dropped", format_number(sum(n for r, n in report.reasons.items() if "duplicate" in r))),
             ("Clusters", format_number(len(report.cluster_rows)) if report.cluster_rows else MISSING),
             ("Selection took", format_duration(report.cost.select_s)),
             ("Tiles embedded", format_number(report.cost.forward_equivalents)),
         ),
         reasons=tuple(report.reasons.items()),
+        chosen="Drawn by weight" if report.weighs else "Kept",
         balance=tabulate_balance(report),
         figures=tuple(_figures(report)),
         galleries=galleries,
@@ -144,6 +149,13 @@ def describe_subset(product: FinishedProduct, corpora: Sequence[FinishedProduct]
         n_rows=report.n_rows,
         n_kept=report.n_kept,
     )
+
+
+def _tell_effective(report: CurationReport) -> tuple[tuple[str, str], ...]:
+    if not report.weighs or report.effective_rows is None:
+        return ()
+    share = format_share(report.effective_rows / max(report.n_rows, 1))
+    return (("Tiles effective", f"{format_number(round(report.effective_rows))} ({share})"),)
 
 
 def tabulate_balance(report: CurationReport) -> tuple[BalanceLine, ...]:
@@ -170,9 +182,12 @@ def _measured(value: float | None, field: str) -> str:
 
 
 def _sentence(report: CurationReport, stream: str, corpus: str) -> str:
-    kept = f"{format_number(report.n_kept)} of {format_count(report.n_rows, 'tile')} kept by the method {report.method}"
+    verb = "weighed" if report.weighs else "kept"
+    kept = (
+        f"{format_number(report.n_kept)} of {format_count(report.n_rows, 'tile')} {verb} by the method {report.method}"
+    )
     where = f" from {stream} of {corpus}" if stream and corpus else f" from {stream}" if stream else ""
-    return f"{kept}{where}."
+    return f"{rows} {verb} by the method {report.method}{where}."
 
 
 def _corpus_of(
@@ -206,10 +221,15 @@ def _reader(product: FinishedProduct, corpus: FinishedProduct) -> StreamReader:
 def _galleries(product: FinishedProduct, reader: StreamReader) -> tuple[tuple[Gallery, ...], Rendering]:
     """Kept tiles and dropped tiles by reason, all with the stretch of the kept and dropped together."""
     remedy = "remove the folder and curate again"
-    kept = read_parquet(product.path / "subset.parquet", ["row", "cluster"], remedy=remedy)
+    kept = read_parquet(product.path / "subset.parquet", ["row", "cluster", "weight"], remedy=remedy)
     dropped = read_parquet(product.path / "dropped.parquet", ["row", "cluster", "reason"], remedy=remedy)
     reason = np.asarray(dropped.column("reason").to_pylist(), dtype=object)
     parts: list[tuple[str, str, Rows, Rows]] = [("Kept", "kept", *_columns(kept))]
+    weights = kept.column("weight").to_numpy()
+    if len(np.unique(weights)) > 1:
+        order, few = np.argsort(weights, kind="stable"), -(-len(weights) // EXTREME_PART)
+        ends = (("Drawn most often", "kept", order[-few:]), ("Drawn least often", "dropped", order[:few]))
+        parts = [(title, mark, *_columns(kept.take(pa.array(np.sort(end))))) for title, mark, end in ends]
     rows, cluster = _columns(dropped)
     for name, _ in Counter(str(r) for r in reason).most_common():
         parts.append((f"Dropped: {name}", "dropped", rows[reason == name], cluster[reason == name]))
@@ -237,6 +257,7 @@ def _columns(table: pa.Table) -> tuple[Rows, Rows]:
 def _clusters(report: CurationReport, reader: StreamReader, rendering: Rendering) -> list[ClusterView]:
     """Tiles of some clusters, largest first: what was kept of each and what was dropped."""
     views = []
+    drawn = "drawn in a pass" if report.weighs else "kept"
     by_size = sorted(report.examples, key=lambda e: -report.cluster_rows[e.cluster])
     for example in by_size[:CLUSTERS_SHOWN]:
         thumbs: tuple[Thumb, ...] = ()
@@ -247,7 +268,7 @@ def _clusters(report: CurationReport, reader: StreamReader, rendering: Rendering
         before, after = report.cluster_rows[example.cluster], report.cluster_kept[example.cluster]
         views.append(
             ClusterView(
-                f"Cluster {example.cluster}: {format_number(before)} tiles, {format_number(after)} kept", thumbs
+                f"Cluster {example.cluster}: {format_number(before)} tiles, {format_number(after)} {drawn}", thumbs
             )
         )
     return views
@@ -257,6 +278,7 @@ def _figures(report: CurationReport) -> list[Chart]:
     if not report.cluster_rows:
         return []
     before, after = report.cluster_rows, report.cluster_kept
+    drawn = "drawn in a pass" if report.weighs else "kept"
     alt = (
         f"Sizes of {len(before)} clusters: largest {max(before)} before and {max(after)} after, "
         f"median {int(np.median(before))} before and {int(np.median(after))} after"
@@ -270,6 +292,6 @@ def _figures(report: CurationReport) -> list[Chart]:
             render_svg(draw_ranked_sizes(before, after), alt=alt),
             "Cluster sizes",
             caption,
-            legend=(("before", "before"), ("after", "kept")),
+            legend=(("before", "before"), ("after", drawn)),
         )
     ]
