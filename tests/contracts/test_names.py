@@ -8,7 +8,7 @@ from pathlib import Path
 
 WORDS = """
     accept add align allocate annotate append apply assemble assess assign attach augment average balance begin bin blur bound build
-    calibrate center centre check choose classify clean clip close cluster collect combine commit compare compile complete compose compress
+    calibrate cap center centre check choose classify clean clip close cluster collect combine commit compare compile complete compose compress
     compute concatenate configure connect convert copy correct count cover create crop curate cut decide decode decompose deduplicate
     define delete demean denoise derive describe detect determine diagnose discard divide download draw drop embed encode ensure
     enumerate equalise estimate evaluate examine exclude execute expand expect explain export extract fetch fill filter find finish
@@ -21,7 +21,7 @@ WORDS = """
     resolve restore resume retry reverse rotate round run sample save scale scan score search select send serve set shard shift show
     shrink shuffle sign simulate skip smooth solve sort span split spread stack stage standardise start state stop store stream
     stretch strip subset substitute subtract suggest sum summarise survey swap spell seed shorten override fingerprint dump
-    sync tabulate tag take tell test thin tile to track
+    sync tabulate tag take tell temper test thin tile to track
     train transform translate transpose trim turn unite unmix unpack update upsample use validate verify view vote warn weigh whiten
     wrap write zero
     """
