@@ -183,9 +183,7 @@ def _measured(value: float | None, field: str) -> str:
 
 def _sentence(report: CurationReport, stream: str, corpus: str) -> str:
     verb = "weighed" if report.weighs else "kept"
-    kept = (
-        f"{format_number(report.n_kept)} of {format_count(report.n_rows, 'tile')} {verb} by the method {report.method}"
-    )
+    rows = f"{format_number(report.n_kept)} of {format_count(report.n_rows, 'tile')}"
     where = f" from {stream} of {corpus}" if stream and corpus else f" from {stream}" if stream else ""
     return f"{rows} {verb} by the method {report.method}{where}."
 
