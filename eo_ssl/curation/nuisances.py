@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from sklearn.metrics import adjusted_mutual_info_score
 
-from eo_ssl.curation.embeddings import Labels
+from eo_ssl.curation.embeddings import Labels, Rows
 
 ROWS = 2000
 "rows it is measured on at most"
+_BATCH = 256
 _BINS = 10
 "quantile bins that a measure is cut into"
 _FOLLOWED = 0.3
 "information from which a selection is said to follow a nuisance; ours"
+
+
+class TileReader(Protocol):
+    """A stream of a corpus."""
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Tiles [m, C, H, W], NaN where invalid."""
+        ...
+
+
+def measure_brightness(reader: TileReader, rows: Rows, *, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the mean of the valid pixels over all bands of some of ``rows``: float64 [n], NaN for the others."""
+    found = np.full(len(rows), np.nan)
+    asked = np.sort(rng.permutation(len(rows))[:ROWS])
+    for start in range(0, len(asked), _BATCH):
+        part = asked[start : start + _BATCH]
+        tiles = reader.read(rows[part]).reshape(len(part), -1).astype(np.float64)
+        valid = np.isfinite(tiles)
+        total, count = np.where(valid, tiles, 0.0).sum(axis=1), valid.sum(axis=1)
+        found[part] = np.divide(total, count, out=np.full(len(part), np.nan), where=count > 0)
+    return found
 
 
 def measure_information(cluster: Labels, columns: pa.Table, *, rng: np.random.Generator) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -117,6 +117,8 @@ class CurationReport:
     gate: Gate | None = None
     effective_rows: float | None = None
     "number of equally weighted rows that would scatter as much; None in reports of earlier versions: n_kept"
+    information: dict[str, float] = field(default_factory=dict)
+    "what clusters say of product, month and brightness (see ``nuisances``): 0 nothing but chance, 1 all of it"
     postponed: bool = False
     "whether the gate left the pool as it was: of earlier versions, in which it could"
 
@@ -147,7 +149,7 @@ class CurationReport:
         Raises:
             UserError: a key is unknown or missing.
         """
-        names = [field.name for field in fields(cls)]
+        names = [one.name for one in fields(cls)]
         for key in set(value) - set(names):
             meant = suggest_nearest(key, names)
             raise UserError(

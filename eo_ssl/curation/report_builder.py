@@ -21,6 +21,7 @@ from eo_ssl.curation.diversity import (
     measure_turnover,
 )
 from eo_ssl.curation.embeddings import Floats, Labels, Rows, derive_generator
+from eo_ssl.curation.nuisances import measure_information, tell_nuisances
 from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples
 from eo_ssl.curation.selectors import Selector, SelectorResult
 from eo_ssl.curation.weights import draw_without_replacement
@@ -39,6 +40,8 @@ class Context:
     "what makes two rows exact duplicates (pixels_sha256), one per row; absent: no filter"
     looks: tuple[Floats, Floats] | None = None
     "features of two augmented looks at some of the rows, each float32 [m, d], for the readiness gate"
+    nuisances: pa.Table | None = None
+    "what rows share beside content, such as product, month and brightness: a diagnosis, never used to select"
     labels: ArrayLike | None = None
     "classes int [n], -1 unknown: diagnosis only, never used to select"
     columns: pa.Table | None = None
@@ -93,7 +96,7 @@ class ReportBuilder:
             figures.append(self._measure_balance(rows, radius, derive_generator(rng)))
         if self.result.weights is not None:
             figures[1] = self._weigh_balance(figures[1])
-        clusters = self.result.clusters
+        clusters, information = self.result.clusters, self._measure_information(derive_generator(rng))
         return CurationReport(
             method=self.method.name,
             parameters=self.method.parameters,
@@ -117,13 +120,19 @@ class ReportBuilder:
             corpus_fingerprint=self.context.corpus_fingerprint,
             encoder_fingerprint=self.context.encoder_fingerprint,
             examples=self._choose_examples(),
-            notes=(*self.context.notes, *self.result.notes),
+            notes=(*self.context.notes, *self.result.notes, *tell_nuisances(information)),
+            information=information,
         )
 
     def _count_rows(self, rows: Rows) -> tuple[int, ...]:
         if self.result.clusters is None:
             return ()
         return tuple(np.bincount(self.cluster[rows], minlength=self.result.clusters.hierarchy.levels[0]).tolist())
+
+    def _measure_information(self, rng: np.random.Generator) -> dict[str, float]:
+        if self.result.clusters is None or self.context.nuisances is None:
+            return {}
+        return measure_information(self.cluster, self.context.nuisances, rng=rng)
 
     def _count_passes(self) -> int:
         return len(self.points) if self.context.forward_passes is None else self.context.forward_passes
