@@ -366,6 +366,9 @@ def test_the_page_is_whole_self_contained_and_escaped(run: Path) -> None:
     described = Corpus.open(run / "optical").fingerprint
     assert described in page and "left.tif" in page and "expected 12 bands, got 11" in page
     assert "the readiness gate postponed 1 event" in page
+    optical = Corpus.open(run / "optical")
+    entropy = optical.index(next(iter(optical.streams)))["spectral_entropy"].to_numpy()
+    assert f"{entropy.mean():.3g} nats per tile ({entropy.min():.3g} to {entropy.max():.3g})" in page
     (training,) = report.trainings
     assert [figure.title for figure in training.figures] == [
         *("Loss", "RankMe", "Feature spread", "Uniformity", "Classes of the teacher", "Online kNN"),

@@ -64,10 +64,11 @@ SCHEMA = pa.schema(
         *(pa.field(name, pa.string()) for name in ("platform", "mode")),
         pa.field("relative_orbit", pa.int32()),
         pa.field("remarks", pa.string()),  # null where there is none and in fragments made before
+        pa.field("spectral_entropy", pa.float32()),  # null in fragments made before
     ],
     metadata={b"geo": json.dumps(_GEO).encode()},
 )
-QUALITY_COLUMNS = (*_SHARES, "label", "label_fraction", *_MEASURES)
+QUALITY_COLUMNS = (*_SHARES, "label", "label_fraction", *_MEASURES, "spectral_entropy")
 
 
 def build_table(rows: Iterable[dict[str, Any]]) -> pa.Table:

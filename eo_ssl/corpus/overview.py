@@ -23,6 +23,7 @@ MEASURED = (
     "border_noise_fraction",
     "cloud_probability",
     "enl",
+    "spectral_entropy",
     "incidence_deg",
     "sun_zenith_deg",
     "view_zenith_deg",

@@ -14,6 +14,7 @@ from eo_ssl.cards import Labels
 from eo_ssl.corpus.config import IngestConfig
 from eo_ssl.corpus.cutting import CutTile, Raster, cut_tiles
 from eo_ssl.corpus.shards import Layout
+from eo_ssl.corpus.spectral_entropy import measure_spectral_entropy
 from eo_ssl.corpus.tile_locations import TileLocations, assign_split, locate, locate_footprint, resolve_epsg
 from eo_ssl.corpus.tile_quality import TileQuality, assess, estimate_enl, judge, vote_majority
 from eo_ssl.scene import Chip, Product, UnreadableChip
@@ -112,17 +113,19 @@ def _encode_tile(
 ) -> TileQuality:
     """Encode a tile and return its quality with what that and its values tell.
 
-    Saturation (flagged, or clipped here) and looks.
+    Saturation (flagged, or clipped here), looks and spectral entropy.
     """
     layout, stored = target
     clipped = layout.encoding.encode(image, stored)
     height, width = valid.shape
     enl = estimate_enl(image[0, :height, :width]) if layout.stream.quantity.is_power else None
+    entropy = measure_spectral_entropy(stored, layout.stream, layout.encoding)
+    quality = replace(quality, enl=enl, spectral_entropy=entropy)
     if layout.encoding.extra_channels:  # 8-bit chips are refused, not clipped
-        return replace(quality, enl=enl)
+        return quality
     saturated = clipped[:height, :width] if flagged is None else flagged | clipped[:height, :width]
     share = int(np.count_nonzero(saturated & valid)) / max(int(np.count_nonzero(valid)), 1)
-    return replace(quality, saturated=share, enl=enl)
+    return replace(quality, saturated=share)
 
 
 def _label_tile(quality: TileQuality, tile: CutTile, labels: Labels | None, *, size_px: int) -> TileQuality:
@@ -221,6 +224,7 @@ def _quality_columns(quality: TileQuality, labels: Labels | None, facts: Mapping
         "cloud_probability": quality.cloud_probability,
         "incidence_deg": facts.get("incidence_deg") if quality.incidence_deg is None else quality.incidence_deg,
         "enl": quality.enl,
+        "spectral_entropy": quality.spectral_entropy,
         "label": quality.label,
         "label_name": labels.classes.get(quality.label, "") if labels else "",
         "label_fraction": quality.label_fraction,

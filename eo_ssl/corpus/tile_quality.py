@@ -53,6 +53,8 @@ class TileQuality:
     "mean over the tile"
     enl: float | None = None
     "equivalent number of looks of the first band of a power"
+    spectral_entropy: float | None = None
+    "of the values of all bands, nats (see `spectral_entropy`)"
     label: int = -1
     "majority class, -1 unknown or below the purity asked for"
     label_fraction: float = 0.0

@@ -45,6 +45,7 @@ COLUMNS = (
     "attribution",
     *BOUNDS,
     *FRACTIONS,
+    "spectral_entropy",
 )
 
 
@@ -174,6 +175,7 @@ def _stream_view(corpus: Corpus, name: str, index: pa.Table, *, n_products: int)
             ("Products", format_number(n_products)),
             ("Dates", _dates_words(index)),
             ("Bands", " ".join(stream.bands)),
+            *_describe_entropy(index),
             *_same(index),
         ),
         splits=tuple((s, counted[s], counted[s] / index.num_rows) for s in SPLITS if counted[s]),
@@ -222,6 +224,15 @@ def _months(index: pa.Table, name: str) -> Chart | None:
     )
     words = f"{format_count(unknown, 'tile')} without a date." if unknown else ""
     return Chart(render_svg(draw_bars(counts.tolist(), MONTHS), alt=alt), "Months", words)
+
+
+def _describe_entropy(index: pa.Table) -> list[tuple[str, str]]:
+    """How much there is to see in a tile, where that is known."""
+    known = index.column("spectral_entropy").drop_null().to_numpy()
+    if not len(known):
+        return []
+    mean, low, high = (format_number(float(value)) for value in (known.mean(), known.min(), known.max()))
+    return [("Spectral entropy", f"{mean} nats per tile ({low} to {high})")]
 
 
 def _same(index: pa.Table) -> list[tuple[str, str]]:
