@@ -50,7 +50,9 @@ class Axis:
 
     name: str
     options: Mapping[Value, Mapping[str, Any]]
-    "of `pretrain` or another command, by value; none where the axis is a list"
+    "of `pretrain` or another command, by value"
+    is_named: bool
+    "whether its values are names of options, which a stage takes by `with`"
 
     @classmethod
     def read(cls, name: Any, values: Any, *, taken: Sequence[str]) -> Axis:
@@ -88,7 +90,7 @@ class Axis:
             got=f"{given[bad[0]]!r} for {bad[0]}" if bad else "",
             remedy="write {} for none",
         )
-        return cls(name, {value: options or {} for value, options in given.items()})
+        return cls(name, {value: options or {} for value, options in given.items()}, isinstance(values, dict))
 
 
 def plan_stages(
@@ -212,8 +214,7 @@ class _Template:
         own = dict(options or {})
         asked = own.pop(WITH, []) if axes else []
         wanted = asked if isinstance(asked, list) else [asked]
-        having = [name for name, axis in axes.items() if any(axis.options.values())]
-        unknown = [name for name in wanted if name not in having]
+        unknown = [name for name in wanted if name not in [axis.name for axis in axes.values() if axis.is_named]]
         expect(
             not unknown,
             expected=f"`{WITH}` of {command} to name axes of the matrix that have options",

@@ -20,6 +20,7 @@ from eo_ssl.evaluation import (
     SUPERSEDED,
     Candidate,
     Computing,
+    ContrastPlan,
     HeldOut,
     ResultsFolder,
     Settings,
@@ -64,6 +65,7 @@ def main(
     normalisations: list[str] | None = None,
     resizers: list[str] | None = None,
     subsets: list[str] | None = None,
+    contrasts: ContrastPlan | None = None,
     tuning: Tuning | None = None,
     draws: int = 5,
     seed: int = 0,
@@ -99,12 +101,15 @@ def main(
         shots: training samples per class, 0 for all; default: mstar_soc 1 5 10 20, else all.
         fractions: shares of the training samples, such as 0.01 0.1, beside or instead of shots.
         study: compare encoders; grid: each encoder under its contract against other sizes and normalisations;
-            robustness: on perturbed test images; bands: taught and tested with some of the bands alone.
+            robustness: on perturbed test images; bands: taught and tested with some of the bands alone; training: each
+            run also after the steps at which it kept its encoder (training.encoders_at).
         sizes: grid: sides in pixels that images are brought to beside the contract's.
         normalisations: grid: out of contract, zscore, divide, minmax, percentile, imagenet; default: all.
         resizers: grid: out of contract, torchvision, torchvision-no-antialias, kornia; default: contract.
         subsets: bands: such as B04,B03,B02 or all-B8A (all but that one); default: red, green and blue, the bands of
             the finest pixels, and all but the narrow near infrared, or each polarisation alone.
+        contrasts: against: encoder of several seeds that the others are compared with seed by seed; family, encoders,
+            protocols, at: name and extent of the primary family, whose verdicts are corrected together.
         tuning: recipe of protocols that train.
         draws: draws per number of shots or fraction.
         seed: of draws, bootstrap and random weights.
@@ -130,7 +135,10 @@ def main(
         seed=seed,
     )
     chosen = check_compatibility(chosen, compared, settings)
-    inputs = {name: weights for candidate in plain for name, weights in candidate.weights.items()}
+    if contrasts is not None:
+        contrasts.check([candidate.name for candidate in plain if candidate.pretrained], settings.protocols)
+    own = [candidate for candidate in compared if candidate.root == candidate.name]  # no variants of inputs
+    inputs = {name: weights for candidate in own for name, weights in candidate.weights.items()}
     if task not in BENCHMARKS:
         inputs["corpus"] = Corpus.open(data).manifest().fingerprint
     where = choose_device(device)
@@ -138,11 +146,16 @@ def main(
     read_only = out.is_dir() and not os.access(out, os.W_OK)  # prints what is finished; what it lacks cannot be written
     with nullcontext() if read_only else reserve(out):
         folder = ResultsFolder.open(out, chosen, settings, inputs=inputs, overwrite=overwrite, started=started)
-        _run(chosen, compared, settings, folder, Computing(batch_size, kept, where))
+        _run(chosen, compared, settings, folder, Computing(batch_size, kept, where), contrasts)
 
 
 def _run(
-    task: Task, compared: Sequence[Candidate], settings: Settings, folder: ResultsFolder, computing: Computing
+    task: Task,
+    compared: Sequence[Candidate],
+    settings: Settings,
+    folder: ResultsFolder,
+    computing: Computing,
+    contrasts: ContrastPlan | None,
 ) -> None:
     """Judge, print and finish ``folder``; a finished one is printed again and left alone."""
     console, aside, started = make_console(), make_console(stderr=True), folder.product.started
@@ -155,10 +168,11 @@ def _run(
         bar = progress.add_task("training" if ahead.steps else "features", total=total)
         counted = dataclasses.replace(computing, progress=lambda count: progress.advance(bar, count))
         rows, comparisons = judge(task, compared, settings, folder.path, computing=counted)
-    print_results(console, task, rows, comparisons)
+    found = folder.contrast(rows, contrasts)
+    print_results(console, task, rows, comparisons, found)
     if (folder.path / SUPERSEDED).is_dir():
         console.print(f"note: {folder.path / SUPERSEDED} holds results of weights that were replaced", soft_wrap=True)
-    if not folder.finish(task, rows, comparisons, render=render_leaderboard):
+    if not folder.finish(task, rows, comparisons, found, render=render_leaderboard):
         console.print(f"nothing to do: {folder.path} holds these results already", soft_wrap=True)
         return
     console.print(f"{len(rows)} results in {started.wall_s:.0f} s: {folder.path}", soft_wrap=True)

@@ -8,6 +8,7 @@ from eo_ssl.encoder.encoder_translation import translate_encoder
 from eo_ssl.encoder.external import ExternalEncoder, Readout
 from eo_ssl.encoder.foreign_backbone import rebuild_backbone
 from eo_ssl.encoder.fused_encoder import FUSION_FILE, FusedEncoder, is_fused, load_fused_encoder, save_fusion
+from eo_ssl.encoder.kept_folders import list_kept, locate_kept
 from eo_ssl.encoder.loading import WEIGHT_FREE, load_encoder
 from eo_ssl.encoder.location_file import load_location_encoder, save_location_encoder
 from eo_ssl.encoder.owed_licences import collect_licences
@@ -42,9 +43,11 @@ __all__ = [
     "hash_tensors",
     "is_fused",
     "is_spec",
+    "list_kept",
     "list_weights",
     "load_encoder",
     "load_fused_encoder",
+    "locate_kept",
     "rebuild_backbone",
     "save_encoder",
     "save_fusion",

@@ -14,6 +14,14 @@ from eo_ssl.evaluation.preprocessing_variants import NORMALISATIONS, RESIZERS, N
 from eo_ssl.evaluation.protocols import DEFAULT, PROTOCOLS
 from eo_ssl.evaluation.result_rows import SUPERSEDED, Row, judge
 from eo_ssl.evaluation.results_folder import Render, ResultsFolder
+from eo_ssl.evaluation.seed_contrasts import (
+    PLACE,
+    ContrastPlan,
+    SeedContrasts,
+    TrainingCurve,
+    contrast_seeds,
+    trace_curves,
+)
 from eo_ssl.evaluation.seeds import BASELINES, load_candidates
 from eo_ssl.evaluation.sources import (
     CorpusSource,
@@ -39,6 +47,7 @@ __all__ = [
     "DEFAULT",
     "METRIC_WORDS",
     "NORMALISATIONS",
+    "PLACE",
     "PROTOCOLS",
     "RESIZERS",
     "SHOTS",
@@ -46,6 +55,7 @@ __all__ = [
     "Benchmark",
     "Candidate",
     "Computing",
+    "ContrastPlan",
     "CorpusSource",
     "Features",
     "Fold",
@@ -56,15 +66,18 @@ __all__ = [
     "Resizer",
     "ResultsFolder",
     "Row",
+    "SeedContrasts",
     "Settings",
     "SourceSubset",
     "Study",
     "Task",
     "TaskOptions",
+    "TrainingCurve",
     "Tuning",
     "VariantGrid",
     "check_compatibility",
     "choose_device",
+    "contrast_seeds",
     "estimate_training_cost",
     "expand_study",
     "extract_features",
@@ -82,4 +95,5 @@ __all__ = [
     "predict_tuned",
     "read_ahead",
     "read_images",
+    "trace_curves",
 ]

@@ -8,7 +8,7 @@ candidates (`seeds`, `input_variants`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -123,6 +123,21 @@ class Candidate(ABC):
     def pretraining_seeds(self) -> int:
         """Number of pretraining runs behind the number: none without trained weights."""
         return len(self.runs) if self.pretrained else 0
+
+    @property
+    def own_weights(self) -> bool:
+        """Whether its weights are not those of its baseline."""
+        return False
+
+    @property
+    def root(self) -> str:
+        """Name under which its weights are known, whatever is done to its input."""
+        return self.name if self.own_weights else self.baseline or self.name
+
+    @property
+    def cost(self) -> Mapping[str, int] | None:
+        """What its training took, as `eo-ssl pretrain` says it; None where nobody says."""
+        return None
 
     @property
     def origins(self) -> list[str]:

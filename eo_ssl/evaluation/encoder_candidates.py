@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,12 @@ class TrainedCandidate(SingleCandidate):
     def seed(self) -> int:
         """Of the pretraining."""
         return read_pretraining_seed(self.name, self.trained)
+
+    @property
+    def cost(self) -> Mapping[str, int] | None:
+        """As its provenance says it; earlier versions did not."""
+        said = self.trained.provenance.get("cost")
+        return said if isinstance(said, dict) and {"step", "forward_equivalents"} <= set(said) else None
 
     @property
     def note(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -39,6 +40,11 @@ class FusedPair(SensorPair):
     def weights(self) -> dict[str, str]:
         """Fingerprint of all of it, which the manifest of its run has too."""
         return {self.name: self.fused.fingerprint}
+
+    @property
+    def cost(self) -> Mapping[str, int] | None:
+        """Of the run that trained both."""
+        return self.first.cost
 
     def describe(self, task: Task) -> Description:
         """Return what stands beside a number of the joint tokens."""

@@ -111,7 +111,7 @@ class _Judged:
     @property
     def root(self) -> str:
         """Name of the encoder, whatever is done to its input."""
-        return self.candidate.baseline or self.candidate.name
+        return self.candidate.root
 
     @cached_property
     def weights(self) -> str:
@@ -146,6 +146,7 @@ class _Judged:
             "inputs": inputs,
             "weights": self.weights,
             "root": self.root,
+            "reference": self.candidate.baseline,
             "given": self.candidate.origins,
         }
         measured = _measured(self.task, folder, {**rests, "metric": self.task.metric})
@@ -202,15 +203,17 @@ class _Judged:
         return f"{len(self.runs)} {kind}, {drawn}"
 
     def _by_run(self, measured: Measured) -> Row:
-        """What each run of a recipe reached alone; nothing where there is one."""
-        if len(self.runs) < 2:
+        """What each run of a recipe reached alone, and what it cost; nothing of a single one that does not say."""
+        costs = [run.cost for run in self.candidate.runs]
+        if len(self.runs) < 2 and costs == [None]:
             return {}
         by_run = measured.terms.reshape(len(self.runs), -1, measured.terms.shape[1])  # [S, D, n]
         values = measured.value + by_run.sum(axis=2).mean(axis=1)
         return {
             "runs": [
                 {"seed": run.seed, "encoder_fingerprint": run.describe(self.task).fingerprint, "value": value}
-                for run, value in zip(self.candidate.runs, values.tolist(), strict=True)
+                | ({"cost": dict(cost)} if cost else {})
+                for run, value, cost in zip(self.candidate.runs, values.tolist(), costs, strict=True)
             ]
         }
 
@@ -221,9 +224,9 @@ def _joined(prints: Sequence[str]) -> str:
 
 
 def _measured(task: Task, folder: Path, row: Row) -> Measured:
-    """The metric over all runs; an encoder and its variants are of the same runs."""
+    """The metric over all runs; an encoder, its variants and what it was before are of the same runs."""
     predictions = [Predictions.read(folder, key).values for key in row["answers"]]
-    runs = Runs(len(predictions), row["root"])
+    runs = Runs(len(predictions), row["reference"] or row["root"])
     return measure(row["metric"], np.concatenate(predictions), task.labels[task.tested], runs=runs)
 
 

@@ -15,12 +15,13 @@ from eo_ssl.errors import UserError
 from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.protocols import PROTOCOLS
 from eo_ssl.evaluation.result_rows import FORMAT, Row
+from eo_ssl.evaluation.seed_contrasts import CONTRASTS, ContrastPlan, SeedContrasts, contrast_seeds
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import dump_canonical_json, fingerprint
 from eo_ssl.manifest import MANIFEST, UNFINISHED, Clock, OpenProduct, plan, require
 
-Render = Callable[[Sequence[Row], Sequence[Row]], dict[str, bytes]]
-"""Makes files to read, such as leaderboards and figures, out of rows and comparisons: their content by file name."""
+Render = Callable[[Sequence[Row], Sequence[Row], SeedContrasts | None], dict[str, bytes]]
+"""Makes files to read, such as leaderboards and figures, out of rows, comparisons and contrasts: content by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +68,43 @@ class ResultsFolder:
         kept = {key: value for key, value in free.items() if wanted[key] is None}
         return cls(OpenProduct(path, "evaluate", wanted | kept, {**known, **inputs}, state, started))
 
-    def finish(self, task: Task, rows: Sequence[Row], comparisons: Sequence[Row], *, render: Render) -> bool:
-        """Write comparisons, what ``render`` makes of all rows, and the manifest; False where they are there."""
-        content = fingerprint(sorted(dump_canonical_json(row) for row in rows))
+    def contrast(self, rows: Sequence[Row], plan: ContrastPlan | None) -> SeedContrasts | None:
+        """Compare the rows seed by seed, as was asked for now, or else when the folder was added to before."""
+        before = SeedContrasts.read(self.path)
+        plan = plan or (None if before is None else before.plan)
+        return None if plan is None else contrast_seeds(rows, plan)
+
+    def finish(
+        self,
+        task: Task,
+        rows: Sequence[Row],
+        comparisons: Sequence[Row],
+        contrasts: SeedContrasts | None = None,
+        *,
+        render: Render,
+    ) -> bool:
+        """Write comparisons, contrasts, what ``render`` makes of all, and the manifest; False where they are there."""
+        told = [dump_canonical_json(row) for row in rows]
+        told += [] if contrasts is None else [dump_canonical_json(asdict(contrasts.plan))]
+        content = fingerprint(sorted(told))
         if (self.path / MANIFEST).is_file() and _is_finished(self.path, content):
             with suppress(OSError):  # of a run that was killed after its manifest
                 (self.path / UNFINISHED).unlink()
             return False
-        written = render(rows, comparisons)
+        written = render(rows, comparisons, contrasts)
         written["comparisons.json"] = json.dumps(comparisons, indent=1, sort_keys=True).encode()
+        if contrasts is not None:
+            written[CONTRASTS] = json.dumps(contrasts.to_json(), indent=1, sort_keys=True).encode()
         for name, data in written.items():
             replace(self.path / name, data)
         for figure in self.path.glob("*.svg"):  # of fewer rows, under another name
             if figure.name not in written:
                 figure.unlink()
-        distinct = {key: list(dict.fromkeys(str(row[key]) for row in rows)) for key in ("root", "protocol", "amount")}
+        distinct = {key: list(dict.fromkeys(str(row[key]) for row in rows)) for key in ("protocol", "amount")}
         summary = {
             "task": task.name,
             "rows": len(rows),
-            "encoders": distinct["root"],
+            "encoders": list(dict.fromkeys(row["reference"] or row["root"] for row in rows)),
             "protocols": distinct["protocol"],
             "amounts": distinct["amount"],
             "test_items": len(task.tested),

@@ -68,6 +68,11 @@ class SeedRuns(Candidate):
         return self.members[0].input_variant
 
     @property
+    def own_weights(self) -> bool:
+        """As every run."""
+        return self.members[0].own_weights
+
+    @property
     def note(self) -> str:
         """How many runs, and of which seeds."""
         if self.baseline:

@@ -1,4 +1,4 @@
-"""Studies: the size x normalisation grid of a contract (Corley et al. 2024, arXiv 2305.13456), robustness, bands."""
+"""Studies: size x normalisation of a contract (Corley et al. 2024, arXiv 2305.13456), robustness, bands, training."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from eo_ssl.evaluation.input_variants import PerturbedCandidate, PreprocessedCan
 from eo_ssl.evaluation.perturbations import Perturbation, list_perturbations
 from eo_ssl.evaluation.preprocessing_variants import NORMALISATIONS, PreprocessingVariant
 from eo_ssl.evaluation.tasks import Task
+from eo_ssl.evaluation.training_points import expand_training
 
-Study = Literal["compare", "grid", "robustness", "bands"]
+Study = Literal["compare", "grid", "robustness", "bands", "training"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def expand_study(
 
     Raises:
         UserError: robustness or bands on masks, whose heads are trained and would be trained anew for each variant, or
-            on two sensors; subsets that the task does not have, or for another study.
+            on two sensors; subsets that the task does not have, or for another study; a training that kept nothing.
     """
     expect(
         subsets is None or study == "bands",
@@ -68,6 +69,8 @@ def expand_study(
     )
     if study == "compare":
         return tuple(compared)
+    if study == "training":
+        return expand_training(compared)
     if study == "grid":
         return tuple(variant for candidate in compared for variant in grid.expand(candidate))
     expect(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
+from eo_ssl.encoder import list_kept, locate_kept
 from eo_ssl.errors import UserError, expect
 from eo_ssl.manifest import require
 from eo_ssl.objectives import Batch
@@ -18,16 +19,6 @@ from eo_ssl.pretraining.training_cost import TrainingCost
 
 Keep = Callable[[Path, TrainingCost], object]
 """Writes the encoder of the moment into the folder, whole or not at all, with what it has cost."""
-
-
-def locate_kept(folder: Path, step: int) -> Path:
-    """Folder of the encoder that the run in `folder` keeps of `step`, such as `at_000100`."""
-    return folder / f"at_{step:06d}"
-
-
-def list_kept(folder: Path) -> list[Path]:
-    """Folders of the encoders that the run in `folder` has kept, in the order of their steps."""
-    return sorted(folder.glob("at_*"), key=lambda path: int(path.name.removeprefix("at_")))
 
 
 class KeptEncoders(pl.Callback):
@@ -62,8 +53,8 @@ class KeptEncoders(pl.Callback):
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
-        for path in list_kept(self.folder):
-            if int(path.name.removeprefix("at_")) > step or step == 0:
+        for kept, path in list_kept(self.folder).items():
+            if kept > step or step == 0:
                 shutil.rmtree(path)
                 continue
             try:

@@ -149,6 +149,16 @@ def format_interval(low: float | None, high: float | None, *, metric: str) -> st
     return f"[{format_score(low, metric, unit=False)}, {format_score(high, metric, unit=False)}]"
 
 
+def format_percent(value: float) -> str:
+    """A share of one in per cent, without the sign: `51.3`."""
+    return f"{100 * value:.1f}"
+
+
+def format_points(value: float) -> str:
+    """A difference of shares in points, with its sign; no minus where it rounds to nothing."""
+    return f"{round(100 * value, 1) + 0.0:+.1f}"
+
+
 def format_fingerprint(text: str, length: int = 12) -> str:
     """The first `length` characters of a fingerprint."""
     return text[:length]

@@ -6,13 +6,16 @@ import base64
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
-from eo_ssl.evaluation import Row
+from eo_ssl.evaluation import Row, SeedContrasts
 from eo_ssl.printable import show_controls
+from eo_ssl.reporting.contrast_tables import tabulate_seed_contrasts
 from eo_ssl.reporting.leaderboard_tables import (
     ScoreTable,
+    TaskTables,
     group_rows,
-    is_of_grid,
+    name_study,
     rank_against_best,
     sort_best_first,
     tabulate_scores,
@@ -20,6 +23,7 @@ from eo_ssl.reporting.leaderboard_tables import (
 from eo_ssl.reporting.published_scores import find_published_score
 from eo_ssl.reporting.study_figures import StudyFigure, draw_studies
 from eo_ssl.reporting.templating import render_template
+from eo_ssl.reporting.training_figures import draw_training_studies
 
 _COLUMNS = (
     "task encoder protocol amount metric value low high against_best n_train n_test n_blocks eval_seeds seed "
@@ -27,13 +31,16 @@ _COLUMNS = (
 )
 
 
-def render_leaderboard(rows: Sequence[Row], comparisons: Sequence[Row]) -> dict[str, bytes]:
+def render_leaderboard(
+    rows: Sequence[Row], comparisons: Sequence[Row], contrasts: SeedContrasts | None = None
+) -> dict[str, bytes]:
     """Return everything there is to read, by file name: tables in three formats, and the figures of studies as SVG."""
-    studies = ([row for row in rows if not row["reference"] or is_of_grid(row) is grid] for grid in (True, False))
+    studies = ([row for row in rows if not row["reference"] or name_study(row) == name] for name in ("grid", "images"))
     figures = [figure for study in studies for figure in draw_studies(study, comparisons)]
+    figures += draw_training_studies(rows, contrasts)
     tables = {
-        "leaderboard.md": format_markdown(rows, comparisons).encode(),
-        "leaderboard.html": render_leaderboard_page(rows, comparisons, figures=figures).encode(),
+        "leaderboard.md": format_markdown(rows, comparisons, contrasts).encode(),
+        "leaderboard.html": render_leaderboard_page(rows, comparisons, contrasts, figures=figures).encode(),
         "leaderboard.csv": format_csv(rows, comparisons).encode(),
     }
     return tables | {f"{figure.name}.svg": figure.svg for figure in figures}
@@ -53,9 +60,9 @@ def format_csv(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def format_markdown(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
-    """Return a table per task, protocol and amount, best first, and one per encoder under other inputs."""
-    tasks, footnotes = tabulate_scores(rows, comparisons)
+def format_markdown(rows: Sequence[Row], comparisons: Sequence[Row], contrasts: SeedContrasts | None = None) -> str:
+    """Return a table per task, protocol and amount, best first, one per encoder under other inputs, and contrasts."""
+    tasks, footnotes = _tabulate_all(rows, comparisons, contrasts)
     lines: list[str] = []
     for task in tasks:
         lines += [f"{show_controls(task.words)}\n", *(f"> {show_controls(note)}\n" for note in task.notes)]
@@ -78,10 +85,23 @@ def _format_table(table: ScoreTable) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:], ""])
 
 
+def _tabulate_all(
+    rows: Sequence[Row], comparisons: Sequence[Row], contrasts: SeedContrasts | None
+) -> tuple[list[TaskTables], list[str]]:
+    """All tables by task, those of contrasts and of training at the end."""
+    tasks, footnotes = tabulate_scores(rows, comparisons)
+    more = tabulate_seed_contrasts(rows, contrasts)
+    return [replace(one, tables=(*one.tables, *(t for t in more if t.task == one.task))) for one in tasks], footnotes
+
+
 def render_leaderboard_page(
-    rows: Sequence[Row], comparisons: Sequence[Row], *, figures: Sequence[StudyFigure] = ()
+    rows: Sequence[Row],
+    comparisons: Sequence[Row],
+    contrasts: SeedContrasts | None = None,
+    *,
+    figures: Sequence[StudyFigure] = (),
 ) -> str:
     """Return the same tables as a self-contained HTML page, under ``figures``."""
-    tasks, footnotes = tabulate_scores(rows, comparisons)
+    tasks, footnotes = _tabulate_all(rows, comparisons, contrasts)
     pictures = [(figure.alt, base64.b64encode(figure.svg).decode()) for figure in figures]
     return render_template("leaderboard.html", tasks=tasks, footnotes=footnotes, pictures=pictures)

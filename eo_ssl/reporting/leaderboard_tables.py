@@ -6,14 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 from eo_ssl.evaluation import METRIC_WORDS, Row
-from eo_ssl.reporting.formatting import describe_place
+from eo_ssl.reporting.formatting import describe_place, format_percent, format_points
 from eo_ssl.reporting.published_scores import SOURCE, find_published_score
 
-_CONTRACT = ["contract's", "contract", "contract"]
-"""Size, resizer and normalisation of an encoder's own contract, as cells."""
+StudyName = Literal["grid", "images", "training"]
+STUDIES: dict[StudyName, tuple[list[str], list[str]]] = {
+    "grid": (["size", "resized by", "normalisation"], ["contract's", "contract", "contract"]),
+    "images": (["test images"], ["untouched"]),
+    "training": (["after step"], ["last"]),
+}
+"""By what the variants of an encoder are of: heads of what is varied, and the cells of the encoder itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +79,10 @@ def tabulate_input_variants(rows: Sequence[Row], comparisons: Sequence[Row]) -> 
         for reference in [row for row in group if not row["reference"]]:
             against = {pair["b"]: pair for pair in here if pair["a"] == reference["encoder"]}
             variants = [row for row in group if row["reference"] == reference["encoder"] and row["encoder"] in against]
-            for study in (
-                sorted(filter(is_of_grid, variants), key=_order_in_grid),
-                [row for row in variants if not is_of_grid(row)],
-            ):
-                if study:
-                    tables.append(_tabulate_variants(reference, study, against))
+            of = {name: [row for row in variants if name_study(row) == name] for name in STUDIES}
+            of["grid"].sort(key=_order_in_grid)
+            of["training"].sort(key=lambda row: row["departure"]["step"])
+            tables += [_tabulate_variants(reference, study, against) for study in of.values() if study]
     return tables
 
 
@@ -89,9 +92,9 @@ def _order_in_grid(row: Row) -> tuple[Any, ...]:
     return row["departure"]["size_px"] or 0, *((name != "contract", name) for name in names)
 
 
-def is_of_grid(row: Row) -> bool:
-    """Whether an input variant is of a grid of sizes and normalisations, not of the study of perturbed images."""
-    return "perturbation" not in row["departure"]
+def name_study(row: Row) -> StudyName:
+    """Of which study a row with a reference is: other inputs, other test images, or an earlier step of training."""
+    return "images" if "perturbation" in row["departure"] else "training" if "step" in row["departure"] else "grid"
 
 
 def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
@@ -147,9 +150,9 @@ def _tabulate_group(
     for row in plain:
         own = [note for note in row["notes"] if note not in common]
         marks.append(tuple(footnotes.setdefault(note, len(footnotes) + 1) for note in own))
-        bounds = "none" if row["low"] is None else f"{_format_percent(row['low'])} to {_format_percent(row['high'])}"
+        bounds = "none" if row["low"] is None else f"{format_percent(row['low'])} to {format_percent(row['high'])}"
         verdict, seeds = standing.get(row["encoder"], ""), str(row["pretraining_seeds"])
-        scored = row["encoder"], _format_percent(row["value"]), bounds, verdict, seeds, row["quantity"], row["pooling"]
+        scored = row["encoder"], format_percent(row["value"]), bounds, verdict, seeds, row["quantity"], row["pooling"]
         lines.append(scored)
     return [ScoreTable(first["task"], describe_place(first), words, (head, *lines), tuple(marks)), *variants]
 
@@ -169,24 +172,23 @@ def _tabulate_variants(reference: Row, variants: Sequence[Row], against: dict[st
     alike: dict[str, list[Row]] = {}
     for row in (reference, *variants):
         alike.setdefault(row.get("inputs", row["encoder"]), []).append(row)
-    grid = is_of_grid(variants[0])
-    head, own = (["size", "resized by", "normalisation"], _CONTRACT) if grid else (["test images"], ["untouched"])
+    head, own = STUDIES[name_study(variants[0])]
     cells = [[*head, "value", "lost", "verdict"]]
     known = []
     for same in alike.values():
         row = same[0]
         scores = [score for equal in same if (score := find_published_score(equal)) is not None]
-        known.append(_format_percent(scores[0]) if scores else "")
+        known.append(format_percent(scores[0]) if scores else "")
         inputs = _merge_equal([own if equal is reference else _describe_input(equal["departure"]) for equal in same])
         if row is reference:
-            cells.append([*inputs, _format_percent(row["value"]), "", "reference"])
+            cells.append([*inputs, format_percent(row["value"]), "", "reference"])
             continue
         pair = against[row["encoder"]]
-        lost = _format_points(pair["difference"])
+        lost = format_points(pair["difference"])
         if pair["low"] is not None:
-            lost += f" ({_format_points(pair['low'])} to {_format_points(pair['high'])})"
+            lost += f" ({format_points(pair['low'])} to {format_points(pair['high'])})"
         verdict = {"a": "worse", "b": "better", "not separable": "not separable"}[pair["verdict"]]
-        cells.append([*inputs, _format_percent(row["value"]), lost, verdict])
+        cells.append([*inputs, format_percent(row["value"]), lost, verdict])
     words = f"points lost against the first line; verdicts at 5 %, {_describe_correction(next(iter(against.values())))}"
     equal = len(variants) + 1 - len(alike)
     if equal:
@@ -215,16 +217,7 @@ def _merge_equal(same: Sequence[Sequence[str]]) -> list[str]:
 
 def _describe_input(departure: Row) -> list[str]:
     """Cells that say what was done."""
-    if "perturbation" in departure:
-        return [departure["perturbation"]]
+    if "perturbation" in departure or "step" in departure:
+        return [str(departure.get("perturbation", departure.get("step")))]
     size = "contract's" if departure["size_px"] is None else f"{departure['size_px']} px"
     return [size, departure["resizer"], departure["normalisation"]]
-
-
-def _format_percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _format_points(value: float) -> str:
-    """With its sign; no minus where it rounds to nothing."""
-    return f"{round(100 * value, 1) + 0.0:+.1f}"

@@ -13,6 +13,7 @@ from eo_ssl.reporting.formatting import format_count, format_number, format_shar
 from eo_ssl.reporting.products import FinishedProduct, filter_stage, find_products
 from eo_ssl.reporting.sections import (
     BundleView,
+    ContrastView,
     CorpusView,
     EmbeddingView,
     PairView,
@@ -21,6 +22,7 @@ from eo_ssl.reporting.sections import (
     TaskScores,
     Training,
     describe_bundle,
+    describe_contrasts,
     describe_corpus,
     describe_embeddings,
     describe_pairings,
@@ -72,6 +74,8 @@ class Report:
     trainings: tuple[Training, ...]
     "section 4"
     tasks: tuple[TaskScores, ...]
+    "section 5"
+    contrasts: tuple[ContrastView, ...]
     "section 5"
     bundles: tuple[BundleView, ...]
     "after section 5, if there are any"
@@ -158,6 +162,7 @@ def collect_report(inputs: Sequence[Path], *, title: str = DEFAULT_TITLE, note: 
         prunings=tuple(describe_prunings(encoders)),
         trainings=tuple(describe_trainings(encoders)),
         tasks=tuple(group_scores(filter_stage(products, "evaluate"), encoders)),
+        contrasts=tuple(describe_contrasts(filter_stage(products, "evaluate"))),
         bundles=tuple(describe_bundle(p, i) for i, p in enumerate(filter_stage(products, "export"))),
         embeddings=tuple(describe_embeddings(p, i) for i, p in enumerate(filter_stage(products, "embed"))),
     )

@@ -65,6 +65,11 @@ def draw_studies(rows: Sequence[Row], comparisons: Sequence[Row]) -> list[StudyF
         perturbed = any("perturbation" in (row["departure"] or ()) for row in here)
         function = draw_robustness if perturbed else draw_grid
         drawn.append(("robustness" if perturbed else "grid", place, function(here, against)))
+    return name_figures(drawn)
+
+
+def name_figures(drawn: Sequence[tuple[str, tuple[str, ...], Figure]]) -> list[StudyFigure]:
+    """Figures as they are kept, each named by its kind and what of task, protocol and amount differs between them."""
     differ = [len({place[i] for _, place, _ in drawn}) > 1 for i in range(3)]
     figures = []
     for kind, place, figure in drawn:

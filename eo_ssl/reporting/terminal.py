@@ -8,14 +8,25 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from eo_ssl.evaluation import METRIC_WORDS, Row, Task
+from eo_ssl.evaluation import METRIC_WORDS, Row, SeedContrasts, Task
 from eo_ssl.printable import make_console
+from eo_ssl.reporting.contrast_tables import tabulate_seed_contrasts
 from eo_ssl.reporting.leaderboard_tables import tabulate_input_variants
 
 
-def print_results(console: Console, task: Task, rows: Sequence[Row], comparisons: Sequence[Row]) -> None:
+def print_results(
+    console: Console,
+    task: Task,
+    rows: Sequence[Row],
+    comparisons: Sequence[Row],
+    contrasts: SeedContrasts | None = None,
+) -> None:
     """Print a table per protocol (encoders by amount of training samples, with intervals), notes and verdicts."""
-    drawn = "pretraining seeds (where there are several), draws" if any("runs" in row for row in rows) else "draws"
+    drawn = (
+        "pretraining seeds (where there are several), draws"
+        if any(len(row.get("runs", ())) > 1 for row in rows)
+        else "draws"
+    )
     blocks = f"{rows[0]['n_blocks']} blocks of {len(task.tested)} test items"
     words = f"{METRIC_WORDS[task.metric]} in %, 95 % interval over {drawn} and {blocks}"
     console.print(f"{task.name}: {words}\nsplit: {task.split}", soft_wrap=True, highlight=False)
@@ -36,7 +47,7 @@ def print_results(console: Console, task: Task, rows: Sequence[Row], comparisons
                 *(_number(of[name, amount]) if (name, amount) in of else "" for amount in amounts),
             )
         make_console(width=max(console.width, 48 + 22 * len(amounts))).print(table)
-    for variants in tabulate_input_variants(rows, comparisons):
+    for variants in (*tabulate_input_variants(rows, comparisons), *tabulate_seed_contrasts(rows, contrasts)):
         head, *lines = variants.cells
         table = Table(*head, title=variants.title, caption=variants.words)
         for line in lines:

@@ -1,6 +1,7 @@
 """Sections of the report, a module each: what the products of a stage say, as values that a template shows."""
 
 from eo_ssl.reporting.sections.bundles import BundleView, describe_bundle
+from eo_ssl.reporting.sections.contrasts import ContrastView, describe_contrasts
 from eo_ssl.reporting.sections.corpora import CorpusView, describe_corpus
 from eo_ssl.reporting.sections.lineage import list_packages, list_steps, sum_costs
 from eo_ssl.reporting.sections.pairings import PairView, describe_pairings
@@ -12,6 +13,7 @@ from eo_ssl.reporting.sections.vectors import EmbeddingView, describe_embeddings
 
 __all__ = [
     "BundleView",
+    "ContrastView",
     "CorpusView",
     "EmbeddingView",
     "PairView",
@@ -20,6 +22,7 @@ __all__ = [
     "TaskScores",
     "Training",
     "describe_bundle",
+    "describe_contrasts",
     "describe_corpus",
     "describe_embeddings",
     "describe_pairings",
