@@ -25,6 +25,26 @@ from eo_ssl.errors import UserError
 SIZES = (1000, 100, 10)
 
 
+@given(
+    st.integers(0, 10**6), st.sampled_from([1, 2, 9, 60]), st.sampled_from([1.0, 1.5, 3.0, 20.0, 1e3]), st.booleans()
+)
+@settings(max_examples=60, deadline=None)
+def test_capped_weights_solve_their_equation(seed: int, k: int, cap: float, grouped: bool) -> None:
+    """The mean of min(s w, cap) is 1: s found by bisection here, over ties and weights that double precision loses."""
+    rng = np.random.default_rng(seed)
+    logs = rng.choice([0.0, 0.5, 30.0]) * np.round(rng.normal(size=k), 1)
+    sizes = rng.integers(1, 9, k) if grouped else np.ones(k, dtype=np.int64)
+    n, low, high = int(sizes.sum()), -1e3, 1e3
+    for _ in range(200):
+        shift = (low + high) / 2
+        mean = float((np.minimum(np.exp(np.minimum(logs + shift, 50)), cap) * sizes).sum()) / n
+        low, high = (shift, high) if mean < 1 else (low, shift)
+    expected = np.minimum(np.exp(np.minimum(logs + high, 50)), cap)
+    found = cap_weights(logs, cap, sizes if grouped else None)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert found.max() <= cap and (found * sizes).sum() == pytest.approx(n, rel=1e-9)
+
+
 @pytest.fixture(scope="module")
 def planted() -> tuple[np.ndarray, np.ndarray]:
     """Three groups of very different size but one extent, in random order: float32 [1110, 8] and group."""

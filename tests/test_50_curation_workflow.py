@@ -14,7 +14,7 @@ import pytest
 
 from eo_ssl.cli import main
 from eo_ssl.corpus import Corpus
-from eo_ssl.curation import Candidates, CurationReport, Hierarchical, Random, Selector, SelectorResult
+from eo_ssl.curation import SUBSET_FILES, Candidates, CurationReport, Hierarchical, Random, Selector, SelectorResult
 from eo_ssl.curation.embeddings import Scaling
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
@@ -156,15 +156,34 @@ def test_a_new_selector_is_one_class_chosen_by_its_name(corpus: Path, tmp_path: 
 def test_an_option_of_the_default_selector_keeps_the_others_and_a_named_one_brings_its_own(
     corpus: Path, tmp_path: Path
 ) -> None:
-    """Image statistics are curated on z-scores unless another selector, or another scaling, is named."""
     command = ["curate", "--corpus", str(corpus), "--stream", S2, "--keep", "3"]
-    for options, name, scaling in (
-        (["--method.eta", "1"], "hierarchical", "zscore"),
-        (["--method", "Random"], "random", "l2"),
+    for options, name, n_resample in (
+        (["--method.eta", "1"], "hierarchical", 10),
+        (["--method", "Random"], "random", None),
     ):
         assert main([*command, "--out", str(tmp_path / name), *options]) == 0
         config = require(tmp_path / name, "curate").config
-        assert config["method"] == name and config[name]["scaling"] == scaling
+        assert config["method"] == name and config[name]["scaling"] == "auto"
+        assert config[name].get("n_resample") == n_resample
+
+
+def test_the_scale_is_that_which_suits_the_encoder_and_nothing_else_is_left_in_the_folder(
+    corpus: Path, tmp_path: Path
+) -> None:
+    s1 = next(name for name in Corpus.open(corpus).streams if name.startswith("s1"))
+    for number, (stream, encoder, method, scaling) in enumerate(
+        (
+            (S2, "imagestats", Hierarchical(), "zscore_l2"),
+            (S2, "imagestats", Random(scaling="none"), "none"),
+            (S2, "rcf", Random(), "l2"),
+            (s1, "imagestats", Random(), "zscore"),
+        )
+    ):
+        out = tmp_path / str(number)
+        curate(corpus, out, stream=stream, keep=3, encoder=encoder, method=method)
+        report = json.loads((out / "curation_report.json").read_text())
+        assert report["parameters"]["scaling"] == scaling
+        assert {path.name for path in out.iterdir()} == {*SUBSET_FILES, "manifest.json"}
 
 
 def test_at_most_so_many_tiles_of_a_place_are_chosen_from(corpus: Path, tmp_path: Path) -> None:

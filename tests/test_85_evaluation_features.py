@@ -253,3 +253,21 @@ def test_eurosat_absent_says_where_it_comes_from(tmp_path: Path) -> None:
         load_benchmark("eurosat", tmp_path)
     with pytest.raises(UserError, match="use the card eurosat"):
         load_benchmark("eurosat", tmp_path, card=load_card("mstar_soc"))
+
+
+def test_an_array_that_is_given_is_filled_and_holds_what_its_type_can(tmp_path: Path) -> None:
+    images = Images(np.random.default_rng(0).uniform(0, 0.4, (7, 3, 16, 16)).astype(np.float32))
+    encoder = load_encoder("imagestats", preprocessing=contract())
+    whole = extract_features(encoder, images, batch_size=3)
+    out = np.memmap(tmp_path / "x", np.float16, mode="w+", shape=(7, encoder.dim))
+    filled = extract_features(encoder, images, batch_size=3, out=out)
+    assert filled.x is out and filled.fingerprint == whole.fingerprint
+    np.testing.assert_array_equal(out, whole.x.astype(np.float16))
+    with pytest.raises(ValueError, match="without a cache"):
+        extract_features(encoder, images, out=out, cache=tmp_path)
+    with pytest.raises(ValueError, match=r"an array \[7, 12\] is filled"):
+        extract_features(encoder, images, out=out[:6])
+    bright = load_encoder("imagestats", preprocessing=replace(contract(), std=(1e-6,) * 3))
+    assert np.isfinite(extract_features(bright, images).x).all()
+    with pytest.raises(UserError, match=r"of at most 65504 \(float16\), got larger ones in 7 of 7 images"):
+        extract_features(bright, images, out=out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,11 @@ from eo_ssl.curation import (
     Context,
     Hierarchical,
     Selector,
+    allocate_mapped,
     cap_strata,
+    choose_scaling,
     curate,
+    release_pages,
     resolve_keep,
     write_subset,
 )
@@ -35,7 +38,7 @@ def main(
     out: Path,
     stream: str | None = None,
     keep: float = 0.5,
-    method: Selector = Hierarchical(scaling="zscore"),  # noqa: B008  (frozen)
+    method: Selector = Hierarchical(),  # noqa: B008  (frozen)
     encoder: str = "imagestats",
     duplicates: Literal["drop", "keep"] = "drop",
     split: Literal["train", "val", "test", "all"] = "train",
@@ -58,8 +61,8 @@ def main(
         keep: up to 1 the fraction of the rows to keep, above 1 their number; 1 with `duplicates: drop` removes
             duplicates only.
         method: selector, such as Hierarchical (k-means with resampling, balanced sampling), Density or Random.
-            The default is Hierarchical with scaling zscore, which suits image statistics; a named one has scaling l2,
-            which suits trained encoders, unless --method.scaling says otherwise. Its eta may be .inf or -.inf.
+            Its scaling, unless given, is what suits the encoder: z-scores of image statistics (of reflectance then put
+            to unit length), unit length of all others. The eta of Hierarchical may be .inf or -.inf.
         encoder: folder of a trained encoder, or a weight-free one: imagestats, rcf, random_init.
         duplicates: drop all but the first of tiles with equal pixels, or keep them.
         split: rows to choose from; the subset of a training corpus comes from train.
@@ -97,7 +100,9 @@ def main(
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
-        embeddings = _embed(model, open_corpus_source(opened, name, rows=rows), batch_size, console)
+        # Without a name in the folder from the start: nothing is left of it, whatever ends this.
+        embeddings = allocate_mapped(product.folder, (len(rows), model.dim), np.float16)
+        _embed(model, open_corpus_source(opened, name, rows=rows), batch_size, console, out=embeddings)
         with console.status(f"choosing from {len(rows)} tiles"):
             selection = curate(embeddings, keep, np.random.default_rng(seed), method=method, context=context)
         report = selection.report
@@ -141,11 +146,19 @@ def _describe(
         columns=chosen,
         corpus_fingerprint=corpus.fingerprint,
         encoder_fingerprint=model.fingerprint,
+        scaling=choose_scaling(model.name, corpus.stream(stream).stream.quantity),
         notes=notes,
     )
 
 
-def _embed(model: Encoder, source: CorpusSource, batch_size: int, console: Console) -> npt.NDArray[np.float32]:
+def _embed(
+    model: Encoder, source: CorpusSource, batch_size: int, console: Console, *, out: np.memmap[Any, Any]
+) -> None:
     with Progress(console=console, transient=True, disable=bool(os.environ.get("EO_SSL_QUIET"))) as bars:
         task = bars.add_task(f"embedding {len(source)} tiles", total=len(source))
-        return extract_features(model, source, batch_size=batch_size, progress=lambda done: bars.advance(task, done)).x
+
+        def progress(done: int) -> None:
+            bars.advance(task, done)
+            release_pages(out)
+
+        extract_features(model, source, batch_size=batch_size, progress=progress, out=out)

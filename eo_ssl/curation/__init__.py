@@ -2,7 +2,9 @@
 
 from eo_ssl.curation.cluster_selectors import Hierarchical, Tempered
 from eo_ssl.curation.density import Density
+from eo_ssl.curation.embeddings import choose_scaling
 from eo_ssl.curation.farthest_points import KCenter
+from eo_ssl.curation.mapped_rows import allocate_mapped, release_pages
 from eo_ssl.curation.near_duplicates import SemDedup
 from eo_ssl.curation.prototypicality import D4, Prototypes
 from eo_ssl.curation.ranking import Ranked
@@ -43,11 +45,14 @@ __all__ = [
     "SelectorResult",
     "Stratified",
     "Tempered",
+    "allocate_mapped",
     "cap_strata",
     "check_weights",
+    "choose_scaling",
     "curate",
     "draw_systematically",
     "read_subset",
+    "release_pages",
     "resolve_keep",
     "tabulate_selection",
     "to_plain",

@@ -47,9 +47,9 @@ class Hierarchical(Selector):
     "largest weight, in times the mean"
     fit_rows: int | None = 100_000
     """rows the clusters are fitted on at most, drawn uniformly, to bound the cost; None: all. Every row is placed and
-    may be drawn"""
-    scaling: Scaling = "l2"
-    "scale of the embeddings: l2, zscore or none"
+    may be drawn. Those fitted on are held in memory"""
+    scaling: Scaling = "auto"
+    "scale of the embeddings: auto (what suits the encoder), l2, zscore, zscore_l2 or none"
     iterations: int = ITERATIONS
     "Lloyd iterations"
 
@@ -138,8 +138,8 @@ class Tempered(Selector):
     "largest weight, in times the mean"
     fit_rows: int | None = 100_000
     "rows the clusters are fitted on at most, drawn uniformly; None: all"
-    scaling: Scaling = "l2"
-    "scale of the embeddings: l2, zscore or none"
+    scaling: Scaling = "auto"
+    "scale of the embeddings: auto (what suits the encoder), l2, zscore, zscore_l2 or none"
 
     def __post_init__(self) -> None:
         expect(

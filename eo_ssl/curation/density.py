@@ -41,8 +41,8 @@ class Density(Selector):
     "largest weight, in times the mean"
     reference_rows: int | None = 50_000
     "rows among which neighbours are searched at most, drawn uniformly, to bound the cost; None: all"
-    scaling: Scaling = "l2"
-    "scale of the embeddings: l2, zscore or none"
+    scaling: Scaling = "auto"
+    "scale of the embeddings: auto (what suits the encoder), l2, zscore, zscore_l2 or none"
 
     def __post_init__(self) -> None:
         expect(

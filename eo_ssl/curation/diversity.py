@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from eo_ssl.curation.embeddings import Floats, Rows, rescale
-from eo_ssl.curation.kmeans import find_nearest_centroid, use_faiss_threads
+from eo_ssl.curation.mapped_rows import Values, gather_rows
+from eo_ssl.curation.neighbours import find_nearest
 
 QUERIES = 2000
 "rows that nearest-neighbour figures and the Vendi score are computed on (all rows are searched); bounds their cost"
@@ -31,26 +31,34 @@ def compute_gini(counts: Rows | NDArray[np.float64]) -> float:
     return float(2 * np.sum(np.arange(1, k + 1) * ordered) / (k * total) - (k + 1) / k)
 
 
-def measure_neighbour_distance(points: Floats, *, rng: np.random.Generator, queries: int = QUERIES) -> float:
-    """Return the mean cosine distance of up to ``queries`` rows of ``points`` [n, d] to their nearest other."""
-    if len(points) < 2:
+def measure_neighbour_distance(
+    points: Values, rows: Rows | None = None, *, rng: np.random.Generator, queries: int = QUERIES
+) -> float:
+    """Return the mean cosine distance of up to ``queries`` of ``rows`` of ``points`` [n, d] to their nearest other.
+
+    ``rows`` int64 [m] may name one twice, which are then copies; None: all.
+    """
+    rows = np.arange(len(points)) if rows is None else rows
+    if len(rows) < 2:
         return 0.0
-    unit = rescale(points, "l2")
-    asked = _draw_some(len(unit), queries, rng)
-    with use_faiss_threads():
-        similarity, hits = faiss.knn(unit[asked], unit, 2, faiss.METRIC_INNER_PRODUCT)
+    asked = _draw_some(len(rows), queries, rng)
+    unit = rescale(gather_rows(points, rows[asked]), "l2")
+    similarity, hits = find_nearest(unit, points, 2, rows=rows, cosine=True)
     # Among identical rows a row need not find itself first; then its first hit is the answer.
     best = np.where(hits[:, 0] == asked, similarity[:, 1], similarity[:, 0])
     return float(np.mean(np.maximum(1.0 - best, 0.0), dtype=np.float64))
 
 
-def compute_vendi_score(points: Floats, *, rng: np.random.Generator, rows: int = QUERIES) -> float:
-    """Return exp of the von Neumann entropy of the cosine kernel over up to ``rows`` random rows of ``points`` [n, d].
+def compute_vendi_score(
+    points: Values, rows: Rows | None = None, *, rng: np.random.Generator, queries: int = QUERIES
+) -> float:
+    """Return exp of the von Neumann entropy of the cosine kernel over up to ``queries`` of ``rows`` of ``points``.
 
     Friedman & Dieng 2023 (arXiv 2210.02410): the effective number of different rows, from 1 (all alike) to n. The
     kernel's eigenvalues are taken from the smaller of the two Gram matrices.
     """
-    unit = rescale(points[_draw_some(len(points), rows, rng)], "l2").astype(np.float64)
+    rows = np.arange(len(points)) if rows is None else rows
+    unit = rescale(gather_rows(points, rows[_draw_some(len(rows), queries, rng)]), "l2").astype(np.float64)
     gram = unit @ unit.T if len(unit) <= unit.shape[1] else unit.T @ unit
     values = np.linalg.eigvalsh(gram / len(unit))
     values = values[values > 1e-12]
@@ -58,22 +66,37 @@ def compute_vendi_score(points: Floats, *, rng: np.random.Generator, rows: int =
 
 
 def measure_neighbourhood_radius(
-    points: Floats, *, rng: np.random.Generator, queries: int = QUERIES, neighbour: int = 10
+    points: Values,
+    rows: Rows | None = None,
+    *,
+    rng: np.random.Generator,
+    queries: int = QUERIES,
+    neighbour: int = 10,
 ) -> float:
-    """Return the median distance from a row of ``points`` [n, d] to its tenth nearest other: the radius of coverage."""
-    k = min(neighbour + 1, len(points))
-    with use_faiss_threads():
-        squared, _ = faiss.knn(points[_draw_some(len(points), queries, rng)], points, k)
+    """Return the median distance from ``rows`` of ``points`` to their tenth nearest other: the radius of coverage."""
+    rows = np.arange(len(points)) if rows is None else rows
+    asked = gather_rows(points, rows[_draw_some(len(rows), queries, rng)])
+    squared, _ = find_nearest(asked, points, min(neighbour + 1, len(rows)), rows=rows)
     return float(np.median(np.sqrt(np.maximum(squared[:, -1], 0.0))))
 
 
 def measure_coverage(
-    points: Floats, pool: Floats, *, radius: float, rng: np.random.Generator, queries: int = QUERIES
+    points: Values,
+    pool: Rows,
+    rows: Rows | None = None,
+    *,
+    radius: float,
+    rng: np.random.Generator,
+    queries: int = QUERIES,
 ) -> float:
-    """Return the share of up to ``queries`` rows of ``points`` [n, d] with one of ``pool`` [m, d] within ``radius``."""
+    """Return the share of up to ``queries`` of ``rows`` of ``points`` with a row of ``pool`` within ``radius``."""
     if not len(pool):
         return 0.0
-    _, distance = find_nearest_centroid(points[_draw_some(len(points), queries, rng)], pool)
+    rows = np.arange(len(points)) if rows is None else rows
+    asked = gather_rows(points, rows[_draw_some(len(rows), queries, rng)])
+    _, nearest = find_nearest(asked, points, 1, rows=pool)
+    # The search expands |x - y|^2, which rounds badly where it is small; the distances are therefore taken anew.
+    distance = np.linalg.norm(asked - gather_rows(points, pool[nearest[:, 0]]), axis=1)
     return float(np.mean(distance <= radius))
 
 

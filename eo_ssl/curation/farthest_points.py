@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from eo_ssl.curation.embeddings import Floats, Rows, Scaling
+from eo_ssl.curation.mapped_rows import read_parts
 from eo_ssl.curation.selectors import Candidates, Selector, SelectorResult
 from eo_ssl.errors import expect
 
@@ -28,8 +29,8 @@ class KCenter(Selector):
 
     start: int = 1
     "rows drawn uniformly that are picked before the farthest are looked for; more than 1 leave out what is proven"
-    scaling: Scaling = "l2"
-    "scale of the embeddings: l2, zscore or none"
+    scaling: Scaling = "auto"
+    "scale of the embeddings: auto (what suits the encoder), l2, zscore, zscore_l2 or none"
 
     def __post_init__(self) -> None:
         expect(self.start >= 1, expected="start of at least 1 row", got=self.start, remedy="1 is usual")
@@ -57,8 +58,8 @@ def pick_farthest(points: Floats, first: Rows, count: int) -> tuple[Rows, float]
         # Among copies of picked rows all are equally far, 0: none may be picked twice.
         row = int(first[number]) if number < len(first) else int(np.where(taken, -1, squared).argmax())
         rows[number], taken[row] = row, True
-        for start in range(0, len(points), chunk):
-            apart = points[start : start + chunk] - points[row]
-            part = squared[start : start + chunk]
-            np.minimum(part, np.einsum("ij,ij->i", apart, apart), out=part)
+        picked = np.array(points[row])
+        for part, values in read_parts(points, size=chunk):
+            apart = values - picked
+            np.minimum(squared[part], np.einsum("ij,ij->i", apart, apart), out=squared[part])
     return rows, float(np.sqrt(squared.max()))

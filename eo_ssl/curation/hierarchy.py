@@ -14,6 +14,7 @@ import numpy as np
 
 from eo_ssl.curation.embeddings import Floats, Labels, Rows, find_distinct_rows
 from eo_ssl.curation.kmeans import ITERATIONS, assign, find_nearest_centroid, fit_centroids
+from eo_ssl.curation.mapped_rows import gather_rows
 
 Resample = Literal["closest", "random"]
 
@@ -113,15 +114,16 @@ def fit_clusters(
     Args:
         points: any; identical ones are fitted on once.
         levels: clusters per level, finest first; see `plan_levels`.
-        fit_rows: rows that are fitted on at most, drawn uniformly; None: all.
+        fit_rows: rows that are fitted on at most, drawn uniformly and held in memory; None: all.
         rng: of the sample, the seeds and the resampling.
         resampling: none when absent.
         iterations: of Lloyd.
         spherical: keep centroids on the unit sphere, for points that lie there.
     """
-    sample = points
+    sampled = None
     if fit_rows is not None and fit_rows < len(points):
-        sample = points[np.sort(rng.choice(len(points), fit_rows, replace=False))]
+        sampled = np.sort(rng.choice(len(points), fit_rows, replace=False))
+    sample = gather_rows(points, sampled)
     sample = sample[find_distinct_rows(sample)]  # identical rows would give coinciding centroids
     planned, notes = plan_levels(levels, len(sample))
     hierarchy = fit_hierarchy(

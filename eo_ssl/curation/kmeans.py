@@ -16,6 +16,7 @@ from scipy import sparse
 from sklearn.cluster import kmeans_plusplus
 
 from eo_ssl.curation.embeddings import Floats, Labels, rescale
+from eo_ssl.curation.mapped_rows import read_parts
 from eo_ssl.errors import expect
 
 ITERATIONS = 50
@@ -37,9 +38,12 @@ def use_faiss_threads() -> Iterator[None]:
 
 
 def assign(points: Floats, centroids: Floats) -> Labels:
-    """Return the nearest of ``centroids`` [k, d] for each of ``points`` [n, d]: int32 [n]."""
-    with use_faiss_threads():
-        return faiss.knn(points, centroids, 1)[1][:, 0].astype(np.int32)
+    """Return the nearest of ``centroids`` float32 [k, d] for each of ``points`` [n, d]: int32 [n]."""
+    labels = np.empty(len(points), dtype=np.int32)
+    for part, values in read_parts(points):
+        with use_faiss_threads():
+            labels[part] = faiss.knn(values, centroids, 1)[1][:, 0]
+    return labels
 
 
 def find_nearest_centroid(points: Floats, centroids: Floats) -> tuple[Labels, Floats]:
@@ -47,11 +51,10 @@ def find_nearest_centroid(points: Floats, centroids: Floats) -> tuple[Labels, Fl
 
     The search expands |x - c|^2, which rounds badly where it is small; the distances are therefore taken anew.
     """
-    labels = assign(points, centroids)
-    distance = np.empty(len(points), dtype=np.float32)
-    for start in range(0, len(points), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        distance[part] = np.linalg.norm(points[part] - centroids[labels[part]], axis=1)
+    labels, distance = np.empty(len(points), dtype=np.int32), np.empty(len(points), dtype=np.float32)
+    for part, values in read_parts(points):
+        labels[part] = assign(values, centroids)
+        distance[part] = np.linalg.norm(values - centroids[labels[part]], axis=1)
     return labels, distance
 
 

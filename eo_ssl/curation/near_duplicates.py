@@ -9,6 +9,7 @@ import numpy as np
 
 from eo_ssl.curation.embeddings import Floats, Rows, Scaling, rescale
 from eo_ssl.curation.hierarchy import Clusters, fit_clusters
+from eo_ssl.curation.mapped_rows import gather_rows
 from eo_ssl.curation.selectors import Candidates, Selector, SelectorResult
 from eo_ssl.errors import expect
 
@@ -37,8 +38,8 @@ class SemDedup(Selector):
     and the longer it takes"""
     fit_rows: int | None = 100_000
     "rows the clusters are fitted on at most, drawn uniformly; None: all"
-    scaling: Scaling = "l2"
-    "scale of the embeddings before cosines are taken: l2, zscore or none"
+    scaling: Scaling = "auto"
+    "scale of the embeddings before cosines are taken: auto (what suits the encoder), l2, zscore, zscore_l2 or none"
 
     def __post_init__(self) -> None:
         expect(
@@ -83,10 +84,10 @@ def measure_repetition(points: Floats, clusters: Clusters) -> tuple[Floats, Rows
         members = order[start : start + size]
         place[members] = np.arange(size)
         for first in range(0, size, _BLOCK):
-            own = points[members[first : first + _BLOCK]]
+            own = gather_rows(points, members[first : first + _BLOCK])
             highest = np.full(len(own), -np.inf, dtype=np.float32)
             for before in range(0, first + 1, _BLOCK):
-                cosine = own @ points[members[before : before + _BLOCK]].T
+                cosine = own @ gather_rows(points, members[before : before + _BLOCK]).T
                 if before == first:
                     cosine[~np.tri(len(own), k=-1, dtype=bool)] = -np.inf  # only rows that stand earlier
                 highest = np.maximum(highest, cosine.max(axis=1))

@@ -37,8 +37,8 @@ class Prototypes(Selector):
     "largest weight, in times the mean"
     fit_rows: int | None = 100_000
     "rows the clusters are fitted on at most, drawn uniformly; None: all"
-    scaling: Scaling = "l2"
-    "scale of the embeddings before cosines are taken: l2, zscore or none"
+    scaling: Scaling = "auto"
+    "scale of the embeddings before cosines are taken: auto (what suits the encoder), l2, zscore, zscore_l2 or none"
 
     def __post_init__(self) -> None:
         expect(
@@ -79,8 +79,8 @@ class D4(Selector):
     "largest weight, in times the mean"
     fit_rows: int | None = 100_000
     "rows clusters are fitted on at most, drawn uniformly; None: all"
-    scaling: Scaling = "l2"
-    "scale of the embeddings before cosines are taken: l2, zscore or none"
+    scaling: Scaling = "auto"
+    "scale of the embeddings before cosines are taken: auto (what suits the encoder), l2, zscore, zscore_l2 or none"
 
     def __post_init__(self) -> None:
         expect(

@@ -35,7 +35,7 @@ class Ranked(Selector):
     "the first rows of the order, or weights exp(beta z) of all rows by their standardised value"
     cap: float = CAP
     "largest weight, in times the mean"
-    scaling: Scaling = "l2"
+    scaling: Scaling = "auto"
     "scale of the figures of the report"
 
     @property

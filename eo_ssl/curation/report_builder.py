@@ -20,7 +20,7 @@ from eo_ssl.curation.diversity import (
     measure_neighbourhood_radius,
     measure_turnover,
 )
-from eo_ssl.curation.embeddings import Floats, Labels, Rows, derive_generator
+from eo_ssl.curation.embeddings import Floats, Labels, Rows, Scale, derive_generator
 from eo_ssl.curation.nuisances import measure_information, tell_nuisances
 from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples
 from eo_ssl.curation.selectors import Selector, SelectorResult
@@ -52,6 +52,8 @@ class Context:
     "the previous pool, for the turnover"
     previous_weights: Floats | None = None
     "its weights; None for equal ones"
+    scaling: Scale = "l2"
+    "the scale that suits the embeddings, for selectors that leave theirs open; see `choose_scaling`"
     forward_passes: int | None = None
     "passes of the encoder that the embeddings cost; None for one each"
     corpus_fingerprint: str = ""
@@ -70,6 +72,9 @@ class ReportBuilder:
     """Measures a selection and writes its report."""
 
     points: Floats
+    "different rows on the scale that was clustered: float32 [m, d], in memory or mapped to a file"
+    group: Rows
+    "which of them each row is: int64 [n]"
     method: Selector
     context: Context
     kept: Rows
@@ -81,13 +86,13 @@ class ReportBuilder:
     def build(self, rng: np.random.Generator, *, seed: int | None, select_s: float) -> CurationReport:
         """Return the report; ``rng`` draws what is measured and the uniform draw it is compared with."""
         started = time.perf_counter()
-        radius = measure_neighbourhood_radius(self.points, rng=derive_generator(rng))
+        radius = measure_neighbourhood_radius(self.points, self.group, rng=derive_generator(rng))
         size = max(1, round(self.result.effective_rows))
-        chance = np.sort(rng.choice(len(self.points), size, replace=False))
+        chance = np.sort(rng.choice(len(self.group), size, replace=False))
         drawn = self.kept
         if self.result.weights is not None:
             drawn = self.kept[draw_without_replacement(self.result.weights, size, derive_generator(rng))]
-        everyone = np.arange(len(self.points), dtype=np.int64)
+        everyone = np.arange(len(self.group), dtype=np.int64)
         # The same child for the three sets: equal rows must give equal figures.
         state = rng.bit_generator.state
         figures = []
@@ -101,7 +106,7 @@ class ReportBuilder:
             method=self.method.name,
             parameters=self.method.parameters,
             seed=seed,
-            n_rows=len(self.points),
+            n_rows=len(self.group),
             n_kept=len(self.kept),
             effective_rows=self.result.effective_rows,
             reasons={why: int((self.reason == why).sum()) for why in (DUPLICATE, NOT_DRAWN)},
@@ -135,7 +140,7 @@ class ReportBuilder:
         return measure_information(self.cluster, self.context.nuisances, rng=rng)
 
     def _count_passes(self) -> int:
-        return len(self.points) if self.context.forward_passes is None else self.context.forward_passes
+        return len(self.group) if self.context.forward_passes is None else self.context.forward_passes
 
     def _measure_turnover(self, previous: Rows) -> float:
         return measure_turnover(previous, self.kept, weights=(self.context.previous_weights, self.result.weights))
@@ -161,15 +166,16 @@ class ReportBuilder:
         )
 
     def _measure_balance(self, rows: Rows, radius: float, rng: np.random.Generator) -> Balance:
+        places = self.group[rows]
         counts = None if self.result.clusters is None else np.asarray(self._count_rows(rows), dtype=np.int64)
         return Balance(
             rows=len(rows),
             cluster_entropy=None if counts is None else compute_normalised_entropy(counts),
             cluster_gini=None if counts is None else compute_gini(counts),
             occupied_clusters=None if counts is None else int((counts > 0).sum()),
-            neighbour_distance=measure_neighbour_distance(self.points[rows], rng=rng),
-            vendi=compute_vendi_score(self.points[rows], rng=rng),
-            coverage=measure_coverage(self.points, self.points[rows], radius=radius, rng=rng),
+            neighbour_distance=measure_neighbour_distance(self.points, places, rng=rng),
+            vendi=compute_vendi_score(self.points, places, rng=rng),
+            coverage=measure_coverage(self.points, places, self.group, radius=radius, rng=rng),
             label_entropy=self._measure_label_entropy(rows),
             top_entropy=None if counts is None else compute_normalised_entropy(self._count_top(counts)),
         )
@@ -187,8 +193,8 @@ class ReportBuilder:
             return None
         labels = np.asarray(self.context.labels)
         expect(
-            len(labels) == len(self.points),
-            expected=f"a label for each of {len(self.points)} rows",
+            len(labels) == len(self.group),
+            expected=f"a label for each of {len(self.group)} rows",
             got=len(labels),
             remedy="take both from the same index",
         )
@@ -203,7 +209,7 @@ class ReportBuilder:
 
     def _choose_examples(self) -> tuple[Examples, ...]:
         """Return rows of the largest clusters, evenly spaced from the centre to the rim."""
-        total = np.asarray(self._count_rows(np.arange(len(self.points), dtype=np.int64)), dtype=np.int64)
+        total = np.asarray(self._count_rows(np.arange(len(self.group), dtype=np.int64)), dtype=np.int64)
         shown = []
         for cluster in np.argsort(-total, kind="stable")[:_EXAMPLE_CLUSTERS].tolist():
             members = np.flatnonzero(self.cluster == cluster)

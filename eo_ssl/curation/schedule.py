@@ -50,6 +50,8 @@ class DynamicConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        # An encoder in training is compared by the cosine, and configurations say so as they did before auto was there.
+        object.__setattr__(self, "method", replace(self.method, scaling=self.method.scale("l2")))  # type: ignore[type-var]
         expect(
             self.warmup >= 0 and self.interval >= 1,
             expected="warmup >= 0 and interval >= 1 sample presentations",

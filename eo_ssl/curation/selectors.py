@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from eo_ssl.curation.embeddings import Floats, Rows, Scaling
+from eo_ssl.curation.embeddings import Floats, Rows, Scale, Scaling
 from eo_ssl.curation.hierarchy import Clusters
+from eo_ssl.curation.mapped_rows import take_rows
 from eo_ssl.curation.report import to_plain
 from eo_ssl.curation.weights import Doubles, check_weights, count_effective_rows, draw_without_replacement, temper
 from eo_ssl.errors import expect
@@ -26,7 +27,7 @@ class Candidates:
     """The rows to select from, n of them."""
 
     points: Floats
-    "finite embeddings on the selector's scale: float32 [n, d]"
+    "finite embeddings on the selector's scale: float32 [n, d], in memory or mapped to a file"
     columns: pa.Table | None = None
     "columns of the index that the selector asked for"
     spread: Floats | None = None
@@ -40,7 +41,7 @@ class Candidates:
         """Return these ``rows`` int64 [m] alone."""
         return replace(
             self,
-            points=self.points[rows],
+            points=take_rows(self.points, rows),
             columns=None if self.columns is None else self.columns.take(pa.array(rows)),
             spread=None if self.spread is None else self.spread[rows],
         )
@@ -111,6 +112,10 @@ class Selector(ABC):
     "in reports and manifests"
     scaling: Scaling
     "the scale on which it wants its points"
+
+    def scale(self, suited: Scale) -> Scale:
+        """Return the scale that it asks for, or where that is auto the one that is ``suited`` to the encoder."""
+        return suited if self.scaling == "auto" else self.scaling
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ class Stratified(Selector):
     "rows picked, or weights of all rows"
     cap: float = CAP
     "largest weight, in times the mean"
-    scaling: Scaling = "l2"
+    scaling: Scaling = "auto"
     "scale of the figures of the report"
 
     def __post_init__(self) -> None:

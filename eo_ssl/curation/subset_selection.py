@@ -52,12 +52,14 @@ def curate(
     """Choose which rows of ``embeddings`` float [n, d] to keep, or weigh them; return the fate of all and the report.
 
     Args:
-        embeddings: One vector per row, finite.
+        embeddings: One vector per row, finite. Of a memory map (`np.memmap`, of any floating type) at no time more than
+            parts are held in memory, and what is computed of all is a map in a nameless file beside it; the outcome is
+            that of an array of the same values.
         keep: Up to 1 a fraction of n, above 1 a number of rows: those kept, or for a selector that weighs those
             effective. At most as many as there are different rows; 1 keeps every row (without ``context.identities``)
             or every different row (with them), in order, unweighted.
         rng: The only source of randomness.
-        method: The selector; hierarchical k-means when absent.
+        method: The selector; hierarchical k-means when absent. One of scaling auto takes that of ``context``.
         context: Identities for the duplicate filter in front of the selector, what else the selector reads, labels and
             fingerprints for the report.
         clusters: Number that the report describes the result with where the selector makes none, never to select by;
@@ -75,7 +77,9 @@ def curate(
     first, group = _find_different_rows(context.identities, len(raw))
     target = min(resolve_keep(keep, len(raw)), len(first))
     measure_rng = derive_generator(rng)  # drawn first: what is measured must not change what is picked
-    points = rescale(raw[first], method.scaling)
+    scale = method.scale(context.scaling)
+    method = replace(method, scaling=scale)  # type: ignore[type-var]  # a dataclass, of which the report names the scale
+    points = rescale(raw, scale, first if len(first) < len(raw) else None)
     if target < len(first):
         result = method.pick(Candidates(points, *context.read(method.columns, first)), target, rng)
         select_s = time.perf_counter() - started
@@ -90,7 +94,7 @@ def curate(
     distance = (
         np.full(len(raw), np.nan, dtype=np.float32) if result.clusters is None else result.clusters.distance[group]
     )
-    builder = ReportBuilder(points[group], method, context, first[result.rows], reason, cluster, distance, result)
+    builder = ReportBuilder(points, group, method, context, first[result.rows], reason, cluster, distance, result)
     centroids = None if result.clusters is None else result.clusters.hierarchy.centroids[0]
     report = builder.build(measure_rng, seed=seed, select_s=select_s)
     return Selection(first[result.rows], result.weights, reason, cluster, distance, centroids, report)

@@ -17,7 +17,7 @@ class Random(Selector):
 
     name: ClassVar[str] = "random"
 
-    scaling: Scaling = "l2"
+    scaling: Scaling = "auto"
     "scale of the figures of the report"
 
     def pick(self, candidates: Candidates, target: int, rng: np.random.Generator) -> SelectorResult:

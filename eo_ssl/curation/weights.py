@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import logsumexp
 
 from eo_ssl.curation.embeddings import Floats, Rows
 from eo_ssl.errors import expect
 
 CAP = 20.0
 "largest weight, in times the mean: no row comes up more often than that"
-_BISECTIONS = 60
 _STEEPEST = 1e6
 "exponent at which only the highest of scores that can be told apart count"
 
@@ -81,7 +82,9 @@ def weigh_to_effective(
     cap: float = CAP,
     sizes: Rows | None = None,
 ) -> Doubles:
-    """Return capped weights of mean 1 of which ``effective`` rows are effective, found by bisection: float64 [k].
+    """Return capped weights of mean 1 of which ``effective`` rows are effective, float64 [k].
+
+    Their steepness is doubled from 1 until it is too much, then found by Brent's method.
 
     Args:
         log_weigh: logarithms of the weights, float64 [k], by their steepness: all equal at 0, ever fewer effective
@@ -105,13 +108,18 @@ def weigh_to_effective(
         got=f"{effective:g}",
         remedy="keep more, or raise the cap",
     )
-    low, high = 0.0, steepest
-    if count_effective_rows(weigh(high), sizes) >= effective:
-        return weigh(high)
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if count_effective_rows(weigh(middle), sizes) > effective else (low, middle)
-    return weigh(low)
+
+    def exceed(steepness: float) -> float:
+        return count_effective_rows(weigh(steepness), sizes) - effective
+
+    if exceed(0.0) <= 0:
+        return weigh(0.0)
+    low, high = 0.0, min(1.0, steepest)
+    while exceed(high) >= 0:
+        if high == steepest:
+            return weigh(steepest)
+        low, high = high, min(2 * high, steepest)
+    return weigh(float(brentq(exceed, low, high, xtol=1e-12, rtol=1e-14)))
 
 
 def cap_weights(log_weights: Doubles, cap: float, sizes: Rows | None = None) -> Doubles:
@@ -120,15 +128,22 @@ def cap_weights(log_weights: Doubles, cap: float, sizes: Rows | None = None) -> 
     With s such that the mean of min(s w, cap) is 1; exact, from the first number of capped groups that fits. Sums are
     taken in logarithms, so that no steepness is too much for them.
     """
-    order = np.argsort(-log_weights, kind="stable")
-    ordered = log_weights[order]
-    many = np.ones(len(ordered), dtype=np.int64) if sizes is None else sizes[order]
-    log_rest = np.logaddexp.accumulate((ordered + np.log(many))[::-1])[::-1]  # of the groups from here on
+    many = np.ones(len(log_weights), dtype=np.int64) if sizes is None else sizes
+    n = int(many.sum())
+    most = min(len(many), int(n / cap) + 1)  # no more can be capped, nor need to stand in order
+    head = np.argpartition(-log_weights, most - 1)[:most]
+    head = head[np.argsort(-log_weights[head], kind="stable")]
+    outside = np.ones(len(many), dtype=bool)
+    outside[head] = False
+    log_mass = log_weights + np.log(many)
+    tail = logsumexp(log_mass[outside]) if most < len(many) else -np.inf
+    log_rest = np.logaddexp.accumulate(np.append(tail, log_mass[head][::-1]))[:0:-1]  # of the groups from here on
+    before = np.cumsum(many[head]) - many[head]
     with np.errstate(divide="ignore"):
-        log_scale = np.log(np.maximum(many.sum() - cap * (np.cumsum(many) - many), 0.0)) - log_rest
-    capped = int(np.argmax(log_scale + ordered <= np.log(cap) + 1e-12))
-    weights = np.empty(len(ordered))
-    weights[order] = np.concatenate([np.full(capped, cap), np.exp(ordered[capped:] + log_scale[capped])])
+        log_scale = np.log(np.maximum(n - cap * before, 0.0)) - log_rest
+    capped = int(np.argmax(log_scale + log_weights[head] <= np.log(cap) + 1e-12))
+    weights: Doubles = np.exp(np.minimum(log_weights + log_scale[capped], np.log(cap)))
+    weights[head[:capped]] = cap
     return weights
 
 

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -18,13 +20,15 @@ from eo_ssl.evaluation.sources import ImageSource, Matrix, read_ahead, read_meta
 from eo_ssl.fingerprints import fingerprint
 from eo_ssl.preprocessing import describe_input
 
+Numbers = npt.NDArray[np.floating[Any]]
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
     """One vector per image of a source, in its order."""
 
     x: Matrix
-    "[n, D] float32"
+    "[n, D] float32, or the array that was to be filled"
     encoder: str
     fingerprint: str
     "of encoder and source"
@@ -80,6 +84,7 @@ def extract_features(
     cache: Path | None = None,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
+    out: Numbers | None = None,
 ) -> Features:
     """Return the features of every image of ``source``, in its order.
 
@@ -92,10 +97,16 @@ def extract_features(
         cache: folder of ``<fingerprint>.npz`` files that are read instead of computing; None for none.
         device: torch device of the forward pass.
         progress: called with the number of images finished.
+        out: floating [n, D] to be filled and returned, such as a memory map; None: a new array in memory. Without a
+            cache.
 
     Raises:
-        UserError: the contract refuses the source, or the encoder gives values that are not finite.
+        UserError: the contract refuses the source, the encoder gives values that are not finite, or such as the type of
+            ``out`` does not hold.
+        ValueError: ``out`` of another shape, or beside a cache.
     """
+    if out is not None and (cache is not None or out.shape != (len(source), encoder.dim)):
+        raise ValueError(f"an array [{len(source)}, {encoder.dim}] is filled, without a cache; got {list(out.shape)}")
     # Contracts that do the same to images of this size share one pass.
     effective = encoder.with_preprocessing(encoder.preprocessing.effective(*source.shape[1:]))
     metadata = read_metadata(source, np.arange(len(source))) if encoder.preprocessing.metadata else None
@@ -103,13 +114,18 @@ def extract_features(
     key = fingerprint({"encoder": effective.fingerprint, "source": source.fingerprint, "format": 3} | told)
     report = progress or (lambda _: None)
     if cache is None:
-        return Features(_compute(encoder, source, metadata, batch_size, device, report), encoder.name, key)
+        x = np.empty((len(source), encoder.dim), dtype=np.float32) if out is None else out
+        _compute(encoder, source, metadata, batch_size, device, report, x)
+        return Features(x, encoder.name, key)
     file = ArrayFile(Path(cache) / f"{key}.npz", ("x",), "cached features", "remove the file and run again")
     there = file.path.is_file()
-    made = file.read_or_compute(
-        lambda: {"x": _compute(encoder, source, metadata, batch_size, device, report)}, compress=False
-    )
-    x = made["x"]
+
+    def compute() -> dict[str, Matrix]:
+        fresh = np.empty((len(source), encoder.dim), dtype=np.float32)
+        _compute(encoder, source, metadata, batch_size, device, report, fresh)
+        return {"x": fresh}
+
+    x = file.read_or_compute(compute, compress=False)["x"]
     expect(
         x.shape == (len(source), encoder.dim) and x.dtype == np.float32,
         expected=f"float32 features [{len(source)}, {encoder.dim}] in {file.path}",
@@ -128,8 +144,9 @@ def _compute(
     batch_size: int,
     device: str,
     report: Callable[[int], None],
-) -> Matrix:
-    """Features [n, D] float32 by one forward pass per batch."""
+    x: Numbers,
+) -> None:
+    """Fill ``x`` [n, D] with features by one forward pass per batch."""
     expect(batch_size >= 1, expected="a batch size of at least 1", got=batch_size, remedy="give a positive number")
     on_gpu = device.startswith("cuda")
     starts = range(0, len(source), batch_size)
@@ -145,8 +162,7 @@ def _compute(
 
     if isinstance(encoder, nn.Module):
         encoder.to(device)
-    x = np.empty((len(source), encoder.dim), dtype=np.float32)
-    done = 0
+    done = bad = beyond = 0
     with torch.inference_mode():
         for buffer in read_ahead(fill, range(len(starts))):
             image = buffer.to(device, non_blocking=True)
@@ -156,16 +172,24 @@ def _compute(
             known = None if metadata is None else metadata[done : done + len(image)]
             told = describe_input(encoder.preprocessing, known, side_px=source.shape[-1])
             vectors = encoder.features(prepared, valid=valid, **told)
-            x[done : done + len(image)] = vectors.to("cpu", torch.float32).numpy()
+            values = vectors.to("cpu", torch.float32).numpy()
+            bad += int((~np.isfinite(values)).any(axis=1).sum())
+            beyond += int((np.abs(values) > np.finfo(x.dtype).max).any(axis=1).sum())
+            with np.errstate(over="ignore"):  # counted above
+                x[done : done + len(image)] = values
             done += len(image)
             report(len(image))
             if on_gpu:  # the copy must be over before the buffer is filled again
                 torch.cuda.current_stream().synchronize()
-    bad = int((~np.isfinite(x)).any(axis=1).sum())
     expect(
         not bad,
         expected=f"finite features of {encoder.name}",
         got=f"NaN or infinity in {bad} of {len(x)} images",
         remedy="train the encoder again",
     )
-    return x
+    expect(
+        not beyond,
+        expected=f"features of {encoder.name} of at most {np.finfo(x.dtype).max:g} ({x.dtype})",
+        got=f"larger ones in {beyond} of {len(x)} images",
+        remedy="choose an encoder whose features are normalised",
+    )
