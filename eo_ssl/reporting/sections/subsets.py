@@ -185,7 +185,7 @@ def _sentence(report: CurationReport, stream: str, corpus: str) -> str:
     verb = "weighed" if report.weighs else "kept"
     rows = f"{format_number(report.n_kept)} of {format_count(report.n_rows, 'tile')}"
     where = f" from {stream} of {corpus}" if stream and corpus else f" from {stream}" if stream else ""
-    return f"{kept}{where}."
+    return f"{rows} {verb} by the method {report.method}{where}."
 
 
 def _corpus_of(
