@@ -132,7 +132,7 @@ def _plot_differences(axes: Axes, rows: Sequence[Row], looks: dict[str, tuple[st
             axes.plot([at], [100 * row["difference"]], marker, color=colour, markerfacecolor=face, markersize=size)
 
 
-def draw_training(study: TrainingStudy) -> list[Chart]:
+def draw_training_charts(study: TrainingStudy) -> list[Chart]:
     """Return the same as drawings of a page: means against compute, and differences with their intervals."""
     series = []
     for number, curve in enumerate(study.curves):
