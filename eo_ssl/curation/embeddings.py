@@ -13,6 +13,8 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Labels = NDArray[np.int32]
 Scaling = Literal["l2", "zscore", "none"]
+_UNIT = 1e-6
+"how far from 1 the length of a row may be that is called 1, in single precision"
 
 
 def check_embeddings(embeddings: ArrayLike) -> Floats:
@@ -40,27 +42,31 @@ def check_embeddings(embeddings: ArrayLike) -> Floats:
     return points
 
 
-def rescale(points: Floats, scaling: Scaling) -> Floats:
+def rescale(points: Floats, scaling: Scaling, *, reference: Floats | None = None) -> Floats:
     """Return ``points`` [n, d] on the scale distances are measured in.
 
     ``l2`` puts every row on the unit sphere (rows of zeros stay zero), so that squared distance is twice the cosine
     distance; ``zscore`` gives every column mean 0 and deviation 1 (constant columns become 0); ``none`` takes the
     column means off, which changes no distance but keeps the digits that a far-off origin would cost in single
-    precision.
+    precision. Means and deviations are those of ``reference`` [m, d] where it is given. Points that lie on the unit
+    sphere already come back as they are.
     """
     if scaling == "l2":
         norm = np.linalg.norm(points, axis=1, keepdims=True)
+        if (np.abs(norm - 1) <= _UNIT).all():
+            return points
         unit: Floats = np.divide(points, norm, out=np.zeros_like(points), where=norm > 0)
         return unit
+    measured = points if reference is None else reference
     if scaling == "zscore":
-        mean, deviation = points.mean(axis=0, dtype=np.float64), points.std(axis=0, dtype=np.float64)
+        mean, deviation = measured.mean(axis=0, dtype=np.float64), measured.std(axis=0, dtype=np.float64)
         # Rounding leaves a constant column a deviation near, not at, zero; dividing by it would make noise a feature.
         constant = deviation <= 1e-6 * np.maximum(np.abs(mean), np.finfo(np.float32).tiny)
         scaled: Floats = np.where(constant, 0.0, (points - mean) / np.where(constant, 1.0, deviation)).astype(
             np.float32
         )
         return scaled
-    centred: Floats = (points - points.mean(axis=0, dtype=np.float64)).astype(np.float32)
+    centred: Floats = (points - measured.mean(axis=0, dtype=np.float64)).astype(np.float32)
     return centred
 
 

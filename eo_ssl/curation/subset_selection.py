@@ -68,7 +68,7 @@ def curate(
             length or that the selector cannot use.
     """
     method, context = method or Hierarchical(), context or Context()
-    method.check(context.columns)
+    method.check(context.columns, targeted=context.towards is not None)
     seed = _read_seed(rng)
     raw = check_embeddings(embeddings)
     started = time.perf_counter()
@@ -77,7 +77,9 @@ def curate(
     measure_rng = derive_generator(rng)  # drawn first: what is measured must not change what is picked
     points = rescale(raw[first], method.scaling)
     if target < len(first):
-        result = method.pick(Candidates(points, *context.read(method.columns, first)), target, rng)
+        towards = None if context.towards is None else _rescale_target(context.towards, raw[first], method)
+        candidates = Candidates(points, *context.read(method.columns, first), towards)
+        result = method.pick(candidates, target, rng)
         select_s = time.perf_counter() - started
         result = result if result.clusters or clusters == 0 else describe(result, points, clusters, measure_rng)
     else:
@@ -151,6 +153,17 @@ def _find_different_rows(identities: Any, n: int) -> tuple[Rows, Rows]:
         remedy="take both from the same index",
     )
     return find_first_copies(identities)
+
+
+def _rescale_target(towards: ArrayLike, raw: Floats, method: Selector) -> Floats:
+    goal = check_embeddings(towards)
+    expect(
+        goal.shape[1] == raw.shape[1],
+        expected=f"a target set embedded by the same encoder, {raw.shape[1]} features",
+        got=goal.shape[1],
+        remedy="embed both alike",
+    )
+    return rescale(goal, method.scaling, reference=raw)
 
 
 def _read_seed(rng: np.random.Generator) -> int | None:
