@@ -144,7 +144,7 @@ def test_a_new_selector_is_one_class_chosen_by_its_name(corpus: Path, tmp_path: 
         (["--method", "hierarchical"], "got 'hierarchical'; did you mean 'Hierarchical'?"),
         (
             ["--method", "os.system"],
-            "expected method out of D4, Density, FromTheEnd, Hierarchical, KCenter, Prototypes, Random, Ranked, SemDedup, Stratified, Tempered, got 'os.system'",
+            "expected method out of D4, Density, FromTheEnd, Hierarchical, KCenter, Prototypes, Random, Ranked, SemDedup, SimCore, Stratified, Tempered, got 'os.system'",
         ),
         (["--hierarchical.eta", "1"], "expected --method.eta, got the earlier spelling --hierarchical.eta"),
     ):

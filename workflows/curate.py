@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +27,10 @@ from eo_ssl.curation import (
     resolve_keep,
     write_subset,
 )
-from eo_ssl.embedding import choose_stream, prepare_encoder
+from eo_ssl.embedding import choose_stream, open_target, prepare_encoder
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
-from eo_ssl.evaluation import CorpusSource, extract_features, open_corpus_source
+from eo_ssl.evaluation import ImageSource, extract_features, open_corpus_source
 from eo_ssl.manifest import open_product
 from eo_ssl.printable import make_console
 
@@ -45,6 +47,8 @@ def main(
     snapshot: int | None = None,
     where: list[str] | None = None,
     per_location: int | None = None,
+    towards: str | None = None,
+    towards_data: Path | None = None,
     batch_size: int = 256,
     seed: int = 0,
     overwrite: bool = False,
@@ -70,6 +74,10 @@ def main(
         where: conditions that rows must meet, such as `[cloud_fraction<0.2, orbit==ascending]`; what is unknown meets
             none.
         per_location: tiles to choose from at most of each location_id, drawn at random; all when left out.
+        towards: target set of a selector such as SimCore: another corpus (its stream of the same name or else of the
+            same quantity and bands, in the same split), a GeoJSON file of regions (the tiles to choose from whose
+            bounding boxes reach into them), or the name of a benchmark (its training images).
+        towards_data: root folder of that benchmark.
         batch_size: tiles embedded at once.
         seed: of everything random.
         overwrite: replace a subset made with another configuration.
@@ -81,7 +89,8 @@ def main(
     rows, notes = (chosen, ()) if per_location is None else _thin(opened, name, chosen, per_location, seed)
     context = _describe(opened, name, rows, model, columns=method.columns, duplicates=duplicates == "drop", notes=notes)
     resolve_keep(keep, len(rows))  # refused before anything is written or embedded
-    method.check(context.columns)
+    method.check(context.columns, targeted=towards is not None)
+    goal = open_target(towards, opened, name, rows, split=split, data=towards_data)
     config = {
         "stream": name,
         "snapshot": opened.snapshot,
@@ -93,16 +102,16 @@ def main(
         "duplicates": duplicates,
         method.name: method.parameters,
     }
-    config |= {"where": where} if where else {}
-    config |= {} if per_location is None else {"per_location": per_location}
-    inputs = {"corpus": opened.fingerprint, "encoder": model.fingerprint}
+    told = {"where": where, "per_location": per_location, "towards": towards}
+    config |= {option: value for option, value in told.items() if value}
+    inputs = {"corpus": opened.fingerprint, "encoder": model.fingerprint, **goal.inputs}
     with open_product(out, stage="curate", config=config, inputs=inputs, overwrite=overwrite) as product:
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
-        # Without a name in the folder from the start: nothing is left of it, whatever ends this.
-        embeddings = allocate_mapped(product.folder, (len(rows), model.dim), np.float16)
-        _embed(model, open_corpus_source(opened, name, rows=rows), batch_size, console, out=embeddings)
+        embed = partial(_embed, model, product.folder, batch_size=batch_size, console=console)
+        embeddings, target = goal.embed(open_corpus_source(opened, name, rows=rows), embed)
+        context = replace(context, towards=target, notes=(*notes, *goal.notes))
         with console.status(f"choosing from {len(rows)} tiles"):
             selection = curate(embeddings, keep, np.random.default_rng(seed), method=method, context=context)
         report = selection.report
@@ -152,8 +161,10 @@ def _describe(
 
 
 def _embed(
-    model: Encoder, source: CorpusSource, batch_size: int, console: Console, *, out: np.memmap[Any, Any]
-) -> None:
+    model: Encoder, folder: Path, source: ImageSource, *, batch_size: int, console: Console
+) -> np.memmap[Any, Any]:
+    """Return the features of ``source`` in a file without a name: nothing is left of it, whatever ends this."""
+    out = allocate_mapped(folder, (len(source), model.dim), np.float16)
     with Progress(console=console, transient=True, disable=bool(os.environ.get("EO_SSL_QUIET"))) as bars:
         task = bars.add_task(f"embedding {len(source)} tiles", total=len(source))
 
@@ -162,3 +173,4 @@ def _embed(
             release_pages(out)
 
         extract_features(model, source, batch_size=batch_size, progress=progress, out=out)
+    return out

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eo_ssl.corpus.ingest_plan import Estimate, IngestPlan, plan_ingest
     from eo_ssl.corpus.ingestion import IngestReport, ingest, run_plan
     from eo_ssl.corpus.overview import describe_corpus
+    from eo_ssl.corpus.regions import find_tiles_within, read_regions
 
 __all__ = [
     "BandStats",
@@ -41,6 +42,7 @@ __all__ = [
     "compare_corpora",
     "compute",
     "describe_corpus",
+    "find_tiles_within",
     "ingest",
     "list_snapshots",
     "load_snapshot",
@@ -48,6 +50,7 @@ __all__ = [
     "open_parquet",
     "plan_ingest",
     "read_parquet",
+    "read_regions",
     "run_plan",
     "select_rows",
 ]
@@ -59,9 +62,11 @@ _ON_DEMAND = {
     "compare_corpora": "comparison",
     "compute": "engine",
     "describe_corpus": "overview",
+    "find_tiles_within": "regions",
     "ingest": "ingestion",
     "make_task": "engine",
     "plan_ingest": "ingest_plan",
+    "read_regions": "regions",
     "run_plan": "ingestion",
 }
 

@@ -17,6 +17,7 @@ from eo_ssl.curation.strata import Stratified, cap_strata
 from eo_ssl.curation.subset import FILES as SUBSET_FILES
 from eo_ssl.curation.subset import read_subset, write_subset
 from eo_ssl.curation.subset_selection import Selection, curate, resolve_keep, tabulate_selection
+from eo_ssl.curation.towards_targets import SimCore
 from eo_ssl.curation.uniform import Random
 from eo_ssl.curation.weights import check_weights, draw_systematically
 
@@ -43,6 +44,7 @@ __all__ = [
     "Selection",
     "Selector",
     "SelectorResult",
+    "SimCore",
     "Stratified",
     "Tempered",
     "allocate_mapped",

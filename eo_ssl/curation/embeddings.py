@@ -18,6 +18,8 @@ Scale = Literal["l2", "zscore", "zscore_l2", "none"]
 """What is done to embeddings before distances are measured; see `rescale`."""
 Scaling = Literal["auto", "l2", "zscore", "zscore_l2", "none"]
 """What a selector asks for; auto: what suits the encoder, see `choose_scaling`."""
+_UNIT = 1e-6
+"how far from 1 the length of a row may be that is called 1, in single precision"
 
 
 def choose_scaling(encoder_name: str, quantity: Quantity) -> Scale:
@@ -67,16 +69,23 @@ def check_embeddings(embeddings: ArrayLike) -> Values:
     return points
 
 
-def rescale(points: Values, scale: Scale, rows: Rows | None = None) -> Floats:
+def rescale(
+    points: Values, scale: Scale, rows: Rows | None = None, *, reference: tuple[Values, Rows | None] | None = None
+) -> Floats:
     """Return ``rows`` int64 [m] (None: all) of ``points`` [n, d] on a scale to measure distances in, float32 [m, d].
 
     ``l2`` puts every row on the unit sphere (rows of zeros stay zero), so that squared distance is twice the cosine
     distance; ``zscore`` gives every column mean 0 and deviation 1 (constant columns become 0); ``zscore_l2`` does both,
     the z-score first; ``none`` takes the column means off, which changes no distance but keeps the digits that a
-    far-off origin would cost in single precision. What comes of a memory map is one again, beside it.
+    far-off origin would cost in single precision. Means and deviations are those of ``reference``, points and rows
+    of them, where it is given. What comes of a memory map is one again, beside it; points that lie on the unit sphere already come back as
+    they are.
     """
+    if scale == "l2" and rows is None and _lies_on_sphere(points):
+        return points
+    measured = (points, rows) if reference is None else reference
     scaled = allocate_like(points, (len(points) if rows is None else len(rows), points.shape[1]))
-    mean, deviation = (np.zeros(1), np.ones(1)) if scale == "l2" else _measure_columns(points, rows)
+    mean, deviation = (np.zeros(1), np.ones(1)) if scale == "l2" else _measure_columns(*measured)
     # Rounding leaves a constant column a deviation near, not at, zero; dividing by it would make noise a feature.
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean), np.finfo(np.float32).tiny)
     for part, values in read_parts(points, rows):
@@ -106,6 +115,12 @@ def _put_on_sphere(points: Floats) -> Floats:
     norm = np.linalg.norm(points, axis=1, keepdims=True)
     unit: Floats = np.divide(points, norm, out=np.zeros_like(points), where=norm > 0)
     return unit
+
+
+def _lies_on_sphere(points: Values) -> bool:
+    if points.dtype != np.float32:
+        return False
+    return all((np.abs(np.linalg.norm(part, axis=1) - 1) <= _UNIT).all() for _, part in read_parts(points, None))
 
 
 def find_distinct_rows(points: Floats) -> Rows:

@@ -43,9 +43,9 @@ class Ranked(Selector):
         """The one ranked by."""
         return (self.by,)
 
-    def check(self, columns: pa.Table | None) -> None:
+    def check(self, columns: pa.Table | None, *, targeted: bool = False) -> None:
         """Refuse a column without numbers, or with some missing where none may be."""
-        super().check(columns)
+        super().check(columns, targeted=targeted)
         self.score(columns)
 
     def score(self, columns: pa.Table | None) -> tuple[Doubles, int]:

@@ -48,6 +48,8 @@ class Context:
     "columns of the index that a selector may ask for, one value per row"
     spread: Floats | None = None
     "logarithm of the distance between augmented views of each row, less its mean: float32 [n]"
+    towards: ArrayLike | None = None
+    "embeddings of a target set by the same encoder, float [m, d], for selectors towards one"
     previous: Rows | None = None
     "the previous pool, for the turnover"
     previous_weights: Floats | None = None

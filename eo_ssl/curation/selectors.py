@@ -33,6 +33,8 @@ class Candidates:
     spread: Floats | None = None
     """logarithm of the distance between two augmented views of each row, less its mean: float32 [n]; None where no
     training tells"""
+    towards: Floats | None = None
+    "embeddings of a target set by the same encoder, on the scale of the points: float32 [m, d]"
 
     def __len__(self) -> int:
         return len(self.points)
@@ -110,6 +112,8 @@ class Selector(ABC):
 
     name: ClassVar[str]
     "in reports and manifests"
+    needs_target: ClassVar[bool] = False
+    "whether it selects towards a target set, which it must be given"
     scaling: Scaling
     "the scale on which it wants its points"
 
@@ -122,12 +126,23 @@ class Selector(ABC):
         """Columns of the index that it reads beside the embeddings."""
         return ()
 
-    def check(self, columns: pa.Table | None) -> None:
-        """Refuse ``columns`` of the index that it cannot select by, before anything is embedded.
+    def check(self, columns: pa.Table | None, *, targeted: bool = False) -> None:
+        """Refuse what it cannot select by, before anything is embedded.
+
+        Args:
+            columns: of the index.
+            targeted: whether it is given a target set.
 
         Raises:
-            UserError: a column that nobody gave, of another kind, or with values missing.
+            UserError: a column that nobody gave, of another kind, or with values missing; no target set where it needs
+                one, or one that it would not look at.
         """
+        expect(
+            targeted == self.needs_target,
+            expected=f"a target set for {self.name}" if self.needs_target else "a selector towards a target set",
+            got="none" if self.needs_target else self.name,
+            remedy="give both, --method SimCore and --towards, or neither",
+        )
         there = () if columns is None else columns.column_names
         for name in self.columns:
             expect(

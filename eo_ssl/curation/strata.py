@@ -49,9 +49,9 @@ class Stratified(Selector):
         """Those stratified by."""
         return self.by
 
-    def check(self, columns: pa.Table | None) -> None:
+    def check(self, columns: pa.Table | None, *, targeted: bool = False) -> None:
         """Refuse columns of measures."""
-        super().check(columns)
+        super().check(columns, targeted=targeted)
         assert columns is not None
         number_strata(columns.select(list(self.by)))
 

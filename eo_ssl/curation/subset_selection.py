@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from eo_ssl.curation.cluster_selectors import Hierarchical
 from eo_ssl.curation.dedup import find_first_copies
-from eo_ssl.curation.embeddings import Floats, Labels, Rows, check_embeddings, derive_generator, rescale
+from eo_ssl.curation.embeddings import Floats, Labels, Rows, Scale, check_embeddings, derive_generator, rescale
 from eo_ssl.curation.hierarchy import fit_clusters
+from eo_ssl.curation.mapped_rows import Values
 from eo_ssl.curation.report import CurationReport
 from eo_ssl.curation.report_builder import DUPLICATE, KEPT, NOT_DRAWN, Context, ReportBuilder
 from eo_ssl.curation.selectors import Candidates, Selector, SelectorResult
@@ -70,7 +71,7 @@ def curate(
             length or that the selector cannot use.
     """
     method, context = method or Hierarchical(), context or Context()
-    method.check(context.columns)
+    method.check(context.columns, targeted=context.towards is not None)
     seed = _read_seed(rng)
     raw = check_embeddings(embeddings)
     started = time.perf_counter()
@@ -79,9 +80,12 @@ def curate(
     measure_rng = derive_generator(rng)  # drawn first: what is measured must not change what is picked
     scale = method.scale(context.scaling)
     method = replace(method, scaling=scale)  # type: ignore[type-var]  # a dataclass, of which the report names the scale
-    points = rescale(raw, scale, first if len(first) < len(raw) else None)
+    different = first if len(first) < len(raw) else None
+    points = rescale(raw, scale, different)
     if target < len(first):
-        result = method.pick(Candidates(points, *context.read(method.columns, first)), target, rng)
+        towards = None if context.towards is None else _rescale_target(context.towards, scale, (raw, different))
+        candidates = Candidates(points, *context.read(method.columns, first), towards)
+        result = method.pick(candidates, target, rng)
         select_s = time.perf_counter() - started
         result = result if result.clusters or clusters == 0 else describe(result, points, clusters, measure_rng)
     else:
@@ -155,6 +159,17 @@ def _find_different_rows(identities: Any, n: int) -> tuple[Rows, Rows]:
         remedy="take both from the same index",
     )
     return find_first_copies(identities)
+
+
+def _rescale_target(towards: ArrayLike, scale: Scale, reference: tuple[Values, Rows | None]) -> Floats:
+    goal, raw = check_embeddings(towards), reference[0]
+    expect(
+        goal.shape[1] == raw.shape[1],
+        expected=f"a target set embedded by the same encoder, {raw.shape[1]} features",
+        got=goal.shape[1],
+        remedy="embed both alike",
+    )
+    return rescale(goal, scale, reference=reference)
 
 
 def _read_seed(rng: np.random.Generator) -> int | None:

@@ -16,6 +16,7 @@ from eo_ssl.embedding.queries import Query, parse_lonlat, query_image, query_pla
 from eo_ssl.embedding.scenes import Mapped, SceneSettings, check_scene, embed_scene
 from eo_ssl.embedding.search import Distance, Embeddings, Hits, find_nearest, find_same_ground
 from eo_ssl.embedding.table import extract_vectors
+from eo_ssl.embedding.target_sets import TargetSet, open_target
 from eo_ssl.embedding.tiles import EMBEDDINGS, TileSettings, check_tiles, embed_tiles, remove_parts
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "PairedTiles",
     "Query",
     "SceneSettings",
+    "TargetSet",
     "TileEncoder",
     "TileSettings",
     "check_scene",
@@ -48,6 +50,7 @@ __all__ = [
     "query_tile",
     "remove_parts",
     "reopen_scenes",
+    "open_target",
     "open_tiles",
     "select_tiles",
     "open_stream",
