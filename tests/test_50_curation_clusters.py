@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.cluster import kmeans_plusplus
 
 from eo_ssl.curation import Candidates, Hierarchical, Random
 from eo_ssl.curation.balanced_sampling import allocate, allocate_evenly, draw, standardise_distance
 from eo_ssl.curation.diversity import compute_normalised_entropy
 from eo_ssl.curation.embeddings import rescale
 from eo_ssl.curation.hierarchy import Hierarchy, Resampling, fit_hierarchy, plan_levels, take_per_cluster
-from eo_ssl.curation.kmeans import assign, find_nearest_centroid, fit_centroids
+from eo_ssl.curation.kmeans import assign, average_clusters, find_nearest_centroid, fit_centroids, seed_centroids
 from eo_ssl.errors import UserError
 
 RING_SIZES = (5000, 50, 250, 125, 2000)
@@ -240,3 +241,45 @@ def test_rings_are_balanced_by_the_hierarchy_and_more_so_with_resampling() -> No
 def test_wrong_parameters_are_refused_in_a_sentence(wrong: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         Hierarchical(**wrong)
+
+
+def test_seeds_lie_apart_and_are_different_rows_whatever_the_points() -> None:
+    """Groups a thousand times farther apart than wide each get one of as many seeds, however few rows they have."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(6), (400, 300, 100, 10, 2, 1))
+    points = (np.eye(6)[group] * 100 + rng.normal(size=(813, 6)) * 0.1).astype(np.float32)
+    for seed in range(20):
+        assert sorted(group[seed_centroids(points, 6, np.random.default_rng(seed))]) == list(range(6))
+    for alike, k in ((np.ones((9, 3), np.float32), 9), (points[:1], 1), (np.repeat(points[:2], 4, axis=0), 8)):
+        assert len(set(seed_centroids(alike, k, rng).tolist())) == k
+    again = [seed_centroids(points, 50, np.random.default_rng(3)).tolist() for _ in range(2)]
+    assert again[0] == again[1] and len(set(again[0])) == 50
+
+
+def test_greedy_seeds_leave_less_than_seeds_of_one_candidate_or_none() -> None:
+    """What is left of the squared distances, against uniform seeds and against scikit-learn's greedy ones as an oracle."""
+    points, _ = rings(0)
+
+    def left(rows: np.ndarray) -> float:
+        return float(np.square(find_nearest_centroid(points, points[rows])[1], dtype=np.float64).sum())
+
+    ours, theirs, uniform = ([] for _ in range(3))
+    for seed in range(6):
+        ours.append(left(seed_centroids(points, 40, np.random.default_rng(seed))))
+        theirs.append(left(kmeans_plusplus(points, 40, random_state=seed)[1]))
+        uniform.append(left(np.random.default_rng(seed).choice(len(points), 40, replace=False)))
+    assert np.mean(ours) == pytest.approx(np.mean(theirs), rel=0.08)
+    assert np.mean(ours) < 0.8 * np.mean(uniform)
+
+
+def test_means_of_clusters_are_those_of_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    points = (rng.normal(size=(500, 7)) + 1e4).astype(np.float32)
+    labels = rng.choice([0, 1, 2, 5, 8], 500).astype(np.int32)
+    old = rng.normal(size=(9, 7)).astype(np.float32)
+    expected = old.copy()
+    for cluster in np.unique(labels):
+        expected[cluster] = points[labels == cluster].astype(np.float64).mean(axis=0)
+    for size in (1 << 10, 37):
+        monkeypatch.setattr("eo_ssl.curation.kmeans._ADDED", size)
+        np.testing.assert_array_equal(average_clusters(points, labels, old), expected)

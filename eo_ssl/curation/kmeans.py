@@ -1,7 +1,8 @@
-"""K-means in exact Euclidean distance: scikit-learn seeds, faiss searches, the update is ours.
+"""K-means in exact Euclidean distance: faiss searches, seeding and update are ours.
 
 faiss' own training loop moves empty clusters onto split ones and averages in single precision; Vo et al. (arXiv
-2405.15613) keep the old centroid and add in double precision, and so do we.
+2405.15613) keep the old centroid and add in double precision, and so do we. scikit-learn's seeding turns all points to
+double precision for every seed, which takes most of the time of a fit with many clusters.
 """
 
 from __future__ import annotations
@@ -13,16 +14,15 @@ from contextlib import contextmanager
 import faiss
 import numpy as np
 from scipy import sparse
-from sklearn.cluster import kmeans_plusplus
 
-from eo_ssl.curation.embeddings import Floats, Labels, rescale
+from eo_ssl.curation.embeddings import Floats, Labels, Rows, rescale
 from eo_ssl.curation.mapped_rows import read_parts
 from eo_ssl.errors import expect
 
 ITERATIONS = 50
 "Lloyd iterations of the reference (Vo et al.); the loop ends earlier once no label changes"
-_CHUNK = 1 << 16
-"rows added up at a time: bounds the double-precision copy of the points"
+_ADDED = 1 << 10
+"rows added up at a time: their double-precision copies stay in the cache"
 
 
 @contextmanager
@@ -76,27 +76,69 @@ def fit_centroids(
         got=k,
         remedy="ask for fewer clusters",
     )
-    # Greedy seeding (Arthur & Vassilvitskii 2007) tries 2 + ln k candidates per seed; the single-candidate seeding of
-    # faiss is faster but leaves clusters less even.
-    centroids = np.asarray(kmeans_plusplus(points, k, random_state=int(rng.integers(2**31 - 1)))[0], dtype=np.float32)
+    centroids = points[seed_centroids(points, k, rng)]
     labels = np.full(len(points), -1, dtype=np.int32)
     for _ in range(iterations):
         new = assign(points, centroids)
         if np.array_equal(new, labels):
             break
         labels = new
-        centroids = _average_clusters(points, labels, centroids)
+        centroids = average_clusters(points, labels, centroids)
         centroids = rescale(centroids, "l2") if spherical else centroids
     return centroids
 
 
-def _average_clusters(points: Floats, labels: Labels, old: Floats) -> Floats:
-    """Return the mean of every cluster's points, added in double precision; ``old`` where a cluster is empty."""
-    k = len(old)
+def seed_centroids(points: Floats, k: int, rng: np.random.Generator) -> Rows:
+    """Return ``k`` different rows of ``points`` float32 [n, d] to begin from, by greedy k-means++: int64 [k].
+
+    Of 2 + ln k candidates, each drawn in proportion to its squared distance to the seeds before, the one that leaves
+    the smallest sum of these becomes the next seed (Arthur & Vassilvitskii 2007, section 5.2). The single candidate of
+    faiss is faster but leaves clusters less even.
+    """
+    norms = np.einsum("ij,ij->i", points, points)
+    rows = np.empty(k, dtype=np.int64)
+    nearest = np.full(len(points), np.inf, dtype=np.float32)
+    for number in range(k):
+        candidates = _draw_candidates(nearest, rows[:number], 2 + int(np.log(k)), rng)
+        squared = points[candidates] @ points.T
+        squared *= -2
+        squared += norms
+        squared += norms[candidates, None]
+        np.clip(squared, 0, nearest, out=squared)
+        best = int(squared.sum(axis=1).argmin())
+        rows[number], nearest = candidates[best], squared[best]
+        nearest[candidates[best]] = 0
+    return rows
+
+
+def _draw_candidates(nearest: Floats, seeds: Rows, count: int, rng: np.random.Generator) -> Rows:
+    """Rows to try as the next seed, by their squared distances to the ``seeds`` so far; the first one is any."""
+    if not len(seeds):
+        return rng.integers(len(nearest), size=1)
+    reached = np.cumsum(nearest, dtype=np.float64)
+    if reached[-1] > 0:
+        marks = rng.random(count) * reached[-1]
+        return np.minimum(np.searchsorted(reached, marks, side="right"), len(nearest) - 1)
+    # All others lie on a seed, as far as single precision tells.
+    return rng.choice(np.setdiff1d(np.arange(len(nearest)), seeds), 1)
+
+
+def average_clusters(points: Floats, labels: Labels, old: Floats) -> Floats:
+    """Return the mean of every cluster's points, added in double precision; ``old`` where a cluster is empty.
+
+    Args:
+        points: float32 [n, d].
+        labels: int32 [n], of k clusters.
+        old: float32 [k, d].
+    """
     sums = np.zeros(old.shape, dtype=np.float64)
-    for start in range(0, len(points), _CHUNK):
-        part = labels[start : start + _CHUNK]
-        membership = sparse.csr_matrix((np.ones(len(part)), (part, np.arange(len(part)))), shape=(k, len(part)))
-        sums += membership @ points[start : start + _CHUNK].astype(np.float64)
-    counts = np.bincount(labels, minlength=k)[:, None]
+    order = np.argsort(labels, kind="stable")
+    for start in range(0, len(points), _ADDED):
+        some = order[start : start + _ADDED]
+        of = labels[some]  # ascending: a part holds a few clusters
+        first, last = int(of[0]), int(of[-1]) + 1
+        shape = (last - first, len(some))
+        membership = sparse.csr_matrix((np.ones(len(some)), (of - first, np.arange(len(some)))), shape=shape)
+        sums[first:last] += membership @ points[some].astype(np.float64)
+    counts = np.bincount(labels, minlength=len(old))[:, None]
     return np.divide(sums, counts, out=old.astype(np.float64), where=counts > 0).astype(np.float32)
