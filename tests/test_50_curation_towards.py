@@ -77,7 +77,7 @@ def test_the_target_set_is_scaled_by_the_means_of_the_rows() -> None:
     for scaling in ("zscore", "none"):
         method = SimCore(clusters=1, scaling=scaling)  # type: ignore[arg-type]
         kept = curate(points, 40, np.random.default_rng(0), method=method, context=Context(towards=target)).rows
-        middle = rescale(target, method.scaling, reference=points)
+        middle = rescale(target, method.scaling, reference=(points, None))
         middle = rescale(middle, "l2").mean(axis=0, dtype=np.float64)
         wide = (points - points.mean(axis=0, dtype=np.float64)) / (
             points.std(axis=0, dtype=np.float64) if scaling == "zscore" else 1
@@ -167,7 +167,7 @@ def test_another_corpus_of_the_same_bands_is_a_target_set(tmp_path: Path, capsys
             [*simcore, str(other)],
             "one stream of .*other with the quantity and bands of s2_boa_b02b03b04_10m_16px, got s2",
         ),
-        ([*simcore, str(target), "--split", "val"], "tiles in the split of"),
+        ([*simcore, str(target), "--split", "val"], "tiles in the split"),
         ([*simcore, str(tmp_path / "nowhere")], "expected a corpus"),
         ([*simcore[:2]], "expected a target set for simcore, got none"),
         (["--towards", str(target)], "expected a selector towards a target set, got hierarchical"),

@@ -9,27 +9,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 
-from eo_ssl.corpus import Corpus, select_rows
+from eo_ssl.corpus import Corpus
 from eo_ssl.curation import (
     SUBSET_FILES,
-    Context,
     Hierarchical,
     Selector,
     allocate_mapped,
-    cap_strata,
-    choose_scaling,
     curate,
     release_pages,
     resolve_keep,
     write_subset,
 )
-from eo_ssl.embedding import choose_stream, open_target, prepare_encoder
+from eo_ssl.embedding import CandidateRows, choose_stream, open_target, prepare_encoder
 from eo_ssl.encoder import Encoder
-from eo_ssl.errors import expect
 from eo_ssl.evaluation import ImageSource, extract_features, open_corpus_source
 from eo_ssl.manifest import open_product
 from eo_ssl.printable import make_console
@@ -85,9 +80,8 @@ def main(
     console, opened = make_console(), Corpus.open(corpus, snapshot=snapshot)
     name = choose_stream(opened, stream)
     model = prepare_encoder(encoder, statistics=(opened, name), seed=seed)
-    chosen = select_rows(opened, name, [*([] if split == "all" else [f"split=={split}"]), *(where or [])])
-    rows, notes = (chosen, ()) if per_location is None else _thin(opened, name, chosen, per_location, seed)
-    context = _describe(opened, name, rows, model, columns=method.columns, duplicates=duplicates == "drop", notes=notes)
+    candidates = CandidateRows.of(opened, name, split=split, where=where or (), per_location=per_location, seed=seed)
+    rows, context = candidates.rows, candidates.describe(model, method, duplicates=duplicates == "drop", seed=seed)
     resolve_keep(keep, len(rows))  # refused before anything is written or embedded
     method.check(context.columns, targeted=towards is not None)
     goal = open_target(towards, opened, name, rows, split=split, data=towards_data)
@@ -111,7 +105,7 @@ def main(
             return
         embed = partial(_embed, model, product.folder, batch_size=batch_size, console=console)
         embeddings, target = goal.embed(open_corpus_source(opened, name, rows=rows), embed)
-        context = replace(context, towards=target, notes=(*notes, *goal.notes))
+        context = replace(context, towards=target, notes=(*candidates.notes, *goal.notes))
         with console.status(f"choosing from {len(rows)} tiles"):
             selection = curate(embeddings, keep, np.random.default_rng(seed), method=method, context=context)
         report = selection.report
@@ -120,44 +114,6 @@ def main(
     dropped = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
     outcome = f"kept {report.n_kept} of {report.n_rows} tiles of {name} ({dropped}): {out.resolve()}"
     console.print(outcome, soft_wrap=True)
-
-
-def _thin(
-    corpus: Corpus, stream: str, rows: npt.NDArray[np.int64], most: int, seed: int
-) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Return at most so many of ``rows`` of each place, and what that left out."""
-    places = corpus.index(stream, columns=["location_id"], rows=rows)
-    kept = rows[cap_strata(places, most, np.random.default_rng([seed, most]))]
-    return kept, (f"{len(rows) - len(kept)} tiles above {most} of a place were left out before",)
-
-
-def _describe(
-    corpus: Corpus,
-    stream: str,
-    rows: npt.NDArray[np.int64],
-    model: Encoder,
-    *,
-    columns: tuple[str, ...],
-    duplicates: bool,
-    notes: tuple[str, ...],
-) -> Context:
-    """Return what the index knows of the rows to choose from."""
-    expect(
-        len(rows),
-        expected=f"tiles in the split of {stream} that is chosen from, which meet the conditions",
-        got=f"none of {corpus.count(stream)}",
-        remedy="choose another split or other conditions",
-    )
-    chosen = corpus.index(stream, columns=list(dict.fromkeys(["label", "pixels_sha256", *columns])), rows=rows)
-    return Context(
-        identities=chosen["pixels_sha256"] if duplicates else None,
-        labels=chosen["label"].to_numpy(),
-        columns=chosen,
-        corpus_fingerprint=corpus.fingerprint,
-        encoder_fingerprint=model.fingerprint,
-        scaling=choose_scaling(model.name, corpus.stream(stream).stream.quantity),
-        notes=notes,
-    )
 
 
 def _embed(

@@ -6,6 +6,7 @@ from eo_ssl.curation.embeddings import choose_scaling
 from eo_ssl.curation.farthest_points import KCenter
 from eo_ssl.curation.mapped_rows import allocate_mapped, release_pages
 from eo_ssl.curation.near_duplicates import SemDedup
+from eo_ssl.curation.nuisances import measure_brightness
 from eo_ssl.curation.prototypicality import D4, Prototypes
 from eo_ssl.curation.ranking import Ranked
 from eo_ssl.curation.readiness import Readiness
@@ -49,6 +50,7 @@ __all__ = [
     "Tempered",
     "allocate_mapped",
     "cap_strata",
+    "measure_brightness",
     "check_weights",
     "choose_scaling",
     "curate",

@@ -77,9 +77,9 @@ def rescale(
     ``l2`` puts every row on the unit sphere (rows of zeros stay zero), so that squared distance is twice the cosine
     distance; ``zscore`` gives every column mean 0 and deviation 1 (constant columns become 0); ``zscore_l2`` does both,
     the z-score first; ``none`` takes the column means off, which changes no distance but keeps the digits that a
-    far-off origin would cost in single precision. Means and deviations are those of ``reference``, points and rows
-    of them, where it is given. What comes of a memory map is one again, beside it; points that lie on the unit sphere already come back as
-    they are.
+    far-off origin would cost in single precision. Means and deviations are those of ``reference``, points and rows of
+    them, where it is given. What comes of a memory map is one again, beside it; points that lie on the unit sphere
+    already come back as they are.
     """
     if scale == "l2" and rows is None and _lies_on_sphere(points):
         return points

@@ -118,7 +118,8 @@ def _draw_candidates(nearest: Floats, seeds: Rows, count: int, rng: np.random.Ge
     reached = np.cumsum(nearest, dtype=np.float64)
     if reached[-1] > 0:
         marks = rng.random(count) * reached[-1]
-        return np.minimum(np.searchsorted(reached, marks, side="right"), len(nearest) - 1)
+        places: Rows = np.minimum(np.searchsorted(reached, marks, side="right"), len(nearest) - 1)
+        return places
     # All others lie on a seed, as far as single precision tells.
     return rng.choice(np.setdiff1d(np.arange(len(nearest)), seeds), 1)
 

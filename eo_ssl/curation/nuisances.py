@@ -14,7 +14,9 @@ from eo_ssl.curation.embeddings import Labels, Rows
 
 ROWS = 2000
 "rows it is measured on at most"
-_BATCH = 256
+_BRIGHT_ROWS = 500
+_MOST_BYTES = 2_000_000_000
+_BATCH_BYTES = 64_000_000
 _BINS = 10
 "quantile bins that a measure is cut into"
 _FOLLOWED = 0.3
@@ -30,11 +32,16 @@ class TileReader(Protocol):
 
 
 def measure_brightness(reader: TileReader, rows: Rows, *, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return the mean of the valid pixels over all bands of some of ``rows``: float64 [n], NaN for the others."""
+    """Return the mean of the valid pixels over all bands of some of ``rows``: float64 [n], NaN for the others.
+
+    Of 500 rows, or as many as two gigabytes hold: it is a diagnosis, and reads what nothing else needs yet.
+    """
     found = np.full(len(rows), np.nan)
-    asked = np.sort(rng.permutation(len(rows))[:ROWS])
-    for start in range(0, len(asked), _BATCH):
-        part = asked[start : start + _BATCH]
+    size = reader.read(rows[:1]).nbytes
+    asked = np.sort(rng.permutation(len(rows))[: min(_BRIGHT_ROWS, max(2, _MOST_BYTES // size))])
+    step = max(1, _BATCH_BYTES // size)
+    for start in range(0, len(asked), step):
+        part = asked[start : start + step]
         tiles = reader.read(rows[part]).reshape(len(part), -1).astype(np.float64)
         valid = np.isfinite(tiles)
         total, count = np.where(valid, tiles, 0.0).sum(axis=1), valid.sum(axis=1)

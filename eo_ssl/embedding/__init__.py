@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eo_ssl.embedding.candidate_rows import CandidateRows
 from eo_ssl.embedding.covariance import Covariance
 from eo_ssl.embedding.inputs import (
     choose_stream,
@@ -20,6 +21,7 @@ from eo_ssl.embedding.target_sets import TargetSet, open_target
 from eo_ssl.embedding.tiles import EMBEDDINGS, TileSettings, check_tiles, embed_tiles, remove_parts
 
 __all__ = [
+    "CandidateRows",
     "Covariance",
     "Distance",
     "EMBEDDINGS",

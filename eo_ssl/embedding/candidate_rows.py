@@ -1,0 +1,86 @@
+"""The rows of a stream that a selector chooses from, and what the index knows of them beside their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from eo_ssl.corpus import Corpus, select_rows
+from eo_ssl.curation import Context, Selector, cap_strata, choose_scaling, measure_brightness
+from eo_ssl.encoder import Encoder
+from eo_ssl.errors import expect
+
+NUISANCES = ("product_id", "month")
+"""Columns of which a report says how far clusters follow them, beside brightness."""
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRows:
+    """A stream of a corpus, and those of its rows that are chosen from."""
+
+    corpus: Corpus
+    stream: str
+    rows: Rows
+    "int64 [n], ascending"
+    notes: tuple[str, ...] = ()
+    "what was left out before, in sentences"
+
+    @classmethod
+    def of(
+        cls,
+        corpus: Corpus,
+        stream: str,
+        *,
+        split: str = "all",
+        where: Sequence[str] = (),
+        per_location: int | None = None,
+        seed: int = 0,
+    ) -> CandidateRows:
+        """Those of one split that meet the conditions, at most so many of each place, drawn at random.
+
+        Raises:
+            UserError: a condition that is none, or nothing is left.
+        """
+        rows = select_rows(corpus, stream, [*([] if split == "all" else [f"split=={split}"]), *where])
+        expect(
+            len(rows),
+            expected=f"tiles in the split {split} of {stream} that meet the conditions",
+            got=f"none of {corpus.count(stream)}",
+            remedy="choose another split or other conditions",
+        )
+        if per_location is None:
+            return cls(corpus, stream, rows)
+        places = corpus.index(stream, columns=["location_id"], rows=rows)
+        kept = rows[cap_strata(places, per_location, np.random.default_rng([seed, per_location]))]
+        note = f"{len(rows) - len(kept)} tiles above {per_location} of a place were left out before"
+        return cls(corpus, stream, kept, (note,))
+
+    def describe(self, encoder: Encoder, method: Selector, *, duplicates: bool, seed: int) -> Context:
+        """What is told of the rows when they are chosen from.
+
+        Args:
+            encoder: that embeds them.
+            method: whose columns are read.
+            duplicates: whether rows of equal pixels are to be recognised.
+            seed: of the sample whose brightness is measured.
+        """
+        names = dict.fromkeys(["label", "pixels_sha256", *NUISANCES, *method.columns])
+        known = self.corpus.index(self.stream, columns=list(names), rows=self.rows)
+        reader = self.corpus.stream(self.stream)
+        brightness = measure_brightness(reader, self.rows, rng=np.random.default_rng([seed, len(self.rows)]))
+        shared = {name.removesuffix("_id"): known[name] for name in NUISANCES}
+        return Context(
+            identities=known["pixels_sha256"] if duplicates else None,
+            labels=known["label"].to_numpy(),
+            columns=known,
+            nuisances=pa.table(shared | {"brightness": pa.array(brightness, from_pandas=True)}),
+            corpus_fingerprint=self.corpus.fingerprint,
+            encoder_fingerprint=encoder.fingerprint,
+            scaling=choose_scaling(encoder.name, reader.stream.quantity),
+            notes=self.notes,
+        )
