@@ -27,9 +27,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study-decoder")
     chosen = parser.parse_args()
-    arms = {name: {"objective": {"Mae": sizes}} for name, sizes in DECODERS.items()}
-    matrix = {"decoder": arms, "seed": list(range(chosen.seeds))}
-    run(list_stages(steps=chosen.steps), chosen.out, "--sample_seed", str(FIRST_ARCHIVE), matrix=matrix)
+    sample = ("--sample_seed", str(FIRST_ARCHIVE))
+    run(list_stages(steps=chosen.steps), chosen.out, *sample, matrix=make_matrix(seeds=chosen.seeds))
     print(f"`python -m bench.study_decoder --seeds {chosen.seeds} --steps {chosen.steps}`, archive {FIRST_ARCHIVE}")
     print_table(TASK, chosen.out)
     print("\n| cross less full, points | difference and paired 95 % interval | verdict |\n|---|---|---|")
@@ -38,6 +37,12 @@ def main() -> None:
         print(f"| {protocol} | {found} | {found.verdict} |")
     speeds = {name: statistics.median(list_speeds(chosen.out, name, chosen.seeds)) for name in DECODERS}
     print("\n" + ", ".join(f"{name}: {speed:.0f} images/s" for name, speed in speeds.items()))
+
+
+def make_matrix(*, seeds: int) -> dict[str, Any]:
+    """Both decoders with several seeds."""
+    arms = {name: {"objective": {"Mae": sizes}} for name, sizes in DECODERS.items()}
+    return {"decoder": arms, "seed": list(range(seeds))}
 
 
 def list_stages(*, steps: int) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import pytest
 from bench import crop_labels, race, study_decoder, study_objectives
 from eo_ssl.cards import load_card
 from eo_ssl.scene import list_products
+from eo_ssl.stage_plan import plan_stages
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -27,12 +28,13 @@ def test_the_cross_decoder_is_compared_with_the_full_one_whichever_stands_first(
 
 
 def test_both_decoders_are_trained_alike_but_for_what_is_compared() -> None:
-    stages = study_decoder.list_stages(seeds=2, steps=40)
-    runs = [stage["pretrain"] for stage in stages if "pretrain" in stage]
+    matrix = study_decoder.make_matrix(seeds=2)
+    planned = plan_stages(study_decoder.list_stages(steps=40), matrix, names={"out": "{out}", "data": "{data}"})
+    runs = [stage.options for stage in planned if stage.command == "pretrain"]
     assert [run.pop("out").removeprefix("{out}/") for run in runs] == ["full_0", "cross_0", "full_1", "cross_1"]
     full, cross = (run["objective"].pop("Mae") for run in runs[:2])
     assert cross == {**full, "decoder": "cross", "predicted": 1 / 3} and runs[0] == runs[1]
-    (judge,) = [stage["evaluate"] for stage in stages if "evaluate" in stage]
+    (judge,) = [stage.options for stage in planned if stage.command == "evaluate"]
     assert judge["encoders"][:2] == ["full={out}/full_0,{out}/full_1", "cross={out}/cross_0,{out}/cross_1"]
 
 

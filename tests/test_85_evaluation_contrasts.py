@@ -122,6 +122,11 @@ def test_without_known_compute_there_are_steps_alone_and_no_savings() -> None:
     assert [(one["at"], one["compute"]) for one in found.rows] == [("end", None)] and found.savings == []
 
 
+def test_points_come_in_the_order_of_their_steps() -> None:
+    of = curves(row("full", {0: (90, 0.3)}, step=100), row("full", {0: (10, 0.1)}, step=9), row("full", {0: (99, 0.4)}))
+    assert of["full"].steps == (9, 100, None) and of["full"].compute[0].tolist() == [10, 90, 99]
+
+
 def test_a_seed_that_lacks_a_point_is_left_out_of_the_curve() -> None:
     of = curves(row("full", {0: (1, 0.1)}, step=1), row("full", {0: (2, 0.2), 1: (2, 0.3)}))
     assert list(of["full"].values) == [0] and of["full"].steps == (1, None)
