@@ -131,7 +131,7 @@ def test_memory_grows_by_a_few_numbers_a_row_and_not_by_its_embedding(method: Se
     assert (peaks[1] - peaks[0]) / 8000 < 300
 
 
-def test_no_page_of_a_map_stays_in_memory_after_a_part_is_read(tmp_path: Path) -> None:
+def test_no_page_of_a_map_stays_in_memory_after_a_part_is_read(tmp_path: Path, monkeypatch) -> None:
     points = mapped(np.ones((4096, 256)), tmp_path, np.float32)
 
     def resident() -> int:
@@ -144,6 +144,13 @@ def test_no_page_of_a_map_stays_in_memory_after_a_part_is_read(tmp_path: Path) -
     for _, values in read_parts(points, size=512):
         assert values.base is None and (values == 1).all()
         assert resident() < points.nbytes / 4
+    seen: list[int] = []
+    scattered = np.arange(0, 4096, 16)
+    monkeypatch.setattr("eo_ssl.curation.mapped_rows._SCATTERED", 16)
+    monkeypatch.setattr(
+        "eo_ssl.curation.mapped_rows.release_pages", lambda of: seen.append(resident()) or release_pages(of)
+    )
+    assert (gather_rows(points, scattered) == 1).all() and len(seen) == 16 and max(seen) < points.nbytes / 4
     assert gather_rows(points, np.array([5, 3])).tolist() == points[[5, 3]].tolist()
     release_pages(points[10:20])
     assert resident() == 0 and (np.asarray(points) == 1).all()

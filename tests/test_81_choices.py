@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -250,11 +251,13 @@ def test_a_choice_inside_an_option_is_named_as_one_outside_and_begins_with_its_o
         (tmp_path / "c.yaml").write_text(f"prune: {{warmup: 1, interval: 2, method: {text}}}")
         return parsed("--config", str(tmp_path / "c.yaml"))["prune"].method
 
-    assert chosen("{Density: {gamma: 0.2}}") == Density(gamma=0.2)
-    assert chosen("Density") == chosen("{Density: {}}") == Density()
-    assert chosen("{levels: [60, 12]}") == Hierarchical(levels=(60, 12), n_resample=3, fit_rows=20_000)
+    density = partial(Density, scaling="l2")  # what auto means in training
+    assert chosen("{Density: {gamma: 0.2}}") == density(gamma=0.2)
+    assert chosen("Density") == chosen("{Density: {}}") == density()
+    hierarchical = Hierarchical(levels=(60, 12), n_resample=3, fit_rows=20_000, scaling="l2")
+    assert chosen("{levels: [60, 12]}") == hierarchical
     named = parsed("--prune.warmup", "1", "--prune.interval", "2", "--prune.method", "Density")
-    assert named["prune"].method == Density()
+    assert named["prune"].method == density()
     for text, words in (
         ("{Densty: {}}", "expected prune.method out of Density, .*, got 'Densty'; did you mean 'Density'"),
         ("{class_path: Density}", "expected `prune.method: Density` or"),

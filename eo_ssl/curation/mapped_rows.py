@@ -17,6 +17,8 @@ from eo_ssl.errors import UserError
 
 PART = 1 << 14
 "rows read at a time: 25 MB of 384 numbers in single precision (ours)"
+_SCATTERED = 256
+"rows read one by one before their pages are let go of: with each come its neighbours, some 64 KB"
 Values = NDArray[np.floating[Any]]
 
 
@@ -75,11 +77,25 @@ def read_parts(
     count, size = len(points) if rows is None else len(rows), size or PART
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
-        values = points[part] if rows is None else points[rows[part]]
+        some = part if rows is None else rows[part]
         if isinstance(points, np.memmap):
-            values = np.array(values, dtype=np.float32)
-            release_pages(points)
-        yield part, np.ascontiguousarray(values, dtype=np.float32)
+            yield part, _copy_rows(points, some, part.stop - start)
+        else:
+            yield part, np.ascontiguousarray(points[some], dtype=np.float32)
+
+
+def _copy_rows(points: np.memmap[Any, Any], rows: slice | NDArray[np.int64], count: int) -> NDArray[np.float32]:
+    """The ``count`` rows of a map in memory; scattered ones a few at a time."""
+    copied = np.empty((count, points.shape[1]), dtype=np.float32)
+    if isinstance(rows, slice):
+        copied[:] = points[rows]
+        release_pages(points)
+        return copied
+    for start in range(0, count, _SCATTERED):
+        few = slice(start, start + _SCATTERED)
+        copied[few] = points[rows[few]]
+        release_pages(points)
+    return copied
 
 
 def gather_rows(points: Values, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
