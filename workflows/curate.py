@@ -19,9 +19,9 @@ from eo_ssl.curation import (
     Context,
     Hierarchical,
     Selector,
-    cap_strata,
     curate,
     resolve_keep,
+    thin_strata,
     write_subset,
 )
 from eo_ssl.embedding import choose_stream, open_target, prepare_encoder
@@ -124,7 +124,7 @@ def _thin(
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     """Return at most so many of ``rows`` of each place, and what that left out."""
     places = corpus.index(stream, columns=["location_id"], rows=rows)
-    kept = rows[cap_strata(places, most, np.random.default_rng([seed, most]))]
+    kept = rows[thin_strata(places, most, np.random.default_rng([seed, most]))]
     return kept, (f"{len(rows) - len(kept)} tiles above {most} of a place were left out before",)
 
 
