@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eo_ssl.curation import Candidates, Context, Ranked, Selector, Stratified, cap_strata, curate
+from eo_ssl.curation import Candidates, Context, Ranked, Selector, Stratified, curate, thin_strata
 from eo_ssl.curation.balanced_sampling import allocate_evenly
 from eo_ssl.curation.strata import number_strata
 from eo_ssl.curation.weights import count_effective_rows
@@ -132,11 +132,11 @@ def test_the_columns_come_with_the_rows_that_are_left_without_copies(index: pa.T
 def test_at_most_so_many_rows_of_each_place_are_left(index: pa.Table) -> None:
     places = np.asarray(index["place"].to_pylist())
     for most in (1, 4, 11, 500):
-        rows = cap_strata(index.select(["place"]), most, np.random.default_rng(0))
+        rows = thin_strata(index.select(["place"]), most, np.random.default_rng(0))
         sizes = Counter(places.tolist())
         assert Counter(places[rows].tolist()) == {name: min(most, size) for name, size in sizes.items()}
-    drawn = [cap_strata(index.select(["place"]), 1, np.random.default_rng(seed)) for seed in range(300)]
+    drawn = [thin_strata(index.select(["place"]), 1, np.random.default_rng(seed)) for seed in range(300)]
     assert len(np.unique(np.concatenate(drawn))) > 395  # any of a place may be the one
-    assert len(cap_strata(index.select(["place"]).slice(0, 0), 3, np.random.default_rng(0))) == 0
+    assert len(thin_strata(index.select(["place"]).slice(0, 0), 3, np.random.default_rng(0))) == 0
     with pytest.raises(UserError, match="at least 1 row of each, got 0"):
-        cap_strata(index.select(["place"]), 0, np.random.default_rng(0))
+        thin_strata(index.select(["place"]), 0, np.random.default_rng(0))

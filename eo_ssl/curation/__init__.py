@@ -14,7 +14,7 @@ from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples, Gate
 from eo_ssl.curation.report_builder import Context
 from eo_ssl.curation.schedule import DynamicConfig, DynamicSchedule
 from eo_ssl.curation.selectors import Candidates, Selector, SelectorResult
-from eo_ssl.curation.strata import Stratified, cap_strata
+from eo_ssl.curation.strata import Stratified, thin_strata
 from eo_ssl.curation.subset import FILES as SUBSET_FILES
 from eo_ssl.curation.subset import read_subset, write_subset
 from eo_ssl.curation.subset_selection import Selection, curate, resolve_keep, tabulate_selection
@@ -49,8 +49,8 @@ __all__ = [
     "Stratified",
     "Tempered",
     "allocate_mapped",
-    "cap_strata",
     "measure_brightness",
+    "thin_strata",
     "check_weights",
     "choose_scaling",
     "curate",

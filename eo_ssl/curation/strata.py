@@ -89,7 +89,7 @@ def number_strata(columns: pa.Table) -> Labels:
     return strata.astype(np.int32)
 
 
-def cap_strata(columns: pa.Table, most: int, rng: np.random.Generator) -> Rows:
+def thin_strata(columns: pa.Table, most: int, rng: np.random.Generator) -> Rows:
     """Return at most ``most`` rows of each stratum of ``columns``, drawn uniformly: int64, sorted.
 
     Raises:

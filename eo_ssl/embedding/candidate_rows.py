@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eo_ssl.corpus import Corpus, select_rows
-from eo_ssl.curation import Context, Selector, cap_strata, choose_scaling, measure_brightness
+from eo_ssl.curation import Context, Selector, choose_scaling, measure_brightness, thin_strata
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
 
@@ -56,7 +56,7 @@ class CandidateRows:
         if per_location is None:
             return cls(corpus, stream, rows)
         places = corpus.index(stream, columns=["location_id"], rows=rows)
-        kept = rows[cap_strata(places, per_location, np.random.default_rng([seed, per_location]))]
+        kept = rows[thin_strata(places, per_location, np.random.default_rng([seed, per_location]))]
         note = f"{len(rows) - len(kept)} tiles above {per_location} of a place were left out before"
         return cls(corpus, stream, kept, (note,))
 
