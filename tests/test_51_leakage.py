@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Geod
 
+from eo_ssl.corpus import Corpus
+from eo_ssl.curation import Random
 from eo_ssl.curation.leakage import find_rows_alike, find_rows_near
+from eo_ssl.embedding import CandidateRows, open_tests
 from eo_ssl.errors import UserError
+from eo_ssl.pretraining import DataSelection, open_training_data
+from eo_ssl.sample import ArchiveSpec, make_archive
+from eo_ssl.workflows.curate import main as curate
+from eo_ssl.workflows.ingest import main as ingest
+from worlds.benchmarks import make_eurosat
 
 GEOD = Geod(a=6_371_008.8, b=6_371_008.8)
 
@@ -89,3 +101,53 @@ def test_rows_alike_are_found_by_the_cosine(rng: np.random.Generator) -> None:
     assert alike[200:].all() and not alike[:200].any()
     with pytest.raises(UserError, match="a cosine in"):
         find_rows_alike(others, tested, similarity=99)
+
+
+def test_tiles_near_the_test_split_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    """From the command to training: none of what a pool holds lies near a test tile of the other corpus."""
+    make_archive(tmp_path / "archive", seed=3, spec=ArchiveSpec(sites=2, dates=2, size_px=192))
+    ingest("sample_s2_l2a", tmp_path / "archive", tmp_path / "corpus", size_px=32, dask="synchronous")
+    shares = {"shares": (0.93, 0.0, 0.07), "seed": 5}
+    ingest("sample_s2_l2a", tmp_path / "archive", tmp_path / "judged", size_px=32, dask="synchronous", **shares)
+    (stream,) = Corpus.open(tmp_path / "corpus").streams
+    options = {"keep": 1, "method": Random(), "duplicates": "keep", "audit": str(tmp_path / "judged")}
+    for distance_m in (0.0, 200.0):
+        out = tmp_path / f"subset_{distance_m:g}"
+        curate(tmp_path / "corpus", out, audit_distance_m=distance_m, **options)
+        kept, dropped = (pq.read_table(out / f"{name}.parquet") for name in ("subset", "dropped"))
+        index = Corpus.open(tmp_path / "corpus").index(stream)
+        own, other = (read_boxes(tmp_path / name, stream) for name in ("corpus", "judged"))
+        tested = other[np.asarray(Corpus.open(tmp_path / "judged").index(stream)["split"].to_pylist()) == "test"]
+        train = np.flatnonzero(np.asarray(index["split"].to_pylist()) == "train")
+        gaps = np.maximum(np.maximum(own[train, None, :2] - tested[:, 2:], tested[:, :2] - own[train, None, 2:]), 0)
+        gaps *= [111_195 * np.cos(np.radians(tested[:, 3].max())), 111_195]
+        near = (np.hypot(gaps[..., 0], gaps[..., 1]) <= distance_m + 1e-6).any(axis=1)
+        assert near.any() and not near.all()
+        assert kept["row"].to_pylist() == train[~near].tolist()
+        assert dropped["row"].to_pylist() == train[near].tolist() and set(dropped["reason"].to_pylist()) == {
+            "near test"
+        }
+        pool = open_training_data(DataSelection((tmp_path / "corpus",), subsets=(out,))).pool
+        assert pool.tolist() == train[~near].tolist()
+        assert f"{near.sum()} tiles within {distance_m:g} m of the" in (out / "curation_report.json").read_text()
+    with pytest.raises(
+        UserError, match=r"expected tiles farther than 1e.06 m from the .* got none; lower the distance"
+    ):
+        curate(tmp_path / "corpus", tmp_path / "none", audit_distance_m=1e6, **options)
+
+
+def read_boxes(corpus: Path, stream: str) -> np.ndarray:
+    index = Corpus.open(corpus).index(stream)
+    return np.stack([index[name].to_numpy() for name in ("xmin", "ymin", "xmax", "ymax")], axis=1)
+
+
+def test_benchmarks_are_audited_by_name_and_say_when_they_have_no_places(tmp_path: Path) -> None:
+    make_eurosat(tmp_path / "eurosat", per_class=5)
+    tests = open_tests("eurosat", data=tmp_path / "eurosat")
+    assert len(tests.boxes) == 10 and tests.name == "10 test images of eurosat"
+    placeless = replace(tests, boxes=np.full((10, 4), np.nan))
+    rows = CandidateRows(None, "s", np.arange(3))  # type: ignore[arg-type]  # whose index nobody reads
+    away = rows.keep_away(placeless, distance_m=10)
+    assert away.rows.tolist() == [0, 1, 2] and "have no places: which tiles lie near" in away.notes[0]
+    with pytest.raises(UserError, match="expected the root folder of eurosat, got none; name it with --audit_data"):
+        open_tests("eurosat")

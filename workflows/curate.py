@@ -23,7 +23,7 @@ from eo_ssl.curation import (
     resolve_keep,
     write_subset,
 )
-from eo_ssl.embedding import CandidateRows, choose_stream, open_target, prepare_encoder
+from eo_ssl.embedding import CandidateRows, choose_stream, open_target, open_tests, prepare_encoder
 from eo_ssl.encoder import Encoder
 from eo_ssl.evaluation import ImageSource, extract_features, open_corpus_source
 from eo_ssl.manifest import open_product
@@ -44,6 +44,9 @@ def main(
     per_location: int | None = None,
     towards: str | None = None,
     towards_data: Path | None = None,
+    audit: str | None = None,
+    audit_data: Path | None = None,
+    audit_distance_m: float = 1000.0,
     batch_size: int = 256,
     seed: int = 0,
     overwrite: bool = False,
@@ -73,6 +76,10 @@ def main(
             same quantity and bands, in the same split), a GeoJSON file of regions (the tiles to choose from whose
             bounding boxes reach into them), or the name of a benchmark (its training images).
         towards_data: root folder of that benchmark.
+        audit: leave out tiles near test images: those of a benchmark, by its name, or of another corpus (its split
+            test). Benchmarks without places say so. With `keep` 1 and Random nothing else is left out but copies.
+        audit_data: root folder of that benchmark.
+        audit_distance_m: metres between the edges of a tile and of a test image from which they are not near.
         batch_size: tiles embedded at once.
         seed: of everything random.
         overwrite: replace a subset made with another configuration.
@@ -81,6 +88,9 @@ def main(
     name = choose_stream(opened, stream)
     model = prepare_encoder(encoder, statistics=(opened, name), seed=seed)
     candidates = CandidateRows.of(opened, name, split=split, where=where or (), per_location=per_location, seed=seed)
+    tests = None if audit is None else open_tests(audit, data=audit_data)
+    if tests is not None:
+        candidates = candidates.keep_away(tests, distance_m=audit_distance_m)
     rows, context = candidates.rows, candidates.describe(model, method, duplicates=duplicates == "drop", seed=seed)
     resolve_keep(keep, len(rows))  # refused before anything is written or embedded
     method.check(context.columns, targeted=towards is not None)
@@ -96,9 +106,11 @@ def main(
         "duplicates": duplicates,
         method.name: method.parameters,
     }
-    told = {"where": where, "per_location": per_location, "towards": towards}
+    told: dict[str, Any] = {"where": where, "per_location": per_location, "towards": towards}
+    told |= {} if tests is None else {"audit": audit, "audit_distance_m": audit_distance_m}
     config |= {option: value for option, value in told.items() if value}
     inputs = {"corpus": opened.fingerprint, "encoder": model.fingerprint, **goal.inputs}
+    inputs |= {} if tests is None else {"audit": tests.fingerprint}
     with open_product(out, stage="curate", config=config, inputs=inputs, overwrite=overwrite) as product:
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
@@ -110,7 +122,8 @@ def main(
             selection = curate(embeddings, keep, np.random.default_rng(seed), method=method, context=context)
         report = selection.report
         summary = {"rows": report.n_rows, "kept": report.n_kept, "dropped": report.reasons}
-        product.sign(write_subset(out, selection, rows), seed=seed, summary=summary, files=SUBSET_FILES)
+        made = write_subset(out, selection, rows, left_out=candidates.left_out)
+        product.sign(made, seed=seed, summary=summary, files=SUBSET_FILES)
     dropped = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
     outcome = f"kept {report.n_kept} of {report.n_rows} tiles of {name} ({dropped}): {out.resolve()}"
     console.print(outcome, soft_wrap=True)

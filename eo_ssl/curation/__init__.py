@@ -4,6 +4,7 @@ from eo_ssl.curation.cluster_selectors import Hierarchical, Tempered
 from eo_ssl.curation.density import Density
 from eo_ssl.curation.embeddings import choose_scaling
 from eo_ssl.curation.farthest_points import KCenter
+from eo_ssl.curation.leakage import find_rows_near
 from eo_ssl.curation.mapped_rows import allocate_mapped, release_pages
 from eo_ssl.curation.near_duplicates import SemDedup
 from eo_ssl.curation.nuisances import measure_brightness
@@ -49,6 +50,7 @@ __all__ = [
     "Stratified",
     "Tempered",
     "allocate_mapped",
+    "find_rows_near",
     "measure_brightness",
     "thin_strata",
     "check_weights",

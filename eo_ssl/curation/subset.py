@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +24,9 @@ from eo_ssl.manifest import Manifest
 SUBSET, DROPPED, REPORT = FILES = ("subset.parquet", "dropped.parquet", "curation_report.json")
 
 
-def write_subset(folder: Path, selection: Selection, rows: Rows) -> str:
+def write_subset(
+    folder: Path, selection: Selection, rows: Rows, *, left_out: Mapping[str, Rows] = MappingProxyType({})
+) -> str:
     """Write the files of a subset and return its fingerprint; the caller's manifest finishes the product.
 
     ``subset.parquet`` holds row int64, weight float32 and cluster int32 of the rows kept, ``dropped.parquet`` row,
@@ -33,6 +37,7 @@ def write_subset(folder: Path, selection: Selection, rows: Rows) -> str:
         folder: of the product.
         selection: the fate of the rows.
         rows: what they are called in the snapshot, int64 [n] ascending.
+        left_out: rows that were not even chosen from, by the reason; they stand in no cluster.
 
     Raises:
         UserError: the folder cannot be written.
@@ -41,6 +46,9 @@ def write_subset(folder: Path, selection: Selection, rows: Rows) -> str:
     kept = table.filter(table["kept"])
     subset = kept.select(["row", "weight", "cluster"])
     dropped = table.filter(pa.array(~table["kept"].to_numpy())).select(["row", "cluster", "reason"])
+    for reason, away in left_out.items():
+        known = {"row": away, "cluster": np.full(len(away), -1, dtype=np.int32), "reason": [reason] * len(away)}
+        dropped = pa.concat_tables([dropped, pa.table(known, schema=dropped.schema)])
     for name, part in ((SUBSET, subset), (DROPPED, dropped)):
         data = io.BytesIO()
         pq.write_table(part, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eo_ssl.embedding.audited_tests import AuditedTests, open_tests
 from eo_ssl.embedding.candidate_rows import CandidateRows
 from eo_ssl.embedding.covariance import Covariance
 from eo_ssl.embedding.inputs import (
@@ -21,7 +22,9 @@ from eo_ssl.embedding.target_sets import TargetSet, open_target
 from eo_ssl.embedding.tiles import EMBEDDINGS, TileSettings, check_tiles, embed_tiles, remove_parts
 
 __all__ = [
+    "AuditedTests",
     "CandidateRows",
+    "open_tests",
     "Covariance",
     "Distance",
     "EMBEDDINGS",

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from eo_ssl.corpus import Corpus, select_rows
-from eo_ssl.curation import Context, Selector, choose_scaling, measure_brightness, thin_strata
+from eo_ssl.curation import Context, Selector, choose_scaling, find_rows_near, measure_brightness, thin_strata
+from eo_ssl.embedding.audited_tests import BOX, AuditedTests
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
 
 NUISANCES = ("product_id", "month")
 """Columns of which a report says how far clusters follow them, beside brightness."""
+NEAR_TEST = "near test"
+"""Why a tile near a test image is not kept."""
 Rows = npt.NDArray[np.int64]
 
 
@@ -29,6 +32,8 @@ class CandidateRows:
     "int64 [n], ascending"
     notes: tuple[str, ...] = ()
     "what was left out before, in sentences"
+    left_out: Mapping[str, Rows] = field(default_factory=dict)
+    "rows that are not chosen from, by the reason that a subset gives for them"
 
     @classmethod
     def of(
@@ -59,6 +64,31 @@ class CandidateRows:
         kept = rows[thin_strata(places, per_location, np.random.default_rng([seed, per_location]))]
         note = f"{len(rows) - len(kept)} tiles above {per_location} of a place were left out before"
         return cls(corpus, stream, kept, (note,))
+
+    def keep_away(self, tests: AuditedTests, *, distance_m: float) -> CandidateRows:
+        """Those that lie farther from test images than a distance, in metres from edge to edge.
+
+        Raises:
+            UserError: nothing is left.
+        """
+        if not tests.placed:
+            note = f"the {tests.name} have no places: which tiles lie near them cannot be told"
+            return replace(self, notes=(*self.notes, note))
+        known = self.corpus.index(self.stream, columns=list(BOX), rows=self.rows)
+        boxes = np.stack([known[name].to_numpy().astype(np.float64) for name in BOX], axis=1)
+        near = find_rows_near(boxes, tests.boxes, distance_m=distance_m)
+        expect(
+            not near.all(),
+            expected=f"tiles farther than {distance_m:g} m from the {tests.name}",
+            got="none",
+            remedy="lower the distance",
+        )
+        unplaced = int((~np.isfinite(boxes).all(axis=1)).sum())
+        notes = [f"{int(near.sum())} tiles within {distance_m:g} m of the {tests.name} were left out"]
+        if unplaced or tests.placed < len(tests.boxes):
+            notes.append(f"{unplaced} tiles and {len(tests.boxes) - tests.placed} test images have no place to compare")
+        left_out = {**self.left_out, NEAR_TEST: self.rows[near]}
+        return replace(self, rows=self.rows[~near], notes=(*self.notes, *notes), left_out=left_out)
 
     def describe(self, encoder: Encoder, method: Selector, *, duplicates: bool, seed: int) -> Context:
         """What is told of the rows when they are chosen from.
