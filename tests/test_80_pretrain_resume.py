@@ -12,14 +12,15 @@ import pytest
 import torch
 
 import test_82_processes as processes
-from eo_ssl.curation import CurationReport, Density, Readiness
+from eo_ssl.curation import CurationReport, Density, DynamicConfig, DynamicSchedule, Ranked, Readiness, SimCore
 from eo_ssl.errors import UserError
 from eo_ssl.leases import reserve
 from eo_ssl.objectives import Objective, Step
 from eo_ssl.pretraining import Processes
 from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, find_sound_checkpoint
-from eo_ssl.pretraining.run_log import summarise
-from runs import BATCH, STEPS, TILES, run, schedule, weights
+from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
+from eo_ssl.pretraining.run_log import RunLog, summarise
+from runs import BATCH, STEPS, TILES, make_loader, run, schedule, weights
 
 
 def _log(folder: Path) -> list[dict]:
@@ -116,6 +117,17 @@ def test_a_pool_too_small_for_a_batch_is_refused_before_the_first_step(tmp_path,
     with pytest.raises(UserError, match="expected pruning to leave at least one batch of 8 tiles, got"):
         run(tmp_path, keep=keep, identities=identities)
     assert not (tmp_path / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [(Ranked("enl"), "expected a column enl beside the embeddings"), (SimCore(), "expected a target set for simcore")],
+)
+def test_a_selector_that_lacks_what_it_selects_by_is_refused_before_the_first_step(tmp_path, method, words):
+    loader, config = make_loader(), DynamicConfig(warmup=100, interval=160, method=method)
+    pruning = Pruning(DynamicSchedule(config))
+    with pytest.raises(UserError, match=words):
+        DynamicPruning(pruning, loader, RunLog(tmp_path / "log.jsonl", loader, every=1), folder=tmp_path)
 
 
 def test_pruning_events_change_the_pool_come_from_the_full_set_and_survive_a_resume(tmp_path):

@@ -84,7 +84,8 @@ class DynamicPruning(pl.Callback):
             folder: for `event_0001.parquet` (row, cluster, distance, weight, kept, reason) and `events.json` (reports).
 
         Raises:
-            UserError: if an event would leave less than a batch, which is better said before the warm-up than after it.
+            UserError: if an event would leave less than a batch, or its selector lacks what it selects by, which is
+                better said before the warm-up than after it.
         """
         self.schedule, self.loader, self.run_log, self.folder = pruning.schedule, loader, run_log, folder
         self.spread, self.redraws = spread, self.schedule.config.features == "first"
@@ -92,6 +93,7 @@ class DynamicPruning(pl.Callback):
         self.reports: list[dict[str, Any]] = []
         self.files: dict[str, dict[str, Any]] = {}  # size and sha256 of the events' tables
         self.context = pruning.context(self.everything)
+        self.schedule.config.method.check(self.context.columns, targeted=self.context.towards is not None)
         identities, kept = self.context.identities, resolve_keep(self.schedule.config.keep, len(self.everything))
         different = len(self.everything) if identities is None else len(np.unique(identities))
         if min(kept, different) < loader.sampler.global_batch:
