@@ -40,7 +40,7 @@ def column(path: Path, name: str) -> np.ndarray:
 
 
 def test_every_pixel_copy_goes_and_the_rest_of_the_split_is_accounted_for(corpus: Path, tmp_path: Path) -> None:
-    curate(corpus, tmp_path / "s", stream=S2, keep=0.3)
+    curate(corpus, tmp_path / "s", stream=S2, keep=0.3, duplicates="exact")
     reader, index = Corpus.open(corpus).stream(S2), Corpus.open(corpus).index(S2)
     train = np.flatnonzero(np.asarray(index["split"].to_pylist()) == "train")
     seen: dict[str, int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,17 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eo_ssl.corpus import Corpus, select_rows
-from eo_ssl.curation import SUBSET_FILES, Context, Hierarchical, Selector, curate, resolve_keep, write_subset
+from eo_ssl.curation import (
+    SUBSET_FILES,
+    Context,
+    Hierarchical,
+    RepeatConfig,
+    Selector,
+    curate,
+    find_repeats,
+    resolve_keep,
+    write_subset,
+)
 from eo_ssl.embedding import choose_stream, prepare_encoder
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
@@ -29,7 +40,8 @@ def main(
     keep: float = 0.5,
     method: Selector = Hierarchical(scaling="zscore"),  # noqa: B008  (frozen)
     encoder: str = "imagestats",
-    duplicates: Literal["drop", "keep"] = "drop",
+    duplicates: Literal["drop", "exact", "keep"] = "drop",
+    bounds: RepeatConfig = RepeatConfig(),  # noqa: B008
     split: Literal["train", "val", "test", "all"] = "train",
     snapshot: int | None = None,
     where: list[str] | None = None,
@@ -51,7 +63,10 @@ def main(
             Hierarchical with scaling zscore, which suits image statistics; a named one has scaling l2, which suits
             trained encoders, unless --method.scaling says otherwise. Its eta may be .inf or -.inf.
         encoder: folder of a trained encoder, or a weight-free one: imagestats, rcf, random_init.
-        duplicates: drop all but the first of tiles with equal pixels, or keep them.
+        duplicates: drop all but one of tiles that show the same acquisition (equal pixels, and of tiles with a place
+            and a date also overlap strips and reprocessed products), only those with equal pixels (exact), or keep
+            all. The same place on another date is no duplicate.
+        bounds: limits on overlap, correlation, time and shift within which two tiles are the same acquisition.
         split: rows to choose from; the subset of a training corpus comes from train.
         snapshot: number of the corpus snapshot; the latest when left out.
         where: conditions that rows must meet, such as `[cloud_fraction<0.2, orbit==ascending]`; what is unknown meets
@@ -64,7 +79,7 @@ def main(
     name = choose_stream(opened, stream)
     model = prepare_encoder(encoder, statistics=(opened, name), seed=seed)
     chosen = select_rows(opened, name, [*([] if split == "all" else [f"split=={split}"]), *(where or [])])
-    rows, context = _rows(opened, name, chosen, model, columns=method.columns, duplicates=duplicates == "drop")
+    rows, context = _rows(opened, name, chosen, model, columns=method.columns, duplicates=duplicates != "keep")
     resolve_keep(keep, len(rows))  # refused before anything is written or embedded
     config = {
         "stream": name,
@@ -78,11 +93,16 @@ def main(
         method.name: method.parameters,
     }
     config |= {"where": where} if where else {}
+    config |= {"bounds": bounds.to_json()} if duplicates == "drop" else {}
     inputs = {"corpus": opened.fingerprint, "encoder": model.fingerprint}
     with open_product(out, stage="curate", config=config, inputs=inputs, overwrite=overwrite) as product:
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
+        if duplicates == "drop":
+            with console.status(f"comparing tiles of one acquisition among {len(rows)}"):
+                repeats = find_repeats(opened, name, rows, bounds, identities=context.identities)
+                context = replace(context, repeats=repeats)
         embeddings = _embed(model, open_corpus_source(opened, name, rows=rows), batch_size, console)
         with console.status(f"choosing from {len(rows)} tiles"):
             selection = curate(embeddings, keep, np.random.default_rng(seed), method=method, context=context)

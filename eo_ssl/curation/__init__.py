@@ -1,8 +1,10 @@
 """Data curation: embeddings in, the rows worth training on and a report out. Numpy and faiss; no torch."""
 
 from eo_ssl.curation.cluster_selectors import Hierarchical, Tempered
+from eo_ssl.curation.dedup import Repeats
 from eo_ssl.curation.density import Density
 from eo_ssl.curation.readiness import Readiness
+from eo_ssl.curation.repeats import RepeatConfig, find_repeats
 from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples, Gate, to_plain
 from eo_ssl.curation.report_builder import Context
 from eo_ssl.curation.schedule import DynamicConfig, DynamicSchedule
@@ -27,6 +29,8 @@ __all__ = [
     "Hierarchical",
     "Random",
     "Readiness",
+    "RepeatConfig",
+    "Repeats",
     "SUBSET_FILES",
     "Selection",
     "Selector",
@@ -35,6 +39,7 @@ __all__ = [
     "check_weights",
     "curate",
     "draw_systematically",
+    "find_repeats",
     "read_subset",
     "resolve_keep",
     "tabulate_selection",

@@ -186,7 +186,7 @@ class DynamicSchedule:
             1,
             derive_generator(self._rng),
             method=self.config.method,
-            context=replace(context or Context(), identities=None),
+            context=replace(context or Context(), identities=None, repeats=None),
         )
         self._advance(at, self.config.readiness.retry or self.config.interval)
         reason = f"agreement {gate.agreement:.3f} of two fits is below {gate.threshold}"
