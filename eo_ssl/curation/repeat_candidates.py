@@ -24,7 +24,7 @@ _STATED = ("platform", "mode", "direction", "track", "relative_orbit")
 """What two tiles of one acquisition cannot state differently; direction and track are read from the column orbit."""
 _COLUMNS = (
     *("geometry", "epsg", "datetime", "valid_fraction", "height", "width", "processing_baseline", "location_id"),
-    *("platform", "mode", "orbit", "relative_orbit"),
+    *("platform", "mode", "orbit", "relative_orbit", "product_id"),
 )
 
 
@@ -48,6 +48,8 @@ class TileFacts:
     "rank of the processing baseline, int32 [n], later ones higher; 0 unknown"
     place: Labels
     "number of the location_id, int32 [n]"
+    product: Labels
+    "number of the product_id, int32 [n]"
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -91,7 +93,7 @@ def read_tile_facts(corpus: Corpus, stream: str, rows: Rows) -> TileFacts:
         UserError: an unknown stream.
     """
     size_px = corpus.streams[stream].size_px
-    codes = {name: _Codes() for name in (*_STATED, "baseline", "place")}
+    codes = {name: _Codes() for name in (*_STATED, "baseline", "place", "product")}
     parts = [_read_part(table, codes, size_px) for table in _read_index(corpus, stream, rows)]
     fields = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     known = codes["baseline"].known
@@ -137,6 +139,7 @@ def _read_part(table: pa.Table, codes: dict[str, _Codes], size_px: int) -> dict[
         "stated": np.stack(stated, axis=1),
         "baseline": codes["baseline"].number(table["processing_baseline"], _split_version),
         "place": codes["place"].number(table["location_id"]),
+        "product": codes["product"].number(table["product_id"]),
     }
 
 
@@ -163,22 +166,22 @@ def find_candidates(facts: TileFacts, *, min_overlap: float, max_seconds: int) -
     """
     timed = np.flatnonzero(facts.usable & (facts.dated == 2))
     for one, two in _find_neighbours(facts, timed, facts.second[timed], most=max_seconds, min_overlap=min_overlap):
-        near = np.abs(facts.second[one] - facts.second[two]) <= max_seconds
-        yield from _judge(facts, one[near], two[near], min_overlap)
+        yield from _judge(facts, one, two, min_overlap)
     day = facts.second // _DAY_S
     vague = np.unique(day[facts.usable & (facts.dated == 1)])
     rows = np.flatnonzero(facts.usable & np.isin(day, vague))
     for one, two in _find_neighbours(facts, rows, day[rows], most=0, min_overlap=min_overlap):
-        near = (day[one] == day[two]) & (np.minimum(facts.dated[one], facts.dated[two]) == 1)
-        yield from _judge(facts, one[near], two[near], min_overlap)
+        vaguely = np.minimum(facts.dated[one], facts.dated[two]) == 1
+        yield from _judge(facts, one[vaguely], two[vaguely], min_overlap)
 
 
 def _find_neighbours(
     facts: TileFacts, rows: Rows, when: Rows, *, most: int, min_overlap: float
 ) -> Iterator[tuple[Rows, Rows]]:
-    """Yield pairs of ``rows`` about as near as two that share enough ground, at most about ``most`` apart in ``when``.
+    """Yield pairs of ``rows`` about as near as two that share enough ground, at most ``most`` apart in ``when``.
 
-    A tree over place and time finds them: times are stretched so that ``most`` is as long as the reach on the ground.
+    A tree over place and time finds them: times, which are whole numbers, are stretched so that half a unit more than
+    ``most`` is as long as the reach on the ground.
     """
     order = np.argsort(when, kind="stable")
     rows, when = rows[order], when[order]

@@ -4,10 +4,14 @@ Correlation does not see a gain or an offset, so that products of two processors
 are compared one by one. On two grids (another zone, a shift by part of a pixel) the second tile is interpolated at the
 pixels of the first, after both were smoothed by a Gaussian of one pixel: else what interpolation takes from noise would
 count as a difference.
+
+Of radar the detail is compared, the decibels less their local mean. Speckle is the fingerprint of an acquisition, and
+the two looks at the ground where bursts overlap show the same land with other speckle.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +25,16 @@ from eo_ssl.sensors import Quantity
 
 ON_GRID_PX = 0.05  # tiles whose corners fit whole pixels as closely are on one grid
 SMOOTHING_PX = 1.0
+DETAIL_PX = 2.0  # width of the Gaussian whose mean is no detail; docs/duplicates.md has what it tells apart
 LEAST_PIXELS = 8  # fewer in common say nothing
 LEAST_SCORE = 6.0  # of a shift that counts as told, as in docs/pairs.md
-FLAT = {"reflectance": 0.005, "dB": 0.5}
+TILES_OF_SHIFT = 64  # of two products, whose shift is common to all
+FLAT = {"reflectance": 0.005, "dB": 0.1}
 """Standard deviation below which a band of a tile has no texture of its own (ours: some five times the noise of
-Sentinel-2's bands; less than speckle leaves after any usual filter)."""
+Sentinel-2's bands; far below what is left of speckle)."""
 FLAT_SHARE = 0.02  # the same of other quantities, in parts of their mean
-EQUAL_SHARE = 0.05  # by which the means of a flat band may differ beside that: what atmospheric correction does
+EQUAL_SHARE = 0.05  # of their mean by which flat bands may differ beside that: what atmospheric correction does
+EQUAL_DB = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +51,9 @@ class PixelEvidence:
     "no band has texture"
     equal: bool
     "whether the means of all bands agree, where they are flat"
-    shift_px: float
-    "by how much the second was moved to fit; 0 where the geometry of the index was good enough"
 
 
-def compare_tiles(
-    first: Floats, second: Floats, mapping: Doubles, *, quantity: Quantity, enough: float, search_px: float
-) -> PixelEvidence:
+def compare_tiles(first: Floats, second: Floats, mapping: Doubles, *, quantity: Quantity) -> PixelEvidence:
     """Return what two tiles [C, H, W], NaN where invalid, have in common.
 
     Args:
@@ -58,43 +61,31 @@ def compare_tiles(
         second: of the same bands.
         mapping: where pixels of the first lie in the second, [2, 3] as of `map_pixels`.
         quantity: of both.
-        enough: correlation at which no shift is looked for.
-        search_px: largest shift that is; 0 for none.
     """
-    valid = tuple(np.asarray(np.isfinite(image).all(axis=0)) for image in (first, second))
-    evidence = _compare(first, second, valid, mapping, quantity)
-    if evidence.flat or not search_px or not evidence.correlation < enough:
-        return evidence
-    moved = _estimate_shift(first, second, valid, mapping, search_px)
-    if moved is None:
-        return evidence
-    again = _compare(first, second, valid, mapping + np.pad(moved[:, None], ((0, 0), (2, 0))), quantity)
-    if not again.correlation > evidence.correlation:
-        return evidence
-    shift = float(np.hypot(*moved))
-    return PixelEvidence(again.first_seen, again.second_seen, again.correlation, again.flat, again.equal, shift)
-
-
-def _compare(
-    first: Floats, second: Floats, valid: tuple[NDArray[np.bool_], ...], mapping: Doubles, quantity: Quantity
-) -> PixelEvidence:
+    images, valid = [first, second], [_find_valid(image) for image in (first, second)]
     offset = find_whole_offset(mapping, first.shape[1:])
-    if offset is not None:
-        cuts = [_cut(first.shape[1:], sign * offset) for sign in (-1, 1)]
-        pixels = [image[:, rows, cols] for image, (rows, cols) in zip((first, second), cuts, strict=True)]
-        both = valid[0][cuts[0]] & valid[1][cuts[1]]
-        area = 1.0
+    if offset is None:
+        images = [smooth_valid(image, known, SMOOTHING_PX) for image, known in zip(images, valid, strict=True)]
+    if quantity.is_db:
+        images = [keep_detail(image, known) for image, known in zip(images, valid, strict=True)]
+    if offset is None:
+        images[1], seen = sample_tile(images[1], valid[1], mapping)
+        both, area = valid[0] & seen, float(abs(np.linalg.det(mapping[:, :2])))
     else:
-        sampled, seen = sample_tile(smooth_valid(second, valid[1]), valid[1], mapping)
-        pixels, both = [smooth_valid(first, valid[0]), sampled], valid[0] & seen
-        area = float(abs(np.linalg.det(mapping[:, :2])))
+        cuts = [_cut(first.shape[1:], sign * offset) for sign in (-1, 1)]
+        images = [image[:, rows, cols] for image, (rows, cols) in zip(images, cuts, strict=True)]
+        both, area = valid[0][cuts[0]] & valid[1][cuts[1]], 1.0
     count = int(np.count_nonzero(both))
     shares = [
         min(1.0, count * scale / max(int(np.count_nonzero(own)), 1))
         for own, scale in zip(valid, (1, area), strict=True)
     ]
-    correlation, flat, equal = correlate_bands(*(part[:, both] for part in pixels), quantity=quantity)
-    return PixelEvidence(shares[0], shares[1], correlation, flat, equal, 0.0)
+    correlation, flat, equal = correlate_bands(*(image[:, both] for image in images), quantity=quantity)
+    return PixelEvidence(shares[0], shares[1], correlation, flat, equal)
+
+
+def _find_valid(image: Floats) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(image).all(axis=0))
 
 
 def find_whole_offset(mapping: Doubles, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
@@ -115,13 +106,19 @@ def _cut(shape: tuple[int, ...], offset: NDArray[np.int64]) -> tuple[slice, slic
     return rows, cols
 
 
-def smooth_valid(image: Floats, valid: NDArray[np.bool_]) -> Floats:
-    """Return ``image`` [C, H, W] smoothed over its valid pixels [H, W]; others become what is near them."""
-    weight = ndimage.gaussian_filter(valid.astype(np.float32), SMOOTHING_PX)
-    filled = np.where(valid, image, np.float32(0))
-    total = ndimage.gaussian_filter(filled, (0, SMOOTHING_PX, SMOOTHING_PX))
+def smooth_valid(image: Floats, valid: NDArray[np.bool_], sigma_px: float) -> Floats:
+    """Return ``image`` [C, H, W] smoothed by a Gaussian over its valid pixels [H, W]; 0 far from any."""
+    weight = ndimage.gaussian_filter(valid.astype(np.float32), sigma_px)
+    total = ndimage.gaussian_filter(np.where(valid, image, np.float32(0)), (0, sigma_px, sigma_px))
     smooth: Floats = np.divide(total, weight, out=np.zeros_like(total), where=weight > 1e-6)
     return smooth
+
+
+def keep_detail(image: Floats, valid: NDArray[np.bool_]) -> Floats:
+    """Return ``image`` [C, H, W] with the mean of its valid pixels [H, W] in place of their local mean."""
+    mean = image[:, valid].mean(axis=1) if valid.any() else np.zeros(len(image), dtype=np.float32)
+    detail: Floats = image - smooth_valid(image, valid, DETAIL_PX) + mean[:, None, None]
+    return detail
 
 
 def sample_tile(image: Floats, valid: NDArray[np.bool_], mapping: Doubles) -> tuple[Floats, NDArray[np.bool_]]:
@@ -156,7 +153,7 @@ def correlate_bands(first: Floats, second: Floats, *, quantity: Quantity) -> tup
     floor = np.full(len(level), FLAT[kind]) if kind else FLAT_SHARE * level
     textured = spread.max(axis=0) > floor
     if not textured.any():
-        allowed = floor if quantity.is_db else floor + EQUAL_SHARE * level
+        allowed = np.full(len(level), EQUAL_DB) if quantity.is_db else floor + EQUAL_SHARE * level
         return float("nan"), True, bool((np.abs(mean[0] - mean[1]) <= allowed).all())
     both = (centred[0] * centred[1]).mean(axis=1)
     scale = spread[0] * spread[1]
@@ -164,18 +161,31 @@ def correlate_bands(first: Floats, second: Floats, *, quantity: Quantity) -> tup
     return float(np.median(correlation[textured])), False, False
 
 
-def _estimate_shift(
-    first: Floats, second: Floats, valid: tuple[NDArray[np.bool_], ...], mapping: Doubles, search_px: float
+def estimate_shift(
+    tiles: Iterable[tuple[Floats, Floats, Doubles]], *, size_px: int, search_px: float
 ) -> Doubles | None:
-    """Return by how much further down and right the second lies than the index says, [2]; None if that is not told."""
-    if min(first.shape[1:]) < 4:
-        return None
-    filled = np.where(valid[1], second, np.float32(0))
-    sampled, seen = sample_tile(filled, valid[1], mapping)
-    estimator = ShiftEstimator(first.shape[1], search_px=search_px)
-    estimator.add(np.where(valid[0], first, np.nan), np.where(seen, sampled, np.nan))
+    """Return by how many rows and columns of the first the second of two products lies off, float64 [2].
+
+    None where that is not told, or further than ``search_px``. Summed over pairs of their tiles.
+
+    Args:
+        tiles: of the first and the second product [C, size_px, size_px], NaN where invalid, and where pixels of the
+            first should lie in the second, [2, 3].
+        size_px: side of the tiles.
+        search_px: largest shift that is looked for.
+    """
+    estimator = ShiftEstimator(size_px, search_px=search_px)
+    for first, second, mapping in tiles:
+        valid = _find_valid(second)
+        sampled, seen = sample_tile(np.where(valid, second, np.float32(0)), valid, mapping)
+        estimator.add(first, np.where(seen, sampled, np.float32(np.nan)))
     shift = estimator.estimate()
     moved = np.array([shift.row_px, shift.col_px])
-    told = shift.score >= LEAST_SCORE and np.hypot(*moved) <= search_px
-    # The shift was found on the grid of the first tile.
-    return mapping[:, :2] @ moved if told else None
+    return moved if shift.score >= LEAST_SCORE and np.hypot(*moved) <= search_px else None
+
+
+def move_map(mapping: Doubles, shift: Doubles) -> Doubles:
+    """Return where pixels of the first lie in the second, [2, 3], if that is ``shift`` [2] pixels of the first off."""
+    moved = mapping.copy()
+    moved[:, 2] += mapping[:, :2] @ shift
+    return moved

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from eo_ssl.corpus import Corpus, StreamReader
 from eo_ssl.curation.dedup import Identities, Repeats, find_first_copies
-from eo_ssl.curation.embeddings import Rows
+from eo_ssl.curation.embeddings import Labels, Rows
 from eo_ssl.curation.repeat_candidates import Pairs, TileFacts, find_candidates, read_tile_facts
-from eo_ssl.curation.repeat_pixels import PixelEvidence, compare_tiles
+from eo_ssl.curation.repeat_pixels import TILES_OF_SHIFT, PixelEvidence, compare_tiles, estimate_shift, move_map
 from eo_ssl.curation.weights import Doubles
 from eo_ssl.errors import expect
 from eo_ssl.sensors import convert
@@ -33,8 +33,8 @@ class RepeatConfig:
 
     min_overlap: float = 0.8
     "least share of a tile's valid pixels that one other tile has to show too"
-    min_correlation: float = 0.9
-    "least correlation of what both show, the median over the bands with texture"
+    min_correlation: float = 0.85
+    "least correlation of what both show, the median over the bands with texture; of radar of its detail (speckle)"
     max_minutes: float = 15.0
     """most time between the two: longer than catalogues differ in what they call the time of an image, far shorter than
     the 100 minutes after which a satellite may be back"""
@@ -103,9 +103,9 @@ def find_repeats(
     reader = corpus.stream(stream)
     facts = read_tile_facts(corpus, stream, rows)
     measured = [
-        _measure(reader, rows, lot, config)
+        _measure(reader, rows, lot, config, (facts.product[lot.first], facts.product[lot.second]))
         for pairs in find_candidates(facts, min_overlap=config.min_overlap, max_seconds=round(60 * config.max_minutes))
-        for lot in _split_pairs(pairs, _count_pairs_at_once(reader))
+        for lot in _split_pairs(pairs, facts.product, _count_pairs_at_once(reader))
     ]
     original = np.full(len(rows), -1, dtype=np.int64)
     overlap, correlation = (np.full(len(rows), np.nan, dtype=np.float32) for _ in range(2))
@@ -119,32 +119,33 @@ def _count_pairs_at_once(reader: StreamReader) -> int:
     return max(1, _BYTES_AT_ONCE // (8 * len(stream.bands) * stream.size_px**2))
 
 
-def _split_pairs(pairs: Pairs, count: int) -> Iterator[Pairs]:
-    """Yield lots of ``count`` pairs, neighbours in the corpus together."""
-    order = np.lexsort((pairs.second, pairs.first))
+def _split_pairs(pairs: Pairs, product: Labels, count: int) -> Iterator[Pairs]:
+    """Yield lots of ``count`` pairs, those of the same two products together."""
+    order = np.lexsort((pairs.second, pairs.first, product[pairs.second], product[pairs.first]))
     for start in range(0, len(order), count):
         part = order[start : start + count]
         yield Pairs(pairs.first[part], pairs.second[part], pairs.maps[part], pairs.timed[part])
 
 
-def _measure(reader: StreamReader, rows: Rows, pairs: Pairs, config: RepeatConfig) -> _Measured:
-    """Read the tiles of ``pairs`` once each and compare them."""
+def _measure(
+    reader: StreamReader, rows: Rows, pairs: Pairs, config: RepeatConfig, products: tuple[Labels, Labels]
+) -> _Measured:
+    """Read the tiles of ``pairs`` once each and compare them, those that do not fit again at the products' shift."""
     wanted, place = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
-    place = place.reshape(2, -1)
     quantity = reader.stream.quantity
     shown = quantity.in_db_if_power
     tiles = convert(reader.read(rows[wanted]), source=quantity, target=shown)
-    found = [
-        compare_tiles(
-            tiles[one],
-            tiles[two],
-            mapping,
-            quantity=shown,
-            enough=config.min_correlation,
-            search_px=config.max_shift_px,
-        )
-        for one, two, mapping in zip(*place, pairs.maps, strict=True)
-    ]
+    place = place.reshape(2, -1)
+    both = [(tiles[one], tiles[two], mapping) for one, two, mapping in zip(*place, pairs.maps, strict=True)]
+    found = [compare_tiles(*pair, quantity=shown) for pair in both]
+    for group in _group_misfits(found, products, config):
+        some = (both[k] for k in group[:TILES_OF_SHIFT])
+        shift = estimate_shift(some, size_px=reader.stream.size_px, search_px=config.max_shift_px)
+        if shift is None:
+            continue
+        for k in group:
+            again = compare_tiles(*both[k][:2], move_map(both[k][2], shift), quantity=shown)
+            found[k] = max(found[k], again, key=lambda evidence: evidence.correlation)
     same = [_is_same(one, timed, config) for one, timed in zip(found, pairs.timed.tolist(), strict=True)]
     return _Measured(
         pairs.first,
@@ -154,6 +155,18 @@ def _measure(reader: StreamReader, rows: Rows, pairs: Pairs, config: RepeatConfi
         np.array(same, dtype=bool),
         np.array([one.flat for one in found], dtype=bool),
     )
+
+
+def _group_misfits(
+    found: list[PixelEvidence], products: tuple[Labels, Labels], config: RepeatConfig
+) -> list[list[int]]:
+    """Return places of the pairs that do not correlate enough, by the two products they are of."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    if config.max_shift_px:
+        for k, (one, *key) in enumerate(zip(found, *(part.tolist() for part in products), strict=True)):
+            if one.correlation < config.min_correlation:  # not of flat ones, where it is NaN
+                groups.setdefault((key[0], key[1]), []).append(k)
+    return list(groups.values())
 
 
 def _is_same(evidence: PixelEvidence, timed: bool, config: RepeatConfig) -> bool:
