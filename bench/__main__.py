@@ -12,7 +12,7 @@ from importlib import import_module
 from eo_ssl.errors import UserError, suggest_nearest
 
 DEFAULT = ("load", "open", "ingest", "train", "evaluate")
-GROUPS = (*DEFAULT, "robustness", "pairs", "adaptation", "curate")
+GROUPS = (*DEFAULT, "robustness", "pairs", "adaptation", "curate", "duplicates")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from eo_ssl.curation import Context, CurationReport, Hierarchical, Random, curate, tabulate_selection
-from eo_ssl.curation.dedup import find_first_copies
+from eo_ssl.curation.dedup import Repeats, find_first_copies, join_duplicates
 from eo_ssl.curation.diversity import (
     compute_gini,
     compute_normalised_entropy,
@@ -114,6 +114,46 @@ def test_missing_identity_is_refused() -> None:
         find_first_copies(["a", None, "b"])
     with pytest.raises(UserError, match="expected an identity for each of 4 rows, got 3"):
         select(np.eye(4), 2, np.random.default_rng(0), context=Context(identities=["a", "b", "c"]))
+
+
+def repeats(pairs: dict[int, int], n: int) -> Repeats:
+    original = np.full(n, -1, dtype=np.int64)
+    original[list(pairs)] = list(pairs.values())
+    share = np.where(original < 0, np.nan, 0.875).astype(np.float32)
+    return Repeats(original, share, share, ("looked",))
+
+
+def test_rows_that_repeat_another_go_before_the_selector_and_stand_in_its_cluster(rng: np.random.Generator) -> None:
+    embeddings = rng.normal(size=(300, 6)).astype(np.float32)
+    identities = np.arange(300)
+    identities[[7, 8]] = 3  # later copies of row 3, which itself repeats row 200
+    found = repeats({3: 200, 50: 60}, 300)
+    context = Context(identities=identities, repeats=found)
+    selection = curate(embeddings, 296, rng, method=Random(), context=context)
+    assert np.flatnonzero(selection.reason == "same acquisition").tolist() == [3, 50]
+    assert np.flatnonzero(selection.reason == "duplicate").tolist() == [7, 8]
+    assert np.array_equal(selection.rows, np.setdiff1d(np.arange(300), [3, 7, 8, 50]))
+    assert selection.duplicates.original[[3, 7, 8, 50]].tolist() == [200, 200, 200, 60]
+    assert selection.duplicates.overlap[[3, 7, 8, 50]].tolist() == [0.875] * 4
+    assert selection.report.reasons == {"duplicate": 2, "same acquisition": 2, "not drawn": 0}
+    assert selection.report.notes[0] == "looked"
+    half = curate(embeddings, 150, rng, method=Hierarchical(levels=(12, 4)), context=context)
+    np.testing.assert_array_equal(half.cluster[[3, 7, 8, 50]], half.cluster[[200, 200, 200, 60]])
+    assert sum(half.report.cluster_duplicates) == 4
+
+
+def test_copies_and_repeats_lead_to_rows_that_stay() -> None:
+    joined = join_duplicates(6, ["a", "b", "a", "c", "b", "d"], repeats({1: 3}, 6))
+    assert joined.original.tolist() == [-1, 3, 0, -1, 3, -1]
+    assert joined.first.tolist() == [0, 3, 5] and joined.group.tolist() == [0, 1, 0, 1, 1, 2]
+    assert joined.overlap[[1, 2, 4]].tolist() == [0.875, 1.0, 0.875] and np.isnan(joined.overlap[[0, 3, 5]]).all()
+    nothing = join_duplicates(3, None, None)
+    assert nothing.first.tolist() == nothing.group.tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match="expected a row or -1 for each of 4 rows, got 3"):
+        join_duplicates(4, None, repeats({}, 3))
+    for wrong in ({2: 5}, {5: 2}):  # a copy itself, or a copy as what is repeated
+        with pytest.raises(UserError, match="expected repeats of first copies only"):
+            join_duplicates(6, ["a", "b", "a", "c", "b", "d"], repeats(wrong, 6))
 
 
 @pytest.mark.parametrize(

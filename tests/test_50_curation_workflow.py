@@ -40,7 +40,7 @@ def column(path: Path, name: str) -> np.ndarray:
 
 
 def test_every_pixel_copy_goes_and_the_rest_of_the_split_is_accounted_for(corpus: Path, tmp_path: Path) -> None:
-    curate(corpus, tmp_path / "s", stream=S2, keep=0.3)
+    curate(corpus, tmp_path / "s", stream=S2, keep=0.3, duplicates="exact")
     reader, index = Corpus.open(corpus).stream(S2), Corpus.open(corpus).index(S2)
     train = np.flatnonzero(np.asarray(index["split"].to_pylist()) == "train")
     seen: dict[str, int] = {}
@@ -66,6 +66,51 @@ def test_every_pixel_copy_goes_and_the_rest_of_the_split_is_accounted_for(corpus
     assert report.after.top_entropy > report.chance.top_entropy  # type: ignore[operator]
     for example in report.examples:  # named by their rows in the snapshot
         assert set(example.kept) <= set(kept.tolist()) and set(example.dropped) <= set(dropped.tolist())
+
+
+def test_tiles_of_one_acquisition_go_with_their_evidence_and_seasons_stay(corpus: Path, tmp_path: Path) -> None:
+    """A slice of the radar archive comes twelve seconds later with a percent of noise: it goes, other dates do not."""
+    opened = Corpus.open(corpus)
+    stream = next(name for name in opened.streams if name.startswith("s1"))
+    subset, exact = tmp_path / "s", tmp_path / "e"
+    curate(corpus, subset, stream=stream, keep=1, split="all", method=Random())
+    curate(corpus, exact, stream=stream, keep=1, split="all", method=Random(), duplicates="exact")
+    index = opened.index(stream, columns=["product_id", "datetime", "location_id", "pixels_sha256"])
+    dropped = pq.read_table(subset / "dropped.parquet").to_pylist()
+    assert set(pq.read_table(exact / "dropped.parquet")["reason"].to_pylist()) == {"duplicate"}
+    again = [row for row in dropped if row["reason"] == "same acquisition"]
+    kept = set(column(subset / "subset.parquet", "row").tolist())
+    assert len(again) >= 20 and kept == set(column(exact / "subset.parquet", "row").tolist()) - {
+        r["row"] for r in again
+    }
+    rows = index.to_pylist()
+    for row in dropped:
+        here, there = rows[row["row"]], rows[row["repeats"]]
+        assert row["repeats"] in kept and here["location_id"] == there["location_id"]
+        apart = abs(np.datetime64(here["datetime"][:-1]) - np.datetime64(there["datetime"][:-1]))
+        assert apart <= np.timedelta64(12, "s") and row["overlap"] >= 0.99 and row["correlation"] > 0.999
+        assert (here["pixels_sha256"] == there["pixels_sha256"]) == (row["reason"] == "duplicate")
+    report = json.loads((subset / "curation_report.json").read_text())
+    assert report["reasons"] == {
+        "duplicate": len(dropped) - len(again),
+        "same acquisition": len(again),
+        "not drawn": 0,
+    }
+    words = " ".join(report["notes"])
+    assert f"{len(again)} pairs of tiles share ground and time: {len(again)} show the same pixels" in words
+    assert f"{len(kept)} tiles show a place that others show on another date: seasons, which stay" in words
+    config = require(subset, "curate").config
+    assert config["duplicates"] == "drop" and config["bounds"]["min_overlap"] == 0.8
+    assert "bounds" not in require(exact, "curate").config
+
+
+def test_bounds_are_options_and_bad_ones_are_refused(corpus: Path, tmp_path: Path, capsys) -> None:
+    stream = next(name for name in Corpus.open(corpus).streams if name.startswith("s1"))
+    command = ["curate", "--corpus", str(corpus), "--stream", stream, "--keep", "1", "--out", str(tmp_path / "s")]
+    assert main([*command, "--bounds.min_overlap", "80"]) == 2
+    assert "got 80 and 0.85; give shares, not percent" in capsys.readouterr().err
+    assert main([*command, "--split", "all", "--bounds.max_minutes", "0.1"]) == 0  # twelve seconds are too many
+    assert "same acquisition" not in pq.read_table(tmp_path / "s" / "dropped.parquet")["reason"].to_pylist()
 
 
 def test_the_same_command_repeats_resumes_and_refuses_another_configuration(

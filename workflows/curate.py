@@ -16,9 +16,11 @@ from eo_ssl.corpus import Corpus
 from eo_ssl.curation import (
     SUBSET_FILES,
     Hierarchical,
+    RepeatConfig,
     Selector,
     allocate_mapped,
     curate,
+    find_repeats,
     release_pages,
     resolve_keep,
     write_subset,
@@ -37,7 +39,8 @@ def main(
     keep: float = 0.5,
     method: Selector = Hierarchical(),  # noqa: B008  (frozen)
     encoder: str = "imagestats",
-    duplicates: Literal["drop", "keep"] = "drop",
+    duplicates: Literal["drop", "exact", "keep"] = "drop",
+    bounds: RepeatConfig = RepeatConfig(),  # noqa: B008
     split: Literal["train", "val", "test", "all"] = "train",
     snapshot: int | None = None,
     where: list[str] | None = None,
@@ -66,7 +69,10 @@ def main(
             Its scaling, unless given, is what suits the encoder: z-scores of image statistics (of reflectance then put
             to unit length), unit length of all others. The eta of Hierarchical may be .inf or -.inf.
         encoder: folder of a trained encoder, or a weight-free one: imagestats, rcf, random_init.
-        duplicates: drop all but the first of tiles with equal pixels, or keep them.
+        duplicates: drop all but one of tiles that show the same acquisition (equal pixels, and of tiles with a place
+            and a date also overlap strips and reprocessed products), only those with equal pixels (exact), or keep
+            all. The same place on another date is no duplicate.
+        bounds: limits on overlap, correlation, time and shift within which two tiles are the same acquisition.
         split: rows to choose from; the subset of a training corpus comes from train.
         snapshot: number of the corpus snapshot; the latest when left out.
         where: conditions that rows must meet, such as `[cloud_fraction<0.2, orbit==ascending]`; what is unknown meets
@@ -91,7 +97,7 @@ def main(
     tests = None if audit is None else open_tests(audit, data=audit_data)
     if tests is not None:
         candidates = candidates.keep_away(tests, distance_m=audit_distance_m)
-    rows, context = candidates.rows, candidates.describe(model, method, duplicates=duplicates == "drop", seed=seed)
+    rows, context = candidates.rows, candidates.describe(model, method, duplicates=duplicates != "keep", seed=seed)
     resolve_keep(keep, len(rows))  # refused before anything is written or embedded
     method.check(context.columns, targeted=towards is not None)
     goal = open_target(towards, opened, name, rows, split=split, data=towards_data)
@@ -108,6 +114,7 @@ def main(
     }
     told: dict[str, Any] = {"where": where, "per_location": per_location, "towards": towards}
     told |= {} if tests is None else {"audit": audit, "audit_distance_m": audit_distance_m}
+    told |= {"bounds": bounds.to_json()} if duplicates == "drop" else {}
     config |= {option: value for option, value in told.items() if value}
     inputs = {"corpus": opened.fingerprint, "encoder": model.fingerprint, **goal.inputs}
     inputs |= {} if tests is None else {"audit": tests.fingerprint}
@@ -115,6 +122,10 @@ def main(
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
+        if duplicates == "drop":
+            with console.status(f"comparing tiles of one acquisition among {len(rows)}"):
+                repeats = find_repeats(opened, name, rows, bounds, identities=context.identities)
+                context = replace(context, repeats=repeats)
         embed = partial(_embed, model, product.folder, batch_size=batch_size, console=console)
         embeddings, target = goal.embed(open_corpus_source(opened, name, rows=rows), embed)
         context = replace(context, towards=target, notes=(*candidates.notes, *goal.notes))

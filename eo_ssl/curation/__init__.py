@@ -1,6 +1,7 @@
 """Data curation: embeddings in, the rows worth training on and a report out. Numpy and faiss; no torch."""
 
 from eo_ssl.curation.cluster_selectors import Hierarchical, Tempered
+from eo_ssl.curation.dedup import Repeats
 from eo_ssl.curation.density import Density
 from eo_ssl.curation.embeddings import choose_scaling
 from eo_ssl.curation.farthest_points import KCenter
@@ -11,6 +12,7 @@ from eo_ssl.curation.nuisances import measure_brightness
 from eo_ssl.curation.prototypicality import D4, Prototypes
 from eo_ssl.curation.ranking import Ranked
 from eo_ssl.curation.readiness import Readiness
+from eo_ssl.curation.repeats import RepeatConfig, find_repeats
 from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples, Gate, to_plain
 from eo_ssl.curation.report_builder import Context
 from eo_ssl.curation.schedule import DynamicConfig, DynamicSchedule
@@ -41,6 +43,8 @@ __all__ = [
     "Random",
     "Ranked",
     "Readiness",
+    "RepeatConfig",
+    "Repeats",
     "SUBSET_FILES",
     "SemDedup",
     "Selection",
@@ -57,6 +61,7 @@ __all__ = [
     "choose_scaling",
     "curate",
     "draw_systematically",
+    "find_repeats",
     "read_subset",
     "release_pages",
     "resolve_keep",

@@ -88,12 +88,13 @@ class CurationReport:
     n_rows: int
     n_kept: int
     reasons: dict[str, int]
-    "dropped rows by reason: duplicate, not drawn"
+    "dropped rows by reason: duplicate, same acquisition (where it was looked for), not drawn"
     cluster_rows: tuple[int, ...]
     "rows per level-1 cluster, duplicates included; empty when nothing was clustered"
     cluster_kept: tuple[int, ...]
     "rows kept per level-1 cluster; where they are weighed, draws of ``n_kept`` that fall on it"
     cluster_duplicates: tuple[int, ...]
+    "rows per level-1 cluster that repeat another one: duplicates and those of the same acquisition"
     cluster_parents: tuple[tuple[int, ...], ...]
     "ancestors of every level-1 cluster, from level 2 up"
     before: Balance

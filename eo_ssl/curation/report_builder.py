@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+from eo_ssl.curation.dedup import Identities, Repeats
 from eo_ssl.curation.diversity import (
     compute_gini,
     compute_normalised_entropy,
@@ -27,7 +27,7 @@ from eo_ssl.curation.selectors import Selector, SelectorResult
 from eo_ssl.curation.weights import draw_without_replacement
 from eo_ssl.errors import expect
 
-KEPT, DUPLICATE, NOT_DRAWN = "kept", "duplicate", "not drawn"
+KEPT, DUPLICATE, SAME_ACQUISITION, NOT_DRAWN = "kept", "duplicate", "same acquisition", "not drawn"
 _EXAMPLE_CLUSTERS = 24
 _EXAMPLE_ROWS = 8
 
@@ -36,12 +36,14 @@ _EXAMPLE_ROWS = 8
 class Context:
     """Facts about the rows beside their embeddings; everything may be absent."""
 
-    identities: Sequence[Any] | NDArray[Any] | pa.Array | pa.ChunkedArray | None = None
+    identities: Identities | None = None
     "what makes two rows exact duplicates (pixels_sha256), one per row; absent: no filter"
     looks: tuple[Floats, Floats] | None = None
     "features of two augmented looks at some of the rows, each float32 [m, d], for the readiness gate"
     nuisances: pa.Table | None = None
     "what rows share beside content, such as product, month and brightness: a diagnosis, never used to select"
+    repeats: Repeats | None = None
+    "rows that show again what another one shows, of first copies alone (`find_repeats`); absent: no filter"
     labels: ArrayLike | None = None
     "classes int [n], -1 unknown: diagnosis only, never used to select"
     columns: pa.Table | None = None
@@ -111,10 +113,10 @@ class ReportBuilder:
             n_rows=len(self.group),
             n_kept=len(self.kept),
             effective_rows=self.result.effective_rows,
-            reasons={why: int((self.reason == why).sum()) for why in (DUPLICATE, NOT_DRAWN)},
+            reasons={why: int((self.reason == why).sum()) for why in self._list_reasons()},
             cluster_rows=self._count_rows(everyone),
             cluster_kept=self._count_kept(),
-            cluster_duplicates=self._count_rows(np.flatnonzero(self.reason == DUPLICATE)),
+            cluster_duplicates=self._count_rows(np.flatnonzero(np.isin(self.reason, (DUPLICATE, SAME_ACQUISITION)))),
             cluster_parents=()
             if clusters is None
             else tuple(tuple(path) for path in clusters.hierarchy.paths()[:, 1:].tolist()),
@@ -127,9 +129,13 @@ class ReportBuilder:
             corpus_fingerprint=self.context.corpus_fingerprint,
             encoder_fingerprint=self.context.encoder_fingerprint,
             examples=self._choose_examples(),
-            notes=(*self.context.notes, *self.result.notes, *tell_nuisances(information)),
+            notes=(*self._list_notes(), *tell_nuisances(information)),
             information=information,
         )
+
+    def _list_reasons(self) -> tuple[str, ...]:
+        """Reasons for which a row may have gone; there are no repeats where nobody looked for them."""
+        return (DUPLICATE, *(() if self.context.repeats is None else (SAME_ACQUISITION,)), NOT_DRAWN)
 
     def _count_rows(self, rows: Rows) -> tuple[int, ...]:
         if self.result.clusters is None:
@@ -140,6 +146,10 @@ class ReportBuilder:
         if self.result.clusters is None or self.context.nuisances is None:
             return {}
         return measure_information(self.cluster, self.context.nuisances, rng=rng)
+
+    def _list_notes(self) -> tuple[str, ...]:
+        repeats = self.context.repeats
+        return (*self.context.notes, *(() if repeats is None else repeats.notes), *self.result.notes)
 
     def _count_passes(self) -> int:
         return len(self.group) if self.context.forward_passes is None else self.context.forward_passes

@@ -30,8 +30,9 @@ def write_subset(
     """Write the files of a subset and return its fingerprint; the caller's manifest finishes the product.
 
     ``subset.parquet`` holds row int64, weight float32 and cluster int32 of the rows kept, ``dropped.parquet`` row,
-    cluster and reason of the others, ``curation_report.json`` the report. The weight says how often a row is to be
-    presented, in times the mean of those kept: 1 for all where the selector picked rows.
+    cluster and reason of the others and, of those that repeat another row, ``repeats`` int64 (that row; -1 for the
+    rest), ``overlap`` and ``correlation`` float32; ``curation_report.json`` the report. The weight says how often a row
+    is to be presented, in times the mean of those kept: 1 for all where the selector picked rows.
 
     Args:
         folder: of the product.
@@ -45,9 +46,17 @@ def write_subset(
     table = tabulate_selection(selection, rows)
     kept = table.filter(table["kept"])
     subset = kept.select(["row", "weight", "cluster"])
-    dropped = table.filter(pa.array(~table["kept"].to_numpy())).select(["row", "cluster", "reason"])
+    gone = ~table["kept"].to_numpy()
+    dropped = table.filter(pa.array(gone)).select(["row", "cluster", "reason"])
+    duplicates = selection.duplicates
+    dropped = dropped.append_column("repeats", [np.where(duplicates.original < 0, -1, rows[duplicates.original])[gone]])
+    for name in ("overlap", "correlation"):
+        dropped = dropped.append_column(name, [getattr(duplicates, name)[gone]])
     for reason, away in left_out.items():
-        known = {"row": away, "cluster": np.full(len(away), -1, dtype=np.int32), "reason": [reason] * len(away)}
+        n = len(away)
+        none, nothing = np.full(n, -1), np.full(n, np.nan)
+        known = {"row": away, "cluster": none, "reason": [reason] * n, "repeats": none}
+        known |= {"overlap": nothing, "correlation": nothing}
         dropped = pa.concat_tables([dropped, pa.table(known, schema=dropped.schema)])
     for name, part in ((SUBSET, subset), (DROPPED, dropped)):
         data = io.BytesIO()

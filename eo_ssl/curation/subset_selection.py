@@ -1,22 +1,21 @@
-"""One call for every selector: check, remove exact duplicates, pick, and account for what was done."""
+"""One call for every selector: check, remove duplicates, pick, and account for what was done."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from eo_ssl.curation.cluster_selectors import Hierarchical
-from eo_ssl.curation.dedup import find_first_copies
+from eo_ssl.curation.dedup import Repeats, join_duplicates
 from eo_ssl.curation.embeddings import Floats, Labels, Rows, Scale, check_embeddings, derive_generator, rescale
 from eo_ssl.curation.hierarchy import fit_clusters
 from eo_ssl.curation.mapped_rows import Values
 from eo_ssl.curation.report import CurationReport
-from eo_ssl.curation.report_builder import DUPLICATE, KEPT, NOT_DRAWN, Context, ReportBuilder
+from eo_ssl.curation.report_builder import DUPLICATE, KEPT, NOT_DRAWN, SAME_ACQUISITION, Context, ReportBuilder
 from eo_ssl.curation.selectors import Candidates, Selector, SelectorResult
 from eo_ssl.errors import expect
 
@@ -30,7 +29,9 @@ class Selection:
     weights: Floats | None
     "how often each of them is to come up, in times the mean: float32, mean 1; None for equally often"
     reason: NDArray[np.str_]
-    "per row: kept, duplicate or not drawn"
+    "per row: kept, duplicate, same acquisition or not drawn"
+    duplicates: Repeats
+    "which rows went because they repeat another one, and what says so"
     cluster: Labels
     """level-1 cluster per row, int32 (a duplicate stands in the cluster of its first copy); -1 when nothing was
     clustered"""
@@ -57,12 +58,12 @@ def curate(
             parts are held in memory, and what is computed of all is a map in a nameless file beside it; the outcome is
             that of an array of the same values.
         keep: Up to 1 a fraction of n, above 1 a number of rows: those kept, or for a selector that weighs those
-            effective. At most as many as there are different rows; 1 keeps every row (without ``context.identities``)
-            or every different row (with them), in order, unweighted.
+            effective. At most as many as there are different rows; 1 keeps every row (without ``context.identities``
+            and ``context.repeats``) or every different row (with them), in order, unweighted.
         rng: The only source of randomness.
         method: The selector; hierarchical k-means when absent. One of scaling auto takes that of ``context``.
-        context: Identities for the duplicate filter in front of the selector, what else the selector reads, labels and
-            fingerprints for the report.
+        context: Identities and repeats for the duplicate filter in front of the selector, what else the selector reads,
+            labels and fingerprints for the report.
         clusters: Number that the report describes the result with where the selector makes none, never to select by;
             None a twentieth of the rows, 0 none.
 
@@ -75,7 +76,8 @@ def curate(
     seed = _read_seed(rng)
     raw = check_embeddings(embeddings)
     started = time.perf_counter()
-    first, group = _find_different_rows(context.identities, len(raw))
+    duplicates = join_duplicates(len(raw), context.identities, context.repeats)
+    first, group = duplicates.first, duplicates.group
     target = min(resolve_keep(keep, len(raw)), len(first))
     measure_rng = derive_generator(rng)  # drawn first: what is measured must not change what is picked
     scale = method.scale(context.scaling)
@@ -91,7 +93,9 @@ def curate(
     else:
         result, select_s = SelectorResult(np.arange(len(first), dtype=np.int64)), time.perf_counter() - started
 
-    reason = np.full(len(raw), DUPLICATE, dtype="U9")
+    reason = np.full(len(raw), DUPLICATE, dtype=f"U{len(SAME_ACQUISITION)}")
+    if context.repeats is not None:
+        reason[context.repeats.original >= 0] = SAME_ACQUISITION
     reason[first] = NOT_DRAWN
     reason[first[result.rows]] = KEPT
     cluster = np.full(len(raw), -1, dtype=np.int32) if result.clusters is None else result.clusters.labels[group]
@@ -101,7 +105,7 @@ def curate(
     builder = ReportBuilder(points, group, method, context, first[result.rows], reason, cluster, distance, result)
     centroids = None if result.clusters is None else result.clusters.hierarchy.centroids[0]
     report = builder.build(measure_rng, seed=seed, select_s=select_s)
-    return Selection(first[result.rows], result.weights, reason, cluster, distance, centroids, report)
+    return Selection(first[result.rows], result.weights, reason, duplicates, cluster, distance, centroids, report)
 
 
 def describe(result: SelectorResult, points: Floats, clusters: int | None, rng: np.random.Generator) -> SelectorResult:
@@ -147,18 +151,6 @@ def tabulate_selection(selection: Selection, ids: Rows | None = None) -> pa.Tabl
             "reason": pa.array(selection.reason, pa.string()),
         }
     )
-
-
-def _find_different_rows(identities: Any, n: int) -> tuple[Rows, Rows]:
-    if identities is None:
-        return np.arange(n, dtype=np.int64), np.arange(n, dtype=np.int64)
-    expect(
-        len(identities) == n,
-        expected=f"an identity for each of {n} rows",
-        got=len(identities),
-        remedy="take both from the same index",
-    )
-    return find_first_copies(identities)
 
 
 def _rescale_target(towards: ArrayLike, scale: Scale, reference: tuple[Values, Rows | None]) -> Floats:
