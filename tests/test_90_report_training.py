@@ -61,6 +61,9 @@ def test_tables_hold_differences_course_and_savings() -> None:
     assert [table.title.split(":")[0] for table in alone] == ["Quality against compute"]
     assert alone[0].cells[1] == ("full", "5", "100", "46.0")
     assert tabulate_seed_contrasts([row("full", {0: (1, 0.5)})], None) == []
+    unequal = [row("a", {0: (100, 0.4), 1: (200, 0.6)}, step=1), row("a", {0: (300, 0.5), 1: (401, 0.5)})]
+    (course,) = tabulate_seed_contrasts(unequal, None)
+    assert [cells[2:4] for cells in course.cells[1:]] == [("150", "50.0"), ("350", "50.0")]
 
 
 def test_a_figure_has_seeds_means_and_intervals() -> None:
