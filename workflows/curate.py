@@ -101,17 +101,8 @@ def main(
     resolve_keep(keep, len(rows))  # refused before anything is written or embedded
     method.check(context.columns, targeted=towards is not None)
     goal = open_target(towards, opened, name, rows, split=split, data=towards_data)
-    config = {
-        "stream": name,
-        "snapshot": opened.snapshot,
-        "keep": keep,
-        "method": method.name,
-        "split": split,
-        "seed": seed,
-        "encoder": encoder,
-        "duplicates": duplicates,
-        method.name: method.parameters,
-    }
+    config = {"stream": name, "snapshot": opened.snapshot, "keep": keep, "method": method.name, "split": split}
+    config |= {"seed": seed, "encoder": encoder, "duplicates": duplicates, method.name: method.parameters}
     told: dict[str, Any] = {"where": where, "per_location": per_location, "towards": towards}
     told |= {} if tests is None else {"audit": audit, "audit_distance_m": audit_distance_m}
     told |= {"bounds": bounds.to_json()} if duplicates == "drop" else {}
@@ -122,22 +113,23 @@ def main(
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
+        repeats = None
         if duplicates == "drop":
             with console.status(f"comparing tiles of one acquisition among {len(rows)}"):
                 repeats = find_repeats(opened, name, rows, bounds, identities=context.identities)
-                context = replace(context, repeats=repeats)
         embed = partial(_embed, model, product.folder, batch_size=batch_size, console=console)
         embeddings, target = goal.embed(open_corpus_source(opened, name, rows=rows), embed)
-        context = replace(context, towards=target, notes=(*candidates.notes, *goal.notes))
+        known = replace(context, repeats=repeats, towards=target, notes=(*candidates.notes, *goal.notes))
         with console.status(f"choosing from {len(rows)} tiles"):
-            selection = curate(embeddings, keep, np.random.default_rng(seed), method=method, context=context)
+            selection = curate(embeddings, keep, np.random.default_rng(seed), method=method, context=known)
         report = selection.report
         summary = {"rows": report.n_rows, "kept": report.n_kept, "dropped": report.reasons}
         made = write_subset(out, selection, rows, left_out=candidates.left_out)
         product.sign(made, seed=seed, summary=summary, files=SUBSET_FILES)
     dropped = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
-    outcome = f"kept {report.n_kept} of {report.n_rows} tiles of {name} ({dropped}): {out.resolve()}"
-    console.print(outcome, soft_wrap=True)
+    console.print(
+        f"kept {report.n_kept} of {report.n_rows} tiles of {name} ({dropped}): {out.resolve()}", soft_wrap=True
+    )
 
 
 def _embed(

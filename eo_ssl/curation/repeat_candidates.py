@@ -58,8 +58,8 @@ class TileFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """Pairs of tiles that may show the same acquisition, m of them."""
+class TilePairs:
+    """TilePairs of tiles that may show the same acquisition, m of them."""
 
     first: Rows
     "positions of the tiles, int64 [m]; below those of the second"
@@ -157,7 +157,7 @@ def _split_version(baseline: str) -> tuple[int, ...] | None:
     return tuple(int(number) for number in re.findall(r"\d+", baseline)) or None
 
 
-def find_candidates(facts: TileFacts, *, min_overlap: float, max_seconds: int) -> Iterator[Pairs]:
+def find_candidates(facts: TileFacts, *, min_overlap: float, max_seconds: int) -> Iterator[TilePairs]:
     """Yield pairs of tiles that may show one acquisition, each pair once, in lots of bounded size.
 
     Two tiles are a candidate if they state no different satellite, mode, orbit direction or relative orbit; if their
@@ -217,7 +217,7 @@ def _search(tree: Any, count: int, reach: float) -> Iterator[tuple[Rows, Rows]]:
         first = last
 
 
-def _judge(facts: TileFacts, one: Rows, two: Rows, min_overlap: float) -> Iterator[Pairs]:
+def _judge(facts: TileFacts, one: Rows, two: Rows, min_overlap: float) -> Iterator[TilePairs]:
     """Yield those of the pairs of one time that state nothing different and share enough ground."""
     first, second = np.minimum(one, two), np.maximum(one, two)
     stated, other = facts.stated[first], facts.stated[second]
@@ -237,4 +237,4 @@ def _judge(facts: TileFacts, one: Rows, two: Rows, min_overlap: float) -> Iterat
     maps = map_pixels(outlines[0][enough], sizes[0][enough], outlines[1][enough], sizes[1][enough])
     first, second = first[enough], second[enough]
     if len(first):
-        yield Pairs(first, second, maps, np.minimum(facts.dated[first], facts.dated[second]) == 2)
+        yield TilePairs(first, second, maps, np.minimum(facts.dated[first], facts.dated[second]) == 2)
