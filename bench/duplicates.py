@@ -1,6 +1,6 @@
 """Which tiles `eo-ssl curate --duplicates drop` takes for one acquisition: planted ones, real sets, and what the search costs.
 
-``EO_SSL_DATA=/path/to/samples python -m bench.duplicates`` prints the tables of ``docs/duplicates.md`` (some ten minutes), ``python -m
+``EO_SSL_DATA=/path/to/samples python -m bench.duplicates`` prints the tables of ``docs/duplicates.md`` (ten minutes), ``python -m
 bench duplicates`` their rows. Planted: each scene is also delivered in every kind of repeat and decoy of `worlds.repeated`; what has to go
 follows from pixel centres looked up with pyproj. Real: sets of several dates as they are, and how many pairs of dates pixels alone would
 take for one acquisition.
@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from scipy import ndimage
 
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
 from eo_ssl.curation import RepeatConfig, find_repeats
 from eo_ssl.curation.repeat_candidates import TileFacts, find_candidates
-from eo_ssl.curation.repeat_pixels import compare_tiles
+from eo_ssl.curation.repeat_pixels import SMOOTHING_PX, compare_tiles
 from eo_ssl.scene import list_products
-from eo_ssl.sensors import convert
+from eo_ssl.sensors import Quantity, convert
 from worlds.repeated import (
     DECOYS,
     Ground,
@@ -46,11 +47,14 @@ SETS = (
     ("opera_rtc_s1", 32, "grid"),
     ("worldcereal_s1", 32, "native"),
     ("worldcereal_s2_20m", 32, "native"),
-    ("ftw_austria", 64, "native"),
-    ("eolearn_l1c", 32, "native"),
-    ("terramesh_s2l2a", 32, "native"),
 )
-ORDER = ("duplicates/planted", "duplicates/planted in all", "duplicates/real", "duplicates/search")
+ORDER = (
+    "duplicates/planted",
+    "duplicates/planted in all",
+    "duplicates/real",
+    "duplicates/speckle",
+    "duplicates/search",
+)
 IDENTITY = np.array([[1.0, 0, 0], [0, 1, 0]])
 BOUNDS = RepeatConfig()
 
@@ -88,15 +92,22 @@ def list_worlds() -> Iterator[tuple[str, World]]:
     yield "sample archive, radar", world
     examples = data() / "terramesh_examples"
     if examples.is_dir():
+        world = World()
         real = list(read_ground(sorted(examples.glob("S2L2A/*.tif")), [2, 3, 4, 8], radar=False))
-        (folder,) = {path.parent for path in (data() / "s2_tile_29RKH_l2a").rglob("B02.tif")}
-        real += stack(folder, ("B02", "B03", "B04", "B08"))
-        world = World()
         plant_optical(world, real, tile_px=TILE_PX, zone_tiles=9)
-        yield "TerraMesh and a whole tile, optical", world
+        yield "TerraMesh, optical", world
         world = World()
-        plant_radar(world, list(read_ground(sorted(examples.glob("S1RTC/*.tif")), [1, 2], radar=True)), tile_px=TILE_PX)
+        (folder,) = {path.parent for path in (data() / "s2_tile_29RKH_l2a").rglob("B02.tif")}
+        plant_optical(world, list(stack(folder, ("B02", "B03", "B04", "B08"))), tile_px=TILE_PX, zone_tiles=9)
+        yield "desert, optical", world
+        world = World()
+        plant_radar(world, read_radar(), tile_px=TILE_PX)
         yield "TerraMesh, radar", world
+
+
+def read_radar() -> list[Ground]:
+    paths = sorted((data() / "terramesh_examples").glob("S1RTC/*.tif"))
+    return list(read_ground(paths, [1, 2], radar=True))
 
 
 def score(what: str, world: World) -> Iterator[dict[str, Any]]:
@@ -192,6 +203,54 @@ def is_alike(corpus: Corpus, stream: str, pair: tuple[int, int]) -> bool:
     return evidence.equal if evidence.flat else evidence.correlation >= BOUNDS.min_correlation
 
 
+def compare_details() -> Iterator[dict[str, Any]]:
+    """Yield by the width of the local mean how alike real radar tiles are to themselves on another grid, and with other speckle."""
+    rng = np.random.default_rng(0)
+    tiles = [
+        np.s_[:, row : row + TILE_PX, col : col + TILE_PX]
+        for row in range(0, 192, TILE_PX)
+        for col in range(0, 192, TILE_PX)
+    ]
+    images = [ground.image for ground in read_radar()]
+    pairs = []
+    for image in images:
+        moved = np.stack([ndimage.shift(band, (0.5, 0.5), order=1, mode="nearest") for band in image])
+        decibel, there = smooth(to_db(image), SMOOTHING_PX), smooth(to_db(moved), SMOOTHING_PX)
+        back = np.stack([ndimage.shift(band, (-0.5, -0.5), order=1, mode="nearest") for band in there])
+        speckle = smooth(rng.gamma(1, 1, image.shape), 0.6)  # neighbours correlate, as they do in real products
+        other = to_db(smooth(image, 1.5) * speckle / speckle.mean())
+        pairs.append(((decibel, back), (to_db(image), other)))
+    for width in (None, 1.0, 2.0, 3.0):
+        same, looks = (
+            [
+                np.median([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(one[tile], two[tile], strict=True)])
+                for one, two in ([detail(part, width) for part in pair[which]] for pair in pairs)
+                for tile in tiles
+            ]
+            for which in (0, 1)
+        )
+        yield {
+            "name": "duplicates/speckle",
+            "local_mean_px": width,
+            "tiles": len(same),
+            "same_on_another_grid_least": round(float(min(same)), 3),
+            "other_speckle_median": round(float(np.median(looks)), 3),
+            "other_speckle_largest": round(float(max(looks)), 3),
+        }
+
+
+def to_db(power: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return convert(power, source=Quantity.GAMMA0, target=Quantity.GAMMA0_DB)
+
+
+def smooth(image: npt.NDArray[np.floating], sigma_px: float) -> npt.NDArray[np.float32]:
+    return ndimage.gaussian_filter(image, (0, sigma_px, sigma_px)).astype(np.float32)
+
+
+def detail(image: npt.NDArray[np.float32], width: float | None) -> npt.NDArray[np.float32]:
+    return image if width is None else image - smooth(image, width)
+
+
 def search(rows: int = ROWS) -> dict[str, Any]:
     """Return what finding candidates among so many tiles costs: products of 1,664 tiles, neighbours with a strip in common."""
     side = int(np.sqrt(LARGEST))
@@ -239,6 +298,8 @@ def run() -> Iterator[dict[str, Any]]:
         yield from score(what, world)
     for card, size_px, tiling in SETS if data().is_dir() else ():
         yield from examine(card, size_px, tiling)
+    if data().is_dir():
+        yield from compare_details()
     yield search()
 
 

@@ -98,7 +98,10 @@ def test_tiles_of_one_acquisition_go_with_their_evidence_and_seasons_stay(corpus
     }
     words = " ".join(report["notes"])
     assert f"{len(again)} pairs of tiles share ground and time: {len(again)} show the same pixels" in words
-    assert f"{len(kept)} tiles show a place that others show on another date: seasons, which stay" in words
+    days = [(rows[row]["location_id"], rows[row]["datetime"][:10]) for row in kept]
+    seasons = [place for place, _ in days if len({day for other, day in days if other == place}) > 1]
+    assert len(seasons) > 100
+    assert f"{len(seasons)} tiles show a place that others show on another date: seasons, which stay" in words
     config = require(subset, "curate").config
     assert config["duplicates"] == "drop" and config["bounds"]["min_overlap"] == 0.8
     assert "bounds" not in require(exact, "curate").config

@@ -10,7 +10,14 @@ import shapely
 from scipy import ndimage
 
 from eo_ssl.curation.repeat_pixels import compare_tiles, find_whole_offset, keep_detail, sample_tile, smooth_valid
-from eo_ssl.curation.tile_outlines import EARTH_M, lay_on_plane, map_pixels, measure_areas, read_outlines, to_sphere
+from eo_ssl.curation.tile_outlines import (
+    EARTH_M,
+    lay_on_plane,
+    map_pixels,
+    measure_areas,
+    place_on_sphere,
+    read_outlines,
+)
 from eo_ssl.sensors import Quantity
 
 BOA, DB = Quantity.BOA_REFLECTANCE, Quantity.GAMMA0_DB
@@ -24,8 +31,8 @@ def outline(epsg: int, left: float, top: float, *, pixel_m: float, height: int, 
 
 
 def mapped(first: np.ndarray, second: np.ndarray, first_px: tuple, second_px: tuple) -> np.ndarray:
-    centre = to_sphere(first)[None].mean(axis=1)
-    planes = [lay_on_plane(to_sphere(one)[None], centre) for one in (first, second)]
+    centre = place_on_sphere(first)[None].mean(axis=1)
+    planes = [lay_on_plane(place_on_sphere(one)[None], centre) for one in (first, second)]
     return map_pixels(planes[0], np.array([first_px], float), planes[1], np.array([second_px], float))[0]
 
 
@@ -61,9 +68,11 @@ def test_pixels_of_two_zones_map_as_pyproj_says(one: int, two: int, lon: float) 
 
 def test_areas_are_those_of_the_ground() -> None:
     first = outline(32632, 500000, 5000000, pixel_m=10, height=64, width=64)
-    centre = to_sphere(first)[None].mean(axis=1)
+    centre = place_on_sphere(first)[None].mean(axis=1)
     planes = [
-        lay_on_plane(to_sphere(outline(32632, 500000 + east, 5000000, pixel_m=10, height=64, width=64))[None], centre)
+        lay_on_plane(
+            place_on_sphere(outline(32632, 500000 + east, 5000000, pixel_m=10, height=64, width=64))[None], centre
+        )
         for east in (0, 160, 640, 1280)
     ]
     area, own = measure_areas(planes[0], planes[0])
@@ -74,8 +83,8 @@ def test_areas_are_those_of_the_ground() -> None:
 
 def test_a_plane_touches_the_sphere_anywhere() -> None:
     for point in ((10.0, 50.0), (180.0, 0.0), (-179.99, -89.0), (0.0, 90.0)):
-        centre = to_sphere(np.array([point]))
-        near = to_sphere(np.array([[[point[0], point[1]], [point[0], point[1] - 0.01]]]))
+        centre = place_on_sphere(np.array([point]))
+        near = place_on_sphere(np.array([[[point[0], point[1]], [point[0], point[1] - 0.01]]]))
         plane = lay_on_plane(near, centre)[0]
         np.testing.assert_allclose(plane[0], 0, atol=1e-6)
         assert np.hypot(*plane[1]) == pytest.approx(EARTH_M * np.radians(0.01), rel=1e-6)

@@ -19,7 +19,7 @@ TESTS = {
     "objectives": "test_79_options test_70_mae test_70_ijepa test_70_simclr test_82_processes test_81_choices",
     "models": "test_65_vit test_66_resnet test_70_mae test_70_ijepa test_70_simclr test_75_encoder",
     "pretraining": "test_79_options test_80_pretrain test_83_items test_80_pretrain_workflow test_80_pretrain_resume test_82_processes",
-    "curation": "test_79_options test_50_curation_clusters test_50_curation_select test_50_curation_schedule test_50_curation_workflow",
+    "curation": "test_79_options test_50_curation_clusters test_50_curation_select test_50_curation_schedule test_50_curation_workflow test_51_repeat_pixels test_51_repeats",
 }
 
 

@@ -122,9 +122,8 @@ def main(
         known = replace(context, repeats=repeats, towards=target, notes=(*candidates.notes, *goal.notes))
         with console.status(f"choosing from {len(rows)} tiles"):
             selection = curate(embeddings, keep, np.random.default_rng(seed), method=method, context=known)
-        report = selection.report
+        report, made = selection.report, write_subset(out, selection, rows, left_out=candidates.left_out)
         summary = {"rows": report.n_rows, "kept": report.n_kept, "dropped": report.reasons}
-        made = write_subset(out, selection, rows, left_out=candidates.left_out)
         product.sign(made, seed=seed, summary=summary, files=SUBSET_FILES)
     dropped = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
     console.print(

@@ -14,7 +14,14 @@ from scipy.spatial import cKDTree
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.curation.embeddings import Labels, Rows
-from eo_ssl.curation.tile_outlines import EARTH_M, lay_on_plane, map_pixels, measure_areas, read_outlines, to_sphere
+from eo_ssl.curation.tile_outlines import (
+    EARTH_M,
+    lay_on_plane,
+    map_pixels,
+    measure_areas,
+    place_on_sphere,
+    read_outlines,
+)
 from eo_ssl.curation.weights import Doubles
 
 _ROWS_AT_ONCE = 65_536  # tiles whose neighbours are looked for at a time
@@ -58,8 +65,8 @@ class TileFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class TilePairs:
-    """TilePairs of tiles that may show the same acquisition, m of them."""
+class CandidatePairs:
+    """Pairs of tiles that may show the same acquisition, m of them."""
 
     first: Rows
     "positions of the tiles, int64 [m]; below those of the second"
@@ -157,7 +164,7 @@ def _split_version(baseline: str) -> tuple[int, ...] | None:
     return tuple(int(number) for number in re.findall(r"\d+", baseline)) or None
 
 
-def find_candidates(facts: TileFacts, *, min_overlap: float, max_seconds: int) -> Iterator[TilePairs]:
+def find_candidates(facts: TileFacts, *, min_overlap: float, max_seconds: int) -> Iterator[CandidatePairs]:
     """Yield pairs of tiles that may show one acquisition, each pair once, in lots of bounded size.
 
     Two tiles are a candidate if they state no different satellite, mode, orbit direction or relative orbit; if their
@@ -189,7 +196,7 @@ def _find_neighbours(
         stop = min(start + _ROWS_AT_ONCE, len(rows))
         end = int(np.searchsorted(when, when[stop - 1] + most, side="right"))
         there = rows[start:end]
-        vectors = to_sphere(facts.corners[there])
+        vectors = place_on_sphere(facts.corners[there])
         centres = vectors.mean(axis=1)
         half = EARTH_M * float(np.linalg.norm(vectors - centres[:, None], axis=-1).max())
         # The middle of a tile lies in what holds more than half of it. One with few valid pixels may have them all in
@@ -217,7 +224,7 @@ def _search(tree: Any, count: int, reach: float) -> Iterator[tuple[Rows, Rows]]:
         first = last
 
 
-def _judge(facts: TileFacts, one: Rows, two: Rows, min_overlap: float) -> Iterator[TilePairs]:
+def _judge(facts: TileFacts, one: Rows, two: Rows, min_overlap: float) -> Iterator[CandidatePairs]:
     """Yield those of the pairs of one time that state nothing different and share enough ground."""
     first, second = np.minimum(one, two), np.maximum(one, two)
     stated, other = facts.stated[first], facts.stated[second]
@@ -225,7 +232,7 @@ def _judge(facts: TileFacts, one: Rows, two: Rows, min_overlap: float) -> Iterat
     first, second = first[alike], second[alike]
     if not len(first):
         return
-    vectors = [to_sphere(facts.corners[part]) for part in (first, second)]
+    vectors = [place_on_sphere(facts.corners[part]) for part in (first, second)]
     centre = vectors[0].mean(axis=1)
     outlines = [lay_on_plane(part, centre) for part in vectors]
     enough = np.zeros(len(first), dtype=bool)
@@ -237,4 +244,4 @@ def _judge(facts: TileFacts, one: Rows, two: Rows, min_overlap: float) -> Iterat
     maps = map_pixels(outlines[0][enough], sizes[0][enough], outlines[1][enough], sizes[1][enough])
     first, second = first[enough], second[enough]
     if len(first):
-        yield TilePairs(first, second, maps, np.minimum(facts.dated[first], facts.dated[second]) == 2)
+        yield CandidatePairs(first, second, maps, np.minimum(facts.dated[first], facts.dated[second]) == 2)

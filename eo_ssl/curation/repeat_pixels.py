@@ -80,7 +80,7 @@ def compare_tiles(first: Floats, second: Floats, mapping: Doubles, *, quantity: 
         min(1.0, count * scale / max(int(np.count_nonzero(own)), 1))
         for own, scale in zip(valid, (1, area), strict=True)
     ]
-    correlation, flat, equal = measure_band_correlation(*(image[:, both] for image in images), quantity=quantity)
+    correlation, flat, equal = measure_correlation(*(image[:, both] for image in images), quantity=quantity)
     return PixelEvidence(shares[0], shares[1], correlation, flat, equal)
 
 
@@ -136,7 +136,7 @@ def sample_tile(image: Floats, valid: NDArray[np.bool_], mapping: Doubles) -> tu
     return sampled.reshape(image.shape).astype(np.float32), seen.reshape(valid.shape)
 
 
-def measure_band_correlation(first: Floats, second: Floats, *, quantity: Quantity) -> tuple[float, bool, bool]:
+def measure_correlation(first: Floats, second: Floats, *, quantity: Quantity) -> tuple[float, bool, bool]:
     """Return how values [C, n] correlate: the median over bands with texture, whether none has, whether means agree.
 
     A band with texture in one tile and none in the other correlates by 0. The correlation is NaN where no band has

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from eo_ssl.corpus import Corpus, StreamReader
 from eo_ssl.curation.dedup import Identities, Repeats, find_first_copies
 from eo_ssl.curation.embeddings import Labels, Rows
-from eo_ssl.curation.repeat_candidates import TileFacts, TilePairs, find_candidates, read_tile_facts
+from eo_ssl.curation.repeat_candidates import CandidatePairs, TileFacts, find_candidates, read_tile_facts
 from eo_ssl.curation.repeat_pixels import TILES_OF_SHIFT, PixelEvidence, compare_tiles, estimate_shift, move_map
 from eo_ssl.curation.weights import Doubles
 from eo_ssl.errors import expect
@@ -63,7 +63,7 @@ class RepeatConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """TilePairs whose pixels were compared, m of them."""
+    """Pairs whose pixels were compared, m of them."""
 
     first: Rows
     second: Rows
@@ -119,16 +119,16 @@ def _count_pairs_at_once(reader: StreamReader) -> int:
     return max(1, _BYTES_AT_ONCE // (8 * len(stream.bands) * stream.size_px**2))
 
 
-def _split_pairs(pairs: TilePairs, product: Labels, count: int) -> Iterator[TilePairs]:
+def _split_pairs(pairs: CandidatePairs, product: Labels, count: int) -> Iterator[CandidatePairs]:
     """Yield lots of ``count`` pairs, those of the same two products together."""
     order = np.lexsort((pairs.second, pairs.first, product[pairs.second], product[pairs.first]))
     for start in range(0, len(order), count):
         part = order[start : start + count]
-        yield TilePairs(pairs.first[part], pairs.second[part], pairs.maps[part], pairs.timed[part])
+        yield CandidatePairs(pairs.first[part], pairs.second[part], pairs.maps[part], pairs.timed[part])
 
 
 def _measure(
-    reader: StreamReader, rows: Rows, pairs: TilePairs, config: RepeatConfig, products: tuple[Labels, Labels]
+    reader: StreamReader, rows: Rows, pairs: CandidatePairs, config: RepeatConfig, products: tuple[Labels, Labels]
 ) -> _Measured:
     """Read the tiles of ``pairs`` once each and compare them, those that do not fit again at the products' shift."""
     wanted, place = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)

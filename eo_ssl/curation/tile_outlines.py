@@ -52,13 +52,13 @@ def _order_cut_corners(points: Doubles) -> Doubles:
     real = np.unique(points[np.abs(points[:, 0]) < _SEAM], axis=0)
     if len(real) != 4:
         return np.full((4, 2), np.nan)
-    plane = lay_on_plane(to_sphere(real)[None], to_sphere(real).mean(axis=0)[None])[0]
+    plane = lay_on_plane(place_on_sphere(real)[None], place_on_sphere(real).mean(axis=0)[None])[0]
     east, north = plane.T
     picked = [np.argmin(east + north), np.argmax(east - north), np.argmax(east + north), np.argmin(east - north)]
     return real[picked]
 
 
-def to_sphere(lonlat: Doubles) -> Doubles:
+def place_on_sphere(lonlat: Doubles) -> Doubles:
     """Return the unit vectors [..., 3] of longitudes and latitudes in degrees [..., 2]."""
     lon, lat = np.radians(lonlat[..., 0]), np.radians(lonlat[..., 1])
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
