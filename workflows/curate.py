@@ -95,8 +95,7 @@ def main(
     model = prepare_encoder(encoder, statistics=(opened, name), seed=seed)
     candidates = CandidateRows.of(opened, name, split=split, where=where or (), per_location=per_location, seed=seed)
     tests = None if audit is None else open_tests(audit, data=audit_data)
-    if tests is not None:
-        candidates = candidates.keep_away(tests, distance_m=audit_distance_m)
+    candidates = candidates if tests is None else candidates.keep_away(tests, distance_m=audit_distance_m)
     rows, context = candidates.rows, candidates.describe(model, method, duplicates=duplicates != "keep", seed=seed)
     resolve_keep(keep, len(rows))  # refused before anything is written or embedded
     method.check(context.columns, targeted=towards is not None)
