@@ -216,7 +216,7 @@ def draw_ranked_sizes(before: Sequence[float], after: Sequence[float]) -> Figure
         after: size of the same clusters after selection.
     """
     order = sorted(range(len(before)), key=lambda i: -before[i])
-    biggest = max(max(before, default=1), 1)
+    biggest = max(max(before, default=1), max(after, default=1), 1)  # weighted, a small cluster may outgrow all
     log = biggest > 20 * max(1.0, sorted(before)[len(before) // 2])
     gap = 0.0 if len(order) > 60 else 0.12
     with use_style(PAGE_STYLE):
