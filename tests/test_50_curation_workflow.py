@@ -98,7 +98,13 @@ def test_tiles_of_one_acquisition_go_with_their_evidence_and_seasons_stay(corpus
     }
     words = " ".join(report["notes"])
     assert f"{len(again)} pairs of tiles share ground and time: {len(again)} show the same pixels" in words
-    assert f"{len(kept)} tiles show a place that others show on another date: seasons, which stay" in words
+    days: dict[str, set[str]] = {}
+    for row in kept:
+        days.setdefault(rows[row]["location_id"], set()).add(rows[row]["datetime"][:10])
+    seasons = sum(len(days[rows[row]["location_id"]]) > 1 for row in kept)
+    assert (
+        seasons > 100 and f"{seasons} tiles show a place that others show on another date: seasons, which stay" in words
+    )
     config = require(subset, "curate").config
     assert config["duplicates"] == "drop" and config["bounds"]["min_overlap"] == 0.8
     assert "bounds" not in require(exact, "curate").config
