@@ -233,7 +233,18 @@ def make_products(root: Path, server: Server) -> dict[str, Ended]:
     return made
 
 
-_TIMED = ("wall_s", "cpu_s", "peak_mb", "created", "command", "images_per_s", "measure_s", "select_s", "sha256")
+_TIMED = (
+    "wall_s",
+    "cpu_s",
+    "peak_mb",
+    "created",
+    "command",
+    "images_per_s",
+    "measure_s",
+    "select_s",
+    "clustering_s",
+    "sha256",
+)
 """Keys of what tells of time, memory and process; the last one is the signature of them all."""
 
 

@@ -291,6 +291,20 @@ def test_a_moved_reprocessing_is_found_by_the_shift_of_the_two_products(tmp_path
         assert (find(corpus, RepeatConfig(max_shift_px=most)).original >= 0).sum() == how_many
 
 
+def test_one_tile_that_does_not_fit_is_told_by_the_shift_of_the_others(tmp_path: Path) -> None:
+    """Eight tiles are smooth enough to correlate 1.5 px off; a corner of the ninth, alone, does not say where it lies."""
+    ground = 0.2 + 12 * ndimage.gaussian_filter(GROUND - 0.2, (0, 5, 5))
+    ground[:, 32:64, 32:64] += 3 * ndimage.gaussian_filter(GROUND - 0.2, (0, 1, 1))[:, 32:64, 32:64]
+    moved = np.stack([ndimage.shift(band, (1.2, -0.9), order=3, mode="reflect") for band in ground])
+    images = [image[:, :96, :96].copy() for image in (ground, moved)]
+    images[0][:, 41:64, 32:64] = np.nan
+    images[0][:, 32:64, 41:64] = np.nan
+    products = [scene(name, image=image, side=96) for name, image in zip("ab", images, strict=True)]
+    corpus = make_corpus(products, tmp_path / "c", min_valid=0.05)
+    assert (find(corpus, RepeatConfig(max_shift_px=0)).original >= 0).sum() == 8
+    assert (find(corpus).original >= 0).sum() == 9
+
+
 def test_flat_tiles_go_by_their_means_where_the_time_is_known(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     products = []

@@ -33,7 +33,7 @@ from eo_ssl.pretraining import FitConfig, OptimizerConfig, Processes
         (OptimizerConfig, {"lr_start": 1.0, "lr_end": 0.0}),
         (FitConfig, {"log_every": 1, "monitor_every": 1, "monitor_tiles": 1, "checkpoint_every": 1}),
         (Processes, {"devices": 1, "num_nodes": 1, "accumulate": 1}),
-        (Readiness, {"threshold": 1.0, "clusters": (2,), "rows": 4, "retry": 1}),
+        (Readiness, {"none": 0.99, "full": 1.0, "rows": 4, "retry": 1}),
     ],
 )
 def test_the_bounds_of_every_option_are_allowed(config: type, smallest: dict[str, object]) -> None:
@@ -68,8 +68,8 @@ def test_the_bounds_of_every_option_are_allowed(config: type, smallest: dict[str
         (OptimizerConfig, {"lr_start": 1.1}),
         (FitConfig, {"monitor_tiles": 0}),
         (Processes, {"num_nodes": 0}),
-        (Readiness, {"threshold": 1.01}),
-        (Readiness, {"clusters": (1, 8)}),
+        (Readiness, {"full": 1.01}),
+        (Readiness, {"none": 0.3}),
         (Readiness, {"rows": 3}),
         (Readiness, {"retry": 0}),
         (Processes, {"accumulate": 0}),

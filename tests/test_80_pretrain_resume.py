@@ -20,6 +20,7 @@ from eo_ssl.pretraining import Processes
 from eo_ssl.pretraining.checkpoints import AtomicCheckpoint, find_sound_checkpoint
 from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
 from eo_ssl.pretraining.run_log import RunLog, summarise
+from eo_ssl.pretraining.view_spread import ViewSpread
 from runs import BATCH, STEPS, TILES, make_loader, run, schedule, weights
 
 
@@ -127,7 +128,7 @@ def test_a_selector_that_lacks_what_it_selects_by_is_refused_before_the_first_st
     loader, config = make_loader(), DynamicConfig(warmup=100, interval=160, method=method)
     pruning = Pruning(DynamicSchedule(config))
     with pytest.raises(UserError, match=words):
-        DynamicPruning(pruning, loader, RunLog(tmp_path / "log.jsonl", loader, every=1), folder=tmp_path)
+        DynamicPruning(pruning, loader, RunLog(tmp_path / "log.jsonl", loader, every=1), ViewSpread(1), folder=tmp_path)
 
 
 def test_pruning_events_change_the_pool_come_from_the_full_set_and_survive_a_resume(tmp_path):

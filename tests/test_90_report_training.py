@@ -13,6 +13,7 @@ from eo_ssl.evaluation import ContrastPlan, compare_seeds
 from eo_ssl.reporting.contrast_tables import tabulate_seed_contrasts
 from eo_ssl.reporting.training_figures import (
     draw_training,
+    draw_training_charts,
     draw_training_studies,
     list_training_studies,
 )
@@ -102,8 +103,8 @@ def test_figures_are_named_and_the_same_each_time_and_none_is_drawn_of_nothing()
 def test_a_page_shows_the_same() -> None:
     rows = planted()
     (study,) = list_training_studies(rows, compare_seeds(rows, ContrastPlan("full")))
-    quality, won = draw_training(study)
+    quality, won = draw_training_charts(study)
     assert quality.title == "Quality against compute" and [text for _, text in quality.legend] == ["full", "soft"]
     assert won.title == "Won over full" and "Student" in won.caption
     assert "var(--s1)" in won.svg and "#" not in won.svg
-    assert len(draw_training(list_training_studies(rows, None)[0])) == 1
+    assert len(draw_training_charts(list_training_studies(rows, None)[0])) == 1

@@ -138,12 +138,12 @@ def _measure(
     place = place.reshape(2, -1)
     both = [(tiles[one], tiles[two], mapping) for one, two, mapping in zip(*place, pairs.maps, strict=True)]
     found = [compare_tiles(*pair, quantity=shown) for pair in both]
-    for group in _group_misfits(found, products, config):
-        some = (both[k] for k in group[:TILES_OF_SHIFT])
+    for misfits, textured in _group_misfits(found, products, config):
+        some = (both[k] for k in textured[:TILES_OF_SHIFT])
         shift = estimate_shift(some, size_px=reader.stream.size_px, search_px=config.max_shift_px)
         if shift is None:
             continue
-        for k in group:
+        for k in misfits:
             again = compare_tiles(*both[k][:2], move_map(both[k][2], shift), quantity=shown)
             found[k] = max(found[k], again, key=lambda evidence: evidence.correlation)
     same = [_is_same(one, timed, config) for one, timed in zip(found, pairs.timed.tolist(), strict=True)]
@@ -159,14 +159,16 @@ def _measure(
 
 def _group_misfits(
     found: list[PixelEvidence], products: tuple[Labels, Labels], config: RepeatConfig
-) -> list[list[int]]:
-    """Return places of the pairs that do not correlate enough, by the two products they are of."""
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield places of the pairs of two products that do not correlate enough, and of all whose bands have texture."""
     groups: dict[tuple[int, int], list[int]] = {}
-    if config.max_shift_px:
-        for k, (one, *key) in enumerate(zip(found, *(part.tolist() for part in products), strict=True)):
-            if one.correlation < config.min_correlation:  # not of flat ones, where it is NaN
-                groups.setdefault((key[0], key[1]), []).append(k)
-    return list(groups.values())
+    for k, (one, *key) in enumerate(zip(found, *(part.tolist() for part in products), strict=True)):
+        if not np.isnan(one.correlation):
+            groups.setdefault((key[0], key[1]), []).append(k)
+    for textured in groups.values() if config.max_shift_px else ():
+        misfits = [k for k in textured if found[k].correlation < config.min_correlation]
+        if misfits:
+            yield misfits, textured
 
 
 def _is_same(evidence: PixelEvidence, timed: bool, config: RepeatConfig) -> bool:
