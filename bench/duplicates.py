@@ -40,7 +40,7 @@ from worlds.repeated import (
     plant_radar,
 )
 
-TILE_PX, ROWS, LARGEST = 32, 1_000_000, 1_664  # tiles, and tiles per product, of the search by the index alone
+TILE_PX, ROWS, SIDE = 32, 1_000_000, 40  # tiles of the search by the index alone, and tiles along a product
 SETS = (
     ("opera_rtc_s1", 32, "native"),
     ("opera_rtc_s1", 96, "native"),
@@ -83,13 +83,14 @@ def stack(folder: Path, bands: tuple[str, ...]) -> Iterator[Ground]:
 
 def list_worlds() -> Iterator[tuple[str, World]]:
     """Yield the planted worlds: generated scenes, and real ones where they are."""
-    optical, radar = draw_grounds(sites=6, dates=2, size_px=288)
-    world = World()
-    plant_optical(world, optical, tile_px=TILE_PX)
-    yield "sample archive, optical", world
-    world = World()
-    plant_radar(world, radar, tile_px=TILE_PX)
-    yield "sample archive, radar", world
+    for seed, sites in ((0, 6), (1, 8), (2, 8)):  # the bounds were fixed on seed 0
+        optical, radar = draw_grounds(sites=sites, dates=2, size_px=288, seed=seed)
+        world = World()
+        plant_optical(world, optical, tile_px=TILE_PX, seed=seed)
+        yield f"sample archive, optical, seed {seed}", world
+        world = World()
+        plant_radar(world, radar, tile_px=TILE_PX, seed=seed)
+        yield f"sample archive, radar, seed {seed}", world
     examples = data() / "terramesh_examples"
     if examples.is_dir():
         world = World()
@@ -252,11 +253,11 @@ def detail(image: npt.NDArray[np.float32], width: float | None) -> npt.NDArray[n
 
 
 def search(rows: int = ROWS) -> dict[str, Any]:
-    """Return what finding candidates among so many tiles costs: products of 1,664 tiles, neighbours with a strip in common."""
-    side = int(np.sqrt(LARGEST))
+    """Return what finding candidates among so many tiles costs: products of 1,600 tiles, neighbours with a strip in common."""
+    side = SIDE
     number = np.arange(rows)
     product, tile = number // side**2, number % side**2
-    step = 0.64 / 111.2  # degrees of a tile of 640 m at the equator
+    step = 0.64 / 111.2  # degrees of a tile of 640 m
     # Every other product lies three tiles short of a whole product further east, seven seconds later.
     west = (product // 2 % 200) * 1.6 - 160 + (product % 2) * step * (side - 3)
     south = (product // 400) * 1.0
