@@ -39,6 +39,8 @@ def describe_contrasts(results: Sequence[FinishedProduct]) -> list[ContrastView]
             contrasts = SeedContrasts.read(product.path)
             rows = [read_json(file) for file in sorted((product.path / "rows").glob("*.json"))]
             whole = [row for row in rows if row.get("pretraining_seeds") and "reference" in row]
+            first = None if contrasts is None else contrasts.plan.against  # files have names in no order
+            whole.sort(key=lambda row: (row["encoder"] != first, str(row["encoder"])))
             tables = tabulate_seed_contrasts(whole, contrasts)
             figures = [chart for study in list_training_studies(whole, contrasts) for chart in chart_training(study)]
         if tables:
