@@ -21,7 +21,7 @@ from eo_ssl.models import Vit
 from eo_ssl.objectives import SimClr
 from eo_ssl.pretraining import FitConfig, Pretraining
 from eo_ssl.pretraining.kept_encoders import check_steps_kept
-from eo_ssl.pretraining.training_cost import TrainingCost, count_views, describe_cost
+from eo_ssl.pretraining.run_cost import RunCost, count_views, describe_cost
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows import ingest, pretrain
 
@@ -150,9 +150,9 @@ def test_an_item_of_two_dates_is_embedded_twice(corpus, tmp_path):
 
 def test_cost_in_words_and_views_of_all_groups():
     assert count_views(SimClr.views) == 2
-    plain = TrainingCost(10, 320, 2, 0)
+    plain = RunCost(10, 320, 2, 0)
     assert describe_cost(plain, clustering_s=0.0) == "1,920 forward equivalents: 320 presentations x 2 views x 3"
-    curated = describe_cost(TrainingCost(10, 320, 2, 80), clustering_s=1.26)
+    curated = describe_cost(RunCost(10, 320, 2, 80), clustering_s=1.26)
     assert curated.startswith("2,000 forward equivalents") and curated.endswith(
         "80 embeddings for curation, clustered in 1.3 s"
     )

@@ -15,11 +15,11 @@ from eo_ssl.evaluation.seed_contrasts import (
     ContrastPlan,
     SeedContrasts,
     TrainingCurve,
+    collect_curves,
     compare_paired,
-    contrast_seeds,
+    compare_seeds,
     measure_saving,
     tabulate_contrasts,
-    trace_curves,
 )
 
 T_2 = 4.302652729911275  # 97.5 % quantile of Student's t with 2 degrees of freedom
@@ -47,7 +47,7 @@ def row(
 
 
 def curves(*rows: dict[str, Any]) -> dict[str, TrainingCurve]:
-    (found,) = trace_curves(rows).values()
+    (found,) = collect_curves(rows).values()
     return {curve.encoder: curve for curve in found}
 
 
@@ -74,7 +74,7 @@ def test_one_difference_or_equal_ones_prove_nothing(differences: list[float]) ->
 def test_last_steps_are_compared_over_the_seeds_of_both() -> None:
     full = row("full", {0: (100, 0.50), 1: (100, 0.60), 2: (100, 0.70), 9: (100, 0.0)})
     soft = row("soft", {2: (130, 0.75), 1: (130, 0.63), 0: (130, 0.51), 7: (130, 0.0)})
-    (found,) = [one for one in contrast_seeds([full, soft], ContrastPlan("full")).rows if one["at"] == "end"]
+    (found,) = [one for one in compare_seeds([full, soft], ContrastPlan("full")).rows if one["at"] == "end"]
     assert dict(zip(found["seeds"], found["differences"], strict=True)) == pytest.approx({0: 0.01, 1: 0.03, 2: 0.05})
     assert (found["encoder"], found["against"], found["step"], found["compute"]) == ("soft", "full", None, 130)
     assert found["difference"] == pytest.approx(0.03) and found["low"] == pytest.approx(0.03 - T_2 * 0.02 / 3**0.5)
@@ -118,7 +118,7 @@ def test_each_seed_is_read_off_at_its_own_compute() -> None:
 
 def test_without_known_compute_there_are_steps_alone_and_no_savings() -> None:
     rows = [row("full", {0: (None, 0.5), 1: (None, 0.5)}), row("soft", {0: (None, 0.6), 1: (80, 0.7)})]
-    found = contrast_seeds(rows, ContrastPlan("full"))
+    found = compare_seeds(rows, ContrastPlan("full"))
     assert [(one["at"], one["compute"]) for one in found.rows] == [("end", None)] and found.savings == []
 
 
@@ -177,7 +177,7 @@ def study() -> list[dict[str, Any]]:
 
 def test_the_primary_family_alone_is_corrected_and_judged() -> None:
     plan = ContrastPlan("full", family="curated, kNN", protocols=["knn5"])
-    found = [one for one in contrast_seeds(study(), plan).rows if one["at"] == "end"]
+    found = [one for one in compare_seeds(study(), plan).rows if one["at"] == "end"]
     by = {(one["encoder"], one["protocol"]): one for one in found}
     chances = {name: stats.ttest_1samp(by[name, "knn5"]["differences"], 0).pvalue for name in ("soft", "hard")}
     assert chances["soft"] < 0.025 < chances["hard"]
@@ -188,10 +188,10 @@ def test_the_primary_family_alone_is_corrected_and_judged() -> None:
     outside = [one for one in found if one["protocol"] == "linear"]
     assert [(one["family"], one["p_holm"], one["verdict"]) for one in outside] == [(None, None, None)] * 2
     assert all(one["p"] is not None for one in outside)
-    alone = contrast_seeds(study(), ContrastPlan("full", encoders=["soft"], protocols=["knn5"])).rows
+    alone = compare_seeds(study(), ContrastPlan("full", encoders=["soft"], protocols=["knn5"])).rows
     (one,) = [one for one in alone if one["family"]]
     assert one["p_holm"] == pytest.approx(chances["soft"])
-    worse = contrast_seeds(study(), ContrastPlan("soft", encoders=["full"], protocols=["knn5"])).rows
+    worse = compare_seeds(study(), ContrastPlan("soft", encoders=["full"], protocols=["knn5"])).rows
     assert [one["verdict"] for one in worse if one["family"]] == ["worse"]
 
 
@@ -202,7 +202,7 @@ def test_the_family_may_be_of_equal_compute() -> None:
         row("soft", {seed: (100, 0.5 + seed / 9) for seed in range(3)}, step=1),
         row("soft", {seed: (300, 0.8 + seed / 9) for seed in range(3)}),
     ]
-    found = contrast_seeds(rows, ContrastPlan("full", at="compute")).rows
+    found = compare_seeds(rows, ContrastPlan("full", at="compute")).rows
     assert [(one["at"], one["step"], one["compute"]) for one in found if one["family"]] == [("compute", None, 200)]
 
 
@@ -216,20 +216,20 @@ def test_the_family_may_be_of_equal_compute() -> None:
 )
 def test_names_that_nothing_has_are_refused(plan: ContrastPlan, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        contrast_seeds(study(), plan)
+        compare_seeds(study(), plan)
 
 
 def test_rows_without_training_and_inputs_that_vary_are_no_recipes() -> None:
     rows = study()
     rows += [row("rcf", {0: (None, 0.9), 1: (None, 0.9)}, pretraining_seeds=0), {**row("old", {}), "runs": None}]
     rows += [row("full | dark", {0: (1, 0.0)}, reference="full", departure={"perturbation": "dark"})]
-    found = contrast_seeds(rows, ContrastPlan("full"))
+    found = compare_seeds(rows, ContrastPlan("full"))
     assert {one["encoder"] for one in found.rows} == {"soft", "hard"}
     assert {one["step"] for one in found.rows} == {None}
 
 
 def test_contrasts_are_kept_as_they_are(tmp_path: Path) -> None:
-    found = contrast_seeds(study(), ContrastPlan("full", encoders=["soft"]))
+    found = compare_seeds(study(), ContrastPlan("full", encoders=["soft"]))
     assert SeedContrasts.read(tmp_path) is None
     (tmp_path / "contrasts.json").write_text(json.dumps(found.to_json()))
     assert SeedContrasts.read(tmp_path) == found

@@ -9,11 +9,11 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 
-from eo_ssl.evaluation import ContrastPlan, contrast_seeds
+from eo_ssl.evaluation import ContrastPlan, compare_seeds
 from eo_ssl.reporting.contrast_tables import tabulate_seed_contrasts
 from eo_ssl.reporting.training_figures import (
-    chart_training,
     draw_training,
+    draw_training_charts,
     draw_training_studies,
     list_training_studies,
 )
@@ -39,7 +39,7 @@ def of_colour(lines: list[Line2D], colour: str) -> list[Line2D]:
 
 def test_tables_hold_differences_course_and_savings() -> None:
     rows = planted()
-    contrasts = contrast_seeds(rows, ContrastPlan("full", family="one"))
+    contrasts = compare_seeds(rows, ContrastPlan("full", family="one"))
     differences, course, savings = tabulate_seed_contrasts(rows, contrasts)
     assert differences.title == "Seed by seed against full: fields, knn5, training samples: all"
     assert "(seeds 0, 1, 2)" in differences.words and "Family 'one': 1 difference, corrected" in differences.words
@@ -69,7 +69,7 @@ def test_tables_hold_differences_course_and_savings() -> None:
 
 def test_a_figure_has_seeds_means_and_intervals() -> None:
     rows = planted()
-    contrasts = contrast_seeds(rows, ContrastPlan("full", at="compute"))
+    contrasts = compare_seeds(rows, ContrastPlan("full", at="compute"))
     (study,) = list_training_studies(rows, contrasts)
     quality, won = draw_training(study).axes
     black, blue = "#000000", "#0072B2"
@@ -90,7 +90,7 @@ def test_a_figure_has_seeds_means_and_intervals() -> None:
 
 def test_figures_are_named_and_the_same_each_time_and_none_is_drawn_of_nothing() -> None:
     rows = planted() + [one | {"protocol": "linear"} for one in planted()]
-    contrasts = contrast_seeds(rows, ContrastPlan("full"))
+    contrasts = compare_seeds(rows, ContrastPlan("full"))
     figures = draw_training_studies(rows, contrasts)
     assert [figure.name for figure in figures] == ["training-knn5", "training-linear"]
     assert figures[0].svg == draw_training_studies(rows, contrasts)[0].svg
@@ -102,9 +102,9 @@ def test_figures_are_named_and_the_same_each_time_and_none_is_drawn_of_nothing()
 
 def test_a_page_shows_the_same() -> None:
     rows = planted()
-    (study,) = list_training_studies(rows, contrast_seeds(rows, ContrastPlan("full")))
-    quality, won = chart_training(study)
+    (study,) = list_training_studies(rows, compare_seeds(rows, ContrastPlan("full")))
+    quality, won = draw_training_charts(study)
     assert quality.title == "Quality against compute" and [text for _, text in quality.legend] == ["full", "soft"]
     assert won.title == "Won over full" and "Student" in won.caption
     assert "var(--s1)" in won.svg and "#" not in won.svg
-    assert len(chart_training(list_training_studies(rows, None)[0])) == 1
+    assert len(draw_training_charts(list_training_studies(rows, None)[0])) == 1

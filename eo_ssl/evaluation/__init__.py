@@ -19,8 +19,8 @@ from eo_ssl.evaluation.seed_contrasts import (
     ContrastPlan,
     SeedContrasts,
     TrainingCurve,
-    contrast_seeds,
-    trace_curves,
+    collect_curves,
+    compare_seeds,
 )
 from eo_ssl.evaluation.seeds import BASELINES, load_candidates
 from eo_ssl.evaluation.sources import (
@@ -77,7 +77,7 @@ __all__ = [
     "VariantGrid",
     "check_compatibility",
     "choose_device",
-    "contrast_seeds",
+    "compare_seeds",
     "estimate_training_cost",
     "expand_study",
     "extract_features",
@@ -95,5 +95,5 @@ __all__ = [
     "predict_tuned",
     "read_ahead",
     "read_images",
-    "trace_curves",
+    "collect_curves",
 ]

@@ -15,7 +15,7 @@ from eo_ssl.errors import UserError
 from eo_ssl.evaluation.predictions import Settings
 from eo_ssl.evaluation.protocols import PROTOCOLS
 from eo_ssl.evaluation.result_rows import FORMAT, Row
-from eo_ssl.evaluation.seed_contrasts import CONTRASTS, ContrastPlan, SeedContrasts, contrast_seeds
+from eo_ssl.evaluation.seed_contrasts import CONTRASTS, ContrastPlan, SeedContrasts, compare_seeds
 from eo_ssl.evaluation.tasks import Task
 from eo_ssl.fingerprints import dump_canonical_json, fingerprint
 from eo_ssl.manifest import MANIFEST, UNFINISHED, Clock, OpenProduct, plan, require
@@ -72,7 +72,7 @@ class ResultsFolder:
         """Compare the rows seed by seed, as was asked for now, or else when the folder was added to before."""
         before = SeedContrasts.read(self.path)
         plan = plan or (None if before is None else before.plan)
-        return None if plan is None else contrast_seeds(rows, plan)
+        return None if plan is None else compare_seeds(rows, plan)
 
     def finish(
         self,

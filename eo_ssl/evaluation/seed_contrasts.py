@@ -130,13 +130,13 @@ class TrainingCurve:
         return float(np.interp(compute, self.compute[seed], self.values[seed], left=np.nan, right=np.nan))
 
 
-def contrast_seeds(rows: Sequence[Row], plan: ContrastPlan) -> SeedContrasts:
+def compare_seeds(rows: Sequence[Row], plan: ContrastPlan) -> SeedContrasts:
     """Return all differences of a folder's rows to those of ``plan.against``.
 
     Raises:
         UserError: names in the plan that no row of a trained encoder has.
     """
-    curves = trace_curves(rows)
+    curves = collect_curves(rows)
     known = dict.fromkeys(curve.encoder for of in curves.values() for curve in of)
     plan.check(list(known), list(dict.fromkeys(place[PLACE.index("protocol")] for place in curves)))
     contrasts: list[Row] = []
@@ -152,7 +152,7 @@ def contrast_seeds(rows: Sequence[Row], plan: ContrastPlan) -> SeedContrasts:
     return SeedContrasts(plan, _judge_family(contrasts, plan), savings)
 
 
-def trace_curves(rows: Sequence[Row]) -> dict[tuple[str, ...], list[TrainingCurve]]:
+def collect_curves(rows: Sequence[Row]) -> dict[tuple[str, ...], list[TrainingCurve]]:
     """Return the curves of all trained encoders by place (`PLACE`), in the order of the rows."""
     ours = [row for row in rows if row["pretraining_seeds"] and row.get("runs")]
     curves = {}

@@ -18,9 +18,9 @@ from eo_ssl.pretraining.module import Pretraining
 from eo_ssl.pretraining.monitors import make_probe
 from eo_ssl.pretraining.pretrain_config import PretrainConfig
 from eo_ssl.pretraining.pruning import Pruning
+from eo_ssl.pretraining.run_cost import RunCost, describe_cost
 from eo_ssl.pretraining.sampler import ItemSampler
 from eo_ssl.pretraining.saving import save_encoders
-from eo_ssl.pretraining.training_cost import TrainingCost, describe_cost
 from eo_ssl.pretraining.training_data import TrainingData
 from eo_ssl.pretraining.view_maker import ViewMaker
 from eo_ssl.printable import make_console
@@ -92,7 +92,7 @@ def train_encoder(
 def _make_keep(objective: Objective, data: TrainingData, config: PretrainConfig, product: OpenProduct) -> Keep:
     """Write the encoder of the moment as a product of its own, whose configuration says its step."""
 
-    def keep(folder: Path, cost: TrainingCost) -> None:
+    def keep(folder: Path, cost: RunCost) -> None:
         told = {**product.config, "step": cost.step}
         with open_product(folder, stage="pretrain", config=told, inputs=product.inputs) as part:
             if not part.done:

@@ -26,8 +26,8 @@ from eo_ssl.pretraining.module import Pretraining
 from eo_ssl.pretraining.monitors import LabelledProbe, Monitors
 from eo_ssl.pretraining.processes import LoggerName, Processes, make_loggers
 from eo_ssl.pretraining.pruning import DynamicPruning, Pruning
+from eo_ssl.pretraining.run_cost import RunCost, count_views
 from eo_ssl.pretraining.run_log import ProgressLine, RunLog, summarise
-from eo_ssl.pretraining.training_cost import TrainingCost, count_views
 from eo_ssl.pretraining.view_maker import ViewMaker
 from eo_ssl.stop_signals import HeldSignals
 
@@ -63,7 +63,7 @@ class FinishedTraining:
 
     results: dict[str, float]
     """Loss first and last, images per second and the latest monitors."""
-    cost: TrainingCost
+    cost: RunCost
     """What it took."""
     clustering_s: float
     """Wall seconds of clustering and drawing, where pools were redrawn."""
@@ -155,9 +155,9 @@ def fit(
     return FinishedTraining(summarise(log.rows(), loss_first=log.loss_first), count(module.steps), clustering_s)
 
 
-def _count_cost(loader: ItemLoader, views: ViewMaker, pruner: DynamicPruning | None, step: int) -> TrainingCost:
+def _count_cost(loader: ItemLoader, views: ViewMaker, pruner: DynamicPruning | None, step: int) -> RunCost:
     passes = 0 if pruner is None else pruner.passes
-    return TrainingCost(step, step * loader.presented, count_views(views.specs), passes)
+    return RunCost(step, step * loader.presented, count_views(views.specs), passes)
 
 
 def _copy_before_sharding(objective: Objective) -> Objective:

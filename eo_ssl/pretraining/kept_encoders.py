@@ -14,10 +14,10 @@ from eo_ssl.manifest import require
 from eo_ssl.objectives import Batch
 from eo_ssl.pretraining.checkpoints import put_aside
 from eo_ssl.pretraining.module import require_pretraining
+from eo_ssl.pretraining.run_cost import RunCost
 from eo_ssl.pretraining.run_log import RunLog
-from eo_ssl.pretraining.training_cost import TrainingCost
 
-Keep = Callable[[Path, TrainingCost], object]
+Keep = Callable[[Path, RunCost], object]
 """Writes the encoder of the moment into the folder, whole or not at all, with what it has cost."""
 
 
@@ -34,7 +34,7 @@ class KeptEncoders(pl.Callback):
         steps: tuple[int, ...],
         *,
         keep: Keep,
-        count: Callable[[int], TrainingCost],
+        count: Callable[[int], RunCost],
         run_log: RunLog,
     ) -> None:
         """Keep what `keep` writes.

@@ -35,7 +35,7 @@ def save_encoders(
         data: that it was trained on.
         product: whose folder receives them.
         seed: of the run.
-        cost: of the run so far, as `TrainingCost` says it; each encoder carries it.
+        cost: of the run so far, as `RunCost` says it; each encoder carries it.
         summary: what the manifest says beside it.
     """
     if isinstance(objective, LocatedObjective):

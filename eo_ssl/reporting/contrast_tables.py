@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eo_ssl.evaluation import PLACE, Row, SeedContrasts, TrainingCurve, trace_curves
+from eo_ssl.evaluation import PLACE, Row, SeedContrasts, TrainingCurve, collect_curves
 from eo_ssl.reporting.formatting import describe_place, format_count, format_number, format_percent, format_points
 from eo_ssl.reporting.leaderboard_tables import ScoreTable
 
@@ -17,7 +17,7 @@ _NONE = "–"
 def tabulate_seed_contrasts(rows: Sequence[Row], contrasts: SeedContrasts | None) -> list[ScoreTable]:
     """Return the tables of each task, protocol and amount: differences, the course of training, compute to a score."""
     tables: list[ScoreTable] = []
-    for place, curves in trace_curves(rows).items():
+    for place, curves in collect_curves(rows).items():
         here = [] if contrasts is None else [row for row in contrasts.rows if _place(row) == place]
         saved = [] if contrasts is None else [row for row in contrasts.savings if _place(row) == place]
         if contrasts is not None and here:

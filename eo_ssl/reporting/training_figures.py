@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from eo_ssl.evaluation import METRIC_WORDS, PLACE, Row, SeedContrasts, TrainingCurve, trace_curves
+from eo_ssl.evaluation import METRIC_WORDS, PLACE, Row, SeedContrasts, TrainingCurve, collect_curves
 from eo_ssl.reporting.charts import Chart, Series, begin_axes, draw_dots, draw_lines, label_axes, make_legend
 from eo_ssl.reporting.figure_layout import STUDY_STYLE, FigureLayout
 from eo_ssl.reporting.formatting import describe_place, format_tick
@@ -56,7 +56,7 @@ class TrainingStudy:
 def list_training_studies(rows: Sequence[Row], contrasts: SeedContrasts | None) -> list[TrainingStudy]:
     """What there is to draw: places where a recipe kept encoders along its training, and says what they cost."""
     studies = []
-    for place, curves in trace_curves(rows).items():
+    for place, curves in collect_curves(rows).items():
         known = tuple(curve for curve in curves if not any(np.isnan(spent).any() for spent in curve.compute.values()))
         if any(len(curve.steps) > 1 for curve in known):
             found = [] if contrasts is None else contrasts.rows
@@ -131,7 +131,7 @@ def _plot_differences(axes: Axes, rows: Sequence[Row], looks: dict[str, tuple[st
             axes.plot([at], [100 * row["difference"]], marker, color=colour, markerfacecolor=face, markersize=size)
 
 
-def chart_training(study: TrainingStudy) -> list[Chart]:
+def draw_training_charts(study: TrainingStudy) -> list[Chart]:
     """Return the same as drawings of a page: means against compute, and differences with their intervals."""
     series = []
     for number, curve in enumerate(study.curves):

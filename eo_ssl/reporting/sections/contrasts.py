@@ -10,7 +10,7 @@ from eo_ssl.reporting.charts import Chart
 from eo_ssl.reporting.contrast_tables import tabulate_seed_contrasts
 from eo_ssl.reporting.leaderboard_tables import ScoreTable
 from eo_ssl.reporting.products import FinishedProduct, expect_sound, read_json
-from eo_ssl.reporting.training_figures import chart_training, list_training_studies
+from eo_ssl.reporting.training_figures import draw_training_charts, list_training_studies
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,9 @@ def describe_contrasts(results: Sequence[FinishedProduct]) -> list[ContrastView]
             first = None if contrasts is None else contrasts.plan.against  # files have names in no order
             whole.sort(key=lambda row: (row["encoder"] != first, str(row["encoder"])))
             tables = tabulate_seed_contrasts(whole, contrasts)
-            figures = [chart for study in list_training_studies(whole, contrasts) for chart in chart_training(study)]
+            figures = [
+                chart for study in list_training_studies(whole, contrasts) for chart in draw_training_charts(study)
+            ]
         if tables:
             views.append(ContrastView(product.name, f"contrasts-{len(views) + 1}", tuple(figures), tuple(tables)))
     return views

@@ -22,7 +22,7 @@ PASSES_PER_VIEW = 3
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingCost:
+class RunCost:
     """Counts up to a step of a run, over all processes."""
 
     step: int
@@ -55,7 +55,7 @@ def count_views(views: Mapping[str, ViewSpec]) -> int:
     return sum(spec.count for spec in views.values())
 
 
-def describe_cost(cost: TrainingCost, *, clustering_s: float) -> str:
+def describe_cost(cost: RunCost, *, clustering_s: float) -> str:
     """What a finished run took, in a line."""
     seen = f"{cost.presentations:,} presentations x {cost.views} views x {PASSES_PER_VIEW}"
     if not cost.curation_passes:
