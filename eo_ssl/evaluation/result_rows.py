@@ -146,7 +146,6 @@ class _Judged:
             "inputs": inputs,
             "weights": self.weights,
             "root": self.root,
-            "reference": self.candidate.baseline,
             "given": self.candidate.origins,
         }
         measured = _measured(self.task, folder, {**rests, "metric": self.task.metric})
@@ -224,9 +223,9 @@ def _joined(prints: Sequence[str]) -> str:
 
 
 def _measured(task: Task, folder: Path, row: Row) -> Measured:
-    """The metric over all runs; an encoder, its variants and what it was before are of the same runs."""
+    """The metric over all runs; an encoder and its variants are of the same runs."""
     predictions = [Predictions.read(folder, key).values for key in row["answers"]]
-    runs = Runs(len(predictions), row["reference"] or row["root"])
+    runs = Runs(len(predictions), row["root"])
     return measure(row["metric"], np.concatenate(predictions), task.labels[task.tested], runs=runs)
 
 
@@ -296,11 +295,14 @@ def _interval_words(interval: Interval, bootstrap: Bootstrap, drawn: str) -> str
 
 
 def _pairs(group: Sequence[tuple[Row, Measured]], bootstrap: Callable[[int], Bootstrap]) -> list[Pair]:
-    """Paired comparisons of all rows of one place: encoders with each other, variants with their baseline."""
+    """Paired comparisons of all rows of one place: encoders with each other, variants with their baseline.
+
+    What an encoder was before its last step is none of them: many points would take the power from the others.
+    """
     return [
         (a, b, bootstrap(a["eval_seeds"]).compare(first, second))
         for (a, first), (b, second) in combinations(group, 2)
-        if a["reference"] == b["reference"] == "" or b["reference"] == a["encoder"]
+        if a["reference"] == b["reference"] == "" or (b["reference"] == a["encoder"] and "step" not in b["departure"])
     ]
 
 

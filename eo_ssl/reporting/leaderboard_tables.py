@@ -12,13 +12,8 @@ from eo_ssl.evaluation import METRIC_WORDS, Row
 from eo_ssl.reporting.formatting import describe_place, format_percent, format_points
 from eo_ssl.reporting.published_scores import SOURCE, find_published_score
 
-StudyName = Literal["grid", "images", "training"]
-STUDIES: dict[StudyName, tuple[list[str], list[str]]] = {
-    "grid": (["size", "resized by", "normalisation"], ["contract's", "contract", "contract"]),
-    "images": (["test images"], ["untouched"]),
-    "training": (["after step"], ["last"]),
-}
-"""By what the variants of an encoder are of: heads of what is varied, and the cells of the encoder itself."""
+_CONTRACT = ["contract's", "contract", "contract"]
+"""Size, resizer and normalisation of an encoder's own contract, as cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +74,12 @@ def tabulate_input_variants(rows: Sequence[Row], comparisons: Sequence[Row]) -> 
         for reference in [row for row in group if not row["reference"]]:
             against = {pair["b"]: pair for pair in here if pair["a"] == reference["encoder"]}
             variants = [row for row in group if row["reference"] == reference["encoder"] and row["encoder"] in against]
-            of = {name: [row for row in variants if name_study(row) == name] for name in STUDIES}
-            of["grid"].sort(key=_order_in_grid)
-            of["training"].sort(key=lambda row: row["departure"]["step"])
-            tables += [_tabulate_variants(reference, study, against) for study in of.values() if study]
+            for study in (
+                sorted((row for row in variants if name_study(row) == "grid"), key=_order_in_grid),
+                [row for row in variants if name_study(row) == "images"],
+            ):
+                if study:
+                    tables.append(_tabulate_variants(reference, study, against))
     return tables
 
 
@@ -92,7 +89,7 @@ def _order_in_grid(row: Row) -> tuple[Any, ...]:
     return row["departure"]["size_px"] or 0, *((name != "contract", name) for name in names)
 
 
-def name_study(row: Row) -> StudyName:
+def name_study(row: Row) -> Literal["grid", "images", "training"]:
     """Of which study a row with a reference is: other inputs, other test images, or an earlier step of training."""
     return "images" if "perturbation" in row["departure"] else "training" if "step" in row["departure"] else "grid"
 
@@ -172,7 +169,8 @@ def _tabulate_variants(reference: Row, variants: Sequence[Row], against: dict[st
     alike: dict[str, list[Row]] = {}
     for row in (reference, *variants):
         alike.setdefault(row.get("inputs", row["encoder"]), []).append(row)
-    head, own = STUDIES[name_study(variants[0])]
+    grid = name_study(variants[0]) == "grid"
+    head, own = (["size", "resized by", "normalisation"], _CONTRACT) if grid else (["test images"], ["untouched"])
     cells = [[*head, "value", "lost", "verdict"]]
     known = []
     for same in alike.values():
@@ -217,7 +215,7 @@ def _merge_equal(same: Sequence[Sequence[str]]) -> list[str]:
 
 def _describe_input(departure: Row) -> list[str]:
     """Cells that say what was done."""
-    if "perturbation" in departure or "step" in departure:
-        return [str(departure.get("perturbation", departure.get("step")))]
+    if "perturbation" in departure:
+        return [departure["perturbation"]]
     size = "contract's" if departure["size_px"] is None else f"{departure['size_px']} px"
     return [size, departure["resizer"], departure["normalisation"]]

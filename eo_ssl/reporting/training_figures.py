@@ -90,12 +90,11 @@ def draw_training(study: TrainingStudy) -> Figure:
         " embedded for curation. Thin lines: seeds; thick: their means."
     )
     if against:
-        caption += (
-            " Bars: Student's 95 % interval of the difference seed by seed, on these test items. Large: the primary"
-            " family, filled where it differs (Holm)."
-        )
+        caption += " Bars: Student's 95 % interval of the difference seed by seed, on these test items."
+    if any(row["family"] is not None for row in study.differences):
+        caption += " Large: the primary family, filled where it differs (Holm)."
     with use_style(STUDY_STYLE):
-        layout = FigureLayout(len(panels), 4.6 if against else 6.5, 2.6)
+        layout = FigureLayout(len(panels), 4.8 if against else 6.5, 2.6, 0.3)
         page, drawn = layout.draw(f"Quality against compute: {study.where}", caption, keys=keys, panels=panels)
         for axes in drawn:
             axes.grid(axis="y")
