@@ -171,6 +171,20 @@ def test_keep_swings_around_its_mean_and_the_end_sees_everything() -> None:
     assert replace(config, keep=1).keep_at(1) == 1  # no curation at all
 
 
+def test_first_features_are_trusted_later_as_far_as_at_first() -> None:
+    """Nobody looks twice at what is redrawn from; also after a resume."""
+    embeddings, _ = grouped(0)
+    config = replace(CONFIG, features="first", method=Density(gamma=0), readiness=Readiness(full=0.9))
+    schedule = DynamicSchedule(config)
+    _, first = schedule.update(embeddings, context=Context(looks=look_twice(1.5)))
+    resumed = DynamicSchedule(config)
+    resumed.load_state_dict(json.loads(json.dumps(schedule.state_dict())))
+    assert first.gate is not None and 0 < first.gate.trust < 1
+    for one in (schedule, resumed):
+        _, again = one.update(embeddings)
+        assert again.gate == first.gate and again.effective_rows == pytest.approx(first.effective_rows)
+
+
 def test_nothing_is_released_that_was_never_pruned() -> None:
     schedule = DynamicSchedule(replace(CONFIG, last=0.5))
     assert not schedule.ends(900, 1000)

@@ -172,7 +172,7 @@ def test_another_corpus_of_the_same_bands_is_a_target_set(tmp_path: Path, capsys
         ([*simcore[:2]], "expected a target set for simcore, got none"),
         (["--towards", str(target)], "expected a selector towards a target set, got hierarchical"),
         ([*simcore, str(target), "--towards_data", "x"], "expected --towards_data with the name of a benchmark"),
-        ([*simcore, "eurosat"], "expected the folder of eurosat, got none"),
+        ([*simcore, "eurosat"], "expected the root folder of eurosat, got none"),
         ([*simcore, str(tmp_path / "no.geojson")], "expected the file"),
     ):
         assert main([*command, *options]) == 2

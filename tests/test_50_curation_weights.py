@@ -63,6 +63,14 @@ def test_tempered_weights_have_the_effective_rows_asked_for(seed: int, share: fl
     assert (np.diff(weights[np.argsort(scores)]) >= -1e-12).all()  # never less for a higher score
 
 
+def test_no_row_is_lost_to_underflow_however_steep_the_weights() -> None:
+    """A few outliers make the others' weights smaller than single precision holds; they are drawn still, if rarely."""
+    scores = np.concatenate([np.random.default_rng(0).normal(size=2000), 1000 + np.linspace(0, 5, 150)])
+    weights = temper(scores, 0.06 * 2150)
+    assert count_effective_rows(weights) == pytest.approx(129, rel=1e-3)
+    assert len(check_weights(weights)) == 2150 and (check_weights(weights) > 0).all()
+
+
 def test_uncapped_weights_are_powers_of_one_number() -> None:
     scores = np.random.default_rng(0).normal(size=50)
     weights = temper(scores, 30, cap=50)

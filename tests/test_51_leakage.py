@@ -1,4 +1,4 @@
-"""Leakage: rows near test footprints, by distances that are known, and rows that look like test images."""
+"""Leakage: rows near test footprints, by distances that are known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyproj import Geod
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.curation import Random
-from eo_ssl.curation.leakage import find_rows_alike, find_rows_near
+from eo_ssl.curation.leakage import find_rows_near
 from eo_ssl.embedding import CandidateRows, open_tests
 from eo_ssl.errors import UserError
 from eo_ssl.pretraining import DataSelection, open_training_data
@@ -91,16 +91,6 @@ def test_many_rows_are_those_of_all_pairs(rng: np.random.Generator) -> None:
         expected |= 6_371_008.8 * np.radians(np.hypot(north, east * most)) <= 20_000
     assert 30 < expected.sum() < 5000
     np.testing.assert_array_equal(find_rows_near(boxes, tested, distance_m=20_000), expected)
-
-
-def test_rows_alike_are_found_by_the_cosine(rng: np.random.Generator) -> None:
-    tested = rng.normal(size=(40, 16)).astype(np.float32)
-    others = rng.normal(size=(200, 16)).astype(np.float32)
-    copies = 3 * tested[:5] + 0.01 * rng.normal(size=(5, 16)).astype(np.float32)
-    alike = find_rows_alike(np.concatenate([others, copies]), tested, similarity=0.99)
-    assert alike[200:].all() and not alike[:200].any()
-    with pytest.raises(UserError, match="a cosine in"):
-        find_rows_alike(others, tested, similarity=99)
 
 
 def test_tiles_near_the_test_split_are_left_out_with_the_reason(tmp_path: Path) -> None:

@@ -397,4 +397,4 @@ def test_the_command_line_takes_nested_options_and_prunes(corpora, tmp_path):
     assert config["views"] == {"tile": wanted}
     assert (config["objective"], config["options"]["temperature"]) == ("SimClr", 0.2)
     assert (config["model"]["name"], config["model"]["options"]["depth"]) == ("Vit", 1)
-    assert config["prune"]["keep"] == 0.6
+    assert config["prune"]["keep"] == 0.6 and config["prune"]["selector"] == "hierarchical"

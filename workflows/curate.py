@@ -96,9 +96,8 @@ def main(
     candidates = CandidateRows.of(opened, name, split=split, where=where or (), per_location=per_location, seed=seed)
     tests = None if audit is None else open_tests(audit, data=audit_data)
     candidates = candidates if tests is None else candidates.keep_away(tests, distance_m=audit_distance_m)
-    rows, context = candidates.rows, candidates.describe(model, method, duplicates=duplicates != "keep", seed=seed)
+    rows, context = candidates.rows, candidates.describe(model, method, duplicates != "keep", towards is not None)
     resolve_keep(keep, len(rows))  # refused before anything is written or embedded
-    method.check(context.columns, targeted=towards is not None)
     goal = open_target(towards, opened, name, rows, split=split, data=towards_data)
     config = {"stream": name, "snapshot": opened.snapshot, "keep": keep, "method": method.name, "split": split}
     config |= {"seed": seed, "encoder": encoder, "duplicates": duplicates, method.name: method.parameters}
@@ -120,6 +119,7 @@ def main(
         embeddings, target = goal.embed(open_corpus_source(opened, name, rows=rows), embed)
         known = replace(context, repeats=repeats, towards=target, notes=(*candidates.notes, *goal.notes))
         with console.status(f"choosing from {len(rows)} tiles"):
+            known = replace(known, nuisances=candidates.measure_nuisances(seed=seed))
             selection = curate(embeddings, keep, np.random.default_rng(seed), method=method, context=known)
         report, made = selection.report, write_subset(out, selection, rows, left_out=candidates.left_out)
         summary = {"rows": report.n_rows, "kept": report.n_kept, "dropped": report.reasons}

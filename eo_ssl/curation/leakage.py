@@ -1,14 +1,11 @@
-"""Which rows lie near the test images of a benchmark, or look like them: none to train an encoder on."""
+"""Which rows lie near the test images of a benchmark: none to train an encoder on that is judged by it."""
 
 from __future__ import annotations
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from eo_ssl.curation.embeddings import Floats, rescale
-from eo_ssl.curation.kmeans import use_faiss_threads
 from eo_ssl.errors import expect
 
 EARTH_M = 6_371_008.8
@@ -46,23 +43,6 @@ def find_rows_near(boxes: Boxes, tested: Boxes, *, distance_m: float) -> NDArray
             hit = _measure_gap(boxes[mine], tested[other]) <= distance_m
             near[mine[hit]] = True
     return near
-
-
-def find_rows_alike(embeddings: Floats, tested: Floats, *, similarity: float) -> NDArray[np.bool_]:
-    """Return which ``embeddings`` float32 [n, d] have a cosine of ``similarity`` or more with one of ``tested`` [m, d].
-
-    Raises:
-        UserError: a similarity that is no cosine.
-    """
-    expect(-1 <= similarity <= 1, expected="a cosine in [-1, 1]", got=similarity, remedy="0.99 finds near copies")
-    wanted = rescale(tested, "l2")
-    alike = np.zeros(len(embeddings), dtype=bool)
-    for start in range(0, len(embeddings), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        with use_faiss_threads():
-            nearest, _ = faiss.knn(rescale(embeddings[part], "l2"), wanted, 1, faiss.METRIC_INNER_PRODUCT)
-        alike[part] = nearest[:, 0] >= similarity
-    return alike
 
 
 def _measure_width(boxes: Boxes) -> NDArray[np.float64]:

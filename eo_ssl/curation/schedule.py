@@ -91,6 +91,7 @@ class DynamicSchedule:
     Attributes:
         config: What was asked.
         event: Number of pools drawn so far.
+        gate: How far the last event trusted its features; None where nobody asked.
         released: Whether the last part of the run has begun, which sees the full set.
         next_at: Presentations at which the next event is due.
         pool: The ids in use, int64 sorted; None until the first update, when everything is in use.
@@ -106,6 +107,7 @@ class DynamicSchedule:
         self.config = config
         self.event = 0
         self.released = False
+        self.gate: Gate | None = None
         self.next_at = config.warmup
         self.pool: Rows | None = None
         self.weights: Floats | None = None
@@ -161,7 +163,7 @@ class DynamicSchedule:
         ids = self._check_same_set(ids, len(raw))
         at = self.next_at if presentations is None else presentations
         context = replace(context or Context(), **self._recall(ids))
-        gate = self._ask_gate(context)
+        gate = self.gate = self._ask_gate(context)
         keep = resolve_keep(self.config.keep_at(self.event + 1), len(raw)) / len(raw)
         selection = curate(
             raw,
@@ -215,9 +217,11 @@ class DynamicSchedule:
 
     def _ask_gate(self, context: Context) -> Gate | None:
         # keep = 1 is no curation at all, so there is nothing to be ready for.
-        if context.looks is None or self.config.keep == 1 or self.config.readiness.full <= 0:
+        if self.config.keep == 1 or self.config.readiness.full <= 0:
             return None
-        return judge_readiness(*context.looks, self.config.readiness)
+        if self.config.features == "first" and self.event:
+            return self.gate  # the features are those it judged
+        return None if context.looks is None else judge_readiness(*context.looks, self.config.readiness)
 
     def _advance(self, at: int, step: int) -> None:
         self.next_at += step * (max(0, at - self.next_at) // step + 1)
@@ -246,6 +250,7 @@ class DynamicSchedule:
             "event": self.event,
             "next_at": self.next_at,
             "released": self.released,
+            "gate": None if self.gate is None else asdict(self.gate),
             "pool": pack(self.pool),
             "weights": pack(self.weights),
             "usage": pack(self.usage),
@@ -271,6 +276,7 @@ class DynamicSchedule:
         )
         self.event, self.next_at = int(state["event"]), int(state["next_at"])
         self.released = bool(state.get("released", False))  # not in checkpoints of earlier versions
+        self.gate = None if state.get("gate") is None else Gate(**state["gate"])
         pool, usage, centroids = unpack(state["pool"]), unpack(state["usage"]), unpack(state["centroids"])
         self.pool = None if pool is None else pool.astype(np.int64)
         self.weights = unpack(state.get("weights"))  # none in checkpoints of earlier versions

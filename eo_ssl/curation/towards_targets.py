@@ -37,8 +37,9 @@ class SimCore(Selector):
 
     clusters: int = 100
     "centroids of the target set (the paper's number); fewer where it has fewer different rows"
-    scaling: Scaling = "l2"
-    "scale of the embeddings before cosines are taken, of both sets by this one's mean: l2, zscore or none"
+    scaling: Scaling = "auto"
+    """scale of the embeddings before cosines are taken, of both sets by this one's mean: auto (what suits the encoder),
+    l2, zscore, zscore_l2 or none"""
 
     def __post_init__(self) -> None:
         expect(

@@ -1,4 +1,4 @@
-"""Weights of rows: steepened to an effective number of rows, capped, and drawn by with or without replacement."""
+"""Weights of rows: steepened to an effective number of rows, capped, and drawn by."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from eo_ssl.errors import expect
 
 CAP = 20.0
 "largest weight, in times the mean: no row comes up more often than that"
+_LEAST = float(np.finfo(np.float32).tiny)
+"smallest weight: no row is lost to underflow"
 _STEEPEST = 1e6
 "exponent at which only the highest of scores that can be told apart count"
 
@@ -142,7 +144,7 @@ def cap_weights(log_weights: Doubles, cap: float, sizes: Rows | None = None) -> 
     with np.errstate(divide="ignore"):
         log_scale = np.log(np.maximum(n - cap * before, 0.0)) - log_rest
     capped = int(np.argmax(log_scale + log_weights[head] <= np.log(cap) + 1e-12))
-    weights: Doubles = np.exp(np.minimum(log_weights + log_scale[capped], np.log(cap)))
+    weights: Doubles = np.exp(np.clip(log_weights + log_scale[capped], np.log(_LEAST), np.log(cap)))
     weights[head[:capped]] = cap
     return weights
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from eo_ssl.corpus import Corpus, select_rows
 from eo_ssl.errors import expect
-from eo_ssl.evaluation import BENCHMARKS, load_benchmark
+from eo_ssl.evaluation import BENCHMARKS, Task, load_benchmark
 from eo_ssl.fingerprints import fingerprint
 
 BOX = ("xmin", "ymin", "xmax", "ymax")
@@ -43,14 +43,7 @@ def open_tests(place: str, *, data: Path | None = None) -> AuditedTests:
         UserError: a benchmark without its folder, or a corpus without test tiles.
     """
     if place in BENCHMARKS:
-        expect(
-            data is not None,
-            expected=f"the root folder of {place}",
-            got="none",
-            remedy=f"name it with --audit_data, or write ./{place} for a corpus of that name",
-        )
-        assert data is not None
-        task = load_benchmark(place, data)
+        task = open_benchmark(place, data, option="audit_data")
         places = np.full((len(task.tested), 4), np.nan) if task.places is None else task.places[task.tested]
         key = fingerprint([source.fingerprint for source in task.sources])
         return AuditedTests(f"{len(places)} test images of {place}", key, places)
@@ -66,3 +59,19 @@ def open_tests(place: str, *, data: Path | None = None) -> AuditedTests:
         remedy="ingest it with a share of test, or name a benchmark",
     )
     return AuditedTests(f"{len(boxes)} test tiles of {corpus.root}", corpus.fingerprint, boxes)
+
+
+def open_benchmark(name: str, data: Path | None, *, option: str) -> Task:
+    """Return the benchmark called ``name`` under its root folder ``data``, which a command takes as ``option``.
+
+    Raises:
+        UserError: no folder.
+    """
+    expect(
+        data is not None,
+        expected=f"the root folder of {name}",
+        got="none",
+        remedy=f"name it with --{option}, or write ./{name} for a corpus of that name",
+    )
+    assert data is not None
+    return load_benchmark(name, data)

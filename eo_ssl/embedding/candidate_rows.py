@@ -90,27 +90,35 @@ class CandidateRows:
         left_out = {**self.left_out, NEAR_TEST: self.rows[near]}
         return replace(self, rows=self.rows[~near], notes=(*self.notes, *notes), left_out=left_out)
 
-    def describe(self, encoder: Encoder, method: Selector, *, duplicates: bool, seed: int) -> Context:
+    def describe(self, encoder: Encoder, method: Selector, duplicates: bool, targeted: bool) -> Context:
         """What is told of the rows when they are chosen from.
 
         Args:
             encoder: that embeds them.
             method: whose columns are read.
             duplicates: whether rows of equal pixels are to be recognised.
-            seed: of the sample whose brightness is measured.
+            targeted: whether there is a target set to select towards.
+
+        Raises:
+            UserError: the selector lacks a column or a target set.
         """
-        names = dict.fromkeys(["label", "pixels_sha256", *NUISANCES, *method.columns])
+        names = dict.fromkeys(["label", "pixels_sha256", *method.columns])
         known = self.corpus.index(self.stream, columns=list(names), rows=self.rows)
-        reader = self.corpus.stream(self.stream)
-        brightness = measure_brightness(reader, self.rows, rng=np.random.default_rng([seed, len(self.rows)]))
-        shared = {name.removesuffix("_id"): known[name] for name in NUISANCES}
+        method.check(known, targeted=targeted)
         return Context(
             identities=known["pixels_sha256"] if duplicates else None,
             labels=known["label"].to_numpy(),
             columns=known,
-            nuisances=pa.table(shared | {"brightness": pa.array(brightness, from_pandas=True)}),
             corpus_fingerprint=self.corpus.fingerprint,
             encoder_fingerprint=encoder.fingerprint,
-            scaling=choose_scaling(encoder.name, reader.stream.quantity),
+            scaling=choose_scaling(encoder.name, self.corpus.streams[self.stream].quantity),
             notes=self.notes,
         )
+
+    def measure_nuisances(self, *, seed: int) -> pa.Table:
+        """Product and month of all rows, and the brightness of a sample of them, drawn from a seed."""
+        known = self.corpus.index(self.stream, columns=list(NUISANCES), rows=self.rows)
+        rng = np.random.default_rng([seed, len(self.rows)])
+        brightness = measure_brightness(self.corpus.stream(self.stream), self.rows, rng=rng)
+        shared = {name.removesuffix("_id"): known[name] for name in NUISANCES}
+        return pa.table(shared | {"brightness": pa.array(brightness, from_pandas=True)})

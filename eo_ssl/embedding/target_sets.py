@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from eo_ssl.corpus import Corpus, find_tiles_within, read_regions, select_rows
+from eo_ssl.embedding.audited_tests import open_benchmark
 from eo_ssl.errors import expect
 from eo_ssl.evaluation import (
     BENCHMARKS,
     ImageSource,
     SourceSubset,
-    load_benchmark,
     locate_rows,
     open_corpus_source,
 )
@@ -91,14 +91,7 @@ def open_target(
 
 
 def _open_benchmark(name: str, data: Path | None) -> TargetSet:
-    expect(
-        data is not None,
-        expected=f"the folder of {name}",
-        got="none",
-        remedy=f"name it with --towards_data, or write ./{name} for a folder of that name",
-    )
-    assert data is not None
-    task = load_benchmark(name, data)
+    task = open_benchmark(name, data, option="towards_data")
     train = np.unique(np.concatenate([fold.train for fold in task.folds]))
     parts = locate_rows([len(source) for source in task.sources], train)
     sources = tuple(SourceSubset(task.sources[part], positions) for part, _, positions in parts)

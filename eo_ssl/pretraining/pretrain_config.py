@@ -111,6 +111,8 @@ class PretrainConfig:
         ):  # unsaid, as by versions without
             for unsaid in set(PHYSICAL) - set(spec.list_changes(PHYSICAL)):
                 del views[unsaid]
+        if self.prune is not None:  # selectors of equal options are not the same
+            plain["prune"]["selector"] = self.prune.method.name
         contracts = {stream: contract.to_json() for stream, contract in data.items.contracts.items()}
         return plain | {"streams": data.stream_names, "preprocessing": contracts}
 

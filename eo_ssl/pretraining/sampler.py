@@ -192,8 +192,8 @@ class ItemSampler:
 
     def _checked(self, pool: Rows, weights: Weights | None) -> tuple[Rows, Weights | None]:
         rows = np.asarray(pool, dtype=np.int64)
-        if len(np.unique(rows)) != len(rows):
-            repeated = len(rows) - len(np.unique(rows))
+        repeated = len(rows) - len(np.unique(rows))
+        if repeated:
             raise UserError(f"expected each row once in the pool, got {repeated} repeated: remove them")
         if len(rows) < self.global_batch:
             raise UserError(

@@ -129,7 +129,7 @@ def describe_subset(product: FinishedProduct, corpora: Sequence[FinishedProduct]
             ("Tiles before", format_number(report.n_rows)),
             ("Tiles kept", f"{format_number(report.n_kept)} ({format_share(report.n_kept / max(report.n_rows, 1))})"),
             *_tell_effective(report),
-            ("Exact duplicates dropped", format_number(sum(n for r, n in report.reasons.items() if "duplicate" in r))),
+            ("Copies dropped", format_number(sum(n for why, n in report.reasons.items() if why != "not drawn"))),
             ("Clusters", format_number(len(report.cluster_rows)) if report.cluster_rows else MISSING),
             ("Selection took", format_duration(report.cost.select_s)),
             ("Tiles embedded", format_number(report.cost.forward_equivalents)),
