@@ -63,7 +63,7 @@ def test_every_command_that_is_stopped_or_killed_says_so_and_ends_with_the_same_
             rng, tally, stops, most=again
         )
     assert not tally.violations, tally.violations
-    assert tally.ends > len(whole) / 2  # some are faster
+    assert tally.ends  # a moment drawn after the end of a command stops nothing; not all are
 
 
 def test_a_finished_evaluation_on_a_disk_that_can_only_be_read_is_printed(
