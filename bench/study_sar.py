@@ -1,6 +1,6 @@
 """What a radar encoder should predict: gradients, pixels or HOG behind the same masks, judged with few shots on MSTAR.
 
-``python -m bench.study_sar [--seeds N] [--steps N] [--draws N] [--finetune] [--out FOLDER]`` prints its tables; what is there already is
+``python -m bench.study_sar [--seeds N] [--steps N] [--draws N] [--finetune SHOTS ...] [--out FOLDER]`` prints its tables; what is there already is
 not run again. Pretraining sees the pool, which holds no chip of the test targets (cards/mstar_pool.yaml).
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from bench.study_objectives import ROOT, run
 TARGETS = ("gradients", "pixels", "hog")
 CONTROLS = ("random_init", "imagestats", "rcf")
 SHOTS = (10, 20, 40)
-RECIPE = {"epochs": 40, "batch_size": 50, "rates": [1e-3], "weight_decay": 5e-4, "layer_decay": 1.0, "augment": "none"}
+CLASSES, EPOCHS, BATCH = 10, 40, 50
+RECIPE = {"batch_size": BATCH, "rates": [1e-3], "weight_decay": 5e-4, "layer_decay": 1.0, "augment": "none"}
 """of the authors' fine-tuning (few_shot_classification/finetune of Li et al. 2024's code), as far as `finetune` has it"""
 Options = dict[str, Any]
 
@@ -29,20 +30,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--finetune", action="store_true", help="also train all weights on ten shots")
+    parser.add_argument("--finetune", type=int, nargs="+", choices=SHOTS, default=[], help="also train all weights")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study-sar")
     chosen = parser.parse_args()
     stages = list_stages(steps=chosen.steps, draws=chosen.draws, finetune=chosen.finetune)
     run(stages, chosen.out, matrix={"target": list(TARGETS), "seed": list(range(chosen.seeds))})
     options = f"--seeds {chosen.seeds} --steps {chosen.steps} --draws {chosen.draws}"
-    print(f"`python -m bench.study_sar {options}{' --finetune' * chosen.finetune}`\n")
+    tuned = " ".join(["", "--finetune", *map(str, chosen.finetune)]) if chosen.finetune else ""
+    print(f"`python -m bench.study_sar {options}{tuned}`\n")
     for number, protocol in enumerate(("knn5", "linear")):
         print("\n" * bool(number) + "\n".join(format_table(chosen.out / "results", protocol, SHOTS)))
-    if chosen.finetune:
-        print("\n" + "\n".join(format_table(chosen.out / "results_finetune", "finetune", SHOTS[:1])))
+    for shots in chosen.finetune:
+        print("\n" + "\n".join(format_table(chosen.out / f"finetuned_{shots}", "finetune", (shots,))))
 
 
-def list_stages(*, steps: int, draws: int, finetune: bool) -> list[Options]:
+def list_stages(*, steps: int, draws: int, finetune: Sequence[int]) -> list[Options]:
     """One encoder of each target and seed on the pool, all of them beside encoders without training."""
     stages: list[Options] = [
         {"ingest": {"card": card, "data": "{data}", "out": f"{{out}}/{card}"}} for card in ("mstar_pool", "mstar_soc")
@@ -55,9 +57,10 @@ def list_stages(*, steps: int, draws: int, finetune: bool) -> list[Options]:
     judge: Options = {"task": "mstar_soc", "data": "{out}/mstar_soc", "clutter": "{out}/mstar_soc_128", "draws": draws}
     probed: Options = {"protocols": ["knn5", "linear"], "shots": list(SHOTS), "out": "{out}/results"}
     stages.append({"evaluate": {**judge, **probed, "encoders": ["{matrix}", *CONTROLS]}})
-    if finetune:
-        tuned: Options = {"protocols": ["finetune"], "shots": [SHOTS[0]], "tuning": RECIPE}
-        tuned |= {"encoders": ["{matrix}", "random_init"], "out": "{out}/results_finetune"}
+    for shots in finetune:
+        taken = EPOCHS * shots * CLASSES // BATCH  # epochs alone would not go below the least number of steps
+        tuned: Options = {"protocols": ["finetune"], "shots": [shots], "tuning": {**RECIPE, "steps": taken}}
+        tuned |= {"encoders": ["{matrix}", "random_init"], "out": f"{{out}}/finetuned_{shots}"}
         stages.append({"evaluate": {**judge, **tuned}})
     return stages
 
