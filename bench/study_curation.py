@@ -26,7 +26,7 @@ ROWS, EACH, TESTED = 6000, 60, 100
 """chips of the long-tailed set, and of each kind in the balanced one: to learn the probes from, and to test on"""
 STEPS, BATCH, WARMUP = 400, 64, 0.2
 """steps without curation, items of each, and the part of them before the first event"""
-CURVE = (0.3, 0.6, 0.8)
+CURVE = (0.5, 0.75)
 """parts of a run after which an encoder is kept"""
 SIZES: Options = {"name": "test_vit", "patch_size": 6, "depth": 4}
 COMMON: Options = {
