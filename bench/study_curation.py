@@ -134,7 +134,7 @@ class Study:
         """Archives, subsets made before training, encoders, and results that all of them share."""
         options, _ = OBJECTIVES[self.objective]
         corpus = {"corpus": "{out}/corpus_{seed}", "seed": "{seed}"}
-        stages: list[Options] = [_ingest("judged", "judged_corpus"), _ingest("chips_{seed}", "corpus_{seed}")]
+        stages: list[Options] = [ingest_set("judged", "judged_corpus"), ingest_set("chips_{seed}", "corpus_{seed}")]
         for arm in arms:
             selection, events = ARMS[arm]
             if "keep" in selection and not events:
@@ -166,7 +166,7 @@ class Study:
         return {**options, "prune": {**selection, "warmup": warmup, "interval": interval, "seed": "{seed}"}}
 
 
-def _ingest(name: str, corpus: str) -> Options:
+def ingest_set(name: str, corpus: str) -> Options:
     """The stage that reads a set as it was made."""
     folder = f"{{out}}/{name}"
     return {"ingest": {"card": f"{folder}/{name}.yaml", "data": folder, "size_px": 24, "out": f"{{out}}/{corpus}"}}
