@@ -47,9 +47,7 @@ def test_a_plane_comes_back_with_its_distances_and_variances(rng: np.random.Gene
 
 
 @pytest.mark.parametrize("shape", [(50, 8), (12, 30)])
-def test_places_are_those_of_another_library_up_to_their_sign(
-    rng: np.random.Generator, shape: tuple[int, int]
-) -> None:
+def test_places_are_those_of_another_library_up_to_their_sign(rng: np.random.Generator, shape: tuple[int, int]) -> None:
     points = rng.normal(size=shape) * np.linspace(2, 0.5, shape[1])
     places, variance = place_all(points)
     oracle = PCA(2, svd_solver="full").fit(points)
@@ -135,7 +133,9 @@ def test_the_uniform_draw_is_counted_by_cluster(rng: np.random.Generator, method
 def test_a_report_of_an_earlier_version_opens_without_what_it_did_not_have(rng: np.random.Generator) -> None:
     plain = curate(rng.normal(size=(30, 3)), 0.5, np.random.default_rng(0)).report.to_json()
     assert CurationReport.from_json(json.loads(json.dumps(plain))).to_json() == plain
-    earlier = CurationReport.from_json({k: v for k, v in plain.items() if k not in ("cluster_chance", "projected_variance")})
+    earlier = CurationReport.from_json(
+        {k: v for k, v in plain.items() if k not in ("cluster_chance", "projected_variance")}
+    )
     assert earlier.cluster_chance == earlier.projected_variance == ()
 
 

@@ -17,8 +17,11 @@ from eo_ssl.curation import Context, CurationReport, Density, Hierarchical, Rand
 from eo_ssl.reporting.balance_table import tabulate_balance
 from eo_ssl.reporting.charts import Series, draw_lines, make_legend
 from eo_ssl.reporting.footprints import BOUNDS, WORLD_PX, Footprints
+from eo_ssl.reporting.products import filter_stage, find_products
 from eo_ssl.reporting.quality_histograms import FRACTIONS, draw_quality_histograms
+from eo_ssl.reporting.sections.prunings import describe_prunings
 from eo_ssl.reporting.sections.selections import describe_selection
+from eo_ssl.reporting.sections.subsets import describe_subset
 from eo_ssl.reporting.selected_tiles import (
     SelectedTiles,
     classify_lift,
@@ -46,6 +49,7 @@ from eo_ssl.reporting.selection_maps import (
     unite_positions,
 )
 from eo_ssl.sensors import Quantity
+from report_runs import shared_run
 
 STREAM = Stream("sentinel2_l2a", Quantity.BOA_REFLECTANCE, ("B02", "B03", "B04"), 10.0, 8)
 
@@ -187,7 +191,7 @@ def test_weights_are_told_by_kish_and_their_cap() -> None:
     chart = draw_weights_chart(make_tiles([0.0, *weights]), report)
     assert chart is not None
     effective = round(sum(weights) ** 2 / sum(w * w for w in weights))
-    assert f"14 tiles weigh between 0.5 and 20 times the mean" in chart.caption
+    assert "14 tiles weigh between 0.5 and 20 times the mean" in chart.caption
     assert f"as much as {effective} tiles of equal weight" in chart.caption
     assert "The cap of 20 times the mean holds back 2 tiles." in chart.caption and ">cap<" in chart.svg
     below = draw_weights_chart(make_tiles([0.5, 1.5]), report)
@@ -209,9 +213,15 @@ def test_a_logarithmic_histogram_holds_every_value() -> None:
 def test_usage_of_pools_is_counted_and_that_of_weights_drawn_by_its_logarithm() -> None:
     pools = draw_usage_chart(make_tiles([0, 0, 1, 2, 2, 2]), 2)
     assert [f">{count}<" in pools.svg for count in (2, 1, 3)] == [True] * 3
-    assert "added up over 2 events: 2 never, none more than 2 times. Below each bar: in how many pools." in pools.caption
+    assert (
+        "added up over 2 events: 2 never (copies among them), none more than 2 times. Below each bar: in how many pools."
+        in pools.caption
+    )
     weighed = draw_usage_chart(make_tiles([0, 0.5, 2.5]), 3)
-    assert "1 never, none more than 2.5 times. Those that came up, on average 1.5 times, are drawn." in weighed.caption
+    assert (
+        "1 never (copies among them), none more than 2.5 times. Those that came up, on average 1.5 times, are drawn."
+        in weighed.caption
+    )
     assert ">every pass<" in weighed.svg
     many = draw_usage_chart(make_tiles([0, 0, *range(1, 30)]), 30)
     assert "Below each bar" not in many.caption
@@ -229,7 +239,10 @@ def test_the_map_of_embeddings_sizes_its_dots_by_how_often_tiles_come_up() -> No
     assert "component 1 (50 % of the variance)" in chart.svg
     weighed = draw_embedding_chart(make_tiles([0.1, 1, 5, 1], places=places), report)
     assert weighed is not None and [name for _, name in weighed.legend] == ["up to 0.5×", "0.5 to 1×", "over 2×"]
-    assert draw_embedding_chart(make_tiles([1, 1, 1, 1], places=places), replace(report, projected_variance=(0.0, 0.0))) is None
+    assert (
+        draw_embedding_chart(make_tiles([1, 1, 1, 1], places=places), replace(report, projected_variance=(0.0, 0.0)))
+        is None
+    )
     (axes,) = draw_spots(places[:3], np.array([0, 4, 4]), x_label="", y_label="").axes
     kept, left_out = axes.lines
     assert kept.get_linewidth() > 3 * left_out.get_linewidth()
@@ -271,7 +284,10 @@ def test_months_stand_side_by_side_and_one_month_is_no_figure() -> None:
     chart = draw_months_chart(month, np.array([0, 0, 1.5, 1.5, 2]))
     assert chart is not None and "1 tile has no date." in chart.caption
     assert 'aria-label="Months: month 1 75 %, after 50 %; month 7 25 %, after 50 %"' in chart.svg
-    assert draw_months_chart(np.array([3, 3]), np.ones(2)) is None and draw_months_chart(np.zeros(4, int), np.ones(4)) is None
+    assert (
+        draw_months_chart(np.array([3, 3]), np.ones(2)) is None
+        and draw_months_chart(np.zeros(4, int), np.ones(4)) is None
+    )
     (axes,) = draw_paired_bars(np.array([0.75, 0.25]), np.array([0.0, 1.0]), "JF").axes
     boxes = [patch.get_path().vertices.reshape(-1, 5, 2) for patch in axes.patches]
     assert [part[:, :, 1].max(axis=1).tolist() for part in boxes] == [[75, 25], [100]]
@@ -291,7 +307,8 @@ def test_quality_is_drawn_before_and_after() -> None:
 
 def test_lines_differ_without_colours() -> None:
     lines = [Series("a", (0.0, 1.0), (0.0, 1.0), dash="dashed"), Series("b", (0.0, 1.0), (1.0, 0.0), colour=1)]
-    assert make_legend(lines) == (("s0 stroke dashed", "a"), ("s1 swatch", "b"))
+    assert make_legend(lines) == (("s0 stroke dashed", "a"), ("s1 stroke solid", "b"))
+    assert make_legend([replace(line, dash="solid") for line in lines]) == (("s0 swatch", "a"), ("s1 swatch", "b"))
     (axes,) = draw_lines(lines, x_label="", y_label="").axes
     assert axes.lines[0].get_linestyle() != axes.lines[2].get_linestyle()
 
@@ -350,7 +367,9 @@ def test_any_selection_has_a_page(
 def test_galleries_show_both_ends_of_the_weights_and_tiles_say_how_often_they_come_up() -> None:
     weights = [*np.geomspace(0.001, 4, 40), 0.0, 0.0]
     clusters = np.r_[np.zeros(21, dtype=np.int64), np.ones(21, dtype=np.int64)]
-    tiles = make_tiles(weights, clusters=clusters, reasons={"not drawn": np.array([40, 41])}, left_out={"near test": np.array([50])})
+    tiles = make_tiles(
+        weights, clusters=clusters, reasons={"not drawn": np.array([40, 41])}, left_out={"near test": np.array([50])}
+    )
     report = replace(make_report(), examples=(), cluster_rows=(), cluster_kept=())
     galleries, _ = draw_selection_galleries(tiles, report, Reader())  # type: ignore[arg-type]
     assert [gallery.title for gallery in galleries] == [
@@ -363,3 +382,34 @@ def test_galleries_show_both_ends_of_the_weights_and_tiles_say_how_often_they_co
     picked = make_tiles([1, 1, 0], reasons={"duplicate": np.array([2])})
     galleries, _ = draw_selection_galleries(picked, report, Reader())  # type: ignore[arg-type]
     assert [gallery.title for gallery in galleries] == ["Kept, 2", "Dropped: duplicate, 1"]
+
+
+def test_a_schedule_shows_its_tiles_where_items_are_tiles_of_a_corpus_that_is_there(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    products = find_products([shared_run(tmp_path_factory)])
+    corpora, (encoder,) = filter_stage(products, "ingest"), filter_stage(products, "pretrain")
+    (view,) = describe_prunings([encoder], corpora)
+    assert [figure.title for figure in view.figures] == [
+        *("Effective tiles", "Cluster entropy", "Gini of cluster sizes", "Turnover", "Never drawn")
+    ]
+    assert view.selection is not None and view.selection.where and view.selection.galleries
+    usage, placed = view.selection.figures
+    tables = [pq.read_table(encoder.path / "pruning" / f"event_000{event}.parquet") for event in (2, 3)]  # 1: postponed
+    never = int((sum(table["weight"].to_numpy() for table in tables) == 0).sum())
+    assert f"over 2 events: {never} never" in usage.caption and placed.title == "Map of the embeddings"
+    for other, there in (({"items": "pairs"}, corpora), ({"streams": ["a", "b"]}, corpora), ({}, [])):
+        manifest = replace(encoder.manifest, config={**encoder.manifest.config, **other})
+        (view,) = describe_prunings([replace(encoder, manifest=manifest)], there)
+        assert view.selection is not None and len(view.selection.figures) == 2 and not view.selection.galleries
+        assert any("items are tiles of one stream" in note for note in view.notes)
+
+
+def test_a_subset_shows_its_tiles_where_its_corpus_is_there(tmp_path_factory: pytest.TempPathFactory) -> None:
+    products = find_products([shared_run(tmp_path_factory)])
+    (subset,) = filter_stage(products, "curate")
+    view = describe_subset(subset, filter_stage(products, "ingest"), position=0)
+    assert view.selection.where and view.selection.quality and view.selection.galleries and not view.notes
+    bare = describe_subset(subset, [], position=0)
+    assert bare.notes == ("Its corpus is not among the inputs of this report, hence no pictures.",)
+    assert bare.selection.figures == view.selection.figures and not bare.selection.galleries

@@ -75,7 +75,7 @@ class BalanceLine:
 
 
 def tabulate_balance(report: CurationReport) -> tuple[BalanceLine, ...]:
-    """The lines of the balance table; a figure nobody could ask for is left out, and a coarse one that says the same."""
+    """The lines of the balance table, without figures that are not known and a coarse one that says the same."""
     sets = (report.before, report.chance, report.after)
     lines = []
     for field, (name, words, more_is_better) in MEASURES.items():

@@ -73,9 +73,10 @@ class Chart:
 
 
 def make_legend(series: Sequence[Series]) -> tuple[tuple[str, str], ...]:
-    """Swatch and name of each series; none for one alone, which the title names."""
-    marks = {"solid": "swatch", "dashed": "stroke dashed", "dotted": "stroke dotted"}
-    return tuple((f"s{s.colour} {marks[s.dash]}", s.name) for s in series) if len(series) > 1 else ()
+    """Mark and name of each series, its stroke where dashes tell some apart; none for one alone, which has a title."""
+    plain = all(line.dash == "solid" for line in series)
+    marks = [(f"s{line.colour} {'swatch' if plain else f'stroke {line.dash}'}", line.name) for line in series]
+    return tuple(marks) if len(series) > 1 else ()
 
 
 def begin_axes(

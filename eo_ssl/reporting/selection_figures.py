@@ -1,4 +1,4 @@
-"""Figures of a selection: how full clusters are, how often tiles come up, where they lie and of which month they are."""
+"""Figures of a selection: how full clusters are, how often tiles come up, where they lie, and their months."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def draw_occupancy_chart(report: CurationReport) -> Chart | None:
     large = len(before) - len(before) // 2
     tails = [format_share(float(part[large:].sum())) for part in (before, after, *chance)]
     largest = [format_share(float(part[0])) for part in (before, after)]
-    caption = f"Clusters by their size before. The largest holds {largest[0]} of the tiles before and {largest[1]} after"
+    caption = f"Clusters by size before. The largest holds {largest[0]} of the tiles before and {largest[1]} after"
     if large < len(before):
         by_chance = f", {tails[2]} in a uniform draw" if chance else ""
         caption += f"; the smaller half {tails[0]} before, {tails[1]} after{by_chance}"
@@ -59,7 +59,7 @@ def draw_occupancy_chart(report: CurationReport) -> Chart | None:
 
 
 def draw_occupancy(before: FloatArray, after: FloatArray, chance: FloatArray | None) -> Figure:
-    """Shares [k] of clusters in one order: before filled, and as steps of means after (solid) and by chance (dotted)."""
+    """Shares [k] of clusters in one order: before filled, and as steps of means after, solid, and by chance, dotted."""
     ground = _average_runs(before, MOST_COLUMNS)
     lines = [_average_runs(part, MOST_STEPS) for part in (after, chance) if part is not None]
     heights = [part for part, _ in (ground, *lines)]
@@ -102,8 +102,8 @@ def draw_weights_chart(tiles: SelectedTiles, report: CurationReport) -> Chart | 
     cap = report.parameters.get("cap")
     caption = (
         f"{format_count(len(weights), 'tile')} weigh between {format_number(float(weights.min()))} and "
-        f"{format_number(float(weights.max()))} times the mean, and a pass shows each as often. They scatter as much as "
-        f"{format_number(round(effective))} tiles of equal weight: the square of the sum of all weights over the sum of "
+        f"{format_number(float(weights.max()))} times the mean, and a pass shows each as often. They scatter as much "
+        f"as {format_number(round(effective))} tiles of equal weight: the square of the sum of weights over the sum of "
         "their squares (Kish)."
     )
     marks = [(1.0, "mean")]
@@ -123,7 +123,8 @@ def draw_usage_chart(tiles: SelectedTiles, events: int) -> Chart:
     most = format_number(float(drawn.max())) if len(drawn) else "0"
     caption = (
         f"How often each of {format_count(len(usage), 'tile')} was to come up in a pass, added up over "
-        f"{format_count(events, 'event')}: {format_number(never)} never, none more than {most} times."
+        f"{format_count(events, 'event')}: {format_number(never)} never (copies among them), none more than "
+        f"{most} times."
     )
     if (usage == np.round(usage)).all() and usage.max(initial=0) < MOST_BARS:
         counts = np.bincount(usage.astype(np.int64), minlength=events + 1)
@@ -148,12 +149,9 @@ def draw_log_histogram(values: FloatArray, *, x_label: str, marks: Sequence[tupl
         axes.stairs(counts, edges, fill=True, color=PALETTE["s0"], alpha=0.72, linewidth=0)
         for value, name in marks:
             axes.axvline(value, color=PALETTE["dropped"], linewidth=1, linestyle=(0, (3, 3)))
-            side = "right" if value > (low * high) ** 0.5 else "left"
-            shift = -4 if side == "right" else 4
-            place = (value, 1.0)
-            axes.annotate(
-                name, place, (shift, -2), xycoords=("data", "axes fraction"), textcoords="offset points", ha=side, va="top"
-            )
+            side, beside = ("right", -0.01) if value > (low * high) ** 0.5 else ("left", 0.01)
+            place = value * (high / low) ** beside
+            axes.text(place, 0.99, name, transform=axes.get_xaxis_transform(), ha=side, va="top")
         label_axes(axes, x_label=x_label, y_label="tiles")
     return figure
 
@@ -174,7 +172,9 @@ def draw_embedding_chart(tiles: SelectedTiles, report: CurationReport, words: st
     shares = [format_share(share) for share in report.projected_variance]
     drawn = f"{format_number(len(placed))} of {format_count(len(tiles), 'tile')}, at random"
     caption = f"{drawn if len(placed) < len(tiles) else 'All tiles'}; near ones look alike to the encoder. {words}"
-    caption += f"Two components hold {format_share(sum(report.projected_variance))} of the variance: what lies near here"
+    caption += (
+        f"Two components hold {format_share(sum(report.projected_variance))} of the variance: what lies near here"
+    )
     caption += " may lie far apart." + (f" {LIFT_WORDS}." if tiles.weighed else "")
     alt = f"Map of the embeddings of {format_count(len(placed), 'tile')}: " + ", ".join(
         f"{int((classes == number).sum())} {name}" for number, name in names.items()

@@ -1,4 +1,4 @@
-"""Tiles of a selection as pictures: those kept or drawn most, those left out by why, and those of the largest clusters."""
+"""Tiles of a selection as pictures: kept or drawn most, left out by why, and those of the largest clusters."""
 
 from __future__ import annotations
 

@@ -38,12 +38,14 @@ def draw_selection_maps(tiles: Footprints) -> tuple[Chart, ...]:
     charts = []
     if len(groups) > 1:
         caption = (
-            "A ring per place for its share of all tiles, a disc for its share as drawn, both by area: a disc within its"
-            " ring is thinned out, one that reaches beyond it is shown more often."
+            "A ring per place for its share of all tiles, a disc for its share as drawn, both by area: a disc within"
+            " its ring is thinned out, one that reaches beyond it is shown more often."
         )
         if len(groups) > MOST_DOTS:
             caption += f" The {MOST_DOTS} places with most tiles, of {format_count(len(groups), 'place')}."
-        svg = render_svg(draw_lifted_world(groups[:MOST_DOTS]), alt=f"World map of the selection. {caption}", kind="map")
+        svg = render_svg(
+            draw_lifted_world(groups[:MOST_DOTS]), alt=f"World map of the selection. {caption}", kind="map"
+        )
         charts.append(Chart(svg, "Where tiles are drawn", caption, (("ring", "all tiles"), ("disc", "as drawn"))))
     for group in groups[:CLOSE_UPS]:
         spots = unite_positions(group)

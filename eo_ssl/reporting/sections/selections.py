@@ -60,7 +60,12 @@ class SelectionView:
 
 
 def describe_selection(
-    report: CurationReport, tiles: SelectedTiles | None, reader: StreamReader | None, index: pa.Table | None, *, events: int = 0
+    report: CurationReport,
+    tiles: SelectedTiles | None,
+    reader: StreamReader | None,
+    index: pa.Table | None,
+    *,
+    events: int = 0,
 ) -> SelectionView:
     """What the page shows of a selection.
 
