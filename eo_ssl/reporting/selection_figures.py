@@ -27,6 +27,7 @@ MOST_COLUMNS, MOST_STEPS = 90, 15  # of sizes before, three pixels wide; of line
 LONG_TAILED = 20  # largest cluster over the median, from which sizes are drawn on a logarithmic axis
 MOST_BINS = 24
 MOST_BARS = 13  # of times that a tile was drawn
+MANY_SPOTS = 800  # from which they are drawn smaller
 SPOTS = ((1.6, 0.7), (2.6, 0.5), (3.4, 0.5), (4.6, 0.6), (6.5, 0.7))  # width in px and opacity by class of lift
 BEFORE_AFTER = (("before", "all tiles"), ("after", "as drawn"))
 
@@ -187,13 +188,14 @@ def draw_embedding_chart(tiles: SelectedTiles, report: CurationReport, words: st
 
 def draw_spots(places: FloatArray, classes: Rows, *, x_label: str, y_label: str) -> Figure:
     """Dots at ``places`` [n, 2], the larger the higher their class of lift [n]; those that never come up are small."""
+    crowded = min(1.0, (MANY_SPOTS / max(len(places), 1)) ** 0.25)
     with use_style(PAGE_STYLE):
         figure, axes = begin_axes(height_px=SCATTER_PX)
         axes.margins(0.05)
         for number in (1, 2, 3, 4, 0):  # small ones last, lest they be hidden
             own = places[classes == number]
             colour = PALETTE["accent"] if number else PALETTE["ink"]
-            width, opacity = SPOTS[number]
+            width, opacity = SPOTS[number][0] * crowded, SPOTS[number][1]
             if len(own):
                 draw_dots(axes, own[:, 0], own[:, 1], colour=colour, width_px=width, opacity=opacity)
         label_axes(axes, x_label=x_label, y_label=y_label)
