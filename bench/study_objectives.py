@@ -163,7 +163,10 @@ def run(stages: Sequence[Options], out: Path, *options: str, matrix: Options | N
     code = "from eo_ssl.cli import entry; entry()"
     environment = {**os.environ, "EO_SSL_DATA": str(DATA)}
     command = [sys.executable, "-c", code, "run", "--config", str(config), *options]
-    subprocess.run(command, check=True, env=environment, stdout=sys.stderr)  # a study's own answer alone goes to stdout
+    # A study's own answer alone goes to stdout; what went wrong has been said.
+    status = subprocess.run(command, check=False, env=environment, stdout=sys.stderr).returncode
+    if status:
+        sys.exit(status)
 
 
 def read_rows(folder: Path) -> dict[tuple[str, str], dict[str, str]]:

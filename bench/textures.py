@@ -1,47 +1,48 @@
 """A radar archive of ten kinds of speckled texture, one of them most of it: what curation is to do is known in it.
 
-Chips in a tar file with a manifest and a card, read by `eo-ssl ingest` as any other set. The kinds differ in how their
+The kinds differ in how their
 reflectivity scatters (correlation length, contrast, stripes, points, edges); gain differs from chip to chip and tells
 nothing of the kind.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import yaml
-from PIL import Image
+
+from bench.chip_set import ChipSet, Images
 
 SHARES = (0.72, 0.10, 0.06, 0.035, 0.025, 0.02, 0.015, 0.01, 0.008, 0.007)
 """of the kinds in the long-tailed set: the first is most of it"""
 SIZE_PX = 24
 LOOKS = 1.0
 FULL_SCALE = 6.0  # amplitude of the largest grey level
-Images = npt.NDArray[np.float64]
+Seed = int | list[int]
 
 
-def make_textures(root: Path, *, seed: int, rows: int, each: int, tested: int) -> tuple[Path, Path]:
-    """Write a long-tailed set and a balanced one and return their cards.
+def make_textures(folder: Path, *, seed: Seed, rows: int, shares: Sequence[float] = SHARES) -> Path:
+    """Write a set for training and return its card.
 
     Args:
-        root: folder of both.
+        folder: of the set, which is named by its last part.
         seed: of everything random; another seed is another archive of the same world.
-        rows: chips of the long-tailed set, by `SHARES`.
-        each: training chips of each kind in the balanced set.
-        tested: its test chips of each kind.
+        rows: number of chips.
+        shares: of the kinds among them.
     """
-    tail = [max(1, round(share * rows)) for share in SHARES]
-    tail[0] += rows - sum(tail)
-    kinds = np.repeat(np.arange(len(SHARES)), tail)
-    long_tailed = _write(root / "textures", kinds, np.full(rows, "train"), seed=[seed, 0])
+    counts = [max(1, round(share * rows)) for share in shares]
+    counts[0] += rows - sum(counts)
+    kinds = np.repeat(np.arange(len(shares)), counts)
+    return _write(folder, kinds, np.full(rows, "train"), seed=seed)
+
+
+def make_judged_textures(folder: Path, *, seed: Seed, each: int, tested: int) -> Path:
+    """Write a balanced set to judge on, `each` training and `tested` test chips of each kind, and return its card."""
     kinds = np.repeat(np.arange(len(SHARES)), each + tested)
     split = np.tile(np.repeat(["train", "test"], [each, tested]), len(SHARES))
-    return long_tailed, _write(root / "textures_judged", kinds, split, seed=[seed, 1])
+    return _write(folder, kinds, split, seed=seed)
 
 
 def draw_textures(kinds: npt.NDArray[np.integer], rng: np.random.Generator) -> Images:
@@ -67,8 +68,8 @@ def _draw_reflectivity(kind: int, n: int, rng: np.random.Generator) -> Images:
         return np.asarray(np.where(_scatter(n, rng, length=3.0) > 0.4, 2.2, 0.5))
     if kind == 9:
         return np.asarray(np.where(_slope(n, rng) > rng.uniform(-4, 4, (n, 1, 1)), 1.8, 0.5))
-    length, contrast = ((1.5, 0.5), (3.0, 0.5), (0.8, 0.9), (6.0, 0.6), (1.5, 1.0))[kind]
-    contrast = contrast * rng.uniform(0.85, 1.15, (n, 1, 1))
+    length, mean = ((1.5, 0.5), (3.0, 0.5), (0.8, 0.9), (6.0, 0.6), (1.5, 1.0))[kind]
+    contrast = mean * rng.uniform(0.85, 1.15, (n, 1, 1))
     return np.asarray(np.exp(contrast * _scatter(n, rng, length=length) - contrast**2 / 2))
 
 
@@ -88,48 +89,13 @@ def _slope(n: int, rng: np.random.Generator) -> Images:
     return np.asarray(np.cos(angle) * place[:, None] + np.sin(angle) * place[None])
 
 
-def _write(folder: Path, kinds: npt.NDArray[np.integer], split: npt.NDArray[np.str_], *, seed: list[int]) -> Path:
-    """A tar file of PNG images, its manifest and its card; returns the card."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _write(folder: Path, kinds: npt.NDArray[np.integer], split: npt.NDArray[np.str_], *, seed: Seed) -> Path:
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(kinds))
     kinds, split = kinds[order], split[order]
-    grey = np.clip(np.rint(draw_textures(kinds, rng) / FULL_SCALE * 255), 0, 255).astype(np.uint8)
-    with tarfile.open(folder / "chips.tar", "w") as archive, (folder / "chips.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "kind", "split"])
-        for number, image in enumerate(grey):
-            data = io.BytesIO()
-            Image.fromarray(image).save(data, "PNG")
-            entry = tarfile.TarInfo(f"chip_{number:06d}.png")
-            entry.size = data.tell()
-            data.seek(0)
-            archive.addfile(entry, data)
-            table.writerow([entry.name, f"kind_{kinds[number]}", split[number]])
-    card = {
-        "title": f"Generated speckled textures, {len(kinds)} chips",
-        "sensor": "sar_chip",
-        "reader": "chips",
-        "bands": ["SAR"],
-        "quantity": "amplitude",
-        "gsd_m": 1.0,
-        "scale": FULL_SCALE / 255,
-        "chips": {
-            "archive": "chips.tar",
-            "manifest": "chips.csv",
-            "path_column": "path",
-            "label_column": "kind",
-            "split_column": "split",
-            "crop_px": SIZE_PX,
-            "undersized": "drop",
-        },
-        "splits": {name: f"{int((split == name).sum())} chips" for name in np.unique(split).tolist()},
-        "licence": "generated",
-        "attribution": "none",
-        "source": "generated",
-        "citation": "none",
-        "pitfalls": ["Gain differs from chip to chip and tells nothing of the kind."],
-    }
-    path = folder / f"{folder.name}.yaml"
-    path.write_text(yaml.safe_dump(card, sort_keys=False))
-    return path
+    named = np.array([f"kind_{kind}" for kind in kinds])
+    images = draw_textures(kinds, rng)
+    facts = {"licence": "generated", "attribution": "none", "source": "generated", "citation": "none"}
+    pitfall = "Gain differs from chip to chip and tells nothing of the kind."
+    chips = ChipSet(f"Generated speckled textures, {len(kinds)} chips", images, named, split, FULL_SCALE, facts)
+    return chips.write(folder, pitfall=pitfall)
