@@ -23,6 +23,7 @@ from eo_ssl.curation import (
     tabulate_selection,
     write_subset,
 )
+from eo_ssl.curation.diversity import compute_normalised_entropy
 from eo_ssl.curation.mapped_rows import allocate_mapped
 from eo_ssl.curation.projection import project_rows
 
@@ -126,6 +127,7 @@ def test_the_uniform_draw_is_counted_by_cluster(rng: np.random.Generator, method
     points = np.r_[rng.normal(size=(90, 3)), rng.normal(8, 1, size=(10, 3))]
     report = curate(points, 0.3, np.random.default_rng(0), method=method, clusters=6).report  # type: ignore[arg-type]
     assert len(report.cluster_chance) == len(report.cluster_rows) and sum(report.cluster_chance) == report.chance.rows
+    assert compute_normalised_entropy(np.array(report.cluster_chance)) == report.chance.cluster_entropy
     assert all(drawn <= there for drawn, there in zip(report.cluster_chance, report.cluster_rows, strict=True))
     assert curate(points, 0.3, np.random.default_rng(0), method=Random(), clusters=0).report.cluster_chance == ()
 

@@ -14,8 +14,9 @@ from matplotlib.patches import StepPatch
 
 from eo_ssl.corpus import Stream
 from eo_ssl.curation import Context, CurationReport, Density, Hierarchical, Random, Selector, curate, write_subset
+from eo_ssl.reporting import quality_histograms
 from eo_ssl.reporting.balance_table import tabulate_balance
-from eo_ssl.reporting.charts import Series, draw_lines, make_legend
+from eo_ssl.reporting.charts import Series, draw_histogram, draw_lines, make_legend
 from eo_ssl.reporting.footprints import BOUNDS, WORLD_PX, Footprints
 from eo_ssl.reporting.products import filter_stage, find_products
 from eo_ssl.reporting.quality_histograms import FRACTIONS, draw_quality_histograms
@@ -295,14 +296,24 @@ def test_months_stand_side_by_side_and_one_month_is_no_figure() -> None:
     assert narrow < 0.6 * wide  # told apart without colours
 
 
-def test_quality_is_drawn_before_and_after() -> None:
+def test_quality_is_drawn_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = {name: pa.array([None] * 4, pa.float32()) for name in FRACTIONS}
     columns |= {"cloud_fraction": pa.array([0.0, 0.8, 0.4, None], pa.float32())}
     columns |= {"snow_fraction": pa.array([None, None, None, 0.5], pa.float32())}
+    drawn: list[tuple[list[float], list[float]]] = []
+    monkeypatch.setattr(
+        quality_histograms,
+        "draw_histogram",
+        lambda edges, counts, **look: drawn.append((counts, look["after"])) or draw_histogram(edges, counts, **look),
+    )
     cloud, snow = draw_quality_histograms(pa.table(columns), np.array([3.0, 0, 1.0, 0]))
+    ((counts, after),) = drawn
+    assert [counts[bin_] for bin_ in (0, 8, 16)] == [1, 1, 1] and sum(counts) == 3
+    assert [after[bin_] for bin_ in (0, 8, 16)] == pytest.approx([2.25, 0.75, 0])  # as many tiles, drawn by weight
     assert cloud.words == "mean 40.0 %, after 10.0 %; unknown for 25 %"
     assert snow.svg is None and snow.words.startswith("50 % in every tile")  # of those kept nothing is known
     assert draw_quality_histograms(pa.table(columns))[0].words == "mean 40.0 %; unknown for 25 %"
+    assert drawn[-1][1] is None
 
 
 def test_lines_differ_without_colours() -> None:

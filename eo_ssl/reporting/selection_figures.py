@@ -21,7 +21,7 @@ from eo_ssl.reporting.charts import (
 )
 from eo_ssl.reporting.formatting import MONTHS, format_count, format_number, format_share
 from eo_ssl.reporting.selected_tiles import LIFT_WORDS, FloatArray, Rows, SelectedTiles, classify_lift, name_classes
-from eo_ssl.reporting.svg import PAGE_STYLE, PALETTE, render_svg, use_style
+from eo_ssl.reporting.svg import PAGE_STYLE, PALETTE, Rc, render_svg, use_style
 
 MOST_COLUMNS, MOST_STEPS = 90, 15  # of sizes before, three pixels wide; of lines over them, which would be ragged
 LONG_TAILED = 20  # largest cluster over the median, from which sizes are drawn on a logarithmic axis
@@ -67,7 +67,7 @@ def draw_occupancy(before: FloatArray, after: FloatArray, chance: FloatArray | N
     top = max(float(part.max()) for part in heights)
     log = heights[0].max() > LONG_TAILED * np.median(heights[0])
     low = 0.5 * min(float(part[part > 0].min()) for part in heights) if log else 0.0
-    looks = ({"color": PALETTE["s0"]}, {"color": PALETTE["s2"], "linestyle": "dotted"})
+    looks: tuple[Rc, Rc] = ({"color": PALETTE["s0"]}, {"color": PALETTE["s2"], "linestyle": "dotted"})
     with use_style(PAGE_STYLE):
         figure, axes = begin_axes()
         if log:

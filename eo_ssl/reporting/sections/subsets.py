@@ -51,13 +51,14 @@ def describe_subset(product: FinishedProduct, corpora: Sequence[FinishedProduct]
     tiles = read_subset_tiles(product.path, report)
     corpus = open_origin(corpora, {report.corpus_fingerprint, product.manifest.inputs.get("corpus", "")})
     stream = product.manifest.config.get("stream")
+    notes = list(report.notes)
     if corpus is None:
         selection = describe_selection(report, tiles, None, None)
-        lacking = ("Its corpus is not among the inputs of this report, hence no pictures.",)
+        notes.append("Its corpus is not among the inputs of this report, hence no pictures.")
     else:
         reader = _open_stream(product, corpus)
         index = corpus.index(reader.stream.name, columns=list(COLUMNS), rows=tiles.rows)
-        selection, lacking = describe_selection(report, tiles, reader, index), ()
+        selection = describe_selection(report, tiles, reader, index)
     return SubsetView(
         name=product.name,
         anchor=f"subset-{position + 1}",
@@ -72,7 +73,7 @@ def describe_subset(product: FinishedProduct, corpora: Sequence[FinishedProduct]
             ("Tiles embedded", format_number(report.cost.forward_equivalents)),
         ),
         selection=selection,
-        notes=(*report.notes, *lacking, *selection.notes),
+        notes=(*notes, *selection.notes),
         parameters=(
             ("method", report.method),
             ("seed", format_number(report.seed)),
