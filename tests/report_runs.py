@@ -10,12 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from embeddings import save_vit, write_card, write_scene
 from eo_ssl.cards import load_card
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
-from eo_ssl.curation import Context, DynamicConfig, DynamicSchedule, Hierarchical, curate, write_subset
+from eo_ssl.curation import (
+    Context,
+    DynamicConfig,
+    DynamicSchedule,
+    Hierarchical,
+    curate,
+    tabulate_selection,
+    write_subset,
+)
 from eo_ssl.export import Options, export
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.sample import ArchiveSpec, make_archive
@@ -58,8 +67,8 @@ def make_run(folder: Path) -> Path:
     (run / "optical" / "quarantine" / "bad.json").write_text(
         json.dumps({"product_id": HOSTILE_NAME, "reason": "expected 12 bands, got 11"})
     )
-    embeddings = make_subset(run / "optical", run / "subset")
-    make_encoder(run / HOSTILE_NAME, embeddings)
+    rows, embeddings = make_subset(run / "optical", run / "subset")
+    make_encoder(run / HOSTILE_NAME, Corpus.open(run / "optical"), rows, embeddings)
     make_results(run / "judged")
     export(encoder(TINY_8, radar(32)), run / "bundle", options=Options(onnx=False))
     embed(str(save_vit(folder / "vit")), str(run / "optical"), run / "embedded")
@@ -70,8 +79,8 @@ def make_run(folder: Path) -> Path:
     return run
 
 
-def make_subset(corpus: Path, out: Path) -> np.ndarray:
-    """Curate the training rows of the only stream by their band means; return those means."""
+def make_subset(corpus: Path, out: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Curate the training rows of the only stream by their band means; return those rows and means."""
     opened = Corpus.open(corpus)
     (name,) = opened.streams
     split = np.asarray(opened.index(name, columns=["split"])["split"].to_pylist())
@@ -92,10 +101,10 @@ def make_subset(corpus: Path, out: Path) -> np.ndarray:
         started=Clock(),
         seed=0,
     )
-    return means
+    return rows, means
 
 
-def make_encoder(folder: Path, embeddings: np.ndarray) -> None:
+def make_encoder(folder: Path, corpus: Corpus, rows: np.ndarray, embeddings: np.ndarray) -> None:
     """Write a training log of 40 steps and the events of a dynamic schedule whose first one was postponed."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -124,18 +133,19 @@ def make_encoder(folder: Path, embeddings: np.ndarray) -> None:
         keep=0.5, warmup=80, interval=80, method=Hierarchical(levels=(6,), n_resample=1, scaling="zscore"), seed=0
     )
     schedule = DynamicSchedule(config)
-    for presentations in (80, 160, 240):
-        points = embeddings + rng.normal(0, 1e-3, embeddings.shape)
-        events.append(schedule.update(points, presentations=presentations)[1].to_json())
-    events[0] |= {"postponed": True, "event": None, "gate": {"agreement": 0.2, "threshold": 0.5, "ready": False}}
     (folder / "pruning").mkdir()
+    for number, presentations in enumerate((80, 160, 240), 1):
+        points = embeddings + rng.normal(0, 1e-3, embeddings.shape)
+        events.append(schedule.update(points, rows, presentations=presentations)[1].to_json())
+        pq.write_table(tabulate_selection(schedule.last, rows), folder / "pruning" / f"event_{number:04d}.parquet")
+    events[0] |= {"postponed": True, "event": None, "gate": {"agreement": 0.2, "threshold": 0.5, "ready": False}}
     (folder / "pruning" / "events.json").write_text(json.dumps(events))
     summary = {"loss_first": 1.0, "loss_last": 0.025, "images_per_s": 90.0}
     finish(
         folder,
         stage="pretrain",
-        config={"objective": "mae", "data": {"batch": 8}},
-        inputs={},
+        config={"objective": "mae", "data": {"batch": 8}, "items": "tiles", "streams": list(corpus.streams)},
+        inputs={"corpus optical": corpus.fingerprint},
         product="e" * 64,
         started=Clock(),
         seed=0,

@@ -21,6 +21,7 @@ from eo_ssl.curation import CurationReport
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import Clock, finish
 from eo_ssl.reporting import band_histograms, collect_report, find_products, formatting, render_report
+from eo_ssl.reporting.balance_table import tabulate_balance
 from eo_ssl.reporting.charts import Series, choose_log_ticks, choose_ticks, draw_bars, draw_lines, thin
 from eo_ssl.reporting.footprints import Footprints, draw_close_up, group_places
 from eo_ssl.reporting.formatting import format_degrees, format_tick
@@ -28,7 +29,6 @@ from eo_ssl.reporting.galleries import spread_rows
 from eo_ssl.reporting.products import read_lines
 from eo_ssl.reporting.report_page import SECTIONS
 from eo_ssl.reporting.sections import group_scores
-from eo_ssl.reporting.sections.subsets import tabulate_balance
 from eo_ssl.reporting.svg import render_svg
 from eo_ssl.reporting.thumbnails import COLOUR_EXPONENT, SIDE_PX, choose_rendering, encode_picture, render_tile
 from eo_ssl.sensors import Quantity

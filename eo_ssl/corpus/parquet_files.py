@@ -29,8 +29,10 @@ def open_parquet(path: Path, *, remedy: str) -> pq.ParquetFile:
         raise explain_read_error(error, path, remedy=remedy) from error
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None, *, remedy: str) -> pa.Table:
-    """Return a Parquet table, or some of its columns.
+def read_parquet(
+    path: Path, columns: Sequence[str] | None = None, *, optional: Sequence[str] = (), remedy: str
+) -> pa.Table:
+    """Return a Parquet table, or some of its columns and those ``optional`` ones that it has.
 
     Raises:
         UserError: it is absent, damaged or lacks a column.
@@ -45,7 +47,8 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None, *, remedy: st
             remedy=remedy,
         )
         try:
-            return file.read(columns=None if columns is None else list(columns))
+            known = [name for name in optional if name in names]
+            return file.read(columns=None if columns is None else [*columns, *known])
         except (pa.ArrowException, MemoryError, OSError, ValueError) as error:
             reason = str(error).partition("\n")[0][:120]
             raise UserError(f"expected a Parquet table in {path}, got {reason}; {remedy}") from error

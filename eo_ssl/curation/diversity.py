@@ -41,7 +41,7 @@ def measure_neighbour_distance(
     rows = np.arange(len(points)) if rows is None else rows
     if len(rows) < 2:
         return 0.0
-    asked = _draw_some(len(rows), queries, rng)
+    asked = draw_some(len(rows), queries, rng)
     unit = rescale(gather_rows(points, rows[asked]), "l2")
     similarity, hits = find_nearest(unit, points, 2, rows=rows, cosine=True)
     # Among identical rows a row need not find itself first; then its first hit is the answer.
@@ -58,7 +58,7 @@ def compute_vendi_score(
     kernel's eigenvalues are taken from the smaller of the two Gram matrices.
     """
     rows = np.arange(len(points)) if rows is None else rows
-    unit = rescale(gather_rows(points, rows[_draw_some(len(rows), queries, rng)]), "l2").astype(np.float64)
+    unit = rescale(gather_rows(points, rows[draw_some(len(rows), queries, rng)]), "l2").astype(np.float64)
     gram = unit @ unit.T if len(unit) <= unit.shape[1] else unit.T @ unit
     values = np.linalg.eigvalsh(gram / len(unit))
     values = values[values > 1e-12]
@@ -75,7 +75,7 @@ def measure_neighbourhood_radius(
 ) -> float:
     """Return the median distance from ``rows`` of ``points`` to their tenth nearest other: the radius of coverage."""
     rows = np.arange(len(points)) if rows is None else rows
-    asked = gather_rows(points, rows[_draw_some(len(rows), queries, rng)])
+    asked = gather_rows(points, rows[draw_some(len(rows), queries, rng)])
     squared, _ = find_nearest(asked, points, min(neighbour + 1, len(rows)), rows=rows)
     return float(np.median(np.sqrt(np.maximum(squared[:, -1], 0.0))))
 
@@ -93,7 +93,7 @@ def measure_coverage(
     if not len(pool):
         return 0.0
     rows = np.arange(len(points)) if rows is None else rows
-    asked = gather_rows(points, rows[_draw_some(len(rows), queries, rng)])
+    asked = gather_rows(points, rows[draw_some(len(rows), queries, rng)])
     _, nearest = find_nearest(asked, points, 1, rows=pool)
     # The search expands |x - y|^2, which rounds badly where it is small; the distances are therefore taken anew.
     distance = np.linalg.norm(asked - gather_rows(points, pool[nearest[:, 0]]), axis=1)
@@ -115,5 +115,6 @@ def measure_turnover(
     return float(1 - np.minimum(*shares).sum())
 
 
-def _draw_some(n: int, most: int, rng: np.random.Generator) -> Rows:
+def draw_some(n: int, most: int, rng: np.random.Generator) -> Rows:
+    """Return ``most`` of the numbers below ``n``, drawn uniformly, or all where there are no more: int64, sorted."""
     return np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))

@@ -120,6 +120,10 @@ class CurationReport:
     "number of equally weighted rows that would scatter as much; None in reports of earlier versions: n_kept"
     information: dict[str, float] = field(default_factory=dict)
     "what clusters say of product, month and brightness (see ``nuisances``): 0 nothing but chance, 1 all of it"
+    cluster_chance: tuple[int, ...] = ()
+    "rows of the uniform draw per level-1 cluster; empty when nothing was clustered, and in reports of earlier versions"
+    projected_variance: tuple[float, ...] = ()
+    "shares of the variance along the two directions of the map of rows; empty in reports of earlier versions"
     postponed: bool = False
     "whether the gate left the pool as it was: of earlier versions, in which it could"
 
@@ -167,6 +171,8 @@ class CurationReport:
             given["gate"] = None if given.get("gate") is None else Gate(**given["gate"])
             for name in ("cluster_rows", "cluster_kept", "cluster_duplicates", "notes"):
                 given[name] = tuple(given[name])
+            for name in ("cluster_chance", "projected_variance"):
+                given[name] = tuple(given.get(name, ()))
             given["cluster_parents"] = tuple(tuple(path) for path in given["cluster_parents"])
             return cls(**given)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

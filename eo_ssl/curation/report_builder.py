@@ -22,6 +22,7 @@ from eo_ssl.curation.diversity import (
 )
 from eo_ssl.curation.embeddings import Floats, Labels, Rows, Scale, derive_generator
 from eo_ssl.curation.nuisances import measure_information, tell_nuisances
+from eo_ssl.curation.projection import Projection, project_rows
 from eo_ssl.curation.report import Balance, Cost, CurationReport, Examples
 from eo_ssl.curation.selectors import Selector, SelectorResult
 from eo_ssl.curation.weights import draw_without_replacement
@@ -87,8 +88,10 @@ class ReportBuilder:
     distance: Floats
     result: SelectorResult
 
-    def build(self, rng: np.random.Generator, *, seed: int | None, select_s: float) -> CurationReport:
-        """Return the report; ``rng`` draws what is measured and the uniform draw it is compared with."""
+    def build(
+        self, rng: np.random.Generator, *, seed: int | None, select_s: float
+    ) -> tuple[CurationReport, Projection]:
+        """Return the report and a map of the rows; ``rng`` draws what is measured, compared with and placed."""
         started = time.perf_counter()
         radius = measure_neighbourhood_radius(self.points, self.group, rng=derive_generator(rng))
         size = max(1, round(self.result.effective_rows))
@@ -106,7 +109,8 @@ class ReportBuilder:
         if self.result.weights is not None:
             figures[1] = self._weigh_balance(figures[1])
         clusters, information = self.result.clusters, self._measure_information(derive_generator(rng))
-        return CurationReport(
+        projection = project_rows(self.points, self.group, derive_generator(rng))
+        report = CurationReport(
             method=self.method.name,
             parameters=self.method.parameters,
             seed=seed,
@@ -116,6 +120,7 @@ class ReportBuilder:
             reasons={why: int((self.reason == why).sum()) for why in self._list_reasons()},
             cluster_rows=self._count_rows(everyone),
             cluster_kept=self._count_kept(),
+            cluster_chance=self._count_rows(chance),
             cluster_duplicates=self._count_rows(np.flatnonzero(np.isin(self.reason, (DUPLICATE, SAME_ACQUISITION)))),
             cluster_parents=()
             if clusters is None
@@ -131,7 +136,9 @@ class ReportBuilder:
             examples=self._choose_examples(),
             notes=(*self._list_notes(), *tell_nuisances(information)),
             information=information,
+            projected_variance=projection.variance,
         )
+        return report, projection
 
     def _list_reasons(self) -> tuple[str, ...]:
         """Reasons for which a row may have gone; there are no repeats where nobody looked for them."""

@@ -32,7 +32,8 @@ def write_subset(
     ``subset.parquet`` holds row int64, weight float32 and cluster int32 of the rows kept, ``dropped.parquet`` row,
     cluster and reason of the others and, of those that repeat another row, ``repeats`` int64 (that row; -1 for the
     rest), ``overlap`` and ``correlation`` float32; ``curation_report.json`` the report. The weight says how often a row
-    is to be presented, in times the mean of those kept: 1 for all where the selector picked rows.
+    is to be presented, in times the mean of those kept: 1 for all where the selector picked rows. Both tables have x
+    and y float32, the place of some rows on a map of all (`Projection`), null for the others.
 
     Args:
         folder: of the product.
@@ -45,9 +46,9 @@ def write_subset(
     """
     table = tabulate_selection(selection, rows)
     kept = table.filter(table["kept"])
-    subset = kept.select(["row", "weight", "cluster"])
+    subset = kept.select(["row", "weight", "cluster", "x", "y"])
     gone = ~table["kept"].to_numpy()
-    dropped = table.filter(pa.array(gone)).select(["row", "cluster", "reason"])
+    dropped = table.filter(pa.array(gone)).select(["row", "cluster", "reason", "x", "y"])
     duplicates = selection.duplicates
     dropped = dropped.append_column("repeats", [np.where(duplicates.original < 0, -1, rows[duplicates.original])[gone]])
     for name in ("overlap", "correlation"):
@@ -56,7 +57,8 @@ def write_subset(
         n = len(away)
         none, nothing = np.full(n, -1), np.full(n, np.nan)
         known = {"row": away, "cluster": none, "reason": [reason] * n, "repeats": none}
-        known |= {"overlap": nothing, "correlation": nothing}
+        placeless = pa.nulls(n, pa.float32())
+        known |= {"overlap": nothing, "correlation": nothing, "x": placeless, "y": placeless}
         dropped = pa.concat_tables([dropped, pa.table(known, schema=dropped.schema)])
     for name, part in ((SUBSET, subset), (DROPPED, dropped)):
         data = io.BytesIO()

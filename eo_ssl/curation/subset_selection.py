@@ -14,6 +14,7 @@ from eo_ssl.curation.dedup import Repeats, join_duplicates
 from eo_ssl.curation.embeddings import Floats, Labels, Rows, Scale, check_embeddings, derive_generator, rescale
 from eo_ssl.curation.hierarchy import fit_clusters
 from eo_ssl.curation.mapped_rows import Values
+from eo_ssl.curation.projection import Projection
 from eo_ssl.curation.report import CurationReport
 from eo_ssl.curation.report_builder import DUPLICATE, KEPT, NOT_DRAWN, SAME_ACQUISITION, Context, ReportBuilder
 from eo_ssl.curation.selectors import Candidates, Selector, SelectorResult
@@ -39,6 +40,8 @@ class Selection:
     "Euclidean distance to the centroid of that cluster, float32; NaN when nothing was clustered"
     centroids: Floats | None
     "level-1 centroids: float32 [k_1, d]"
+    projection: Projection
+    "where some of the rows lie on a plane, on the scale that was selected on"
     report: CurationReport
 
 
@@ -104,8 +107,9 @@ def curate(
     )
     builder = ReportBuilder(points, group, method, context, first[result.rows], reason, cluster, distance, result)
     centroids = None if result.clusters is None else result.clusters.hierarchy.centroids[0]
-    report = builder.build(measure_rng, seed=seed, select_s=select_s)
-    return Selection(first[result.rows], result.weights, reason, duplicates, cluster, distance, centroids, report)
+    report, projection = builder.build(measure_rng, seed=seed, select_s=select_s)
+    kept = first[result.rows]
+    return Selection(kept, result.weights, reason, duplicates, cluster, distance, centroids, projection, report)
 
 
 def describe(result: SelectorResult, points: Floats, clusters: int | None, rng: np.random.Generator) -> SelectorResult:
@@ -134,13 +138,17 @@ def resolve_keep(keep: float, n: int) -> int:
 
 
 def tabulate_selection(selection: Selection, ids: Rows | None = None) -> pa.Table:
-    """Return one line per row: row int64 (of ``ids``), cluster int32, distance and weight float32, kept bool, reason.
+    """Return one line per row: row int64 (of ``ids``), cluster int32, distance and weight float32, kept, reason, x, y.
 
-    The weight is 0 where the row is not kept, and on average 1 over those that are.
+    The weight is 0 where the row is not kept, and on average 1 over those that are. ``kept`` is bool, ``reason`` a
+    word; ``x`` and ``y`` float32 are the place on the map of the rows, null for those that are not on it.
     """
     rows = np.arange(len(selection.reason), dtype=np.int64) if ids is None else ids
     weights = np.zeros(len(rows), dtype=np.float32)
     weights[selection.rows] = 1 if selection.weights is None else selection.weights
+    places, placeless = np.zeros((len(rows), 2), dtype=np.float32), np.ones(len(rows), dtype=bool)
+    places[selection.projection.rows] = selection.projection.places
+    placeless[selection.projection.rows] = False
     return pa.table(
         {
             "row": pa.array(rows, pa.int64()),
@@ -149,6 +157,8 @@ def tabulate_selection(selection: Selection, ids: Rows | None = None) -> pa.Tabl
             "weight": pa.array(weights, pa.float32()),
             "kept": pa.array(selection.reason == KEPT),
             "reason": pa.array(selection.reason, pa.string()),
+            "x": pa.array(places[:, 0], mask=placeless),
+            "y": pa.array(places[:, 1], mask=placeless),
         }
     )
 

@@ -81,7 +81,7 @@ class DynamicPruning(pl.Callback):
             loader: whose sampler is changed.
             run_log: where time spent here does not count as training.
             spread: how far apart two views of each row lie.
-            folder: for `event_0001.parquet` (row, cluster, distance, weight, kept, reason) and `events.json` (reports).
+            folder: for `event_0001.parquet` (`tabulate_selection`) and `events.json` (reports).
 
         Raises:
             UserError: if an event would leave less than a batch, or its selector lacks what it selects by, which is

@@ -1,4 +1,4 @@
-"""Charts of the page: lines, points, ranked sizes, histograms and bars, drawn by matplotlib at the width of a phone.
+"""Charts of the page: lines, points, histograms and bars, drawn by matplotlib at the width of a phone.
 
 A chart is 360 px wide, so that on a phone it is shown 1:1 and its 12-px labels stay readable; on a desktop several
 stand side by side. Colours are those of the page's style sheet by name, so that the dark theme changes them too.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,8 @@ class Series:
     "values on the y axis, NaN = gap"
     colour: int = 0
     "number of the colour in the style sheet, 0 to 7"
+    dash: Literal["solid", "dashed", "dotted"] = "solid"
+    "of the line: what tells it from others where there are no colours"
 
     @property
     def hue(self) -> str:
@@ -70,8 +73,10 @@ class Chart:
 
 
 def make_legend(series: Sequence[Series]) -> tuple[tuple[str, str], ...]:
-    """Swatch and name of each series; none for one alone, which the title names."""
-    return tuple((f"s{s.colour} swatch", s.name) for s in series) if len(series) > 1 else ()
+    """Mark and name of each series, its stroke where dashes tell some apart; none for one alone, which has a title."""
+    plain = all(line.dash == "solid" for line in series)
+    marks = [(f"s{line.colour} {'swatch' if plain else f'stroke {line.dash}'}", line.name) for line in series]
+    return tuple(marks) if len(series) > 1 else ()
 
 
 def begin_axes(
@@ -132,7 +137,7 @@ def thin(series: Series, most: int = MOST_POINTS) -> Series:
     run = math.ceil(n / most)
     x = tuple(sum(series.x[i : i + run]) / len(series.x[i : i + run]) for i in range(0, n, run))
     y = tuple(sum(series.y[i : i + run]) / len(series.y[i : i + run]) for i in range(0, n, run))
-    return Series(series.name, x, y, series.colour)
+    return replace(series, x=x, y=y)
 
 
 def draw_lines(
@@ -160,7 +165,7 @@ def draw_lines(
             axes.set_yscale("log")
         for line in map(thin, series):
             if len(line.x) > 1:
-                axes.plot(line.x, line.y, color=line.hue, label=line.name, solid_joinstyle="round")
+                axes.plot(line.x, line.y, linestyle=line.dash, color=line.hue, label=line.name, solid_joinstyle="round")
             if len(line.x) <= FEW_POINTS:
                 draw_dots(axes, line.x, line.y, colour=line.hue)
         low, high = axes.get_xlim()
@@ -208,47 +213,25 @@ def draw_boxes(axes: Axes, boxes: npt.NDArray[np.float64], **look: object) -> No
     axes.add_patch(PathPatch(Path(corners, codes), **look))
 
 
-def draw_ranked_sizes(before: Sequence[float], after: Sequence[float]) -> Figure:
-    """Cluster sizes before (filled) and after (in front), each cluster in its place by size before, largest first.
-
-    Args:
-        before: size of each cluster, any order.
-        after: size of the same clusters after selection.
-    """
-    order = sorted(range(len(before)), key=lambda i: -before[i])
-    biggest = max(max(before, default=1), max(after, default=1), 1)  # weighted, a small cluster may outgrow all
-    log = biggest > 20 * max(1.0, sorted(before)[len(before) // 2])
-    gap = 0.0 if len(order) > 60 else 0.12
-    with use_style(PAGE_STYLE):
-        figure, axes = begin_axes()
-        axes.set_xlim(0.5, len(order) + 0.5)
-        if log:
-            axes.set_yscale("log")
-        low = 0.7 if log else 0.0
-        axes.set_ylim(low, biggest * (1.15 if log else 1.05))
-        looks = (before, PALETTE["faint"], 0.38), (after, PALETTE["accent"], 0.85)
-        for values, colour, opacity in looks:
-            boxes = [(i + 0.5 + gap, low, i + 1.5 - gap, values[c]) for i, c in enumerate(order) if values[c] > 0]
-            if boxes:
-                draw_boxes(axes, np.array(boxes, dtype=np.float64), color=colour, alpha=opacity, linewidth=0)
-        label_axes(axes, x_label="cluster, largest first", y_label="tiles")
-    return figure
-
-
-def draw_histogram(edges: Sequence[float], counts: Sequence[float], *, colour: int = 0) -> Figure:
+def draw_histogram(
+    edges: Sequence[float], counts: Sequence[float], *, colour: int = 0, after: Sequence[float] | None = None
+) -> Figure:
     """A small histogram (160 x 78 px) with the ends of its range written below; heights are shares of the highest bin.
 
     Args:
         edges: [n + 1] of the bins, ascending.
         counts: [n] of each bin.
         colour: number of the colour in the style sheet.
+        after: [n] of another set in the same unit, drawn as an outline.
     """
     width, height = SPARK_PX
     with use_style(PAGE_STYLE):
         figure, axes = begin_axes(width, height, margins_px=(2, 2, 4, 18))
         axes.set_axis_off()
-        axes.set(xlim=(edges[0], edges[-1]), ylim=(0, max(max(counts, default=0), 1e-12)))
+        axes.set(xlim=(edges[0], edges[-1]), ylim=(0, max(*counts, *(after or ()), 1e-12)))
         axes.stairs(counts, edges, fill=True, color=PALETTE[f"s{colour}"], alpha=0.72, linewidth=0)
+        if after is not None:
+            axes.stairs(after, edges, color=PALETTE["accent"], linewidth=1.8)
         axes.plot([edges[0], edges[-1]], [0, 0], color=PALETTE["faint"], linewidth=1)
         if edges[0] < 0 < edges[-1]:
             axes.plot([0, 0], [0, -4 / 56 * axes.get_ylim()[1]], color=PALETTE["faint"], linewidth=1)

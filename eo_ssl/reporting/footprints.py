@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -41,19 +41,21 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Footprints:
-    """Footprints of tiles: [n, 4] west, south, east, north in degrees, and the split of each."""
+    """Footprints of tiles: [n, 4] west, south, east, north in degrees, the split of each, and how often it comes up."""
 
     bounds: FloatArray
     "[n, 4] float64, degrees, finite"
     split: npt.NDArray[np.str_]
     "[n] train, val or test"
+    lift: FloatArray | None = None
+    "[n] how many times as often each comes up as by a uniform draw; None where nothing was selected"
 
     def __len__(self) -> int:
         return len(self.bounds)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Footprints:
         """The footprints of some rows."""
-        return Footprints(self.bounds[rows], self.split[rows])
+        return Footprints(self.bounds[rows], self.split[rows], None if self.lift is None else self.lift[rows])
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
@@ -82,7 +84,8 @@ def group_places(boxes: Footprints) -> list[Footprints]:
                     todo.append(near)
         count += 1
     of_row = np.array([group[(int(a), int(b))] for a, b in unique], dtype=np.int64)[inverse.reshape(-1)]
-    groups = [boxes.take(np.flatnonzero(of_row == i)) for i in range(count)]
+    order, ends = np.argsort(of_row, kind="stable"), np.cumsum(np.bincount(of_row, minlength=count))
+    groups = [boxes.take(rows.astype(np.int64)) for rows in np.split(order, ends[:-1])]
     return sorted(groups, key=lambda g: (-len(g), g.extent))
 
 
@@ -96,10 +99,7 @@ def draw_maps(boxes: Footprints, name: str, *, most: int = MOST_PLACES) -> tuple
     charts = [Chart(render_svg(draw_world_map(groups), alt=alt, kind="map"), "Where", caption)]
     legend = tuple((split, split) for split in SPLITS if (boxes.split == split).any())
     for group in groups[:most]:
-        west, south, east, north = group.extent
-        title = (
-            f"{format_degrees(round((south + north) / 2, 2), 'NS')} {format_degrees(round((west + east) / 2, 2), 'EW')}"
-        )
+        title = name_place(group)
         drawn = f" (every {math.ceil(len(group) / MOST_BOXES)}th drawn)" if len(group) > MOST_BOXES else ""
         tiles = format_count(len(group), "tile")
         n_spots = len(np.unique(group.bounds.round(4), axis=0))
@@ -109,15 +109,27 @@ def draw_maps(boxes: Footprints, name: str, *, most: int = MOST_PLACES) -> tuple
     return tuple(charts), len(groups) - len(groups[:most])
 
 
+def name_place(group: Footprints) -> str:
+    """The middle of a place in degrees."""
+    west, south, east, north = group.extent
+    return f"{format_degrees(round((south + north) / 2, 2), 'NS')} {format_degrees(round((west + east) / 2, 2), 'EW')}"
+
+
+def begin_world_map() -> tuple[Figure, Axes]:
+    """The world in degrees, empty, in `MAP_STYLE`."""
+    figure, axes = begin_axes(WIDTH_PX, WORLD_PX / 2 + 30, margins_px=(40, WIDTH_PX - 40 - WORLD_PX, 8, 22))
+    axes.set(xlim=(-180, 180), ylim=(-90, 90), xticks=range(-120, 121, 60), yticks=range(-60, 61, 30))
+    _label_degrees(axes)
+    axes.axhline(0, color=PALETTE["faint"], linewidth=1)
+    for tropic in (-TROPIC_DEG, TROPIC_DEG):
+        axes.axhline(tropic, color=PALETTE["rule"], linewidth=1, linestyle=(0, (2, 3)))
+    return figure, axes
+
+
 def draw_world_map(groups: Sequence[Footprints]) -> Figure:
     """The world in degrees with one dot per place, its area growing with the number of tiles."""
     with use_style(MAP_STYLE):
-        figure, axes = begin_axes(WIDTH_PX, WORLD_PX / 2 + 30, margins_px=(40, WIDTH_PX - 40 - WORLD_PX, 8, 22))
-        axes.set(xlim=(-180, 180), ylim=(-90, 90), xticks=range(-120, 121, 60), yticks=range(-60, 61, 30))
-        _label_degrees(axes)
-        axes.axhline(0, color=PALETTE["faint"], linewidth=1)
-        for tropic in (-TROPIC_DEG, TROPIC_DEG):
-            axes.axhline(tropic, color=PALETTE["rule"], linewidth=1, linestyle=(0, (2, 3)))
+        figure, axes = begin_world_map()
         most = max((len(g) for g in groups), default=1)
         accent = PALETTE["accent"]
         for group in groups:
@@ -128,8 +140,11 @@ def draw_world_map(groups: Sequence[Footprints]) -> Figure:
     return figure
 
 
-def draw_close_up(footprints: Footprints) -> Figure:
-    """One place with every tile's footprint on a graticule in degrees, a patch per split in its colour."""
+def begin_close_up(footprints: Footprints) -> tuple[Figure, Axes, Footprints]:
+    """The surroundings of one place on a graticule in degrees, empty, and its footprints as they are to be drawn there.
+
+    These are at most `MOST_BOXES`, and large enough to be seen.
+    """
     west, south, east, north = footprints.extent
     squeeze = max(math.cos(math.radians((south + north) / 2)), 0.05)
     span = max((east - west) * squeeze, north - south, 1e-4) * 1.12  # degrees of latitude across
@@ -138,17 +153,24 @@ def draw_close_up(footprints: Footprints) -> Figure:
     half = span / 2 / squeeze, span / 2 * high / side
     middle = (west + east) / 2, (south + north) / 2
     least = LEAST_PX * span / side / squeeze, LEAST_PX * span / side
+    figure, axes = begin_axes(WIDTH_PX, high + 30, margins_px=(62, 4, 8, 22))
+    axes.set(xlim=(middle[0] - half[0], middle[0] + half[0]), ylim=(middle[1] - half[1], middle[1] + half[1]))
+    axes.set(xticks=choose_ticks(*axes.get_xlim(), most=4), yticks=choose_ticks(*axes.get_ylim(), most=4))
+    _label_degrees(axes)
+    shown = footprints.take(np.linspace(0, len(footprints) - 1, min(len(footprints), MOST_BOXES)).astype(np.int64))
+    bounds = shown.bounds.copy()
+    bounds[:, 2] = np.maximum(bounds[:, 2], bounds[:, 0] + least[0])
+    bounds[:, 1] = np.minimum(bounds[:, 1], bounds[:, 3] - least[1])
+    return figure, axes, replace(shown, bounds=bounds)
+
+
+def draw_close_up(footprints: Footprints) -> Figure:
+    """One place with every tile's footprint, a patch per split in its colour."""
     with use_style(MAP_STYLE):
-        figure, axes = begin_axes(WIDTH_PX, high + 30, margins_px=(62, 4, 8, 22))
-        axes.set(xlim=(middle[0] - half[0], middle[0] + half[0]), ylim=(middle[1] - half[1], middle[1] + half[1]))
-        axes.set(xticks=choose_ticks(*axes.get_xlim(), most=4), yticks=choose_ticks(*axes.get_ylim(), most=4))
-        _label_degrees(axes)
-        shown = footprints.take(np.linspace(0, len(footprints) - 1, min(len(footprints), MOST_BOXES)).astype(np.int64))
+        figure, axes, shown = begin_close_up(footprints)
         for split, name in SPLIT_COLOURS.items():
-            rows = shown.bounds[shown.split == split].copy()
+            rows = shown.bounds[shown.split == split]
             if len(rows):
-                rows[:, 2] = np.maximum(rows[:, 2], rows[:, 0] + least[0])
-                rows[:, 1] = np.minimum(rows[:, 1], rows[:, 3] - least[1])
                 colour = PALETTE[name]
                 draw_boxes(axes, rows, label=split, facecolor=(colour, 0.35), edgecolor=colour, linewidth=0.6)
     return figure

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from eo_ssl.sensors import Quantity
 
 MISSING = "–"
+MONTHS = ("J", "F", "M", "A", "M", "J", "J", "A", "S", "O", "N", "D")
 # Metrics that are shares: printed in per cent. Anything else is printed as it is.
 SHARE_METRICS = (
     "accuracy",

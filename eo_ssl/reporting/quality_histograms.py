@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from markupsafe import Markup
 
@@ -12,6 +13,7 @@ from eo_ssl.reporting.charts import draw_histogram
 from eo_ssl.reporting.formatting import format_share
 from eo_ssl.reporting.svg import render_svg
 
+FloatArray = npt.NDArray[np.float64]
 BINS = 20
 FRACTIONS = {
     "valid_fraction": "Valid pixels",
@@ -24,7 +26,7 @@ FRACTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class QualityHistogram:
-    """One quality column over all tiles of a stream."""
+    """One quality column over the tiles of a stream."""
 
     title: str
     "what is measured"
@@ -34,16 +36,27 @@ class QualityHistogram:
     "mean, and how many tiles have no value"
 
 
-def draw_quality_histograms(index: pa.Table) -> tuple[QualityHistogram, ...]:
-    """One small histogram per quality column that has values; a column that is null throughout is left out."""
+def draw_quality_histograms(index: pa.Table, lift: FloatArray | None = None) -> tuple[QualityHistogram, ...]:
+    """One small histogram per quality column that has values; a column that is null throughout is left out.
+
+    Args:
+        index: with the columns of `FRACTIONS`, n lines.
+        lift: float64 [n], how many times as often each comes up after a selection, which is drawn over all tiles as an
+            outline; None without one.
+    """
     views = []
     for column, title in FRACTIONS.items():
         values = index.column(column).to_numpy(zero_copy_only=False).astype(np.float64)
-        known = values[np.isfinite(values)]
+        is_known = np.isfinite(values)
+        known = values[is_known]
         if not known.size:
             continue
         counts, edges = np.histogram(known, bins=BINS, range=(0.0, 1.0))
-        words = f"mean {format_share(float(known.mean()), 1)}"
+        words, after = f"mean {format_share(float(known.mean()), 1)}", None
+        if lift is not None and lift[is_known].any():
+            weights = lift[is_known] / lift[is_known].sum()
+            words += f", after {format_share(float(known @ weights), 1)}"
+            after = (len(known) * np.histogram(known, bins=edges, weights=weights)[0]).tolist()
         if known.size < values.size:
             words += f"; unknown for {format_share(1 - known.size / values.size)}"
         if float(known.min()) == float(known.max()):
@@ -51,7 +64,7 @@ def draw_quality_histograms(index: pa.Table) -> tuple[QualityHistogram, ...]:
             views.append(QualityHistogram(title, None, same))
             continue
         alt = f"{title}: share of the pixels of a tile, {len(known)} tiles, {words}"
-        figure = draw_histogram(edges.tolist(), counts.tolist(), colour=1)
+        figure = draw_histogram(edges.tolist(), counts.tolist(), colour=1 if lift is None else 5, after=after)
         views.append(QualityHistogram(title, render_svg(figure, alt=alt, kind="spark"), words))
     return tuple(views)
 

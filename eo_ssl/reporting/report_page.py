@@ -159,7 +159,7 @@ def collect_report(inputs: Sequence[Path], *, title: str = DEFAULT_TITLE, note: 
         corpora=tuple(describe_corpus(p, i) for i, p in enumerate(corpora)),
         pairings=describe_pairings(filter_stage(products, "pair")),
         subsets=tuple(describe_subset(p, corpora, position=i) for i, p in enumerate(filter_stage(products, "curate"))),
-        prunings=tuple(describe_prunings(encoders)),
+        prunings=tuple(describe_prunings(encoders, corpora)),
         trainings=tuple(describe_trainings(encoders)),
         tasks=tuple(group_scores(filter_stage(products, "evaluate"), encoders)),
         contrasts=tuple(describe_contrasts(filter_stage(products, "evaluate"))),

@@ -15,7 +15,7 @@ from eo_ssl.corpus import Corpus
 from eo_ssl.reporting.band_histograms import BandHistogram, draw_band_histograms
 from eo_ssl.reporting.charts import Chart, draw_bars
 from eo_ssl.reporting.footprints import BOUNDS, SPLITS, Footprints, draw_maps
-from eo_ssl.reporting.formatting import describe_quantity, format_count, format_number, format_size
+from eo_ssl.reporting.formatting import MONTHS, describe_quantity, format_count, format_number, format_size
 from eo_ssl.reporting.galleries import Gallery, choose_gallery_rendering, draw_thumbs, spread_rows
 from eo_ssl.reporting.products import FinishedProduct
 from eo_ssl.reporting.quality_histograms import (
@@ -30,7 +30,6 @@ from eo_ssl.sensors import sensor
 TILES_SHOWN = 24  # per stream
 MOST_VALUES = 12  # lines of a table of counts
 GROUPED = {"processing_baseline": "Processing baseline", "orbit": "Orbit", "label_name": "Label"}
-MONTHS = ("J", "F", "M", "A", "M", "J", "J", "A", "S", "O", "N", "D")
 COLUMNS = (
     "product_id",
     "split",
