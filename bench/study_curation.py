@@ -45,7 +45,7 @@ BALANCED: Options = {"keep": 0.2, "method": {"Hierarchical": {"levels": [200, 20
 SPARSE: Options = {"keep": 0.15, "method": {"Density": {}}}
 ARMS: dict[str, tuple[Options, int]] = {
     "full": ({}, 0),
-    "random": ({"keep": 0.15, "method": {"Random": {}}}, 2),
+    "random": ({"keep": 0.15, "method": {"Random": {}}}, 0),
     "hard_once": (BALANCED, 1),
     "hard_redrawn": ({**BALANCED, "features": "first"}, 4),
     "hard_dynamic": (BALANCED, 4),

@@ -14,9 +14,10 @@ from pyproj import Geod
 
 from eo_ssl.corpus import Corpus
 from eo_ssl.curation import Random
-from eo_ssl.curation.leakage import find_rows_near
-from eo_ssl.embedding import CandidateRows, open_tests
+from eo_ssl.curation.leakage import find_rows_alike, find_rows_near
+from eo_ssl.embedding import CandidateRows, open_tests, prepare_encoder
 from eo_ssl.errors import UserError
+from eo_ssl.evaluation import extract_features, open_corpus_source
 from eo_ssl.pretraining import DataSelection, open_training_data
 from eo_ssl.sample import ArchiveSpec, make_archive
 from eo_ssl.workflows.curate import main as curate
@@ -124,6 +125,66 @@ def test_tiles_near_the_test_split_are_left_out_with_the_reason(tmp_path: Path) 
         UserError, match=r"expected tiles farther than 1e.06 m from the .* got none; lower the distance"
     ):
         curate(tmp_path / "corpus", tmp_path / "none", audit_distance_m=1e6, **options)
+
+
+def normalise(values: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    scaled = (values - mean) / deviation
+    return np.asarray(scaled / np.linalg.norm(scaled, axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("scale", ["l2", "zscore", "zscore_l2"])
+def test_rows_alike_are_those_of_the_largest_cosine(scale: str, rng: np.random.Generator) -> None:
+    """More rows than a part, against every pair; z-scores are those of the rows, not of the test images."""
+    points = rng.normal(3, [1, 5, 0.2, 2], (20_000, 4)).astype(np.float32)
+    tested = np.concatenate([rng.normal(2, 4, (30, 4)), points[[17, 19_999]]]).astype(np.float32)
+    moments = (np.zeros(4), np.ones(4)) if scale == "l2" else (points.mean(axis=0), points.std(axis=0))
+    nearest = (normalise(points, *moments) @ normalise(tested, *moments).T).max(axis=1)
+    for cosine in (0.999, 1.0):
+        clear = np.abs(nearest - cosine) > 1e-5
+        found = find_rows_alike(points, tested, scale=scale, cosine=cosine)  # type: ignore[arg-type]
+        assert found[[17, 19_999]].all() and 2 <= found.sum() < 20_000
+        np.testing.assert_array_equal(found[clear], nearest[clear] >= cosine)
+    for cosine in (0.0, 1.01):
+        with pytest.raises(UserError, match="expected a cosine above 0 and at most 1, got"):
+            find_rows_alike(points, tested, scale="l2", cosine=cosine)
+    with pytest.raises(UserError, match="expected test images of 4 features, as many as a tile's, got 3"):
+        find_rows_alike(points, tested[:, :3], scale="l2", cosine=0.9)
+
+
+def test_tiles_that_look_like_test_images_are_left_out(tmp_path: Path) -> None:
+    """By the features of the encoder, beside those that lie near: what is left has a smaller cosine."""
+    make_archive(tmp_path / "archive", seed=3, spec=ArchiveSpec(sites=2, dates=2, size_px=192))
+    ingest("sample_s2_l2a", tmp_path / "archive", tmp_path / "corpus", size_px=32, dask="synchronous")
+    shares = {"shares": (0.93, 0.0, 0.07), "seed": 5}
+    ingest("sample_s2_l2a", tmp_path / "archive", tmp_path / "judged", size_px=32, dask="synchronous", **shares)
+    (stream,) = Corpus.open(tmp_path / "corpus").streams
+    options = {"keep": 1, "method": Random(), "duplicates": "keep", "audit": str(tmp_path / "judged")}
+    options["audit_distance_m"] = 0.0
+    curate(tmp_path / "corpus", tmp_path / "by_place", **options)
+    away = pq.read_table(tmp_path / "by_place" / "subset.parquet")["row"].to_numpy()
+    own, judged = (Corpus.open(tmp_path / name) for name in ("corpus", "judged"))
+    tested = np.flatnonzero(np.asarray(judged.index(stream)["split"].to_pylist()) == "test")
+    encoder = prepare_encoder("imagestats", statistics=(own, stream), seed=0)
+    features, goal = (
+        extract_features(encoder, open_corpus_source(corpus, stream, rows=rows)).x.astype(np.float16).astype(np.float32)
+        for corpus, rows in ((own, away), (judged, tested))
+    )
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    deviation[deviation == 0] = np.inf
+    nearest = (normalise(features, mean, deviation) @ normalise(goal, mean, deviation).T).max(axis=1)
+    several = np.sort(nearest)
+    widest = len(several) // 4 + int(np.argmax(np.diff(several[len(several) // 4 : -1])))
+    similarity = float(several[widest : widest + 2].mean())
+    curate(tmp_path / "corpus", tmp_path / "by_looks", audit_similarity=similarity, **options)
+    kept, dropped = (pq.read_table(tmp_path / "by_looks" / f"{name}.parquet") for name in ("subset", "dropped"))
+    assert kept["row"].to_pylist() == away[nearest < similarity].tolist()
+    reasons = dict(zip(dropped["row"].to_pylist(), dropped["reason"].to_pylist(), strict=True))
+    assert [row for row in reasons if reasons[row] == "like test"] == away[nearest >= similarity].tolist() != []
+    assert "with a cosine of" in (tmp_path / "by_looks" / "curation_report.json").read_text()
+    with pytest.raises(UserError, match=r"expected tiles less like the .* than a cosine of 0\.001, got none"):
+        curate(tmp_path / "corpus", tmp_path / "none", encoder="rcf", audit_similarity=0.001, **options)
+    with pytest.raises(UserError, match="--audit with the test images that a similarity is to, got none"):
+        curate(tmp_path / "corpus", tmp_path / "none", audit_similarity=0.9)
 
 
 def read_boxes(corpus: Path, stream: str) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 
 from eo_ssl.cli import main as command_line
 from eo_ssl.corpus import Corpus
-from eo_ssl.curation import Density, DynamicConfig, DynamicSchedule, Random
+from eo_ssl.curation import Density, DynamicConfig, DynamicSchedule, Random, Readiness, Stratified
 from eo_ssl.encoder import load_encoder, load_location_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
@@ -366,6 +366,23 @@ def test_refusals_by_name_leave_nothing_behind(corpora, tmp_path):
     with pytest.raises(UserError, match="expected streams of one sensor, quantity and size"):
         pretrain.main([corpora["s2"], corpora["s1"]], out, **QUICK)
     assert not out.exists()
+
+
+def test_pruning_selects_by_columns_of_the_index(corpora, tmp_path):
+    strata = Stratified(by=("row_off",))
+    prune = DynamicConfig(warmup=16, interval=1000, keep=12, method=strata, readiness=Readiness(full=0))
+    pretrain.main(corpora["s2"], out=tmp_path / "run", prune=prune, **QUICK)
+    event = pq.read_table(tmp_path / "run" / "pruning" / "event_0001.parquet")
+    opened = Corpus.open(corpora["s2"])
+    rows = opened.index(next(iter(opened.streams)), columns=["row_off"])["row_off"].to_numpy()
+    there, kept = rows[event["row"].to_numpy()], rows[event.filter(event["kept"])["row"].to_numpy()]
+    before, after = (np.unique(some, return_counts=True)[1] for some in (there, kept))
+    assert len(before) == 6 and before.min() >= 2 and before.max() > before.min()
+    assert after.tolist() == [2] * 6
+    unknown = dataclasses.replace(prune, method=Stratified(by=("biome",)))
+    with pytest.raises(UserError, match="expected columns of the index, got 'biome'"):
+        pretrain.main(corpora["s2"], out=tmp_path / "no", prune=unknown, **QUICK)
+    assert not (tmp_path / "no").exists()
 
 
 def test_the_command_line_takes_nested_options_and_prunes(corpora, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from eo_ssl.corpus import Corpus, IngestConfig, ingest
+from eo_ssl.curation import DynamicConfig, Random, Readiness
 from eo_ssl.encoder import load_encoder
 from eo_ssl.errors import UserError
 from eo_ssl.manifest import require
@@ -151,3 +152,18 @@ def test_a_run_goes_on_with_the_tiles_of_a_newer_snapshot(corpus, tmp_path):
     manifest = require(out, "pretrain")
     assert manifest.inputs["corpus grown"] == Corpus.open(corpus / "grown").fingerprint != before
     assert (manifest.summary["tiles"], manifest.config["branch"]) == (80, str(first))
+
+
+def test_a_run_on_a_newer_snapshot_has_spent_what_the_one_before_spent_on_curation(tmp_path):
+    products, config = scenes(np.random.default_rng(5), 5), IngestConfig(size_px=16, edge="pad", min_valid=0.0)
+    prune = DynamicConfig(warmup=16, interval=16, keep=0.5, method=Random(), readiness=Readiness(full=0))
+    settings = {**SETTINGS, "prune": prune}
+    ingest(products[:3], out=tmp_path / "c", config=config, client="synchronous")
+    pretrain.main(tmp_path / "c", tmp_path / "first", steps=5, **settings)
+    ingest(products, out=tmp_path / "c", config=config, client="synchronous")
+    pretrain.main(tmp_path / "c", tmp_path / "second", steps=8, branch=tmp_path / "first", **settings)
+    pretrain.main(tmp_path / "c", tmp_path / "third", steps=10, branch=tmp_path / "second", **settings)
+    first, second, third = (require(tmp_path / name, "pretrain").summary for name in ("first", "second", "third"))
+    # Two events on 48 tiles, after the steps 2 and 4; at once and after step 6 on 80; on the same tiles after step 8.
+    assert [run["curation_passes"] for run in (first, second, third)] == [96, 96 + 160, 96 + 160 + 80]
+    assert third["clustering_s"] > second["clustering_s"] > first["clustering_s"] > 0

@@ -22,7 +22,6 @@ from eo_ssl.curation import (
     curate,
     find_repeats,
     release_pages,
-    resolve_keep,
     write_subset,
 )
 from eo_ssl.embedding import CandidateRows, choose_stream, open_target, open_tests, prepare_encoder
@@ -50,6 +49,7 @@ def main(
     audit: str | None = None,
     audit_data: Path | None = None,
     audit_distance_m: float = 1000.0,
+    audit_similarity: float | None = None,
     batch_size: int = 256,
     seed: int = 0,
     overwrite: bool = False,
@@ -86,6 +86,8 @@ def main(
             test). Benchmarks without places say so. With `keep` 1 and Random nothing else is left out but copies.
         audit_data: root folder of that benchmark.
         audit_distance_m: metres between the edges of a tile and of a test image from which they are not near.
+        audit_similarity: leave out also tiles whose features have at least this cosine (such as 0.99) with those of a
+            test image, which needs no places; by place alone when left out.
         batch_size: tiles embedded at once.
         seed: of everything random.
         overwrite: replace a subset made with another configuration.
@@ -94,40 +96,38 @@ def main(
     name = choose_stream(opened, stream)
     model = prepare_encoder(encoder, statistics=(opened, name), seed=seed)
     candidates = CandidateRows.of(opened, name, split=split, where=where or (), per_location=per_location, seed=seed)
-    tests = None if audit is None else open_tests(audit, data=audit_data)
-    candidates = candidates if tests is None else candidates.keep_away(tests, distance_m=audit_distance_m)
-    rows, context = candidates.rows, candidates.describe(model, method, duplicates != "keep", towards is not None)
-    resolve_keep(keep, len(rows))  # refused before anything is written or embedded
-    goal = open_target(towards, opened, name, rows, split=split, data=towards_data)
+    tests = open_tests(audit, data=audit_data, like=opened.streams[name], similarity=audit_similarity)
+    candidates = candidates.keep_away(tests, distance_m=audit_distance_m)
+    candidates.check(method, keep, targeted=towards is not None)
+    goal = open_target(towards, opened, name, candidates.rows, split=split, data=towards_data)
     config = {"stream": name, "snapshot": opened.snapshot, "keep": keep, "method": method.name, "split": split}
     config |= {"seed": seed, "encoder": encoder, "duplicates": duplicates, method.name: method.parameters}
-    told: dict[str, Any] = {"where": where, "per_location": per_location, "towards": towards}
-    told |= {} if tests is None else {"audit": audit, "audit_distance_m": audit_distance_m}
+    told: dict[str, Any] = {"where": where, "per_location": per_location, "towards": towards, "audit": audit}
+    told |= {"audit_distance_m": audit and audit_distance_m, "audit_similarity": audit_similarity}
     told |= {"bounds": bounds.to_json()} if duplicates == "drop" else {}
     config |= {option: value for option, value in told.items() if value}
-    inputs = {"corpus": opened.fingerprint, "encoder": model.fingerprint, **goal.inputs}
-    inputs |= {} if tests is None else {"audit": tests.fingerprint}
+    inputs = {"corpus": opened.fingerprint, "encoder": model.fingerprint, **goal.inputs, **tests.inputs}
     with open_product(out, stage="curate", config=config, inputs=inputs, overwrite=overwrite) as product:
         if product.done:
             console.print(product.nothing_to_do, soft_wrap=True)
             return
+        embed = partial(_embed, model, product.folder, batch_size=batch_size, console=console)
+        embeddings, target = goal.embed(open_corpus_source(opened, name, rows=candidates.rows), embed)
+        candidates, embeddings = candidates.keep_unlike(tests, embeddings, embed, encoder=model)
+        rows, context = candidates.rows, candidates.describe(model, method, duplicates=duplicates != "keep")
         repeats = None
         if duplicates == "drop":
             with console.status(f"comparing tiles of one acquisition among {len(rows)}"):
                 repeats = find_repeats(opened, name, rows, bounds, identities=context.identities)
-        embed = partial(_embed, model, product.folder, batch_size=batch_size, console=console)
-        embeddings, target = goal.embed(open_corpus_source(opened, name, rows=rows), embed)
-        known = replace(context, repeats=repeats, towards=target, notes=(*candidates.notes, *goal.notes))
         with console.status(f"choosing from {len(rows)} tiles"):
-            known = replace(known, nuisances=candidates.measure_nuisances(seed=seed))
+            told = {"notes": (*candidates.notes, *goal.notes), "nuisances": candidates.measure_nuisances(seed=seed)}
+            known = replace(context, repeats=repeats, towards=target, **told)
             selection = curate(embeddings, keep, np.random.default_rng(seed), method=method, context=known)
         report, made = selection.report, write_subset(out, selection, rows, left_out=candidates.left_out)
         summary = {"rows": report.n_rows, "kept": report.n_kept, "dropped": report.reasons}
         product.sign(made, seed=seed, summary=summary, files=SUBSET_FILES)
-    dropped = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
-    console.print(
-        f"kept {report.n_kept} of {report.n_rows} tiles of {name} ({dropped}): {out.resolve()}", soft_wrap=True
-    )
+    rest = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
+    console.print(f"kept {report.n_kept} of {report.n_rows} tiles of {name} ({rest}): {out.resolve()}", soft_wrap=True)
 
 
 def _embed(

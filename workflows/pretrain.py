@@ -114,7 +114,7 @@ def main(
         max_time: DD:HH:MM:SS after which to stop with a checkpoint; the same command goes on from there.
         overwrite: replace an encoder made with another configuration.
     """
-    selection = DataSelection.of(corpus, streams, bands, subset, split, items, pairs, dates)
+    selection = DataSelection.of(corpus, streams, bands, subset, prune, split, items, pairs, dates)
     data, start = open_start(selection, init=init, branch=branch, model=model, adapt=adapt)
     processes = Processes(device, devices, num_nodes, strategy, precision, accumulate)
     config = PretrainConfig(

@@ -5,8 +5,8 @@ from eo_ssl.curation.dedup import Repeats
 from eo_ssl.curation.density import Density
 from eo_ssl.curation.embeddings import choose_scaling
 from eo_ssl.curation.farthest_points import KCenter
-from eo_ssl.curation.leakage import find_rows_near
-from eo_ssl.curation.mapped_rows import allocate_mapped, release_pages
+from eo_ssl.curation.leakage import find_rows_alike, find_rows_near
+from eo_ssl.curation.mapped_rows import allocate_mapped, release_pages, take_rows
 from eo_ssl.curation.near_duplicates import SemDedup
 from eo_ssl.curation.nuisances import measure_brightness
 from eo_ssl.curation.prototypicality import D4, Prototypes
@@ -54,7 +54,9 @@ __all__ = [
     "Stratified",
     "Tempered",
     "allocate_mapped",
+    "find_rows_alike",
     "find_rows_near",
+    "take_rows",
     "measure_brightness",
     "thin_strata",
     "check_weights",

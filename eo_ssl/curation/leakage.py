@@ -1,16 +1,22 @@
-"""Which rows lie near the test images of a benchmark: none to train an encoder on that is judged by it."""
+"""Which rows lie near test images, or look like them: none to train an encoder on that these judge."""
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from eo_ssl.curation.embeddings import Scale, rescale
+from eo_ssl.curation.kmeans import use_faiss_threads
+from eo_ssl.curation.mapped_rows import Values, read_parts
 from eo_ssl.errors import expect
 
 EARTH_M = 6_371_008.8
 "mean radius of the Earth (IUGG)"
 _CHUNK = 1 << 14
+_ROUNDING = 1e-6
+"by how much the cosine of equal images in single precision may fall short of 1"
 Boxes = NDArray[np.float64]
 
 
@@ -43,6 +49,40 @@ def find_rows_near(boxes: Boxes, tested: Boxes, *, distance_m: float) -> NDArray
             hit = _measure_gap(boxes[mine], tested[other]) <= distance_m
             near[mine[hit]] = True
     return near
+
+
+def find_rows_alike(points: Values, tested: Values, *, scale: Scale, cosine: float) -> NDArray[np.bool_]:
+    """Return which of ``points`` [n, d] have at least the ``cosine`` with one of ``tested`` [m, d]: bool [n].
+
+    Args:
+        points: embeddings, which may be mapped: they are read by parts.
+        tested: of test images, by the same encoder.
+        scale: on which they are compared (`choose_scaling`), always at unit length; z-scores are those of ``points``.
+        cosine: above 0 and at most 1.
+
+    Raises:
+        UserError: another number of features, or no such cosine.
+    """
+    expect(
+        points.shape[1] == tested.shape[1],
+        expected=f"test images of {points.shape[1]} features, as many as a tile's",
+        got=tested.shape[1],
+        remedy="audit by place alone, or by an encoder that takes both",
+    )
+    expect(
+        0 < cosine <= 1,
+        expected="a cosine above 0 and at most 1",
+        got=cosine,
+        remedy="0.99 finds little but the same ground; 1 the same features alone",
+    )
+    alike = np.zeros(len(points), dtype=bool)
+    unit: Scale = "zscore_l2" if scale == "zscore" else scale
+    goal = rescale(tested, unit, reference=(points, None))
+    for part, values in read_parts(rescale(points, unit)):
+        with use_faiss_threads():
+            nearest, _ = faiss.knn(values, goal, 1, faiss.METRIC_INNER_PRODUCT)
+        alike[part] = nearest[:, 0] >= cosine - _ROUNDING
+    return alike
 
 
 def _measure_width(boxes: Boxes) -> NDArray[np.float64]:

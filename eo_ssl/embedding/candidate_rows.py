@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,15 +10,27 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eo_ssl.corpus import Corpus, select_rows
-from eo_ssl.curation import Context, Selector, choose_scaling, find_rows_near, measure_brightness, thin_strata
+from eo_ssl.curation import (
+    Context,
+    Selector,
+    choose_scaling,
+    find_rows_alike,
+    find_rows_near,
+    measure_brightness,
+    resolve_keep,
+    take_rows,
+    thin_strata,
+)
 from eo_ssl.embedding.audited_tests import BOX, AuditedTests
 from eo_ssl.encoder import Encoder
 from eo_ssl.errors import expect
+from eo_ssl.evaluation import ImageSource
+from eo_ssl.evaluation.sources import Matrix
 
 NUISANCES = ("product_id", "month")
 """Columns of which a report says how far clusters follow them, beside brightness."""
-NEAR_TEST = "near test"
-"""Why a tile near a test image is not kept."""
+NEAR_TEST, LIKE_TEST = "near test", "like test"
+"""Why a tile near a test image, or with the features of one, is not kept."""
 Rows = npt.NDArray[np.int64]
 
 
@@ -66,11 +78,13 @@ class CandidateRows:
         return cls(corpus, stream, kept, (note,))
 
     def keep_away(self, tests: AuditedTests, *, distance_m: float) -> CandidateRows:
-        """Those that lie farther from test images than a distance, in metres from edge to edge.
+        """Those that lie farther from test images, if there are some, than a distance, in metres from edge to edge.
 
         Raises:
             UserError: nothing is left.
         """
+        if not len(tests.boxes):
+            return self
         if not tests.placed:
             note = f"the {tests.name} have no places: which tiles lie near them cannot be told"
             return replace(self, notes=(*self.notes, note))
@@ -90,21 +104,61 @@ class CandidateRows:
         left_out = {**self.left_out, NEAR_TEST: self.rows[near]}
         return replace(self, rows=self.rows[~near], notes=(*self.notes, *notes), left_out=left_out)
 
-    def describe(self, encoder: Encoder, method: Selector, duplicates: bool, targeted: bool) -> Context:
+    def keep_unlike(
+        self, tests: AuditedTests, features: Matrix, embed: Callable[[ImageSource], Matrix], *, encoder: Encoder
+    ) -> tuple[CandidateRows, Matrix]:
+        """Those that look less like any test image than the similarity that counts, if one does, and their features.
+
+        Args:
+            tests: the test images.
+            features: of these rows, [n, d].
+            embed: gives those of the test images.
+            encoder: that makes both.
+
+        Raises:
+            UserError: as `find_rows_alike`, or nothing is left.
+        """
+        cosine = tests.similarity
+        if cosine is None:
+            return self, features
+        scale = choose_scaling(encoder.name, self.corpus.streams[self.stream].quantity)
+        alike = find_rows_alike(features, tests.embed(embed), scale=scale, cosine=cosine)
+        expect(
+            not alike.all(),
+            expected=f"tiles less like the {tests.name} than a cosine of {cosine:g}",
+            got="none",
+            remedy="raise the similarity",
+        )
+        note = f"{int(alike.sum())} tiles with a cosine of {cosine:g} or more to one of the {tests.name} were left out"
+        left_out = {**self.left_out, LIKE_TEST: self.rows[alike]}
+        fewer = replace(self, rows=self.rows[~alike], notes=(*self.notes, note), left_out=left_out)
+        return fewer, take_rows(features, np.flatnonzero(~alike)) if alike.any() else features
+
+    def check(self, method: Selector, keep: float, *, targeted: bool) -> None:
+        """Refuse, before anything is embedded, what cannot be chosen.
+
+        Args:
+            method: the selector.
+            keep: fraction or number of the rows.
+            targeted: whether there is a target set to select towards.
+
+        Raises:
+            UserError: the selector lacks a column or a target set, or there are not so many rows.
+        """
+        columns = self.corpus.index(self.stream, columns=list(method.columns), rows=self.rows)
+        method.check(columns, targeted=targeted)
+        resolve_keep(keep, len(self.rows))
+
+    def describe(self, encoder: Encoder, method: Selector, *, duplicates: bool) -> Context:
         """What is told of the rows when they are chosen from.
 
         Args:
             encoder: that embeds them.
             method: whose columns are read.
             duplicates: whether rows of equal pixels are to be recognised.
-            targeted: whether there is a target set to select towards.
-
-        Raises:
-            UserError: the selector lacks a column or a target set.
         """
         names = dict.fromkeys(["label", "pixels_sha256", *method.columns])
         known = self.corpus.index(self.stream, columns=list(names), rows=self.rows)
-        method.check(known, targeted=targeted)
         return Context(
             identities=known["pixels_sha256"] if duplicates else None,
             labels=known["label"].to_numpy(),

@@ -9,15 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from eo_ssl.corpus import Corpus, find_tiles_within, read_regions, select_rows
-from eo_ssl.embedding.audited_tests import open_benchmark
+from eo_ssl.embedding.audited_tests import list_comparable_streams, open_benchmark, take_images
 from eo_ssl.errors import expect
-from eo_ssl.evaluation import (
-    BENCHMARKS,
-    ImageSource,
-    SourceSubset,
-    locate_rows,
-    open_corpus_source,
-)
+from eo_ssl.evaluation import BENCHMARKS, ImageSource, open_corpus_source
 from eo_ssl.evaluation.sources import Matrix, Rows
 from eo_ssl.fingerprints import compute_sha256, fingerprint
 
@@ -93,19 +87,14 @@ def open_target(
 def _open_benchmark(name: str, data: Path | None) -> TargetSet:
     task = open_benchmark(name, data, option="towards_data")
     train = np.unique(np.concatenate([fold.train for fold in task.folds]))
-    parts = locate_rows([len(source) for source in task.sources], train)
-    sources = tuple(SourceSubset(task.sources[part], positions) for part, _, positions in parts)
+    sources = take_images(task, train)
     words = f"the target set are {len(train)} training images of {name}"
     return TargetSet((words,), fingerprint([source.fingerprint for source in sources]), sources)
 
 
 def _open_corpus(place: str, corpus: Corpus, stream: str, split: str) -> TargetSet:
-    other, wanted = Corpus.open(place), corpus.streams[stream]
-    alike = [
-        name
-        for name, tag in other.streams.items()
-        if (tag.sensor, tag.quantity, tag.bands) == (wanted.sensor, wanted.quantity, wanted.bands)
-    ]
+    other = Corpus.open(place)
+    alike = list_comparable_streams(other, corpus.streams[stream])
     name = stream if stream in alike else alike[0] if len(alike) == 1 else ""
     expect(
         name,

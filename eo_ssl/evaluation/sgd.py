@@ -17,7 +17,7 @@ from eo_ssl.evaluation.linear import Floats, Matrix, Scorer, fit_standardiser
 from eo_ssl.evaluation.tuning.optimisation import scale_rate
 
 RATES = tuple(10.0 ** (power / 2) for power in range(-8, 1))
-"""Learning rates for a batch of 256: 1e-4 ... 1, the sweep of Oquab et al. 2023 (DINOv2, arXiv 2304.07193, B.3)."""
+"""Learning rates for a batch of 256, half decades from 1e-4 to 1 (ours; the sweep of DINOv2's code ends at 0.5)."""
 EPOCHS = 100
 BATCH = 256
 MOMENTUM = 0.9

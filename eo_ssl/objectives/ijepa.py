@@ -23,7 +23,7 @@ class IJepa(Method):
     """I-JEPA: encode a context block, predict the teacher's features of target blocks."""
 
     views: ClassVar[Mapping[str, ViewSpec]] = {
-        "tile": ViewSpec(crop=(0.3, 1.0), flips=False)  # Assran et al. 2023, appendix A.1: crop alone
+        "tile": ViewSpec(crop=(0.3, 1.0), flips=False)  # released code of Assran et al. 2023: crop alone
     }
 
     predictor_dim: int = 96
@@ -110,7 +110,7 @@ class IJepaObjective(Objective):
 
 @use_float32
 def compute_feature_loss(prediction: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    """Smooth-L1 with beta 1 (Assran et al. 2023, appendix A.1), mean over weighted patches and channels.
+    """Smooth-L1 with beta 1 (released code of Assran et al. 2023), mean over weighted patches and channels.
 
     Args:
         prediction: [B, n, T, D].

@@ -27,7 +27,7 @@ from eo_ssl.objectives.precision import use_float32
 from eo_ssl.objectives.step import Batch, Step
 from eo_ssl.objectives.views import ViewSpec
 
-VARIANCE_FLOOR = 1e-6  # squared normalised units; keeps constant patches finite (He et al. 2022, section 4)
+VARIANCE_FLOOR = 1e-6  # squared normalised units; keeps constant patches finite (released code of He et al. 2022)
 Norm = Literal["patch_band", "patch", "patch_group"]
 
 
@@ -196,7 +196,7 @@ def index_groups(groups: Sequence[Sequence[str]], bands: Sequence[str]) -> list[
 
 
 def normalise_patches(target: Tensor, valid: Tensor, *, norm: Norm, groups: Sequence[Sequence[int]] = ()) -> Tensor:
-    """Targets with mean 0 and variance 1 over their valid pixels (He et al. 2022, section 4; unbiased variance).
+    """Targets with mean 0 and variance 1 over their valid pixels (He et al. 2022, section 3; unbiased as in code).
 
     Args:
         target: [B, M, C, p*p] float32, zero where invalid.

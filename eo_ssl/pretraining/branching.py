@@ -26,6 +26,7 @@ from eo_ssl.pretraining.checkpoints import find_sound_checkpoint, save_checkpoin
 from eo_ssl.pretraining.continued_data import open_continued_data
 from eo_ssl.pretraining.initial_encoder import add_sources
 from eo_ssl.pretraining.module import OptimizerConfig, compute_lr_share, compute_weight_decay
+from eo_ssl.pretraining.pruning import keep_cost_alone
 from eo_ssl.pretraining.sampler import ItemSampler
 from eo_ssl.pretraining.training_data import DataSelection, TrainingData
 
@@ -200,8 +201,9 @@ class Branch:
             own = loader["sampler"]
             sampler = ItemSampler(data.pool, weights=data.weights, batch_size=1, seed=own["seed"])
             loader["sampler"] = sampler.state_dict() | {"epoch": own["epoch"] + 1}
-            for of_rows in ("DynamicPruning", "ViewSpread"):
-                state["callbacks"].pop(of_rows, None)
+            state["callbacks"].pop("ViewSpread", None)
+            if "DynamicPruning" in state["callbacks"]:
+                state["callbacks"]["DynamicPruning"] = keep_cost_alone(state["callbacks"]["DynamicPruning"])
         log = self.source / "log.jsonl"
         if log.exists():
             replace(folder / log.name, log.read_bytes()[: state["callbacks"]["RunLog"]["lines"]["size"]])

@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eo_ssl.commits import replace
@@ -46,19 +47,22 @@ class Pruning:
     """[N], equal for rows whose pixels are the same: of those an event keeps the first; None recognises none."""
     classes: npt.NDArray[np.int64] | None = None
     """int64 [N], -1 without label; for the report, never used to choose."""
+    columns: pa.Table | None = None
+    """What the index says of each, N lines, for selectors that read it."""
     corpus_fingerprint: str = ""
     """Of what the tiles come from."""
 
     @classmethod
     def over(cls, data: TrainingData, schedule: DynamicSchedule) -> Pruning:
         """Prune what `open_training_data` opened."""
-        return cls(schedule, data.identities, data.classes, fingerprint(data.inputs))
+        return cls(schedule, data.identities, data.classes, data.columns, fingerprint(data.inputs))
 
     def context(self, rows: Rows) -> Context:
         """What an event is told about `rows`; keep = 1 is no curation at all, so not even duplicates leave then."""
         return Context(
             identities=None if self.identities is None or self.schedule.config.keep == 1 else self.identities[rows],
             labels=None if self.classes is None else self.classes[rows],
+            columns=None if self.columns is None else self.columns.take(pa.array(rows)),
             corpus_fingerprint=self.corpus_fingerprint,
         )
 
@@ -92,6 +96,7 @@ class DynamicPruning(pl.Callback):
         self.everything: Rows = loader.sampler.pool
         self.reports: list[dict[str, Any]] = []
         self.files: dict[str, dict[str, Any]] = {}  # size and sha256 of the events' tables
+        self.before = (0, 0.0)  # passes and seconds of a run on other data that this one goes on from
         self.context = pruning.context(self.everything)
         self.schedule.config.method.check(self.context.columns, targeted=self.context.towards is not None)
         identities, kept = self.context.identities, resolve_keep(self.schedule.config.keep, len(self.everything))
@@ -119,20 +124,25 @@ class DynamicPruning(pl.Callback):
     @property
     def passes(self) -> int:
         """Forward passes spent on embeddings so far; known to the first process alone."""
-        return sum(int(report["cost"]["forward_equivalents"]) for report in self.reports)
+        return self.before[0] + sum(int(report["cost"]["forward_equivalents"]) for report in self.reports)
 
     @property
     def clustering_s(self) -> float:
         """Wall seconds of clustering and drawing so far; known to the first process alone."""
-        return sum(float(report["cost"]["select_s"]) for report in self.reports)
+        return self.before[1] + sum(float(report["cost"]["select_s"]) for report in self.reports)
 
     def state_dict(self) -> dict[str, Any]:
         """The schedule's state, the reports so far, and what their tables are, plain values."""
         reports = [json.dumps(report) for report in self.reports]
-        return {"schedule": self.schedule.state_dict(), "reports": reports, "files": dict(self.files)}
+        written = {"reports": reports, "files": dict(self.files), "before": list(self.before)}
+        return {"schedule": self.schedule.state_dict(), **written}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the schedule; the pool itself comes back with the sampler."""
+        """Continue the schedule, or begin one after a run on other data; the pool comes back with the sampler."""
+        passes, seconds = state_dict.get("before", (0, 0.0))  # neither in those of earlier versions
+        self.before = int(passes), float(seconds)
+        if "schedule" not in state_dict:
+            return
         self.schedule.load_state_dict(state_dict["schedule"])
         self.reports = [json.loads(report) for report in state_dict["reports"]]
         self.files = dict(state_dict.get("files", {}))  # none in those of earlier versions
@@ -230,6 +240,14 @@ class DynamicPruning(pl.Callback):
             replace(path, data.getvalue())
             self.files[path.name] = measure_file(path)
         replace(self.folder / "events.json", json.dumps(self.reports, indent=1).encode())
+
+
+def keep_cost_alone(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a `DynamicPruning` that begins anew on other data, and has spent what that of ``state`` had."""
+    costs = [json.loads(report)["cost"] for report in state["reports"]]
+    passes, seconds = state.get("before", (0, 0.0))
+    passes += sum(int(cost["forward_equivalents"]) for cost in costs)
+    return {"before": [passes, seconds + sum(float(cost["select_s"]) for cost in costs)]}
 
 
 def fingerprint_embedders(module: Pretraining) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eo_ssl.corpus import Corpus
+from eo_ssl.curation import DynamicConfig
 from eo_ssl.errors import UserError, suggest_nearest
 from eo_ssl.image_metadata import INDEX_COLUMNS, read_index_metadata
 from eo_ssl.manifest import Manifest, require
@@ -51,6 +52,8 @@ class DataSelection:
     """Folder that pair made, for pairs."""
     dates: int = 2
     """Dates of an item, for places."""
+    columns: tuple[str, ...] = ()
+    """Columns of the index that pruning selects by."""
 
     @classmethod
     def of(
@@ -59,10 +62,12 @@ class DataSelection:
         streams: Sequence[str] | None,
         bands: Sequence[str] | None,
         subsets: Paths | None,
+        prune: DynamicConfig | None,
         *rest: Any,
     ) -> DataSelection:
         """The selection of a command line, where one of something may stand for a list of one, and none for all."""
-        return cls(_as_tuple(corpora), _as_tuple(streams) or None, _as_tuple(bands) or None, _as_tuple(subsets), *rest)
+        named = (_as_tuple(corpora), _as_tuple(streams) or None, _as_tuple(bands) or None, _as_tuple(subsets))
+        return replace(cls(*named, *rest), columns=() if prune is None else prune.method.columns)
 
     def describe(self) -> dict[str, Any]:
         """What of it enters the configuration of a run beside the data."""
@@ -92,6 +97,8 @@ class TrainingData:
     weights: npt.NDArray[np.float32] | None = None
     """float32 [n], how often each of the pool is to come up, as subsets weigh its tiles on average; None for equally
     often."""
+    columns: pa.Table | None = None
+    """The columns of the index that were asked for, of the first tile of each item: N lines; None without any."""
 
     @property
     def stream_names(self) -> list[str]:
@@ -163,6 +170,7 @@ def open_training_data(selection: DataSelection) -> TrainingData:
         identities=_joined_identities([opened[role].identities[rows] for role, rows in members.items()]),
         licences=[licence for corpus in corpora for licence in corpus.licences()],
         weights=weigh_items([opened[role].weights[rows[pool]] for role, rows in members.items()]),
+        columns=opened[first].columns.take(pa.array(members[first][:, 0])) if selection.columns else None,
     )
 
 
@@ -181,12 +189,14 @@ class _OpenStream:
     identities: Rows
     locations: Rows
     moments: Rows
+    columns: pa.Table
 
     @classmethod
     def of(cls, named: Named, selection: DataSelection, made: dict[Path, Manifest]) -> _OpenStream:
         """Join the corpus streams `named` and read their index."""
         bands = selection.bands if selection.kind != "pairs" else None
-        table = pa.concat_tables([corpus.index(name, columns=list(COLUMNS)) for corpus, name in named])
+        wanted = list(dict.fromkeys([*COLUMNS, *selection.columns]))
+        table = pa.concat_tables([corpus.index(name, columns=wanted) for corpus, name in named])
         source = TileSource(
             [corpus.stream(name) for corpus, name in named],
             bands=bands,
@@ -218,6 +228,7 @@ class _OpenStream:
             identities=rank_values(table["pixels_sha256"]),
             locations=tell_places(rank_values(table["location_id"]), bounds),
             moments=rank_values(moments),
+            columns=table.select(list(selection.columns)),
         )
 
 
