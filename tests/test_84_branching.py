@@ -166,4 +166,6 @@ def test_a_run_on_a_newer_snapshot_has_spent_what_the_one_before_spent_on_curati
     first, second, third = (require(tmp_path / name, "pretrain").summary for name in ("first", "second", "third"))
     # Two events on 48 tiles, after the steps 2 and 4; at once and after step 6 on 80; on the same tiles after step 8.
     assert [run["curation_passes"] for run in (first, second, third)] == [96, 96 + 160, 96 + 160 + 80]
-    assert third["clustering_s"] > second["clustering_s"] > first["clustering_s"] > 0
+    events = json.loads((tmp_path / "second" / "pruning" / "events.json").read_text())
+    spent = sum(event["cost"]["select_s"] for event in events)
+    assert second["clustering_s"] == pytest.approx(first["clustering_s"] + spent, abs=2e-3) and len(events) == 2
