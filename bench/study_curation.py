@@ -53,6 +53,7 @@ ARMS: dict[str, tuple[Options, int]] = {
     "soft_dynamic": (SPARSE, 2),
     "soft_weightless": ({**SPARSE, "encoder": "rcf"}, 0),
     "isogclr": ({"objective": {"ISogClr": {}}}, 0),
+    "temperature": ({"objective": {"SimClr": {"temperature_range": [0.1, 1.0], "temperature_period": 80}}}, 0),
     "oracle": ({"keep": 0.15, "method": {"Stratified": {"by": ["label_name"], "form": "weights"}}}, 0),
 }
 """what is pruned by, and how often: events are spread evenly over what follows the warm-up. Without an event it is a

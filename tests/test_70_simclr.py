@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from eo_ssl.errors import UserError
 from eo_ssl.models import ResNet, View, Vit
-from eo_ssl.objectives import Batch, SimClr, Step
+from eo_ssl.objectives import Batch, Dcl, SimClr, Step
 from eo_ssl.objectives.simclr import SimClrObjective
 from tiles import BANDS, holes, make_batch, train_briefly, training_tiles
 
@@ -60,6 +61,28 @@ def test_the_loss_of_a_batch_is_that_of_the_mean_patch_tokens_of_its_views():
     assert float(objective(make_batch(image, other))["loss"].detach()) == pytest.approx(
         float(wanted.detach()), rel=1e-5
     )
+
+
+def test_the_temperature_goes_from_the_largest_to_the_least_and_back():
+    """Kukleva et al. 2023: tau_min + (tau_max - tau_min) (1 + cos(2 pi t / T)) / 2, in the loss of each step."""
+    method = SimClr(temperature_range=[0.1, 1.0], temperature_period=8)
+    wanted = [1.0, 0.1 + 0.45 * (1 + math.sqrt(0.5)), 0.55, 0.1 + 0.45 * (1 - math.sqrt(0.5)), 0.1, 0.55, 1.0]
+    found = [method.compute_temperature(step) for step in (0, 1, 2, 3, 4, 6, 8)]
+    np.testing.assert_allclose(found, wanted)
+    image, _ = training_tiles(n=6)
+    batch = make_batch(image, image.flip(3) + 0.1)
+    for kind in (SimClr, Dcl):
+        objective = build(kind(temperature_range=(0.1, 1.0), temperature_period=8))
+        for step, temperature in ((4, 0.1), (2, 0.55), (0, 1.0)):
+            constant = build(kind(temperature=temperature))
+            constant.load_state_dict(objective.state_dict())
+            losses = [some(replace(batch, step=Step(step, 20, seed=0)))["loss"] for some in (objective, constant)]
+            assert float(losses[0].detach()) == pytest.approx(float(losses[1].detach()), rel=1e-6)
+    for options in ({"temperature_range": (0.1, 1.0)}, {"temperature_period": 8}):
+        with pytest.raises(UserError, match="expected temperature_range and temperature_period together, got"):
+            SimClr(**options)
+    with pytest.raises(UserError, match="temperature_range as an increasing pair above 0"):
+        SimClr(temperature_range=(1.0, 0.1), temperature_period=8)
 
 
 def test_views_of_two_streams_pass_through_their_own_encoders():
