@@ -78,3 +78,22 @@ def test_the_command_as_a_module_takes_none_from_the_working_folder_either(tmp_p
     command = [sys.executable, "-m", "eo_ssl.cli", "inspect", "s2_29rkh_l2a"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr, (tmp_path / "executed").exists()) == (0, "", False)
+
+
+def test_input_data_are_where_somebody_says_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("EO_SSL_DATA", raising=False)
+    config = tmp_path / "run.yaml"
+    stage = {"ingest": {"card": "sample_s2_l2a", "data": "{data}", "out": "{out}/corpus"}}
+    config.write_text(yaml.safe_dump({"stages": [stage], "out": str(tmp_path / "out")}))
+    assert main(["run", "--config", str(config)]) == 2
+    assert "expected a folder of input data, got none; set EO_SSL_DATA or give --data" in capsys.readouterr().err
+    monkeypatch.setenv("EO_SSL_DATA", str(tmp_path / "absent"))
+    assert main(["run", "--config", str(config)]) == 2
+    assert f"expected the input data in {tmp_path / 'absent'}, got no such folder" in capsys.readouterr().err
+    monkeypatch.setenv("EO_SSL_DATA", "")
+    assert main(["doctor", "sample_s2_l2a"]) == 2
+    assert "expected a folder of data, got none; name it, with --data where PATH is a card" in capsys.readouterr().err
+    main(["doctor"])
+    assert "none (absent; set EO_SSL_DATA)" in " ".join(capsys.readouterr().out.split())

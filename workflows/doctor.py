@@ -51,13 +51,15 @@ def main(
     Returns:
         0, or 1 when something the pipeline needs is missing or something in the data is wrong.
     """
-    root = Path(data or os.environ.get("EO_SSL_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
+    told = data or os.environ.get("EO_SSL_DATA")
+    root = Path(told) if told else None
     as_json = json or format == "json"
     if not path and not card and not benchmark:
         return _machine(root, as_json)
-    place = Path(path or root)
     examinations = (
-        _compared(benchmark, variant, card, place) if benchmark else _examined(path, card, root, allow_outside)
+        _compared(benchmark, variant, card, Path(path) if path else _require(root))
+        if benchmark
+        else _examined(path, card, root, allow_outside)
     )
     offsets = diagnosis.collect_offsets(examinations)
     remedied = any(
@@ -75,9 +77,22 @@ def main(
     return int(counts["wrong"] > 0)
 
 
-def _examined(path: str, card: str, root: Path, allow_outside: bool) -> list[diagnosis.Examination]:
+def _require(root: Path | None) -> Path:
+    expect(
+        root is not None,
+        expected="a folder of data",
+        got="none",
+        remedy="name it, with --data where PATH is a card, or set EO_SSL_DATA",
+    )
+    assert root is not None
+    return root
+
+
+def _examined(path: str, card: str, root: Path | None, allow_outside: bool) -> list[diagnosis.Examination]:
     if card:
-        found = diagnosis.find_products(load_card(card), Path(path or root), allow_outside=allow_outside)
+        found = diagnosis.find_products(
+            load_card(card), Path(path) if path else _require(root), allow_outside=allow_outside
+        )
         return diagnosis.examine_products(found)
     if Path(path).is_dir() and (Path(path) / "snapshots").is_dir():
         return diagnosis.examine_corpus(Corpus.open(path))
@@ -87,7 +102,9 @@ def _examined(path: str, card: str, root: Path, allow_outside: bool) -> list[dia
         got=f"{path} without a card",
         remedy="name one with --card",
     )
-    return diagnosis.examine_products(diagnosis.list_products(load_card(path), root, allow_outside=allow_outside))
+    return diagnosis.examine_products(
+        diagnosis.list_products(load_card(path), _require(root), allow_outside=allow_outside)
+    )
 
 
 def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> list[diagnosis.Examination]:
@@ -103,7 +120,7 @@ def _compared(benchmark: str, variant: str | None, card: str, root: Path) -> lis
     ]
 
 
-def _machine(root: Path, as_json: bool) -> int:
+def _machine(root: Path | None, as_json: bool) -> int:
     facts, missing = diagnosis.describe_machine(root)
     if as_json:
         print(dump_canonical_json({**facts, "missing": missing}))

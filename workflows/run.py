@@ -43,8 +43,7 @@ def main(
             the data folder, {AXIS} for the value of an axis of the matrix; `with: AXIS` takes the options of an arm,
             and {matrix} in a list is the encoders of all cells, joined over their seeds.
         out: folder that receives every product.
-        data: folder of the input data; default: the environment variable EO_SSL_DATA, else ../shared/data
-            beside the current folder.
+        data: folder of the input data; the one that the environment variable EO_SSL_DATA names when left out.
         sample_seed: make the embedded sample archive with this seed in {out}/archive first; it then is the data folder.
         only: run just these commands of the list (their inputs must be there already).
         matrix: {AXIS: [VALUE, VALUE]} or {AXIS: {ARM: {option: value}}}: a stage that uses axes runs once for each
@@ -57,8 +56,8 @@ def main(
             got=f"{command!r}{suggest_nearest(command, STAGES)}",
             remedy="correct the list of stages",
         )
-    folder = data or Path(os.environ.get("EO_SSL_DATA", "../shared/data"))
-    folder = folder if sample_seed is None else out / "archive"
+    told = data or os.environ.get("EO_SSL_DATA")
+    folder = out / "archive" if sample_seed is not None else Path(told) if told else None
     joined_unfinished = not only or "pretrain" in only  # they are trained before they are joined
     planned = plan_stages(
         stages,
@@ -72,10 +71,13 @@ def main(
     discard_leftovers(out, depth=2)  # of a run that was killed
     if sample_seed is not None:
         console.rule(Text("sample archive", "bold"))
-        make_archive(folder, seed=sample_seed)
-    if "{data}" in dump_canonical_json([stages, matrix]) and not folder.is_dir():
-        raise UserError(
-            f"expected the input data in {folder}, got no such folder; set EO_SSL_DATA or give --data FOLDER"
+        make_archive(out / "archive", seed=sample_seed)
+    if "{data}" in dump_canonical_json([stages, matrix]):
+        expect(
+            folder is not None and folder.is_dir(),
+            expected="a folder of input data" if folder is None else f"the input data in {folder}",
+            got="none" if folder is None else "no such folder",
+            remedy="set EO_SSL_DATA or give --data FOLDER",
         )
     for number, stage in enumerate(planned, 1):
         if only and stage.command not in only:

@@ -33,7 +33,7 @@ _DRIVERS = {
 }
 
 
-def describe_machine(data: Path) -> tuple[dict[str, str], list[str]]:
+def describe_machine(data: Path | None) -> tuple[dict[str, str], list[str]]:
     """Return what this machine has, by name, and a sentence for everything missing; ``data``: root of real samples."""
     missing: list[str] = []
     facts = {"python": platform.python_version(), "system": platform.platform()}
@@ -48,7 +48,8 @@ def describe_machine(data: Path) -> tuple[dict[str, str], list[str]]:
     facts["GDAL"], absent = _describe_gdal()
     missing += absent
     facts["GPU"] = _describe_gpu()
-    facts["real sample data"] = f"{data} ({'found' if data.is_dir() else 'absent; set EO_SSL_DATA'})"
+    found = data is not None and data.is_dir()
+    facts["real sample data"] = f"{data} (found)" if found else f"{data or 'none'} (absent; set EO_SSL_DATA)"
     return facts, missing
 
 
