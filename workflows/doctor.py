@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as plain_json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,13 +50,11 @@ def main(
     Returns:
         0, or 1 when something the pipeline needs is missing or something in the data is wrong.
     """
-    told = data or os.environ.get("EO_SSL_DATA")
-    root = Path(told) if told else None
-    as_json = json or format == "json"
+    root, as_json = diagnosis.find_data(data), json or format == "json"
     if not path and not card and not benchmark:
         return _machine(root, as_json)
     examinations = (
-        _compared(benchmark, variant, card, Path(path) if path else _require(root))
+        _compared(benchmark, variant, card, diagnosis.require_data(path or root))
         if benchmark
         else _examined(path, card, root, allow_outside)
     )
@@ -77,21 +74,10 @@ def main(
     return int(counts["wrong"] > 0)
 
 
-def _require(root: Path | None) -> Path:
-    expect(
-        root is not None,
-        expected="a folder of data",
-        got="none",
-        remedy="name it, with --data where PATH is a card, or set EO_SSL_DATA",
-    )
-    assert root is not None
-    return root
-
-
 def _examined(path: str, card: str, root: Path | None, allow_outside: bool) -> list[diagnosis.Examination]:
     if card:
         found = diagnosis.find_products(
-            load_card(card), Path(path) if path else _require(root), allow_outside=allow_outside
+            load_card(card), diagnosis.require_data(path or root), allow_outside=allow_outside
         )
         return diagnosis.examine_products(found)
     if Path(path).is_dir() and (Path(path) / "snapshots").is_dir():
@@ -103,7 +89,7 @@ def _examined(path: str, card: str, root: Path | None, allow_outside: bool) -> l
         remedy="name one with --card",
     )
     return diagnosis.examine_products(
-        diagnosis.list_products(load_card(path), _require(root), allow_outside=allow_outside)
+        diagnosis.list_products(load_card(path), diagnosis.require_data(root), allow_outside=allow_outside)
     )
 
 

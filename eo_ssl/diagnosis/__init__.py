@@ -3,7 +3,7 @@
 from eo_ssl.diagnosis.cardcheck import check_card, is_generated
 from eo_ssl.diagnosis.examination import Examination, collect_offsets, examine, examine_corpus, examine_products
 from eo_ssl.diagnosis.findings import Finding
-from eo_ssl.diagnosis.machine import describe_machine
+from eo_ssl.diagnosis.machine import describe_machine, find_data, require_data
 from eo_ssl.diagnosis.sampled_windows import Sample, find_products, list_products, sample_corpus, sample_product
 
 __all__ = [
@@ -13,6 +13,8 @@ __all__ = [
     "check_card",
     "collect_offsets",
     "describe_machine",
+    "find_data",
+    "require_data",
     "examine",
     "examine_corpus",
     "examine_products",

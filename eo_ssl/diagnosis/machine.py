@@ -9,6 +9,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from eo_ssl.errors import expect
+
 _PACKAGES = (
     "eo_ssl",
     "numpy",
@@ -31,6 +33,24 @@ _DRIVERS = {
     "SENTINEL2": "Sentinel-2 SAFE",
     "SAFE": "Sentinel-1 SAFE",
 }
+
+
+def find_data(folder: str | Path | None) -> Path | None:
+    """Return ``folder``, or the one that the environment variable EO_SSL_DATA names; None where neither does."""
+    told = folder or os.environ.get("EO_SSL_DATA")
+    return Path(told) if told else None
+
+
+def require_data(folder: str | Path | None) -> Path:
+    """Return ``folder``; refuse None."""
+    expect(
+        folder is not None,
+        expected="a folder of data",
+        got="none",
+        remedy="name it, with --data where PATH is a card, or set EO_SSL_DATA",
+    )
+    assert folder is not None
+    return Path(folder)
 
 
 def describe_machine(data: Path | None) -> tuple[dict[str, str], list[str]]:
