@@ -94,21 +94,28 @@ def test_many_rows_are_those_of_all_pairs(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(find_rows_near(boxes, tested, distance_m=20_000), expected)
 
 
-def test_tiles_near_the_test_split_are_left_out_with_the_reason(tmp_path: Path) -> None:
-    """From the command to training: none of what a pool holds lies near a test tile of the other corpus."""
-    make_archive(tmp_path / "archive", seed=3, spec=ArchiveSpec(sites=2, dates=2, size_px=192))
-    ingest("sample_s2_l2a", tmp_path / "archive", tmp_path / "corpus", size_px=32, dask="synchronous")
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `corpus` to train on, and one of the same ground that is `judged` by some of its tiles."""
+    root = tmp_path_factory.mktemp("leakage")
+    make_archive(root / "archive", seed=3, spec=ArchiveSpec(sites=2, dates=2, size_px=192))
+    ingest("sample_s2_l2a", root / "archive", root / "corpus", size_px=32, dask="synchronous")
     shares = {"shares": (0.93, 0.0, 0.07), "seed": 5}
-    ingest("sample_s2_l2a", tmp_path / "archive", tmp_path / "judged", size_px=32, dask="synchronous", **shares)
-    (stream,) = Corpus.open(tmp_path / "corpus").streams
-    options = {"keep": 1, "method": Random(), "duplicates": "keep", "audit": str(tmp_path / "judged")}
+    ingest("sample_s2_l2a", root / "archive", root / "judged", size_px=32, dask="synchronous", **shares)
+    return root
+
+
+def test_tiles_near_the_test_split_are_left_out_with_the_reason(corpora: Path, tmp_path: Path) -> None:
+    """From the command to training: none of what a pool holds lies near a test tile of the other corpus."""
+    (stream,) = Corpus.open(corpora / "corpus").streams
+    options = {"keep": 1, "method": Random(), "duplicates": "keep", "audit": str(corpora / "judged")}
     for distance_m in (0.0, 200.0):
         out = tmp_path / f"subset_{distance_m:g}"
-        curate(tmp_path / "corpus", out, audit_distance_m=distance_m, **options)
+        curate(corpora / "corpus", out, audit_distance_m=distance_m, **options)
         kept, dropped = (pq.read_table(out / f"{name}.parquet") for name in ("subset", "dropped"))
-        index = Corpus.open(tmp_path / "corpus").index(stream)
-        own, other = (read_boxes(tmp_path / name, stream) for name in ("corpus", "judged"))
-        tested = other[np.asarray(Corpus.open(tmp_path / "judged").index(stream)["split"].to_pylist()) == "test"]
+        index = Corpus.open(corpora / "corpus").index(stream)
+        own, other = (read_boxes(corpora / name, stream) for name in ("corpus", "judged"))
+        tested = other[np.asarray(Corpus.open(corpora / "judged").index(stream)["split"].to_pylist()) == "test"]
         train = np.flatnonzero(np.asarray(index["split"].to_pylist()) == "train")
         gaps = np.maximum(np.maximum(own[train, None, :2] - tested[:, 2:], tested[:, :2] - own[train, None, 2:]), 0)
         gaps *= [111_195 * np.cos(np.radians(tested[:, 3].max())), 111_195]
@@ -118,13 +125,13 @@ def test_tiles_near_the_test_split_are_left_out_with_the_reason(tmp_path: Path) 
         assert dropped["row"].to_pylist() == train[near].tolist() and set(dropped["reason"].to_pylist()) == {
             "near test"
         }
-        pool = open_training_data(DataSelection((tmp_path / "corpus",), subsets=(out,))).pool
+        pool = open_training_data(DataSelection((corpora / "corpus",), subsets=(out,))).pool
         assert pool.tolist() == train[~near].tolist()
         assert f"{near.sum()} tiles within {distance_m:g} m of the" in (out / "curation_report.json").read_text()
     with pytest.raises(
         UserError, match=r"expected tiles farther than 1e.06 m from the .* got none; lower the distance"
     ):
-        curate(tmp_path / "corpus", tmp_path / "none", audit_distance_m=1e6, **options)
+        curate(corpora / "corpus", tmp_path / "none", audit_distance_m=1e6, **options)
 
 
 def normalise(values: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
@@ -151,18 +158,14 @@ def test_rows_alike_are_those_of_the_largest_cosine(scale: str, rng: np.random.G
         find_rows_alike(points, tested[:, :3], scale="l2", cosine=0.9)
 
 
-def test_tiles_that_look_like_test_images_are_left_out(tmp_path: Path) -> None:
+def test_tiles_that_look_like_test_images_are_left_out(corpora: Path, tmp_path: Path) -> None:
     """By the features of the encoder, beside those that lie near: what is left has a smaller cosine."""
-    make_archive(tmp_path / "archive", seed=3, spec=ArchiveSpec(sites=2, dates=2, size_px=192))
-    ingest("sample_s2_l2a", tmp_path / "archive", tmp_path / "corpus", size_px=32, dask="synchronous")
-    shares = {"shares": (0.93, 0.0, 0.07), "seed": 5}
-    ingest("sample_s2_l2a", tmp_path / "archive", tmp_path / "judged", size_px=32, dask="synchronous", **shares)
-    (stream,) = Corpus.open(tmp_path / "corpus").streams
-    options = {"keep": 1, "method": Random(), "duplicates": "keep", "audit": str(tmp_path / "judged")}
+    (stream,) = Corpus.open(corpora / "corpus").streams
+    options = {"keep": 1, "method": Random(), "duplicates": "keep", "audit": str(corpora / "judged")}
     options["audit_distance_m"] = 0.0
-    curate(tmp_path / "corpus", tmp_path / "by_place", **options)
+    curate(corpora / "corpus", tmp_path / "by_place", **options)
     away = pq.read_table(tmp_path / "by_place" / "subset.parquet")["row"].to_numpy()
-    own, judged = (Corpus.open(tmp_path / name) for name in ("corpus", "judged"))
+    own, judged = (Corpus.open(corpora / name) for name in ("corpus", "judged"))
     tested = np.flatnonzero(np.asarray(judged.index(stream)["split"].to_pylist()) == "test")
     encoder = prepare_encoder("imagestats", statistics=(own, stream), seed=0)
     features, goal = (
@@ -175,16 +178,16 @@ def test_tiles_that_look_like_test_images_are_left_out(tmp_path: Path) -> None:
     several = np.sort(nearest)
     widest = len(several) // 4 + int(np.argmax(np.diff(several[len(several) // 4 : -1])))
     similarity = float(several[widest : widest + 2].mean())
-    curate(tmp_path / "corpus", tmp_path / "by_looks", audit_similarity=similarity, **options)
+    curate(corpora / "corpus", tmp_path / "by_looks", audit_similarity=similarity, **options)
     kept, dropped = (pq.read_table(tmp_path / "by_looks" / f"{name}.parquet") for name in ("subset", "dropped"))
     assert kept["row"].to_pylist() == away[nearest < similarity].tolist()
     reasons = dict(zip(dropped["row"].to_pylist(), dropped["reason"].to_pylist(), strict=True))
     assert [row for row in reasons if reasons[row] == "like test"] == away[nearest >= similarity].tolist() != []
     assert "with a cosine of" in (tmp_path / "by_looks" / "curation_report.json").read_text()
     with pytest.raises(UserError, match=r"expected tiles less like the .* than a cosine of 0\.001, got none"):
-        curate(tmp_path / "corpus", tmp_path / "none", encoder="rcf", audit_similarity=0.001, **options)
+        curate(corpora / "corpus", tmp_path / "none", encoder="rcf", audit_similarity=0.001, **options)
     with pytest.raises(UserError, match="--audit with the test images that a similarity is to, got none"):
-        curate(tmp_path / "corpus", tmp_path / "none", audit_similarity=0.9)
+        curate(corpora / "corpus", tmp_path / "none", audit_similarity=0.9)
 
 
 def read_boxes(corpus: Path, stream: str) -> np.ndarray:

@@ -81,8 +81,9 @@ def test_the_temperature_goes_from_the_largest_to_the_least_and_back():
     for options in ({"temperature_range": (0.1, 1.0)}, {"temperature_period": 8}):
         with pytest.raises(UserError, match="expected temperature_range and temperature_period together, got"):
             SimClr(**options)
-    with pytest.raises(UserError, match="temperature_range as an increasing pair above 0"):
-        SimClr(temperature_range=(1.0, 0.1), temperature_period=8)
+    for wrong in ((1.0, 0.1), (0.0, 1.0), (0.1, 0.5, 1.0)):
+        with pytest.raises(UserError, match="temperature_range as an increasing pair above 0"):
+            SimClr(temperature_range=wrong, temperature_period=8)
 
 
 def test_views_of_two_streams_pass_through_their_own_encoders():

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from eo_ssl.commands import COMMANDS
 from eo_ssl.commits import discard_leftovers, replace
+from eo_ssl.diagnosis import find_data
 from eo_ssl.errors import UserError, expect, suggest_nearest
 from eo_ssl.fingerprints import dump_canonical_json
 from eo_ssl.manifest import MANIFEST, Clock
@@ -56,8 +57,7 @@ def main(
             got=f"{command!r}{suggest_nearest(command, STAGES)}",
             remedy="correct the list of stages",
         )
-    told = data or os.environ.get("EO_SSL_DATA")
-    folder = out / "archive" if sample_seed is not None else Path(told) if told else None
+    folder = out / "archive" if sample_seed is not None else find_data(data)
     joined_unfinished = not only or "pretrain" in only  # they are trained before they are joined
     planned = plan_stages(
         stages,

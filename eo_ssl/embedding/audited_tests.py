@@ -28,7 +28,7 @@ BOX = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True, slots=True)
 class AuditedTests:
-    """Where test images lie, and what they show; of no number where nothing is audited."""
+    """Where test images lie, and what they show; there are none where nothing is audited."""
 
     name: str
     "what they are, in words"

@@ -48,9 +48,8 @@ class SimClr(Method):
         check_widths(hidden_dim=self.hidden_dim, output_dim=self.output_dim)
         if self.temperature_range is not None:
             object.__setattr__(self, "temperature_range", tuple(self.temperature_range))
-            low, high = self.temperature_range
             expect(
-                0 < low <= high,
+                len(self.temperature_range) == 2 and 0 < self.temperature_range[0] <= self.temperature_range[1],
                 expected="temperature_range as an increasing pair above 0",
                 got=self.temperature_range,
                 remedy="try (0.1, 1.0)",
